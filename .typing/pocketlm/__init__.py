@@ -1,0 +1,1 @@
+../../pocketlm/__init__.py

@@ -1,0 +1,1 @@
+../../pocketlm/__main__.py

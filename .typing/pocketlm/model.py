@@ -1,0 +1,1 @@
+../../pocketlm/model.py

@@ -1,0 +1,1 @@
+"""What a model folder costs (speed, memory) and what its precision loses (quality)."""

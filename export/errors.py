@@ -1,0 +1,49 @@
+"""Errors a caller may want to tell apart; every message says what was found, expected, and what to do.
+
+The command line turns each into one line on stderr and the class's ``exit_code``.
+Lean on purpose: the runtime imports this module in an environment without any extra.
+"""
+
+from __future__ import annotations
+
+
+class PocketLMError(Exception):
+    """Base of every error pocketlm raises on purpose."""
+
+    exit_code = 2
+
+
+class CheckpointError(PocketLMError):
+    """A checkpoint is missing, damaged, contradicts its config, or means something we do not build."""
+
+
+class ModelFolderError(PocketLMError):
+    """A model folder is incomplete, was changed after it was written, or is not ours."""
+
+
+class RequestError(PocketLMError, ValueError):
+    """An argument of a call is outside its range; nothing was run."""
+
+
+class NumericsError(PocketLMError):
+    """The model produced NaN or infinite logits."""
+
+    exit_code = 1
+
+
+class StorageError(PocketLMError):
+    """The disk is full or a file cannot be written; nothing was published."""
+
+    exit_code = 4
+
+
+class MissingExtraError(PocketLMError, ImportError):
+    """An optional dependency is not installed; the message has the install command."""
+
+
+def missing_extra(extra: str, purpose: str, cause: ImportError) -> MissingExtraError:
+    """Builds the error for a failed import of a package that ``extra`` would have brought."""
+    return MissingExtraError(
+        f"{purpose} needs the package {cause.name!r}, which is not installed; "
+        f'install it with: pip install "pocketlm[{extra}]"'
+    )

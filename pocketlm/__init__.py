@@ -1,0 +1,1 @@
+"""pocketlm: GPT-2, Llama and their kin on an ordinary CPU."""
