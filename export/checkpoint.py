@@ -1,0 +1,288 @@
+"""A checkpoint as published goes in; its config, lazily read tensors and tokenizer come out.
+
+The file formats live in ``readers/``, one file each; ``open_checkpoint`` asks them in turn. Opening
+reads headers only. Each ``CheckpointTensor.read()`` opens the file again and reads its own bytes.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import importlib
+import math
+import os
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import readers
+from .errors import CheckpointError, missing_extra
+from .regular_file import file_size, open_regular, read_bytes, read_into
+from .strict_json import load_json_object, quoted
+
+MAX_CONFIG_BYTES = 10_000_000
+_CHUNK_BYTES = 4 << 20
+
+# Stored dtype -> how numpy sees its bytes; numpy has no bfloat16, so its 16 bits come as they are.
+READABLE_DTYPES = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
+
+
+@dataclass(frozen=True)
+class CheckpointTensor:
+    """One tensor of a checkpoint, not yet read.
+
+    ``read()`` reads the file now, caches nothing, and returns a new C-contiguous float32 array that
+    the caller owns. It raises CheckpointError if a value is NaN or infinite, if the stored dtype is
+    not float32, float16 or bfloat16, or if the file has another size than when it was opened.
+    """
+
+    name: str  # as Hugging Face spells it: "transformer.h.0.attn.c_attn.weight"
+    shape: tuple[int, ...]
+    dtype: str  # as stored: "float32", "float16", "bfloat16"; others can be listed, not read
+    file: str  # base name, for messages
+    num_bytes: int  # stored
+    read: Callable[[], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An open checkpoint: everything but the weights themselves is in memory."""
+
+    path: Path
+    config: dict[str, Any]  # config.json, unchecked; for llm.c the equivalent one
+    tensors: dict[str, CheckpointTensor]  # in file order
+    tokenizer_json: Path | None
+    generation_config: dict[str, Any]  # {} if the checkpoint has none
+    format: str = ""  # "safetensors" or "llm.c"
+    files: tuple[Path, ...] = ()  # weights, shard index and config.json, as far as there are any
+
+    def source(self) -> dict[str, Any]:
+        """Returns the format and each file's sha256 by base name; reads all of them now."""
+        return {"format": self.format, "files": {path.name: _sha256(path) for path in self.files}}
+
+
+def open_checkpoint(path: str | Path, tokenizer: str | Path | None = None) -> Checkpoint:
+    """Opens the checkpoint at ``path``: a folder with safetensors files, or an llm.c ``.bin`` file.
+
+    ``tokenizer`` is a ``tokenizer.json`` or a folder with one, in place of the checkpoint's own. A
+    checkpoint without any is opened all the same, with ``tokenizer_json`` None. Raises
+    CheckpointError if the path is no checkpoint, cannot be read, or is damaged.
+    """
+    path = Path(path)
+    names = _list_folder(path)
+    if names is not None and "pocketlm.json" in names:
+        raise CheckpointError(
+            f"{quoted(str(path))} is a pocketlm model folder (it has a pocketlm.json), expected a "
+            "checkpoint; it is already exported: use it with `pocketlm run` or `pocketlm quantize`"
+        )
+    for reader in _readers():
+        if reader.matches(path):
+            checkpoint: Checkpoint = reader.read(path)
+            if tokenizer is not None:
+                checkpoint = replace(checkpoint, tokenizer_json=_find_tokenizer(Path(tokenizer)))
+            return checkpoint
+    raise _unknown(path, names)
+
+
+def load_config(path: Path) -> dict[str, Any]:
+    """Returns config.json or a file like it; raises CheckpointError if it is not a JSON object."""
+    return load_json_object(path, MAX_CONFIG_BYTES, CheckpointError)
+
+
+# --- reading one tensor -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where the bytes of one tensor are; what the readers give to ``lazy_tensor``."""
+
+    name: str
+    path: Path
+    file_bytes: int  # size of the whole file when it was opened
+    offset: int  # of the first byte, from the start of the file
+    shape: tuple[int, ...]  # as stored, row-major
+    dtype: str
+    transposed: bool = False  # a stored (R, C) matrix is delivered as (C, R)
+
+
+def lazy_tensor(stored: StoredTensor, num_bytes: int) -> CheckpointTensor:
+    """Returns the tensor at ``stored``, which takes ``num_bytes`` bytes there."""
+    return CheckpointTensor(
+        name=stored.name,
+        shape=stored.shape[::-1] if stored.transposed else stored.shape,
+        dtype=stored.dtype,
+        file=stored.path.name,
+        num_bytes=num_bytes,
+        read=lambda: _read_tensor(stored),
+    )
+
+
+def _read_tensor(stored: StoredTensor) -> NDArray[np.float32]:
+    """Reads and converts in chunks, so that the peak is the result and one chunk."""
+    where = f"{stored.path.name}: tensor {quoted(stored.name)}"
+    if stored.dtype not in READABLE_DTYPES:
+        raise CheckpointError(
+            f"{where} is stored as {stored.dtype}, expected {', '.join(READABLE_DTYPES)}; "
+            "only these can be weights: convert the checkpoint to one of them"
+        )
+    with open_regular(stored.path, CheckpointError) as file:
+        size = file_size(file)
+        if size != stored.file_bytes:
+            raise CheckpointError(
+                f"{stored.path.name} has {size:,} bytes now, expected {stored.file_bytes:,} as "
+                "when it was opened; leave the checkpoint alone while it is read, then start again"
+            )
+        result = np.empty(stored.shape[::-1] if stored.transposed else stored.shape, np.float32)
+        rows = result.T if stored.transposed else result.reshape(-1)
+        row_size = math.prod(rows.shape[1:])
+        itemsize = np.dtype(READABLE_DTYPES[stored.dtype]).itemsize
+        step = max(1, _CHUNK_BYTES // max(1, row_size * itemsize))
+        for first in range(0, len(rows), step):
+            part = rows[first : first + step]
+            raw = np.empty(part.shape, READABLE_DTYPES[stored.dtype])
+            offset = stored.offset + first * row_size * itemsize
+            _fill(raw, file, offset, where)
+            values = _to_float32(raw, stored.dtype)
+            if not np.isfinite(values).all():
+                bad = values[~np.isfinite(values)][0]
+                raise CheckpointError(
+                    f"{where} holds {bad}, expected finite numbers; "
+                    "the weights are damaged: get the file again from its source"
+                )
+            part[...] = values
+    return result
+
+
+def _fill(raw: NDArray[Any], file: Any, offset: int, where: str) -> None:
+    try:
+        complete = read_into(file, offset, raw.data.cast("B"))
+    except OSError as cause:
+        raise CheckpointError(
+            f"{where} cannot be read ({cause.strerror}), expected {raw.nbytes:,} bytes at byte "
+            f"{offset:,}; check the disk, then get the file again"
+        ) from cause
+    if not complete:
+        raise CheckpointError(
+            f"{where} is cut off, expected {raw.nbytes:,} bytes at byte {offset:,}; "
+            "the file shrank while it was read: get it again from its source"
+        )
+
+
+def _to_float32(raw: NDArray[Any], dtype: str) -> NDArray[np.float32]:
+    if dtype == "bfloat16":  # the upper half of a float32
+        return (raw.astype(np.uint32) << 16).view(np.float32)
+    with np.errstate(invalid="ignore"):  # a signalling NaN is reported by the caller
+        return raw.astype(np.float32, copy=False)
+
+
+def _sha256(path: Path) -> str:
+    with open_regular(path, CheckpointError) as file:
+        try:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as cause:
+            raise CheckpointError(
+                f"{path.name} cannot be read ({cause.strerror}), expected all of its bytes; "
+                "check the disk, then get the file again"
+            ) from cause
+
+
+# --- finding the reader -----------------------------------------------------------------------
+
+
+def _readers() -> list[ModuleType]:
+    modules = []
+    for _, name, _ in pkgutil.iter_modules(readers.__path__):
+        try:
+            modules.append(importlib.import_module(f"{readers.__name__}.{name}"))
+        except ModuleNotFoundError as cause:
+            if (cause.name or "").split(".")[0] == readers.__name__.split(".")[0]:
+                raise
+            raise missing_extra("export", f"reading {name} checkpoints", cause) from cause
+    return modules
+
+
+def _list_folder(path: Path) -> list[str] | None:
+    """Returns the sorted names in the folder ``path``, or None if it is not a folder."""
+    try:
+        return sorted(os.listdir(path))
+    except NotADirectoryError:
+        return None
+    except FileNotFoundError as cause:
+        raise CheckpointError(
+            f"{quoted(str(path))} does not exist, expected {_EXPECTED}; check the path"
+        ) from cause
+    except (OSError, ValueError) as cause:
+        if getattr(cause, "errno", None) == errno.EINVAL and path.is_file():  # Windows
+            return None
+        reason = getattr(cause, "strerror", None) or cause
+        raise CheckpointError(
+            f"{quoted(str(path))} cannot be read ({reason}), expected {_EXPECTED}; "
+            "check the path and its permissions"
+        ) from cause
+
+
+def _find_tokenizer(path: Path) -> Path:
+    for candidate in (path / "tokenizer.json", path):
+        try:
+            if candidate.is_file():
+                return candidate
+        except (OSError, ValueError):
+            continue
+    raise CheckpointError(
+        f"there is no tokenizer at {quoted(str(path))}, expected a tokenizer.json or a folder with "
+        "one; check the path given as the tokenizer"
+    )
+
+
+# --- saying what is there instead -------------------------------------------------------------
+
+_EXPECTED = "a folder with config.json and *.safetensors, or an llm.c .bin file"
+_PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_PICKLE_ADVICE = (
+    "pickle files can run code when loaded, so pocketlm never loads them: convert once where you "
+    "trust the file, with transformers: AutoModelForCausalLM.from_pretrained(folder)"
+    ".save_pretrained(new_folder, safe_serialization=True)"
+)
+
+
+def _unknown(path: Path, names: list[str] | None) -> CheckpointError:
+    where = quoted(str(path))
+    if names is None:
+        found, advice = _describe_file(path)
+    elif not names:
+        found, advice = "is an empty folder", "check the path, or download the checkpoint into it"
+    else:
+        found, advice = _describe_folder(names)
+    return CheckpointError(f"{where} {found}, expected {_EXPECTED}; {advice}")
+
+
+def _describe_folder(names: list[str]) -> tuple[str, str]:
+    listed = ", ".join(quoted(name, 60) for name in names[:8])
+    if len(names) > 8:
+        listed += f" and {len(names) - 8} more"
+    pickles = [name for name in names if name.endswith(_PICKLE_SUFFIXES)]
+    if pickles:
+        advice = f"if {quoted(pickles[0], 60)} is an llm.c file, name it itself; {_PICKLE_ADVICE}"
+        if pickles[0].startswith("pytorch_model"):
+            advice = _PICKLE_ADVICE
+        return f"is a folder with {listed}", advice
+    return f"is a folder with {listed}", "download the checkpoint's *.safetensors files as well"
+
+
+def _describe_file(path: Path) -> tuple[str, str]:
+    with open_regular(path, CheckpointError) as file:
+        start = read_bytes(file, 0, 8)
+    found = f"is a file starting with bytes {start.hex(' ')}" if start else "is an empty file"
+    if path.name.endswith((".safetensors", ".json")):
+        return found, f"name the folder that holds it: {quoted(str(path.parent))}"
+    if start.startswith((b"PK\x03\x04", b"\x80")):
+        return f"{found} (a zip archive or a pickle)", _PICKLE_ADVICE
+    if start.startswith(b"GGUF"):
+        return f"{found} (GGUF)", "get the checkpoint in safetensors form"
+    return found, "check the path"

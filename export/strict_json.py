@@ -1,0 +1,119 @@
+"""JSON objects read strictly: what two parsers could understand differently is refused.
+
+Refused are duplicate keys, bytes that are not UTF-8, half surrogate pairs, NaN and Infinity,
+numbers outside float64, nesting too deep to parse, files over a size limit, and any top level that
+is not an object (RFC 8259 leaves these to the parser). Standard library only: the runtime uses it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from .errors import PocketLMError
+from .regular_file import file_size, open_regular, read_bytes
+
+_ADVICE = "the file is damaged or not what its name says: get it again from its source"
+
+
+def quoted(text: str, limit: int = 100) -> str:
+    """Returns ``text`` quoted on one line, cut to ``limit`` characters, for error messages."""
+    return repr(text) if len(text) <= limit else repr(text[:limit]) + "..."
+
+
+def load_json_object(path: Path, max_bytes: int, error: type[PocketLMError]) -> dict[str, Any]:
+    """Returns the JSON object in the file ``path``; raises ``error`` if it is not a strict one.
+
+    A file over ``max_bytes`` is refused before it is read.
+    """
+    with open_regular(path, error) as file:
+        size = file_size(file)
+        if size > max_bytes:
+            raise error(
+                f"{path.name} has {size:,} bytes, expected at most {max_bytes:,} bytes of JSON; "
+                f"{_ADVICE}"
+            )
+        try:
+            data = read_bytes(file, 0, max_bytes)
+        except OSError as cause:
+            raise error(
+                f"{path.name} cannot be read ({cause.strerror}), expected a JSON object; "
+                f"check the disk, then get the file again"
+            ) from cause
+    return parse_json_object(data, path.name, error)
+
+
+def parse_json_object(data: bytes, where: str, error: type[PocketLMError]) -> dict[str, Any]:
+    """Returns the JSON object in ``data``; raises ``error``, its message beginning with ``where``.
+
+    ``-0`` becomes the float -0.0, as in parsers that have no signed integer zero.
+    """
+    try:
+        value = json.loads(
+            data.decode("utf-8"),
+            object_pairs_hook=_unique,
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
+            parse_int=_integer,
+        )
+        # Only an escape can spell half a surrogate pair: UTF-8 itself cannot.
+        if b"\\ud" in data or b"\\uD" in data:
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeDecodeError as cause:
+        problem = f"is not UTF-8 (byte {cause.start} is 0x{data[cause.start]:02x})"
+        raise error(f"{where} {problem}, expected a JSON object; {_ADVICE}") from cause
+    except UnicodeEncodeError as cause:
+        problem = "has a string with half a surrogate pair"
+        raise error(f"{where} {problem}, expected Unicode text; {_ADVICE}") from cause
+    except RecursionError as cause:
+        problem = "is nested too deeply to be parsed"
+        raise error(f"{where} {problem}, expected a flat JSON object; {_ADVICE}") from cause
+    except json.JSONDecodeError as cause:
+        problem = f"is not valid JSON ({cause.msg} at character {cause.pos})"
+        raise error(f"{where} {problem}, expected a JSON object; {_ADVICE}") from cause
+    except _Refused as cause:
+        raise error(f"{where} {cause}; {_ADVICE}") from cause
+    if not isinstance(value, dict):
+        problem = f"holds a JSON {_kind(value)}"
+        raise error(f"{where} {problem}, expected a JSON object; {_ADVICE}")
+    return value
+
+
+class _Refused(ValueError):
+    """Valid for Python's parser, refused by us; the message has found and expected."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise _Refused(f"has the key {quoted(key)} twice, expected each key once")
+            seen.add(key)
+    return result
+
+
+def _refuse_constant(text: str) -> float:
+    raise _Refused(f"has the number {text}, expected finite numbers only")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise _Refused(f"has the number {quoted(text, 30)}, expected one that fits float64")
+    return value
+
+
+def _integer(text: str) -> int | float:
+    # 400 digits are beyond float64, and Python refuses to convert more than some thousand.
+    if len(text) > 400:
+        raise _Refused(f"has an integer of {len(text):,} digits, expected one that fits float64")
+    return -0.0 if text == "-0" else int(text)
+
+
+def _kind(value: object) -> str:
+    names = {list: "array", str: "string", bool: "boolean", type(None): "null"}
+    return names.get(type(value), "number")
