@@ -1,0 +1,104 @@
+"""Pieces of text in, the text before the first stop string out, as soon as it is safe to show.
+
+Works on characters, above the tokenizer: a stop string may begin in one token and end in another.
+The result does not depend on how the text was cut into pieces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..export.errors import RequestError
+
+MAX_STOPS = 64
+MAX_STOP_CHARACTERS = 4096
+
+
+class StopMatcher:
+    """Passes text on until the first stop string, and holds back what may be the start of one.
+
+    The match with the leftmost start wins; of several at one start, the first to complete. Held
+    back is only the longest suffix that is a proper prefix of a stop string. With the stops "abcd"
+    and "bc" that means: after "abc" the decision waits for one more character.
+
+    Raises RequestError for more than 64 stops, or one that is no string, empty, or longer than
+    4096 characters.
+
+        >>> matcher = StopMatcher(["END"])
+        >>> matcher.add("the E")
+        ('the ', False)
+        >>> matcher.add("ast. EN"), matcher.add("D of it")
+        (('East. ', False), ('', True))
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = _checked(stops)
+        self._held = ""
+        self.stopped = False
+        """Whether a stop string was found; ``finish`` may be what decides it."""
+
+    def add(self, piece: str) -> tuple[str, bool]:
+        """Takes the next piece; returns the text that is safe to show, and whether to stop.
+
+        Once stopped, it returns ("", True) whatever comes.
+        """
+        if self.stopped:
+            return "", True
+        text = self._held + piece
+        match = self._first_match(text)
+        pending = self._first_pending(text)
+        if match <= pending and match < len(text):
+            self.stopped = True
+            self._held = ""
+            return text[:match], True
+        self._held = text[pending:]
+        return text[:pending], False
+
+    def finish(self) -> str:
+        """The rest, when no more text comes: what was held back, up to a stop string in it."""
+        if self.stopped:
+            return ""
+        text, self._held = self._held, ""
+        match = self._first_match(text)
+        self.stopped = match < len(text)
+        return text[:match]
+
+    def _first_match(self, text: str) -> int:
+        """Where the leftmost stop string starts, or len(text)."""
+        starts = (text.find(stop) for stop in self._stops)
+        return min((start for start in starts if start >= 0), default=len(text))
+
+    def _first_pending(self, text: str) -> int:
+        """Where the longest suffix starts that is a proper prefix of a stop, or len(text)."""
+        longest = max(map(len, self._stops), default=0)
+        for start in range(max(0, len(text) - longest + 1), len(text)):
+            length = len(text) - start
+            for stop in self._stops:
+                if length < len(stop) and text.startswith(stop[:length], start):
+                    return start
+        return len(text)
+
+
+def _checked(stops: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(stops, (str, bytes)):
+        raise RequestError(
+            f"stops is a single {type(stops).__name__}, expected a list of strings; "
+            "put it into a list"
+        )
+    checked = tuple(stops)
+    if len(checked) > MAX_STOPS:
+        raise RequestError(
+            f"stops has {len(checked)} strings, expected at most {MAX_STOPS}; give fewer"
+        )
+    for index, stop in enumerate(checked):
+        if not isinstance(stop, str):
+            raise RequestError(
+                f"stops[{index}] is of type {type(stop).__name__}, expected a string; "
+                "give the text at which to stop"
+            )
+        if not 1 <= len(stop) <= MAX_STOP_CHARACTERS:
+            raise RequestError(
+                f"stops[{index}] has {len(stop)} characters, expected 1 to "
+                f"{MAX_STOP_CHARACTERS}; leave it out or shorten it"
+            )
+    return checked
