@@ -6,8 +6,6 @@ reads headers only. Each ``CheckpointTensor.read()`` opens the file again and re
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import importlib
 import math
 import os
@@ -23,7 +21,7 @@ from numpy.typing import NDArray
 
 from . import readers
 from .errors import CheckpointError, missing_extra
-from .regular_file import file_size, open_regular, read_bytes, read_into
+from .regular_file import RegularFile
 from .strict_json import load_json_object, quoted
 
 MAX_CONFIG_BYTES = 10_000_000
@@ -131,8 +129,8 @@ def _read_tensor(stored: StoredTensor) -> NDArray[np.float32]:
             f"{where} is stored as {stored.dtype}, expected {', '.join(READABLE_DTYPES)}; "
             "only these can be weights: convert the checkpoint to one of them"
         )
-    with open_regular(stored.path, CheckpointError) as file:
-        size = file_size(file)
+    with RegularFile(stored.path, CheckpointError) as file:
+        size = file.num_bytes()
         if size != stored.file_bytes:
             raise CheckpointError(
                 f"{stored.path.name} has {size:,} bytes now, expected {stored.file_bytes:,} as "
@@ -147,7 +145,12 @@ def _read_tensor(stored: StoredTensor) -> NDArray[np.float32]:
             part = rows[first : first + step]
             raw = np.empty(part.shape, READABLE_DTYPES[stored.dtype])
             offset = stored.offset + first * row_size * itemsize
-            _fill(raw, file, offset, where)
+            filled = file.read_into(offset, raw.data.cast("B"))
+            if filled != raw.nbytes:
+                raise CheckpointError(
+                    f"{where} has {filled:,} bytes at byte {offset:,}, expected {raw.nbytes:,}; "
+                    "the file shrank while it was read: get it again from its source"
+                )
             values = _to_float32(raw, stored.dtype)
             if not np.isfinite(values).all():
                 bad = values[~np.isfinite(values)][0]
@@ -159,21 +162,6 @@ def _read_tensor(stored: StoredTensor) -> NDArray[np.float32]:
     return result
 
 
-def _fill(raw: NDArray[Any], file: Any, offset: int, where: str) -> None:
-    try:
-        complete = read_into(file, offset, raw.data.cast("B"))
-    except OSError as cause:
-        raise CheckpointError(
-            f"{where} cannot be read ({cause.strerror}), expected {raw.nbytes:,} bytes at byte "
-            f"{offset:,}; check the disk, then get the file again"
-        ) from cause
-    if not complete:
-        raise CheckpointError(
-            f"{where} is cut off, expected {raw.nbytes:,} bytes at byte {offset:,}; "
-            "the file shrank while it was read: get it again from its source"
-        )
-
-
 def _to_float32(raw: NDArray[Any], dtype: str) -> NDArray[np.float32]:
     if dtype == "bfloat16":  # the upper half of a float32
         return (raw.astype(np.uint32) << 16).view(np.float32)
@@ -182,14 +170,8 @@ def _to_float32(raw: NDArray[Any], dtype: str) -> NDArray[np.float32]:
 
 
 def _sha256(path: Path) -> str:
-    with open_regular(path, CheckpointError) as file:
-        try:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as cause:
-            raise CheckpointError(
-                f"{path.name} cannot be read ({cause.strerror}), expected all of its bytes; "
-                "check the disk, then get the file again"
-            ) from cause
+    with RegularFile(path, CheckpointError) as file:
+        return file.sha256()
 
 
 # --- finding the reader -----------------------------------------------------------------------
@@ -218,8 +200,6 @@ def _list_folder(path: Path) -> list[str] | None:
             f"{quoted(str(path))} does not exist, expected {_EXPECTED}; check the path"
         ) from cause
     except (OSError, ValueError) as cause:
-        if getattr(cause, "errno", None) == errno.EINVAL and path.is_file():  # Windows
-            return None
         reason = getattr(cause, "strerror", None) or cause
         raise CheckpointError(
             f"{quoted(str(path))} cannot be read ({reason}), expected {_EXPECTED}; "
@@ -276,8 +256,8 @@ def _describe_folder(names: list[str]) -> tuple[str, str]:
 
 
 def _describe_file(path: Path) -> tuple[str, str]:
-    with open_regular(path, CheckpointError) as file:
-        start = read_bytes(file, 0, 8)
+    with RegularFile(path, CheckpointError) as file:
+        start = file.read(0, 8)
     found = f"is a file starting with bytes {start.hex(' ')}" if start else "is an empty file"
     if path.name.endswith((".safetensors", ".json")):
         return found, f"name the folder that holds it: {quoted(str(path.parent))}"

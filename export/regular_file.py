@@ -1,4 +1,4 @@
-"""Opens regular files only and reads exact byte ranges from them.
+"""Opens regular files only, and reads exact byte ranges from them.
 
 A named pipe must not hang the program and a device must not be read, so the kind is checked on the
 opened file. Symbolic links are followed: download caches are made of them. Plain reads instead of
@@ -7,10 +7,12 @@ memory maps, because a mapped file that shrinks kills the process with SIGBUS.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from io import FileIO
 from pathlib import Path
+from types import TracebackType
 
 from .errors import PocketLMError
 
@@ -18,24 +20,79 @@ from .errors import PocketLMError
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
-def open_regular(path: Path, error: type[PocketLMError]) -> FileIO:
-    """Opens ``path`` unbuffered; raises ``error`` unless it is a readable regular file."""
-    try:
-        file = FileIO(os.open(path, _FLAGS), closefd=True)
-    except (OSError, ValueError) as cause:  # ValueError: a NUL byte or half a character in the name
-        reason = getattr(cause, "strerror", None) or cause
-        raise error(
-            f"{path.name!r} cannot be opened ({reason}), expected a readable file in "
-            f"{str(path.parent)!r}; check that it exists and may be read"
-        ) from cause
-    kind = os.fstat(file.fileno()).st_mode
-    if not stat.S_ISREG(kind):
-        file.close()
-        raise error(
-            f"{path.name!r} is {_kind_name(kind)}, expected a regular file in "
-            f"{str(path.parent)!r}; put the file itself there"
+class RegularFile:
+    """A file open for reading; whatever goes wrong is raised as ``error``. Use it in ``with``."""
+
+    def __init__(self, path: Path, error: type[PocketLMError]) -> None:
+        self.path = path
+        self._error = error
+        try:
+            self._file = FileIO(os.open(path, _FLAGS))
+        except (OSError, ValueError) as cause:  # ValueError: the name has a NUL or half a character
+            raise error(
+                f"{path.name!r} cannot be opened ({_reason(cause)}), expected a readable file in "
+                f"{str(path.parent)!r}; check that it exists and may be read"
+            ) from cause
+        mode = os.fstat(self._file.fileno()).st_mode
+        if not stat.S_ISREG(mode):
+            self._file.close()
+            raise error(
+                f"{path.name!r} is {_kind_name(mode)}, expected a regular file in "
+                f"{str(path.parent)!r}; put the file itself there"
+            )
+
+    def __enter__(self) -> RegularFile:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+    def num_bytes(self) -> int:
+        """Returns the size that the file has now."""
+        return os.fstat(self._file.fileno()).st_size
+
+    def read(self, offset: int, num_bytes: int) -> bytes:
+        """Returns ``num_bytes`` bytes from ``offset`` on; fewer only where the file ends."""
+        available = max(0, min(num_bytes, self.num_bytes() - offset))
+        buffer = memoryview(bytearray(available))
+        return bytes(buffer[: self.read_into(offset, buffer)])
+
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        """Fills ``buffer`` from byte ``offset`` on; returns how many, fewer only at the end."""
+        filled = 0
+        try:
+            self._file.seek(offset)
+            while filled < len(buffer):
+                count = self._file.readinto(buffer[filled:])
+                if not count:
+                    break
+                filled += count
+        except OSError as cause:
+            raise self._unreadable(cause) from cause
+        return filled
+
+    def sha256(self) -> str:
+        """Returns the SHA-256 of the whole file in hexadecimal."""
+        try:
+            self._file.seek(0)
+            return hashlib.file_digest(self._file, "sha256").hexdigest()
+        except OSError as cause:
+            raise self._unreadable(cause) from cause
+
+    def _unreadable(self, cause: OSError) -> PocketLMError:
+        return self._error(
+            f"{self.path.name} cannot be read ({_reason(cause)}), expected a readable file; "
+            "check the disk, then get the file again"
         )
-    return file
+
+
+def _reason(cause: Exception) -> str:
+    return str(getattr(cause, "strerror", None) or cause)
 
 
 def _kind_name(mode: int) -> str:
@@ -44,33 +101,3 @@ def _kind_name(mode: int) -> str:
     if stat.S_ISFIFO(mode):
         return "a named pipe"
     return "a device or socket"
-
-
-def file_size(file: FileIO) -> int:
-    """Returns the size in bytes that ``file`` has now."""
-    return os.fstat(file.fileno()).st_size
-
-
-def read_into(file: FileIO, offset: int, buffer: memoryview) -> bool:
-    """Fills ``buffer`` from byte ``offset`` on; returns False if the file ends too soon."""
-    file.seek(offset)
-    filled = 0
-    while filled < len(buffer):
-        count = file.readinto(buffer[filled:])
-        if not count:
-            return False
-        filled += count
-    return True
-
-
-def read_bytes(file: FileIO, offset: int, num_bytes: int) -> bytes:
-    """Returns ``num_bytes`` bytes from ``offset`` on, fewer only where the file ends."""
-    file.seek(offset)
-    parts = []
-    while num_bytes > 0:
-        part = file.read(num_bytes)
-        if not part:
-            break
-        parts.append(part)
-        num_bytes -= len(part)
-    return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import PocketLMError
-from .regular_file import file_size, open_regular, read_bytes
+from .regular_file import RegularFile
 
 _ADVICE = "the file is damaged or not what its name says: get it again from its source"
 
@@ -28,20 +28,14 @@ def load_json_object(path: Path, max_bytes: int, error: type[PocketLMError]) -> 
 
     A file over ``max_bytes`` is refused before it is read.
     """
-    with open_regular(path, error) as file:
-        size = file_size(file)
+    with RegularFile(path, error) as file:
+        size = file.num_bytes()
         if size > max_bytes:
             raise error(
                 f"{path.name} has {size:,} bytes, expected at most {max_bytes:,} bytes of JSON; "
                 f"{_ADVICE}"
             )
-        try:
-            data = read_bytes(file, 0, max_bytes)
-        except OSError as cause:
-            raise error(
-                f"{path.name} cannot be read ({cause.strerror}), expected a JSON object; "
-                f"check the disk, then get the file again"
-            ) from cause
+        data = file.read(0, max_bytes)
     return parse_json_object(data, path.name, error)
 
 

@@ -2,8 +2,8 @@
 
 Layout, little-endian: 256 int32 words of header, then 16 arrays without padding between them, each
 complete for all layers before the next begins. Words: 0 magic 20240326, 1 version, 2 context
-length, 3 vocabulary V, 4 layers L, 5 heads, 6 width D, 7 vocabulary padded to at least V rows. There
-is no checksum, so the exact file size is the only proof that a file is whole.
+length, 3 vocabulary V, 4 layers L, 5 heads, 6 width D, 7 vocabulary padded to at least V rows.
+There is no checksum, so the exact file size is the only proof that a file is whole.
 
 The tensors come out as the Hugging Face checkpoint has them: one per layer, matrices turned to
 Conv1D's (in, out), the token embedding cut to V rows. Format: karpathy/llm.c, ``write_model`` in
@@ -20,7 +20,7 @@ from typing import Any
 
 from ..checkpoint import Checkpoint, CheckpointTensor, StoredTensor, lazy_tensor
 from ..errors import CheckpointError
-from ..regular_file import file_size, open_regular, read_bytes
+from ..regular_file import RegularFile
 
 HEADER_BYTES = 1024
 MODEL_MAGIC = 20240326
@@ -53,17 +53,17 @@ def matches(path: Path) -> bool:
     """Tells whether ``path`` is a file that begins with one of llm.c's magic numbers."""
     if not path.is_file():
         return False
-    with open_regular(path, CheckpointError) as file:
-        start = read_bytes(file, 0, 4)
+    with RegularFile(path, CheckpointError) as file:
+        start = file.read(0, 4)
     magic = int.from_bytes(start, "little")
     return len(start) == 4 and (magic == MODEL_MAGIC or magic in OTHER_MAGICS)
 
 
 def read(path: Path) -> Checkpoint:
     """Opens the checkpoint in the file ``path``; reads its header, no tensor."""
-    with open_regular(path, CheckpointError) as file:
-        size = file_size(file)
-        data = read_bytes(file, 0, HEADER_BYTES)
+    with RegularFile(path, CheckpointError) as file:
+        size = file.num_bytes()
+        data = file.read(0, HEADER_BYTES)
     header = _parse_header(data, path.name)
     _check_dimensions(header, path.name)
     dtype = _check_size(header, size, path.name)
@@ -116,8 +116,8 @@ def _parse_header(data: bytes, file: str) -> Header:
     if header.version not in VERSIONS:
         raise CheckpointError(
             f"{file} has llm.c version {header.version}, expected 3 (float32) or 5 (bfloat16), "
-            "both with padded vocabulary; other versions are earlier layouts: write the file again with "
-            "a current train_gpt2.py"
+            "both with padded vocabulary; other versions are earlier layouts: write the file again "
+            "with a current train_gpt2.py"
         )
     return header
 

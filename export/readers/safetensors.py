@@ -18,7 +18,7 @@ from typing import Any
 
 from ..checkpoint import Checkpoint, CheckpointTensor, StoredTensor, lazy_tensor, load_config
 from ..errors import CheckpointError
-from ..regular_file import file_size, open_regular, read_bytes
+from ..regular_file import RegularFile
 from ..strict_json import load_json_object, parse_json_object, quoted
 
 SINGLE_NAME = "model.safetensors"
@@ -74,11 +74,12 @@ def read(path: Path) -> Checkpoint:
         )
     generation_path = path / "generation_config.json"
     has_generation = generation_path.name in names
+    tokenizer_path = path / "tokenizer.json"
     return Checkpoint(
         path=path,
         config=config,
         tensors=tensors,
-        tokenizer_json=path / "tokenizer.json" if "tokenizer.json" in names else None,
+        tokenizer_json=tokenizer_path if tokenizer_path.is_file() else None,
         generation_config=load_config(generation_path) if has_generation else {},
         format="safetensors",
         files=(config_path, *files),
@@ -89,7 +90,7 @@ def _read_weights(
     folder: Path, names: list[str]
 ) -> tuple[dict[str, CheckpointTensor], tuple[Path, ...]]:
     if SINGLE_NAME not in names and INDEX_NAME in names:
-        return _read_shards(folder)
+        return _read_shards(folder, names)
     found = [name for name in names if name.endswith(".safetensors")]
     if SINGLE_NAME in found:
         found = [SINGLE_NAME]
@@ -97,7 +98,7 @@ def _read_weights(
         listed = ", ".join(quoted(name, 60) for name in found[:8])
         raise CheckpointError(
             f"{quoted(str(folder))} has {len(found)} safetensors files ({listed}), expected one, "
-            f"or shards with a {INDEX_NAME}; download the index, or keep only the file that is meant"
+            f"or shards with a {INDEX_NAME}; download the index, or keep only the right file"
         )
     file = folder / found[0]
     return read_file(file), (file,)
@@ -106,10 +107,12 @@ def _read_weights(
 # --- shards -----------------------------------------------------------------------------------
 
 
-def _read_shards(folder: Path) -> tuple[dict[str, CheckpointTensor], tuple[Path, ...]]:
+def _read_shards(
+    folder: Path, names: list[str]
+) -> tuple[dict[str, CheckpointTensor], tuple[Path, ...]]:
     weight_map = _read_weight_map(folder / INDEX_NAME)
     shards = sorted(set(weight_map.values()))
-    missing = [shard for shard in shards if not (folder / shard).exists()]
+    missing = [shard for shard in shards if shard not in names]
     if missing:
         raise CheckpointError(
             f"{INDEX_NAME} names the shard {quoted(missing[0])}, which is not in the folder "
@@ -168,16 +171,10 @@ def _index_error(problem: str) -> CheckpointError:
 
 def read_file(path: Path) -> dict[str, CheckpointTensor]:
     """Returns the tensors of one safetensors file in the order of their bytes; checks them all."""
-    with open_regular(path, CheckpointError) as file:
-        size = file_size(file)
-        try:
-            header_bytes = _header_length(read_bytes(file, 0, 8), size, path.name)
-            data = read_bytes(file, 8, header_bytes)
-        except OSError as cause:
-            raise CheckpointError(
-                f"{path.name} cannot be read ({cause.strerror}), expected {size:,} bytes; "
-                "check the disk, then get the file again"
-            ) from cause
+    with RegularFile(path, CheckpointError) as file:
+        size = file.num_bytes()
+        header_bytes = _header_length(file.read(0, 8), size, path.name)
+        data = file.read(8, header_bytes)
     header = parse_json_object(data, f"{path.name}: the header", CheckpointError)
     _check_metadata(header.pop("__metadata__", {}), path.name)
     start = 8 + header_bytes
