@@ -141,7 +141,7 @@ def apply_temperature(logits: Logits, temperature: float) -> Logits:
     assert temperature > 0, "temperature 0 is argmax, not a step"
     if temperature == 1.0:
         return logits
-    return _scale(logits, np.max(logits), temperature)
+    return _scale(logits, _largest(logits), temperature)
 
 
 def top_k(logits: Logits, k: int | None) -> Logits:
@@ -174,7 +174,7 @@ def min_p(logits: Logits, p: float) -> Logits:
     """
     if p == 0.0:
         return logits
-    return _keep(logits, np.flatnonzero(_weights(logits, np.max(logits)) >= p))
+    return _keep(logits, np.flatnonzero(_weights(logits, _largest(logits)) >= p))
 
 
 def process_logits(logits: Logits, token_ids: Sequence[int], options: SamplingOptions) -> Logits:
@@ -249,8 +249,9 @@ def make_sampler(options: SamplingOptions) -> Sampler:
 def candidates(logits: Logits, options: SamplingOptions) -> tuple[TokenIds, Weights]:
     """The tokens that survive all filters, ascending, and their weights relative to the likeliest.
 
-    The same set as the finite logits of ``process_logits`` (up to float32 rounding at the very
-    edge of a filter), without its sorts of all V. The repetition penalty is not applied here.
+    Tokens of weight above 0 are those to which softmax of ``process_logits`` gives a probability
+    (up to float32 rounding at the very edge of a filter), found without its sorts of all V. The
+    repetition penalty is not applied here, and ``options.temperature`` has to be above 0.
     Raises NumericsError for NaN, +inf, or all -inf.
     """
     largest = _largest(logits)
@@ -267,7 +268,7 @@ def candidates(logits: Logits, options: SamplingOptions) -> tuple[TokenIds, Weig
     if options.top_p == 1.0:
         ids = _above_min_p(scaled, options.min_p)
         weights = _weights(scaled[ids])
-        survivors = weights >= options.min_p
+        survivors = np.flatnonzero(weights >= options.min_p)
         return ids[survivors], weights[survivors]
 
     total = float(np.exp(scaled).sum(dtype=np.float64))
@@ -299,15 +300,16 @@ def _nucleus(scaled: Logits, total: float, options: SamplingOptions) -> tuple[To
             low = middle
         else:
             high = middle
-    taken = scaled >= high
-    missing = wanted - float(_weights(scaled[taken]).sum())
-    ids = np.flatnonzero((scaled >= low) & ~taken)
-    if ids.size:
-        order = ids[np.argsort(-scaled[ids], kind="stable")]
-        taken[order[: _nucleus_size(_weights(scaled[order]), missing)]] = True
-    ids = np.flatnonzero(taken)
-    weights = _weights(scaled[ids])
-    survivors = weights >= options.min_p
+    ids = np.flatnonzero(scaled >= low)
+    values = scaled[ids]
+    weights = _weights(values)
+    keep = values >= high
+    between = np.flatnonzero(~keep)
+    if between.size:
+        missing = wanted - float(np.dot(weights, keep))
+        between = between[np.argsort(-values[between], kind="stable")]
+        keep[between[: _nucleus_size(weights[between], missing)]] = True
+    survivors = np.flatnonzero(keep & (weights >= options.min_p))
     return ids[survivors], weights[survivors]
 
 
@@ -372,7 +374,8 @@ def _draw_from_all(weights: Logits, uniform: float) -> int:
     before = float(sums[:block].sum())
     inside = np.cumsum(blocks[block], dtype=np.float64)
     # The sum of a block and its cumulative sum round differently: stay inside the block.
-    wanted = min(uniform * float(sums.sum()) - before, np.nextafter(inside[-1], 0.0))
+    wanted = uniform * float(sums.sum()) - before
+    wanted = min(max(wanted, 0.0), float(np.nextafter(inside[-1], 0.0)))
     return block * _BLOCK + int(np.searchsorted(inside, wanted, side="right"))
 
 

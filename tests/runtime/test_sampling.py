@@ -1,0 +1,366 @@
+"""Sampling: four-number cases per step, and the fast sampler against the full-width steps."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from pocketlm.export.errors import NumericsError, RequestError
+from pocketlm.runtime.sampling import (
+    SamplingOptions,
+    apply_repetition_penalty,
+    apply_temperature,
+    candidates,
+    logprob,
+    make_sampler,
+    min_p,
+    process_logits,
+    top_k,
+    top_p,
+)
+
+INF = math.inf
+FOUR = [2.0, 1.0, 0.0, -1.0]  # probabilities 0.6439 0.2369 0.0871 0.0321
+
+
+def f32(*values: float) -> NDArray[np.float32]:
+    return np.array(values, dtype=np.float32)
+
+
+def kept(logits: NDArray[np.float32]) -> list[int]:
+    return [int(token) for token in np.flatnonzero(logits > -INF)]
+
+
+# ---- the steps ----
+
+
+@pytest.mark.parametrize(
+    ("token_ids", "penalty", "expected"),
+    [
+        ([], 2.0, [2.0, 1.0, 0.0, -1.0]),
+        ([0, 3], 2.0, [1.0, 1.0, 0.0, -2.0]),
+        ([0, 0, 3, 0], 2.0, [1.0, 1.0, 0.0, -2.0]),
+        ([0, 1, 2, 3], 0.5, [4.0, 2.0, 0.0, -0.5]),
+        ([0, 1, 2, 3], 1.0, [2.0, 1.0, 0.0, -1.0]),
+    ],
+)
+def test_repetition_penalty_of_four(
+    token_ids: list[int], penalty: float, expected: list[float]
+) -> None:
+    logits = f32(*FOUR)
+    result = apply_repetition_penalty(logits, token_ids, penalty)
+    np.testing.assert_array_equal(result, f32(*expected))
+    np.testing.assert_array_equal(logits, f32(*FOUR))  # the caller's array is not written to
+
+
+def test_extreme_penalty_stays_finite_and_keeps_removed_tokens() -> None:
+    result = apply_repetition_penalty(f32(2, -2, 0, -INF), [0, 1, 2, 3], 1e-300)
+    assert np.isfinite(result[:3]).all() and result[3] == -INF
+    result = apply_repetition_penalty(f32(2, -2, 0, -INF), [0, 1, 2, 3], 1e300)
+    assert np.isfinite(result[:3]).all() and result[3] == -INF
+
+
+@pytest.mark.parametrize("token", [-1, 4])
+def test_repetition_penalty_names_an_id_outside_the_vocabulary(token: int) -> None:
+    with pytest.raises(RequestError, match=f"token id {token} is among the ids so far, expected 0"):
+        apply_repetition_penalty(f32(*FOUR), [1, token], 2.0)
+
+
+@pytest.mark.parametrize(
+    ("temperature", "expected"),
+    [
+        (1.0, [2.0, 1.0, 0.0, -1.0]),
+        (0.5, [0.0, -2.0, -4.0, -6.0]),
+        (2.0, [0.0, -0.5, -1.0, -1.5]),
+        (1e300, [0.0, 0.0, 0.0, 0.0]),
+    ],
+)
+def test_temperature_of_four(temperature: float, expected: list[float]) -> None:
+    np.testing.assert_allclose(
+        apply_temperature(f32(*FOUR), temperature), f32(*expected), atol=1e-30
+    )
+
+
+def test_tiny_temperature_leaves_the_largest_without_overflow() -> None:
+    probabilities = softmax(apply_temperature(f32(*FOUR), 1e-300))
+    np.testing.assert_array_equal(probabilities, [1.0, 0.0, 0.0, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("k", "expected"),
+    [(1, [0]), (2, [0, 1]), (4, [0, 1, 2, 3]), (9, [0, 1, 2, 3]), (None, [0, 1, 2, 3])],
+)
+def test_top_k_of_four(k: int | None, expected: list[int]) -> None:
+    assert kept(top_k(f32(*FOUR), k)) == expected
+
+
+@pytest.mark.parametrize(
+    ("p", "expected"),
+    [
+        (1e-9, [0]),
+        (0.64, [0]),
+        (0.65, [0, 1]),
+        (0.88, [0, 1]),
+        (0.89, [0, 1, 2]),
+        (1.0, [0, 1, 2, 3]),
+    ],
+)
+def test_top_p_of_four(p: float, expected: list[int]) -> None:
+    assert kept(top_p(f32(*FOUR), p)) == expected
+
+
+@pytest.mark.parametrize(
+    ("p", "expected"),  # relative to the largest: 1, 0.3679, 0.1353, 0.0498
+    [(0.0, [0, 1, 2, 3]), (0.049, [0, 1, 2, 3]), (0.05, [0, 1, 2]), (0.36, [0, 1]), (1.0, [0])],
+)
+def test_min_p_of_four(p: float, expected: list[int]) -> None:
+    assert kept(min_p(f32(*FOUR), p)) == expected
+
+
+def test_ties_stay_from_the_lowest_id_on() -> None:
+    equal = f32(0, 0, 0, 0)
+    assert kept(top_k(equal, 2)) == [0, 1]
+    assert kept(top_p(equal, 0.75)) == [0, 1, 2]
+    assert kept(min_p(equal, 1.0)) == [0, 1, 2, 3]
+
+
+def test_steps_see_temperature_first_and_top_p_sees_what_top_k_left() -> None:
+    options = SamplingOptions(temperature=0.5, top_p=0.8)
+    assert kept(process_logits(f32(*FOUR), [], options)) == [0]  # 0.865 at temperature 0.5
+    # Of the two that top-k leaves the first has 0.731; of all four it has 0.644.
+    options = SamplingOptions(top_k=2, top_p=0.7)
+    assert kept(process_logits(f32(*FOUR), [], options)) == [0]
+
+
+# ---- the sampler ----
+
+eighths = st.integers(-160, 160).map(lambda n: n / 8)  # exact in float32, with many ties
+few_logits = st.lists(st.one_of(eighths, st.just(-INF)), min_size=1, max_size=40)
+
+
+@st.composite
+def logits_arrays(draw: st.DrawFn) -> NDArray[np.float32]:
+    """Short lists found by hypothesis, or long seeded arrays, flat or peaked, some tokens out."""
+    if draw(st.booleans()):
+        logits: NDArray[np.float32] = f32(*draw(few_logits))
+    else:
+        generator = np.random.default_rng(draw(st.integers(0, 2**32)))
+        size = draw(st.sampled_from([255, 256, 1024, 2047, 2048, 5000, 9001]))
+        spread = draw(st.sampled_from([0.0, 0.5, 3.0, 20.0]))
+        logits = (generator.standard_normal(size) * spread).astype(np.float32)
+        if draw(st.booleans()):
+            logits = (np.round(logits * 2) / 2).astype(np.float32)
+        logits[generator.random(size) < draw(st.sampled_from([0.0, 0.9]))] = -INF
+    assume(np.isfinite(logits).any())
+    return logits
+
+
+all_options = st.builds(
+    SamplingOptions,
+    temperature=st.sampled_from([0.25, 0.7, 1.0, 1.5, 10.0]),
+    top_k=st.one_of(st.none(), st.integers(1, 60), st.integers(61, 10000)),
+    top_p=st.one_of(st.just(1.0), st.floats(0.001, 0.999)),
+    min_p=st.one_of(st.just(0.0), st.floats(0.0, 1.0)),
+    seed=st.integers(0, 2**64),
+)
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    weights = np.exp(logits.astype(np.float64) - float(logits.max()))
+    return np.asarray(weights / weights.sum())
+
+
+def is_at_an_edge(logits: NDArray[np.float32], options: SamplingOptions) -> bool:
+    """Whether rounding may decide: the sum or the ratio of some token is the limit itself."""
+    before = top_k(apply_temperature(logits, options.temperature), options.top_k)
+    descending = np.sort(softmax(before))[::-1]
+    near_p = np.abs(np.cumsum(descending) - options.top_p).min() < 1e-6
+    near_min_p = np.abs(descending / descending[0] - options.min_p).min() < 1e-6
+    return bool((options.top_p < 1 and near_p) or (0 < options.min_p < 1 and near_min_p))
+
+
+@given(logits_arrays(), all_options)
+def test_sampler_equals_full_width_steps(
+    logits: NDArray[np.float32], options: SamplingOptions
+) -> None:
+    assume(not is_at_an_edge(logits, options))
+    expected = softmax(process_logits(logits, [], options))
+
+    ids, weights = candidates(logits, options)
+    assert (np.diff(ids) > 0).all()
+    got = np.zeros_like(expected)
+    got[ids] = weights / weights.sum()
+    assert np.array_equal(got > 0, expected > 0)
+    np.testing.assert_allclose(got, expected, rtol=1e-5)  # float32 scaled logits up to 80: 5e-6
+
+    token = make_sampler(options)(logits, [])
+    assert expected[token] > 0
+    cumulative = np.cumsum(expected)
+    uniform = np.random.Generator(np.random.PCG64(options.seed)).random()
+    if np.abs(cumulative - uniform).min() > 1e-5:
+        assert token == int(np.searchsorted(cumulative, uniform, side="right"))
+
+
+@given(few_logits.filter(lambda values: max(values) > -INF), st.integers(0, 2**32))
+def test_greedy_takes_the_largest_with_the_lowest_id(values: list[float], seed: int) -> None:
+    expected = values.index(max(values))
+    logits = f32(*values)
+    assert make_sampler(SamplingOptions(temperature=0))(logits, []) == expected
+    assert make_sampler(SamplingOptions(top_k=1, seed=seed))(logits, []) == expected
+    assert make_sampler(SamplingOptions(temperature=1e-30, seed=seed))(logits, []) == expected or (
+        values.count(max(values)) > 1
+    )
+
+
+@given(few_logits.filter(lambda values: max(values) > -INF), all_options)
+def test_sampler_leaves_logits_alone_and_repeats_itself(
+    values: list[float], options: SamplingOptions
+) -> None:
+    logits = f32(*values)
+    first, second = make_sampler(options), make_sampler(options)
+    tokens = [first(logits, [0]) for _ in range(5)]
+    assert tokens == [second(logits, [0]) for _ in range(5)]
+    np.testing.assert_array_equal(logits, f32(*values))
+
+
+def test_seeds_differ_and_no_seed_is_fresh() -> None:
+    logits = np.zeros(1000, dtype=np.float32)
+
+    def tokens(seed: int | None) -> list[int]:
+        sampler = make_sampler(SamplingOptions(seed=seed))
+        return [sampler(logits, []) for _ in range(10)]
+
+    assert tokens(1) == tokens(1) != tokens(2)
+    assert tokens(None) != tokens(None)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        SamplingOptions(seed=7),
+        SamplingOptions(seed=7, temperature=0.7, top_k=50),
+        SamplingOptions(seed=7, top_p=0.9),
+        SamplingOptions(seed=7, top_k=3, top_p=0.95, min_p=0.01, repetition_penalty=1.5),
+    ],
+)
+def test_frequencies_follow_the_distribution(options: SamplingOptions) -> None:
+    logits, so_far, draws = f32(2, 1.5, 1, 0, 0, -1), [1, 5], 20_000
+    expected = softmax(process_logits(logits, so_far, options))
+    sampler = make_sampler(options)
+    counts = np.bincount([sampler(logits, so_far) for _ in range(draws)], minlength=logits.size)
+    assert not counts[expected == 0].any()
+    # 4.5 standard deviations: with a sampler that is right, a seed fails once in 20,000.
+    deviation = np.sqrt(draws * expected * (1 - expected))
+    assert (np.abs(counts - draws * expected) <= 4.5 * deviation).all()
+
+
+def test_plain_sampling_never_leaves_the_surviving_tokens() -> None:
+    logits = np.full(1000, -INF, dtype=np.float32)
+    logits[[300, 511, 512, 999]] = 0.0
+    sampler = make_sampler(SamplingOptions(seed=3))
+    assert {sampler(logits, []) for _ in range(200)} == {300, 511, 512, 999}
+
+
+def test_repetition_penalty_changes_the_greedy_choice() -> None:
+    sampler = make_sampler(SamplingOptions(temperature=0, repetition_penalty=3.0))
+    assert sampler(f32(*FOUR), []) == 0
+    assert sampler(f32(*FOUR), [0]) == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [
+        ([1.0, math.nan, 0.0], "1 NaN and 0 +inf"),
+        ([math.nan] * 3, "3 NaN and 0 +inf"),
+        ([1.0, INF, math.nan], "1 NaN and 1 +inf"),
+        ([INF, 0.0, -INF], "0 NaN and 1 +inf"),
+        ([-INF] * 3, "nothing but -inf"),
+    ],
+)
+@pytest.mark.parametrize(
+    "options",
+    [
+        SamplingOptions(temperature=0),
+        SamplingOptions(),
+        SamplingOptions(top_k=2),
+        SamplingOptions(top_p=0.5),
+        SamplingOptions(min_p=0.5),
+    ],
+)
+def test_logits_without_a_distribution_are_refused(
+    options: SamplingOptions, values: list[float], found: str
+) -> None:
+    message = re.escape(f"the 3 logits hold {found}, expected finite numbers")
+    with pytest.raises(NumericsError, match=message):
+        make_sampler(options)(f32(*values), [])
+    with pytest.raises(NumericsError, match=message):
+        logprob(f32(*values), 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("temperature", -0.1, "temperature is -0.1, expected a finite number at least 0;"),
+        ("temperature", math.nan, "temperature is nan, expected a finite number"),
+        ("temperature", INF, "temperature is inf, expected a finite number"),
+        ("temperature", True, "temperature is True, expected a finite number"),
+        ("temperature", "1", "temperature is '1', expected a finite number"),
+        ("temperature", None, "temperature is None, expected a finite number"),
+        ("temperature", 10**400, "temperature is an integer of 1329 bits, expected a finite"),
+        ("top_k", 0, "top_k is 0, expected an integer of at least 1 or None;"),
+        ("top_k", 2.0, "top_k is 2.0, expected an integer"),
+        ("top_k", True, "top_k is True, expected an integer"),
+        ("top_p", 0, "top_p is 0, expected a finite number in (0, 1];"),
+        ("top_p", 1.01, "top_p is 1.01, expected a finite number in (0, 1];"),
+        ("top_p", math.nan, "top_p is nan, expected a finite number"),
+        ("min_p", -0.01, "min_p is -0.01, expected a finite number in [0, 1];"),
+        ("min_p", 1.01, "min_p is 1.01, expected a finite number in [0, 1];"),
+        ("min_p", False, "min_p is False, expected a finite number"),
+        ("repetition_penalty", 0, "repetition_penalty is 0, expected a finite number above 0;"),
+        ("repetition_penalty", INF, "repetition_penalty is inf, expected a finite number"),
+        ("seed", -1, "seed is -1, expected an integer of at least 0 or None;"),
+        ("seed", 1.5, "seed is 1.5, expected an integer"),
+        ("seed", "x" * 99, "seed is '" + "x" * 56 + "..., expected an integer"),
+    ],
+)
+def test_options_out_of_range_are_refused(name: str, value: object, message: str) -> None:
+    with pytest.raises(RequestError, match=re.escape(message)):
+        SamplingOptions(**{name: value})  # type: ignore[arg-type]
+
+
+def test_numpy_numbers_are_numbers() -> None:
+    options = SamplingOptions(
+        temperature=np.float32(0.5),  # type: ignore[arg-type]
+        top_k=np.int64(2),  # type: ignore[arg-type]
+        seed=np.int64(1),  # type: ignore[arg-type]
+    )
+    assert make_sampler(options)(f32(*FOUR), []) in (0, 1)
+
+
+# ---- logprob ----
+
+
+@given(logits_arrays())
+def test_logprob_is_log_softmax(logits: NDArray[np.float32]) -> None:
+    wide = logits.astype(np.float64)
+    expected = wide - wide.max() - np.log(np.exp(wide - wide.max()).sum())
+    for token in {0, logits.size - 1, int(logits.argmax())}:
+        assert logprob(logits, token) == pytest.approx(expected[token], rel=1e-6, abs=1e-6)
+
+
+def test_logprob_of_four_and_far_apart() -> None:
+    assert logprob(f32(*FOUR), 0) == pytest.approx(math.log(0.643914), abs=1e-6)
+    assert logprob(f32(3e38, -3e38, 0, -INF), 1) == pytest.approx(-6e38)
+    assert logprob(f32(0, -INF), 1) == -INF
+
+
+@pytest.mark.parametrize("token", [-1, 4])
+def test_logprob_names_a_token_outside_the_vocabulary(token: int) -> None:
+    with pytest.raises(RequestError, match=f"token id {token}, expected 0 to 3"):
+        logprob(f32(*FOUR), token)
