@@ -25,7 +25,7 @@ from .regular_file import RegularFile
 from .strict_json import load_json_object, quoted
 
 MAX_CONFIG_BYTES = 10_000_000
-_CHUNK_BYTES = 4 << 20
+_CHUNK_BYTES = 2 << 20
 
 # Stored dtype -> how numpy sees its bytes; numpy has no bfloat16, so its 16 bits come as they are.
 READABLE_DTYPES = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
@@ -164,7 +164,9 @@ def _read_tensor(stored: StoredTensor) -> NDArray[np.float32]:
 
 def _to_float32(raw: NDArray[Any], dtype: str) -> NDArray[np.float32]:
     if dtype == "bfloat16":  # the upper half of a float32
-        return (raw.astype(np.uint32) << 16).view(np.float32)
+        bits = raw.astype(np.uint32)
+        bits <<= 16
+        return bits.view(np.float32)
     with np.errstate(invalid="ignore"):  # a signalling NaN is reported by the caller
         return raw.astype(np.float32, copy=False)
 

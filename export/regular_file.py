@@ -27,19 +27,20 @@ class RegularFile:
         self.path = path
         self._error = error
         try:
-            self._file = FileIO(os.open(path, _FLAGS))
+            descriptor = os.open(path, _FLAGS)
         except (OSError, ValueError) as cause:  # ValueError: the name has a NUL or half a character
             raise error(
                 f"{path.name!r} cannot be opened ({_reason(cause)}), expected a readable file in "
                 f"{str(path.parent)!r}; check that it exists and may be read"
             ) from cause
-        mode = os.fstat(self._file.fileno()).st_mode
+        mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
-            self._file.close()
+            os.close(descriptor)
             raise error(
                 f"{path.name!r} is {_kind_name(mode)}, expected a regular file in "
                 f"{str(path.parent)!r}; put the file itself there"
             )
+        self._file = FileIO(descriptor)
 
     def __enter__(self) -> RegularFile:
         return self

@@ -23,6 +23,14 @@ def quoted(text: str, limit: int = 100) -> str:
     return repr(text) if len(text) <= limit else repr(text[:limit]) + "..."
 
 
+def shown(value: object, limit: int = 60) -> str:
+    """Returns a parsed JSON value of the wrong kind on one line, cut to ``limit`` characters."""
+    try:
+        return quoted(value if isinstance(value, str) else str(value), limit)
+    except RecursionError:  # what could just be parsed may be too deep to print
+        return "a deeply nested value"
+
+
 def load_json_object(path: Path, max_bytes: int, error: type[PocketLMError]) -> dict[str, Any]:
     """Returns the JSON object in the file ``path``; raises ``error`` if it is not a strict one.
 

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
+import pytest
 from numpy.typing import NDArray
+
+from pocketlm.export.regular_file import RegularFile
 
 Array = NDArray[Any]
 NUMPY_DTYPES: dict[str, Any] = {
@@ -303,3 +306,16 @@ def write_checkpoint(
     if tokenizer:
         write_tokenizer(folder, config["vocab_size"])
     return folder
+
+
+def count_bytes_read(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """Watches the reading of checkpoints; the returned function tells how many bytes it was."""
+    counts: list[int] = []
+    original = RegularFile.read_into
+
+    def counted(file: RegularFile, offset: int, buffer: memoryview) -> int:
+        counts.append(original(file, offset, buffer))
+        return counts[-1]
+
+    monkeypatch.setattr(RegularFile, "read_into", counted)
+    return lambda: sum(counts)

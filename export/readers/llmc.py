@@ -169,10 +169,10 @@ def _check_size(header: Header, size: int, file: str) -> str:
     if fitting == [expected]:
         return expected[0]
     layouts = " and of ".join(f"{dtype} with {rows:,} vocabulary rows" for dtype, rows in fitting)
-    meaning = (
-        f"{expected_bytes:,} bytes = {expected[0]} with {expected[1]:,} vocabulary rows by its "
-        f"header (version {header.version})"
-    )
+    meaning = f"{expected_bytes:,} bytes = {expected[0]} with {expected[1]:,} vocabulary rows"
+    if header.padded_vocab_size == 0:
+        meaning = f"{expected[0]} with padded vocabulary, given in the header"
+    meaning += f" by version {header.version}"
     if len(fitting) > 1:
         raise CheckpointError(
             f"{file} has {size:,} bytes, the size of {layouts}, expected a file that can be read "

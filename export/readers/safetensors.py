@@ -19,7 +19,7 @@ from typing import Any
 from ..checkpoint import Checkpoint, CheckpointTensor, StoredTensor, lazy_tensor, load_config
 from ..errors import CheckpointError
 from ..regular_file import RegularFile
-from ..strict_json import load_json_object, parse_json_object, quoted
+from ..strict_json import load_json_object, parse_json_object, quoted, shown
 
 SINGLE_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
@@ -152,7 +152,7 @@ def _read_weight_map(path: Path) -> dict[str, str]:
     for name, shard in weight_map.items():
         if not isinstance(shard, str) or not _is_plain_name(shard):
             raise CheckpointError(
-                f"{path.name} puts tensor {quoted(name)} into {quoted(str(shard))}, expected the "
+                f"{path.name} puts tensor {quoted(name)} into {shown(shard)}, expected the "
                 f"plain name of a file in the same folder; {_AGAIN}"
             )
     return weight_map
@@ -220,7 +220,7 @@ def _header_length(prefix: bytes, size: int, file: str) -> int:
 def _check_metadata(metadata: Any, file: str) -> None:
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise CheckpointError(
-            f"{file}: __metadata__ in the header is {quoted(str(metadata), 60)}, expected an "
+            f"{file}: __metadata__ in the header is {shown(metadata)}, expected an "
             f"object from string to string; {_AGAIN}"
         )
 
@@ -234,30 +234,30 @@ def _check_entry(file: str, name: str, entry: Any) -> tuple[int, int]:
         )
 
     fields = {"dtype", "shape", "data_offsets"}
-    if not isinstance(entry, dict) or set(entry) != fields:
-        found = ", ".join(quoted(key, 30) for key in list(entry)[:6]) if entry else "none"
-        if not isinstance(entry, dict):
-            found = f"a JSON {type(entry).__name__}"
+    if not isinstance(entry, dict):
+        raise refuse(f"the entry {shown(entry)}", "an object of dtype, shape, data_offsets")
+    if set(entry) != fields:
+        found = ", ".join(quoted(key, 30) for key in list(entry)[:6]) or "none"
         raise refuse(f"the fields {found}", "the fields dtype, shape, data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise refuse(f"the dtype {quoted(str(dtype), 30)}", f"one of {', '.join(DTYPES)}")
+        raise refuse(f"the dtype {shown(dtype)}", f"one of {', '.join(DTYPES)}")
     if not _are_sizes(shape) or len(shape) > MAX_RANK:
         raise refuse(
-            f"the shape {quoted(str(shape), 60)}",
+            f"the shape {shown(shape)}",
             f"a list of at most {MAX_RANK} integers from 0 to {MAX_SIZE}",
         )
     if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise refuse(f"data_offsets {quoted(str(offsets), 60)}", "[begin, end] with begin <= end")
+        raise refuse(f"data_offsets {shown(offsets)}", "[begin, end] with begin <= end")
     # A zero among the dimensions does not excuse the others: numpy cannot hold (0, 2**62, 2**62).
     if math.prod(max(size, 1) for size in shape) * DTYPES[dtype][1] > MAX_SIZE:
-        raise refuse(f"the shape {quoted(str(shape), 60)}", f"at most {MAX_SIZE} bytes in all")
+        raise refuse(f"the shape {shown(shape)}", f"at most {MAX_SIZE} bytes in all")
     begin, end = offsets
     num_bytes = math.prod(shape) * DTYPES[dtype][1]
     if end - begin != num_bytes:
         raise refuse(
             f"{end - begin:,} bytes of data ({begin:,} to {end:,})",
-            f"{num_bytes:,} bytes = {dtype} of shape {quoted(str(shape), 60)}",
+            f"{num_bytes:,} bytes = {dtype} of shape {shown(shape)}",
         )
     return begin, end
 
