@@ -380,6 +380,15 @@ def test_without_a_decoder_tokens_are_put_side_by_side(tmp_path: Path) -> None:
     assert ours.decode(ours.encode("the fox")) == "the fox"
 
 
+def test_a_real_panic_while_encoding_names_the_file(tmp_path: Path) -> None:
+    content = json.loads(KINDS["sentencepiece"].to_str())
+    content["post_processor"]["special_tokens"] = {}  # its template still says <s>
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(ModelFolderError, match="tokenizer.json: encoding a text failed"):
+        Tokenizer.open(path).encode("text")
+
+
 class PanicException(BaseException):
     """Named and derived as PyO3's, which cannot be imported."""
 
