@@ -1,0 +1,63 @@
+"""Reads the fields of config.json that an architecture uses, with type and range checks."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from types import NoneType
+from typing import Any, TypeVar
+
+from .errors import CheckpointError
+
+C = TypeVar("C")
+
+# Far above every published model; stops a damaged config before it is multiplied out.
+LARGEST_COUNT = 1 << 24
+
+
+def read_fields(config_class: type[C], config: dict[str, Any]) -> C:
+    """An instance of the dataclass ``config_class`` from ``config``; absent fields take defaults.
+
+    Integers must be positive and below 2**24, floats positive and finite. Raises CheckpointError
+    with the field, its value and what was expected.
+    """
+    hints = typing.get_type_hints(config_class)
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(config_class):  # type: ignore[arg-type]
+        if field.name not in config:
+            continue
+        allowed = typing.get_args(hints[field.name]) or (hints[field.name],)
+        values[field.name] = _checked(field.name, config[field.name], allowed)
+    return config_class(**values)
+
+
+def _checked(name: str, value: Any, allowed: tuple[type, ...]) -> Any:
+    if value is None and NoneType in allowed:
+        return None
+    if bool in allowed and isinstance(value, bool):
+        return value
+    if str in allowed and isinstance(value, str):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if int in allowed and isinstance(value, int) and 0 < value < LARGEST_COUNT:
+            return value
+        if float in allowed and 0 < value < float("inf"):
+            return float(value)
+    kinds = " or ".join("null" if kind is NoneType else kind.__name__ for kind in allowed)
+    raise CheckpointError(
+        f"config.json: {name} is {value!r:.80}, expected a positive {kinds}; "
+        "the file is damaged or belongs to another model"
+        if {int, float} & set(allowed)
+        else f"config.json: {name} is {value!r:.80}, expected {kinds}; "
+        "the file is damaged or belongs to another model"
+    )
+
+
+def refuse_unless(config: dict[str, Any], name: str, neutral: Any) -> None:
+    """Raises CheckpointError when ``config[name]`` asks for something the graph does not do."""
+    value = config.get(name, neutral)
+    if value not in (neutral, None):
+        raise CheckpointError(
+            f"config.json: {name} is {str(value):.80}, expected {neutral}; "
+            "the graph does not implement it, so this checkpoint cannot be exported"
+        )

@@ -1,0 +1,59 @@
+"""genai_config.json: lets onnxruntime-genai open a model folder of ours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .folder import DecoderShape
+
+# With a shared past/present buffer onnxruntime-genai allocates max_length rows at once.
+MODEST_LENGTH = 2048
+
+
+def genai_config(
+    shape: DecoderShape, generation_config: dict[str, Any], graph_file: str
+) -> dict[str, Any]:
+    """The configuration; type "decoder" is the one that takes split key and value caches.
+
+    Source: onnxruntime-genai 0.18, ``src/config.cpp``; the fields were tried with that version.
+    """
+    eos = generation_config.get("eos_token_id")
+    eos_ids = eos if isinstance(eos, list) else [eos if eos is not None else 0]
+    bos = generation_config.get("bos_token_id")
+    return {
+        "model": {
+            "type": "decoder",
+            "bos_token_id": bos if bos is not None else eos_ids[0],
+            "eos_token_id": eos_ids,
+            "pad_token_id": eos_ids[0],
+            "context_length": shape.context_length,
+            "vocab_size": shape.vocab_size,
+            "decoder": {
+                "filename": graph_file,
+                "head_size": shape.head_size,
+                "hidden_size": shape.hidden_size,
+                "num_attention_heads": shape.num_heads,
+                "num_hidden_layers": shape.num_layers,
+                "num_key_value_heads": shape.kv_heads,
+                "session_options": {"log_id": "genai", "provider_options": []},
+                "inputs": {
+                    "input_ids": "input_ids",
+                    "attention_mask": "attention_mask",
+                    "position_ids": "position_ids",
+                    "past_key_names": "past_key_values.%d.key",
+                    "past_value_names": "past_key_values.%d.value",
+                },
+                "outputs": {
+                    "logits": "logits",
+                    "present_key_names": "present.%d.key",
+                    "present_value_names": "present.%d.value",
+                },
+            },
+        },
+        "search": {
+            "do_sample": False,
+            "max_length": min(shape.context_length, MODEST_LENGTH),
+            "past_present_share_buffer": True,
+            "num_beams": 1,
+        },
+    }

@@ -1,0 +1,227 @@
+"""A graph under construction: every operator is a method that takes values and returns values.
+
+    g = Graph("gpt2")
+    x = g.input("x", np.float32, ["batch_size", "sequence_length", 768])
+    with g.scope("h.0.mlp"):
+        x = g.MatMul(x, g.weight("c_fc.weight", (768, 3072), read), name="c_fc")
+
+Weights are lazy: a ``Weight`` knows its shape and dtype, and is computed when it is written out.
+Two weights may share one ``Blob`` (the tied embedding and head); it is written once.
+Built over onnx-ir; operators ONNX does not define come from ONNX Runtime's ``com.microsoft``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import DTypeLike, NDArray
+
+# graph-contract.md section 1: opset 23 has RMSNormalization, so that onnx.checker passes in full.
+OPSETS = {"": 23, "com.microsoft": 1}
+IR_VERSION = 11
+
+# Operators of ONNX Runtime's own domain that our graphs use; a foreign graph with others is refused.
+MICROSOFT_OPERATORS = frozenset(
+    {
+        "BiasGelu",
+        "FastGelu",
+        "FusedMatMul",
+        "GatherBlockQuantized",
+        "GroupQueryAttention",
+        "MatMulIntegerToFloat",
+        "MatMulNBits",
+        "QuickGelu",
+        "SkipLayerNormalization",
+        "SkipSimplifiedLayerNormalization",
+    }
+)
+
+Dimension = int | str
+
+
+class Blob:
+    """Bytes of a weight, made on demand. Two weights with the same blob are stored once."""
+
+    def __init__(self, read: Callable[[], NDArray[Any]]) -> None:
+        self.read = read
+
+
+class Weight(ir.LazyTensor):
+    """An initializer whose values are read from its blob when asked for, and never kept."""
+
+    def __init__(
+        self, name: str, shape: Sequence[int], dtype: DTypeLike, blob: Blob | None = None
+    ) -> None:
+        self.blob = blob or Blob(lambda: np.zeros(tuple(shape), dtype))
+        kind = ir.DataType.from_numpy(np.dtype(dtype))
+        super().__init__(self._tensor_now, kind, ir.Shape(shape), name=name)
+
+    def _tensor_now(self) -> ir.TensorProtocol:
+        return ir.Tensor(self.read(), name=self.name)
+
+    def read(self) -> NDArray[Any]:
+        """The values, computed now; raises what the source raises, ValueError on a wrong shape."""
+        array = self.blob.read()
+        shape = tuple(self.shape.numpy())
+        if array.size != int(np.prod(shape)) or array.dtype != self.dtype.numpy():
+            raise ValueError(
+                f"weight {self.name!r}: read {array.dtype} {array.shape}, "
+                f"declared {self.dtype.numpy()} {shape}"
+            )
+        return np.ascontiguousarray(array).reshape(shape)
+
+
+class Graph:
+    """Builds an ``ir.Graph``, or edits one (``Graph.editing``) at the node given to ``before``."""
+
+    def __init__(self, name: str) -> None:
+        self.ir = ir.Graph([], [], nodes=[], opset_imports=dict(OPSETS), name=name)
+        self._scopes: list[str] = []
+        self._cursor: ir.Node | None = None
+        self._names: set[str] = set()
+
+    @classmethod
+    def editing(cls, model: ir.Model) -> Graph:
+        """A builder over the graph of ``model``; names already there stay taken."""
+        graph = cls.__new__(cls)
+        graph.ir = model.graph
+        graph._scopes = []
+        graph._cursor = None
+        graph._names = {node.name for node in model.graph if node.name}
+        return graph
+
+    # Values -----------------------------------------------------------------------------------
+
+    def input(self, name: str, dtype: DTypeLike, dims: Sequence[Dimension]) -> ir.Value:
+        """Declares a graph input; string dimensions are symbolic."""
+        value = _typed_value(name, dtype, dims)
+        self.ir.inputs.append(value)
+        return value
+
+    def output(self, value: ir.Value, name: str, dtype: DTypeLike, dims: list[Dimension]) -> None:
+        """Declares ``value`` as the graph output ``name``."""
+        value.name = name
+        value.type = ir.TensorType(ir.DataType.from_numpy(np.dtype(dtype)))
+        value.shape = ir.Shape(dims)
+        self.ir.outputs.append(value)
+
+    def default(self, value: ir.Value, array: NDArray[Any]) -> None:
+        """Makes a graph input optional: ``array`` is used when the caller does not feed it."""
+        value.const_value = ir.Tensor(array, name=value.name)
+        self.ir.initializers.add(value)
+
+    def weight(
+        self,
+        name: str,
+        shape: Sequence[int],
+        read: Callable[[], NDArray[Any]] | Blob,
+        dtype: DTypeLike = np.float32,
+    ) -> ir.Value:
+        """A lazy initializer under the checkpoint's dotted name; goes to the external data file."""
+        blob = read if isinstance(read, Blob) else Blob(read)
+        return self._initializer(Weight(name, shape, dtype, blob))
+
+    def constant(self, array: NDArray[Any] | np.generic, name: str) -> ir.Value:
+        """A small initializer stored inside the model file; the same name returns the same value."""
+        existing = self.ir.initializers.get(name)
+        if existing is not None:
+            return existing
+        return self._initializer(ir.Tensor(np.asarray(array), name=name))
+
+    def int64s(self, *numbers: int) -> ir.Value:
+        """A constant int64 vector, e.g. axes or a shape."""
+        return self.constant(
+            np.array(numbers, np.int64), "ints." + ".".join(str(number) for number in numbers)
+        )
+
+    def _initializer(self, tensor: ir.TensorProtocol) -> ir.Value:
+        value = ir.Value(
+            name=tensor.name,
+            shape=ir.Shape(tensor.shape),
+            type=ir.TensorType(tensor.dtype),
+            const_value=tensor,
+        )
+        self.ir.register_initializer(value)
+        return value
+
+    # Nodes ------------------------------------------------------------------------------------
+
+    def __getattr__(self, operator: str) -> Callable[..., Any]:
+        if not operator[:1].isupper():
+            raise AttributeError(operator)
+
+        def call(*inputs: ir.Value | None, outputs: int = 1, name: str = "", **attributes: Any) -> Any:
+            return self.node(operator, inputs, outputs, name, attributes)
+
+        return call
+
+    def node(
+        self,
+        operator: str,
+        inputs: Sequence[ir.Value | None],
+        outputs: int,
+        name: str,
+        attributes: dict[str, Any],
+    ) -> ir.Value | tuple[ir.Value, ...]:
+        """Adds one node; its outputs carry the node's name. One output is returned bare."""
+        name = self._unique(self._scoped(name or operator))
+        results = [ir.Value(name=name if i == 0 else f"{name}:{i}") for i in range(outputs)]
+        node = ir.node(
+            operator,
+            list(inputs),
+            attributes,
+            domain="com.microsoft" if operator in MICROSOFT_OPERATORS else "",
+            outputs=results,
+            name=name,
+        )
+        if self._cursor is None:
+            self.ir.append(node)
+        else:
+            self.ir.insert_before(self._cursor, node)
+        return results[0] if outputs == 1 else tuple(results)
+
+    @contextmanager
+    def scope(self, name: str) -> Iterator[None]:
+        """Prefixes the names of nodes and weights made inside with ``name.``."""
+        self._scopes.append(name)
+        try:
+            yield
+        finally:
+            self._scopes.pop()
+
+    @contextmanager
+    def before(self, node: ir.Node) -> Iterator[None]:
+        """Places nodes made inside in front of ``node``, under its name as scope."""
+        self._cursor = node
+        try:
+            with self.scope(node.name or node.op_type):
+                yield
+        finally:
+            self._cursor = None
+
+    def _scoped(self, name: str) -> str:
+        return ".".join([*self._scopes, name])
+
+    def _unique(self, name: str) -> str:
+        candidate, number = name, 1
+        while candidate in self._names:
+            number += 1
+            candidate = f"{name}_{number}"
+        self._names.add(candidate)
+        return candidate
+
+    def model(self) -> ir.Model:
+        """The finished model; its weights are still unread."""
+        return ir.Model(self.ir, ir_version=IR_VERSION, producer_name="pocketlm")
+
+
+def _typed_value(name: str, dtype: DTypeLike, dims: Sequence[Dimension]) -> ir.Value:
+    return ir.Value(
+        name=name,
+        type=ir.TensorType(ir.DataType.from_numpy(np.dtype(dtype))),
+        shape=ir.Shape(dims),
+    )

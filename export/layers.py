@@ -1,0 +1,138 @@
+"""Layers as functions of values: what every architecture's forward pass is written with.
+
+Letters: B batch, S new tokens, T total tokens (past and new), H heads, K key/value heads, E head
+size, D width, V vocabulary. Names, types and the mask arithmetic of inputs and outputs are the
+contract other runtimes load too: one formula serves left, right and fixed-capacity padding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from .graph import Graph
+
+# Large enough that exp() of it is 0 in float32, finite so that a fully masked row gives no NaN.
+MASKED = np.float32(-1e9)
+
+
+@dataclass(frozen=True)
+class DecoderInputs:
+    """Graph inputs of every decoder, and what is computed from the mask once for all layers."""
+
+    input_ids: ir.Value  # (B, S) int64
+    position_ids: ir.Value  # (B, S) int64
+    num_logits_to_keep: ir.Value  # () int64; 0 keeps all
+    seqlens_k: ir.Value  # (B,) int32: total tokens of the row, minus one
+    total_sequence_length: ir.Value  # () int32: T
+    attention_bias: ir.Value  # (B, 1, S, T) float32: MASKED on left padding, else 0
+
+
+def decoder_inputs(g: Graph) -> DecoderInputs:
+    """Declares the inputs that do not depend on the architecture, and reads the mask."""
+    input_ids = g.input("input_ids", np.int64, ["batch_size", "sequence_length"])
+    mask = g.input("attention_mask", np.int64, ["batch_size", "total_sequence_length"])
+    position_ids = g.input("position_ids", np.int64, ["batch_size", "sequence_length"])
+    keep = g.input("num_logits_to_keep", np.int64, [])
+    g.default(keep, np.array(0, np.int64))
+    with g.scope("mask"):
+        seqlens_k, total, bias = _mask_lengths(g, input_ids, mask)
+    return DecoderInputs(input_ids, position_ids, keep, seqlens_k, total, bias)
+
+
+def _mask_lengths(
+    g: Graph, input_ids: ir.Value, mask: ir.Value
+) -> tuple[ir.Value, ir.Value, ir.Value]:
+    """Row lengths and the bias that hides left padding, from the attention mask alone.
+
+    ``pad = (last + 1 - ones) * (1 - mask[:, 0])`` counts the columns of left padding; holes that
+    some runtimes leave in a right-padded row, and a fixed-capacity mask that ends in zeros, give 0.
+    """
+    zero, one = g.constant(np.int64(0), "zero"), g.constant(np.int64(1), "one")
+    total = g.Shape(mask, start=1, end=2, name="total")  # (1,)
+    total_scalar = g.Squeeze(total, name="total_scalar")
+    columns = g.Range(zero, total_scalar, one, name="columns")  # (T,)
+    ones = g.ReduceSum(mask, g.int64s(1), keepdims=0, name="ones")  # (B,)
+    last = g.ReduceMax(g.Mul(mask, columns), g.int64s(1), keepdims=0, name="last")  # (B,)
+    first = g.Squeeze(g.Slice(mask, g.int64s(0), g.int64s(1), g.int64s(1)), g.int64s(1))
+    pad = g.Mul(g.Sub(g.Add(last, one), ones), g.Sub(one, first), name="pad")  # (B,)
+
+    seqlens_k = g.Cast(g.Sub(g.Add(ones, pad), one), to=ir.DataType.INT32, name="seqlens_k")
+    total_int32 = g.Cast(total_scalar, to=ir.DataType.INT32, name="total_sequence_length")
+
+    hidden = g.Less(columns, g.Unsqueeze(pad, g.int64s(1, 2, 3)))  # (B, 1, 1, T)
+    bias = g.Mul(g.Cast(hidden, to=ir.DataType.FLOAT), g.constant(MASKED, "masked"))
+    rows = g.Concat(g.Shape(input_ids), total, axis=0)  # B, S, T
+    shape = g.Concat(
+        g.Slice(rows, g.int64s(0), g.int64s(1)), g.int64s(1), g.Slice(rows, g.int64s(1), g.int64s(3)),
+        axis=0,
+    )
+    return seqlens_k, total_int32, g.Expand(bias, shape, name="attention_bias")
+
+
+def attention(
+    g: Graph,
+    qkv: ir.Value,
+    inputs: DecoderInputs,
+    layer: int,
+    *,
+    num_heads: int,
+    kv_heads: int,
+    head_size: int,
+    scale: float,
+) -> ir.Value:
+    """Causal attention over the cache: (B, S, (H + 2·K)·E) packed q, k, v -> (B, S, H·E).
+
+    Declares the layer's ``past_key_values`` inputs and ``present`` outputs. A caller that binds
+    one buffer as both has the new rows written in place.
+    """
+    dims = ["batch_size", kv_heads, "past_sequence_length", head_size]
+    past = [
+        g.input(f"past_key_values.{layer}.{kind}", np.float32, dims) for kind in ("key", "value")
+    ]
+    attended, *present = g.GroupQueryAttention(
+        qkv,
+        None,
+        None,
+        *past,
+        inputs.seqlens_k,
+        inputs.total_sequence_length,
+        None,
+        None,
+        None,
+        inputs.attention_bias,
+        outputs=3,
+        name="attention",
+        num_heads=num_heads,
+        kv_num_heads=kv_heads,
+        scale=scale,
+    )
+    dims = ["batch_size", kv_heads, "total_sequence_length", head_size]
+    for value, kind in zip(present, ("key", "value"), strict=True):
+        g.output(value, f"present.{layer}.{kind}", np.float32, dims)
+    return attended  # type: ignore[no-any-return]
+
+
+def skip_layer_norm(
+    g: Graph,
+    x: ir.Value,
+    skip: ir.Value,
+    weight: ir.Value,
+    bias: ir.Value,
+    epsilon: float,
+    x_bias: ir.Value | None = None,
+) -> tuple[ir.Value, ir.Value]:
+    """Residual add and layer norm in one node: ``sum = x + skip + x_bias`` -> (norm(sum), sum)."""
+    normed, _, _, total = g.SkipLayerNormalization(
+        x, skip, weight, bias, x_bias, outputs=4, epsilon=epsilon, name="skip_layer_norm"
+    )
+    return normed, total
+
+
+def last_rows(g: Graph, x: ir.Value, count: ir.Value) -> ir.Value:
+    """Keeps the last ``count`` rows of (B, S, D) along S; a count of 0 keeps all (-0 is 0)."""
+    start = g.Reshape(g.Neg(count), g.int64s(1))
+    end = g.int64s(np.iinfo(np.int64).max)
+    return g.Slice(x, start, end, g.int64s(1), name="last_rows")  # type: ignore[no-any-return]

@@ -1,0 +1,249 @@
+"""Export, the one verb of this folder: a checkpoint becomes a model folder.
+
+    export_model(open_checkpoint("gpt2"), "out")
+
+A ``Precision`` may change the graph on the way (``pocketlm.quantize`` offers them), so that a
+quantized folder is written in one pass over the checkpoint and no tensor is kept.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import onnx_ir as ir
+
+from .architectures import find_architecture
+from .checkpoint import Checkpoint
+from .errors import CheckpointError
+from .external_data import DATA_FILE, Progress, adopt_weights, plan_ranges, write_weights
+from .folder import (
+    FORMAT_VERSION,
+    LARGEST_GRAPH,
+    MANIFEST,
+    MINIMUM_ONNXRUNTIME,
+    DecoderShape,
+    ModelFolder,
+    check_free_space,
+    describe_files,
+    publishing,
+    storage_errors,
+    write_json,
+)
+from .genai import genai_config
+from .strict_json import load_json_object
+
+GRAPH_FILE = "model.onnx"
+TOKENIZER_FILE = "tokenizer.json"
+LARGEST_TOKENIZER = 200_000_000  # bytes
+# Rows of an embedding that a tokenizer may leave unused: published models pad to multiples of
+# 64 to 1024; a larger difference means the tokenizer of another model.
+LARGEST_PADDING = 1024
+
+
+class Precision(Protocol):
+    """Something that changes the graph's number formats, and reports what it did."""
+
+    def apply(self, model: ir.Model) -> None:
+        """Rewrites ``model`` in place; weights stay lazy."""
+
+    def describe(self) -> dict[str, Any]:
+        """The manifest's ``precision``; complete once the weights have been written."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an export will do, known before the first byte is written. Sizes in bytes."""
+
+    out: Path
+    architecture: str
+    num_parameters: int
+    precision: str
+    bytes_to_read: int
+    bytes_to_write: int
+    bytes_free: int
+
+
+class FullPrecision:
+    """Leaves the graph as the architecture declared it."""
+
+    def apply(self, model: ir.Model) -> None:
+        """Changes nothing."""
+
+    def describe(self) -> dict[str, Any]:
+        """The manifest entry of an fp32 folder."""
+        return {"name": "fp32"}
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """A graph ready to be written, and what belongs beside it in the folder."""
+
+    model: ir.Model
+    shape: DecoderShape
+    architecture: str
+    source: Callable[[], dict[str, Any]]
+    bytes_to_read: int
+    config: dict[str, Any]
+    generation_config: dict[str, Any]
+    tokenizer_json: Path
+
+
+def export_model(
+    checkpoint: Checkpoint,
+    out: str | Path,
+    precision: Precision | None = None,
+    *,
+    force: bool = False,
+    on_plan: Callable[[Plan], None] | None = None,
+    progress: Progress | None = None,
+) -> ModelFolder:
+    """Writes ``checkpoint`` as a model folder at ``out``, whole or not at all.
+
+    ``on_plan`` is called once before anything is written, ``progress`` with (bytes written, bytes
+    in all). Raises CheckpointError, StorageError, or ModelFolderError when ``out`` is taken.
+    """
+    architecture = find_architecture(checkpoint.config)
+    model, shape = architecture.build(checkpoint)
+    if checkpoint.tokenizer_json is None:
+        raise CheckpointError(
+            f"{checkpoint.path}: found no tokenizer.json, expected one beside the weights; "
+            "name the folder that has it with --tokenizer FOLDER"
+        )
+    check_tokenizer_size(checkpoint.tokenizer_json, shape.vocab_size)
+    decoder = Decoder(
+        model=model,
+        shape=shape,
+        architecture=str(checkpoint.config["model_type"]),
+        source=checkpoint.source,
+        bytes_to_read=sum(tensor.num_bytes for tensor in checkpoint.tensors.values()),
+        config=checkpoint.config,
+        generation_config=_generation_defaults(checkpoint),
+        tokenizer_json=checkpoint.tokenizer_json,
+    )
+    return write_folder(decoder, out, precision, force=force, on_plan=on_plan, progress=progress)
+
+
+def open_decoder(folder: ModelFolder) -> Decoder:
+    """The graph of an existing folder with lazy weights, ready to be changed and written again."""
+    file = folder.path / GRAPH_FILE
+    if file.stat().st_size > LARGEST_GRAPH:
+        raise CheckpointError(f"{file}: larger than {LARGEST_GRAPH} bytes; it is not one of ours")
+    model = ir.load(file)
+    adopt_weights(model, folder.path)
+    return Decoder(
+        model=model,
+        shape=folder.shape,
+        architecture=str(folder.manifest["architecture"]),
+        source=lambda: dict(folder.manifest["source"]),
+        bytes_to_read=folder.weights_bytes,
+        config=load_json_object(folder.path / "config.json", 10_000_000, CheckpointError),
+        generation_config=load_json_object(
+            folder.path / "generation_config.json", 10_000_000, CheckpointError
+        ),
+        tokenizer_json=folder.path / TOKENIZER_FILE,
+    )
+
+
+def write_folder(
+    decoder: Decoder,
+    out: str | Path,
+    precision: Precision | None,
+    *,
+    force: bool,
+    on_plan: Callable[[Plan], None] | None,
+    progress: Progress | None,
+) -> ModelFolder:
+    """Applies ``precision`` and publishes ``decoder`` as a model folder at ``out``."""
+    precision = precision or FullPrecision()
+    num_parameters = count_parameters(decoder.model)
+    precision.apply(decoder.model)
+    _, weights_bytes = plan_ranges(decoder.model)
+    needed = weights_bytes + decoder.tokenizer_json.stat().st_size + 4_000_000
+    with publishing(out, force=force) as folder:
+        plan = Plan(
+            out=Path(out),
+            architecture=decoder.architecture,
+            num_parameters=num_parameters,
+            precision=precision.describe()["name"],
+            bytes_to_read=decoder.bytes_to_read,
+            bytes_to_write=weights_bytes,
+            bytes_free=check_free_space(out, needed),
+        )
+        if on_plan is not None:
+            on_plan(plan)
+        with storage_errors(Path(out)):
+            known = {DATA_FILE: write_weights(decoder.model, folder, progress)}
+            ir.save(decoder.model, folder / GRAPH_FILE)
+            write_json(folder / "config.json", decoder.config)
+            write_json(folder / "generation_config.json", decoder.generation_config)
+            write_json(
+                folder / "genai_config.json",
+                genai_config(decoder.shape, decoder.generation_config, GRAPH_FILE),
+            )
+            shutil.copyfile(decoder.tokenizer_json, folder / TOKENIZER_FILE)
+            manifest = {
+                "format_version": FORMAT_VERSION,
+                "architecture": decoder.architecture,
+                "num_parameters": num_parameters,
+                "source": decoder.source(),
+                "decoder": asdict(decoder.shape),
+                "minimum_onnxruntime": MINIMUM_ONNXRUNTIME,
+                "contract": _contract(decoder.model),
+                "precision": precision.describe(),
+                "files": describe_files(folder, known),
+            }
+            write_json(folder / MANIFEST, manifest)
+    return ModelFolder.open(out)
+
+
+def count_parameters(model: ir.Model) -> int:
+    """Numbers in the weights of a model that has not been quantized; shared ones count once."""
+    ranges, _ = plan_ranges(model)
+    return sum(place.length for place in ranges.values()) // 4
+
+
+def _contract(model: ir.Model) -> dict[str, dict[str, str]]:
+    """Names, types and dimensions of the graph's inputs and outputs, as readable text."""
+
+    def describe(value: ir.Value) -> str:
+        dims = ", ".join(str(dim) for dim in value.shape or ())
+        return f"{value.dtype.name.lower() if value.dtype else '?'}[{dims}]"
+
+    return {
+        "inputs": {str(value.name): describe(value) for value in model.graph.inputs},
+        "outputs": {str(value.name): describe(value) for value in model.graph.outputs},
+    }
+
+
+def _generation_defaults(checkpoint: Checkpoint) -> dict[str, Any]:
+    """generation_config.json with the ids of begin and end taken from config.json if absent."""
+    defaults = dict(checkpoint.generation_config)
+    for name in ("bos_token_id", "eos_token_id"):
+        defaults.setdefault(name, checkpoint.config.get(name))
+    return defaults
+
+
+def check_tokenizer_size(file: Path, vocab_size: int) -> None:
+    """Raises CheckpointError when a tokenizer cannot belong to a vocabulary of ``vocab_size``."""
+    content = load_json_object(file, LARGEST_TOKENIZER, CheckpointError)
+    model = content.get("model")
+    vocab = model.get("vocab") if isinstance(model, dict) else None
+    if not isinstance(vocab, dict | list):
+        raise CheckpointError(
+            f"{file}: found no model.vocab, expected a tokenizer of the tokenizers library; "
+            "take tokenizer.json from the same place as the weights"
+        )
+    ids = list(range(len(vocab))) if isinstance(vocab, list) else list(vocab.values())
+    ids += [token.get("id") for token in content.get("added_tokens") or ()]
+    if not all(isinstance(number, int) and number >= 0 for number in ids):
+        raise CheckpointError(f"{file}: found a token id that is not a number; it is damaged")
+    size = max(ids, default=-1) + 1
+    if not vocab_size - LARGEST_PADDING <= size <= vocab_size:
+        raise CheckpointError(
+            f"{file}: found {size} tokens, expected {vocab_size} (or up to {LARGEST_PADDING} fewer) "
+            "as in config.json; the tokenizer belongs to another model"
+        )
