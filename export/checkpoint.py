@@ -72,7 +72,7 @@ def open_checkpoint(path: str | Path, tokenizer: str | Path | None = None) -> Ch
     checkpoint without any is opened all the same, with ``tokenizer_json`` None. Raises
     CheckpointError if the path is no checkpoint, cannot be read, or is damaged.
     """
-    path = Path(path)
+    path = Path(path).absolute()  # tensors are read later, perhaps from another directory
     names = _list_folder(path)
     if names is not None and "pocketlm.json" in names:
         raise CheckpointError(
@@ -83,7 +83,9 @@ def open_checkpoint(path: str | Path, tokenizer: str | Path | None = None) -> Ch
         if reader.matches(path):
             checkpoint: Checkpoint = reader.read(path)
             if tokenizer is not None:
-                checkpoint = replace(checkpoint, tokenizer_json=_find_tokenizer(Path(tokenizer)))
+                checkpoint = replace(
+                    checkpoint, tokenizer_json=_find_tokenizer(Path(tokenizer).absolute())
+                )
             return checkpoint
     raise _unknown(path, names)
 

@@ -290,10 +290,44 @@ def mutants(draw: st.DrawFn) -> bytes:
     return bytes(data)
 
 
-@given(data=mutants())
+@st.composite
+def near_headers(draw: st.DrawFn) -> bytes:
+    """Files that are right but for at most a few numbers or fields of the header."""
+    dtypes = st.sampled_from([*DTYPES, "F32", "BF16", "F16"])
+    shapes = st.lists(st.integers(0, 3), max_size=3)
+    entries = []
+    reached = 0
+    for dtype, shape in draw(st.lists(st.tuples(dtypes, shapes), max_size=4)):
+        size = int(np.prod(shape, dtype=int)) * DTYPES[dtype][1]
+        entries.append(entry(dtype, shape, reached, reached + size))
+        reached += size
+    for _ in range(draw(st.integers(0, 2)) if entries else 0):
+        values = draw(st.sampled_from(entries))
+        change = draw(st.sampled_from([-8, -4, -1, 1, 4, 8, 2**32, 2**64 - 4, 0.0, True]))
+        act = draw(st.sampled_from(["shape", "data_offsets", "dtype", "axis", "move"]))
+        if act == "dtype":
+            values["dtype"] = draw(dtypes)
+        elif act == "axis":
+            values["shape"].insert(0, draw(st.integers(0, 2)))
+        elif act == "move":
+            values["data_offsets"] = [offset + change for offset in values["data_offsets"]]
+        elif values[act]:
+            values[act][draw(st.integers(0, len(values[act]) - 1))] += change
+    names = draw(st.lists(st.text(max_size=3), min_size=len(entries), max_size=len(entries)))
+    pairs = [[name, values] for name, values in zip(names, entries, strict=True)]
+    if draw(st.booleans()):
+        pairs.append(["__metadata__", draw(st.dictionaries(st.text(max_size=2), st.text()))])
+    texts = [f"{json.dumps(name)}:{json.dumps(values)}" for name, values in pairs]
+    space = draw(st.sampled_from(["", " ", "\n", "\t ", "\r\n"]))
+    header = space + "{" + f",{space}".join(draw(st.permutations(texts))) + "}" + space
+    length = max(0, reached + draw(st.sampled_from([0, 0, 0, 0, -1, 1])))
+    return raw_safetensors(header, draw(st.binary(min_size=length, max_size=length)))
+
+
+@given(data=st.one_of(mutants(), near_headers()))
 @example(data=b"")
 @settings(
-    max_examples=1000,
+    max_examples=1200,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
