@@ -295,7 +295,7 @@ def _nucleus(scaled: Logits, total: float, options: SamplingOptions) -> tuple[To
     low, high = math.log((1 - options.top_p) * total / scaled.size) - 0.1, 0.1
     weights32 = np.exp(scaled)
     # Each halving takes 30 us, and 12 leave some hundred tokens to sort. np.dot would take half,
-    # but from 10,000 numbers on OpenBLAS starts threads, which the graph's own are in the way of.
+    # but beyond 10,000 numbers OpenBLAS starts threads, which compete with those of the graph.
     for _ in range(12):
         middle = (low + high) / 2
         if (weights32 * (scaled >= middle)).sum() >= wanted:

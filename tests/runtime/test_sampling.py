@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -185,6 +185,7 @@ def is_at_an_edge(logits: NDArray[np.float32], options: SamplingOptions) -> bool
     return bool((options.top_p < 1 and near_p) or (0 < options.min_p < 1 and near_min_p))
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(logits_arrays(), all_options)
 def test_sampler_equals_full_width_steps(
     logits: NDArray[np.float32], options: SamplingOptions
@@ -207,6 +208,7 @@ def test_sampler_equals_full_width_steps(
         assert token == int(np.searchsorted(cumulative, uniform, side="right"))
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(few_logits.filter(lambda values: max(values) > -INF), st.integers(0, 2**32))
 def test_greedy_takes_the_largest_with_the_lowest_id(values: list[float], seed: int) -> None:
     expected = values.index(max(values))
@@ -218,6 +220,7 @@ def test_greedy_takes_the_largest_with_the_lowest_id(values: list[float], seed: 
     )
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(few_logits.filter(lambda values: max(values) > -INF), all_options)
 def test_sampler_leaves_logits_alone_and_repeats_itself(
     values: list[float], options: SamplingOptions
@@ -346,6 +349,7 @@ def test_numpy_numbers_are_numbers() -> None:
 # ---- logprob ----
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(logits_arrays())
 def test_logprob_is_log_softmax(logits: NDArray[np.float32]) -> None:
     wide = logits.astype(np.float64)
