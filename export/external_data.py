@@ -124,9 +124,7 @@ def adopt_weights(model: ir.Model, folder: Path) -> None:
         value.const_value = Weight(value.name or "", tensor.shape.numpy(), dtype, blob)
 
 
-def _range_reader(
-    file: Path, place: Range, dtype: np.dtype[Any]
-) -> Callable[[], NDArray[Any]]:
+def _range_reader(file: Path, place: Range, dtype: np.dtype[Any]) -> Callable[[], NDArray[Any]]:
     def read() -> NDArray[Any]:
         count = place.length // dtype.itemsize
         return np.fromfile(file, dtype, count, offset=place.offset)

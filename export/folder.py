@@ -404,5 +404,3 @@ class _VerifiedFiles:
             temporary = self.file.with_name(f"verified.{uuid.uuid4().hex[:12]}")
             temporary.write_text("\n".join(self.identities[-self.LIMIT :]) + "\n", "utf-8")
             os.replace(temporary, self.file)
-
-

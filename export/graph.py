@@ -154,7 +154,9 @@ class Graph:
         if not operator[:1].isupper():
             raise AttributeError(operator)
 
-        def call(*inputs: ir.Value | None, outputs: int = 1, name: str = "", **attributes: Any) -> Any:
+        def call(
+            *inputs: ir.Value | None, outputs: int = 1, name: str = "", **attributes: Any
+        ) -> Any:
             return self.node(operator, inputs, outputs, name, attributes)
 
         return call

@@ -66,7 +66,9 @@ def _mask_lengths(
     bias = g.Mul(g.Cast(hidden, to=ir.DataType.FLOAT), g.constant(MASKED, "masked"))
     rows = g.Concat(g.Shape(input_ids), total, axis=0)  # B, S, T
     shape = g.Concat(
-        g.Slice(rows, g.int64s(0), g.int64s(1)), g.int64s(1), g.Slice(rows, g.int64s(1), g.int64s(3)),
+        g.Slice(rows, g.int64s(0), g.int64s(1)),
+        g.int64s(1),
+        g.Slice(rows, g.int64s(1), g.int64s(3)),
         axis=0,
     )
     return seqlens_k, total_int32, g.Expand(bias, shape, name="attention_bias")

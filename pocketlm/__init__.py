@@ -1,1 +1,88 @@
-"""pocketlm: GPT-2, Llama and their kin on an ordinary CPU."""
+"""pocketlm: GPT-2, Llama and their kin on an ordinary CPU.
+
+    import pocketlm
+    model = pocketlm.load()                        # the demo model; or a model folder, a checkpoint
+    for piece in model.stream("Once upon a time"):
+        print(piece.text, end="", flush=True)
+
+Importing this module loads neither NumPy nor ONNX Runtime; the first use of a name does.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from typing import TYPE_CHECKING, Any
+
+# ONNX Runtime's wheels report usage unless told otherwise before they are first initialised.
+if "ORT_DISABLE_TELEMETRY" not in os.environ:
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    if "onnxruntime" in sys.modules:
+        warnings.warn(
+            "onnxruntime was imported before pocketlm, so its telemetry may be on; import "
+            "pocketlm first, or set ORT_DISABLE_TELEMETRY=1",
+            stacklevel=2,
+        )
+
+if TYPE_CHECKING:
+    from pocketlm.export.errors import (
+        CheckpointError,
+        MissingExtraError,
+        ModelFolderError,
+        NumericsError,
+        PocketLMError,
+        RequestError,
+        StorageError,
+    )
+    from pocketlm.model import Model, Result, load
+    from pocketlm.runtime.cancellation import Cancellation
+    from pocketlm.runtime.text import Piece, TextStream, Timings
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "pocketlm.model": ["Model", "Result", "load"],
+    "pocketlm.runtime.cancellation": ["Cancellation"],
+    "pocketlm.runtime.text": ["Piece", "TextStream", "Timings"],
+    "pocketlm.export.errors": [
+        "CheckpointError",
+        "MissingExtraError",
+        "ModelFolderError",
+        "NumericsError",
+        "PocketLMError",
+        "RequestError",
+        "StorageError",
+    ],
+}
+
+__all__ = [
+    "Cancellation",
+    "CheckpointError",
+    "MissingExtraError",
+    "Model",
+    "ModelFolderError",
+    "NumericsError",
+    "Piece",
+    "PocketLMError",
+    "RequestError",
+    "Result",
+    "StorageError",
+    "TextStream",
+    "Timings",
+    "__version__",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    import importlib
+
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(module), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

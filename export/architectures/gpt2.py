@@ -228,4 +228,3 @@ def activation(g: Graph, x: ir.Value, bias: ir.Value, function: str) -> ir.Value
     if function == "gelu":
         return g.BiasGelu(x, bias, name="gelu")  # type: ignore[no-any-return]
     return g.Relu(g.Add(x, bias, name="add_bias"), name="relu")  # type: ignore[no-any-return]
-

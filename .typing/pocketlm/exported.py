@@ -1,0 +1,1 @@
+../../pocketlm/exported.py

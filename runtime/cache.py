@@ -1,0 +1,160 @@
+"""The KV cache: keys and values of the tokens a session has seen, for one sequence.
+
+``KVCache`` is one buffer per layer and kind, bound as both past and present, so that the attention
+kernel appends in place. ``ConcatenatingCache`` lets the kernel copy past and new rows into fresh
+arrays every step: slow, obvious, and what the tests compare with. Letters: K key/value heads, E head
+size, C capacity in tokens, T tokens held.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from ..export.folder import DecoderShape
+
+# Tokens of a cache's first allocation; a power of two keeps the doubling at round sizes.
+FIRST_CAPACITY = 128
+
+
+class Cache(Protocol):
+    """What a session asks of a cache."""
+
+    length: int
+
+    def bind(self, binding: onnxruntime.IOBinding, new_tokens: int) -> None:
+        """Binds every past and present for a step of ``new_tokens``."""
+
+    def advance(self, new_tokens: int) -> None:
+        """The step succeeded: the new rows count from now on."""
+
+
+def cache_names(shape: DecoderShape) -> list[tuple[str, str]]:
+    """(input, output) names of every layer's keys and values."""
+    return [
+        (f"past_key_values.{layer}.{kind}", f"present.{layer}.{kind}")
+        for layer in range(shape.num_layers)
+        for kind in ("key", "value")
+    ]
+
+
+class KVCache:
+    """Keys and values in place: float32 (1, K, C, E) per layer and kind, C doubling as needed.
+
+    Rows at or beyond ``length`` are garbage, so ``truncate`` only lowers the length.
+    """
+
+    def __init__(self, shape: DecoderShape, capacity: int = FIRST_CAPACITY) -> None:
+        self.shape = shape
+        self.length = 0
+        self._names = cache_names(shape)
+        self._buffers: list[NDArray[np.float32]] = []
+        self._bound: onnxruntime.IOBinding | None = None
+        self.reserve(min(capacity, shape.context_length))
+
+    @property
+    def capacity(self) -> int:
+        """C: tokens that fit without growing."""
+        return self._buffers[0].shape[2] if self._buffers else 0
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes allocated."""
+        return sum(buffer.nbytes for buffer in self._buffers)
+
+    def reserve(self, tokens: int) -> None:
+        """Makes room for ``tokens`` in all; grows at least twofold, so that copies are amortized.
+
+        The context length is the caller's to check: a larger number is an error of ours.
+        """
+        if tokens <= self.capacity:
+            return
+        assert tokens <= self.shape.context_length
+        capacity = min(max(tokens, 2 * self.capacity), self.shape.context_length)
+        size = (1, self.shape.kv_heads, capacity, self.shape.head_size)
+        for i in range(len(self._names)):
+            grown = np.empty(size, np.float32)
+            if self._buffers and i < len(self._buffers):
+                grown[:, :, : self.length] = self._buffers[i][:, :, : self.length]
+                self._buffers[i] = grown  # one layer at a time: the peak is one layer above the sum
+            else:
+                self._buffers.append(grown)
+        self._bound = None
+
+    def truncate(self, length: int) -> None:
+        """Forgets every token from position ``length`` on; ValueError if it holds fewer."""
+        if not 0 <= length <= self.length:
+            raise ValueError(f"length is {length}, expected 0 to {self.length}")
+        self.length = length
+
+    def reset(self) -> None:
+        """Forgets all tokens and keeps the memory."""
+        self.length = 0
+
+    def bind(self, binding: onnxruntime.IOBinding, new_tokens: int) -> None:
+        """Binds each buffer as past and as present; does nothing while the binding still holds."""
+        self.reserve(self.length + new_tokens)
+        if self._bound is binding:
+            return
+        for (past, present), buffer in zip(self._names, self._buffers, strict=True):
+            place = (buffer.shape, buffer.ctypes.data)
+            binding.bind_input(past, "cpu", 0, np.float32, *place)
+            binding.bind_output(present, "cpu", 0, np.float32, *place)
+        self._bound = binding
+
+    def unbind(self) -> None:
+        """Tells the cache that the binding now belongs to another cache."""
+        self._bound = None
+
+    def advance(self, new_tokens: int) -> None:
+        """Counts the rows the kernel has just written."""
+        self.length += new_tokens
+
+
+class ConcatenatingCache:
+    """Keys and values as the graph returns them: (1, K, T, E), one token longer every step."""
+
+    def __init__(self, shape: DecoderShape) -> None:
+        self.shape = shape
+        self._names = cache_names(shape)
+        self._present: list[NDArray[np.float32]] = []
+        self.reset()
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes allocated."""
+        return sum(array.nbytes for array in self._past)
+
+    def truncate(self, length: int) -> None:
+        """Cuts every array to its first ``length`` tokens."""
+        self._past = [array[:, :, :length].copy() for array in self._past]
+        self.length = length
+
+    def reset(self) -> None:
+        """Forgets all tokens."""
+        empty = np.zeros((1, self.shape.kv_heads, 0, self.shape.head_size), np.float32)
+        self._past = [empty] * len(self._names)
+        self.length = 0
+
+    def bind(self, binding: onnxruntime.IOBinding, new_tokens: int) -> None:
+        """Binds the arrays as past, and new ones with room for the step as present."""
+        total = self.length + new_tokens
+        size = (1, self.shape.kv_heads, total, self.shape.head_size)
+        self._present = [np.empty(size, np.float32) for _ in self._names]
+        for i, (past, present) in enumerate(self._names):
+            binding.bind_ortvalue_input(
+                past, onnxruntime.OrtValue.ortvalue_from_numpy(self._past[i])
+            )
+            place = (size, self._present[i].ctypes.data)
+            binding.bind_output(present, "cpu", 0, np.float32, *place)
+
+    def unbind(self) -> None:
+        """Nothing to forget: every step binds anew."""
+
+    def advance(self, new_tokens: int) -> None:
+        """The arrays the kernel has filled become the past."""
+        self._past, self._present = self._present, []
+        self.length += new_tokens

@@ -1,0 +1,72 @@
+"""Token ids in, token ids out: prefill the prompt in chunks, then decode one token at a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from .cache import ConcatenatingCache, KVCache
+from .cancellation import Cancellation
+from .sampling import Sampler, logprob
+from .session import Logits, Session
+
+# Tokens per prefill run: long enough that the weights' traffic is shared by many rows, short
+# enough that the S × T work of a chunk stays small and a cancellation is prompt.
+CHUNK_SIZE = 256
+
+
+@dataclass(frozen=True)
+class Step:
+    """One generated token."""
+
+    token: int
+    logprob: float | None  # natural log, before any sampling option; None unless asked for
+    seconds: float  # since the token before it, or since the start for the first
+
+
+def prefill(
+    session: Session,
+    prompt_ids: Sequence[int],
+    cache: KVCache | ConcatenatingCache,
+    *,
+    chunk_size: int = CHUNK_SIZE,
+    cancellation: Cancellation | None = None,
+) -> Logits:
+    """Feeds the prompt to ``cache`` in chunks; the logits (V,) after its last token."""
+    for start in range(0, len(prompt_ids), chunk_size):
+        logits = session.step(prompt_ids[start : start + chunk_size], cache, cancellation)
+    return logits
+
+
+def generate_tokens(
+    session: Session,
+    prompt_ids: Sequence[int],
+    sampler: Sampler,
+    limit: int,
+    *,
+    cache: KVCache | ConcatenatingCache | None = None,
+    chunk_size: int = CHUNK_SIZE,
+    logprobs: bool = False,
+    cancellation: Cancellation | None = None,
+) -> Iterator[Step]:
+    """Yields at most ``limit`` tokens that follow ``prompt_ids``, or fewer when the context is full.
+
+    ``cache`` may hold earlier tokens; the prompt is appended to them. End tokens are the caller's to
+    recognise: closing the iterator stops the work. Raises RequestError when the prompt does not fit,
+    NumericsError when the logits are not finite.
+    """
+    cache = session.new_cache() if cache is None else cache
+    token_ids = list(prompt_ids)
+    started = time.perf_counter()
+    logits = prefill(session, token_ids, cache, chunk_size=chunk_size, cancellation=cancellation)
+    for remaining in range(limit, 0, -1):
+        token = sampler(logits, token_ids)
+        chosen = logprob(logits, token) if logprobs else None
+        now = time.perf_counter()
+        yield Step(token, chosen, now - started)
+        started = now
+        if remaining == 1 or cache.length == session.shape.context_length:
+            return
+        token_ids.append(token)
+        logits = session.step([token], cache, cancellation)

@@ -1,0 +1,209 @@
+"""A model folder opened on ONNX Runtime: token ids and a cache go in, logits come out.
+
+One ``IOBinding`` lives as long as the session. Between two steps of decoding only the attention
+mask is bound anew (its length is the only source of lengths in the graph); ids and positions are
+written into arrays that stay bound. Letters: S new tokens, T total tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from ..export.errors import ModelFolderError, PocketLMError, RequestError
+from ..export.folder import DecoderShape, ModelFolder
+from .cache import ConcatenatingCache, KVCache, cache_names
+from .cancellation import Cancellation, Cancelled
+from .threads import default_threads
+
+GRAPH_FILE = "model.onnx"
+MASK_GROWTH = 1024  # tokens the mask grows by
+
+Logits = NDArray[np.float32]
+
+
+class Session:
+    """Runs the graph of a model folder for one sequence at a time; safe to share between threads.
+
+    Steps of several threads take turns. A process forked after loading must load its own.
+    """
+
+    def __init__(self, folder: ModelFolder, threads: int | None = None) -> None:
+        """Opens the graph; ``threads`` None means the cores this process may use.
+
+        Raises ModelFolderError when ONNX Runtime refuses the graph or it is not a decoder of ours,
+        RequestError for a thread count below 1.
+        """
+        if threads is not None and (not isinstance(threads, int) or threads < 1):
+            raise RequestError(f"threads is {threads!r}, expected an integer from 1 up, or None")
+        self.shape: DecoderShape = folder.shape
+        self.threads = threads or default_threads()
+        self._session = _open(folder.path, self.threads)
+        self._check_contract(folder.path)
+        self._lock = threading.Lock()
+        self._process = os.getpid()
+        self._cache: KVCache | ConcatenatingCache | None = None
+        self._num_bound_ids = 0
+        self._binding = self._session.io_binding()
+        self._mask = np.ones((1, MASK_GROWTH), np.int64)
+        self._token = np.zeros((1, 1), np.int64)
+        self._position = np.zeros((1, 1), np.int64)
+        self._last_row = np.empty((1, 1, self.shape.vocab_size), np.float32)
+        self._keep = {n: np.array(n, np.int64) for n in (0, 1)}
+        self._keeping = -1
+
+    def new_cache(self) -> KVCache:
+        """An empty cache for one sequence."""
+        return KVCache(self.shape)
+
+    def step(
+        self,
+        token_ids: Sequence[int] | NDArray[np.int64],
+        cache: KVCache | ConcatenatingCache,
+        cancellation: Cancellation | None = None,
+    ) -> Logits:
+        """Appends S tokens to ``cache`` and returns the logits after the last one: float32 (V,).
+
+        The array is the session's own and is overwritten by the next step; copy it to keep it.
+        Raises RequestError for no tokens, an id outside the vocabulary, or too many for the context.
+        """
+        with self._lock:
+            self._run(token_ids, cache, 1, self._last_row, cancellation)
+            return self._last_row[0, 0]
+
+    def all_logits(
+        self,
+        token_ids: Sequence[int] | NDArray[np.int64],
+        cache: KVCache | ConcatenatingCache,
+    ) -> Logits:
+        """As ``step``, with the logits after every one of the S tokens: a new (S, V) array."""
+        logits = np.empty((1, len(token_ids), self.shape.vocab_size), np.float32)
+        with self._lock:
+            self._run(token_ids, cache, 0, logits, None)
+        return logits[0]
+
+    def _run(
+        self,
+        token_ids: Sequence[int] | NDArray[np.int64],
+        cache: KVCache | ConcatenatingCache,
+        keep: int,
+        logits: Logits,
+        cancellation: Cancellation | None,
+    ) -> None:
+        count = len(token_ids)
+        self._check_step(token_ids, count, cache.length)
+        self._bind_cache(cache, count)
+        self._bind_ids(token_ids, count, cache.length)
+        self._bind_logits(keep, logits)
+        try:
+            self._session.run_with_iobinding(
+                self._binding, cancellation.run_options if cancellation else None
+            )
+        except Exception as error:
+            if cancellation is not None and cancellation.cancelled:
+                raise Cancelled from error
+            raise PocketLMError(
+                f"ONNX Runtime failed on {count} tokens after {cache.length}: {error}"
+            ) from error
+        cache.advance(count)
+
+    def _check_step(self, token_ids: Any, count: int, length: int) -> None:
+        if os.getpid() != self._process:
+            raise PocketLMError(
+                f"this model was loaded by process {self._process}, found a fork of it "
+                f"({os.getpid()}); load the model in the process that uses it"
+            )
+        if count == 0:
+            raise RequestError("found no token ids, expected at least one")
+        if length + count > self.shape.context_length:
+            raise RequestError(
+                f"found {length} + {count} tokens, expected at most {self.shape.context_length} "
+                "(the context length); shorten the prompt"
+            )
+        # The kernel turns an id outside the vocabulary into zeros or worse, so it ends here.
+        smallest, largest = int(min(token_ids)), int(max(token_ids))
+        if smallest < 0 or largest >= self.shape.vocab_size:
+            wrong = smallest if smallest < 0 else largest
+            raise RequestError(
+                f"found token id {wrong}, expected 0 to {self.shape.vocab_size - 1}; "
+                "use ids of this model's tokenizer"
+            )
+
+    def _bind_cache(self, cache: KVCache | ConcatenatingCache, count: int) -> None:
+        if self._cache is not cache:
+            if self._cache is not None:
+                self._cache.unbind()
+            cache.unbind()
+            self._cache = cache
+        cache.bind(self._binding, count)
+
+    def _bind_ids(self, token_ids: Any, count: int, length: int) -> None:
+        total = length + count
+        if self._mask.shape[1] < total:
+            self._mask = np.ones((1, total + MASK_GROWTH), np.int64)
+        self._bind_int64("attention_mask", (1, total), self._mask)
+        if count != self._num_bound_ids:
+            self._token = np.empty((1, count), np.int64)
+            self._position = np.empty((1, count), np.int64)
+            self._bind_int64("input_ids", (1, count), self._token)
+            self._bind_int64("position_ids", (1, count), self._position)
+            self._num_bound_ids = count
+        self._token[0] = token_ids
+        self._position[0] = range(length, total) if count > 1 else length
+
+    def _bind_logits(self, keep: int, logits: Logits) -> None:
+        if keep == self._keeping == 1:
+            return
+        self._bind_int64("num_logits_to_keep", (), self._keep[keep])
+        self._binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
+        self._keeping = keep
+
+    def _bind_int64(self, name: str, shape: tuple[int, ...], array: NDArray[np.int64]) -> None:
+        self._binding.bind_input(name, "cpu", 0, np.int64, shape, array.ctypes.data)
+
+    def _check_contract(self, path: Path) -> None:
+        """Compares the graph's names with the contract: a wrong one would fail in the kernel."""
+        shape = self.shape
+        past, present = zip(*cache_names(shape), strict=True)
+        expected_inputs = {"input_ids", "attention_mask", "position_ids", *past}
+        found_inputs = {value.name for value in self._session.get_inputs()}
+        optional = {value.name for value in self._session.get_overridable_initializers()}
+        found_outputs = {value.name for value in self._session.get_outputs()}
+        wrong = (
+            (expected_inputs ^ found_inputs)
+            | ({"logits", *present} ^ found_outputs)
+            | ({"num_logits_to_keep"} - optional)
+        )
+        if wrong:
+            raise ModelFolderError(
+                f"{path / GRAPH_FILE}: inputs or outputs differ from the manifest in "
+                f"{', '.join(sorted(wrong)[:4])}; export the model again"
+            )
+
+
+def _open(path: Path, threads: int) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.enable_mem_pattern = False  # shapes change every step
+    options.log_severity_level = 3  # num_logits_to_keep has a default: one warning, on purpose
+    # Workers may spin between the nodes of a run, but not between two runs: an idle model is idle.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    try:
+        return onnxruntime.InferenceSession(
+            path / GRAPH_FILE, options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:
+        raise ModelFolderError(
+            f"{path / GRAPH_FILE}: ONNX Runtime {onnxruntime.__version__} cannot open it "
+            f"({str(error).splitlines()[0]:.300}); export the model again"
+        ) from error

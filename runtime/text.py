@@ -1,0 +1,231 @@
+"""Text in, text out: the rung of the ladder that the command line, ``Model`` and servers stand on.
+
+A prompt becomes token ids once, tokens become printable pieces as they come, and everything that can
+end a generation is decided here, each with its finish reason:
+
+    "eos"        the model produced an end token
+    "stop"       a stop string appeared; neither it nor what follows is returned
+    "length"     ``max_tokens`` tokens were produced
+    "context"    the context length was reached
+    "cancelled"  ``cancel()`` was called
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from ..export.errors import RequestError
+from .cancellation import Cancellation, Cancelled
+from .generate import CHUNK_SIZE, Step, generate_tokens
+from .sampling import SamplingOptions, make_sampler
+from .session import Session
+from .stopping import StopMatcher
+from .tokenizer import Detokenizer, Tokenizer
+
+CHARACTERS_PER_TOKEN = 16  # a prompt with more than this per context token cannot fit
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextOptions:
+    """When a generation ends, and what is reported on the way."""
+
+    max_tokens: int = 256
+    stop: Sequence[str] = ()
+    ignore_eos: bool = False  # for measuring: end tokens are produced like any other
+    logprobs: bool = False
+    chunk_size: int = CHUNK_SIZE  # tokens per prefill run
+
+    def __post_init__(self) -> None:
+        """Raises RequestError for a value outside its range."""
+        for name in ("max_tokens", "chunk_size"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise RequestError(f"{name} is {value!r:.40}, expected an integer from 1 up")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Printable text, and the tokens that completed it; text may be empty on the last piece."""
+
+    text: str
+    steps: tuple[Step, ...] = ()
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """Ids of ``steps``."""
+        return tuple(step.token for step in self.steps)
+
+
+@dataclass
+class Timings:
+    """What a generation took; grows while it runs."""
+
+    prompt_tokens: int = 0
+    new_tokens: int = 0
+    prefill_seconds: float = 0.0  # from the first step to the first token: prompt, and one sampling
+    decode_seconds: float = 0.0  # all tokens after the first
+    first_token_seconds: float = 0.0  # from the request: tokenizing the prompt included
+
+    @property
+    def prefill_rate(self) -> float:
+        """Prompt tokens per second; 0 before the first token."""
+        return self.prompt_tokens / self.prefill_seconds if self.prefill_seconds else 0.0
+
+    @property
+    def decode_rate(self) -> float:
+        """Tokens per second after the first; 0 with fewer than two."""
+        return (self.new_tokens - 1) / self.decode_seconds if self.decode_seconds else 0.0
+
+
+@dataclass
+class TextStream:
+    """An iterator of pieces that knows, at any time, what has been produced so far."""
+
+    prompt_ids: tuple[int, ...]
+    cancellation: Cancellation
+    token_ids: list[int] = field(default_factory=list)
+    finish_reason: str | None = None
+    timings: Timings = field(default_factory=Timings)
+    _pieces: Iterator[Piece] = field(default=iter(()), repr=False)
+
+    def __iter__(self) -> Iterator[Piece]:
+        return self
+
+    def __next__(self) -> Piece:
+        return next(self._pieces)
+
+    def cancel(self) -> None:
+        """Ends the stream from any thread, at the latest after the running graph node."""
+        self.cancellation.cancel()
+
+
+def stream_text(
+    session: Session,
+    tokenizer: Tokenizer,
+    end_ids: frozenset[int],
+    start_id: int | None,
+    prompt: str | Sequence[int],
+    sampling: SamplingOptions,
+    options: TextOptions,
+    cancellation: Cancellation | None = None,
+) -> TextStream:
+    """Starts a generation; nothing runs before the first piece is asked for.
+
+    ``start_id`` is what an empty prompt begins with. The pieces joined are the decoded
+    ``token_ids``, up to a stop string. Raises RequestError for a prompt that is not text or ids, that
+    is longer than the context, or empty without a start id.
+    """
+    requested = time.perf_counter()
+    shape = session.shape
+    prompt_ids = _encode(tokenizer, prompt, start_id, shape.vocab_size, shape.context_length)
+    stream = TextStream(tuple(prompt_ids), cancellation or Cancellation())
+    stream.timings.prompt_tokens = len(prompt_ids)
+    stops = StopMatcher(options.stop)
+    steps = generate_tokens(
+        session,
+        prompt_ids,
+        make_sampler(sampling),
+        options.max_tokens,
+        chunk_size=options.chunk_size,
+        logprobs=options.logprobs,
+        cancellation=stream.cancellation,
+    )
+    detokenizer = tokenizer.detokenizer(after=prompt_ids)
+    ends = frozenset[int]() if options.ignore_eos else end_ids
+    stream._pieces = _pieces(stream, steps, detokenizer, stops, ends, options, requested)
+    return stream
+
+
+def _pieces(
+    stream: TextStream,
+    steps: Iterator[Step],
+    detokenizer: Detokenizer,
+    stops: StopMatcher,
+    end_ids: frozenset[int],
+    options: TextOptions,
+    requested: float,
+) -> Iterator[Piece]:
+    pending: list[Step] = []
+    try:
+        for step in steps:
+            _count(stream, step, requested)
+            pending.append(step)
+            if stream.cancellation.cancelled:
+                stream.finish_reason = "cancelled"
+                break
+            if step.token in end_ids:
+                stream.finish_reason = "eos"
+                break
+            text, stopped = stops.add(detokenizer.add(step.token))
+            if text:
+                yield Piece(text, tuple(pending))
+                pending.clear()
+            if stopped:
+                stream.finish_reason = "stop"
+                break
+    except Cancelled:
+        stream.finish_reason = "cancelled"
+    if stream.finish_reason is None:
+        full = stream.timings.new_tokens >= options.max_tokens
+        stream.finish_reason = "length" if full else "context"
+    rest, _ = stops.add(detokenizer.finish())
+    rest += stops.finish()
+    if stops.stopped:
+        stream.finish_reason = "stop"
+    if rest or pending:
+        yield Piece(rest, tuple(pending))
+
+
+def _count(stream: TextStream, step: Step, requested: float) -> None:
+    timings = stream.timings
+    stream.token_ids.append(step.token)
+    timings.new_tokens += 1
+    if timings.new_tokens == 1:
+        timings.prefill_seconds = step.seconds
+        timings.first_token_seconds = time.perf_counter() - requested
+    else:
+        timings.decode_seconds += step.seconds
+
+
+def _encode(
+    tokenizer: Tokenizer,
+    prompt: str | Sequence[int],
+    start_id: int | None,
+    vocab_size: int,
+    context_length: int,
+) -> list[int]:
+    if isinstance(prompt, str):
+        ids = tokenizer.encode(prompt, max_characters=CHARACTERS_PER_TOKEN * context_length)
+    else:
+        ids = list(prompt)
+        for number in ids:
+            if isinstance(number, bool) or not 0 <= _as_int(number) < vocab_size:
+                raise RequestError(
+                    f"prompt has the token id {number!r:.40}, expected 0 to {vocab_size - 1}; "
+                    "use ids of this model's tokenizer"
+                )
+    if not ids:
+        if start_id is None:
+            raise RequestError(
+                "the prompt is empty, expected at least one token: this model has no end-of-text "
+                "token to start from; give it a prompt"
+            )
+        ids = [start_id]
+    if len(ids) > context_length:
+        raise RequestError(
+            f"the prompt has {len(ids)} tokens, expected at most {context_length} "
+            "(the context length); shorten it"
+        )
+    return ids
+
+
+def _as_int(number: object) -> int:
+    try:
+        return number.__index__()  # type: ignore[attr-defined, no-any-return]
+    except AttributeError:
+        raise RequestError(
+            f"prompt has {number!r:.40} of type {type(number).__name__}, expected a string or a "
+            "sequence of token ids"
+        ) from None

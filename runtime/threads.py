@@ -1,0 +1,44 @@
+"""How many threads a session should use on this machine, container or affinity mask."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from pathlib import Path
+
+
+def default_threads() -> int:
+    """Physical cores this process may run on, capped by the container's CPU quota; at least 1.
+
+    ONNX Runtime's own default counts the host's cores and ignores a container's quota.
+    """
+    return max(1, min(_allowed_cores(), _quota(Path("/sys/fs/cgroup"))))
+
+
+def _allowed_cores() -> int:
+    """Physical cores in the affinity mask: two hardware threads of one core count once."""
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    cpus = os.sched_getaffinity(0)
+    cores = set()
+    for cpu in cpus:
+        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        try:
+            cores.add(siblings.read_text())
+        except OSError:
+            return len(cpus)
+    return len(cores)
+
+
+def _quota(root: Path) -> int:
+    """Whole CPUs that cgroup v2 (``cpu.max``) or v1 (``cpu.cfs_quota_us``) allows, rounded up."""
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = (root / "cpu.max").read_text().split()
+        return 1 << 16 if quota == "max" else math.ceil(int(quota) / int(period))
+    with contextlib.suppress(OSError, ValueError):
+        quota = (root / "cpu" / "cpu.cfs_quota_us").read_text()
+        period = (root / "cpu" / "cpu.cfs_period_us").read_text()
+        if int(quota) > 0:
+            return math.ceil(int(quota) / int(period))
+    return 1 << 16
