@@ -1,0 +1,129 @@
+"""Weights in 7 bits per output channel, activations in 8 bits per token (W8A8).
+
+Weights (K, N), symmetric, one scale per output channel, kept within ±63:
+
+    scale[n] = max_k |w[k, n]| / 63        q = clip(round(w / scale), -63, 63)
+
+Activations, each row (token) by itself, between its own minimum and maximum:
+
+    range = max(x) - min(x)                 a = round((x - min(x)) / range · 255), uint8
+    y = (a @ q) · (scale / 255) · range  +  min(x) · Σ_k q[k, :] · scale
+
+Bytes: ``data`` int8 (K, N); ``scales`` float32 (N) = scale / 255; ``sums`` float32 (N) = Σ_k q · scale.
+
+A row's result depends on that row alone, so it is the same for every chunking and batch. Two choices:
+- ±63, not ±127: without VNNI the AVX2 kernel adds pairs of u8 × s8 products in 16 bits and saturates
+  (255 · 127 · 2 > 32767), silently; 255 · 63 · 2 fits, on every processor (onnxruntime issue 21984).
+- The row's minimum is subtracted because GELU's output and the outliers after a layer norm are
+  lopsided; the activations' rounding is most of what this format loses (benchmarks/NOTES.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from ...export.graph import Graph
+from ..report import CHUNK, Report, TensorReport, errors
+from ..weights import Floats, LinearWeight, PackedParts
+
+LARGEST = 63
+LEVELS = np.float32(255)
+SMALLEST_RANGE = np.float32(1e-30)  # keeps a row of equal values finite
+
+
+@dataclass(frozen=True)
+class Int8Channel:
+    """The format; it has no parameters."""
+
+    name: str = "int8-channel"
+    bits_per_weight: float = 8.0  # plus 64 bits per output channel
+
+    def fitted(self, weight: LinearWeight) -> Int8Channel | str:
+        """Every matrix fits."""
+        return self
+
+    # Numbers ----------------------------------------------------------------------------------
+
+    def pack(self, weight: Floats) -> tuple[NDArray[np.int8], Floats, Floats]:
+        """(K, N) float32 -> data int8 (K, N), scales (N,), sums (N,)."""
+        step = max(1, CHUNK // weight.shape[1])
+        parts = [weight[start : start + step] for start in range(0, len(weight), step)]
+        largest = np.max([np.abs(part).max(axis=0) for part in parts], axis=0)
+        scale = np.where(largest > 0, largest / LARGEST, 1).astype(np.float32)
+        scale = np.maximum(scale, np.float32(1e-30))
+        data = np.empty(weight.shape, np.int8)
+        for start, part in zip(range(0, len(weight), step), parts, strict=True):
+            data[start : start + step] = np.clip(np.rint(part / scale), -LARGEST, LARGEST)
+        sums = data.sum(axis=0, dtype=np.int64).astype(np.float32) * scale
+        return data, scale / LEVELS, sums
+
+    def unpack(self, data: NDArray[np.int8], scales: Floats) -> Floats:
+        """The inverse of ``pack`` up to rounding: (K, N) float32."""
+        return data * (scales * LEVELS)
+
+    def matmul(self, x: Floats, data: NDArray[np.int8], scales: Floats, sums: Floats) -> Floats:
+        """What the nodes of ``linear`` compute: (…, K) -> (…, N)."""
+        low = x.min(axis=-1, keepdims=True)
+        spread = np.maximum(x.max(axis=-1, keepdims=True) - low, SMALLEST_RANGE)
+        rounded = np.rint((x - low) / spread * LEVELS)
+        return (rounded @ data.astype(np.float32)) * scales * spread + low * sums
+
+    # Nodes ------------------------------------------------------------------------------------
+
+    def parts(self, weight: LinearWeight, report: Report) -> PackedParts:
+        """The lazily packed arrays of ``weight``; packing fills ``report``."""
+
+        def compute() -> dict[str, NDArray[np.generic]]:
+            original = weight.in_out()
+            data, scales, sums = self.pack(original)
+            relative, largest = errors(original, self._unpack_rows(data, scales))
+            size = data.nbytes + scales.nbytes + sums.nbytes
+            shape = weight.weight.shape.numpy()
+            report.add(
+                TensorReport(
+                    weight.name,
+                    tuple(int(n) for n in shape),
+                    self.name,
+                    8 * size / original.size,
+                    relative,
+                    largest,
+                    original.nbytes,
+                    size,
+                )
+            )
+            return {"data": data, "scales": scales, "sums": sums}
+
+        return PackedParts(compute)
+
+    def _unpack_rows(self, data: NDArray[np.int8], scales: Floats) -> Iterator[Floats]:
+        step = max(1, CHUNK // data.shape[1])
+        for start in range(0, len(data), step):
+            yield self.unpack(data[start : start + step], scales)
+
+    def linear(self, g: Graph, x: ir.Value, weight: LinearWeight, parts: PackedParts) -> ir.Value:
+        """x (…, K) -> (…, N): quantize the rows, multiply integers, undo both."""
+        k, n = weight.in_features, weight.out_features
+        data = g.weight(f"{weight.name}.data", (k, n), parts.blob("data"), np.int8)
+        scales = g.weight(f"{weight.name}.scales", (n,), parts.blob("scales"))
+        sums = g.weight(f"{weight.name}.sums", (n,), parts.blob("sums"))
+        zero = g.constant(np.uint8(0), "uint8.0")
+
+        low = g.ReduceMin(x, g.int64s(-1), keepdims=1, name="row_min")  # (…, 1)
+        high = g.ReduceMax(x, g.int64s(-1), keepdims=1, name="row_max")
+        spread = g.Max(g.Sub(high, low), g.constant(SMALLEST_RANGE, "smallest_range"), name="range")
+        unit = g.Div(g.Sub(x, low), spread, name="unit")  # 0 to 1
+        rounded = g.QuantizeLinear(
+            unit, g.constant(1 / LEVELS, "uint8.step"), zero, name="quantize"
+        )
+        product = g.MatMulIntegerToFloat(
+            rounded, data, g.constant(np.float32(1), "one_float"), scales, zero, name=self.name
+        )
+        result: ir.Value = g.Add(
+            g.Mul(product, spread, name="rescale"), g.Mul(low, sums, name="shift"), name="result"
+        )
+        return result

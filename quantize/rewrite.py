@@ -1,0 +1,144 @@
+"""The pass: every product with a constant weight becomes the nodes of its number format.
+
+    MatMul(x, W (K, N))                    ->  format.linear(x, W)
+    FusedMatMul(x, W (N, K), transB=1)     ->  format.linear(x, W)
+    Gather(W (V, D), input_ids)            ->  format.embedding(input_ids, W)
+
+A weight that is left in float32 is reported with the reason. Weights stay lazy: packing happens when
+the folder is written. A weight used twice (tied embedding and head) is packed once, and its bytes
+are stored once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx_ir as ir
+
+from ..export.graph import Graph, Weight
+from .formats.block import Block
+from .report import Report
+from .select import Choice, Format
+from .weights import LinearWeight, PackedParts, weight_of
+
+
+class Rewrite:
+    """One run of the pass over one model."""
+
+    def __init__(self, model: ir.Model, choice: Choice, report: Report) -> None:
+        self._model = model
+        self._graph = Graph.editing(model)
+        self._choice = choice
+        self._report = report
+        self._parts: dict[Weight, PackedParts] = {}
+        self._vocabulary = _vocabulary_weights(model)
+
+    def run(self) -> bool:
+        """Rewrites the model in place; whether anything changed."""
+        changed = False
+        for node in list(self._model.graph):
+            changed |= self._rewrite(node)
+        for name in [n for n, v in self._model.graph.initializers.items() if _unused(v)]:
+            del self._model.graph.initializers[name]
+        return changed
+
+    def _rewrite(self, node: ir.Node) -> bool:
+        if (product := match_product(node)) is not None:
+            return self._replace(node, product, self._emit_linear)
+        if (table := match_embedding(node)) is not None:
+            return self._replace(node, table, self._emit_embedding)
+        return False
+
+    def _replace(
+        self,
+        node: ir.Node,
+        weight: LinearWeight,
+        emit: Callable[[ir.Node, LinearWeight, Format], ir.Value | str],
+    ) -> bool:
+        wanted = self._format_for(weight)
+        fitted = wanted.fitted(weight) if wanted is not None else "asked to stay in float32"
+        result = fitted if isinstance(fitted, str) else emit(node, weight, fitted)
+        if isinstance(result, str):
+            self._report.skipped[weight.name] = result
+            return False
+        old = node.outputs[0]
+        name = old.name
+        ir.convenience.replace_all_uses_with(old, result, replace_graph_outputs=True)
+        if name == "logits":
+            old.name, result.name = f"{name}.replaced", name
+        self._model.graph.remove(node, safe=True)
+        return True
+
+    def _format_for(self, weight: LinearWeight) -> Format | None:
+        if weight.weight in self._vocabulary:
+            return self._choice.head_format
+        return self._choice.linear_format
+
+    def _emit_linear(
+        self, node: ir.Node, weight: LinearWeight, number_format: Format
+    ) -> ir.Value | str:
+        x = node.inputs[0]
+        assert x is not None
+        with self._graph.before(node):
+            return number_format.linear(self._graph, x, weight, self._packed(weight, number_format))
+
+    def _emit_embedding(
+        self, node: ir.Node, weight: LinearWeight, number_format: Format
+    ) -> ir.Value | str:
+        ids = node.inputs[1]
+        assert ids is not None
+        if not isinstance(number_format, Block):
+            return f"{number_format.name} has no embedding"
+        with self._graph.before(node):
+            return number_format.embedding(
+                self._graph, ids, weight, self._packed(weight, number_format)
+            )
+
+    def _packed(self, weight: LinearWeight, number_format: Format) -> PackedParts:
+        if weight.weight not in self._parts:
+            self._parts[weight.weight] = number_format.parts(weight, self._report)
+        return self._parts[weight.weight]
+
+
+def match_product(node: ir.Node) -> LinearWeight | None:
+    """The weight of a matrix product with a constant second factor, or None."""
+    transposed = node.op_type == "FusedMatMul"
+    if node.op_type not in ("MatMul", "FusedMatMul"):
+        return None
+    weight = weight_of(node.inputs[1])
+    if weight is None or len(weight.shape) != 2:
+        return None
+    if transposed:
+        flags = {name: attribute.value for name, attribute in node.attributes.items()}
+        if flags != {"transB": 1}:
+            return None
+    return LinearWeight(weight, transposed)
+
+
+def match_embedding(node: ir.Node) -> LinearWeight | None:
+    """The table of a lookup by token id, or None; lookups by position are not one."""
+    if node.op_type != "Gather" or node.inputs[1] is None:
+        return None
+    weight = weight_of(node.inputs[0])
+    if weight is None or node.inputs[1].name != "input_ids":
+        return None
+    return LinearWeight(weight, transposed=True)
+
+
+def _vocabulary_weights(model: ir.Model) -> set[Weight]:
+    """Embedding and head: tables by token id, and products as wide as the logits."""
+    found = set()
+    logits = next(value for value in model.graph.outputs if value.name == "logits")
+    assert logits.shape is not None
+    width = logits.shape[-1]
+    for node in model.graph:
+        table, product = match_embedding(node), match_product(node)
+        if table is not None:
+            found.add(table.weight)
+        if product is not None and product.transposed and product.out_features == width:
+            found.add(product.weight)
+    return found
+
+
+def _unused(value: ir.Value) -> bool:
+    return isinstance(value.const_value, Weight) and not value.uses()

@@ -1,0 +1,96 @@
+"""Quantize, the one verb of this folder: a checkpoint or an fp32 model folder becomes a quantized one.
+
+export_checkpoint(open_checkpoint("gpt2"), "out", "int4")
+quantize_model(ModelFolder.open("fp32-folder"), "out", "int4")        # the same bytes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from ..export.checkpoint import Checkpoint
+from ..export.errors import RequestError
+from ..export.external_data import Progress, weights_of
+from ..export.folder import ModelFolder
+from ..export.run import Plan, Precision, export_model, open_decoder, write_folder
+from .report import Report
+from .rewrite import Rewrite
+from .select import FULL, Choice, choose
+
+
+class Quantized:
+    """A ``Precision`` that rewrites the graph to a choice of formats."""
+
+    def __init__(self, choice: Choice) -> None:
+        self.choice = choice
+        self.report = Report()
+
+    def apply(self, model: ir.Model) -> None:
+        """Runs the pass; the report fills up when the weights are written."""
+        blobs = {weight.blob: weight for weight in weights_of(model)}
+        self.report.num_weights = sum(
+            int(np.prod(weight.shape.numpy())) for weight in blobs.values()
+        )
+        Rewrite(model, self.choice, self.report).run()
+
+    def describe(self) -> dict[str, Any]:
+        """The manifest's ``precision``."""
+        return asdict(self.choice) | self.report.describe()
+
+
+def precision_of(
+    precision: str, block_size: int | None = None, head: str | None = None
+) -> Precision | None:
+    """The graph change for a precision by name, None for fp32; RequestError lists the known."""
+    choice = choose(precision, block_size, head)
+    return Quantized(choice) if choice is not None else None
+
+
+def export_checkpoint(
+    checkpoint: Checkpoint,
+    out: str | Path,
+    precision: str = FULL,
+    *,
+    block_size: int | None = None,
+    head: str | None = None,
+    force: bool = False,
+    on_plan: Callable[[Plan], None] | None = None,
+    progress: Progress | None = None,
+) -> ModelFolder:
+    """``export_model`` in a precision chosen by name, in one pass over the checkpoint."""
+    change = precision_of(precision, block_size, head)
+    return export_model(checkpoint, out, change, force=force, on_plan=on_plan, progress=progress)
+
+
+def quantize_model(
+    folder: ModelFolder,
+    out: str | Path,
+    precision: str,
+    *,
+    block_size: int | None = None,
+    head: str | None = None,
+    force: bool = False,
+    on_plan: Callable[[Plan], None] | None = None,
+    progress: Progress | None = None,
+) -> ModelFolder:
+    """Writes an fp32 model folder again at ``out`` in ``precision``; the source stays as it is.
+
+    Raises RequestError for a folder that is quantized already, or an unknown precision.
+    """
+    found = folder.manifest["precision"]["name"]
+    if found != FULL:
+        raise RequestError(
+            f"{folder.path}: found a model in {found}, expected fp32; quantizing twice loses more "
+            "than once - export the checkpoint in the precision you want"
+        )
+    change = precision_of(precision, block_size, head)
+    folder.verify()
+    return write_folder(
+        open_decoder(folder), out, change, force=force, on_plan=on_plan, progress=progress
+    )
