@@ -1,4 +1,4 @@
-"""Errors a caller may want to tell apart; every message says what was found, expected, and what to do.
+"""Errors a caller may want to tell apart; each says what was found, expected, and what to do.
 
 The command line turns each into one line on stderr and the class's ``exit_code``.
 Lean on purpose: the runtime imports this module in an environment without any extra.
@@ -14,7 +14,7 @@ class PocketLMError(Exception):
 
 
 class CheckpointError(PocketLMError):
-    """A checkpoint is missing, damaged, contradicts its config, or means something we do not build."""
+    """A checkpoint is missing or damaged, contradicts its config, or asks for what we lack."""
 
 
 class ModelFolderError(PocketLMError):

@@ -1,8 +1,8 @@
 """Weights of a model to and from its external data file, one tensor in memory at a time.
 
-Layout of ``model.onnx_data``: the weights in graph order, large ones on page boundaries (4096 bytes,
-so that they can be mapped), small ones on 64 bytes, gaps filled with zeros; weights that share a
-blob share one range. Offsets and lengths are in ``model.onnx``. Little-endian, no header.
+Layout of ``model.onnx_data``: the weights in graph order, large ones on page boundaries (4096
+bytes, so that they can be mapped), small ones on 64 bytes, gaps filled with zeros; weights that
+share a blob share one range. Offsets and lengths are in ``model.onnx``. Little-endian, no header.
 """
 
 from __future__ import annotations

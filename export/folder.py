@@ -2,9 +2,10 @@
 
     model.onnx  model.onnx_data  config.json  tokenizer.json  generation_config.json  pocketlm.json
 
-``pocketlm.json`` (the manifest, schema version 1) names every other file with its size and SHA-256,
-the source, the decoder's sizes, the precision plan and the quantization report. It is written last;
-a folder without it is not a model folder. Lean: the standard library only, the runtime imports this.
+``pocketlm.json`` (the manifest, format version 1) names every other file with its size and SHA-256,
+the source, the decoder's sizes, the precision plan and the quantization report. It is written
+last; a folder without it is not a model folder. Lean: the standard library only, since the runtime
+imports this.
 """
 
 from __future__ import annotations
@@ -139,7 +140,7 @@ def _not_a_model_folder(path: Path) -> str:
         )
     if any(name.endswith(".onnx") for name in names):
         return (
-            f"{path}: found an ONNX file without {MANIFEST}, expected a folder that pocketlm wrote; "
+            f"{path}: found an ONNX file without {MANIFEST}, expected a folder of pocketlm's; "
             "foreign ONNX files are not opened - export the checkpoint with: "
             "pocketlm export CHECKPOINT OUT"
         )
@@ -311,7 +312,7 @@ def check_free_space(out: str | Path, needed: int) -> int:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise StorageError(
-            f"{out}: {free / 1e6:.0f} MB free on the disk, expected at least {needed / 1e6:.0f} MB; "
+            f"{out}: found {free / 1e6:.0f} MB free, expected at least {needed / 1e6:.0f} MB; "
             "free some space or choose another place"
         )
     return free
@@ -349,7 +350,7 @@ def file_sha256(file: Path) -> str:
 
 
 def cache_folder() -> Path | None:
-    """Where this platform keeps caches: ``$POCKETLM_CACHE`` or pocketlm's own; None without HOME."""
+    """``$POCKETLM_CACHE``, or pocketlm's own among this platform's caches; None without HOME."""
     if chosen := os.environ.get("POCKETLM_CACHE"):
         return Path(chosen)
     try:

@@ -24,7 +24,7 @@ from numpy.typing import DTypeLike, NDArray
 OPSETS = {"": 23, "com.microsoft": 1}
 IR_VERSION = 11
 
-# Operators of ONNX Runtime's own domain that our graphs use; a foreign graph with others is refused.
+# Operators of ONNX Runtime's own domain that our graphs use.
 MICROSOFT_OPERATORS = frozenset(
     {
         "BiasGelu",
@@ -126,7 +126,7 @@ class Graph:
         return self._initializer(Weight(name, shape, dtype, blob))
 
     def constant(self, array: NDArray[Any] | np.generic, name: str) -> ir.Value:
-        """A small initializer stored inside the model file; the same name returns the same value."""
+        """A small initializer inside the model file; the same name returns the same value."""
         existing = self.ir.initializers.get(name)
         if existing is not None:
             return existing
@@ -141,7 +141,7 @@ class Graph:
     def _initializer(self, tensor: ir.TensorProtocol) -> ir.Value:
         value = ir.Value(
             name=tensor.name,
-            shape=ir.Shape(tensor.shape),
+            shape=ir.Shape(tensor.shape.numpy()),
             type=ir.TensorType(tensor.dtype),
             const_value=tensor,
         )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from .graph import Graph
+from .graph import Dimension, Graph
 
 # Large enough that exp() of it is 0 in float32, finite so that a fully masked row gives no NaN.
 MASKED = np.float32(-1e9)
@@ -90,7 +90,7 @@ def attention(
     Declares the layer's ``past_key_values`` inputs and ``present`` outputs. A caller that binds
     one buffer as both has the new rows written in place.
     """
-    dims = ["batch_size", kv_heads, "past_sequence_length", head_size]
+    dims: list[Dimension] = ["batch_size", kv_heads, "past_sequence_length", head_size]
     past = [
         g.input(f"past_key_values.{layer}.{kind}", np.float32, dims) for kind in ("key", "value")
     ]

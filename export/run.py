@@ -244,6 +244,6 @@ def check_tokenizer_size(file: Path, vocab_size: int) -> None:
     size = max(ids, default=-1) + 1
     if not vocab_size - LARGEST_PADDING <= size <= vocab_size:
         raise CheckpointError(
-            f"{file}: found {size} tokens, expected {vocab_size} (or up to {LARGEST_PADDING} fewer) "
+            f"{file}: found {size} tokens, expected {vocab_size} or up to {LARGEST_PADDING} fewer, "
             "as in config.json; the tokenizer belongs to another model"
         )

@@ -1,4 +1,4 @@
-"""Tensors of a checkpoint under an architecture's own names, checked against the expected shapes."""
+"""A checkpoint's tensors under an architecture's own names, checked against expected shapes."""
 
 from __future__ import annotations
 
@@ -74,8 +74,9 @@ class WeightSource:
     def _check_tensor(tensor: CheckpointTensor, shape: tuple[int, ...]) -> None:
         if tensor.shape != shape:
             raise CheckpointError(
-                f"{tensor.file}: tensor {tensor.name!r} has shape {tensor.shape}, expected {shape}; "
-                "the weights do not match config.json - take both from the same revision"
+                f"{tensor.file}: tensor {tensor.name!r} has shape {tensor.shape}, "
+                f"expected {shape}; the weights do not match config.json - "
+                "take both from the same revision"
             )
         if tensor.dtype not in FLOAT_DTYPES:
             raise CheckpointError(
@@ -84,7 +85,7 @@ class WeightSource:
             )
 
     def weight(self, g: Graph, name: str) -> ir.Value:
-        """The float32 initializer ``name`` of ``g``, declared on first use and read when written."""
+        """The float32 initializer ``name`` of ``g``; declared on first use, read when written."""
         if name in g.ir.initializers:
             return g.ir.initializers[name]
         tensor = self._tensors[name]

@@ -1,1 +1,1 @@
-"""Graph in, quantized graph out: number formats, which tensor gets which, and the pass that rewrites."""
+"""Graph in, quantized graph out: number formats, which tensor gets which, the rewriting pass."""

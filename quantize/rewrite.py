@@ -4,9 +4,9 @@
     FusedMatMul(x, W (N, K), transB=1)     ->  format.linear(x, W)
     Gather(W (V, D), input_ids)            ->  format.embedding(input_ids, W)
 
-A weight that is left in float32 is reported with the reason. Weights stay lazy: packing happens when
-the folder is written. A weight used twice (tied embedding and head) is packed once, and its bytes
-are stored once.
+A weight that is left in float32 is reported with the reason. Weights stay lazy: packing happens
+when the folder is written. A weight used twice (tied embedding and head) is packed once, and its
+bytes are stored once.
 """
 
 from __future__ import annotations

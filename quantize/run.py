@@ -1,4 +1,4 @@
-"""Quantize, the one verb of this folder: a checkpoint or an fp32 model folder becomes a quantized one.
+"""Quantize, the one verb of this folder: a checkpoint or fp32 model folder becomes quantized.
 
 export_checkpoint(open_checkpoint("gpt2"), "out", "int4")
 quantize_model(ModelFolder.open("fp32-folder"), "out", "int4")        # the same bytes

@@ -1,7 +1,7 @@
 """The weight of a linear layer as a format sees it, and parts that are packed together.
 
-Letters: K input features, N output features. A weight is stored (K, N), as MatMul takes it, or (N, K),
-as a ``transB`` product does; a format asks for the orientation its kernel wants.
+Letters: K input features, N output features. A weight is stored (K, N), as MatMul takes it, or (N,
+K), as a ``transB`` product does; a format asks for the orientation its kernel wants.
 """
 
 from __future__ import annotations

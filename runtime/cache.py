@@ -2,8 +2,8 @@
 
 ``KVCache`` is one buffer per layer and kind, bound as both past and present, so that the attention
 kernel appends in place. ``ConcatenatingCache`` lets the kernel copy past and new rows into fresh
-arrays every step: slow, obvious, and what the tests compare with. Letters: K key/value heads, E head
-size, C capacity in tokens, T tokens held.
+arrays every step: slow, obvious, and what the tests compare with. Letters: K key/value heads, E
+head size, C capacity in tokens, T tokens held.
 """
 
 from __future__ import annotations
@@ -120,6 +120,7 @@ class ConcatenatingCache:
     def __init__(self, shape: DecoderShape) -> None:
         self.shape = shape
         self._names = cache_names(shape)
+        self._past: list[NDArray[np.float32]] = []
         self._present: list[NDArray[np.float32]] = []
         self.reset()
 

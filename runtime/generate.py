@@ -50,11 +50,11 @@ def generate_tokens(
     logprobs: bool = False,
     cancellation: Cancellation | None = None,
 ) -> Iterator[Step]:
-    """Yields at most ``limit`` tokens that follow ``prompt_ids``, or fewer when the context is full.
+    """Yields at most ``limit`` tokens that follow ``prompt_ids``; fewer when the context is full.
 
-    ``cache`` may hold earlier tokens; the prompt is appended to them. End tokens are the caller's to
-    recognise: closing the iterator stops the work. Raises RequestError when the prompt does not fit,
-    NumericsError when the logits are not finite.
+    ``cache`` may hold earlier tokens; the prompt is appended to them. End tokens are the caller's
+    to recognise: closing the iterator stops the work. Raises RequestError when the prompt does not
+    fit, NumericsError when the logits are not finite.
     """
     cache = session.new_cache() if cache is None else cache
     token_ids = list(prompt_ids)

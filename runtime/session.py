@@ -72,11 +72,12 @@ class Session:
         """Appends S tokens to ``cache`` and returns the logits after the last one: float32 (V,).
 
         The array is the session's own and is overwritten by the next step; copy it to keep it.
-        Raises RequestError for no tokens, an id outside the vocabulary, or too many for the context.
+        Raises RequestError for no tokens, an id outside the vocabulary, or a full context.
         """
         with self._lock:
             self._run(token_ids, cache, 1, self._last_row, cancellation)
-            return self._last_row[0, 0]
+            last: Logits = self._last_row[0, 0]
+            return last
 
     def all_logits(
         self,
@@ -87,7 +88,8 @@ class Session:
         logits = np.empty((1, len(token_ids), self.shape.vocab_size), np.float32)
         with self._lock:
             self._run(token_ids, cache, 0, logits, None)
-        return logits[0]
+        rows: Logits = logits[0]
+        return rows
 
     def _run(
         self,

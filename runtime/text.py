@@ -1,7 +1,7 @@
 """Text in, text out: the rung of the ladder that the command line, ``Model`` and servers stand on.
 
-A prompt becomes token ids once, tokens become printable pieces as they come, and everything that can
-end a generation is decided here, each with its finish reason:
+A prompt becomes token ids once, tokens become printable pieces as they come, and everything that
+can end a generation is decided here, each with its finish reason:
 
     "eos"        the model produced an end token
     "stop"       a stop string appeared; neither it nor what follows is returned
@@ -114,8 +114,8 @@ def stream_text(
     """Starts a generation; nothing runs before the first piece is asked for.
 
     ``start_id`` is what an empty prompt begins with. The pieces joined are the decoded
-    ``token_ids``, up to a stop string. Raises RequestError for a prompt that is not text or ids, that
-    is longer than the context, or empty without a start id.
+    ``token_ids``, up to a stop string. Raises RequestError for a prompt that is not text or ids,
+    that is longer than the context, or empty without a start id.
     """
     requested = time.perf_counter()
     shape = session.shape

@@ -50,7 +50,7 @@ class Config:
 
     @classmethod
     def read(cls, config: dict[str, Any]) -> Config:
-        """Reads and checks ``config``; CheckpointError names the field and value we cannot build."""
+        """Reads and checks ``config``; CheckpointError names a field and value we cannot build."""
         fields = read_fields(cls, config)
         refuse_unless(config, "scale_attn_by_inverse_layer_idx", False)
         refuse_unless(config, "add_cross_attention", False)

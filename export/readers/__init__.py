@@ -1,1 +1,1 @@
-"""One file per weight format; each offers ``matches(path)`` and ``read(path, ...) -> Checkpoint``."""
+"""One file per weight format; each offers ``matches(path)`` and ``read(path) -> Checkpoint``."""

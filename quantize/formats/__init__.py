@@ -1,1 +1,1 @@
-"""One file per number format: byte layout, ``pack`` and its inverse ``unpack``, and the node it feeds."""
+"""One file per number format: byte layout, ``pack`` and ``unpack``, the nodes it becomes."""

@@ -8,13 +8,13 @@ Bytes: ``data`` uint8 (N, K / size, size · bits / 8), for 4 bits the even eleme
 ``scales`` float32 (N, K / size). The same bytes read as (N, K · bits / 8) are what
 GatherBlockQuantized takes, so that a tied embedding and head are stored once.
 
-The scale of a block starts from its extreme value e (the sign of e is put on the side that has one
-step more, -2**(bits - 1)) and is chosen from a few fractions of it by least squared error: clipping
-the extreme a little makes all other steps finer.
+The scale of a block starts from its extreme value e (the sign of e is put on the side that has
+one step more, -2**(bits - 1)) and is chosen from a few fractions of it by least squared error:
+clipping the extreme a little makes all other steps finer.
 
-With ``accuracy_level=4`` the kernel rounds the activations as well, symmetric int8 per row and block
-(onnxruntime, ``docs/ContribOperators.md``, MatMulNBits); on processors without an int8 kernel it
-computes in float32 instead. ``matmul`` and ``lookup`` are the plain NumPy twins.
+With ``accuracy_level=4`` the kernel rounds the activations as well, symmetric int8 per row and
+block (onnxruntime, ``docs/ContribOperators.md``, MatMulNBits); on processors without an int8 kernel
+it computes in float32 instead. ``matmul`` and ``lookup`` are the plain NumPy twins.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Block:
         return self.bits + 32 / self.size
 
     def fitted(self, weight: LinearWeight) -> Block | str:
-        """This format with the largest block up to ``size`` that divides K, or why there is none."""
+        """This format with the largest block up to ``size`` dividing K, or why there is none."""
         size = self.size
         while weight.in_features % size:
             size //= 2
@@ -80,7 +80,7 @@ class Block:
         return data, scales
 
     def _scales(self, rows: Floats) -> Floats:
-        """One scale per block, by least squared error over ``FRACTIONS``; 1 for a block of zeros."""
+        """One scale per block, by least squared error over ``FRACTIONS``; 1 for zeros."""
         low, high = rows.min(axis=-1), rows.max(axis=-1)
         extreme = np.where(high > -low, high, low)
         whole = np.where(extreme == 0, np.float32(1), extreme / -(2 ** (self.bits - 1)))
@@ -104,14 +104,17 @@ class Block:
 
     def _round(self, rows: Floats, scale: Floats) -> Floats:
         """q as float32."""
-        q = rows * (1 / scale)[..., None]
+        q: Floats = rows * (np.float32(1) / scale)[..., None]
         np.rint(q, out=q)
         q += self._zero
         return np.clip(q, 0, 2**self.bits - 1, out=q)
 
     def _nibbles(self, q: Floats) -> NDArray[np.uint8]:
         values = q.astype(np.uint8)
-        return values if self.bits == 8 else values[..., ::2] | values[..., 1::2] << 4
+        if self.bits == 8:
+            return values
+        low, high = values[..., ::2], values[..., 1::2]
+        return low | (high << np.uint8(4))
 
     def unpack(self, data: NDArray[np.uint8], scales: Floats) -> Floats:
         """The inverse of ``pack`` up to rounding: (N, K) float32."""
@@ -125,7 +128,8 @@ class Block:
         blocks = x.reshape(*x.shape[:-1], -1, self.size)
         step = np.abs(blocks).max(axis=-1, keepdims=True) / 127
         rounded = np.rint(np.divide(blocks, step, out=np.zeros_like(blocks), where=step > 0)) * step
-        return rounded.reshape(x.shape) @ self.unpack(data, scales).T
+        product: Floats = rounded.reshape(x.shape) @ self.unpack(data, scales).T
+        return product
 
     def lookup(self, ids: NDArray[np.int64], data: NDArray[np.uint8], scales: Floats) -> Floats:
         """What GatherBlockQuantized computes: (…) -> (…, K)."""

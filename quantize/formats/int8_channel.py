@@ -9,11 +9,12 @@ Activations, each row (token) by itself, between its own minimum and maximum:
     range = max(x) - min(x)                 a = round((x - min(x)) / range · 255), uint8
     y = (a @ q) · (scale / 255) · range  +  min(x) · Σ_k q[k, :] · scale
 
-Bytes: ``data`` int8 (K, N); ``scales`` float32 (N) = scale / 255; ``sums`` float32 (N) = Σ_k q · scale.
+Bytes: ``data`` int8 (K, N); ``scales`` float32 (N) = scale / 255; ``sums`` float32 (N), which is
+Σ_k q · scale.
 
-A row's result depends on that row alone, so it is the same for every chunking and batch. Two choices:
-- ±63, not ±127: without VNNI the AVX2 kernel adds pairs of u8 × s8 products in 16 bits and saturates
-  (255 · 127 · 2 > 32767), silently; 255 · 63 · 2 fits, on every processor (onnxruntime issue 21984).
+A row's result depends on that row alone, so it is the same for every chunking and batch. Choices:
+- ±63, not ±127: without VNNI the AVX2 kernel adds pairs of u8 × s8 products in 16 bits and
+  saturates, silently: 255 · 127 · 2 > 32767. 255 · 63 · 2 fits, so every processor agrees.
 - The row's minimum is subtracted because GELU's output and the outliers after a layer norm are
   lopsided; the activations' rounding is most of what this format loses (benchmarks/NOTES.md).
 """
@@ -33,7 +34,6 @@ from ..weights import Floats, LinearWeight, PackedParts
 
 LARGEST = 63
 LEVELS = np.float32(255)
-SMALLEST_RANGE = np.float32(1e-30)  # keeps a row of equal values finite
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,15 @@ class Int8Channel:
 
     def unpack(self, data: NDArray[np.int8], scales: Floats) -> Floats:
         """The inverse of ``pack`` up to rounding: (K, N) float32."""
-        return data * (scales * LEVELS)
+        weights: Floats = data * (scales * LEVELS)
+        return weights
 
     def matmul(self, x: Floats, data: NDArray[np.int8], scales: Floats, sums: Floats) -> Floats:
         """What the nodes of ``linear`` compute: (…, K) -> (…, N)."""
         low = x.min(axis=-1, keepdims=True)
-        spread = np.maximum(x.max(axis=-1, keepdims=True) - low, SMALLEST_RANGE)
-        rounded = np.rint((x - low) / spread * LEVELS)
+        spread = (x - low).max(axis=-1, keepdims=True)
+        unit = np.divide(x - low, spread, out=np.zeros_like(x), where=spread > 0)
+        rounded = np.rint(unit * LEVELS)
         return (rounded @ data.astype(np.float32)) * scales * spread + low * sums
 
     # Nodes ------------------------------------------------------------------------------------
@@ -114,12 +116,12 @@ class Int8Channel:
         zero = g.constant(np.uint8(0), "uint8.0")
 
         low = g.ReduceMin(x, g.int64s(-1), keepdims=1, name="row_min")  # (…, 1)
-        high = g.ReduceMax(x, g.int64s(-1), keepdims=1, name="row_max")
-        spread = g.Max(g.Sub(high, low), g.constant(SMALLEST_RANGE, "smallest_range"), name="range")
-        unit = g.Div(g.Sub(x, low), spread, name="unit")  # 0 to 1
-        rounded = g.QuantizeLinear(
-            unit, g.constant(1 / LEVELS, "uint8.step"), zero, name="quantize"
-        )
+        above = g.Sub(x, low, name="above")
+        spread = g.ReduceMax(above, g.int64s(-1), keepdims=1, name="range")
+        # A row of equal values gives 0 / 0 and thus some uint8, which its range of 0 then cancels.
+        unit = g.Div(above, spread, name="unit")  # 0 to 1
+        step = g.constant(1 / LEVELS, "uint8.step")
+        rounded = g.QuantizeLinear(unit, step, zero, name="quantize")
         product = g.MatMulIntegerToFloat(
             rounded, data, g.constant(np.float32(1), "one_float"), scales, zero, name=self.name
         )
