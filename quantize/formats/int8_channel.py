@@ -73,7 +73,8 @@ class Int8Channel:
         spread = (x - low).max(axis=-1, keepdims=True)
         unit = np.divide(x - low, spread, out=np.zeros_like(x), where=spread > 0)
         rounded = np.rint(unit * LEVELS)
-        return (rounded @ data.astype(np.float32)) * scales * spread + low * sums
+        product: Floats = (rounded @ data.astype(np.float32)) * scales * spread + low * sums
+        return product
 
     # Nodes ------------------------------------------------------------------------------------
 
