@@ -1,0 +1,60 @@
+"""``pocketlm export``: a checkpoint becomes a model folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from pocketlm.commands.options import precision_options, writing_options
+from pocketlm.commands.progress import print_report, shown
+from pocketlm.export.checkpoint import open_checkpoint
+from pocketlm.quantize.run import export_checkpoint
+from pocketlm.quantize.select import PRECISIONS
+
+
+@click.command("export")
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    default="fp32",
+    show_default=True,
+    help="Number format of the weights.",
+)
+@precision_options
+@click.option(
+    "--tokenizer",
+    type=click.Path(path_type=Path),
+    help="Folder with tokenizer.json, for a checkpoint that has none.",
+)
+@writing_options
+def command(
+    checkpoint: Path,
+    out: Path,
+    precision: str,
+    block_size: int | None,
+    head: str | None,
+    tokenizer: Path | None,
+    force: bool,
+    quiet: bool,
+    debug: bool,
+) -> None:
+    """Turn a checkpoint into a model folder, ready for `pocketlm run`.
+
+    CHECKPOINT is a Hugging Face folder (config.json, *.safetensors, tokenizer.json) or an llm.c
+    .bin file. OUT is a new folder; it appears when it is complete. The plan, a progress bar and
+    the report go to stderr.
+
+    \b
+    Example:
+      pocketlm export gpt2/ gpt2-int4/ --precision int4
+    """
+    opened = open_checkpoint(checkpoint, tokenizer)
+    with shown(quiet) as callbacks:
+        folder = export_checkpoint(
+            opened, out, precision, block_size=block_size, head=head, force=force, **callbacks
+        )
+    if not quiet:
+        print_report(folder)

@@ -1,0 +1,67 @@
+"""``pocketlm info``: what a model folder holds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from pocketlm.commands.progress import megabytes, precision_table
+from pocketlm.export.folder import ModelFolder
+
+
+@click.command("info")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
+@click.option("--verify", is_flag=True, help="Read every file again and compare its SHA-256.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def command(folder: Path, as_json: bool, verify: bool, debug: bool) -> None:
+    """Show what a model folder holds: architecture, sizes, precision, files and their hashes.
+
+    \b
+    Example:
+      pocketlm info gpt2-int4/ --verify
+    """
+    opened = ModelFolder.open(folder)
+    if verify:
+        opened.verify(remembered=False)
+    if as_json:
+        click.echo(json.dumps(opened.manifest, indent=1, ensure_ascii=False))
+        return
+    console = Console(highlight=False, soft_wrap=True)
+    for line in _summary(opened):
+        console.print(line, markup=False)
+    precision = opened.manifest["precision"]
+    if "tensors" in precision:
+        console.print()
+        console.print(precision_table(precision))
+    console.print()
+    for name, entry in opened.files.items():
+        console.print(f"{entry['sha256']}  {entry['bytes']:>12,}  {name}", markup=False)
+    if verify:
+        console.print("all files are as they were written")
+
+
+def _summary(folder: ModelFolder) -> list[str]:
+    manifest, shape = folder.manifest, folder.shape
+    precision, source = manifest["precision"], manifest["source"]
+    total = sum(entry["bytes"] for entry in folder.files.values())
+    lines = [
+        f"architecture  {manifest['architecture']}, {manifest['num_parameters']:,} parameters",
+        f"decoder       {shape.num_layers} layers, width {shape.hidden_size}, {shape.num_heads} "
+        f"heads of {shape.head_size}, vocabulary {shape.vocab_size:,}",
+        f"context       {shape.context_length:,} tokens, "
+        f"{shape.kv_bytes_per_token / 1e3:,.1f} KB of KV cache each",
+        f"precision     {precision['name']}",
+        f"size          {megabytes(total)} in {len(folder.files)} files, "
+        f"{8 * folder.weights_bytes / manifest['num_parameters']:.2f} bits per weight",
+        f"source        {source['format']}: {', '.join(source['files'])}",
+    ]
+    if "share_quantized" in precision:
+        lines[3] += (
+            f", blocks of {precision['block_size']}, head in {precision['head']}; "
+            f"{100 * precision['share_quantized']:.1f} % of the parameters quantized"
+        )
+    return lines

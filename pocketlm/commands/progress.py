@@ -1,0 +1,108 @@
+"""The plan, the progress bar and the report that export and quantize show, all on stderr."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.table import Table
+
+from pocketlm.export.folder import ModelFolder
+from pocketlm.export.run import Plan
+
+
+def megabytes(size: float) -> str:
+    """A size in bytes as text: 154.4 MB."""
+    return f"{size / 1e6:,.1f} MB"
+
+
+@contextmanager
+def shown(quiet: bool) -> Iterator[dict[str, Any]]:
+    """The callbacks of an export that draw its plan and its progress; none when ``quiet``."""
+    if quiet:
+        yield {}
+        return
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )
+    task = bar.add_task("writing", total=None)
+
+    def on_plan(plan: Plan) -> None:
+        console.print(
+            f"{plan.architecture}, {plan.num_parameters:,} parameters, to {plan.precision}: "
+            f"read {megabytes(plan.bytes_to_read)}, write {megabytes(plan.bytes_to_write)} "
+            f"of {megabytes(plan.bytes_free)} free to {plan.out}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        bar.start()
+
+    def progress(written: int, total: int) -> None:
+        bar.update(task, completed=written, total=total)
+
+    try:
+        yield {"on_plan": on_plan, "progress": progress}
+    finally:
+        bar.stop()
+
+
+def print_report(folder: ModelFolder) -> None:
+    """What was written, and for a quantized folder what each group of tensors lost."""
+    console = Console(stderr=True)
+    precision = folder.manifest["precision"]
+    if "tensors" in precision:
+        console.print(precision_table(precision))
+        console.print(
+            f"{100 * precision['share_quantized']:.1f} % of the parameters quantized: "
+            f"{megabytes(precision['bytes_before'])} -> {megabytes(precision['bytes_after'])}",
+            highlight=False,
+        )
+    console.print(f"wrote {folder.path}", highlight=False, soft_wrap=True)
+
+
+def precision_table(precision: dict[str, Any]) -> Table:
+    """One row per group of tensors that differ only in their layer's number."""
+    table = Table(box=None, pad_edge=False)
+    for title in ("tensors", "format", "bits/weight", "relative error", "bytes"):
+        table.add_column(title, justify="left" if title in ("tensors", "format") else "right")
+    for (group, number_format), tensors in tensor_groups(precision).items():
+        low = min(tensor["relative_error"] for tensor in tensors)
+        high = max(tensor["relative_error"] for tensor in tensors)
+        size = sum(tensor["bytes_after"] for tensor in tensors)
+        weights = sum(tensor["bytes_before"] for tensor in tensors) / 4
+        table.add_row(
+            group,
+            number_format,
+            f"{8 * size / weights:.2f}",
+            f"{low:.4f}" if low == high else f"{low:.4f} to {high:.4f}",
+            megabytes(size),
+        )
+    for skipped in precision["skipped"]:
+        table.add_row(skipped["name"], "fp32", "32.00", skipped["reason"], "")
+    return table
+
+
+def tensor_groups(precision: dict[str, Any]) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """Tensors of a report by (name with the layer's number as *, format)."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for tensor in precision["tensors"]:
+        name = ".".join("*" if part.isdigit() else part for part in tensor["name"].split("."))
+        groups.setdefault((name, tensor["format"]), []).append(tensor)
+    return groups

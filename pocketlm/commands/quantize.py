@@ -1,0 +1,54 @@
+"""``pocketlm quantize``: an fp32 model folder becomes a smaller one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from pocketlm.commands.options import precision_options, writing_options
+from pocketlm.commands.progress import print_report, shown
+from pocketlm.export.folder import ModelFolder
+from pocketlm.quantize.run import quantize_model
+from pocketlm.quantize.select import FULL, PRECISIONS
+
+
+@click.command("quantize")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option(
+    "--to",
+    "precision",
+    type=click.Choice([name for name in PRECISIONS if name != FULL]),
+    required=True,
+    help="Number format of the weights.",
+)
+@precision_options
+@writing_options
+def command(
+    folder: Path,
+    out: Path,
+    precision: str,
+    block_size: int | None,
+    head: str | None,
+    force: bool,
+    quiet: bool,
+    debug: bool,
+) -> None:
+    """Make a smaller model folder from an fp32 one, the same as exporting in that precision.
+
+    FOLDER is a model folder that `pocketlm export` wrote in fp32, and stays as it is. OUT is a
+    new folder; it appears when it is complete. Every tensor's format, bits per weight and error
+    are printed to stderr and stored in OUT/pocketlm.json.
+
+    \b
+    Example:
+      pocketlm quantize gpt2-fp32/ gpt2-int8/ --to int8
+    """
+    source = ModelFolder.open(folder)
+    with shown(quiet) as callbacks:
+        result = quantize_model(
+            source, out, precision, block_size=block_size, head=head, force=force, **callbacks
+        )
+    if not quiet:
+        print_report(result)
