@@ -1,0 +1,54 @@
+"""Fixtures of every folder's tests: one tiny GPT-2, exported once, and a cache folder of our own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from checkpoint_files import gpt2_config, gpt2_tensors, write_checkpoint
+
+import pocketlm
+from pocketlm.export.checkpoint import open_checkpoint
+from pocketlm.export.folder import ModelFolder
+from pocketlm.export.run import export_model
+from pocketlm.runtime.session import Session
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Nothing a test does reaches the user's own cache."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("POCKETLM_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A GPT-2 with all single bytes and some merges; its greedy text does not repeat at once."""
+    config = gpt2_config(vocab_size=300, n_positions=160)
+    # Five times the usual scale: with small weights the largest logit is always the last token's.
+    tensors = {
+        name: values * 5 if values.ndim == 2 else values
+        for name, values in gpt2_tensors(config, seed=1).items()
+    }
+    return write_checkpoint(tmp_path_factory.mktemp("tiny") / "gpt2", config, tensors)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tiny_checkpoint: Path) -> ModelFolder:
+    """The fp32 model folder of ``tiny_checkpoint``; not to be written to."""
+    return export_model(open_checkpoint(tiny_checkpoint), tiny_checkpoint.parent / "fp32")
+
+
+@pytest.fixture(scope="session")
+def tiny_session(tiny_folder: ModelFolder) -> Session:
+    """One session for the tests that leave nothing behind in it."""
+    return Session(tiny_folder, threads=1)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_folder: ModelFolder) -> pocketlm.Model:
+    """The same folder behind the front door."""
+    return pocketlm.Model(tiny_folder, threads=1)
