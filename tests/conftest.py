@@ -1,4 +1,4 @@
-"""Fixtures of every folder's tests: one tiny GPT-2, exported once, and a cache folder of our own."""
+"""Fixtures for all tests: one tiny GPT-2, exported once, and a cache folder of our own."""
 
 from __future__ import annotations
 

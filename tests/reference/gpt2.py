@@ -53,11 +53,10 @@ def forward(
 
 def attention(qkv: Array, num_heads: int, scaled: bool) -> Array:
     """Causal attention, one head after another: (S, 3·D) -> (S, D)."""
+    heads = (np.split(part, num_heads, axis=1) for part in np.split(qkv, 3, axis=1))
     attended = []
-    for q, k, v in zip(
-        *(np.split(part, num_heads, 1) for part in np.split(qkv, 3, 1)), strict=True
-    ):
-        scores = q @ k.T  # (S, E) @ (E, S) -> (S, S)
+    for q, k, v in zip(*heads, strict=True):  # (S, E) each
+        scores = q @ k.T  # -> (S, S)
         if scaled:
             scores = scores / math.sqrt(q.shape[1])
         scores[np.triu_indices(len(q), 1)] = -np.inf  # no token sees a later one
