@@ -6,7 +6,6 @@ Exit codes: 0 success, 1 a bug of ours, 2 bad input or option, 4 out of disk, 13
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -34,10 +33,6 @@ def main(arguments: list[str] | None = None) -> None:
         code = _run(arguments)
     except KeyboardInterrupt:
         code = INTERRUPTED
-    except BrokenPipeError:
-        # The reader went away (``| head``): that is its right, and nothing can be said to it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
     except PocketLMError as error:
         if debug:
             raise
@@ -71,6 +66,9 @@ def _run(arguments: list[str]) -> int:
     except click.ClickException as error:
         error.show()
         return 2
+    except SystemExit:
+        # How click ends when stdout's reader went away (``| head``): its right, not an error.
+        return 0
     except click.exceptions.Exit as error:
         return int(error.exit_code)
     return code if isinstance(code, int) else 0

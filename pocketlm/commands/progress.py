@@ -52,7 +52,8 @@ def shown(quiet: bool) -> Iterator[dict[str, Any]]:
             highlight=False,
             soft_wrap=True,
         )
-        bar.start()
+        if console.is_terminal:
+            bar.start()
 
     def progress(written: int, total: int) -> None:
         bar.update(task, completed=written, total=total)

@@ -120,9 +120,16 @@ def _model_and_prompt(words: tuple[str, ...]) -> tuple[Path | None, str]:
         )
     if len(words) == 2:
         return Path(words[0]), words[1]
-    if words and words[0] != "-" and Path(words[0]).exists():
+    if words and words[0] not in ("", "-") and _exists(words[0]):
         return Path(words[0]), ""
     return None, words[0] if words else ""
+
+
+def _exists(word: str) -> bool:
+    try:
+        return Path(word).exists()
+    except (OSError, ValueError):  # longer than a file name may be, or with a NUL: a prompt
+        return False
 
 
 def _read_stdin() -> str:
