@@ -1,0 +1,136 @@
+"""The KV cache in place against its slow twin, the one that concatenates: equal bit for bit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from pocketlm.export.folder import DecoderShape, ModelFolder
+from pocketlm.runtime.cache import FIRST_CAPACITY, ConcatenatingCache, KVCache
+from pocketlm.runtime.session import Session
+
+SHAPE = DecoderShape(
+    vocab_size=97,
+    context_length=160,
+    hidden_size=32,
+    num_layers=2,
+    num_heads=4,
+    kv_heads=4,
+    head_size=8,
+)
+IDS = [int(number) for number in np.random.default_rng(7).integers(0, 300, 160)]
+
+
+def feed(
+    session: Session, cache: KVCache | ConcatenatingCache, ids: list[int], *sizes: int
+) -> list[NDArray[np.float32]]:
+    """Copies of the last logits of every step; the steps have ``sizes`` tokens, then one each."""
+    logits = []
+    position = 0
+    steps = iter(sizes)
+    while position < len(ids):
+        size = next(steps, 1)
+        logits.append(session.step(ids[position : position + size], cache).copy())
+        position += size
+    return logits
+
+
+@pytest.mark.parametrize("sizes", [(), (3, 2, 9, 1, 30), (160,)])
+def test_cache_equals_concatenating_across_growth(
+    tiny_session: Session, sizes: tuple[int, ...]
+) -> None:
+    in_place = KVCache(tiny_session.shape, capacity=4)
+    found = feed(tiny_session, in_place, IDS, *sizes)
+    expected = feed(tiny_session, ConcatenatingCache(tiny_session.shape), IDS, *sizes)
+    np.testing.assert_array_equal(found, expected)
+    assert in_place.length == in_place.capacity == 160
+
+
+def test_capacity_doubles_and_never_takes_the_context_at_once(tiny_session: Session) -> None:
+    cache = KVCache(tiny_session.shape, capacity=4)
+    capacities = []
+    for token in IDS:
+        tiny_session.step([token], cache)
+        if cache.capacity not in capacities:
+            capacities.append(cache.capacity)
+    assert capacities == [4, 8, 16, 32, 64, 128, 160]
+
+
+def test_a_long_step_makes_just_the_room_it_needs() -> None:
+    cache = KVCache(SHAPE, capacity=4)
+    cache.reserve(100)
+    assert cache.capacity == 100
+    cache.reserve(50)
+    assert cache.capacity == 100
+
+
+def test_first_capacity_is_small_and_within_the_context(tiny_session: Session) -> None:
+    assert tiny_session.new_cache().capacity == FIRST_CAPACITY < tiny_session.shape.context_length
+    assert KVCache(SHAPE, capacity=1000).capacity == SHAPE.context_length
+
+
+def test_num_bytes_is_what_the_tokens_take() -> None:
+    # 2 layers x keys and values x 4 heads x 8 numbers x 4 bytes
+    assert SHAPE.kv_bytes_per_token == 512
+    assert KVCache(SHAPE, capacity=10).num_bytes == 5120
+    assert ConcatenatingCache(SHAPE).num_bytes == 0
+
+
+@pytest.mark.parametrize("kind", [KVCache, ConcatenatingCache])
+@pytest.mark.parametrize("length", [0, 1, 17, 40])
+def test_truncate_and_continue_equals_recompute(
+    tiny_session: Session, kind: type[KVCache | ConcatenatingCache], length: int
+) -> None:
+    cache = kind(tiny_session.shape)
+    feed(tiny_session, cache, IDS[:40])
+    cache.truncate(length)
+    assert cache.length == length
+    found = feed(tiny_session, cache, IDS[100:110])
+
+    fresh = kind(tiny_session.shape)
+    feed(tiny_session, fresh, IDS[:length])
+    np.testing.assert_array_equal(found, feed(tiny_session, fresh, IDS[100:110]))
+
+
+@pytest.mark.parametrize("length", [-1, 4])
+def test_truncate_outside_the_tokens_held_is_refused(tiny_session: Session, length: int) -> None:
+    cache = tiny_session.new_cache()
+    tiny_session.step([1, 2, 3], cache)
+    with pytest.raises(ValueError, match=f"length is {length}, expected 0 to 3"):
+        cache.truncate(length)
+    assert cache.length == 3
+
+
+def test_reset_keeps_the_memory(tiny_session: Session) -> None:
+    cache = KVCache(tiny_session.shape, capacity=4)
+    first = feed(tiny_session, cache, IDS[:20])
+    num_bytes = cache.num_bytes
+    cache.reset()
+    assert (cache.length, cache.num_bytes) == (0, num_bytes)
+    np.testing.assert_array_equal(feed(tiny_session, cache, IDS[:20]), first)
+
+
+def test_interleaved_caches_equal_solo_runs(tiny_session: Session) -> None:
+    prompts = [IDS[:60], IDS[60:120]]
+    alone = [
+        feed(tiny_session, KVCache(tiny_session.shape, capacity=4), prompt) for prompt in prompts
+    ]
+    caches = [KVCache(tiny_session.shape, capacity=4) for _ in prompts]
+    together: list[list[NDArray[np.float32]]] = [[], []]
+    for tokens in zip(*prompts, strict=True):
+        for number, token in enumerate(tokens):
+            together[number].append(tiny_session.step([token], caches[number]).copy())
+    np.testing.assert_array_equal(together, alone)
+
+
+def test_one_cache_may_move_between_sessions(
+    tiny_session: Session, tiny_folder: ModelFolder
+) -> None:
+    other = Session(tiny_folder, threads=1)
+    expected = feed(tiny_session, tiny_session.new_cache(), IDS[:12])
+    cache = KVCache(tiny_session.shape, capacity=4)
+    found = [
+        (tiny_session, other)[i % 2].step([token], cache).copy() for i, token in enumerate(IDS[:12])
+    ]
+    np.testing.assert_array_equal(found, expected)
