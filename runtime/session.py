@@ -74,6 +74,7 @@ class Session:
         The array is the session's own and is overwritten by the next step; copy it to keep it.
         Raises RequestError for no tokens, an id outside the vocabulary, or a full context.
         """
+        self._check_process()
         with self._lock:
             self._run(token_ids, cache, 1, self._last_row, cancellation)
             last: Logits = self._last_row[0, 0]
@@ -85,6 +86,7 @@ class Session:
         cache: KVCache | ConcatenatingCache,
     ) -> Logits:
         """As ``step``, with the logits after every one of the S tokens: a new (S, V) array."""
+        self._check_process()
         logits = np.empty((1, len(token_ids), self.shape.vocab_size), np.float32)
         with self._lock:
             self._run(token_ids, cache, 0, logits, None)
@@ -116,12 +118,15 @@ class Session:
             ) from error
         cache.advance(count)
 
-    def _check_step(self, token_ids: Any, count: int, length: int) -> None:
+    def _check_process(self) -> None:
+        """Asked before the lock: in a fork a thread that is not there may hold it for ever."""
         if os.getpid() != self._process:
             raise PocketLMError(
                 f"this model was loaded by process {self._process}, found a fork of it "
                 f"({os.getpid()}); load the model in the process that uses it"
             )
+
+    def _check_step(self, token_ids: Any, count: int, length: int) -> None:
         if count == 0:
             raise RequestError("found no token ids, expected at least one")
         if length + count > self.shape.context_length:
