@@ -1,0 +1,104 @@
+"""Who imports whom: export < quantize < runtime < benchmarks < the front, never back."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from importlib.util import resolve_name
+from pathlib import Path
+
+import pytest
+from source_tree import FOLDERS, FRONT, module_name, sources
+
+# What `pip install pocketlm` brings, without any extra.
+RUNTIME_PACKAGES = {"numpy", "onnxruntime", "tokenizers"}
+EXPORT_PACKAGES = {"numpy", "onnx", "onnx_ir", "safetensors", "ml_dtypes"}
+ALLOWED_PACKAGES = {
+    "export": EXPORT_PACKAGES,
+    "quantize": EXPORT_PACKAGES,
+    "runtime": RUNTIME_PACKAGES,
+    "benchmarks": RUNTIME_PACKAGES,
+    FRONT: RUNTIME_PACKAGES | {"click", "rich"},
+}
+# Modules of export that need nothing beyond the standard library and NumPy.
+LEAN = {"errors", "folder", "strict_json", "regular_file"}
+
+
+def imports(path: Path) -> Iterator[tuple[int, str, int]]:
+    """(line, full module name, dots) of every import in a file, wherever it stands."""
+    package = module_name(path)
+    if path.name != "__init__.py":
+        package = package.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name, 0
+        elif isinstance(node, ast.ImportFrom):
+            name = resolve_name("." * node.level + (node.module or ""), package)
+            # `from ..export import folder` imports a module too, for all that can be read here.
+            for alias in node.names if node.module is None or name.count(".") == 1 else ():
+                yield node.lineno, f"{name}.{alias.name}", node.level
+            if name.count(".") != 1:
+                yield node.lineno, name, node.level
+
+
+def own_imports(folder: str) -> Iterator[tuple[str, list[str], int]]:
+    """(place, parts after ``pocketlm``, dots) of every import of ours in a folder."""
+    for path in sources(folder):
+        for line, name, dots in imports(path):
+            parts = name.split(".")
+            if parts[0] == FRONT:
+                yield f"{path}:{line}: imports {name}", parts[1:], dots
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_imports_inside_the_folders_are_relative_and_never_of_a_later_one(folder: str) -> None:
+    earlier = FOLDERS[: FOLDERS.index(folder) + 1]
+    for place, parts, dots in own_imports(folder):
+        assert dots > 0, f"{place}: absolute"
+        assert parts and parts[0] in earlier, f"{place}: later than {folder}"
+
+
+def test_imports_of_the_front_are_absolute() -> None:
+    assert [place for place, _, dots in own_imports(FRONT) if dots] == []
+
+
+def test_runtime_takes_only_lean_modules_from_export() -> None:
+    for place, parts, _ in own_imports("runtime"):
+        assert parts[0] == "runtime" or (parts[0] == "export" and parts[1] in LEAN), place
+
+
+def test_lean_modules_import_only_lean_ones() -> None:
+    for path in sources("export"):
+        if path.stem in LEAN and path.parent.name == "export":
+            for line, name, _ in imports(path):
+                parts = name.split(".")
+                lean = parts[0] in sys.stdlib_module_names | {"numpy"} or (
+                    parts[:2] == [FRONT, "export"] and parts[2] in LEAN
+                )
+                assert lean, f"{path}:{line}: imports {name}"
+
+
+@pytest.mark.parametrize("folder", [FRONT, *FOLDERS])
+def test_third_party_packages_are_those_of_the_folder(folder: str) -> None:
+    allowed = ALLOWED_PACKAGES[folder] | set(sys.stdlib_module_names) | {FRONT}
+    for path in sources(folder):
+        for line, name, _ in imports(path):
+            assert name.partition(".")[0] in allowed, f"{path}:{line}: imports {name}"
+
+
+def test_package_inits_import_nothing_from_third_parties() -> None:
+    for path in sources():
+        if path.name == "__init__.py":
+            for line, name, _ in imports(path):
+                top = name.partition(".")[0]
+                assert top in sys.stdlib_module_names | {FRONT}, f"{path}:{line}: imports {name}"
+
+
+def test_the_check_sees_what_it_forbids() -> None:
+    file = sources("runtime")[1]
+    names = {name for _, name, _ in imports(file)}
+    assert any(not name.startswith(FRONT) for name in names)
+    everything = [parts for folder in FOLDERS for _, parts, _ in own_imports(folder)]
+    assert len(everything) > 30

@@ -1,0 +1,121 @@
+"""What a base install can do: everything of the runtime, with every extra's package blocked."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+from source_tree import module_name, sources
+
+from pocketlm.export.folder import ModelFolder
+
+BLOCKED = (
+    *("onnx", "onnx_ir", "safetensors", "ml_dtypes", "torch", "optimum", "transformers"),
+    *("click", "rich"),
+)
+BLOCK = f"""
+import importlib.abc, sys
+
+class Blocked(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {BLOCKED!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Blocked())
+"""
+
+
+def run_python(code: str, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Runs ``code`` in another process; warnings are errors."""
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(code), *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=120,
+    )
+
+
+def output_of(code: str, *arguments: str, folder: Path) -> str:
+    result = run_python(code, *arguments, folder=folder)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_the_hook_blocks(tmp_path: Path) -> None:
+    for name in BLOCKED:
+        result = run_python(f"{BLOCK}\nimport {name}", folder=tmp_path)
+        assert f"No module named '{name}'" in result.stderr
+
+
+def test_every_runtime_module_imports_without_extras(tmp_path: Path) -> None:
+    names = [module_name(path) for path in sources("runtime")]
+    assert "pocketlm.runtime.session" in names
+    imports = "\n".join(f"import {name}" for name in [*names, "pocketlm.model"])
+    output_of(f"{BLOCK}\n{imports}", folder=tmp_path)
+
+
+def test_a_model_folder_generates_without_extras(tiny_folder: ModelFolder, tmp_path: Path) -> None:
+    code = """
+        import sys, pocketlm
+        result = pocketlm.load(sys.argv[1], threads=1).generate("a", max_tokens=5, ignore_eos=True)
+        print(len(result.token_ids))
+    """
+    found = output_of(BLOCK + textwrap.dedent(code), str(tiny_folder.path), folder=tmp_path)
+    assert found == "5\n"
+
+
+def test_the_command_line_without_click_names_its_extra(tmp_path: Path) -> None:
+    code = f"{BLOCK}\nfrom pocketlm.cli import main\nmain(['run', 'x'])"
+    result = run_python(code, folder=tmp_path)
+    assert result.returncode == 2
+    assert 'pip install "pocketlm[cli]"' in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_exporting_without_onnx_names_its_extra(tmp_path: Path) -> None:
+    code = f"{BLOCK}\nimport pocketlm\npocketlm.load()"
+    result = run_python(code, folder=tmp_path)
+    assert "MissingExtraError" in result.stderr
+    assert 'pip install "pocketlm[export]"' in result.stderr
+
+
+def test_importing_is_cheap_and_switches_telemetry_off(tmp_path: Path) -> None:
+    code = """
+        import os, sys
+        os.environ.pop("ORT_DISABLE_TELEMETRY", None)
+        import pocketlm
+        print(os.environ["ORT_DISABLE_TELEMETRY"])
+        heavy = {"numpy", "onnxruntime", "tokenizers", "click"}
+        print(sorted(heavy & set(sys.modules)))
+        dir(pocketlm), pocketlm.__version__
+        print("numpy" in sys.modules)
+        pocketlm.load
+        print("onnxruntime" in sys.modules)
+    """
+    assert output_of(code, folder=tmp_path).split("\n")[:4] == ["1", "[]", "False", "True"]
+
+
+def test_the_users_choice_about_telemetry_stays(tmp_path: Path) -> None:
+    code = """
+        import os
+        os.environ["ORT_DISABLE_TELEMETRY"] = "0"
+        import pocketlm
+        print(os.environ["ORT_DISABLE_TELEMETRY"])
+    """
+    assert output_of(code, folder=tmp_path) == "0\n"
+
+
+def test_importing_too_late_for_telemetry_warns(tmp_path: Path) -> None:
+    code = """
+        import os
+        os.environ.pop("ORT_DISABLE_TELEMETRY", None)
+        import onnxruntime, pocketlm
+    """
+    result = run_python(code, folder=tmp_path)
+    assert "import pocketlm first, or set ORT_DISABLE_TELEMETRY=1" in result.stderr.replace(
+        "\n", " "
+    )
