@@ -69,15 +69,15 @@ class Session:
         cache: KVCache | ConcatenatingCache,
         cancellation: Cancellation | None = None,
     ) -> Logits:
-        """Appends S tokens to ``cache`` and returns the logits after the last one: float32 (V,).
+        """Appends S tokens to ``cache``; the logits after the last one: a new float32 (V,) array.
 
-        The array is the session's own and is overwritten by the next step; copy it to keep it.
         Raises RequestError for no tokens, an id outside the vocabulary, or a full context.
         """
         self._check_process()
         with self._lock:
             self._run(token_ids, cache, 1, self._last_row, cancellation)
-            last: Logits = self._last_row[0, 0]
+            # A copy: the next step, perhaps another thread's, overwrites what stays bound.
+            last: Logits = self._last_row[0, 0].copy()
             return last
 
     def all_logits(
