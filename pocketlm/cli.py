@@ -5,7 +5,9 @@ Exit codes: 0 success, 1 a bug of ours, 2 bad input or option, 4 out of disk, 13
 
 from __future__ import annotations
 
+import errno
 import importlib
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -22,32 +24,65 @@ VERBS = {
     "quantize": "Make a smaller model folder from an fp32 one.",
     "info": "Show what a model folder holds.",
 }
-INTERRUPTED = 130
+BUG, BAD_INPUT, DISK, INTERRUPTED = 1, 2, 4, 130
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs ``pocketlm`` with ``arguments`` (default: those of the process) and exits."""
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
+    _open_missing_streams()
     try:
         code = _run(arguments)
     except KeyboardInterrupt:
         code = INTERRUPTED
+    except BrokenPipeError:
+        # The reader went away (``| head``): its right, not an error.
+        _discard_stdout()
+        code = 0
     except PocketLMError as error:
         if debug:
             raise
-        print(f"pocketlm: {error}", file=sys.stderr)
+        _complain(str(error))
         code = error.exit_code
+    except OSError as error:
+        if debug:
+            raise
+        _discard_stdout()
+        _complain(f"{error.filename or 'standard output'}: {error.strerror or error}")
+        code = DISK if error.errno in DISK_ERRORS else BAD_INPUT
     except Exception as error:
         if debug:
             raise
-        print(
-            f"pocketlm: this is a bug in pocketlm: {type(error).__name__}: {error}; "
-            "run it again with --debug and report what it prints",
-            file=sys.stderr,
+        _complain(
+            f"this is a bug in pocketlm: {type(error).__name__}: {error}; "
+            "run it again with --debug and report what it prints"
         )
-        code = 1
+        code = BUG
     sys.exit(code)
+
+
+def _complain(message: str) -> None:
+    """One line on stderr; what a file's content put into it may not drive the terminal."""
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
+    print(f"pocketlm: {line}", file=sys.stderr)
+
+
+def _open_missing_streams() -> None:
+    """Python leaves a stream that the caller closed (``>&-``) None; here it is an empty one."""
+    sys.stdin = sys.stdin or open(os.devnull)
+    sys.stdout = sys.stdout or open(os.devnull, "w")
+    sys.stderr = sys.stderr or open(os.devnull, "w")
+
+
+def _discard_stdout() -> None:
+    """What stdout still holds cannot be written; without this Python tries, and fails, at exit."""
+    try:
+        handle = sys.stdout.fileno()
+    except (OSError, ValueError):  # not a file: a test's buffer
+        return
+    os.dup2(os.open(os.devnull, os.O_WRONLY), handle)
 
 
 def _run(arguments: list[str]) -> int:
@@ -55,7 +90,7 @@ def _run(arguments: list[str]) -> int:
         import click
     except ImportError as error:
         raise missing_extra("cli", "the command line", error) from error
-    if sys.stdout is not None and hasattr(sys.stdout, "reconfigure"):
+    if hasattr(sys.stdout, "reconfigure"):
         # A terminal that cannot show a character gets an escape, not a crash.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -65,9 +100,9 @@ def _run(arguments: list[str]) -> int:
         return INTERRUPTED
     except click.ClickException as error:
         error.show()
-        return 2
+        return BAD_INPUT
     except SystemExit:
-        # How click ends when stdout's reader went away (``| head``): its right, not an error.
+        # How click ends when stdout's reader went away.
         return 0
     except click.exceptions.Exit as error:
         return int(error.exit_code)

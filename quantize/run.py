@@ -19,9 +19,10 @@ from ..export.errors import RequestError
 from ..export.external_data import Progress, weights_of
 from ..export.folder import ModelFolder
 from ..export.run import Plan, Precision, export_model, open_decoder, write_folder
+from .precisions import FULL
 from .report import Report
 from .rewrite import Rewrite
-from .select import FULL, Choice, choose
+from .select import Choice, choose
 
 
 class Quantized:

@@ -18,14 +18,9 @@ from dataclasses import dataclass
 from ..export.errors import RequestError
 from .formats.block import Block
 from .formats.int8_channel import Int8Channel
+from .precisions import BLOCK_SIZES, DEFAULT_BLOCK, FULL, HEADS, PRECISIONS
 
 Format = Block | Int8Channel
-
-FULL = "fp32"
-PRECISIONS = (FULL, "int8", "int8-weight", "int4")
-BLOCK_SIZES = (32, 64, 128)
-HEADS = (FULL, "int8", "int4")
-DEFAULT_BLOCK = {"int8": 128, "int8-weight": 64, "int4": 128}
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import click
 from pocketlm.commands.options import precision_options, writing_options
 from pocketlm.commands.progress import print_report, shown
 from pocketlm.export.checkpoint import open_checkpoint
+from pocketlm.quantize.precisions import PRECISIONS
 from pocketlm.quantize.run import export_checkpoint
-from pocketlm.quantize.select import PRECISIONS
 
 
 @click.command("export")

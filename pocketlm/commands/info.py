@@ -28,18 +28,18 @@ def command(folder: Path, as_json: bool, verify: bool, debug: bool) -> None:
     if verify:
         opened.verify(remembered=False)
     if as_json:
-        click.echo(json.dumps(opened.manifest, indent=1, ensure_ascii=False))
+        click.echo(json.dumps(opened.manifest, indent=1))
         return
     console = Console(highlight=False, soft_wrap=True)
     for line in _summary(opened):
-        console.print(line, markup=False)
+        console.print(line, markup=False, emoji=False)
     precision = opened.manifest["precision"]
     if "tensors" in precision:
         console.print()
         console.print(precision_table(precision))
     console.print()
     for name, entry in opened.files.items():
-        console.print(f"{entry['sha256']}  {entry['bytes']:>12,}  {name}", markup=False)
+        console.print(f"{entry['sha256']}  {entry['bytes']:>12,}  {name}", markup=False, emoji=False)
     if verify:
         console.print("all files are as they were written")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from pocketlm.quantize.select import BLOCK_SIZES, HEADS
+from pocketlm.quantize.precisions import BLOCK_SIZES, HEADS
 
 
 def precision_options(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -50,6 +50,8 @@ def shown(quiet: bool) -> Iterator[dict[str, Any]]:
             f"read {megabytes(plan.bytes_to_read)}, write {megabytes(plan.bytes_to_write)} "
             f"of {megabytes(plan.bytes_free)} free to {plan.out}",
             highlight=False,
+            markup=False,
+            emoji=False,
             soft_wrap=True,
         )
         if console.is_terminal:
@@ -61,7 +63,8 @@ def shown(quiet: bool) -> Iterator[dict[str, Any]]:
     try:
         yield {"on_plan": on_plan, "progress": progress}
     finally:
-        bar.stop()
+        if bar.live.is_started:
+            bar.stop()
 
 
 def print_report(folder: ModelFolder) -> None:
@@ -75,7 +78,9 @@ def print_report(folder: ModelFolder) -> None:
             f"{megabytes(precision['bytes_before'])} -> {megabytes(precision['bytes_after'])}",
             highlight=False,
         )
-    console.print(f"wrote {folder.path}", highlight=False, soft_wrap=True)
+    console.print(
+        f"wrote {folder.path}", highlight=False, markup=False, emoji=False, soft_wrap=True
+    )
 
 
 def precision_table(precision: dict[str, Any]) -> Table:

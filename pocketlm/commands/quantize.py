@@ -9,8 +9,8 @@ import click
 from pocketlm.commands.options import precision_options, writing_options
 from pocketlm.commands.progress import print_report, shown
 from pocketlm.export.folder import ModelFolder
+from pocketlm.quantize.precisions import FULL, PRECISIONS
 from pocketlm.quantize.run import quantize_model
-from pocketlm.quantize.select import FULL, PRECISIONS
 
 
 @click.command("quantize")

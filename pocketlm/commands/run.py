@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,8 @@ import click
 
 from pocketlm import load
 from pocketlm.benchmarks.machine import peak_rss_bytes
-from pocketlm.commands.progress import shown
 from pocketlm.model import Model
-from pocketlm.quantize.select import PRECISIONS
+from pocketlm.quantize.precisions import PRECISIONS
 from pocketlm.runtime.text import TextStream
 
 ESCAPES = {"\\n": "\n", "\\t": "\t", "\\r": "\r", "\\\\": "\\"}
@@ -94,18 +94,22 @@ def command(
     path, prompt = _model_and_prompt(words)
     if prompt == "-":
         prompt = _read_stdin()
-    with shown(quiet=not sys.stderr.isatty()) as callbacks:
+    with ExitStack() as drawing:
+
+        def on_export(out: Path) -> dict[str, Any]:
+            # Imported only now: drawing and exporting cost memory that a run does not need.
+            from pocketlm.commands.progress import shown
+
+            return drawing.enter_context(shown(quiet=not sys.stderr.isatty()))
+
         model = load(
-            path,
-            precision=precision,
-            threads=threads,
-            tokenizer=tokenizer,
-            on_export=lambda out: callbacks,
+            path, precision=precision, threads=threads, tokenizer=tokenizer, on_export=on_export
         )
     stream = model.stream(prompt, stop=[_unescape(text) for text in stop], **options)
     if as_json:
         text = "".join(piece.text for piece in stream)
-        click.echo(json.dumps(_result(model, stream, prompt, text), ensure_ascii=False))
+        # In ASCII: right whatever the encoding of stdout.
+        click.echo(json.dumps(_result(model, stream, prompt, text)))
     else:
         _print_stream(prompt, stream)
     if stats:

@@ -16,8 +16,9 @@ import pocketlm.runtime.sampling
 import pocketlm.runtime.text
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.folder import ModelFolder
+from pocketlm.quantize.precisions import PRECISIONS
 from pocketlm.quantize.run import export_checkpoint, quantize_model
-from pocketlm.quantize.select import PRECISIONS, choose
+from pocketlm.quantize.select import choose
 from pocketlm.runtime.cache import ConcatenatingCache
 from pocketlm.runtime.session import Session
 
