@@ -39,7 +39,9 @@ def command(folder: Path, as_json: bool, verify: bool, debug: bool) -> None:
         console.print(precision_table(precision))
     console.print()
     for name, entry in opened.files.items():
-        console.print(f"{entry['sha256']}  {entry['bytes']:>12,}  {name}", markup=False, emoji=False)
+        console.print(
+            f"{entry['sha256']}  {entry['bytes']:>12,}  {name}", markup=False, emoji=False
+        )
     if verify:
         console.print("all files are as they were written")
 
