@@ -204,7 +204,7 @@ def _open(path: Path, threads: int) -> onnxruntime.InferenceSession:
     options.log_severity_level = 3  # num_logits_to_keep has a default: one warning, on purpose
     # Workers may spin between the nodes of a run, but not between two runs: an idle model is idle.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    # Not session.set_denormal_as_zero: it would also flush the numbers of the caller's own thread.
     try:
         return onnxruntime.InferenceSession(
             path / GRAPH_FILE, options, providers=["CPUExecutionProvider"]

@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -215,3 +217,15 @@ def test_wrong_threads_are_refused(tiny_folder: ModelFolder, threads: Any) -> No
 def test_threads_are_those_asked_for_or_found(tiny_folder: ModelFolder) -> None:
     assert Session(tiny_folder, 1).threads == 1
     assert Session(tiny_folder).threads >= 1
+
+
+def test_loading_leaves_the_processors_arithmetic_alone(tiny_folder: ModelFolder) -> None:
+    # A fresh process: ONNX Runtime changes the mode with the first session of a process only.
+    program = """
+import sys
+from pocketlm import load
+model = load(sys.argv[1])
+model.generate("a", max_tokens=2)
+assert 5e-324 * 1.0 > 0, "subnormal numbers are flushed to zero"
+"""
+    subprocess.run([sys.executable, "-c", program, tiny_folder.path], check=True)
