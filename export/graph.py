@@ -102,12 +102,20 @@ class Graph:
         self.ir.inputs.append(value)
         return value
 
-    def output(self, value: ir.Value, name: str, dtype: DTypeLike, dims: list[Dimension]) -> None:
-        """Declares ``value`` as the graph output ``name``."""
+    def output(
+        self,
+        value: ir.Value,
+        name: str,
+        dtype: DTypeLike,
+        dims: list[Dimension],
+        *,
+        first: bool = False,
+    ) -> None:
+        """Declares ``value`` as the graph output ``name``, after those declared or ``first``."""
         value.name = name
         value.type = ir.TensorType(ir.DataType.from_numpy(np.dtype(dtype)))
         value.shape = ir.Shape(dims)
-        self.ir.outputs.append(value)
+        self.ir.outputs.insert(0 if first else len(self.ir.outputs), value)
 
     def default(self, value: ir.Value, array: NDArray[Any]) -> None:
         """Makes a graph input optional: ``array`` is used when the caller does not feed it."""

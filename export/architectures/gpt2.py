@@ -24,7 +24,7 @@ from ..checkpoint import Checkpoint
 from ..config_fields import read_fields, refuse_unless
 from ..errors import CheckpointError
 from ..folder import DecoderShape
-from ..graph import Graph
+from ..graph import Dimension, Graph
 from ..layers import DecoderInputs, attention, decoder_inputs, last_rows, skip_layer_norm
 from ..weight_source import WeightSource
 
@@ -159,7 +159,8 @@ def build(checkpoint: Checkpoint) -> tuple[ir.Model, DecoderShape]:
     logits = g.FusedMatMul(x, head, transB=1, name="lm_head")  # (B, S, D) -> (B, S, V)
     if "lm_head.bias" in source:
         logits = g.Add(logits, w("lm_head.bias"), name="lm_head.add_bias")
-    g.output(logits, "logits", np.float32, ["batch_size", "sequence_length", config.vocab_size])
+    dims: list[Dimension] = ["batch_size", "sequence_length", config.vocab_size]
+    g.output(logits, "logits", np.float32, dims, first=True)  # what callers by position expect
     shape = DecoderShape(
         vocab_size=config.vocab_size,
         context_length=config.n_positions,
