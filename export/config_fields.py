@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import typing
 from types import NoneType
 from typing import Any, TypeVar
 
 from .errors import CheckpointError
+from .strict_json import shown
 
 C = TypeVar("C")
 
@@ -41,14 +43,14 @@ def _checked(name: str, value: Any, allowed: tuple[type, ...]) -> Any:
     if isinstance(value, int | float) and not isinstance(value, bool):
         if int in allowed and isinstance(value, int) and 0 < value < LARGEST_COUNT:
             return value
-        if float in allowed and 0 < value < float("inf"):
+        if float in allowed and 0 < value <= sys.float_info.max:
             return float(value)
     kinds = " or ".join("null" if kind is NoneType else kind.__name__ for kind in allowed)
     raise CheckpointError(
-        f"config.json: {name} is {value!r:.80}, expected a positive {kinds}; "
+        f"config.json: {name} is {shown(value, 80)}, expected a positive {kinds}; "
         "the file is damaged or belongs to another model"
         if {int, float} & set(allowed)
-        else f"config.json: {name} is {value!r:.80}, expected {kinds}; "
+        else f"config.json: {name} is {shown(value, 80)}, expected {kinds}; "
         "the file is damaged or belongs to another model"
     )
 
@@ -58,6 +60,6 @@ def refuse_unless(config: dict[str, Any], name: str, neutral: Any) -> None:
     value = config.get(name, neutral)
     if value not in (neutral, None):
         raise CheckpointError(
-            f"config.json: {name} is {str(value):.80}, expected {neutral}; "
+            f"config.json: {name} is {shown(value, 80)}, expected {neutral}; "
             "the graph does not implement it, so this checkpoint cannot be exported"
         )
