@@ -77,6 +77,7 @@ def write_weights(model: ir.Model, folder: Path, progress: Progress | None = Non
             for part in (gap, data):
                 stream.write(part)
                 digest.update(part)
+            del data, part  # or this weight would live on while the next one is read
             position = place.offset + place.length
             if progress is not None:
                 progress(position, total)

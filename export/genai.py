@@ -18,7 +18,7 @@ def genai_config(
     Source: onnxruntime-genai 0.18, ``src/config.cpp``; the fields were tried with that version.
     """
     eos = generation_config.get("eos_token_id")
-    eos_ids = eos if isinstance(eos, list) else [eos if eos is not None else 0]
+    eos_ids = (eos if isinstance(eos, list) else [] if eos is None else [eos]) or [0]
     bos = generation_config.get("bos_token_id")
     return {
         "model": {

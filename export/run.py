@@ -34,7 +34,7 @@ from .folder import (
     write_json,
 )
 from .genai import genai_config
-from .strict_json import load_json_object
+from .strict_json import load_json_object, shown
 
 GRAPH_FILE = "model.onnx"
 TOKENIZER_FILE = "tokenizer.json"
@@ -224,7 +224,20 @@ def _generation_defaults(checkpoint: Checkpoint) -> dict[str, Any]:
     defaults = dict(checkpoint.generation_config)
     for name in ("bos_token_id", "eos_token_id"):
         defaults.setdefault(name, checkpoint.config.get(name))
+        value = defaults[name]
+        if value is not None and not all(
+            map(_is_id, value if isinstance(value, list) else [value])
+        ):
+            file = "generation_config" if name in checkpoint.generation_config else "config"
+            raise CheckpointError(
+                f"{file}.json: {name} is {shown(value)}, expected a token id, a list of them or "
+                "null; the file is damaged or belongs to another model"
+            )
     return defaults
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def check_tokenizer_size(file: Path, vocab_size: int) -> None:
@@ -238,8 +251,11 @@ def check_tokenizer_size(file: Path, vocab_size: int) -> None:
             "take tokenizer.json from the same place as the weights"
         )
     ids = list(range(len(vocab))) if isinstance(vocab, list) else list(vocab.values())
-    ids += [token.get("id") for token in content.get("added_tokens") or ()]
-    if not all(isinstance(number, int) and number >= 0 for number in ids):
+    added = content.get("added_tokens") or []
+    if not isinstance(added, list):
+        raise CheckpointError(f"{file}: found added_tokens that are no list; it is damaged")
+    ids += [token.get("id") if isinstance(token, dict) else None for token in added]
+    if not all(map(_is_id, ids)):
         raise CheckpointError(f"{file}: found a token id that is not a number; it is damaged")
     size = max(ids, default=-1) + 1
     if not vocab_size - LARGEST_PADDING <= size <= vocab_size:
