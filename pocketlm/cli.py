@@ -50,8 +50,18 @@ def main(arguments: list[str] | None = None) -> None:
         if debug:
             raise
         _discard_stdout()
-        _complain(f"{error.filename or 'standard output'}: {error.strerror or error}")
         code = DISK if error.errno in DISK_ERRORS else BAD_INPUT
+        advice = "free some space" if code == DISK else "check path and permissions"
+        _complain(
+            f"{error.filename or 'standard output'}: found {str(error.strerror or error)!r}, "
+            f"expected to read or write it; {advice}"
+        )
+    except ModuleNotFoundError as error:
+        # Another package may have brought click, but not the rest of what a verb needs.
+        if debug:
+            raise
+        _complain(str(missing_extra("cli", "this command", error)))
+        code = BAD_INPUT
     except Exception as error:
         if debug:
             raise
@@ -94,12 +104,15 @@ def _run(arguments: list[str]) -> int:
         # A terminal that cannot show a character gets an escape, not a crash.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        code = _group().main(arguments, prog_name="pocketlm", standalone_mode=False)
+        code = _group().main(arguments or ["--help"], prog_name="pocketlm", standalone_mode=False)
         sys.stdout.flush()
     except click.Abort:
         return INTERRUPTED
     except click.ClickException as error:
-        error.show()
+        command = (
+            error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else ""
+        )
+        _complain(f"{error.format_message().rstrip('.')}; see: {command or 'pocketlm'} --help")
         return BAD_INPUT
     except SystemExit:
         # How click ends when stdout's reader went away.
@@ -121,7 +134,12 @@ def _group() -> click.Group:
         def get_command(self, context: Any, name: str) -> click.Command | None:
             if name not in VERBS:
                 return None
-            module = importlib.import_module(f"pocketlm.commands.{name}")
+            try:
+                module = importlib.import_module(f"pocketlm.commands.{name}")
+            except ImportError as error:
+                if isinstance(error, PocketLMError) or (error.name or "").startswith("pocketlm"):
+                    raise
+                raise missing_extra("cli", f"pocketlm {name}", error) from error
             command: click.Command = module.command
             return command
 

@@ -37,6 +37,7 @@ def test_no_file_names_a_path_of_one_machine() -> None:
     ],
 )
 def test_the_pattern_knows_a_machine_path(line: str, caught: bool) -> None:
+    # The braces keep these lines from being caught themselves.
     written = line.translate({ord("{"): None, ord("}"): None}).encode()
     assert bool(MACHINE_PATH.search(written)) == caught
 

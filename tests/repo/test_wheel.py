@@ -1,0 +1,152 @@
+"""The wheel, a base install and an editable one, each made from a clean copy of the tree."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+from source_tree import ROOT, clean_copy, module_name, sources
+
+from pocketlm.export.folder import ModelFolder
+
+pytestmark = pytest.mark.packaging
+
+GENERATE = """
+import sys, pocketlm
+result = pocketlm.load(sys.argv[1], threads=1).generate("a", max_tokens=5, ignore_eos=True)
+print(pocketlm.__file__, len(result.token_ids))
+"""
+
+
+def run_command(
+    *command: str | Path, folder: Path, code: int = 0
+) -> subprocess.CompletedProcess[str]:
+    """Runs a command that must end with ``code``, in ``folder``, without our environment."""
+    ours = ("PYTHON", "VIRTUAL_ENV", "COV_")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    result = subprocess.run(
+        [str(part) for part in command],
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=600,
+    )
+    assert result.returncode == code, f"{command}:\n{result.stdout}\n{result.stderr}"
+    return result
+
+
+def new_environment(folder: Path) -> Path:
+    """Makes a virtual environment and returns where its programs are."""
+    venv.create(folder, with_pip=True)
+    return folder / ("Scripts" if os.name == "nt" else "bin")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    copy = clean_copy(tmp_path_factory.mktemp("wheel") / "tree")
+    out = copy.parent / "dist"
+    run_command(sys.executable, "-m", "build", "--wheel", "--outdir", out, copy, folder=out.parent)
+    (found,) = out.iterdir()
+    return found
+
+
+@pytest.fixture(scope="module")
+def base_programs(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment with the wheel and no extra."""
+    folder = tmp_path_factory.mktemp("base")
+    programs = new_environment(folder / "environment")
+    run_command(programs / "python", "-m", "pip", "install", "-q", wheel, folder=folder)
+    return programs
+
+
+def test_wheel_holds_the_sources_and_nothing_else(wheel: Path) -> None:
+    def in_wheel(path: Path) -> str:
+        name = module_name(path).replace(".", "/")
+        return f"{name}/__init__.py" if path.name == "__init__.py" else f"{name}.py"
+
+    demo = {f"pocketlm/demo/{path.name}" for path in (ROOT / "pocketlm" / "demo").iterdir()}
+    expected = {in_wheel(path) for path in sources()} | demo | {"pocketlm/py.typed"}
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+        license_text = archive.read(
+            f"{'-'.join(wheel.name.split('-')[:2])}.dist-info/licenses/LICENSE"
+        )
+    assert names == expected
+    assert license_text == (ROOT / "LICENSE").read_bytes()
+
+
+def test_every_module_of_the_wheel_imports_elsewhere(wheel: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    names = [module_name(path) for path in sources() if path.name != "__main__.py"]
+    code = (
+        "import importlib, sys\n"
+        "sys.path.insert(0, sys.argv[1])\n"
+        "for name in sys.argv[2:]:\n"
+        "    module = importlib.import_module(name)\n"
+        "    assert module.__file__.startswith(sys.argv[1]), module.__file__\n"
+    )
+    site = tmp_path / "site"
+    # From the checkout, the place where a wheel is shadowed unless -P is given.
+    run_command(sys.executable, "-P", "-c", code, site, *names, folder=ROOT)
+
+
+def test_base_install_generates(
+    base_programs: Path, tiny_folder: ModelFolder, tmp_path: Path
+) -> None:
+    python = base_programs / "python"
+    found = run_command(python, "-c", GENERATE, tiny_folder.path, folder=tmp_path).stdout.split()
+    assert found[0].startswith(str(base_programs.parent))
+    assert found[1] == "5"
+    listed = run_command(python, "-m", "pip", "list", "--format=freeze", folder=tmp_path).stdout
+    installed = {line.split("==")[0].replace("_", "-") for line in listed.splitlines()}
+    assert not installed & {"onnx", "onnx-ir", "safetensors", "ml-dtypes", "torch"}
+
+
+@pytest.mark.parametrize("program", [("pocketlm",), ("python", "-m", "pocketlm")])
+def test_base_install_names_the_extra_of_a_command(
+    program: tuple[str, ...], base_programs: Path, tmp_path: Path
+) -> None:
+    command = (base_programs / program[0], *program[1:], "run", "x")
+    result = run_command(*command, folder=tmp_path, code=2)
+    # "cli" without click; "export" where another package has brought click.
+    assert re.search(r'pip install "pocketlm\[(cli|export)\]"', result.stderr)
+    assert result.stdout == ""
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_base_install_names_the_extra_of_an_export(base_programs: Path, tmp_path: Path) -> None:
+    code = (
+        "import pocketlm\n"
+        "try: pocketlm.load()\n"
+        "except pocketlm.MissingExtraError as error: print(error)\n"
+    )
+    found = run_command(base_programs / "python", "-c", code, folder=tmp_path).stdout
+    assert 'pip install "pocketlm[export]"' in found
+
+
+def test_editable_install_works_from_anywhere(
+    base_programs: Path, tiny_folder: ModelFolder, tmp_path: Path
+) -> None:
+    """Last, since it takes the place of the wheel in that environment."""
+    copy = clean_copy(tmp_path / "tree")
+    pip = (base_programs / "python", "-m", "pip", "install", "-q")
+    run_command(*pip, "--no-deps", "-e", copy, folder=tmp_path)
+    for folder in (tmp_path, copy, copy / "pocketlm", Path(tmp_path.anchor)):
+        found = run_command(
+            base_programs / "python", "-c", GENERATE, tiny_folder.path, folder=folder
+        ).stdout
+        assert found.split() == [str(copy / "pocketlm" / "__init__.py"), "5"], folder
+    # A module added later is found without another install.
+    (copy / "runtime" / "added.py").write_text("ANSWER = 42\n")
+    code = "from pocketlm.runtime.added import ANSWER; print(ANSWER)"
+    assert run_command(base_programs / "python", "-c", code, folder=tmp_path).stdout == "42\n"
