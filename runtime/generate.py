@@ -33,7 +33,11 @@ def prefill(
     chunk_size: int = CHUNK_SIZE,
     cancellation: Cancellation | None = None,
 ) -> Logits:
-    """Feeds the prompt to ``cache`` in chunks; the logits (V,) after its last token."""
+    """Feeds the prompt to ``cache`` in chunks; the logits (V,) after its last token.
+
+    Raises RequestError, before the first chunk, for a prompt that ``Session.step`` would refuse.
+    """
+    session.check_step(prompt_ids, cache)
     for start in range(0, len(prompt_ids), chunk_size):
         logits = session.step(prompt_ids[start : start + chunk_size], cache, cancellation)
     return logits

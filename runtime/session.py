@@ -93,6 +93,29 @@ class Session:
         rows: Logits = logits[0]
         return rows
 
+    def check_step(
+        self,
+        token_ids: Sequence[int] | NDArray[np.int64],
+        cache: KVCache | ConcatenatingCache,
+    ) -> None:
+        """Raises the RequestError with which a step of ``token_ids`` would end."""
+        count, length = len(token_ids), cache.length
+        if count == 0:
+            raise RequestError("found no token ids, expected at least one")
+        if length + count > self.shape.context_length:
+            raise RequestError(
+                f"found {length} + {count} tokens, expected at most {self.shape.context_length} "
+                "(the context length); shorten the prompt"
+            )
+        # The kernel turns an id outside the vocabulary into zeros or worse, so it ends here.
+        smallest, largest = int(min(token_ids)), int(max(token_ids))
+        if smallest < 0 or largest >= self.shape.vocab_size:
+            wrong = smallest if smallest < 0 else largest
+            raise RequestError(
+                f"found token id {wrong}, expected 0 to {self.shape.vocab_size - 1}; "
+                "use ids of this model's tokenizer"
+            )
+
     def _run(
         self,
         token_ids: Sequence[int] | NDArray[np.int64],
@@ -101,8 +124,8 @@ class Session:
         logits: Logits,
         cancellation: Cancellation | None,
     ) -> None:
+        self.check_step(token_ids, cache)
         count = len(token_ids)
-        self._check_step(token_ids, count, cache.length)
         self._bind_cache(cache, count)
         self._bind_ids(token_ids, count, cache.length)
         self._bind_logits(keep, logits)
@@ -124,23 +147,6 @@ class Session:
             raise PocketLMError(
                 f"this model was loaded by process {self._process}, found a fork of it "
                 f"({os.getpid()}); load the model in the process that uses it"
-            )
-
-    def _check_step(self, token_ids: Any, count: int, length: int) -> None:
-        if count == 0:
-            raise RequestError("found no token ids, expected at least one")
-        if length + count > self.shape.context_length:
-            raise RequestError(
-                f"found {length} + {count} tokens, expected at most {self.shape.context_length} "
-                "(the context length); shorten the prompt"
-            )
-        # The kernel turns an id outside the vocabulary into zeros or worse, so it ends here.
-        smallest, largest = int(min(token_ids)), int(max(token_ids))
-        if smallest < 0 or largest >= self.shape.vocab_size:
-            wrong = smallest if smallest < 0 else largest
-            raise RequestError(
-                f"found token id {wrong}, expected 0 to {self.shape.vocab_size - 1}; "
-                "use ids of this model's tokenizer"
             )
 
     def _bind_cache(self, cache: KVCache | ConcatenatingCache, count: int) -> None:
