@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-CHUNK = 1 << 20  # weights compared at once: bounds the temporaries, fits in cache
+from .weights import LinearWeight, Packed
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,22 @@ class Report:
             ],
             "skipped": [{"name": name, "reason": why} for name, why in self.skipped.items()],
         }
+
+
+def measured(weight: LinearWeight, format_name: str, packed: Packed) -> TensorReport:
+    """The report of a weight that has just been packed; reads ``packed.restored`` to its end."""
+    relative, largest = errors(packed.original, packed.restored)
+    size = sum(part.nbytes for part in packed.parts.values())
+    return TensorReport(
+        name=weight.name,
+        shape=tuple(int(number) for number in weight.weight.shape.numpy()),
+        format=format_name,
+        bits_per_weight=8 * size / packed.original.size,
+        relative_error=relative,
+        maximum_error=largest,
+        bytes_before=packed.original.nbytes,
+        bytes_after=size,
+    )
 
 
 def errors(

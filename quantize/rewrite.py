@@ -12,12 +12,14 @@ bytes are stored once.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from ..export.graph import Graph, Weight
 from .formats.block import Block
-from .report import Report
+from .report import Report, measured
 from .select import Choice, Format
 from .weights import LinearWeight, PackedParts, weight_of
 
@@ -96,8 +98,19 @@ class Rewrite:
 
     def _packed(self, weight: LinearWeight, number_format: Format) -> PackedParts:
         if weight.weight not in self._parts:
-            self._parts[weight.weight] = number_format.parts(weight, self._report)
+            self._parts[weight.weight] = pack_lazily(number_format, weight, self._report)
         return self._parts[weight.weight]
+
+
+def pack_lazily(number_format: Format, weight: LinearWeight, report: Report) -> PackedParts:
+    """The parts of ``weight``, packed when they are written out; packing fills ``report``."""
+
+    def compute() -> dict[str, NDArray[Any]]:
+        packed = number_format.packed(weight)
+        report.add(measured(weight, number_format.name, packed))
+        return packed.parts
+
+    return PackedParts(compute)
 
 
 def match_product(node: ir.Node) -> LinearWeight | None:

@@ -6,7 +6,7 @@ K), as a ``transB`` product does; a format asks for the orientation its kernel w
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from ..export.graph import Blob, Weight
 
 Floats = NDArray[np.float32]
+
+CHUNK = 1 << 20  # weights worked on at once: bounds the temporaries, fits in cache
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,15 @@ class LinearWeight:
     def out_in(self) -> Floats:
         """The values as (N, K); read now."""
         return self.weight.read() if self.transposed else self.weight.read().T
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A weight that has just been packed."""
+
+    original: Floats  # in the orientation the format wants
+    parts: dict[str, NDArray[Any]]  # what is stored, by name
+    restored: Iterator[Floats]  # ``original`` as the parts give it back, in runs of rows
 
 
 class PackedParts:

@@ -27,8 +27,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from ...export.graph import Blob, Graph
-from ..report import CHUNK, Report, TensorReport, errors
-from ..weights import Floats, LinearWeight, PackedParts
+from ..weights import CHUNK, Floats, LinearWeight, Packed, PackedParts
 
 SMALLEST_BLOCK = 16  # the kernel's minimum
 # Fractions of the block's extreme that are tried as the largest representable value. More of them,
@@ -137,30 +136,11 @@ class Block:
 
     # Nodes ------------------------------------------------------------------------------------
 
-    def parts(self, weight: LinearWeight, report: Report) -> PackedParts:
-        """The lazily packed ``data`` and ``scales`` of ``weight``; packing fills ``report``."""
-
-        def compute() -> dict[str, NDArray[np.generic]]:
-            original = weight.out_in()
-            data, scales = self.pack(original)
-            relative, largest = errors(original, self._unpack_rows(data, scales))
-            size = data.nbytes + scales.nbytes
-            shape = weight.weight.shape.numpy()
-            report.add(
-                TensorReport(
-                    weight.name,
-                    tuple(int(n) for n in shape),
-                    self.name,
-                    8 * size / original.size,
-                    relative,
-                    largest,
-                    original.nbytes,
-                    size,
-                )
-            )
-            return {"data": data, "scales": scales}
-
-        return PackedParts(compute)
+    def packed(self, weight: LinearWeight) -> Packed:
+        """Reads ``weight`` and packs it."""
+        original = weight.out_in()
+        data, scales = self.pack(original)
+        return Packed(original, {"data": data, "scales": scales}, self._unpack_rows(data, scales))
 
     def _unpack_rows(self, data: NDArray[np.uint8], scales: Floats) -> Iterator[Floats]:
         step = max(1, CHUNK // (scales.shape[1] * self.size))

@@ -29,8 +29,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from ...export.graph import Graph
-from ..report import CHUNK, Report, TensorReport, errors
-from ..weights import Floats, LinearWeight, PackedParts
+from ..weights import CHUNK, Floats, LinearWeight, Packed, PackedParts
 
 LARGEST = 63
 LEVELS = np.float32(255)
@@ -78,30 +77,12 @@ class Int8Channel:
 
     # Nodes ------------------------------------------------------------------------------------
 
-    def parts(self, weight: LinearWeight, report: Report) -> PackedParts:
-        """The lazily packed arrays of ``weight``; packing fills ``report``."""
-
-        def compute() -> dict[str, NDArray[np.generic]]:
-            original = weight.in_out()
-            data, scales, sums = self.pack(original)
-            relative, largest = errors(original, self._unpack_rows(data, scales))
-            size = data.nbytes + scales.nbytes + sums.nbytes
-            shape = weight.weight.shape.numpy()
-            report.add(
-                TensorReport(
-                    weight.name,
-                    tuple(int(n) for n in shape),
-                    self.name,
-                    8 * size / original.size,
-                    relative,
-                    largest,
-                    original.nbytes,
-                    size,
-                )
-            )
-            return {"data": data, "scales": scales, "sums": sums}
-
-        return PackedParts(compute)
+    def packed(self, weight: LinearWeight) -> Packed:
+        """Reads ``weight`` and packs it."""
+        original = weight.in_out()
+        data, scales, sums = self.pack(original)
+        parts = {"data": data, "scales": scales, "sums": sums}
+        return Packed(original, parts, self._unpack_rows(data, scales))
 
     def _unpack_rows(self, data: NDArray[np.int8], scales: Floats) -> Iterator[Floats]:
         step = max(1, CHUNK // data.shape[1])

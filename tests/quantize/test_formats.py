@@ -22,6 +22,7 @@ from pocketlm.export.graph import Graph, Weight
 from pocketlm.quantize.formats.block import Block
 from pocketlm.quantize.formats.int8_channel import Int8Channel
 from pocketlm.quantize.report import Report
+from pocketlm.quantize.rewrite import pack_lazily
 from pocketlm.quantize.weights import LinearWeight
 
 Floats = NDArray[np.float32]
@@ -41,7 +42,7 @@ def run_linear(
     """``format_.linear`` as a one-layer graph on ONNX Runtime."""
     g, report = Graph("linear"), Report()
     value = g.input("x", np.float32, ["rows", weight.in_features])
-    y = format_.linear(g, value, weight, format_.parts(weight, report))
+    y = format_.linear(g, value, weight, pack_lazily(format_, weight, report))
     g.output(y, "y", np.float32, ["rows", weight.out_features])
     model = g.model()
     write_weights(model, tmp_path)
@@ -193,7 +194,7 @@ def test_int8_channel_handles_rows_of_equal_values(tmp_path: Any) -> None:
 def test_embedding_and_head_share_their_bytes(b: Block, tmp_path: Any) -> None:
     table = random(40, 128)
     weight = linear_weight(table, transposed=True)
-    parts = b.parts(weight, Report())
+    parts = pack_lazily(b, weight, Report())
     g = Graph("tied")
     ids = g.input("ids", np.int64, ["n"])
     rows = b.embedding(g, ids, weight, parts)
