@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -81,7 +82,7 @@ class Int8Channel:
         """Reads ``weight`` and packs it."""
         original = weight.in_out()
         data, scales, sums = self.pack(original)
-        parts = {"data": data, "scales": scales, "sums": sums}
+        parts: dict[str, NDArray[Any]] = {"data": data, "scales": scales, "sums": sums}
         return Packed(original, parts, self._unpack_rows(data, scales))
 
     def _unpack_rows(self, data: NDArray[np.int8], scales: Floats) -> Iterator[Floats]:
