@@ -18,15 +18,23 @@ import os
 import shutil
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .errors import ModelFolderError, StorageError
-from .strict_json import load_json_object
+from .strict_json import load_json_object, quoted, shown
 
 MANIFEST = "pocketlm.json"
+# Files without which a folder cannot be run or quantized; others may be listed beside them.
+REQUIRED_FILES = (
+    "model.onnx",
+    "model.onnx_data",
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+)
 FORMAT_VERSION = 1
 MINIMUM_ONNXRUNTIME = "1.32"
 LARGEST_MANIFEST = 50_000_000  # bytes; one line per tensor of a 405B model is under 1 MB
@@ -161,12 +169,14 @@ def _check_manifest(file: Path, manifest: dict[str, Any]) -> None:
         raise wrong(f"format_version {version!r}", str(FORMAT_VERSION), advice)
     again = "the manifest is damaged - export the model again"
     files = manifest.get("files")
-    if not isinstance(files, dict) or not {"model.onnx", "model.onnx_data"} <= files.keys():
-        raise wrong("no list of files", "'files' with model.onnx and model.onnx_data", again)
+    if not isinstance(files, dict) or not files.keys() >= set(REQUIRED_FILES):
+        raise wrong(
+            "an incomplete list of files", f"'files' with {', '.join(REQUIRED_FILES)}", again
+        )
     for name, entry in files.items():
-        plain = name == os.path.basename(name) and name not in (".", "..", MANIFEST)
-        if not plain or "\\" in name:
-            raise wrong(f"the file name {name!r}", "a plain name in the folder", again)
+        plain = name == os.path.basename(name) and name not in ("", ".", "..", MANIFEST)
+        if not plain or "\\" in name or len(name) > 100:
+            raise wrong(f"the file name {quoted(name)}", "a plain name in the folder", again)
         if (
             not isinstance(entry, dict)
             or not isinstance(entry.get("bytes"), int)
@@ -180,6 +190,26 @@ def _check_manifest(file: Path, manifest: dict[str, Any]) -> None:
     for name, size in sizes.items():
         if not isinstance(size, int) or isinstance(size, bool) or not 0 < size < 1 << 31:
             raise wrong(f"decoder.{name} {size!r:.40}", "a positive integer", again)
+    _check_provenance(manifest, wrong, again)
+
+
+def _check_provenance(
+    manifest: dict[str, Any], wrong: Callable[[object, str, str], ModelFolderError], again: str
+) -> None:
+    kinds: dict[str, type] = {
+        "architecture": str,
+        "num_parameters": int,
+        "source.format": str,
+        "source.files": dict,
+        "precision.name": str,
+    }
+    for path, kind in kinds.items():
+        value: Any = manifest
+        for name in path.split("."):
+            value = value.get(name) if isinstance(value, dict) else None
+        if not isinstance(value, kind) or (kind is int and value < 1):
+            expected = "a positive int" if kind is int else f"a {kind.__name__}"
+            raise wrong(f"{path} {shown(value)}", expected, again)
 
 
 # Publishing -------------------------------------------------------------------------------------
