@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
@@ -192,7 +191,7 @@ def test_a_disk_that_fills_up_is_a_storage_error_and_leaves_nothing(
 def test_too_little_free_space_is_noticed_before_writing(
     checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    full = shutil._ntuple_diskusage(10**9, 10**9, 0)  # type: ignore[attr-defined]
+    full = shutil._ntuple_diskusage(10**9, 10**9, 0)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
     with pytest.raises(StorageError, match=r"out: found 0 MB free, expected at least \d+ MB"):
         export_model(checkpoint, tmp_path / "out", progress=raise_at_half(AssertionError()))
@@ -296,7 +295,7 @@ def test_a_link_to_a_folder_stays_a_link(
 
 
 def message_of(path: Path) -> str:
-    """What opening ``path`` says; the front door and the folder agree that it is no model."""
+    """What opening ``path`` says."""
     with pytest.raises(ModelFolderError) as caught:
         ModelFolder.open(path)
     assert str(caught.value).startswith(f"{path}: found ")
@@ -329,6 +328,8 @@ def test_weights_without_a_config_are_listed(tmp_path: Path) -> None:
     write_safetensors(tmp_path, {})
     assert "found model.safetensors, expected" in message_of(tmp_path)
 
+
+# Manifests --------------------------------------------------------------------------------------
 
 Manifest = dict[str, Any]
 
@@ -390,8 +391,6 @@ DAMAGES: dict[str, Callable[[Manifest], None]] = {
     "no precision": without("precision"),
     "a precision without a name": set_at("precision", to={}),
     "a precision that is text": set_at("precision", to="fp32"),
-    "no format of the source": dropping("source", "format"),
-    "files of the source as list": setting("source", "files", to=["model.safetensors"]),
     "no architecture": without("architecture"),
     "no source": without("source"),
 }
@@ -558,6 +557,5 @@ def test_without_a_home_there_is_no_memory(
 
     monkeypatch.delenv("POCKETLM_CACHE")
     monkeypatch.setattr(Path, "home", no_home)
-    with contextlib.ExitStack():
-        assert folder.cache_folder() is None
+    assert folder.cache_folder() is None
     assert verified_names(copy, hashed) == sorted(FILES)
