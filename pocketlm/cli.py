@@ -134,12 +134,7 @@ def _group() -> click.Group:
         def get_command(self, context: Any, name: str) -> click.Command | None:
             if name not in VERBS:
                 return None
-            try:
-                module = importlib.import_module(f"pocketlm.commands.{name}")
-            except ImportError as error:
-                if isinstance(error, PocketLMError) or (error.name or "").startswith("pocketlm"):
-                    raise
-                raise missing_extra("cli", f"pocketlm {name}", error) from error
+            module = importlib.import_module(f"pocketlm.commands.{name}")
             command: click.Command = module.command
             return command
 
