@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import glob
 import hashlib
 import json
 import os
@@ -116,11 +117,12 @@ class ModelFolder:
                 )
 
     def verify(self, *, remembered: bool = True) -> None:
-        """Compares every file's SHA-256 with the manifest; ModelFolderError names the first wrong.
+        """Compares sizes and SHA-256 with the manifest; ModelFolderError names the first wrong.
 
         With ``remembered``, a file whose identity (device, inode, size, times) was verified before
         is not read again; the memory is a file in the cache folder, and may be absent.
         """
+        self._check_sizes()
         memory = _VerifiedFiles.load() if remembered else None
         for name, entry in self.files.items():
             file = self.path / name
@@ -164,7 +166,7 @@ def _check_manifest(file: Path, manifest: dict[str, Any]) -> None:
         return ModelFolderError(f"{file}: found {found}, expected {expected}; {advice}")
 
     version = manifest.get("format_version")
-    if version != FORMAT_VERSION:
+    if version != FORMAT_VERSION or isinstance(version, bool):
         advice = "export the model again with this version of pocketlm, or update pocketlm"
         raise wrong(f"format_version {version!r}", str(FORMAT_VERSION), advice)
     again = "the manifest is damaged - export the model again"
@@ -224,7 +226,7 @@ def publishing(out: str | Path, *, force: bool = False) -> Iterator[Path]:
     the sibling is removed. What a killed process left behind is collected by the next run.
     Raises StorageError when the disk is full or the parent cannot be written.
     """
-    out = Path(os.path.abspath(out))
+    out = Path(os.path.realpath(out))  # a link stays: what it points to is replaced
     _check_target(out, force)
     with storage_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -302,7 +304,7 @@ def _collect_leftovers(out: Path) -> None:
         return
     import fcntl
 
-    for leftover in out.parent.glob(f".{out.name}.partial-*"):
+    for leftover in out.parent.glob(f".{glob.escape(out.name)}.partial-*"):
         with contextlib.suppress(OSError):
             handle = os.open(leftover, os.O_RDONLY)
             try:
