@@ -209,7 +209,7 @@ def _check_provenance(
         value: Any = manifest
         for name in path.split("."):
             value = value.get(name) if isinstance(value, dict) else None
-        if not isinstance(value, kind) or (kind is int and value < 1):
+        if not isinstance(value, kind) or (isinstance(value, int) and value < 1):
             expected = "a positive int" if kind is int else f"a {kind.__name__}"
             raise wrong(f"{path} {shown(value)}", expected, again)
 
