@@ -13,17 +13,18 @@ def default_threads() -> int:
 
     ONNX Runtime's own default counts the host's cores and ignores a container's quota.
     """
-    return max(1, min(_allowed_cores(), _quota(Path("/sys/fs/cgroup"))))
+    cores = _allowed_cores(Path("/sys/devices/system/cpu"))
+    return max(1, min(cores, _quota(Path("/sys/fs/cgroup"))))
 
 
-def _allowed_cores() -> int:
+def _allowed_cores(root: Path) -> int:
     """Physical cores in the affinity mask: two hardware threads of one core count once."""
     if not hasattr(os, "sched_getaffinity"):
         return os.cpu_count() or 1
     cpus = os.sched_getaffinity(0)
     cores = set()
     for cpu in cpus:
-        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        siblings = root / f"cpu{cpu}" / "topology" / "thread_siblings_list"
         try:
             cores.add(siblings.read_text())
         except OSError:
@@ -33,10 +34,10 @@ def _allowed_cores() -> int:
 
 def _quota(root: Path) -> int:
     """Whole CPUs that cgroup v2 (``cpu.max``) or v1 (``cpu.cfs_quota_us``) allows, rounded up."""
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
         quota, period = (root / "cpu.max").read_text().split()
         return 1 << 16 if quota == "max" else math.ceil(int(quota) / int(period))
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
         quota = (root / "cpu" / "cpu.cfs_quota_us").read_text()
         period = (root / "cpu" / "cpu.cfs_period_us").read_text()
         if int(quota) > 0:
