@@ -1,4 +1,4 @@
-"""The graph as other runtimes call it: padded batches, fixed-capacity masks, optional inputs.
+"""Every shape of attention mask that some runtime feeds means the same rows to the graph.
 
 Everything here feeds a plain ONNX Runtime session by hand, so that nothing is owed to our loop.
 Matches reference: every row of a batch equals the same prompt alone.
@@ -49,14 +49,12 @@ class RawLoop:
         }
         self.outputs = ["logits", *(f"present.{name}" for name in names)]
 
-    def step(self, ids: Any, mask: Any, positions: Any, keep: int | None = None) -> Any:
-        """Logits (B, S, V), or the last ``keep`` rows of them."""
+    def step(self, ids: Any, mask: Any, positions: Any) -> Any:
+        """Logits (B, S, V)."""
         feeds: dict[str, Any] = dict(self.past)
         feeds["input_ids"] = np.array(ids, np.int64)
         feeds["attention_mask"] = np.array(mask, np.int64)
         feeds["position_ids"] = np.array(positions, np.int64)
-        if keep is not None:
-            feeds["num_logits_to_keep"] = np.array(keep, np.int64)
         logits, *present = self.graph.run(self.outputs, feeds)
         self.past = dict(zip(self.past, present, strict=True))
         return logits
@@ -79,24 +77,6 @@ def alone(graph: onnxruntime.InferenceSession, tiny_folder: ModelFolder) -> list
 
 def assert_close(found: Any, expected: Any) -> None:
     np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE * np.abs(expected).max())
-
-
-# Optional inputs --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("keep", [None, 0, 1, 2, 7])
-def test_num_logits_to_keep_chooses_the_last_rows(
-    keep: int | None, graph: Any, tiny_folder: ModelFolder, alone: list[Any]
-) -> None:
-    loop = RawLoop(graph, tiny_folder.shape, 1)
-    found = loop.step([PROMPTS[0]], [[1] * 7], [range(7)], keep)[0]
-    assert_close(found, alone[0][:7][-(keep or 7) :])
-
-
-def test_num_logits_to_keep_is_no_required_input(graph: Any) -> None:
-    assert "num_logits_to_keep" not in {value.name for value in graph.get_inputs()}
-    optional = {value.name: value for value in graph.get_overridable_initializers()}
-    assert optional["num_logits_to_keep"].shape == []
 
 
 # Padding ----------------------------------------------------------------------------------------
