@@ -12,9 +12,13 @@ can end a generation is decided here, each with its finish reason:
 
 from __future__ import annotations
 
+import operator
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
 
 from ..export.errors import RequestError
 from .cancellation import Cancellation, Cancelled
@@ -199,13 +203,7 @@ def _encode(
     if isinstance(prompt, str):
         ids = tokenizer.encode(prompt, max_characters=CHARACTERS_PER_TOKEN * context_length)
     else:
-        ids = list(prompt)
-        for number in ids:
-            if isinstance(number, bool) or not 0 <= _as_int(number) < vocab_size:
-                raise RequestError(
-                    f"prompt has the token id {number!r:.40}, expected 0 to {vocab_size - 1}; "
-                    "use ids of this model's tokenizer"
-                )
+        ids = _check_ids(prompt, vocab_size)
     if not ids:
         if start_id is None:
             raise RequestError(
@@ -221,11 +219,22 @@ def _encode(
     return ids
 
 
-def _as_int(number: object) -> int:
-    try:
-        return number.__index__()  # type: ignore[attr-defined, no-any-return]
-    except AttributeError:
+def _check_ids(prompt: Any, vocab_size: int) -> list[int]:
+    is_row = isinstance(prompt, np.ndarray) and prompt.ndim == 1
+    if not is_row and (not isinstance(prompt, Sequence) or isinstance(prompt, (bytes, bytearray))):
         raise RequestError(
-            f"prompt has {number!r:.40} of type {type(number).__name__}, expected a string or a "
+            f"prompt is {prompt!r:.40} of type {type(prompt).__name__}, expected a string or a "
             "sequence of token ids"
-        ) from None
+        )
+    ids = []
+    for number in prompt:
+        try:
+            ids.append(operator.index(number))
+        except TypeError:
+            ids.append(-1)
+        if isinstance(number, bool) or not 0 <= ids[-1] < vocab_size:
+            raise RequestError(
+                f"prompt has the token id {number!r:.40}, expected 0 to {vocab_size - 1}; "
+                "use ids of this model's tokenizer"
+            )
+    return ids
