@@ -1,0 +1,654 @@
+"""The command line end to end: exit codes, what goes to which stream, and every way to be stopped.
+
+Most cases call ``main`` in this process; those that need a signal, a pipe or a closed stream start
+a child. Level: end to end, with the tiny random model.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NoReturn
+
+import numpy as np
+import pytest
+from checkpoint_files import (
+    gpt2_config,
+    gpt2_tensors,
+    llmc_header,
+    raw_safetensors,
+    write_checkpoint,
+    write_llmc,
+    write_tokenizer,
+)
+
+import pocketlm
+from pocketlm import cli
+from pocketlm.commands.run import _unescape, printable
+from pocketlm.export.folder import MANIFEST, ModelFolder
+
+GREEDY = ["--temperature", "0", "--max-tokens", "6"]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a call of the command line ended, and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Ended]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Calls the command line in this process."""
+
+    def call(*arguments: str | Path) -> Ended:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main([str(argument) for argument in arguments])
+        assert isinstance(ended.value.code, int)
+        return Ended(ended.value.code, *capsys.readouterr())
+
+    return call
+
+
+def listing(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def assert_refused(ended: Ended, message: str, code: int = 2) -> None:
+    """One line on stderr that says what was expected; nothing on stdout."""
+    assert ended.code == code
+    assert ended.out == ""
+    assert ended.err.startswith("pocketlm: ") and ended.err.endswith("\n")
+    assert ended.err.count("\n") == 1
+    assert re.search(message, ended.err), ended.err
+
+
+# What is printed, and where ----------------------------------------------------------------------
+
+
+def test_no_verb_lists_the_verbs(run: Run) -> None:
+    ended = run()
+    assert ended.code == 0
+    for verb in cli.VERBS:
+        assert f"  {verb} " in ended.out
+
+
+def test_version(run: Run) -> None:
+    assert run("--version") == Ended(0, f"pocketlm {pocketlm.__version__}\n", "")
+
+
+def test_run_prints_the_continuation_and_nothing_else(
+    run: Run, tiny_folder: ModelFolder, tiny_model: pocketlm.Model
+) -> None:
+    expected = tiny_model.generate("the sea", temperature=0, max_tokens=6).text
+    assert run("run", tiny_folder.path, "the sea", *GREEDY) == Ended(0, expected + "\n", "")
+
+
+def test_stats_go_to_stderr(run: Run, tiny_folder: ModelFolder) -> None:
+    plain = run("run", tiny_folder.path, "the sea", *GREEDY)
+    ended = run("run", tiny_folder.path, "the sea", *GREEDY, "--stats")
+    assert ended.out == plain.out
+    for part in ("load ", "first token ", "prefill ", "decode ", "tokens/s", "MB", "by length"):
+        assert part in ended.err
+
+
+def test_json_is_one_object_in_ascii(
+    run: Run, tiny_folder: ModelFolder, tiny_model: pocketlm.Model
+) -> None:
+    ended = run("run", tiny_folder.path, "é — the sea", *GREEDY, "--json")
+    expected = tiny_model.generate("é — the sea", temperature=0, max_tokens=6)
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.isascii() and ended.out.count("\n") == 1
+    result = json.loads(ended.out)
+    assert result["text"] == expected.text
+    assert result["prompt"] == "é — the sea"
+    assert result["token_ids"] == expected.token_ids
+    assert result["finish_reason"] == "length"
+    assert result["prompt_tokens"] == expected.timings.prompt_tokens
+    assert result["model"]["precision"] == "fp32"
+    assert result["peak_rss_bytes"] > 10_000_000
+    assert result["timings"].keys() == {
+        "load_seconds",
+        "first_token_seconds",
+        "prefill_seconds",
+        "decode_seconds",
+        "prefill_tokens_per_second",
+        "decode_tokens_per_second",
+    }
+    assert all(value > 0 for value in result["timings"].values())
+
+
+def test_prompt_from_stdin_loses_the_newline_of_echo(
+    run: Run, tiny_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = run("run", tiny_folder.path, "the sea", *GREEDY)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"the sea\n")))
+    assert run("run", tiny_folder.path, "-", *GREEDY) == expected
+
+
+def test_stdin_that_is_not_text_is_refused(
+    run: Run, tiny_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"sea \xff")))
+    assert_refused(run("run", tiny_folder.path, "-"), "found the byte 0xff at 4, expected UTF-8")
+
+
+def test_one_argument_that_exists_is_the_model(
+    run: Run, tiny_folder: ModelFolder, tiny_model: pocketlm.Model
+) -> None:
+    expected = tiny_model.generate("", temperature=0, max_tokens=6).text
+    assert run("run", tiny_folder.path, *GREEDY).out == expected + "\n"
+
+
+def test_same_seed_same_text(run: Run, tiny_folder: ModelFolder) -> None:
+    texts = [
+        run("run", tiny_folder.path, "the sea", "--seed", seed, "--max-tokens", "20").out
+        for seed in ("7", "7", "8")
+    ]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_stop_may_be_repeated_and_is_not_printed(
+    run: Run, tiny_folder: ModelFolder, tiny_model: pocketlm.Model
+) -> None:
+    text = tiny_model.generate("the sea", temperature=0, max_tokens=20).text
+    stop = text[5:8]
+    ended = run(
+        *("run", tiny_folder.path, "the sea", "--temperature", "0", "--max-tokens", "20"),
+        *("--stop", "never in it", "--stop", stop),
+    )
+    assert ended.out == text[: text.index(stop)] + "\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        (r"\n\n", "\n\n"),
+        (r"a\tb", "a\tb"),
+        (r"\\n", r"\n"),
+        (r"\\\n", "\\\n"),
+        (r"\d", r"\d"),
+        ("\\", "\\"),
+        ("plain", "plain"),
+    ],
+)
+def test_stop_escapes(given: str, meant: str) -> None:
+    assert _unescape(given) == meant
+
+
+def test_control_characters_do_not_reach_a_terminal() -> None:
+    hostile = "a\x1b[2J\x9b31m\r\x07\x7f\tb\né\U0001f600"
+    assert printable(hostile) == "a\ufffd[2J\ufffd31m\ufffd\ufffd\ufffd\tb\né\U0001f600"
+
+
+def test_export_and_quantize_give_the_same_folder(
+    run: Run, tiny_checkpoint: Path, tiny_folder: ModelFolder, tmp_path: Path
+) -> None:
+    one = run("export", tiny_checkpoint, tmp_path / "one", "--precision", "int4")
+    two = run("quantize", tiny_folder.path, tmp_path / "two", "--to", "int4")
+    assert (one.code, one.out, two.code, two.out) == (0, "", 0, "")
+    for part in ("to int4: read", "free to", "bits/weight", "% of the parameters quantized"):
+        assert part in one.err and part in two.err
+    assert listing(tmp_path / "one") == listing(tmp_path / "two")
+    for name in listing(tmp_path / "one"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_quiet_export_prints_nothing(run: Run, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    assert run("export", tiny_checkpoint, tmp_path / "out", "--quiet") == Ended(0, "", "")
+    assert ModelFolder.open(tmp_path / "out").manifest["precision"] == {"name": "fp32"}
+
+
+def test_brackets_and_colons_in_a_path_are_no_markup(
+    run: Run, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "a[/b] [red]:smile:"
+    assert run("export", tiny_checkpoint, out).err.endswith(f"wrote {out}\n")
+    assert run("info", out).code == 0
+
+
+def test_force_replaces_a_model_folder(run: Run, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert run("export", tiny_checkpoint, out).code == 0
+    assert run("export", tiny_checkpoint, out, "--force", "--precision", "int8").code == 0
+    assert ModelFolder.open(out).manifest["precision"]["name"] == "int8"
+    assert listing(tmp_path)[0] == "out" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_info_names_sizes_and_hashes(run: Run, tiny_folder: ModelFolder) -> None:
+    ended = run("info", tiny_folder.path, "--verify")
+    assert (ended.code, ended.err) == (0, "")
+    for part in ("gpt2", "2 layers, width 32, 4 heads of 8", "160 tokens", "fp32", "safetensors"):
+        assert part in ended.out
+    for name, entry in tiny_folder.files.items():
+        assert entry["sha256"] in ended.out and name in ended.out
+    assert json.loads(run("info", tiny_folder.path, "--json").out) == tiny_folder.manifest
+
+
+def test_info_groups_tensors_over_layers(run: Run, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    run("export", tiny_checkpoint, tmp_path / "out", "--precision", "int8")
+    assert "h.*.attn.c_attn.weight" in run("info", tmp_path / "out").out
+
+
+def test_info_verify_reads_every_byte_again(
+    run: Run, tiny_folder: ModelFolder, tmp_path: Path
+) -> None:
+    copy = _changed_folder(tiny_folder, tmp_path)
+    assert run("info", copy).code == 0
+    assert_refused(run("info", copy, "--verify"), "model.onnx_data: found SHA-256 .* expected")
+
+
+# Bad input ---------------------------------------------------------------------------------------
+
+
+def _checkpoint(folder: Path, changes: Mapping[str, Any] | None = None, **options: Any) -> Path:
+    return write_checkpoint(folder / "ckpt", gpt2_config(**(changes or {})), **options)
+
+
+def _with_tensors(folder: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
+    tensors: dict[str, Any] = dict(gpt2_tensors(gpt2_config()))
+    change(tensors)
+    return _checkpoint(folder, tensors=tensors)
+
+
+def _with_weights(folder: Path, data: Callable[[bytes], bytes]) -> Path:
+    path = _checkpoint(folder)
+    file = path / "model.safetensors"
+    file.write_bytes(data(file.read_bytes()))
+    return path
+
+
+def _with_header(folder: Path, header: str, data: bytes) -> Path:
+    return _with_weights(folder, lambda _: raw_safetensors(header, data))
+
+
+def _llmc(folder: Path, change: Callable[[bytes], bytes]) -> Path:
+    config = gpt2_config()
+    path = write_llmc(folder / "model.bin", config, gpt2_tensors(config))
+    path.write_bytes(change(path.read_bytes()))
+    return path
+
+
+def _file(folder: Path, name: str, text: str) -> Path:
+    (folder / name).write_text(text)
+    return folder / name
+
+
+def _other_tokenizer(folder: Path) -> Path:
+    path = _checkpoint(folder)
+    write_tokenizer(path, 120)
+    return path
+
+
+ENTRY = '"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
+TWICE = f"{{{ENTRY},{ENTRY}}}"
+OVERLAP = (
+    '{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},'
+    '"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}'
+)
+BAD_CHECKPOINTS: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "nothing there": (lambda p: p / "absent", "absent' does not exist"),
+    "a text file": (lambda p: _file(p, "notes.txt", "hello"), "notes.txt"),
+    "an empty folder": (lambda p: _file(p, "x", "").parent, "config.json"),
+    "a missing tensor": (
+        lambda p: _with_tensors(p, lambda t: t.pop("transformer.h.1.ln_2.bias")),
+        r"h\.1\.ln_2\.bias",
+    ),
+    "an extra tensor": (
+        lambda p: _with_tensors(p, lambda t: t.update(stray=np.zeros(3, np.float32))),
+        "stray",
+    ),
+    "a misshaped tensor": (
+        lambda p: _with_tensors(
+            p, lambda t: t.update({"transformer.ln_f.bias": np.zeros(31, np.float32)})
+        ),
+        r"ln_f\.bias.*\(31,\).*expected \(32,\)",
+    ),
+    "a truncated file": (lambda p: _with_weights(p, lambda data: data[:-5]), "model.safetensors"),
+    "overlapping tensors": (lambda p: _with_header(p, OVERLAP, bytes(12)), "model.safetensors"),
+    "duplicate JSON keys": (lambda p: _with_header(p, TWICE, bytes(4)), "'a'"),
+    "a lying header size": (
+        lambda p: _with_weights(p, lambda data: b"\xff" * 8 + data[8:]),
+        "model.safetensors",
+    ),
+    "llm.c magic": (lambda p: _llmc(p, lambda data: bytes(4) + data[4:]), r"model\.bin"),
+    "llm.c version": (
+        lambda p: _llmc(p, lambda data: llmc_header(gpt2_config(), version=9) + data[1024:]),
+        "version",
+    ),
+    "llm.c length": (lambda p: _llmc(p, lambda data: data + b"x"), r"model\.bin.*bytes"),
+    "an unknown architecture": (lambda p: _checkpoint(p, {"model_type": "mamba"}), "mamba.*gpt2"),
+    "an unknown activation": (
+        lambda p: _checkpoint(p, {"activation_function": "swish"}),
+        "activation_function.*swish",
+    ),
+    "no tokenizer": (lambda p: _checkpoint(p, tokenizer=False), "tokenizer"),
+    "another model's tokenizer": (_other_tokenizer, "120.*97"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_CHECKPOINTS)
+def test_bad_checkpoint_is_refused_by_name(run: Run, tmp_path: Path, case: str) -> None:
+    make, message = BAD_CHECKPOINTS[case]
+    path = make(tmp_path)
+    before = listing(tmp_path)
+    ended = run("export", path, tmp_path / "out")
+    assert_refused(ended, message)
+    assert "expected" in ended.err
+    assert listing(tmp_path) == before
+
+
+def _changed_folder(folder: ModelFolder, tmp_path: Path) -> Path:
+    copy = Path(shutil.copytree(folder.path, tmp_path / "model"))
+    with open(copy / "model.onnx_data", "r+b") as stream:
+        stream.seek(5000)
+        byte = stream.read(1)[0]
+        stream.seek(5000)
+        stream.write(bytes([byte ^ 1]))
+    return copy
+
+
+def _shortened_folder(folder: ModelFolder, tmp_path: Path) -> Path:
+    copy = Path(shutil.copytree(folder.path, tmp_path / "model"))
+    os.truncate(copy / "model.onnx_data", 5000)
+    return copy
+
+
+def _incomplete_folder(folder: ModelFolder, tmp_path: Path) -> Path:
+    copy = Path(shutil.copytree(folder.path, tmp_path / "model"))
+    (copy / "tokenizer.json").unlink()
+    return copy
+
+
+def _foreign_onnx(folder: ModelFolder, tmp_path: Path) -> Path:
+    copy = Path(shutil.copytree(folder.path, tmp_path / "model"))
+    (copy / MANIFEST).unlink()
+    return copy
+
+
+def _damaged_manifest(folder: ModelFolder, tmp_path: Path) -> Path:
+    copy = Path(shutil.copytree(folder.path, tmp_path / "model"))
+    (copy / MANIFEST).write_text("{" + (copy / MANIFEST).read_text())
+    return copy
+
+
+BAD_FOLDERS: list[tuple[Callable[[ModelFolder, Path], Path], str]] = [
+    (_changed_folder, "model.onnx_data: found SHA-256 .* expected"),
+    (_shortened_folder, "model.onnx_data: found 5000 bytes, expected"),
+    (_incomplete_folder, "tokenizer.json: missing, expected"),
+    (_damaged_manifest, "pocketlm.json"),
+]
+
+
+@pytest.mark.parametrize(("make", "message"), BAD_FOLDERS)
+@pytest.mark.parametrize("verb", ["run", "quantize"])
+def test_bad_model_folder_is_refused(
+    run: Run,
+    tiny_folder: ModelFolder,
+    tmp_path: Path,
+    make: Callable[[ModelFolder, Path], Path],
+    message: str,
+    verb: str,
+) -> None:
+    path = make(tiny_folder, tmp_path)
+    before = listing(tmp_path)
+    rest: list[str | Path] = ["x"] if verb == "run" else [tmp_path / "out", "--to", "int8"]
+    assert_refused(run(verb, path, *rest), message)
+    assert listing(tmp_path) == before
+
+
+def test_foreign_onnx_file_is_refused(run: Run, tiny_folder: ModelFolder, tmp_path: Path) -> None:
+    path = _foreign_onnx(tiny_folder, tmp_path)
+    assert_refused(run("info", path), "found an ONNX file without pocketlm.json, expected")
+    assert_refused(run("quantize", path, tmp_path / "out", "--to", "int8"), "ONNX file without")
+    assert_refused(run("run", path, "x"), "expected")
+
+
+def test_quantized_folder_is_not_quantized_again(
+    run: Run, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    assert run("export", tiny_checkpoint, tmp_path / "int8", "--precision", "int8").code == 0
+    ended = run("quantize", tmp_path / "int8", tmp_path / "int4", "--to", "int4")
+    assert_refused(ended, "int8.*expected.*fp32")
+    assert not (tmp_path / "int4").exists()
+
+
+@pytest.mark.parametrize("force", [[], ["--force"]])
+def test_folder_with_foreign_files_is_kept(
+    run: Run, tiny_checkpoint: Path, tmp_path: Path, force: list[str]
+) -> None:
+    (tmp_path / "out").mkdir()
+    _file(tmp_path / "out", "thesis.txt", "years of work")
+    assert_refused(run("export", tiny_checkpoint, tmp_path / "out", *force), "found .* expected")
+    assert listing(tmp_path) == ["out", "out/thesis.txt"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--temperature", "-1"], "temperature"),
+        (["--temperature", "nan"], "temperature"),
+        (["--temperature", "inf"], "temperature"),
+        (["--top-p", "0"], "top_p"),
+        (["--top-p", "1.5"], "top_p"),
+        (["--top-p", "nan"], "top_p"),
+        (["--top-k", "0"], "top_k"),
+        (["--min-p", "-0.1"], "min_p"),
+        (["--repetition-penalty", "0"], "repetition_penalty"),
+        (["--seed", "-1"], "seed"),
+        (["--max-tokens", "0"], "max_tokens"),
+        (["--stop", ""], "stop"),
+        (["--threads", "0"], "threads"),
+        (["--precision", "int8"], "found a model folder in fp32"),
+    ],
+)
+def test_option_out_of_range_is_refused(
+    run: Run, tiny_folder: ModelFolder, options: list[str], message: str
+) -> None:
+    ended = run("run", tiny_folder.path, "x", *options)
+    assert_refused(ended, message)
+    assert "expected" in ended.err
+
+
+def test_prompt_longer_than_the_context_is_refused(run: Run, tiny_folder: ModelFolder) -> None:
+    ended = run("run", tiny_folder.path, "qz" * 160)
+    assert_refused(ended, "the prompt has .* tokens, expected at most 160")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["chat"],
+        ["run", "--nope"],
+        ["run", "--max-tokens", "many"],
+        ["run", "a", "b", "c"],
+        ["export"],
+        ["export", "a", "b", "--precision", "int3"],
+        ["export", "a", "b", "--block-size", "48"],
+        ["quantize", "a", "b"],
+        ["quantize", "a", "b", "--to", "fp32"],
+    ],
+)
+def test_wrong_usage_points_to_the_help(run: Run, arguments: list[str]) -> None:
+    assert_refused(run(*arguments), "see: pocketlm .*--help")
+
+
+def test_line_breaks_and_escapes_in_a_message_are_shown_not_sent(run: Run) -> None:
+    assert_refused(run("info", "a\nb\x1b[2J"), r"a\\nb\\x1b\[2J: found nothing, expected")
+
+
+# Our own mistakes, missing parts, full disks -----------------------------------------------------
+
+
+def _fail(error: BaseException) -> Callable[..., NoReturn]:
+    def fail(*args: object, **kwargs: object) -> NoReturn:
+        raise error
+
+    return fail
+
+
+def test_bug_is_called_a_bug(
+    run: Run, tiny_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pocketlm.commands.run.load", _fail(ZeroDivisionError("oh")))
+    ended = run("run", tiny_folder.path, "x")
+    assert_refused(ended, "this is a bug in pocketlm: ZeroDivisionError: oh.*--debug", code=1)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["run", str(tiny_folder.path), "x", "--debug"])
+
+
+def test_debug_shows_the_traceback_of_an_error() -> None:
+    with pytest.raises(pocketlm.ModelFolderError):
+        cli.main(["info", "absent", "--debug"])
+    with pytest.raises(pocketlm.ModelFolderError):
+        cli.main(["--debug", "info", "absent"])
+
+
+@pytest.mark.parametrize("package", ["click", "rich"])
+def test_missing_extra_names_the_install_command(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    for name in list(sys.modules):
+        if name.split(".")[0] == package or name.startswith("pocketlm.commands."):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    ended = run("export", tmp_path / "a", tmp_path / "b")
+    assert_refused(ended, re.escape('pip install "pocketlm[cli]"'))
+
+
+def test_full_disk_is_found_before_anything_is_written(
+    run: Run, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    ended = run("export", tiny_checkpoint, tmp_path / "out")
+    assert_refused(ended, "found 0 MB free, expected at least", code=4)
+    assert listing(tmp_path) == []
+
+
+def test_disk_full_half_way_leaves_nothing(
+    run: Run, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr("pocketlm.export.run.write_json", _fail(full))
+    ended = run("export", tiny_checkpoint, tmp_path / "out", "--quiet")
+    assert_refused(ended, "out: cannot write .No space left on device., expected", code=4)
+    assert listing(tmp_path) == []
+
+
+def test_unreadable_path_is_not_called_a_bug(
+    run: Run, tiny_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    denied = PermissionError(errno.EACCES, "Permission denied", "x/pocketlm.json")
+    monkeypatch.setattr("pocketlm.commands.run.load", _fail(denied))
+    ended = run("run", tiny_folder.path, "x")
+    assert_refused(ended, "x/pocketlm.json: found 'Permission denied', expected")
+
+
+# Child processes: signals, pipes, streams --------------------------------------------------------
+
+# Runs the command line with one function replaced by a long wait, so that a signal meets exactly
+# that phase. A shell's background job ignores SIGINT and hands that on, hence the handler.
+WAITING = """
+import pkgutil, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
+def wait(*args, **kwargs):
+    print("waiting", file=sys.stderr, flush=True)
+    time.sleep(60)
+owner, name = sys.argv[1:3]
+setattr(pkgutil.resolve_name(owner), name, wait)
+from pocketlm.cli import main
+main(sys.argv[3:])
+"""
+
+
+def start(*command: str | Path, **options: Any) -> subprocess.Popen[str]:
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(
+        [sys.executable, *map(str, command)], text=True, encoding="utf-8", **(streams | options)
+    )
+
+
+PHASES = {
+    "parsing": ("pocketlm.cli", "_group", "run {model} x"),
+    "stdin": ("pocketlm.commands.run", "_read_stdin", "run {model} -"),
+    "load": ("pocketlm.model", "Session", "run {model} x"),
+    "generation": ("pocketlm.runtime.text:TextStream", "__next__", "run {model} x"),
+    "export": ("rich.progress:Progress", "update", "export {checkpoint} {out}"),
+    "last files": ("pocketlm.export.run", "write_json", "export {checkpoint} {out}"),
+    "quantize": ("rich.progress:Progress", "update", "quantize {model} {out} --to int8"),
+    "export of run": ("pocketlm.export.run", "write_json", "run {checkpoint} x"),
+}
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_interrupt_is_quiet_and_leaves_nothing(
+    tiny_checkpoint: Path, tiny_folder: ModelFolder, tmp_path: Path, phase: str
+) -> None:
+    owner, name, line = PHASES[phase]
+    places = {"model": tiny_folder.path, "checkpoint": tiny_checkpoint, "out": tmp_path / "out"}
+    arguments = [word.format(**places) for word in line.split()]
+    environment = os.environ | {"POCKETLM_CACHE": str(tmp_path)}
+    with start("-c", WAITING, owner, name, *arguments, env=environment) as child:
+        assert child.stderr is not None
+        for text in child.stderr:
+            if text == "waiting\n":
+                break
+        if phase in ("export", "last files", "quantize"):
+            assert any(path.name.startswith(".out.partial-") for path in tmp_path.iterdir())
+        child.send_signal(signal.SIGINT)
+        out, err = child.communicate(timeout=30)
+    assert (child.returncode, out, err.strip()) == (130, "", "")
+    left = [name for name in listing(tmp_path) if name not in ("models", "verified")]
+    assert left == []
+
+
+def test_closed_pipe_ends_quietly(tiny_folder: ModelFolder) -> None:
+    with start("-m", "pocketlm", "run", tiny_folder.path, "the sea", "--ignore-eos") as child:
+        assert child.stdout is not None and child.stderr is not None
+        child.stdout.close()
+        assert (child.wait(30), child.stderr.read()) == (0, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a Linux device")
+def test_full_device_behind_stdout_is_an_error(tiny_folder: ModelFolder) -> None:
+    with open("/dev/full", "w") as full:
+        child = start("-m", "pocketlm", "info", tiny_folder.path, stdout=full)
+        _, err = child.communicate(timeout=30)
+    assert_refused(Ended(child.returncode, "", err), "standard output: found 'No space left", 4)
+
+
+def test_closed_streams_are_empty_ones(tiny_folder: ModelFolder) -> None:
+    script = '"$0" -m pocketlm run "$1" - --max-tokens 2 <&- >&- 2>&-'
+    command = ["sh", "-c", script, sys.executable, str(tiny_folder.path)]
+    assert subprocess.run(command, timeout=30).returncode == 0
+
+
+def test_ascii_locale_gets_escapes(tiny_folder: ModelFolder, tiny_model: pocketlm.Model) -> None:
+    for seed in range(100):
+        text = tiny_model.generate("é", seed=seed, max_tokens=20, temperature=2).text
+        if not text.isascii():
+            break
+    assert not text.isascii()
+    options = ["--seed", str(seed), "--max-tokens", "20", "--temperature", "2", "--threads", "1"]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "1"}
+    child = start("-m", "pocketlm", "run", tiny_folder.path, "é", *options, env=environment)
+    out, err = child.communicate(timeout=30)
+    assert (child.returncode, err) == (0, "")
+    assert out == text.encode("ascii", "backslashreplace").decode() + "\n"
