@@ -94,6 +94,12 @@ def weights(checkpoint: Checkpoint, config: Config) -> WeightSource:
             return None
         return name
 
+    if config.n_layer > len(checkpoint.tensors):  # said before millions of names are listed
+        raise CheckpointError(
+            f"config.json: n_layer is {config.n_layer}, expected at most "
+            f"{len(checkpoint.tensors)}, the number of tensors in the checkpoint; "
+            "take config.json and weights from the same revision"
+        )
     source = WeightSource(checkpoint, bare, expected_shapes(config))
     source.allow("lm_head.bias", (config.vocab_size,))
     source.check()

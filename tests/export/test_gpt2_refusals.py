@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import tracemalloc
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -109,6 +110,17 @@ def test_a_deeply_nested_value_is_refused_and_not_printed() -> None:
     for name in ("n_embd", "add_cross_attention"):
         with pytest.raises(CheckpointError, match=rf"config\.json: {name} is "):
             Config.read(gpt2_config() | {name: value})
+
+
+def test_millions_of_layers_are_refused_before_they_are_listed() -> None:
+    checkpoint = unreadable(gpt2_config(n_layer=10_000_000), gpt2_shapes(gpt2_config()))
+    tracemalloc.start()
+    try:
+        with pytest.raises(CheckpointError, match=r"n_layer is 10000000, .* at most 28,"):
+            build(checkpoint)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("width, heads", [(36, 3), (32, 3), (32, 8), (20, 1)])
