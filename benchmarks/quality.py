@@ -125,7 +125,7 @@ def compare(
 
 def main() -> None:
     """Exports a checkpoint in every precision, compares, and prints a table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("checkpoint", type=Path, help="checkpoint folder or file")
     parser.add_argument("--text", type=Path, nargs="+", required=True, help="UTF-8 text files")
     parser.add_argument("--tokens", type=int, help="at most this many tokens of each text")
@@ -142,6 +142,7 @@ def main() -> None:
         sizes = {name: folder.weights_bytes for name, folder in folders.items()}
     machine = describe_machine(arguments.threads)
     print(table(results, sizes))
+    print(f"\n{next(iter(results.values()))['tokens']:,} tokens")
     texts = [text.name for text in arguments.text]
     if arguments.json:
         content = {"machine": machine, "texts": texts, "bytes": sizes, "results": results}
@@ -174,7 +175,7 @@ def table(results: dict[str, dict[str, float]], sizes: dict[str, int]) -> str:
         f"{result['perplexity']:.2f} |"
         for name, result in results.items()
     ]
-    return "\n".join([*lines, "", f"{first['tokens']:.0f} tokens"])
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

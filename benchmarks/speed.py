@@ -209,7 +209,7 @@ def table(results: dict[str, Any]) -> str:
 
 def main() -> None:
     """Makes the folders, measures, prints the table and the bars."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--shape", choices=SHAPES, default="gpt2-124m")
     parser.add_argument("--checkpoint", type=Path, help="measure this checkpoint instead")
     parser.add_argument("--threads", type=int, default=2)
@@ -230,6 +230,7 @@ def main() -> None:
     results |= {
         "machine": describe_machine(arguments.threads),
         "bytes": sizes,
+        "rounds": arguments.rounds,
         "import_seconds": import_seconds(),
         "memory": {
             "run": run["peak_rss_bytes"],

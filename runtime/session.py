@@ -8,7 +8,9 @@ written into arrays that stay bound. Letters: S new tokens, T total tokens, V vo
 from __future__ import annotations
 
 import os
+import re
 import threading
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -43,13 +45,15 @@ class Session:
         """
         if threads is not None and (not isinstance(threads, int) or threads < 1):
             raise RequestError(f"threads is {threads!r}, expected an integer from 1 up, or None")
+        _check_version(folder)
         self.shape: DecoderShape = folder.shape
         self.threads = threads or default_threads()
         self._session = _open(folder.path, self.threads)
         self._check_contract(folder.path)
         self._lock = threading.Lock()
         self._process = os.getpid()
-        self._cache: KVCache | ConcatenatingCache | None = None
+        # Weak, so that the memory of a finished generation is not kept until the next one.
+        self._cache: weakref.ref[KVCache | ConcatenatingCache] | None = None
         self._num_bound_ids = 0
         self._binding = self._session.io_binding()
         self._mask = np.ones((1, MASK_GROWTH), np.int64)
@@ -150,11 +154,12 @@ class Session:
             )
 
     def _bind_cache(self, cache: KVCache | ConcatenatingCache, count: int) -> None:
-        if self._cache is not cache:
-            if self._cache is not None:
-                self._cache.unbind()
+        bound = self._cache() if self._cache is not None else None
+        if bound is not cache:
+            if bound is not None:
+                bound.unbind()
             cache.unbind()
-            self._cache = cache
+            self._cache = weakref.ref(cache)
         cache.bind(self._binding, count)
 
     def _bind_ids(self, token_ids: Any, count: int, length: int) -> None:
@@ -199,6 +204,21 @@ class Session:
                 f"{path / GRAPH_FILE}: inputs or outputs differ from the manifest in "
                 f"{', '.join(sorted(wrong)[:4])}; export the model again"
             )
+
+
+def _check_version(folder: ModelFolder) -> None:
+    """Refuses a folder whose graph needs a newer ONNX Runtime than the one installed."""
+    needed = str(folder.manifest.get("minimum_onnxruntime", "0"))
+    if _numbers(onnxruntime.__version__) < _numbers(needed):
+        raise ModelFolderError(
+            f"{folder.path}: found ONNX Runtime {onnxruntime.__version__}, expected {needed} or "
+            f'newer; update it with: pip install "onnxruntime>={needed}"'
+        )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """(1, 32) of "1.32.0rc1": major and minor decide."""
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:2])
 
 
 def _open(path: Path, threads: int) -> onnxruntime.InferenceSession:

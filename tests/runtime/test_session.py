@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -229,3 +231,19 @@ model.generate("a", max_tokens=2)
 assert 5e-324 * 1.0 > 0, "subnormal numbers are flushed to zero"
 """
     subprocess.run([sys.executable, "-c", program, tiny_folder.path], check=True)
+
+
+def test_a_folder_for_a_newer_onnxruntime_is_refused(tiny_folder: ModelFolder) -> None:
+    newer = ModelFolder(tiny_folder.path, tiny_folder.manifest | {"minimum_onnxruntime": "99.1"})
+    with pytest.raises(ModelFolderError, match=r"expected 99\.1 or newer; .*onnxruntime>=99\.1"):
+        Session(newer)
+
+
+def test_a_finished_generation_leaves_no_cache_behind(tiny_session: Session) -> None:
+    cache = tiny_session.new_cache()
+    tiny_session.step([1, 2, 3], cache)
+    gone = weakref.ref(cache)
+    del cache
+    gc.collect()
+    assert gone() is None
+    assert np.isfinite(tiny_session.step([1, 2, 3], tiny_session.new_cache())).all()
