@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import hashlib
+import json
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -37,7 +38,7 @@ def export_once(
 
     opened = open_checkpoint(checkpoint or DEMO_CHECKPOINT, tokenizer)
     files = [*opened.files, *([opened.tokenizer_json] if opened.tokenizer_json else [])]
-    key = _key(files, precision)
+    key = _key(files, precision, json.dumps(opened.generation_config, sort_keys=True))
     name = f"{'demo' if checkpoint is None else opened.path.stem}-{precision}-{key}"
     out = _models_folder() / name
     if not (out / MANIFEST).is_file():
@@ -51,9 +52,9 @@ def export_once(
     return ModelFolder.open(out)
 
 
-def _key(files: list[Path], precision: str) -> str:
+def _key(files: list[Path], *others: str) -> str:
     """Changes with the checkpoint's files, the precision and the version of pocketlm."""
-    parts = [__version__, precision]
+    parts = [__version__, *others]
     for file in files:
         status = file.stat()
         parts += [str(file.resolve()), str(status.st_size), str(status.st_mtime_ns)]

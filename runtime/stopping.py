@@ -6,7 +6,7 @@ The result does not depend on how the text was cut into pieces.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ..export.errors import RequestError
 
@@ -80,7 +80,7 @@ class StopMatcher:
 
 
 def _checked(stops: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(stops, (str, bytes)):
+    if isinstance(stops, (str, bytes)) or not isinstance(stops, Iterable):
         raise RequestError(
             f"stops is a single {type(stops).__name__}, expected a list of strings; "
             "put it into a list"

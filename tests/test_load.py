@@ -1,0 +1,229 @@
+"""The front door: how generations end, refused parameters, and what ``load`` keeps in its cache."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from checkpoint_files import gpt2_config, write_checkpoint
+
+import pocketlm
+from pocketlm.export.errors import ModelFolderError, RequestError
+from pocketlm.export.folder import ModelFolder
+from pocketlm.runtime.cancellation import Cancellation
+
+Model = pocketlm.Model
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A checkpoint of this test alone, since what is cached depends on its path."""
+    return write_checkpoint(tmp_path / "source", gpt2_config())
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("POCKETLM_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def counting() -> tuple[list[Path], Callable[[Path], dict[str, Any]]]:
+    """A list that grows with every export, and the ``on_export`` that makes it grow."""
+    exports: list[Path] = []
+
+    def on_export(out: Path) -> dict[str, Any]:
+        exports.append(out)
+        return {}
+
+    return exports, on_export
+
+
+def test_every_finish_reason_has_its_name(tiny_model: Model, tiny_folder: ModelFolder) -> None:
+    ids = tiny_model.generate("the", temperature=0, max_tokens=20).token_ids
+    text = tiny_model.generate("the", temperature=0, max_tokens=20).text
+    cancellation = Cancellation()
+    cancellation.cancel()
+
+    def reason(prompt: Any = "the", **options: Any) -> str:
+        return tiny_model.generate(prompt, temperature=0, **options).finish_reason
+
+    assert reason(max_tokens=3) == "length"
+    assert reason([5] * 158, max_tokens=50) == "context"
+    assert reason(stop=text[4:7]) == "stop"
+    assert reason(stop=[text[4:7], text[2]]) == "stop"
+    assert reason(cancellation=cancellation) == "cancelled"
+    ending = Model(tiny_folder, threads=1)
+    ending.end_ids = frozenset({ids[4]})
+    result = ending.generate("the", temperature=0)
+    assert result.finish_reason == "eos"
+    assert result.token_ids[-1] == ids[4] and len(result.token_ids) == ids.index(ids[4]) + 1
+    assert ending.generate("the", temperature=0, max_tokens=20, ignore_eos=True).token_ids == ids
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("temperature", -1),
+        ("temperature", math.nan),
+        ("temperature", math.inf),
+        ("temperature", True),
+        ("temperature", "1"),
+        ("top_p", 0),
+        ("top_p", 1.5),
+        ("min_p", -0.1),
+        ("min_p", 2),
+        ("top_k", 0),
+        ("top_k", 1.5),
+        ("repetition_penalty", 0),
+        ("seed", -1),
+        ("max_tokens", 0),
+        ("max_tokens", True),
+        ("max_tokens", 1.5),
+        ("stop", ""),
+        ("stop", [""]),
+        ("stop", ["a", 1]),
+        ("stop", None),
+        ("stop", 5),
+        ("stop", b"a"),
+    ],
+)
+def test_wrong_parameters_are_refused_before_anything_runs(
+    tiny_model: Model, name: str, value: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiny_model, "session", ShapeAlone(tiny_model))
+    with pytest.raises(RequestError, match=name) as caught:
+        tiny_model.stream("the", **{name: value})
+    assert "expected" in str(caught.value)
+    with pytest.raises(RequestError):
+        tiny_model.generate("the", **{name: value})
+
+
+class ShapeAlone:
+    """Stands where a session would, and cannot run."""
+
+    def __init__(self, model: Model) -> None:
+        self.shape = model.session.shape
+
+
+# ---- load ----
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_a_changed_file_makes_a_new_export(checkpoint: Path, own_cache: Path, name: str) -> None:
+    exports, on_export = counting()
+    pocketlm.load(checkpoint, on_export=on_export)
+    changed = (checkpoint / name).stat().st_mtime_ns + 1_000_000_000
+    os.utime(checkpoint / name, ns=(changed, changed))
+    pocketlm.load(checkpoint, on_export=on_export)
+    assert len(set(exports)) == 2
+
+
+def test_other_generation_defaults_make_a_new_export(checkpoint: Path, own_cache: Path) -> None:
+    exports, on_export = counting()
+    for end in (96, 96, [95, 96]):
+        defaults = json.dumps({"eos_token_id": end})
+        (checkpoint / "generation_config.json").write_text(defaults)
+        model = pocketlm.load(checkpoint, on_export=on_export)
+    assert model.end_ids == {95, 96}
+    assert len(set(exports)) == 2
+
+
+def test_arguments_of_on_export_reach_the_export(checkpoint: Path, own_cache: Path) -> None:
+    heard: list[Any] = []
+
+    def on_export(out: Path) -> dict[str, Any]:
+        return {"progress": lambda *event: heard.append(event)}
+
+    pocketlm.load(checkpoint, on_export=on_export)
+    assert heard
+
+
+def test_an_unknown_precision_is_refused(checkpoint: Path, own_cache: Path) -> None:
+    with pytest.raises(pocketlm.PocketLMError, match="int3"):
+        pocketlm.load(checkpoint, precision="int3")
+
+
+def test_without_a_writable_cache_a_temporary_folder_is_used_and_removed(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("where the cache should be")
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    program = """
+import sys
+import pocketlm
+model = pocketlm.load(sys.argv[1])
+print(model.folder.path)
+model.generate("a", max_tokens=2)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, checkpoint],
+        env=os.environ
+        | {"POCKETLM_CACHE": str(tmp_path / "file" / "cache"), "TMPDIR": str(temporary)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert temporary in Path(done.stdout.strip()).parents
+    assert list(temporary.iterdir()) == []
+
+
+def test_exporting_without_its_extra_names_the_command(checkpoint: Path, own_cache: Path) -> None:
+    program = """
+import sys
+sys.modules["onnx_ir"] = None
+import pocketlm
+try:
+    pocketlm.load(sys.argv[1])
+except pocketlm.MissingExtraError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, checkpoint], capture_output=True, text=True, check=True
+    )
+    assert "exporting a checkpoint needs the package 'onnx_ir'" in done.stdout
+    assert 'pip install "pocketlm[export]"' in done.stdout
+
+
+def test_what_was_exported_opens_without_the_extra(tiny_folder: ModelFolder) -> None:
+    program = """
+import sys
+for name in ("onnx", "onnx_ir"):
+    sys.modules[name] = None
+import pocketlm
+print(pocketlm.load(sys.argv[1]).generate("a", max_tokens=2).finish_reason)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, tiny_folder.path],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "length\n"
+
+
+def test_a_damaged_file_is_found_when_the_model_is_opened(
+    tiny_folder: ModelFolder, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_folder.path, copy)
+    data = bytearray((copy / "model.onnx_data").read_bytes())
+    data[100] ^= 1
+    (copy / "model.onnx_data").write_bytes(data)
+    with pytest.raises(ModelFolderError, match="model.onnx_data: found SHA-256"):
+        pocketlm.load(copy)
+
+
+def test_loading_takes_the_time_it_says(tiny_folder: ModelFolder) -> None:
+    started = time.perf_counter()
+    model = pocketlm.load(tiny_folder.path)
+    assert 0 < model.load_seconds <= time.perf_counter() - started
