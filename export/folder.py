@@ -223,10 +223,11 @@ def publishing(out: str | Path, *, force: bool = False) -> Iterator[Path]:
 
     An existing non-empty ``out`` is refused unless ``force``; then it is replaced only after the
     new folder is complete, and only if it is a model folder. On any error, Ctrl-C included,
-    the sibling is removed. What a killed process left behind is collected by the next run.
+    the sibling is removed. The next run collects what a killed process left, or puts it back.
     Raises StorageError when the disk is full or the parent cannot be written.
     """
     out = Path(os.path.realpath(out))  # a link stays: what it points to is replaced
+    _bring_back(out)
     _check_target(out, force)
     with storage_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -272,18 +273,26 @@ def _replace(partial: Path, out: Path) -> None:
     """Renames ``partial`` to ``out``; an old folder is moved aside first and removed afterwards."""
     old = out.parent / f".{out.name}.partial-{uuid.uuid4().hex[:12]}-old"
     had_old = out.is_dir() and any(out.iterdir())
-    if had_old:
-        os.rename(out, old)
-    elif out.is_dir():
-        out.rmdir()
     try:
-        os.rename(partial, out)
-    except OSError:
         if had_old:
+            os.rename(out, old)
+        elif out.is_dir():
+            out.rmdir()
+        os.rename(partial, out)
+    except BaseException:  # Ctrl-C included
+        if had_old and not out.exists():
             os.rename(old, out)
         raise
     _sync(out.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _bring_back(out: Path) -> None:
+    """Undoes a replacement that was killed between its two renames, when nothing was at ``out``."""
+    for old in out.parent.glob(f".{glob.escape(out.name)}.partial-*-old"):
+        if not os.path.lexists(out):
+            with contextlib.suppress(OSError):
+                os.rename(old, out)
 
 
 def _hold(folder: Path) -> int | None:

@@ -253,8 +253,9 @@ def test_the_old_folder_stays_when_the_new_one_fails(
     assert names(copy.parent) == ["copy"]
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.EIO, "broken")], ids=repr)
 def test_the_old_folder_comes_back_when_the_last_rename_fails(
-    checkpoint: Checkpoint, copy: Path, monkeypatch: pytest.MonkeyPatch
+    error: BaseException, checkpoint: Checkpoint, copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = contents(copy)
     rename = os.rename
@@ -263,14 +264,47 @@ def test_the_old_folder_comes_back_when_the_last_rename_fails(
     def failing(source: Path, target: Path) -> None:
         calls.append(target)
         if len(calls) == 2:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
+            raise error
         rename(source, target)
 
     monkeypatch.setattr(os, "rename", failing)
-    with pytest.raises(StorageError):
+    with pytest.raises((KeyboardInterrupt, StorageError)):
         export_model(checkpoint, copy, force=True)
     assert len(calls) == 3
     assert contents(copy) == before
+    assert names(copy.parent) == ["copy"]
+
+
+def test_ctrl_c_after_the_last_rename_keeps_the_new_folder(
+    checkpoint: Checkpoint, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (copy / "left.from.before").write_text("old")
+    rename = os.rename
+
+    def interrupted(source: Path, target: Path) -> None:
+        rename(source, target)
+        if target == copy:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        export_model(checkpoint, copy, force=True)
+    ModelFolder.open(copy).verify(remembered=False)
+    assert "left.from.before" not in names(copy)
+
+
+@pytest.mark.parametrize("force", [True, False])
+def test_an_old_folder_that_a_killed_export_moved_aside_is_brought_back(
+    force: bool, checkpoint: Checkpoint, copy: Path
+) -> None:
+    """Killed between its two renames, an export leaves nothing at ``out`` but loses nothing."""
+    before = contents(copy)
+    copy.rename(copy.parent / ".copy.partial-0123456789ab-old")
+    (copy.parent / ".copy.partial-ba9876543210").mkdir()
+    with pytest.raises((KeyboardInterrupt, ModelFolderError)):
+        export_model(checkpoint, copy, force=force, progress=raise_at_half(KeyboardInterrupt()))
+    assert contents(copy) == before
+    export_model(checkpoint, copy, force=True)
     assert names(copy.parent) == ["copy"]
 
 
