@@ -10,7 +10,7 @@ from typing import Any
 
 from pocketlm.export.errors import ModelFolderError
 from pocketlm.export.folder import MANIFEST, ModelFolder
-from pocketlm.export.strict_json import load_json_object
+from pocketlm.export.strict_json import load_json_object, shown
 from pocketlm.runtime.cancellation import Cancellation
 from pocketlm.runtime.sampling import SamplingOptions
 from pocketlm.runtime.session import Session
@@ -39,11 +39,10 @@ class Model:
         folder.verify()
         self.tokenizer = Tokenizer.open(folder.path / "tokenizer.json")
         self.session = Session(folder, threads)
-        defaults = load_json_object(
-            folder.path / "generation_config.json", 10_000_000, ModelFolderError
-        )
-        self.end_ids = _ids(defaults.get("eos_token_id"))
-        starts = _ids(defaults.get("bos_token_id")) or self.end_ids
+        file = folder.path / "generation_config.json"
+        defaults = load_json_object(file, 10_000_000, ModelFolderError)
+        self.end_ids = _ids(file, defaults, "eos_token_id")
+        starts = _ids(file, defaults, "bos_token_id") or self.end_ids
         self.start_id = min(starts) if starts else None
         self.load_seconds = time.perf_counter() - started
 
@@ -141,6 +140,14 @@ def load(
     return Model(export_once(path, precision or "int8", tokenizer, on_export), threads)
 
 
-def _ids(value: Any) -> frozenset[int]:
+def _ids(file: Path, defaults: dict[str, Any], name: str) -> frozenset[int]:
     """``eos_token_id`` and its like are null, one id or a list."""
-    return frozenset(value if isinstance(value, list) else () if value is None else (value,))
+    value = defaults.get(name)
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    for number in ids:
+        if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+            raise ModelFolderError(
+                f"{file}: {name} is {shown(value)}, expected a token id, a list of them or null; "
+                "export the model again"
+            )
+    return frozenset(ids)
