@@ -20,6 +20,9 @@ from pocketlm.export.folder import ModelFolder
 def command(folder: Path, as_json: bool, verify: bool, debug: bool) -> None:
     """Show what a model folder holds: architecture, sizes, precision, files and their hashes.
 
+    FOLDER is a model folder that `pocketlm export` or `pocketlm quantize` wrote. Its sizes are
+    compared with the manifest each time, its bytes with --verify.
+
     \b
     Example:
       pocketlm info gpt2-int4/ --verify
