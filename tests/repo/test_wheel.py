@@ -116,7 +116,7 @@ def test_base_install_generates(
 def test_base_install_names_the_extra_of_a_command(
     program: tuple[str, ...], base_programs: Path, tmp_path: Path
 ) -> None:
-    command = (base_programs / program[0], *program[1:], "run", "x")
+    command: list[str | Path] = [base_programs / program[0], *program[1:], "run", "x"]
     result = run_command(*command, folder=tmp_path, code=2)
     # "cli" without click; "export" where another package has brought click.
     assert re.search(r'pip install "pocketlm\[(cli|export)\]"', result.stderr)
