@@ -12,6 +12,7 @@ import re
 import threading
 import weakref
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -187,13 +188,16 @@ class Session:
         self._binding.bind_input(name, "cpu", 0, np.int64, shape, array.ctypes.data)
 
     def _check_contract(self, path: Path) -> None:
-        """Compares the graph's names with the contract: a wrong one would fail in the kernel."""
-        shape = self.shape
-        past, present = zip(*cache_names(shape), strict=True)
+        """Compares the graph's names and sizes with the manifest's, before memory is allocated."""
+        inputs = {value.name: value.shape for value in self._session.get_inputs()}
+        outputs = {value.name: value.shape for value in self._session.get_outputs()}
+        # A damaged manifest may claim billions of layers: one more than there can be is enough.
+        layers = min(self.shape.num_layers, len(inputs))
+        past, present = zip(*cache_names(replace(self.shape, num_layers=layers)), strict=True)
         expected_inputs = {"input_ids", "attention_mask", "position_ids", *past}
-        found_inputs = {value.name for value in self._session.get_inputs()}
+        found_inputs = inputs.keys()
         optional = {value.name for value in self._session.get_overridable_initializers()}
-        found_outputs = {value.name for value in self._session.get_outputs()}
+        found_outputs = outputs.keys()
         wrong = (
             (expected_inputs ^ found_inputs)
             | ({"logits", *present} ^ found_outputs)
@@ -204,6 +208,18 @@ class Session:
                 f"{path / GRAPH_FILE}: inputs or outputs differ from the manifest in "
                 f"{', '.join(sorted(wrong)[:4])}; export the model again"
             )
+        found = {
+            "vocab_size": outputs["logits"][2:],
+            "kv_heads": inputs[past[0]][1:2],
+            "head_size": inputs[past[0]][3:],
+        }
+        for name, sizes in found.items():
+            expected = getattr(self.shape, name)
+            if sizes != [expected]:
+                raise ModelFolderError(
+                    f"{path / GRAPH_FILE}: found {name} {sizes}, expected {expected} as in the "
+                    "manifest; export the model again"
+                )
 
 
 def _check_version(folder: ModelFolder) -> None:

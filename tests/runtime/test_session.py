@@ -201,6 +201,15 @@ def test_other_sizes_never_reach_the_kernel(
         session.step([1, 2, 3], session.new_cache())
 
 
+@pytest.mark.parametrize("name", ["vocab_size", "kv_heads", "head_size", "num_layers"])
+def test_sizes_beyond_the_graph_are_refused_before_memory_is_allocated(
+    tiny_folder: ModelFolder, tmp_path: Path, name: str
+) -> None:
+    folder = copy_folder(tiny_folder, tmp_path / "copy", **{name: (1 << 31) - 1})
+    with pytest.raises(ModelFolderError, match=r"model\.onnx: .* export the model again"):
+        Session(folder, threads=1)
+
+
 def test_a_graph_that_cannot_be_opened_is_named(tiny_folder: ModelFolder, tmp_path: Path) -> None:
     folder = copy_folder(tiny_folder, tmp_path / "copy")
     (folder.path / "model.onnx").write_bytes(b"not a graph")
