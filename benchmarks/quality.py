@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..export.checkpoint import open_checkpoint
+from ..export.errors import RequestError
 from ..export.folder import ModelFolder
 from ..quantize.run import export_checkpoint
 from ..runtime.session import Session
@@ -113,10 +114,20 @@ def compare(
     texts: list[Path],
     limit: int | None,
 ) -> dict[str, dict[str, float]]:
-    """One result per session of ``others``, over all windows of ``texts``."""
+    """One result per session of ``others``, over all windows of ``texts``.
+
+    Raises RequestError for a text without a whole window: it would silently count for nothing.
+    """
     sums = {name: Sums() for name in others}
+    length = reference.shape.context_length
     for text in texts:
-        for ids in windows(tokenizer, text, reference.shape.context_length, limit):
+        found = list(windows(tokenizer, text, length, limit))
+        if not found:
+            raise RequestError(
+                f"found no window of {length} tokens in {text.name}, expected at least one; "
+                "give a longer text or a higher limit"
+            )
+        for ids in found:
             expected = reference.all_logits(ids, reference.new_cache())
             for name, session in others.items():
                 sums[name].add(expected, session.all_logits(ids, session.new_cache()), ids)
