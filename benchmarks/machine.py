@@ -28,8 +28,15 @@ def describe_machine(threads: int) -> dict[str, Any]:
         "numpy": version("numpy"),
         "pocketlm": version("pocketlm"),
         "load_average": [round(load, 2) for load in os.getloadavg()],
-        "command": " ".join(sys.orig_argv[:1] + sys.argv),
+        "command": _command(),
     }
+
+
+def _command() -> str:
+    """What was typed, with the module's name in place of its path."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    program = f"python -m {spec.name}" if spec is not None else sys.argv[0]
+    return " ".join([program, *sys.argv[1:]])
 
 
 def _cpu() -> tuple[str, set[str]]:

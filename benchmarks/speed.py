@@ -74,9 +74,7 @@ class Remote:
 
     def close(self) -> None:
         """Ends the process."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
+        self._process.communicate()  # closes both pipes, and waits
 
 
 def export_variant(checkpoint: Path, out: Path, options: list[str]) -> int:

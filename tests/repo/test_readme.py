@@ -1,0 +1,86 @@
+"""The README is true: its commands and its Python run, its tables are those of the results."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from checkpoint_files import gpt2_config, gpt2_tensors, write_llmc, write_tokenizer
+from source_tree import ROOT
+
+from pocketlm.benchmarks.report import fill
+
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def commands() -> list[str]:
+    """Every line of a shell block that installs nothing."""
+    lines = [line.split("   #")[0] for block in blocks("sh") for line in block.splitlines()]
+    return [line for line in lines if line and "pip install" not in line]
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """``pocketlm`` on the path is this interpreter's module, whatever is installed elsewhere."""
+    program = folder / "bin" / "pocketlm"
+    program.parent.mkdir(exist_ok=True)
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m pocketlm "$@"\n')
+    program.chmod(0o755)
+    path = f"{program.parent}{os.pathsep}{os.environ['PATH']}"
+    return os.environ | {"PATH": path, "POCKETLM_CACHE": str(folder / "cache")}
+
+
+def test_commands_do_what_the_readme_says(tmp_path: Path) -> None:
+    demo = ROOT / "pocketlm" / "demo"
+    shutil.copytree(demo, tmp_path / "path" / "to" / "gpt2-folder")
+    config = gpt2_config(vocab_size=300)
+    write_llmc(tmp_path / "model_00019560.bin", config, gpt2_tensors(config))
+    write_tokenizer(tmp_path / "gpt2-tokenizer-folder", 300)
+    env = environment(tmp_path)
+    subprocess.run(["pocketlm", "export", demo, "fp32-folder"], cwd=tmp_path, env=env, check=True)
+    lines = commands()
+    assert len(lines) >= 6
+    for line in lines:
+        if " out/ --" in line and not line.startswith("pocketlm run"):
+            shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        done = subprocess.run(
+            ["bash", "-c", line], cwd=tmp_path, env=env, capture_output=True, text=True
+        )
+        assert done.returncode == 0, (line, done.stderr)
+
+
+def test_first_command_is_the_demo() -> None:
+    assert blocks("sh")[0].startswith('pip install ".[cli]" && pocketlm run "')
+
+
+def test_python_runs_as_printed(tmp_path: Path) -> None:
+    (block,) = blocks("python")
+    program = block + "print(result.finish_reason, len(result.token_ids))\n"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment(tmp_path), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"\w+ \d+\n$", done.stdout)
+
+
+@pytest.mark.parametrize("words", re.findall(r"python -m (pocketlm\.[\w.]+)", README))
+def test_benchmarks_named_in_the_readme_explain_themselves(words: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", words, "--help"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    assert "--threads" in done.stdout
+
+
+def test_tables_are_those_of_the_results() -> None:
+    assert fill(README, ROOT / "benchmarks" / "results") == README, (
+        "run: python -m pocketlm.benchmarks.report README.md benchmarks/results"
+    )
