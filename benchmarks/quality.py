@@ -176,13 +176,13 @@ def table(results: dict[str, dict[str, float]], sizes: dict[str, int]) -> str:
     """A Markdown table, fp32 first."""
     first = next(iter(results.values()))
     lines = [
-        "| precision | weights MB | KL nats/token | top-1 agreement | perplexity |",
+        "| precision | weights MB | KL, 0.001 nats/token | top-1 agreement | perplexity |",
         "|---|--:|--:|--:|--:|",
         f"| fp32 | {sizes['fp32'] / 1e6:.1f} | 0 | 100 % | {first['reference_perplexity']:.2f} |",
     ]
     lines += [
-        f"| {name} | {sizes[name] / 1e6:.1f} | {result['kl']:.5f} ± "
-        f"{result['kl_standard_error']:.5f} | {100 * result['top1_agreement']:.1f} % | "
+        f"| {name} | {sizes[name] / 1e6:.1f} | {1e3 * result['kl']:.2f} ± "
+        f"{1e3 * result['kl_standard_error']:.3f} | {100 * result['top1_agreement']:.1f} % | "
         f"{result['perplexity']:.2f} |"
         for name, result in results.items()
     ]
