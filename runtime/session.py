@@ -234,7 +234,7 @@ def _check_version(folder: ModelFolder) -> None:
 
 def _numbers(version: str) -> tuple[int, ...]:
     """(1, 32) of "1.32.0rc1": major and minor decide."""
-    return tuple(int(number) for number in re.findall(r"\d+", version)[:2])
+    return tuple(int(number) for number in re.findall(r"\d{1,9}", version)[:2])
 
 
 def _open(path: Path, threads: int) -> onnxruntime.InferenceSession:

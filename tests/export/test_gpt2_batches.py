@@ -150,6 +150,36 @@ def test_a_padded_batch_gives_the_logits_of_each_prompt(
             assert_close(logits[row, 0], exported.twin(so_far)[-1])
 
 
+def test_a_fixed_capacity_with_a_mask_that_ends_in_zeros(
+    export: Callable[[str], Exported],
+) -> None:
+    """As loops bind it that share one buffer between past and present and never resize it."""
+    exported = export("tied")
+    session = GrowingPast(exported, 1).session
+    capacity = 24
+    binding = session.io_binding()
+    buffers = {
+        f"{i}.{kind}": np.empty((1, 4, capacity, 8), np.float32)
+        for i in range(2)
+        for kind in ("key", "value")
+    }
+    for name, buffer in buffers.items():
+        place = (buffer.shape, buffer.ctypes.data)
+        binding.bind_input(f"past_key_values.{name}", "cpu", 0, np.float32, *place)
+        binding.bind_output(f"present.{name}", "cpu", 0, np.float32, *place)
+    mask = np.zeros((1, capacity), np.int64)
+    rows = []
+    for start, end in [(0, 9), (9, 10), (10, 13), (13, 14)]:
+        mask[0, :end] = 1
+        binding.bind_cpu_input("input_ids", np.array([PROMPT[start:end]]))
+        binding.bind_cpu_input("position_ids", np.arange(start, end)[None])
+        binding.bind_cpu_input("attention_mask", mask)
+        binding.bind_output("logits")  # anew: its length changes
+        session.run_with_iobinding(binding)
+        rows.append(binding.get_outputs()[-1].numpy()[0])
+    assert_close(np.concatenate(rows), exported.twin(PROMPT))
+
+
 MEANINGFUL: list[dict[str, Any]] = [
     {"activation_function": "gelu"},
     {"activation_function": "relu"},
