@@ -35,12 +35,29 @@ def prefill(
 ) -> Logits:
     """Feeds the prompt to ``cache`` in chunks; the logits (V,) after its last token.
 
-    Raises RequestError, before the first chunk, for a prompt that ``Session.step`` would refuse.
+    The chunk size does not show in the result, see ``chunks``. Raises RequestError, before the
+    first chunk, for a prompt that ``Session.step`` would refuse.
     """
     session.check_step(prompt_ids, cache)
-    for start in range(0, len(prompt_ids), chunk_size):
-        logits = session.step(prompt_ids[start : start + chunk_size], cache, cancellation)
+    for chunk in chunks(prompt_ids, chunk_size):
+        logits = session.step(chunk, cache, cancellation)
     return logits
+
+
+def chunks(prompt_ids: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    """Cuts a prompt into runs of ``size`` tokens, none of them a single one.
+
+    One row alone takes the attention kernel of decoding, whose last float bit differs from that of
+    several rows; quantized activations turn that bit into other logits, and other text. So a last
+    token that would be alone joins the chunk before it, and a size of 1 counts as 2.
+    """
+    start, size = 0, max(2, size)
+    while start < len(prompt_ids):
+        end = start + size
+        if len(prompt_ids) - end == 1:
+            end += 1
+        yield prompt_ids[start:end]
+        start = end
 
 
 def generate_tokens(

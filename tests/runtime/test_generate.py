@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 from checkpoint_files import gpt2_config, gpt2_tensors, write_checkpoint
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.errors import NumericsError, RequestError
 from pocketlm.export.run import export_model
 from pocketlm.runtime.cancellation import Cancellation, Cancelled
-from pocketlm.runtime.generate import generate_tokens, prefill
+from pocketlm.runtime.generate import chunks, generate_tokens, prefill
 from pocketlm.runtime.sampling import SamplingOptions, make_sampler
 from pocketlm.runtime.session import Session
 
@@ -180,3 +182,11 @@ def test_a_model_that_overflows_is_reported_and_the_session_lives_on(tmp_path: P
     with pytest.raises(NumericsError):
         greedy(session, [1, 2, 3, 4, 5, 7], 3)
     assert greedy(session, [1, 2], 3) == expected
+
+
+@given(st.integers(1, 60), st.integers(1, 20))
+def test_chunks_cover_the_prompt_and_leave_no_token_alone(count: int, size: int) -> None:
+    prompt = list(range(count))
+    parts = list(chunks(prompt, size))
+    assert [number for part in parts for number in part] == prompt
+    assert all(2 <= len(part) <= max(size, 2) + 1 for part in parts) or count == 1
