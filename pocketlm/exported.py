@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pocketlm import __version__
+from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.errors import ModelFolderError, PocketLMError, missing_extra
 from pocketlm.export.folder import MANIFEST, ModelFolder, cache_folder
 
@@ -28,28 +29,45 @@ def export_once(
 
     Without a writable cache folder it goes to a temporary folder that is removed at exit.
     """
-    try:
-        from pocketlm.export.checkpoint import open_checkpoint
-        from pocketlm.quantize.run import export_checkpoint
-    except ImportError as error:
-        if isinstance(error, PocketLMError):
-            raise
-        raise missing_extra("export", "exporting a checkpoint", error) from error
-
     opened = open_checkpoint(checkpoint or DEMO_CHECKPOINT, tokenizer)
     files = [*opened.files, *([opened.tokenizer_json] if opened.tokenizer_json else [])]
     key = _key(files, precision, json.dumps(opened.generation_config, sort_keys=True))
     name = f"{'demo' if checkpoint is None else opened.path.stem}-{precision}-{key}"
     out = _models_folder() / name
-    if not (out / MANIFEST).is_file():
-        options = on_export(out) if on_export else {}
-        try:
-            return export_checkpoint(opened, out, precision, **options)
-        except ModelFolderError:
-            # Another process may have finished the same export in the meantime.
-            if not (out / MANIFEST).is_file():
-                raise
-    return ModelFolder.open(out)
+    if (found := _sound(out)) is not None:
+        return found
+    options = on_export(out) if on_export else {}
+    try:
+        # A damaged folder is ours to replace: nobody but this cache wrote it.
+        return _exporter()(opened, out, precision, force=(out / MANIFEST).is_file(), **options)
+    except ModelFolderError:
+        # Another process may have finished the same export in the meantime.
+        if (found := _sound(out)) is not None:
+            return found
+        raise
+
+
+def _sound(folder: Path) -> ModelFolder | None:
+    """The model folder at ``folder`` if it is complete and as it was written."""
+    if not (folder / MANIFEST).is_file():
+        return None
+    try:
+        found = ModelFolder.open(folder)
+        found.verify()
+    except ModelFolderError:
+        return None
+    return found
+
+
+def _exporter() -> Callable[..., ModelFolder]:
+    """Imported only for an export: what it needs is an extra, and takes time and memory."""
+    try:
+        from pocketlm.quantize.run import export_checkpoint
+    except ImportError as error:
+        if isinstance(error, PocketLMError):
+            raise
+        raise missing_extra("export", "exporting a checkpoint", error) from error
+    return export_checkpoint
 
 
 def _key(files: list[Path], *others: str) -> str:

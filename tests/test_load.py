@@ -147,6 +147,38 @@ def test_arguments_of_on_export_reach_the_export(checkpoint: Path, own_cache: Pa
     assert heard
 
 
+@pytest.mark.parametrize("damage", ["flipped", "cut", "missing", "manifest"])
+def test_a_damaged_export_in_the_cache_is_made_again(
+    checkpoint: Path, own_cache: Path, damage: str
+) -> None:
+    exports, on_export = counting()
+    model = pocketlm.load(checkpoint, on_export=on_export)
+    expected = model.generate("the", temperature=0, max_tokens=5).token_ids
+    file = model.folder.path / ("pocketlm.json" if damage == "manifest" else "model.onnx_data")
+    content = bytearray(file.read_bytes())
+    content[100] ^= 255
+    file.unlink()
+    if damage != "missing":
+        file.write_bytes(content[:-1] if damage == "cut" else content)
+    again = pocketlm.load(checkpoint, on_export=on_export)
+    assert again.generate("the", temperature=0, max_tokens=5).token_ids == expected
+    assert len(exports) == 2 and exports[0] == exports[1]
+
+
+def test_a_cached_export_opens_without_the_extra(checkpoint: Path, own_cache: Path) -> None:
+    expected = pocketlm.load(checkpoint).folder.path
+    program = """
+import sys
+sys.modules["onnx_ir"] = None
+import pocketlm
+print(pocketlm.load(sys.argv[1]).folder.path)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, checkpoint], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == str(expected)
+
+
 def test_an_unknown_precision_is_refused(checkpoint: Path, own_cache: Path) -> None:
     with pytest.raises(pocketlm.PocketLMError, match="int3"):
         pocketlm.load(checkpoint, precision="int3")
