@@ -126,7 +126,7 @@ def load(
 
     Raises ModelFolderError, CheckpointError, StorageError, RequestError or MissingExtraError.
     """
-    if path is not None and (Path(path) / MANIFEST).is_file():
+    if path is not None and _is_graph(Path(path)):
         folder = ModelFolder.open(path)
         found = folder.manifest["precision"]["name"]
         if precision not in (None, found):
@@ -138,6 +138,13 @@ def load(
     from pocketlm.exported import export_once
 
     return Model(export_once(path, precision or "int8", tokenizer, on_export), threads)
+
+
+def _is_graph(path: Path) -> bool:
+    """Whether ``path`` is a model folder, or others' ONNX that must be refused as such."""
+    if (path / MANIFEST).is_file() or path.suffix == ".onnx":
+        return True
+    return any(path.glob("*.onnx")) and not any(path.glob("*.safetensors"))
 
 
 def _ids(file: Path, defaults: dict[str, Any], name: str) -> frozenset[int]:

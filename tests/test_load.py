@@ -259,3 +259,11 @@ def test_loading_takes_the_time_it_says(tiny_folder: ModelFolder) -> None:
     started = time.perf_counter()
     model = pocketlm.load(tiny_folder.path)
     assert 0 < model.load_seconds <= time.perf_counter() - started
+
+
+def test_a_foreign_graph_is_refused_as_such(tiny_folder: ModelFolder, tmp_path: Path) -> None:
+    shutil.copy(tiny_folder.path / "model.onnx", tmp_path)
+    with pytest.raises(pocketlm.ModelFolderError, match="found an ONNX file without pocketlm.json"):
+        pocketlm.load(tmp_path)
+    with pytest.raises(pocketlm.ModelFolderError, match="found a file, expected a model folder"):
+        pocketlm.load(tmp_path / "model.onnx")
