@@ -1,4 +1,4 @@
-"""``Model`` and ``load``: what a caller gets, from a folder in place or a checkpoint exported once."""
+"""What ``Model`` and ``load`` give a caller: a folder in place, a checkpoint exported once."""
 
 from __future__ import annotations
 
