@@ -229,10 +229,11 @@ def _check_ids(prompt: Any, vocab_size: int) -> list[int]:
     ids = []
     for number in prompt:
         try:
-            ids.append(operator.index(number))
+            # A truth value counts as 0 or 1 in Python; as a token id it is a mistake.
+            ids.append(-1 if isinstance(number, bool | np.bool_) else operator.index(number))
         except TypeError:
             ids.append(-1)
-        if isinstance(number, bool) or not 0 <= ids[-1] < vocab_size:
+        if not 0 <= ids[-1] < vocab_size:
             raise RequestError(
                 f"prompt has the token id {number!r:.40}, expected 0 to {vocab_size - 1}; "
                 "use ids of this model's tokenizer"

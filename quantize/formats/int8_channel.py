@@ -103,7 +103,7 @@ class Int8Channel:
         spread = g.ReduceMax(above, g.int64s(-1), keepdims=1, name="range")
         # A row of equal values gives 0 / 0 and thus some uint8, which its range of 0 then cancels.
         unit = g.Div(above, spread, name="unit")  # 0 to 1
-        step = g.constant(1 / LEVELS, "uint8.step")
+        step = g.constant(np.float32(1) / LEVELS, "uint8.step")
         rounded = g.QuantizeLinear(unit, step, zero, name="quantize")
         product = g.MatMulIntegerToFloat(
             rounded, data, g.constant(np.float32(1), "one_float"), scales, zero, name=self.name
