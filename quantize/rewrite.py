@@ -65,6 +65,7 @@ class Rewrite:
             return False
         old = node.outputs[0]
         name = old.name
+        result.type, result.shape = old.type, old.shape  # a graph output has to declare them
         ir.convenience.replace_all_uses_with(old, result, replace_graph_outputs=True)
         if name == "logits":
             old.name, result.name = f"{name}.replaced", name

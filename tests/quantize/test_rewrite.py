@@ -62,6 +62,15 @@ def test_every_product_changes_to_its_format(
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("precision", QUANTIZED)
+def test_quantized_graphs_keep_the_contract(precision: str, tied: bool, tmp_path: Path) -> None:
+    quantized = make(tmp_path, precision, tie_word_embeddings=tied)
+    full = make(tmp_path, "fp32", tie_word_embeddings=tied)
+    onnx.checker.check_model(quantized.path / "model.onnx", full_check=True)
+    assert quantized.manifest["contract"] == full.manifest["contract"]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("precision", QUANTIZED)
 def test_quantizing_a_folder_gives_the_bytes_of_a_quantized_export(
     precision: str, tied: bool, tmp_path: Path
 ) -> None:
