@@ -1,32 +1,18 @@
-"""What ``Model`` and ``load`` give a caller: a folder in place, a checkpoint exported once."""
+"""``Model``: what a generation gives back, how it ends, and what is refused before it runs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
+import math
 from typing import Any
 
 import pytest
-from checkpoint_files import gpt2_config, write_checkpoint
 
 import pocketlm
+from pocketlm.export.errors import RequestError
 from pocketlm.export.folder import ModelFolder
+from pocketlm.runtime.cancellation import Cancellation
 
 Model = pocketlm.Model
-
-
-def counting() -> tuple[list[Path], Callable[[Path], dict[str, Any]]]:
-    """A list that grows with every export, and the ``on_export`` that makes it grow."""
-    exports: list[Path] = []
-
-    def on_export(out: Path) -> dict[str, Any]:
-        exports.append(out)
-        return {}
-
-    return exports, on_export
-
-
-# ---- generate and stream ----
 
 
 def test_generate_is_the_stream_joined(tiny_model: Model) -> None:
@@ -68,36 +54,68 @@ def test_a_model_without_end_of_text_needs_a_prompt(tiny_folder: ModelFolder) ->
     assert model.generate("a", max_tokens=2).token_ids
 
 
-# ---- load ----
+def test_every_finish_reason_has_its_name(tiny_model: Model, tiny_folder: ModelFolder) -> None:
+    ids = tiny_model.generate("the", temperature=0, max_tokens=20).token_ids
+    text = tiny_model.generate("the", temperature=0, max_tokens=20).text
+    cancellation = Cancellation()
+    cancellation.cancel()
+
+    def reason(prompt: Any = "the", **options: Any) -> str:
+        return tiny_model.generate(prompt, temperature=0, **options).finish_reason
+
+    assert reason(max_tokens=3) == "length"
+    assert reason([5] * 158, max_tokens=50) == "context"
+    assert reason(stop=text[4:7]) == "stop"
+    assert reason(stop=[text[4:7], text[2]]) == "stop"
+    assert reason(cancellation=cancellation) == "cancelled"
+    ending = Model(tiny_folder, threads=1)
+    ending.end_ids = frozenset({ids[4]})
+    result = ending.generate("the", temperature=0)
+    assert result.finish_reason == "eos"
+    assert result.token_ids[-1] == ids[4] and len(result.token_ids) == ids.index(ids[4]) + 1
+    assert ending.generate("the", temperature=0, max_tokens=20, ignore_eos=True).token_ids == ids
 
 
-def test_a_model_folder_is_opened_in_place(tiny_folder: ModelFolder) -> None:
-    exports, on_export = counting()
-    model = pocketlm.load(tiny_folder.path, threads=1, on_export=on_export)
-    assert (model.folder.path, exports) == (tiny_folder.path, [])
-    assert pocketlm.load(str(tiny_folder.path), precision="fp32").folder.path == tiny_folder.path
-
-
-def test_another_precision_than_the_folders_is_refused(tiny_folder: ModelFolder) -> None:
-    message = "found a model folder in fp32, expected int4; .* pocketlm quantize"
-    with pytest.raises(pocketlm.ModelFolderError, match=message):
-        pocketlm.load(tiny_folder.path, precision="int4")
-
-
-def test_a_checkpoint_is_exported_once_for_each_precision(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("temperature", -1),
+        ("temperature", math.nan),
+        ("temperature", math.inf),
+        ("temperature", True),
+        ("temperature", "1"),
+        ("top_p", 0),
+        ("top_p", 1.5),
+        ("min_p", -0.1),
+        ("min_p", 2),
+        ("top_k", 0),
+        ("top_k", 1.5),
+        ("repetition_penalty", 0),
+        ("seed", -1),
+        ("max_tokens", 0),
+        ("max_tokens", True),
+        ("max_tokens", 1.5),
+        ("stop", ""),
+        ("stop", [""]),
+        ("stop", ["a", 1]),
+        ("stop", None),
+        ("stop", 5),
+        ("stop", b"a"),
+    ],
+)
+def test_wrong_parameters_are_refused_before_anything_runs(
+    tiny_model: Model, name: str, value: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("POCKETLM_CACHE", str(tmp_path / "cache"))
-    checkpoint = write_checkpoint(tmp_path / "source", gpt2_config())
-    exports, on_export = counting()
-    for precision in ("fp32", "int8", "fp32", None):
-        model = pocketlm.load(checkpoint, precision=precision, threads=1, on_export=on_export)
-        assert model.folder.manifest["precision"]["name"] == (precision or "int8")
-        assert model.generate("a", max_tokens=2).token_ids
-    assert len(exports) == len(set(exports)) == 2
-    assert all(out.is_relative_to(tmp_path / "cache") for out in exports)
+    monkeypatch.setattr(tiny_model, "session", ShapeAlone(tiny_model))
+    with pytest.raises(RequestError, match=name) as caught:
+        tiny_model.stream("the", **{name: value})
+    assert "expected" in str(caught.value)
+    with pytest.raises(RequestError):
+        tiny_model.generate("the", **{name: value})
 
 
-def test_a_path_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(pocketlm.PocketLMError, match="nowhere"):
-        pocketlm.load(tmp_path / "nowhere")
+class ShapeAlone:
+    """Stands where a session would, and cannot run."""
+
+    def __init__(self, model: Model) -> None:
+        self.shape = model.session.shape
