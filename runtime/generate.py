@@ -22,7 +22,7 @@ class Step:
 
     token: int
     logprob: float | None  # natural log, before any sampling option; None unless asked for
-    seconds: float  # since the token before it, or since the start for the first
+    seconds: float  # spent on it, the prompt included for the first
 
 
 def prefill(
@@ -84,9 +84,8 @@ def generate_tokens(
     for remaining in range(limit, 0, -1):
         token = sampler(logits, token_ids)
         chosen = logprob(logits, token) if logprobs else None
-        now = time.perf_counter()
-        yield Step(token, chosen, now - started)
-        started = now
+        yield Step(token, chosen, time.perf_counter() - started)
+        started = time.perf_counter()  # what the caller did with the token is not our time
         if remaining == 1 or cache.length == session.shape.context_length:
             return
         token_ids.append(token)

@@ -190,3 +190,16 @@ def test_chunks_cover_the_prompt_and_leave_no_token_alone(count: int, size: int)
     parts = list(chunks(prompt, size))
     assert [number for part in parts for number in part] == prompt
     assert all(2 <= len(part) <= max(size, 2) + 1 for part in parts) or count == 1
+
+
+def test_seconds_leave_out_what_the_caller_does(
+    tiny_session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("pocketlm.runtime.generate.time.perf_counter", lambda: clock[0])
+    sampler = make_sampler(SamplingOptions(temperature=0))
+    spent = []
+    for step in generate_tokens(tiny_session, PROMPT, sampler, 4):
+        spent.append(step.seconds)
+        clock[0] += 60  # the caller takes a minute
+    assert spent == [0, 0, 0, 0]
