@@ -1,4 +1,4 @@
-"""The demo model's text does not depend on how its prompt was cut or its cache has grown.
+"""The demo model's text does not depend on chunks, the growth of the cache, or batch mates.
 
 On a real model it shows: one float bit in the attention's result rounds quantized activations to a
 neighbour, and the text parts ways within a few dozen tokens.
@@ -7,12 +7,14 @@ neighbour, and the text parts ways within a few dozen tokens.
 from __future__ import annotations
 
 import numpy as np
+import onnxruntime
 import pytest
+from numpy.typing import NDArray
 
 import pocketlm
 from pocketlm.benchmarks.machine import describe_machine
 from pocketlm.quantize.precisions import PRECISIONS
-from pocketlm.runtime.cache import KVCache
+from pocketlm.runtime.cache import KVCache, cache_names
 from pocketlm.runtime.generate import generate_tokens, prefill
 from pocketlm.runtime.sampling import SamplingOptions, make_sampler
 
@@ -57,3 +59,28 @@ def test_greedy_text_is_the_same_for_every_chunk_size_and_growth(model: pocketlm
             steps = generate_tokens(model.session, ids, sampler, 120, cache=cache, chunk_size=size)
             texts.add(tuple(step.token for step in steps))
     assert len(texts) == 1
+
+
+def test_rows_of_a_batch_have_the_bits_of_the_prompt_alone(model: pocketlm.Model) -> None:
+    shape = model.session.shape
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model.folder.path / "model.onnx", options)
+    ids = np.random.default_rng(1).integers(0, shape.vocab_size, (3, 24))
+
+    def logits(rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        batch, length = rows.shape
+        past = np.zeros((batch, shape.kv_heads, 0, shape.head_size), np.float32)
+        inputs = {
+            "input_ids": rows,
+            "attention_mask": np.ones_like(rows),
+            "position_ids": np.tile(np.arange(length), (batch, 1)),
+        }
+        inputs |= {name: past for name, _ in cache_names(shape)}
+        return np.asarray(session.run(["logits"], inputs)[0])
+
+    together = logits(ids)
+    alone = np.concatenate([logits(ids[i : i + 1]) for i in range(3)])
+    if precision(model) in EXACT:
+        assert np.array_equal(together, alone)
+    np.testing.assert_allclose(together, alone, rtol=0, atol=5e-2 * np.abs(alone).max())
