@@ -6,6 +6,8 @@ neighbour, and the text parts ways within a few dozen tokens.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -71,7 +73,7 @@ def test_rows_of_a_batch_have_the_bits_of_the_prompt_alone(model: pocketlm.Model
     def logits(rows: NDArray[np.int64]) -> NDArray[np.float32]:
         batch, length = rows.shape
         past = np.zeros((batch, shape.kv_heads, 0, shape.head_size), np.float32)
-        inputs = {
+        inputs: dict[str, NDArray[Any]] = {
             "input_ids": rows,
             "attention_mask": np.ones_like(rows),
             "position_ids": np.tile(np.arange(length), (batch, 1)),
