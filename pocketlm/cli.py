@@ -8,8 +8,11 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import signal
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pocketlm import __version__
 from pocketlm.export.errors import PocketLMError, missing_extra
@@ -34,7 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
     debug = "--debug" in arguments
     _open_missing_streams()
     try:
-        code = _run(arguments)
+        code = _run_interruptibly(arguments)
     except KeyboardInterrupt:
         code = INTERRUPTED
     except BrokenPipeError:
@@ -95,6 +98,40 @@ def _discard_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), handle)
 
 
+def _run_interruptibly(arguments: list[str]) -> int:
+    """A Ctrl-C is one whatever became of it: C extensions make an ImportError of it."""
+    interrupted = False
+
+    def interrupt(*_: object) -> NoReturn:
+        nonlocal interrupted
+        interrupted = True
+        raise KeyboardInterrupt
+
+    with _on_interrupt(interrupt):
+        try:
+            return _run(arguments)
+        except Exception:
+            if interrupted:
+                return INTERRUPTED
+            raise
+
+
+@contextmanager
+def _on_interrupt(handler: Any) -> Iterator[None]:
+    """Sets the handler of Ctrl-C, unless it is ignored or this is not the main thread."""
+    old = signal.getsignal(signal.SIGINT)
+    try:
+        if callable(old):
+            signal.signal(signal.SIGINT, handler)
+    except ValueError:
+        old = None
+    try:
+        yield
+    finally:
+        if callable(old):
+            signal.signal(signal.SIGINT, old)
+
+
 def _run(arguments: list[str]) -> int:
     try:
         import click
@@ -134,7 +171,10 @@ def _group() -> click.Group:
         def get_command(self, context: Any, name: str) -> click.Command | None:
             if name not in VERBS:
                 return None
-            module = importlib.import_module(f"pocketlm.commands.{name}")
+            # NumPy prints a traceback of its own when its import is interrupted; at this point
+            # nothing has been written, so that there is nothing to tidy up.
+            with _on_interrupt(lambda *_: os._exit(INTERRUPTED)):
+                module = importlib.import_module(f"pocketlm.commands.{name}")
             command: click.Command = module.command
             return command
 

@@ -619,6 +619,25 @@ def test_interrupt_is_quiet_and_leaves_nothing(
     assert left == []
 
 
+def test_interrupt_that_an_import_turned_into_its_own_error_is_still_one(
+    run: Run, tiny_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*args: object, **kwargs: object) -> NoReturn:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt as error:
+            raise ImportError("initialization failed") from error
+        raise AssertionError("no handler was called")
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        monkeypatch.setattr("pocketlm.commands.run.load", load)
+        assert run("run", tiny_folder.path, "x") == Ended(130, "", "")
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_closed_pipe_ends_quietly(tiny_folder: ModelFolder) -> None:
     with start("-m", "pocketlm", "run", tiny_folder.path, "the sea", "--ignore-eos") as child:
         assert child.stdout is not None and child.stderr is not None
