@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,18 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         # installed wheel, and in it no pocketlm.export.
         patch.setenv("PYTHONSAFEPATH", "1")
         yield folder
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """A folder with models, tokenizers and texts that may not be part of the project.
+
+    Named by the environment variable POCKETLM_TEST_DATA; without it the test is skipped.
+    """
+    folder = os.environ.get("POCKETLM_TEST_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("POCKETLM_TEST_DATA names no folder with test data")
+    return Path(folder)
 
 
 @pytest.fixture(scope="session")
