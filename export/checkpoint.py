@@ -1,7 +1,7 @@
 """A checkpoint as published goes in; its config, lazily read tensors and tokenizer come out.
 
 The file formats live in ``readers/``, one file each; ``open_checkpoint`` asks them in turn. Opening
-reads headers only. Each ``CheckpointTensor.read()`` opens the file again and reads its own bytes.
+reads headers only. A ``CheckpointTensor`` opens the file again and reads the rows it is asked for.
 """
 
 from __future__ import annotations
@@ -35,9 +35,10 @@ READABLE_DTYPES = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
 class CheckpointTensor:
     """One tensor of a checkpoint, not yet read.
 
-    ``read()`` reads the file now, caches nothing, and returns a new C-contiguous float32 array that
-    the caller owns. It raises CheckpointError if a value is NaN or infinite, if the stored dtype is
-    not float32, float16 or bfloat16, or if the file has another size than when it was opened.
+    ``rows(start, stop)`` reads that part of the first dimension (all of a scalar), ``read()`` all:
+    now, from the file, into a new C-contiguous float32 array that the caller owns; any thread may.
+    Both raise CheckpointError if a value is NaN or infinite, if the stored dtype is not float32,
+    float16 or bfloat16, or if the file has another size than when it was opened.
     """
 
     name: str  # as Hugging Face spells it: "transformer.h.0.attn.c_attn.weight"
@@ -45,7 +46,12 @@ class CheckpointTensor:
     dtype: str  # as stored: "float32", "float16", "bfloat16"; others can be listed, not read
     file: str  # base name, for messages
     num_bytes: int  # stored
-    read: Callable[[], NDArray[np.float32]]
+    rows: Callable[[int, int], NDArray[np.float32]]
+    whole: bool = False  # stored the other way around: a few rows cost as much as all
+
+    def read(self) -> NDArray[np.float32]:
+        """All values."""
+        return self.rows(0, self.shape[0] if self.shape else 1)
 
 
 @dataclass(frozen=True)
@@ -119,11 +125,22 @@ def lazy_tensor(stored: StoredTensor, num_bytes: int) -> CheckpointTensor:
         dtype=stored.dtype,
         file=stored.path.name,
         num_bytes=num_bytes,
-        read=lambda: _read_tensor(stored),
+        rows=lambda start, stop: _read_rows(stored, start, stop),
+        whole=stored.transposed,
     )
 
 
-def _read_tensor(stored: StoredTensor) -> NDArray[np.float32]:
+def _read_rows(stored: StoredTensor, start: int, stop: int) -> NDArray[np.float32]:
+    """Rows ``start`` to ``stop`` as delivered: of a transposed tensor, columns as stored."""
+    if stored.transposed:
+        whole = _read_stored(stored, 0, stored.shape[0]).T[start:stop]
+        return np.ascontiguousarray(whole)
+    if not stored.shape:
+        return _read_stored(replace(stored, shape=(1,)), 0, 1).reshape(())
+    return _read_stored(stored, start, stop)
+
+
+def _read_stored(stored: StoredTensor, start: int, stop: int) -> NDArray[np.float32]:
     """Reads and converts in chunks, so that the peak is the result and one chunk."""
     where = f"{stored.path.name}: tensor {quoted(stored.name)}"
     if stored.dtype not in READABLE_DTYPES:
@@ -138,15 +155,15 @@ def _read_tensor(stored: StoredTensor) -> NDArray[np.float32]:
                 f"{stored.path.name} has {size:,} bytes now, expected {stored.file_bytes:,} as "
                 "when it was opened; leave the checkpoint alone while it is read, then start again"
             )
-        result = np.empty(stored.shape[::-1] if stored.transposed else stored.shape, np.float32)
-        rows = result.T if stored.transposed else result.reshape(-1)
-        row_size = math.prod(rows.shape[1:])
+        row_size = math.prod(stored.shape[1:])
         itemsize = np.dtype(READABLE_DTYPES[stored.dtype]).itemsize
-        step = max(1, _CHUNK_BYTES // max(1, row_size * itemsize))
-        for first in range(0, len(rows), step):
-            part = rows[first : first + step]
+        result = np.empty((stop - start, *stored.shape[1:]), np.float32)
+        flat = result.reshape(-1)
+        step = _CHUNK_BYTES // itemsize
+        for first in range(0, len(flat), step):
+            part = flat[first : first + step]
             raw = np.empty(part.shape, READABLE_DTYPES[stored.dtype])
-            offset = stored.offset + first * row_size * itemsize
+            offset = stored.offset + (start * row_size + first) * itemsize
             filled = file.read_into(offset, raw.data.cast("B"))
             if filled != raw.nbytes:
                 raise CheckpointError(

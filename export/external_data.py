@@ -1,4 +1,4 @@
-"""Weights of a model to and from its external data file, one tensor in memory at a time.
+"""Weights of a model to and from its external data file, a few rows in memory at a time.
 
 Layout of ``model.onnx_data``: the weights in graph order, large ones on page boundaries (4096
 bytes, so that they can be mapped), small ones on 64 bytes, gaps filled with zeros; weights that
@@ -8,10 +8,14 @@ share a blob share one range. Offsets and lengths are in ``model.onnx``. Little-
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -19,11 +23,13 @@ from numpy.typing import NDArray
 
 from .errors import ModelFolderError
 from .folder import PAGE
-from .graph import Blob, Weight
+from .graph import Blob, Rows, Weight
+from .threads import default_threads
 
 DATA_FILE = "model.onnx_data"
 SMALL_ALIGNMENT = 64
 
+T = TypeVar("T")
 Progress = Callable[[int, int], None]  # bytes written so far, bytes in all
 
 
@@ -59,30 +65,24 @@ def plan_ranges(model: ir.Model) -> tuple[dict[Blob, Range], int]:
 def write_weights(model: ir.Model, folder: Path, progress: Progress | None = None) -> str:
     """Writes every weight of ``model`` and points its initializers at the file.
 
-    Returns the file's SHA-256 in hex. Each weight is read, written and dropped before the next;
-    errors of reading (CheckpointError) and of writing (OSError) pass through.
+    Returns the file's SHA-256 in hex. Runs of rows are read and packed on all cores, and written
+    and hashed here in file order, so that the bytes do not depend on the number of cores; errors
+    of reading (CheckpointError) and of writing (OSError) pass through.
     """
     ranges, total = plan_ranges(model)
-    written: set[Blob] = set()
     digest = hashlib.sha256()
     position = 0
     with open(folder / DATA_FILE, "xb") as stream:
-        for weight in weights_of(model):
-            if weight.blob in written:
-                continue
-            written.add(weight.blob)
-            place = ranges[weight.blob]
-            gap = bytes(place.offset - position)
-            data = weight.read().reshape(-1).view(np.uint8).data
-            for part in (gap, data):
+        for offset, data in computed_ahead(_pieces(model, ranges), default_threads()):
+            for part in (bytes(offset - position), data):
                 stream.write(part)
                 digest.update(part)
-            del data, part  # or this weight would live on while the next one is read
-            position = place.offset + place.length
+            position = offset + len(data)
+            del data, part  # or this piece would live on while the next one is awaited
             if progress is not None:
                 progress(position, total)
     for value in model.graph.initializers.values():
-        weight = value.const_value  # type: ignore[assignment]
+        weight = value.const_value
         if isinstance(weight, Weight):
             place = ranges[weight.blob]
             value.const_value = ir.ExternalTensor(
@@ -94,6 +94,45 @@ def write_weights(model: ir.Model, folder: Path, progress: Progress | None = Non
                 name=value.name or "",
             )
     return digest.hexdigest()
+
+
+def _pieces(
+    model: ir.Model, ranges: dict[Blob, Range]
+) -> Iterator[Callable[[], tuple[int, memoryview]]]:
+    """Every weight's bytes in file order: calls that make some rows, and say where they belong."""
+
+    def piece(weight: Weight, start: int, offset: int) -> tuple[int, memoryview]:
+        rows = weight.rows(start, min(start + weight.step, weight.num_rows))
+        return offset, rows.reshape(-1).view(np.uint8).data
+
+    written: set[Blob] = set()
+    for weight in weights_of(model):
+        if weight.blob in written:
+            continue
+        written.add(weight.blob)
+        row_bytes = weight.nbytes // max(1, weight.num_rows)
+        for start in range(0, weight.num_rows, weight.step):
+            yield partial(piece, weight, start, ranges[weight.blob].offset + start * row_bytes)
+
+
+def computed_ahead(jobs: Iterable[Callable[[], T]], workers: int) -> Iterator[T]:
+    """The results of ``jobs`` in their order, computed by ``workers`` threads.
+
+    At most ``workers`` + 1 results exist or are under way at a time, besides the one handed out. An
+    error is raised when its turn comes; jobs that have not begun by then never do.
+    """
+    waiting: deque[Future[T]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for job in jobs:
+                waiting.append(pool.submit(job))
+                if len(waiting) > workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 def adopt_weights(model: ir.Model, folder: Path) -> None:
@@ -121,13 +160,15 @@ def adopt_weights(model: ir.Model, folder: Path) -> None:
                 f"weight {value.name!r}; export the model again"
             )
         dtype = tensor.dtype.numpy()
-        blob = blobs.setdefault(place, Blob(_range_reader(file, place, dtype)))
-        value.const_value = Weight(value.name or "", tensor.shape.numpy(), dtype, blob)
+        shape = tensor.shape.numpy()
+        row_size = math.prod(shape[1:])
+        blob = blobs.setdefault(place, Blob(_range_reader(file, place, dtype, row_size)))
+        value.const_value = Weight(value.name or "", shape, dtype, blob)
 
 
-def _range_reader(file: Path, place: Range, dtype: np.dtype[Any]) -> Callable[[], NDArray[Any]]:
-    def read() -> NDArray[Any]:
-        count = place.length // dtype.itemsize
-        return np.fromfile(file, dtype, count, offset=place.offset)
+def _range_reader(file: Path, place: Range, dtype: np.dtype[Any], row_size: int) -> Rows:
+    def rows(start: int, stop: int) -> NDArray[Any]:
+        offset = place.offset + start * row_size * dtype.itemsize
+        return np.fromfile(file, dtype, (stop - start) * row_size, offset=offset)
 
-    return read
+    return rows

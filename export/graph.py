@@ -3,15 +3,18 @@
     g = Graph("gpt2")
     x = g.input("x", np.float32, ["batch_size", "sequence_length", 768])
     with g.scope("h.0.mlp"):
-        x = g.MatMul(x, g.weight("c_fc.weight", (768, 3072), read), name="c_fc")
+        x = g.MatMul(x, g.weight("c_fc.weight", (768, 3072), rows), name="c_fc")
 
-Weights are lazy: a ``Weight`` knows its shape and dtype, and is computed when it is written out.
-Two weights may share one ``Blob`` (the tied embedding and head); it is written once.
+Weights are lazy: a ``Weight`` knows its shape and dtype, and is computed when it is written out, a
+run of rows at a time, so that memory does not grow with the largest tensor. Two weights may share
+one ``Blob`` (the tied embedding and head); it is written once.
 Built over onnx-ir; operators ONNX does not define come from ONNX Runtime's ``com.microsoft``.
 """
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -43,11 +46,26 @@ MICROSOFT_OPERATORS = frozenset(
 Dimension = int | str
 
 
-class Blob:
-    """Bytes of a weight, made on demand. Two weights with the same blob are stored once."""
+Rows = Callable[[int, int], NDArray[Any]]  # (start, stop) along the first dimension -> values
 
-    def __init__(self, read: Callable[[], NDArray[Any]]) -> None:
-        self.read = read
+# Bytes of a weight that are computed at once, as float32: some rows of it.
+PIECE_BYTES = 4 << 20
+
+
+# Step of a blob that can only be made all at once.
+WHOLE = sys.maxsize
+
+
+class Blob:
+    """Values of a weight, made on demand. Two weights with the same blob are stored once.
+
+    ``rows`` may be called from any thread. ``step`` is the number of rows to ask for at a time;
+    None lets it follow from their size.
+    """
+
+    def __init__(self, rows: Rows, step: int | None = None) -> None:
+        self.rows = rows
+        self.step = step
 
 
 class Weight(ir.LazyTensor):
@@ -56,23 +74,43 @@ class Weight(ir.LazyTensor):
     def __init__(
         self, name: str, shape: Sequence[int], dtype: DTypeLike, blob: Blob | None = None
     ) -> None:
-        self.blob = blob or Blob(lambda: np.zeros(tuple(shape), dtype))
+        self.blob = blob or Blob(lambda start, stop: np.zeros((stop - start, *shape[1:]), dtype))
         kind = ir.DataType.from_numpy(np.dtype(dtype))
         super().__init__(self._tensor_now, kind, ir.Shape(shape), name=name)
 
     def _tensor_now(self) -> ir.TensorProtocol:
         return ir.Tensor(self.read(), name=self.name)
 
+    @property
+    def num_rows(self) -> int:
+        """Size of the first dimension; 1 for a scalar."""
+        return int(self.shape.numpy()[0]) if len(self.shape) else 1
+
+    @property
+    def step(self) -> int:
+        """Rows to compute at a time."""
+        return self.blob.step or rows_per_piece(self.nbytes // max(1, self.num_rows))
+
     def read(self) -> NDArray[Any]:
         """The values, computed now; raises what the source raises, ValueError on a wrong shape."""
-        array = self.blob.read()
+        return self.rows(0, self.num_rows)
+
+    def rows(self, start: int, stop: int) -> NDArray[Any]:
+        """The values of rows ``start`` to ``stop``, C-contiguous; raises as ``read``."""
+        array = self.blob.rows(start, stop)
         shape = tuple(self.shape.numpy())
-        if array.size != int(np.prod(shape)) or array.dtype != self.dtype.numpy():
+        expected = (stop - start, *shape[1:]) if shape else ()
+        if array.size != math.prod(expected) or array.dtype != self.dtype.numpy():
             raise ValueError(
                 f"weight {self.name!r}: read {array.dtype} {array.shape}, "
-                f"declared {self.dtype.numpy()} {shape}"
+                f"declared {self.dtype.numpy()} {expected}"
             )
-        return np.ascontiguousarray(array).reshape(shape)
+        return np.ascontiguousarray(array).reshape(expected)
+
+
+def rows_per_piece(row_bytes: int) -> int:
+    """Rows of ``row_bytes`` float32 bytes each that make a piece; at least 1."""
+    return max(1, PIECE_BYTES // max(1, row_bytes))
 
 
 class Graph:
@@ -126,11 +164,11 @@ class Graph:
         self,
         name: str,
         shape: Sequence[int],
-        read: Callable[[], NDArray[Any]] | Blob,
+        rows: Rows | Blob,
         dtype: DTypeLike = np.float32,
     ) -> ir.Value:
         """A lazy initializer under the checkpoint's dotted name; goes to the external data file."""
-        blob = read if isinstance(read, Blob) else Blob(read)
+        blob = rows if isinstance(rows, Blob) else Blob(rows)
         return self._initializer(Weight(name, shape, dtype, blob))
 
     def constant(self, array: NDArray[Any] | np.generic, name: str) -> ir.Value:

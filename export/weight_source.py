@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from .checkpoint import Checkpoint, CheckpointTensor
 from .errors import CheckpointError
-from .graph import Graph
+from .graph import WHOLE, Blob, Graph
 
 FLOAT_DTYPES = ("float32", "float16", "bfloat16")
 
@@ -89,7 +89,8 @@ class WeightSource:
         if name in g.ir.initializers:
             return g.ir.initializers[name]
         tensor = self._tensors[name]
-        return g.weight(name, tensor.shape, tensor.read, np.float32)
+        blob = Blob(tensor.rows, WHOLE if tensor.whole else None)
+        return g.weight(name, tensor.shape, blob, np.float32)
 
 
 def _and_more(names: list[str]) -> str:

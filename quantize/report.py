@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from .weights import LinearWeight, Packed
+from .select import Format
+from .weights import Floats, LinearWeight, Parts
+
+Sums = tuple[float, float, float]  # squared error, squared weights, largest error
 
 
 @dataclass(frozen=True)
@@ -26,59 +28,73 @@ class TensorReport:
     bytes_after: int
 
 
+class Loss:
+    """What packing one weight loses, added up from runs of it that any thread may bring."""
+
+    def __init__(self, weight: LinearWeight, number_format: Format) -> None:
+        self._weight = weight
+        self._format = number_format
+        self._runs: dict[int, list[Sums]] = {}
+        self._bytes: dict[int, int] = {}
+
+    def pack(self, start: int, stop: int) -> Parts:
+        """Packs output features ``start`` to ``stop``, and remembers their loss."""
+        sums: list[Sums] = []
+        parts = self._format.packed(
+            self._weight, start, stop, lambda before, after: sums.append(loss(before, after))
+        )
+        self._runs[start] = sums
+        self._bytes[start] = sum(part.nbytes for part in parts.values())
+        return parts
+
+    def report(self) -> TensorReport:
+        """The sum, in the order of the runs, so that it does not depend on threads."""
+        runs = [sums for _, part in sorted(self._runs.items()) for sums in part]
+        squares, norm = sum(sums[0] for sums in runs), sum(sums[1] for sums in runs)
+        shape = tuple(int(number) for number in self._weight.weight.shape.numpy())
+        size = sum(self._bytes.values())
+        return TensorReport(
+            name=self._weight.name,
+            shape=shape,
+            format=self._format.name,
+            bits_per_weight=8 * size / math.prod(shape),
+            relative_error=float(f"{(squares / norm) ** 0.5:.4g}") if norm else 0.0,
+            maximum_error=float(f"{max((sums[2] for sums in runs), default=0.0):.4g}"),
+            bytes_before=4 * math.prod(shape),
+            bytes_after=size,
+        )
+
+
 @dataclass
 class Report:
-    """Filled while the weights are written; ``skipped`` while the graph is rewritten."""
+    """Set up while the graph is rewritten; its numbers are there once the weights are written."""
 
-    tensors: dict[str, TensorReport] = field(default_factory=dict)
+    losses: dict[str, Loss] = field(default_factory=dict)  # by name; a tied weight stands once
     skipped: dict[str, str] = field(default_factory=dict)  # name -> why it was left in float32
     num_weights: int = 0  # of the whole graph
 
-    def add(self, report: TensorReport) -> None:
-        """Keeps one report per tensor; a tied weight is reported once."""
-        self.tensors[report.name] = report
+    @property
+    def tensors(self) -> dict[str, TensorReport]:
+        """What each weight lost, by name."""
+        return {name: loss.report() for name, loss in self.losses.items()}
 
     def describe(self) -> dict[str, Any]:
         """The manifest's entry, ordered as the graph is."""
-        quantized = sum(int(np.prod(tensor.shape)) for tensor in self.tensors.values())
+        tensors = list(self.tensors.values())
+        quantized = sum(math.prod(tensor.shape) for tensor in tensors)
         return {
             "share_quantized": round(quantized / max(1, self.num_weights), 6),
             "bytes_before": 4 * self.num_weights,
             "bytes_after": 4 * (self.num_weights - quantized)
-            + sum(tensor.bytes_after for tensor in self.tensors.values()),
-            "tensors": [
-                asdict(tensor) | {"shape": list(tensor.shape)} for tensor in self.tensors.values()
-            ],
+            + sum(tensor.bytes_after for tensor in tensors),
+            "tensors": [asdict(tensor) | {"shape": list(tensor.shape)} for tensor in tensors],
             "skipped": [{"name": name, "reason": why} for name, why in self.skipped.items()],
         }
 
 
-def measured(weight: LinearWeight, format_name: str, packed: Packed) -> TensorReport:
-    """The report of a weight that has just been packed; reads ``packed.restored`` to its end."""
-    relative, largest = errors(packed.original, packed.restored)
-    size = sum(part.nbytes for part in packed.parts.values())
-    return TensorReport(
-        name=weight.name,
-        shape=tuple(int(number) for number in weight.weight.shape.numpy()),
-        format=format_name,
-        bits_per_weight=8 * size / packed.original.size,
-        relative_error=relative,
-        maximum_error=largest,
-        bytes_before=packed.original.nbytes,
-        bytes_after=size,
-    )
-
-
-def errors(
-    original: NDArray[np.float32], restored: Iterator[NDArray[np.float32]]
-) -> tuple[float, float]:
-    """(relative Frobenius error, largest absolute error); ``restored`` comes in runs of rows."""
-    row, squares, norm, largest = 0, 0.0, 0.0, 0.0
-    for part in restored:
-        source = original[row : row + len(part)]
-        difference = source - part
-        squares += float(np.square(difference).sum(dtype=np.float64))
-        norm += float(np.square(source).sum(dtype=np.float64))
-        largest = max(largest, float(np.abs(difference).max(initial=0)))
-        row += len(part)
-    return (float(f"{(squares / norm) ** 0.5:.4g}") if norm else 0.0), float(f"{largest:.4g}")
+def loss(before: Floats, after: Floats) -> Sums:
+    """(Σ (before - after)², Σ before², max |before - after|) of one run."""
+    difference = (before - after).reshape(-1)
+    flat = before.reshape(-1)
+    largest = max(float(difference.max(initial=0)), -float(difference.min(initial=0)))
+    return float(np.dot(difference, difference)), float(np.dot(flat, flat)), largest

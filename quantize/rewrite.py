@@ -12,14 +12,12 @@ bytes are stored once.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from ..export.graph import Graph, Weight
 from .formats.block import Block
-from .report import Report, measured
+from .report import Loss, Report
 from .select import Choice, Format
 from .weights import LinearWeight, PackedParts, weight_of
 
@@ -104,14 +102,9 @@ class Rewrite:
 
 
 def pack_lazily(number_format: Format, weight: LinearWeight, report: Report) -> PackedParts:
-    """The parts of ``weight``, packed when they are written out; packing fills ``report``."""
-
-    def compute() -> dict[str, NDArray[Any]]:
-        packed = number_format.packed(weight)
-        report.add(measured(weight, number_format.name, packed))
-        return packed.parts
-
-    return PackedParts(compute)
+    """The parts of ``weight``, packed when they are written out; that fills ``report``."""
+    loss = report.losses[weight.name] = Loss(weight, number_format)
+    return PackedParts(loss.pack, weight.out_features, weight.step)
 
 
 def match_product(node: ir.Node) -> LinearWeight | None:

@@ -1,24 +1,27 @@
 """The weight of a linear layer as a format sees it, and parts that are packed together.
 
 Letters: K input features, N output features. A weight is stored (K, N), as MatMul takes it, or (N,
-K), as a ``transB`` product does; a format asks for the orientation its kernel wants.
+K), as a ``transB`` product does; a format asks for the orientation its kernel wants, a run of
+output features at a time where the storage allows it.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from ..export.graph import Blob, Weight
+from ..export.graph import WHOLE, Blob, Weight, rows_per_piece
 
 Floats = NDArray[np.float32]
 
-CHUNK = 1 << 20  # weights worked on at once: bounds the temporaries, fits in cache
+CHUNK = 1 << 16  # weights worked on at once: with its temporaries it fits in a core's cache
 
 
 @dataclass(frozen=True)
@@ -43,43 +46,68 @@ class LinearWeight:
         """N."""
         return int(self.weight.shape.numpy()[0 if self.transposed else 1])
 
-    def in_out(self) -> Floats:
-        """The values as (K, N); read now."""
-        return self.weight.read().T if self.transposed else self.weight.read()
+    @property
+    def step(self) -> int:
+        """Output features to read at a time: all of them where they are columns of the file."""
+        by_rows = self.transposed and self.weight.blob.step is None
+        return rows_per_piece(4 * self.in_features) if by_rows else self.out_features
 
-    def out_in(self) -> Floats:
-        """The values as (N, K); read now."""
-        return self.weight.read() if self.transposed else self.weight.read().T
+    def runs(self, start: int, stop: int) -> Iterator[tuple[int, Floats]]:
+        """Features ``start`` to ``stop`` in runs (n, K) that fit a cache, each with its first.
+
+        Reads them now, ``step`` at a time.
+        """
+        size = max(1, CHUNK // self.in_features)
+        for first in range(start, stop, self.step):
+            last = min(first + self.step, stop)
+            if self.transposed:
+                values = self.weight.rows(first, last)
+            else:
+                values = self.weight.read()[:, first:last].T
+            for row in range(first, last, size):
+                run = values[row - first : row - first + size]
+                yield row, np.ascontiguousarray(run)
 
 
-@dataclass(frozen=True)
-class Packed:
-    """A weight that has just been packed."""
-
-    original: Floats  # in the orientation the format wants
-    parts: dict[str, NDArray[Any]]  # what is stored, by name
-    restored: Iterator[Floats]  # ``original`` as the parts give it back, in runs of rows
+Measure = Callable[[Floats, Floats], None]  # takes weights as they were, and as they come back
+Parts = dict[str, NDArray[Any]]  # what is stored, by name
 
 
 class PackedParts:
-    """Several blobs from one computation: done when the first is read, dropped with the last."""
+    """Several blobs from one computation, done once for each run of output features.
 
-    def __init__(self, compute: Callable[[], dict[str, NDArray[Any]]]) -> None:
+    ``compute(start, stop)`` gives all parts of those features. Any part may be asked for first, by
+    any thread; what belongs to the others is kept until it is asked for.
+    """
+
+    def __init__(self, compute: Callable[[int, int], Parts], num_rows: int, step: int) -> None:
         self._compute = compute
-        self._waiting: dict[str, NDArray[Any]] = {}
+        self._num_rows = num_rows
+        self._step = step
+        self._locks = [threading.Lock() for _ in range(0, num_rows, step)]
+        self._kept: list[Parts] = [{} for _ in self._locks]
         self._blobs: dict[str, Blob] = {}
 
-    def blob(self, part: str) -> Blob:
-        """The blob of one part; the same one every time, so that two weights can share it."""
+    def blob(self, part: str, step: int | None = None) -> Blob:
+        """The blob of one part, to be written ``step`` rows at a time, None for all at once.
+
+        It is the same one every time, so that two weights can share it.
+        """
         if part not in self._blobs:
-            self._blobs[part] = Blob(lambda: self._take(part))
+            self._blobs[part] = Blob(partial(self._rows, part), step or WHOLE)
         return self._blobs[part]
 
-    def _take(self, part: str) -> NDArray[Any]:
-        if part not in self._waiting:
-            computed = self._compute()
-            self._waiting = {name: computed[name] for name in self._blobs}
-        return self._waiting.pop(part)
+    def _rows(self, part: str, start: int, stop: int) -> NDArray[Any]:
+        last = -(-min(stop, self._num_rows) // self._step)
+        runs = [self._run(part, run) for run in range(start // self._step, last)]
+        return runs[0] if len(runs) == 1 else np.concatenate(runs)
+
+    def _run(self, part: str, run: int) -> NDArray[Any]:
+        with self._locks[run]:
+            if part not in self._kept[run]:
+                start = run * self._step
+                self._kept[run] = self._compute(start, min(start + self._step, self._num_rows))
+            return self._kept[run].pop(part)
 
 
 def weight_of(value: ir.Value | None) -> Weight | None:

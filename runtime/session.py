@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 
 from ..export.errors import ModelFolderError, PocketLMError, RequestError
 from ..export.folder import DecoderShape, ModelFolder
+from ..export.threads import default_threads
 from .cache import ConcatenatingCache, KVCache, cache_names
 from .cancellation import Cancellation, Cancelled
-from .threads import default_threads
 
 GRAPH_FILE = "model.onnx"
 MASK_GROWTH = 1024  # tokens the mask grows by

@@ -19,7 +19,6 @@ it computes in float32 instead. ``matmul`` and ``lookup`` are the plain NumPy tw
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +26,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from ...export.graph import Blob, Graph
-from ..weights import CHUNK, Floats, LinearWeight, Packed, PackedParts
+from ..weights import Floats, LinearWeight, Measure, PackedParts, Parts
 
 SMALLEST_BLOCK = 16  # the kernel's minimum
 # Fractions of the block's extreme that are tried as the largest representable value. More of them,
@@ -66,21 +65,13 @@ class Block:
 
     def pack(self, weight: Floats) -> tuple[NDArray[np.uint8], Floats]:
         """(N, K) float32 -> data (N, K / size, size · bits / 8) and scales (N, K / size)."""
-        n, k = weight.shape
-        blocks = k // self.size
-        data = np.empty((n, blocks, self.size * self.bits // 8), np.uint8)
-        scales = np.empty((n, blocks), np.float32)
-        step = max(1, CHUNK // 16 // k)
-        for start in range(0, n, step):
-            rows = np.ascontiguousarray(weight[start : start + step]).reshape(-1, blocks, self.size)
-            scale = self._scales(rows)
-            scales[start : start + step] = scale
-            data[start : start + step] = self._nibbles(self._round(rows, scale))
-        return data, scales
+        blocks = weight.reshape(len(weight), -1, self.size)
+        scales = self._scales(blocks)
+        return self._nibbles(self._round(blocks, scales)), scales
 
-    def _scales(self, rows: Floats) -> Floats:
+    def _scales(self, blocks: Floats) -> Floats:
         """One scale per block, by least squared error over ``FRACTIONS``; 1 for zeros."""
-        low, high = rows.min(axis=-1), rows.max(axis=-1)
+        low, high = blocks.min(axis=-1), blocks.max(axis=-1)
         extreme = np.where(high > -low, high, low)
         whole = np.where(extreme == 0, np.float32(1), extreme / -(2 ** (self.bits - 1)))
         # A block of subnormals would give a scale whose reciprocal overflows.
@@ -88,14 +79,21 @@ class Block:
         fractions = FRACTIONS[self.bits]
         if len(fractions) == 1:
             return whole
-        best, least = whole, np.full(whole.shape, np.inf, np.float32)
-        for fraction in fractions:
-            scale = whole * np.float32(fraction)
-            difference = (self._round(rows, scale) - self._zero) * scale[..., None] - rows
-            error = np.einsum("nbi,nbi->nb", difference, difference)
+        # The search runs in units of ``whole``, where a block's error is the same up to a factor.
+        units = blocks / whole[..., None]
+        work = np.empty_like(units)
+        best, least = np.ones_like(whole), np.full(whole.shape, np.inf, np.float32)
+        for fraction in map(np.float32, fractions):
+            np.multiply(units, 1 / fraction, out=work)
+            np.rint(work, out=work)
+            np.clip(work, -self._zero, self._zero - 1, out=work)
+            work *= fraction
+            work -= units
+            error = np.einsum("nbi,nbi->nb", work, work)
             better = error < least
-            best, least = np.where(better, scale, best), np.where(better, error, least)
-        return best
+            best, least = np.where(better, fraction, best), np.where(better, error, least)
+        scales: Floats = whole * best
+        return scales
 
     @property
     def _zero(self) -> np.float32:
@@ -136,16 +134,16 @@ class Block:
 
     # Nodes ------------------------------------------------------------------------------------
 
-    def packed(self, weight: LinearWeight) -> Packed:
-        """Reads ``weight`` and packs it."""
-        original = weight.out_in()
-        data, scales = self.pack(original)
-        return Packed(original, {"data": data, "scales": scales}, self._unpack_rows(data, scales))
-
-    def _unpack_rows(self, data: NDArray[np.uint8], scales: Floats) -> Iterator[Floats]:
-        step = max(1, CHUNK // (scales.shape[1] * self.size))
-        for start in range(0, len(data), step):
-            yield self.unpack(data[start : start + step], scales[start : start + step])
+    def packed(self, weight: LinearWeight, start: int, stop: int, measure: Measure) -> Parts:
+        """Reads output features ``start`` to ``stop``, packs them, and measures what that loses."""
+        n, k = stop - start, weight.in_features
+        data = np.empty((n, k // self.size, self.size * self.bits // 8), np.uint8)
+        scales = np.empty((n, k // self.size), np.float32)
+        for first, rows in weight.runs(start, stop):
+            run = slice(first - start, first - start + len(rows))
+            data[run], scales[run] = self.pack(rows)
+            measure(rows, self.unpack(data[run], scales[run]))
+        return {"data": data, "scales": scales}
 
     def linear(self, g: Graph, x: ir.Value, weight: LinearWeight, parts: PackedParts) -> ir.Value:
         """x (…, K) -> (…, N) in one MatMulNBits node."""
@@ -153,7 +151,7 @@ class Block:
         data = g.weight(
             f"{weight.name}.data",
             (n, k // self.size, self.size * self.bits // 8),
-            parts.blob("data"),
+            parts.blob("data", weight.step),
             np.uint8,
         )
         result: ir.Value = g.MatMulNBits(
@@ -175,7 +173,10 @@ class Block:
         """ids (…) -> (…, K) in one GatherBlockQuantized node over the same bytes."""
         n, k = weight.out_features, weight.in_features
         rows = g.weight(
-            f"{weight.name}.rows", (n, k * self.bits // 8), parts.blob("data"), np.uint8
+            f"{weight.name}.rows",
+            (n, k * self.bits // 8),
+            parts.blob("data", weight.step),
+            np.uint8,
         )
         result: ir.Value = g.GatherBlockQuantized(
             rows,

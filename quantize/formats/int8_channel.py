@@ -21,16 +21,14 @@ A row's result depends on that row alone, so it is the same for every chunking a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from ...export.graph import Graph
-from ..weights import CHUNK, Floats, LinearWeight, Packed, PackedParts
+from ..weights import Floats, LinearWeight, Measure, PackedParts, Parts
 
 LARGEST = 63
 LEVELS = np.float32(255)
@@ -51,14 +49,10 @@ class Int8Channel:
 
     def pack(self, weight: Floats) -> tuple[NDArray[np.int8], Floats, Floats]:
         """(K, N) float32 -> data int8 (K, N), scales (N,), sums (N,)."""
-        step = max(1, CHUNK // weight.shape[1])
-        parts = [weight[start : start + step] for start in range(0, len(weight), step)]
-        largest = np.max([np.abs(part).max(axis=0) for part in parts], axis=0)
+        largest = np.abs(weight).max(axis=0)
         scale = np.where(largest > 0, largest / LARGEST, 1).astype(np.float32)
         scale = np.maximum(scale, np.float32(1e-30))
-        data = np.empty(weight.shape, np.int8)
-        for start, part in zip(range(0, len(weight), step), parts, strict=True):
-            data[start : start + step] = np.clip(np.rint(part / scale), -LARGEST, LARGEST)
+        data = np.clip(np.rint(weight / scale), -LARGEST, LARGEST).astype(np.int8)
         sums = data.sum(axis=0, dtype=np.int64).astype(np.float32) * scale
         return data, scale / LEVELS, sums
 
@@ -78,17 +72,16 @@ class Int8Channel:
 
     # Nodes ------------------------------------------------------------------------------------
 
-    def packed(self, weight: LinearWeight) -> Packed:
-        """Reads ``weight`` and packs it."""
-        original = weight.in_out()
-        data, scales, sums = self.pack(original)
-        parts: dict[str, NDArray[Any]] = {"data": data, "scales": scales, "sums": sums}
-        return Packed(original, parts, self._unpack_rows(data, scales))
-
-    def _unpack_rows(self, data: NDArray[np.int8], scales: Floats) -> Iterator[Floats]:
-        step = max(1, CHUNK // data.shape[1])
-        for start in range(0, len(data), step):
-            yield self.unpack(data[start : start + step], scales)
+    def packed(self, weight: LinearWeight, start: int, stop: int, measure: Measure) -> Parts:
+        """Reads output features ``start`` to ``stop``, packs them, and measures what that loses."""
+        n = stop - start
+        data = np.empty((weight.in_features, n), np.int8)
+        scales, sums = np.empty(n, np.float32), np.empty(n, np.float32)
+        for first, rows in weight.runs(start, stop):
+            run = slice(first - start, first - start + len(rows))
+            data[:, run], scales[run], sums[run] = self.pack(rows.T)
+            measure(rows, self.unpack(data[:, run], scales[run]).T)
+        return {"data": data, "scales": scales, "sums": sums}
 
     def linear(self, g: Graph, x: ir.Value, weight: LinearWeight, parts: PackedParts) -> ir.Value:
         """x (…, K) -> (…, N): quantize the rows, multiply integers, undo both."""

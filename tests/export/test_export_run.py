@@ -25,6 +25,7 @@ from pocketlm.export.checkpoint import CheckpointTensor, open_checkpoint
 from pocketlm.export.errors import CheckpointError
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.run import Plan, export_model
+from pocketlm.quantize.run import export_checkpoint
 
 # Tokenizer --------------------------------------------------------------------------------------
 
@@ -151,11 +152,11 @@ def test_the_plan_is_known_before_the_first_tensor_is_read(
     plans: list[Plan] = []
 
     def watched(tensor: CheckpointTensor) -> CheckpointTensor:
-        def read() -> NDArray[np.float32]:
+        def rows(start: int, stop: int) -> NDArray[np.float32]:
             events.append("read")
-            return tensor.read()
+            return tensor.rows(start, stop)
 
-        return replace(tensor, read=read)
+        return replace(tensor, rows=rows)
 
     def on_plan(plan: Plan) -> None:
         events.append("plan")
@@ -176,22 +177,26 @@ def test_the_plan_is_known_before_the_first_tensor_is_read(
     assert plans[0].bytes_to_read == sum(tensor.num_bytes for tensor in tensors.values())
 
 
-def test_export_never_holds_two_tensors(tiny_checkpoint: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
+def test_export_holds_a_few_pieces_of_the_weights_at_a_time(
+    precision: str, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pocketlm.export.external_data.default_threads", lambda: 2)
     checkpoint = open_checkpoint(tiny_checkpoint)
     seen: list[weakref.ref[NDArray[np.float32]]] = []
     most = 0
 
     def watched(tensor: CheckpointTensor) -> CheckpointTensor:
-        def read() -> NDArray[np.float32]:
+        def rows(start: int, stop: int) -> NDArray[np.float32]:
             nonlocal most
-            most = max(most, sum(reference() is not None for reference in seen))
-            array = tensor.read()
+            array = tensor.rows(start, stop)
             seen.append(weakref.ref(array))
+            most = max(most, sum(reference() is not None for reference in seen))
             return array
 
-        return replace(tensor, read=read)
+        return replace(tensor, rows=rows)
 
     tensors = {name: watched(tensor) for name, tensor in checkpoint.tensors.items()}
-    export_model(replace(checkpoint, tensors=tensors), tmp_path / "out")
+    export_checkpoint(replace(checkpoint, tensors=tensors), tmp_path / "out", precision)
     assert len(seen) == len(tensors)
-    assert most == 0
+    assert 0 < most <= 4  # two threads, one result waiting, one being written

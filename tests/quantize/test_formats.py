@@ -31,7 +31,7 @@ BLOCKS = [Block(bits, size) for bits in (4, 8) for size in (16, 32, 64, 128)]
 
 def linear_weight(values: Floats, *, transposed: bool) -> LinearWeight:
     g = Graph("weight")
-    value = g.weight("w", values.shape, lambda: values)
+    value = g.weight("w", values.shape, lambda start, stop: values[start:stop])
     assert isinstance(value.const_value, Weight)
     return LinearWeight(value.const_value, transposed)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pocketlm.runtime import threads
-from pocketlm.runtime.threads import default_threads
+from pocketlm.export import threads
+from pocketlm.export.threads import default_threads
 
 UNLIMITED = 1 << 16
 
