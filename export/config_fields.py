@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import sys
 import typing
+from collections.abc import Iterable
 from types import NoneType
 from typing import Any, TypeVar
 
+from .checkpoint import Checkpoint
 from .errors import CheckpointError
 from .strict_json import shown
 
@@ -62,4 +64,28 @@ def refuse_unless(config: dict[str, Any], name: str, neutral: Any) -> None:
         raise CheckpointError(
             f"config.json: {name} is {shown(value, 80)}, expected {neutral}; "
             "the graph does not implement it, so this checkpoint cannot be exported"
+        )
+
+
+def require(holds: bool, name: str, value: object, expected: Iterable[str]) -> None:
+    """Raises CheckpointError for a ``value`` of ``name`` unless it ``holds``."""
+    if not holds:
+        raise CheckpointError(
+            f"config.json: {name} is {shown(value, 80)}, expected {_or(expected)}; "
+            "the graph does not implement it, so this checkpoint cannot be exported"
+        )
+
+
+def _or(expected: Iterable[str]) -> str:
+    *others, last = expected
+    return f"one of {', '.join(others)}, {last}" if others else last
+
+
+def refuse_too_many_layers(name: str, num_layers: int, checkpoint: Checkpoint) -> None:
+    """Raises CheckpointError for more layers than tensors, before millions of names are listed."""
+    num_tensors = len(checkpoint.tensors)
+    if num_layers > num_tensors:
+        raise CheckpointError(
+            f"config.json: {name} is {num_layers}, expected at most {num_tensors}, the number of "
+            "tensors in the checkpoint; take config.json and weights from the same revision"
         )

@@ -38,6 +38,7 @@ MICROSOFT_OPERATORS = frozenset(
         "MatMulIntegerToFloat",
         "MatMulNBits",
         "QuickGelu",
+        "RotaryEmbedding",
         "SkipLayerNormalization",
         "SkipSimplifiedLayerNormalization",
     }
@@ -70,6 +71,8 @@ class Blob:
 
 class Weight(ir.LazyTensor):
     """An initializer whose values are read from its blob when asked for, and never kept."""
+
+    learned = True  # counts among the model's parameters
 
     def __init__(
         self, name: str, shape: Sequence[int], dtype: DTypeLike, blob: Blob | None = None
@@ -170,6 +173,12 @@ class Graph:
         """A lazy initializer under the checkpoint's dotted name; goes to the external data file."""
         blob = rows if isinstance(rows, Blob) else Blob(rows)
         return self._initializer(Weight(name, shape, dtype, blob))
+
+    def table(self, name: str, shape: Sequence[int], rows: Rows) -> ir.Value:
+        """A float32 initializer that follows from the config; no parameter of the model."""
+        weight = Weight(name, shape, np.float32, Blob(rows))
+        weight.learned = False
+        return self._initializer(weight)
 
     def constant(self, array: NDArray[Any] | np.generic, name: str) -> ir.Value:
         """A small initializer inside the model file; the same name returns the same value."""

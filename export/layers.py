@@ -7,6 +7,7 @@ contract other runtimes load too: one formula serves left, right and fixed-capac
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,10 @@ from .graph import Dimension, Graph
 
 # Large enough that exp() of it is 0 in float32, finite so that a fully masked row gives no NaN.
 MASKED = np.float32(-1e9)
+
+# The tanh approximation has several names in transformers.
+TANH_GELU = frozenset({"gelu_new", "gelu_fast", "gelu_pytorch_tanh"})
+ACTIVATIONS = frozenset({*TANH_GELU, "gelu", "relu", "silu", "swish"})
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,7 @@ def _mask_lengths(
 
 def attention(
     g: Graph,
-    qkv: ir.Value,
+    qkv: Sequence[ir.Value],
     inputs: DecoderInputs,
     layer: int,
     *,
@@ -84,8 +89,15 @@ def attention(
     kv_heads: int,
     head_size: int,
     scale: float,
+    rotation: Rotation | None = None,
+    window: int | None = None,
+    softcap: float = 0.0,
 ) -> ir.Value:
-    """Causal attention over the cache: (B, S, (H + 2·K)·E) packed q, k, v -> (B, S, H·E).
+    """Causal attention over the cache: q (B, S, H·E), k and v (B, S, K·E) -> (B, S, H·E).
+
+    ``qkv`` is the three, or one value that packs them along the last axis. ``rotation`` turns q and
+    k by their positions; ``window`` lets a token see that many, itself included; ``softcap`` c
+    bounds the scores to c · tanh(score / c).
 
     Declares the layer's ``past_key_values`` inputs and ``present`` outputs. A caller that binds
     one buffer as both has the new rows written in place.
@@ -94,15 +106,22 @@ def attention(
     past = [
         g.input(f"past_key_values.{layer}.{kind}", np.float32, dims) for kind in ("key", "value")
     ]
+    tables: tuple[ir.Value | None, ...] = (None, None)
+    if rotation is not None and rotation.fits_attention:
+        tables = (rotation.cosines, rotation.sines)
+    elif rotation is not None:
+        query, key, value = qkv
+        qkv = (
+            rotation.apply(g, query, inputs.position_ids, num_heads, "rotate_q"),
+            rotation.apply(g, key, inputs.position_ids, kv_heads, "rotate_k"),
+            value,
+        )
     attended, *present = g.GroupQueryAttention(
-        qkv,
-        None,
-        None,
+        *(qkv if len(qkv) == 3 else (*qkv, None, None)),
         *past,
         inputs.seqlens_k,
         inputs.total_sequence_length,
-        None,
-        None,
+        *tables,
         None,
         inputs.attention_bias,
         outputs=3,
@@ -110,11 +129,97 @@ def attention(
         num_heads=num_heads,
         kv_num_heads=kv_heads,
         scale=scale,
+        **({"do_rotary": 1} if tables[0] is not None else {}),
+        **({"local_window_size": window} if window is not None else {}),
+        **({"softcap": softcap} if softcap else {}),
     )
     dims = ["batch_size", kv_heads, "total_sequence_length", head_size]
-    for value, kind in zip(present, ("key", "value"), strict=True):
-        g.output(value, f"present.{layer}.{kind}", np.float32, dims)
+    for output, kind in zip(present, ("key", "value"), strict=True):
+        g.output(output, f"present.{layer}.{kind}", np.float32, dims)
     return attended  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """Cosines and sines of rotary position embedding, (context length, R / 2) each."""
+
+    cosines: ir.Value
+    sines: ir.Value
+
+    @property
+    def fits_attention(self) -> bool:
+        """Whether GroupQueryAttention can rotate by itself: its kernel wants R in sixteens."""
+        assert self.cosines.shape is not None
+        return int(self.cosines.shape.numpy()[1]) % 8 == 0
+
+    def apply(
+        self, g: Graph, x: ir.Value, position_ids: ir.Value, num_heads: int, name: str
+    ) -> ir.Value:
+        """Rotates (B, S, num_heads·E) by the positions (B, S), in a node of its own."""
+        assert self.cosines.shape is not None
+        size = 2 * int(self.cosines.shape.numpy()[1])
+        return g.RotaryEmbedding(  # type: ignore[no-any-return]
+            x,
+            position_ids,
+            self.cosines,
+            self.sines,
+            num_heads=num_heads,
+            rotary_embedding_dim=size,
+            name=name,
+        )
+
+
+def linear(
+    g: Graph, x: ir.Value, weight: ir.Value, bias: ir.Value | None = None, *, name: str
+) -> ir.Value:
+    """x (…, in) times a stored (out, in) weight, plus bias: (…, out)."""
+    product: ir.Value = g.FusedMatMul(x, weight, transB=1, name=name)
+    return product if bias is None else g.Add(product, bias, name=f"{name}.add_bias")
+
+
+def rms_norm(g: Graph, x: ir.Value, weight: ir.Value, epsilon: float, name: str) -> ir.Value:
+    """x / sqrt(mean(x²) + epsilon) · weight over the last axis (Zhang and Sennrich 2019)."""
+    return g.RMSNormalization(x, weight, axis=-1, epsilon=epsilon, name=name)  # type: ignore[no-any-return]
+
+
+def head_rms_norm(
+    g: Graph, x: ir.Value, weight: ir.Value, epsilon: float, head_size: int, name: str
+) -> ir.Value:
+    """``rms_norm`` of each head by itself: (B, S, heads·E), weight (E,)."""
+    heads = g.Reshape(x, g.int64s(0, 0, -1, head_size), name=f"{name}.split")  # -> (B, S, heads, E)
+    normed = rms_norm(g, heads, weight, epsilon, name)
+    return g.Reshape(normed, g.int64s(0, 0, -1), name=f"{name}.join")  # type: ignore[no-any-return]
+
+
+def skip_rms_norm(
+    g: Graph,
+    x: ir.Value,
+    skip: ir.Value,
+    weight: ir.Value,
+    epsilon: float,
+    x_bias: ir.Value | None = None,
+) -> tuple[ir.Value, ir.Value]:
+    """Residual add and RMS norm in one node: ``sum = x + skip + x_bias`` -> (norm(sum), sum)."""
+    normed, _, _, total = g.SkipSimplifiedLayerNormalization(
+        x, skip, weight, x_bias, outputs=4, epsilon=epsilon, name="skip_rms_norm"
+    )
+    return normed, total
+
+
+def activation(g: Graph, x: ir.Value, function: str) -> ir.Value:
+    """The activation that transformers calls ``function``, one of ``ACTIVATIONS``."""
+    if function in ("silu", "swish"):
+        return g.QuickGelu(x, alpha=1.0, name="silu")  # type: ignore[no-any-return]
+    if function in TANH_GELU:
+        return g.FastGelu(x, name="gelu")  # type: ignore[no-any-return]
+    if function == "gelu":
+        return g.Gelu(x, name="gelu")  # type: ignore[no-any-return]
+    return g.Relu(x, name="relu")  # type: ignore[no-any-return]
+
+
+def embedding(g: Graph, table: ir.Value, input_ids: ir.Value, name: str) -> ir.Value:
+    """Rows of ``table`` (V, D) by token id: (B, S) -> (B, S, D)."""
+    return g.Gather(table, input_ids, name=name)  # type: ignore[no-any-return]
 
 
 def skip_layer_norm(

@@ -19,7 +19,14 @@ import onnx_ir as ir
 from .architectures import find_architecture
 from .checkpoint import Checkpoint
 from .errors import CheckpointError
-from .external_data import DATA_FILE, Progress, adopt_weights, plan_ranges, write_weights
+from .external_data import (
+    DATA_FILE,
+    Progress,
+    adopt_weights,
+    plan_ranges,
+    weights_of,
+    write_weights,
+)
 from .folder import (
     FORMAT_VERSION,
     LARGEST_GRAPH,
@@ -47,8 +54,8 @@ LARGEST_PADDING = 1024
 class Precision(Protocol):
     """Something that changes the graph's number formats, and reports what it did."""
 
-    def apply(self, model: ir.Model) -> None:
-        """Rewrites ``model`` in place; weights stay lazy."""
+    def apply(self, model: ir.Model, num_parameters: int) -> None:
+        """Rewrites ``model``, which has that many parameters, in place; weights stay lazy."""
 
     def describe(self) -> dict[str, Any]:
         """The manifest's ``precision``; complete once the weights have been written."""
@@ -70,7 +77,7 @@ class Plan:
 class FullPrecision:
     """Leaves the graph as the architecture declared it."""
 
-    def apply(self, model: ir.Model) -> None:
+    def apply(self, model: ir.Model, num_parameters: int) -> None:
         """Changes nothing."""
 
     def describe(self) -> dict[str, Any]:
@@ -84,6 +91,7 @@ class Decoder:
 
     model: ir.Model
     shape: DecoderShape
+    num_parameters: int
     architecture: str
     source: Callable[[], dict[str, Any]]
     bytes_to_read: int
@@ -117,6 +125,7 @@ def export_model(
     decoder = Decoder(
         model=model,
         shape=shape,
+        num_parameters=count_parameters(model),
         architecture=str(checkpoint.config["model_type"]),
         source=checkpoint.source,
         bytes_to_read=sum(tensor.num_bytes for tensor in checkpoint.tensors.values()),
@@ -137,6 +146,7 @@ def open_decoder(folder: ModelFolder) -> Decoder:
     return Decoder(
         model=model,
         shape=folder.shape,
+        num_parameters=int(folder.manifest["num_parameters"]),
         architecture=str(folder.manifest["architecture"]),
         source=lambda: dict(folder.manifest["source"]),
         bytes_to_read=folder.weights_bytes,
@@ -159,15 +169,14 @@ def write_folder(
 ) -> ModelFolder:
     """Applies ``precision`` and publishes ``decoder`` as a model folder at ``out``."""
     precision = precision or FullPrecision()
-    num_parameters = count_parameters(decoder.model)
-    precision.apply(decoder.model)
+    precision.apply(decoder.model, decoder.num_parameters)
     _, weights_bytes = plan_ranges(decoder.model)
     needed = weights_bytes + decoder.tokenizer_json.stat().st_size + 4_000_000
     with publishing(out, force=force) as folder:
         plan = Plan(
             out=Path(out),
             architecture=decoder.architecture,
-            num_parameters=num_parameters,
+            num_parameters=decoder.num_parameters,
             precision=precision.describe()["name"],
             bytes_to_read=decoder.bytes_to_read,
             bytes_to_write=weights_bytes,
@@ -188,7 +197,7 @@ def write_folder(
             manifest = {
                 "format_version": FORMAT_VERSION,
                 "architecture": decoder.architecture,
-                "num_parameters": num_parameters,
+                "num_parameters": decoder.num_parameters,
                 "source": decoder.source(),
                 "decoder": asdict(decoder.shape),
                 "minimum_onnxruntime": MINIMUM_ONNXRUNTIME,
@@ -201,9 +210,9 @@ def write_folder(
 
 
 def count_parameters(model: ir.Model) -> int:
-    """Numbers in the weights of a model that has not been quantized; shared ones count once."""
-    ranges, _ = plan_ranges(model)
-    return sum(place.length for place in ranges.values()) // 4
+    """Learned numbers of a model that has not been quantized; shared ones count once."""
+    blobs = {weight.blob: weight.size for weight in weights_of(model) if weight.learned}
+    return sum(blobs.values())
 
 
 def _contract(model: ir.Model) -> dict[str, dict[str, str]]:

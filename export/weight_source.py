@@ -6,11 +6,14 @@ from collections.abc import Callable
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from .checkpoint import Checkpoint, CheckpointTensor
 from .errors import CheckpointError
 from .graph import WHOLE, Blob, Graph
 
+Floats = NDArray[np.float32]
+Change = Callable[[Floats], Floats]
 FLOAT_DTYPES = ("float32", "float16", "bfloat16")
 
 
@@ -84,12 +87,20 @@ class WeightSource:
                 f"{', '.join(FLOAT_DTYPES)}; quantized checkpoints cannot be exported"
             )
 
-    def weight(self, g: Graph, name: str) -> ir.Value:
-        """The float32 initializer ``name`` of ``g``; declared on first use, read when written."""
+    def weight(self, g: Graph, name: str, change: Change | None = None) -> ir.Value:
+        """The float32 initializer ``name`` of ``g``; declared on first use, read when written.
+
+        ``change`` is applied to every run of rows that is read.
+        """
         if name in g.ir.initializers:
             return g.ir.initializers[name]
         tensor = self._tensors[name]
-        blob = Blob(tensor.rows, WHOLE if tensor.whole else None)
+
+        def changed(start: int, stop: int) -> Floats:
+            rows = tensor.rows(start, stop)
+            return rows if change is None else change(rows)
+
+        blob = Blob(changed, WHOLE if tensor.whole else None)
         return g.weight(name, tensor.shape, blob, np.float32)
 
 

@@ -71,7 +71,7 @@ class Report:
 
     losses: dict[str, Loss] = field(default_factory=dict)  # by name; a tied weight stands once
     skipped: dict[str, str] = field(default_factory=dict)  # name -> why it was left in float32
-    num_weights: int = 0  # of the whole graph
+    num_parameters: int = 0  # of the whole graph
 
     @property
     def tensors(self) -> dict[str, TensorReport]:
@@ -83,9 +83,9 @@ class Report:
         tensors = list(self.tensors.values())
         quantized = sum(math.prod(tensor.shape) for tensor in tensors)
         return {
-            "share_quantized": round(quantized / max(1, self.num_weights), 6),
-            "bytes_before": 4 * self.num_weights,
-            "bytes_after": 4 * (self.num_weights - quantized)
+            "share_quantized": round(quantized / max(1, self.num_parameters), 6),
+            "bytes_before": 4 * self.num_parameters,
+            "bytes_after": 4 * (self.num_parameters - quantized)
             + sum(tensor.bytes_after for tensor in tensors),
             "tensors": [asdict(tensor) | {"shape": list(tensor.shape)} for tensor in tensors],
             "skipped": [{"name": name, "reason": why} for name, why in self.skipped.items()],

@@ -11,12 +11,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 
 from ..export.checkpoint import Checkpoint
 from ..export.errors import RequestError
-from ..export.external_data import Progress, weights_of
+from ..export.external_data import Progress
 from ..export.folder import ModelFolder
 from ..export.run import Plan, Precision, export_model, open_decoder, write_folder
 from .precisions import FULL
@@ -32,12 +31,9 @@ class Quantized:
         self.choice = choice
         self.report = Report()
 
-    def apply(self, model: ir.Model) -> None:
+    def apply(self, model: ir.Model, num_parameters: int) -> None:
         """Runs the pass; the report fills up when the weights are written."""
-        blobs = {weight.blob: weight for weight in weights_of(model)}
-        self.report.num_weights = sum(
-            int(np.prod(weight.shape.numpy())) for weight in blobs.values()
-        )
+        self.report.num_parameters = num_parameters
         Rewrite(model, self.choice, self.report).run()
 
     def describe(self) -> dict[str, Any]:

@@ -21,7 +21,9 @@ from ..export.graph import WHOLE, Blob, Weight, rows_per_piece
 
 Floats = NDArray[np.float32]
 
-CHUNK = 1 << 16  # weights worked on at once: with its temporaries it fits in a core's cache
+# Weights worked on at once: small enough for a cache, large enough that threads do not queue for
+# the interpreter between two NumPy calls.
+CHUNK = 1 << 18
 
 
 @dataclass(frozen=True)

@@ -21,15 +21,20 @@ import numpy as np
 import onnx_ir as ir
 
 from ..checkpoint import Checkpoint
-from ..config_fields import read_fields, refuse_unless
+from ..config_fields import read_fields, refuse_too_many_layers, refuse_unless, require
 from ..errors import CheckpointError
 from ..folder import DecoderShape
 from ..graph import Dimension, Graph
-from ..layers import DecoderInputs, attention, decoder_inputs, last_rows, skip_layer_norm
+from ..layers import (
+    TANH_GELU,
+    DecoderInputs,
+    attention,
+    decoder_inputs,
+    last_rows,
+    skip_layer_norm,
+)
 from ..weight_source import WeightSource
 
-# Values of activation_function: the tanh approximation has several names in transformers.
-TANH_GELU = {"gelu_new", "gelu_fast", "gelu_pytorch_tanh"}
 ACTIVATIONS = {*TANH_GELU, "gelu", "relu"}
 
 
@@ -55,11 +60,8 @@ class Config:
         refuse_unless(config, "scale_attn_by_inverse_layer_idx", False)
         refuse_unless(config, "add_cross_attention", False)
         refuse_unless(config, "quantization_config", None)
-        if fields.activation_function not in ACTIVATIONS:
-            raise CheckpointError(
-                f"config.json: activation_function is {fields.activation_function!r}, "
-                f"expected one of {', '.join(sorted(ACTIVATIONS))}; it is not supported"
-            )
+        function = fields.activation_function
+        require(function in ACTIVATIONS, "activation_function", function, sorted(ACTIVATIONS))
         if fields.n_embd % fields.n_head or fields.head_size % 8:
             raise CheckpointError(
                 f"config.json: n_embd {fields.n_embd} over n_head {fields.n_head} heads gives a "
@@ -94,12 +96,7 @@ def weights(checkpoint: Checkpoint, config: Config) -> WeightSource:
             return None
         return name
 
-    if config.n_layer > len(checkpoint.tensors):  # said before millions of names are listed
-        raise CheckpointError(
-            f"config.json: n_layer is {config.n_layer}, expected at most "
-            f"{len(checkpoint.tensors)}, the number of tensors in the checkpoint; "
-            "take config.json and weights from the same revision"
-        )
+    refuse_too_many_layers("n_layer", config.n_layer, checkpoint)
     source = WeightSource(checkpoint, bare, expected_shapes(config))
     source.allow("lm_head.bias", (config.vocab_size,))
     source.check()
@@ -196,7 +193,7 @@ def block(
         qkv = g.Add(qkv, w(f"h.{i}.attn.c_attn.bias"), name="c_attn.add_bias")
         attended = attention(
             g,
-            qkv,
+            [qkv],
             inputs,
             i,
             num_heads=config.n_head,
