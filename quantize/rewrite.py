@@ -104,7 +104,8 @@ class Rewrite:
 def pack_lazily(number_format: Format, weight: LinearWeight, report: Report) -> PackedParts:
     """The parts of ``weight``, packed when they are written out; that fills ``report``."""
     loss = report.losses[weight.name] = Loss(weight, number_format)
-    return PackedParts(loss.pack, weight.out_features, weight.step)
+    step = weight.step if number_format.stored_by_rows else weight.out_features
+    return PackedParts(loss.pack, weight.out_features, step)
 
 
 def match_product(node: ir.Node) -> LinearWeight | None:

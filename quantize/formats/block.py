@@ -41,6 +41,7 @@ class Block:
 
     bits: int
     size: int
+    stored_by_rows = True  # (N, …): one output feature after another
 
     @property
     def name(self) -> str:

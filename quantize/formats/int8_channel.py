@@ -40,6 +40,7 @@ class Int8Channel:
 
     name: str = "int8-channel"
     bits_per_weight: float = 8.0  # plus 64 bits per output channel
+    stored_by_rows: bool = False  # (K, N): one output feature is a column
 
     def fitted(self, weight: LinearWeight) -> Int8Channel | str:
         """Every matrix fits."""

@@ -1,0 +1,324 @@
+"""Llama and its kin: the graphs build (contract) and match their NumPy twins, field by field."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from checkpoint_files import NUMPY_DTYPES, write_checkpoint
+from llama_checkpoints import Tensors, llama_config, llama_tensors
+from numpy.typing import NDArray
+from reference import gemma3, llama
+
+from pocketlm.export.architectures import known_architectures
+from pocketlm.export.checkpoint import open_checkpoint
+from pocketlm.export.errors import CheckpointError
+from pocketlm.export.folder import ModelFolder
+from pocketlm.export.run import export_model
+from pocketlm.quantize.run import export_checkpoint, quantize_model
+from pocketlm.runtime.cache import ConcatenatingCache
+from pocketlm.runtime.session import Session
+
+IDS = [(7 * i + 3) % 97 for i in range(20)]
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One configuration: fields of config.json, and how the weights are stored."""
+
+    model_type: str
+    config: dict[str, Any] = field(default_factory=dict)
+    prefix: str = "model."
+    dtype: str = "F32"
+    shards: int = 1
+
+
+CASES = {
+    "llama": Case("llama"),
+    "llama, tied": Case("llama", {"tie_word_embeddings": True}),
+    "llama, biases": Case("llama", {"attention_bias": True, "mlp_bias": True}),
+    "llama, one key head": Case("llama", {"num_key_value_heads": 1}),
+    "llama, as many key heads": Case("llama", {"num_key_value_heads": None}),
+    "llama, head size from the width": Case("llama", {"head_dim": None, "num_attention_heads": 4}),
+    "llama, head size 8": Case("llama", {"head_dim": 8}),
+    "llama, head size 64": Case("llama", {"head_dim": 64}),
+    "llama, gelu": Case("llama", {"hidden_act": "gelu"}),
+    "llama, tanh gelu": Case("llama", {"hidden_act": "gelu_pytorch_tanh"}),
+    "llama, relu": Case("llama", {"hidden_act": "relu"}),
+    "llama, theta": Case("llama", {"rope_theta": 500000.0}),
+    "llama, large epsilon": Case("llama", {"rms_norm_eps": 1e-2}),
+    "llama, linear rope": Case("llama", {"rope_scaling": {"type": "linear", "factor": 4.0}}),
+    "llama, llama3 rope": Case("llama", {"rope_scaling": LLAMA3, "rope_theta": 100.0}),
+    "llama, bare names": Case("llama", prefix=""),
+    "llama, bfloat16 shards": Case("llama", dtype="BF16", shards=3),
+    "mistral": Case("mistral"),
+    "mistral, window": Case("mistral", {"sliding_window": 5}),
+    "mistral, window and small heads": Case("mistral", {"sliding_window": 5, "head_dim": 8}),
+    "qwen2": Case("qwen2"),
+    "qwen2, window in later layers": Case("qwen2", {"use_sliding_window": True}),
+    "qwen2, tied": Case("qwen2", {"tie_word_embeddings": True}),
+    "qwen3": Case("qwen3"),
+    "qwen3, biases, tied": Case("qwen3", {"attention_bias": True, "tie_word_embeddings": True}),
+    "qwen3, small heads": Case("qwen3", {"head_dim": 24}),
+    "phi3": Case("phi3"),
+    "phi3, window": Case("phi3", {"sliding_window": 7}),
+    "phi3, part of a head rotated": Case("phi3", {"partial_rotary_factor": 0.5}),
+    "gemma3": Case("gemma3_text"),
+    "gemma3, layer kinds": Case(
+        "gemma3_text", {"layer_types": ["full_attention", "sliding_attention"]}
+    ),
+    "gemma3, biases, scaled rope": Case(
+        "gemma3_text",
+        {"attention_bias": True, "rope_scaling": {"rope_type": "linear", "factor": 8.0}},
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A case on disk: what the twin gets, and the model folder made from the same files."""
+
+    config: dict[str, Any]
+    tensors: dict[str, NDArray[Any]]  # rounded as they are stored
+    source: Path
+    folder: ModelFolder
+
+    def expected(self, ids: list[int]) -> llama.Array:
+        twin = gemma3 if self.config["model_type"] == "gemma3_text" else llama
+        return twin.forward(self.config, self.tensors, ids)
+
+
+def exported_case(case: Case, root: Path) -> Exported:
+    config = llama_config(case.model_type, **case.config)
+    tensors = llama_tensors(config, prefix=case.prefix)
+    source = write_checkpoint(
+        root / "source", config, tensors, dtype=case.dtype, shards=case.shards
+    )
+    rounded = {
+        name: values.astype(NUMPY_DTYPES[case.dtype]).astype(np.float32)
+        for name, values in tensors.items()
+    }
+    folder = export_model(open_checkpoint(source), root / "out")
+    return Exported(config, rounded, source, folder)
+
+
+@pytest.fixture(scope="module", params=list(CASES.values()), ids=list(CASES))
+def exported(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Exported]:
+    """Every case once, for all tests of this module that ask for it."""
+    yield exported_case(request.param, tmp_path_factory.mktemp("llama"))
+
+
+def test_every_architecture_has_a_case() -> None:
+    assert {case.model_type for case in CASES.values()} | {"gpt2"} == set(known_architectures())
+
+
+# Matches reference ------------------------------------------------------------------------------
+
+
+def test_logits_match_the_twin_however_the_prompt_is_split(exported: Exported) -> None:
+    """Float32 kernels against float64: 1e-4 of the largest logit is some ten times the rounding."""
+    expected = exported.expected(IDS)
+    tolerance = 1e-4 * np.abs(expected).max()
+    session = Session(exported.folder, threads=1)
+    for size in (len(IDS), 1, 3):
+        for cache in (session.new_cache(), ConcatenatingCache(session.shape)):
+            parts = [IDS[start : start + size] for start in range(0, len(IDS), size)]
+            found = np.concatenate([session.all_logits(part, cache) for part in parts])
+            np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        None,
+        {"type": "linear", "factor": 4.0},
+        LLAMA3 | {"factor": 32.0, "original_max_position_embeddings": 8192},
+    ],
+    ids=["default", "linear", "llama3"],
+)
+def test_rotation_is_right_far_beyond_the_original_context(scaling: Any, tmp_path: Path) -> None:
+    """One layer, so that the last token's logits need no attention matrix in the twin."""
+    length = 9000
+    case = Case(
+        "llama",
+        {
+            "num_hidden_layers": 1,
+            "max_position_embeddings": 131072,
+            "rope_theta": 500000.0,
+            "rope_scaling": scaling,
+        },
+    )
+    exported = exported_case(case, tmp_path)
+    ids = np.random.default_rng(3).integers(0, 97, length).tolist()
+
+    config, w = exported.config, llama.Weights(exported.tensors)
+    x = w["embed_tokens.weight"][ids]
+    h = llama.rms_norm(x, w["layers.0.input_layernorm.weight"], config["rms_norm_eps"])
+    q, k, v = llama.heads(config, w, h, "layers.0.self_attn")
+    angles = llama.rotary_angles(config, length)
+    q, k = llama.rotate(q, angles), llama.rotate(k, angles)
+    attended = []
+    for head in range(len(q)):
+        scores = k[head // 3] @ q[head, -1] * llama.head_size(config) ** -0.5
+        weights = np.exp(scores - scores.max())
+        attended.append(weights / weights.sum() @ v[head // 3])
+    x = x[-1] + w.linear(np.concatenate(attended), "layers.0.self_attn.o_proj")
+    h = llama.rms_norm(x, w["layers.0.post_attention_layernorm.weight"], config["rms_norm_eps"])
+    x = x + llama.feed_forward(w, h, "layers.0.mlp", "silu")
+    expected = llama.rms_norm(x, w["norm.weight"], 1e-5) @ w["lm_head.weight"].T
+
+    session = Session(exported.folder, threads=2)
+    cache = session.new_cache()
+    for start in range(0, length, 1000):
+        found = session.step(ids[start : start + 1000], cache)
+    # The angles are rounded to float32, as in training: 9000 radians have a last bit of 5e-4.
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3 * np.abs(expected).max())
+
+
+# Builds -----------------------------------------------------------------------------------------
+
+
+def test_graph_passes_the_full_check_of_onnx(exported: Exported) -> None:
+    onnx.checker.check_model(exported.folder.path / "model.onnx", full_check=True)
+
+
+def test_inputs_and_outputs_are_the_contract(exported: Exported) -> None:
+    contract = exported.folder.manifest["contract"]
+    heads = exported.config["num_key_value_heads"] or exported.config["num_attention_heads"]
+    size = llama.head_size(exported.config)
+    past = f"float[batch_size, {heads}, past_sequence_length, {size}]"
+    present = f"float[batch_size, {heads}, total_sequence_length, {size}]"
+    layers = [f"{i}.{kind}" for i in range(2) for kind in ("key", "value")]
+    assert contract["inputs"] == {
+        "input_ids": "int64[batch_size, sequence_length]",
+        "attention_mask": "int64[batch_size, total_sequence_length]",
+        "position_ids": "int64[batch_size, sequence_length]",
+        "num_logits_to_keep": "int64[]",
+        **{f"past_key_values.{layer}": past for layer in layers},
+    }
+    assert contract["outputs"] == {
+        "logits": "float[batch_size, sequence_length, 97]",
+        **{f"present.{layer}": present for layer in layers},
+    }
+
+
+def test_parameters_are_the_numbers_of_the_checkpoint(exported: Exported) -> None:
+    expected = sum(values.size for values in exported.tensors.values())
+    assert exported.folder.manifest["num_parameters"] == expected
+
+
+@pytest.mark.parametrize("precision", ["int8", "int8-weight", "int4"])
+def test_every_linear_layer_is_quantized_and_stays_close(
+    precision: str, exported: Exported, tmp_path: Path
+) -> None:
+    folder = export_checkpoint(open_checkpoint(exported.source), tmp_path / "out", precision)
+    found = {tensor["name"] for tensor in folder.manifest["precision"]["tensors"]}
+    matrices = {
+        name.removeprefix("model.") for name, values in exported.tensors.items() if values.ndim == 2
+    }
+    skipped = {entry["name"] for entry in folder.manifest["precision"]["skipped"]}
+    assert found | skipped == matrices
+    assert not skipped
+    expected = exported.expected(IDS)
+    session = Session(folder, threads=1)
+    logits = session.all_logits(IDS, session.new_cache())
+    # Random weights: a loose bound that a wrong layout would break.
+    error = np.linalg.norm(logits - expected) / np.linalg.norm(expected)
+    assert error < {"int8": 0.1, "int8-weight": 0.1, "int4": 0.5}[precision]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
+def test_bytes_do_not_depend_on_pieces_threads_or_the_way_through_fp32(
+    precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = llama_config("qwen3", vocab_size=500)
+    source = write_checkpoint(tmp_path / "in", config, llama_tensors(config), shards=2)
+    plain = export_checkpoint(open_checkpoint(source), tmp_path / "plain", precision)
+    monkeypatch.setattr("pocketlm.export.graph.PIECE_BYTES", 3000)
+    monkeypatch.setattr("pocketlm.export.external_data.default_threads", lambda: 5)
+    pieces = export_checkpoint(open_checkpoint(source), tmp_path / "pieces", precision)
+    assert pieces.files["model.onnx_data"] == plain.files["model.onnx_data"]
+    if precision != "fp32":
+        full = export_model(open_checkpoint(source), tmp_path / "full")
+        again = quantize_model(full, tmp_path / "again", precision)
+        assert again.files["model.onnx_data"] == plain.files["model.onnx_data"]
+        assert again.manifest["precision"]["tensors"] == plain.manifest["precision"]["tensors"]
+        assert again.manifest["num_parameters"] == plain.manifest["num_parameters"]
+
+
+# Refusals ---------------------------------------------------------------------------------------
+
+REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
+    "yarn": ("llama", {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "yarn"),
+    "longrope": ("phi3", {"rope_scaling": {"type": "longrope", "short_factor": []}}, "longrope"),
+    "no factor": ("llama", {"rope_scaling": {"type": "linear"}}, "factor"),
+    "bad factor": ("llama", {"rope_scaling": {"type": "linear", "factor": -1}}, "factor"),
+    "scaling is a list": ("llama", {"rope_scaling": [1]}, "rope_scaling"),
+    "theta": ("llama", {"rope_theta": "many"}, "rope_theta"),
+    "quantized": ("llama", {"quantization_config": {"bits": 4}}, "quantization_config"),
+    "activation": ("llama", {"hidden_act": "mish"}, "hidden_act"),
+    "heads": ("llama", {"num_key_value_heads": 4}, "num_key_value_heads"),
+    "head size": ("llama", {"head_dim": 12}, "head size"),
+    "layers": ("llama", {"num_hidden_layers": 1 << 20}, "num_hidden_layers"),
+    "layer kinds": ("gemma3_text", {"layer_types": ["full_attention", "linear"]}, "layer_types"),
+    "softcap": ("gemma3_text", {"final_logit_softcapping": 30.0}, "final_logit_softcapping"),
+    "qwen layer kinds": ("qwen2", {"layer_types": ["sliding_attention"] * 2}, "layer_types"),
+    "experts": ("llama", {"model_type": "mixtral"}, "mixtral"),
+    "rotated share": ("phi3", {"partial_rotary_factor": 1.5}, "partial_rotary_factor"),
+}
+
+
+@pytest.mark.parametrize("case", list(REFUSED.values()), ids=list(REFUSED))
+def test_what_is_not_built_is_refused_by_name(
+    case: tuple[str, dict[str, Any], str], tmp_path: Path
+) -> None:
+    model_type, fields, named = case
+    config = llama_config(model_type)
+    tensors: Tensors = llama_tensors(config)
+    source = write_checkpoint(tmp_path / "in", config | fields, tensors)
+    with pytest.raises(CheckpointError, match=named) as caught:
+        export_model(open_checkpoint(source), tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_rope_parameters_of_newer_configs_mean_the_same(tmp_path: Path) -> None:
+    old = llama_config(rope_theta=777.0, rope_scaling=LLAMA3)
+    new = {name: value for name, value in old.items() if not name.startswith("rope")}
+    new["rope_parameters"] = LLAMA3 | {"rope_theta": 777.0}
+    files = []
+    for name, config in (("old", old), ("new", new)):
+        source = write_checkpoint(tmp_path / name, config, llama_tensors(old))
+        folder = export_model(open_checkpoint(source), tmp_path / f"{name}-out")
+        files.append(folder.files["model.onnx_data"])
+    assert files[0] == files[1]
+
+
+def test_buffers_and_a_second_copy_of_a_tied_head_are_left_out(tmp_path: Path) -> None:
+    config = llama_config(tie_word_embeddings=True)
+    tensors = llama_tensors(config)
+    extra = tensors | {
+        "lm_head.weight": tensors["model.embed_tokens.weight"],
+        "model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(8, np.float32),
+    }
+    plain = export_model(
+        open_checkpoint(write_checkpoint(tmp_path / "a", config, tensors)), tmp_path / "b"
+    )
+    found = export_model(
+        open_checkpoint(write_checkpoint(tmp_path / "c", config, extra)), tmp_path / "d"
+    )
+    assert found.files["model.onnx_data"] == plain.files["model.onnx_data"]
