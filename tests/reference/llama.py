@@ -2,7 +2,8 @@
 
     x = embed_tokens[ids]
     for each layer:  x += o_proj(attention(q, k, v of input_layernorm(x)))
-                     x += down_proj(act(gate_proj(h)) · up_proj(h)),  h = post_attention_layernorm(x)
+                     h = post_attention_layernorm(x)
+                     x += down_proj(act(gate_proj(h)) · up_proj(h))
     logits = norm(x) @ head.T
 
 Takes a checkpoint's config.json and tensors as published, one prompt without padding, no cache.
@@ -14,7 +15,7 @@ Source: the ``modeling_*.py`` files of Hugging Face transformers; it shares no c
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -187,7 +188,7 @@ def tanh_gelu(x: Array) -> Array:
     return y
 
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "silu": silu,
     "swish": silu,
     "gelu": gelu,
