@@ -6,6 +6,7 @@ Sizes are chosen so that mistakes show: K < H, E · H != D, F no multiple of D.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -123,3 +124,64 @@ def llama_tensors(config: Mapping[str, Any], seed: int = 0, prefix: str = "model
     if not config["tie_word_embeddings"]:
         linear("lm_head", config["vocab_size"], D)
     return tensors
+
+
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One configuration: fields of config.json, and how the weights are stored."""
+
+    model_type: str
+    config: dict[str, Any] = field(default_factory=dict)
+    prefix: str = "model."
+    dtype: str = "F32"
+    shards: int = 1
+
+
+CASES = {
+    "llama": Case("llama"),
+    "llama, tied": Case("llama", {"tie_word_embeddings": True}),
+    "llama, biases": Case("llama", {"attention_bias": True, "mlp_bias": True}),
+    "llama, one key head": Case("llama", {"num_key_value_heads": 1}),
+    "llama, as many key heads": Case("llama", {"num_key_value_heads": None}),
+    "llama, head size from the width": Case("llama", {"head_dim": None, "num_attention_heads": 4}),
+    "llama, head size 8": Case("llama", {"head_dim": 8}),
+    "llama, head size 64": Case("llama", {"head_dim": 64}),
+    "llama, gelu": Case("llama", {"hidden_act": "gelu"}),
+    "llama, tanh gelu": Case("llama", {"hidden_act": "gelu_pytorch_tanh"}),
+    "llama, relu": Case("llama", {"hidden_act": "relu"}),
+    "llama, theta": Case("llama", {"rope_theta": 500000.0}),
+    "llama, large epsilon": Case("llama", {"rms_norm_eps": 1e-2}),
+    "llama, linear rope": Case("llama", {"rope_scaling": {"type": "linear", "factor": 4.0}}),
+    "llama, llama3 rope": Case("llama", {"rope_scaling": LLAMA3, "rope_theta": 100.0}),
+    "llama, bare names": Case("llama", prefix=""),
+    "llama, bfloat16 shards": Case("llama", dtype="BF16", shards=3),
+    "mistral": Case("mistral"),
+    "mistral, window": Case("mistral", {"sliding_window": 5}),
+    "mistral, window and small heads": Case("mistral", {"sliding_window": 5, "head_dim": 8}),
+    "qwen2": Case("qwen2"),
+    "qwen2, window in later layers": Case("qwen2", {"use_sliding_window": True}),
+    "qwen2, tied": Case("qwen2", {"tie_word_embeddings": True}),
+    "qwen3": Case("qwen3"),
+    "qwen3, biases, tied": Case("qwen3", {"attention_bias": True, "tie_word_embeddings": True}),
+    "qwen3, small heads": Case("qwen3", {"head_dim": 24}),
+    "phi3": Case("phi3"),
+    "phi3, window": Case("phi3", {"sliding_window": 7}),
+    "phi3, part of a head rotated": Case("phi3", {"partial_rotary_factor": 0.5}),
+    "gemma3": Case("gemma3_text"),
+    "gemma3, layer kinds": Case(
+        "gemma3_text", {"layer_types": ["full_attention", "sliding_attention"]}
+    ),
+    "gemma3, biases, scaled rope": Case(
+        "gemma3_text",
+        {"attention_bias": True, "rope_scaling": {"rope_type": "linear", "factor": 8.0}},
+    ),
+}
