@@ -1,4 +1,8 @@
-"""One file per family, named as ``model_type``; each offers ``build(checkpoint) -> ir.Model``."""
+"""One file per family, named as ``model_type``; the house finds it by that name.
+
+Each offers ``build(checkpoint) -> (ir.Model, DecoderShape)`` and ``tensor_shapes(config)``, which
+names every tensor of a checkpoint without one.
+"""
 
 from __future__ import annotations
 

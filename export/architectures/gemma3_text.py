@@ -95,6 +95,12 @@ def ropes(config: dict[str, Any], size: int) -> dict[str, Rope]:
     }
 
 
+def tensor_shapes(config: dict[str, Any]) -> llama.Shapes:
+    """Name and shape of every tensor that a checkpoint with this config.json has."""
+    fields = Config.read(config)
+    return llama.decoder_shapes(fields, layer_shapes(fields))
+
+
 def build(checkpoint: Checkpoint) -> tuple[ir.Model, DecoderShape]:
     """The float32 model of ``checkpoint`` and its sizes; no weight is read yet.
 

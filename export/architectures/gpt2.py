@@ -132,6 +132,11 @@ def expected_shapes(config: Config) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def tensor_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor that a checkpoint with this config.json has."""
+    return expected_shapes(Config.read(config))
+
+
 def build(checkpoint: Checkpoint) -> tuple[ir.Model, DecoderShape]:
     """The float32 model of ``checkpoint`` and its sizes; no weight is read yet.
 

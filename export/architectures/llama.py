@@ -156,6 +156,17 @@ def layer_shapes(config: Config) -> Shapes:
     }
 
 
+def decoder_shapes(config: Config, layer: Shapes) -> Shapes:
+    """Every tensor a checkpoint must have, in the order of the forward pass."""
+    shapes: Shapes = {"embed_tokens.weight": (config.vocab_size, config.hidden_size)}
+    for i in range(config.num_hidden_layers):
+        shapes |= {f"layers.{i}.{name}": shape for name, shape in layer.items()}
+    shapes["norm.weight"] = (config.hidden_size,)
+    if not config.tie_word_embeddings:
+        shapes["lm_head.weight"] = (config.vocab_size, config.hidden_size)
+    return shapes
+
+
 def weights(checkpoint: Checkpoint, config: Config, layer: Shapes) -> WeightSource:
     """The checkpoint's tensors under bare names (``layers.0.…``), each with its expected shape.
 
@@ -172,13 +183,7 @@ def weights(checkpoint: Checkpoint, config: Config, layer: Shapes) -> WeightSour
         return name
 
     refuse_too_many_layers("num_hidden_layers", config.num_hidden_layers, checkpoint)
-    shapes: Shapes = {"embed_tokens.weight": (config.vocab_size, config.hidden_size)}
-    for i in range(config.num_hidden_layers):
-        shapes |= {f"layers.{i}.{name}": shape for name, shape in layer.items()}
-    shapes["norm.weight"] = (config.hidden_size,)
-    if not config.tie_word_embeddings:
-        shapes["lm_head.weight"] = (config.vocab_size, config.hidden_size)
-    source = WeightSource(checkpoint, bare, shapes)
+    source = WeightSource(checkpoint, bare, decoder_shapes(config, layer))
     source.check()
     return source
 
@@ -201,6 +206,12 @@ def projections(
         )
         for name in ("q_proj", "k_proj", "v_proj")
     ]
+
+
+def tensor_shapes(config: dict[str, Any]) -> Shapes:
+    """Name and shape of every tensor that a checkpoint with this config.json has."""
+    fields = Config.read(config)
+    return decoder_shapes(fields, layer_shapes(fields))
 
 
 def build(checkpoint: Checkpoint) -> tuple[ir.Model, DecoderShape]:

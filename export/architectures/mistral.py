@@ -6,6 +6,7 @@ Sources: Jiang et al. 2023 (arXiv 2310.06825); ``modeling_mistral.py`` of Huggin
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import onnx_ir as ir
 
@@ -26,6 +27,12 @@ class Config(llama.Config):
     def window(self, layer: int) -> int | None:
         """The same in every layer."""
         return self.sliding_window
+
+
+def tensor_shapes(config: dict[str, Any]) -> llama.Shapes:
+    """Name and shape of every tensor that a checkpoint with this config.json has."""
+    fields = Config.read(config)
+    return llama.decoder_shapes(fields, llama.layer_shapes(fields))
 
 
 def build(checkpoint: Checkpoint) -> tuple[ir.Model, DecoderShape]:

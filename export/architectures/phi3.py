@@ -83,6 +83,12 @@ def feed_forward(
         return linear(g, hidden, w(f"{layer}.mlp.down_proj.weight"), name="down_proj")
 
 
+def tensor_shapes(config: dict[str, Any]) -> llama.Shapes:
+    """Name and shape of every tensor that a checkpoint with this config.json has."""
+    fields = Config.read(config)
+    return llama.decoder_shapes(fields, layer_shapes(fields))
+
+
 def build(checkpoint: Checkpoint) -> tuple[ir.Model, DecoderShape]:
     """The float32 model of ``checkpoint`` and its sizes; see ``llama.build``."""
     config = Config.read(checkpoint.config)

@@ -49,6 +49,12 @@ class Config(llama.Config):
         return self.sliding_window if windowed else None
 
 
+def tensor_shapes(config: dict[str, Any]) -> llama.Shapes:
+    """Name and shape of every tensor that a checkpoint with this config.json has."""
+    fields = Config.read(config)
+    return llama.decoder_shapes(fields, llama.layer_shapes(fields))
+
+
 def build(checkpoint: Checkpoint) -> tuple[ir.Model, DecoderShape]:
     """The float32 model of ``checkpoint`` and its sizes; see ``llama.build``."""
     config = Config.read(checkpoint.config)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import onnx_ir as ir
 
@@ -46,6 +47,12 @@ def projections(
         return head_rms_norm(g, x, weight, config.rms_norm_eps, config.head_size, name)
 
     return normed(query, "q_norm"), normed(key, "k_norm"), value
+
+
+def tensor_shapes(config: dict[str, Any]) -> llama.Shapes:
+    """Name and shape of every tensor that a checkpoint with this config.json has."""
+    fields = Config.read(config)
+    return llama.decoder_shapes(fields, layer_shapes(fields))
 
 
 def build(checkpoint: Checkpoint) -> tuple[ir.Model, DecoderShape]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import time
@@ -11,10 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from checkpoint_files import gpt2_config
 
 from pocketlm.benchmarks import shapes
 from pocketlm.benchmarks.speed import Remote, bars, measure, ratio, table
-from pocketlm.export.architectures.gpt2 import Config, expected_shapes
+from pocketlm.export.architectures import find_architecture
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.run import export_model
@@ -27,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
     """The model folder of a tiny shape written by ``shapes``, with room for every measurement."""
     root = tmp_path_factory.mktemp("speed")
     with pytest.MonkeyPatch.context() as patch:
-        tiny = Config(vocab_size=300, n_positions=600, n_embd=32, n_layer=2, n_head=4)
+        tiny = gpt2_config(vocab_size=300, n_positions=600, n_embd=32)
         patch.setitem(shapes.SHAPES, "tiny", tiny)
         checkpoint = shapes.write_checkpoint(root / "source", "tiny")
     return export_model(open_checkpoint(checkpoint), root / "out")
@@ -59,7 +61,7 @@ def test_the_written_tokenizer_has_an_id_for_every_byte(folder: ModelFolder) -> 
 
 
 def test_same_seed_writes_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny = Config(vocab_size=257, n_positions=8, n_embd=8, n_layer=1, n_head=2)
+    tiny = gpt2_config(vocab_size=257, n_positions=8, n_embd=8, n_layer=1, n_head=1)
     monkeypatch.setitem(shapes.SHAPES, "tiny", tiny)
     first, same, other = (
         (shapes.write_checkpoint(tmp_path / str(i), "tiny", seed) / "model.safetensors")
@@ -70,9 +72,11 @@ def test_same_seed_writes_the_same_bytes(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_known_shapes_have_the_parameters_of_their_names() -> None:
     for name, config in shapes.SHAPES.items():
-        sizes = expected_shapes(config).values()
-        millions = sum(int(np.prod(shape)) for shape in sizes) / 1e6
-        assert name == f"gpt2-{millions:.0f}m"
+        sizes = find_architecture(config).tensor_shapes(config).values()
+        parameters = sum(math.prod(shape) for shape in sizes)
+        size, unit = name.split("-")[1][:-1], {"m": 1e6, "b": 1e9}[name[-1]]
+        # Llama's names are rounded: its "8b" has 8.03 billion, its "1b" 1.24.
+        assert parameters / unit == pytest.approx(float(size), rel=0.25 if unit == 1e9 else 0.001)
 
 
 # ---- the worker ----
