@@ -76,7 +76,7 @@ def test_known_shapes_have_the_parameters_of_their_names() -> None:
         parameters = sum(math.prod(shape) for shape in sizes)
         size, unit = name.split("-")[1][:-1], {"m": 1e6, "b": 1e9}[name[-1]]
         # Llama's names are rounded: its "8b" has 8.03 billion, its "1b" 1.24.
-        assert parameters / unit == pytest.approx(float(size), rel=0.25 if unit == 1e9 else 0.001)
+        assert parameters / unit == pytest.approx(float(size), rel=0.25 if unit == 1e9 else 0.005)
 
 
 # ---- the worker ----
