@@ -49,17 +49,3 @@ def _cpu() -> tuple[str, set[str]]:
     )
     flags = fields.get("flags", fields.get("Features", ""))
     return fields.get("model name", platform.processor() or "unknown"), set(flags.split())
-
-
-def peak_rss_bytes() -> int:
-    """Highest resident set of this process so far, in bytes (VmHWM; ru_maxrss elsewhere)."""
-    try:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -39,7 +39,7 @@ VARIANTS: dict[str, list[str]] = {
 # The program that ``pocketlm export`` runs, with its peak memory at the end.
 EXPORT = """
 import sys
-from pocketlm.benchmarks.machine import peak_rss_bytes
+from pocketlm.export.memory import peak_rss_bytes
 from pocketlm.cli import main
 try:
     main()

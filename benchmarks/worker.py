@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from ..export.folder import ModelFolder
+from ..export.memory import peak_rss_bytes
 from ..runtime.cache import KVCache
 from ..runtime.generate import generate_tokens, prefill
 from ..runtime.sampling import SamplingOptions, make_sampler
 from ..runtime.session import Session
-from .machine import peak_rss_bytes
 
 
 class Worker:

@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,6 +28,7 @@ from .threads import default_threads
 DATA_FILE = "model.onnx_data"
 SMALL_ALIGNMENT = 64
 
+K = TypeVar("K")
 T = TypeVar("T")
 Progress = Callable[[int, int], None]  # bytes written so far, bytes in all
 
@@ -73,12 +73,15 @@ def write_weights(model: ir.Model, folder: Path, progress: Progress | None = Non
     digest = hashlib.sha256()
     position = 0
     with open(folder / DATA_FILE, "xb") as stream:
-        for offset, data in computed_ahead(_pieces(model, ranges), default_threads()):
+        jobs = ((piece, piece.compute, not piece.weight.blob.at_hand) for piece in pieces(model))
+        for piece, rows in computed_ahead(jobs, default_threads()):
+            offset = ranges[piece.weight.blob].offset + piece.start * piece.weight.row_bytes
+            data = rows.reshape(-1).view(np.uint8).data
             for part in (bytes(offset - position), data):
                 stream.write(part)
                 digest.update(part)
             position = offset + len(data)
-            del data, part  # or this piece would live on while the next one is awaited
+            del rows, data, part  # or this piece would live on while the next one is awaited
             if progress is not None:
                 progress(position, total)
     for value in model.graph.initializers.values():
@@ -96,43 +99,67 @@ def write_weights(model: ir.Model, folder: Path, progress: Progress | None = Non
     return digest.hexdigest()
 
 
-def _pieces(
-    model: ir.Model, ranges: dict[Blob, Range]
-) -> Iterator[Callable[[], tuple[int, memoryview]]]:
-    """Every weight's bytes in file order: calls that make some rows, and say where they belong."""
+@dataclass(frozen=True)
+class Piece:
+    """Some rows of a weight: what is computed at a time."""
 
-    def piece(weight: Weight, start: int, offset: int) -> tuple[int, memoryview]:
-        rows = weight.rows(start, min(start + weight.step, weight.num_rows))
-        return offset, rows.reshape(-1).view(np.uint8).data
+    weight: Weight
+    start: int
 
-    written: set[Blob] = set()
+    @property
+    def stop(self) -> int:
+        """The first row after it."""
+        return min(self.start + self.weight.step, self.weight.num_rows)
+
+    @property
+    def num_bytes(self) -> int:
+        """What it takes in the file."""
+        return (self.stop - self.start) * self.weight.row_bytes
+
+    def compute(self) -> NDArray[Any]:
+        """The rows."""
+        return self.weight.rows(self.start, self.stop)
+
+
+def pieces(model: ir.Model) -> Iterator[Piece]:
+    """What is computed to write ``model``, in the order of the file; shared weights come once."""
+    seen: set[Blob] = set()
     for weight in weights_of(model):
-        if weight.blob in written:
-            continue
-        written.add(weight.blob)
-        row_bytes = weight.nbytes // max(1, weight.num_rows)
-        for start in range(0, weight.num_rows, weight.step):
-            yield partial(piece, weight, start, ranges[weight.blob].offset + start * row_bytes)
+        if weight.blob not in seen:
+            seen.add(weight.blob)
+            yield from (Piece(weight, start) for start in range(0, weight.num_rows, weight.step))
 
 
-def computed_ahead(jobs: Iterable[Callable[[], T]], workers: int) -> Iterator[T]:
-    """The results of ``jobs`` in their order, computed by ``workers`` threads.
+def computed_ahead(
+    jobs: Iterable[tuple[K, Callable[[], T], bool]], workers: int
+) -> Iterator[tuple[K, T]]:
+    """The results of ``jobs`` in their order, each with its label, computed by ``workers`` threads.
 
-    At most ``workers`` + 1 results exist or are under way at a time, besides the one handed out. An
-    error is raised when its turn comes; jobs that have not begun by then never do.
+    Those with False behind them are called here, when their turn comes.
+
+    At most ``workers`` results exist or are under way besides the one handed out. An error is
+    raised when its turn comes; jobs that have not begun by then never do.
     """
-    waiting: deque[Future[T]] = deque()
+    waiting: deque[tuple[K, Future[T] | Callable[[], T]]] = deque()
+    ahead = 0
     with ThreadPoolExecutor(workers) as pool:
         try:
-            for job in jobs:
-                waiting.append(pool.submit(job))
-                if len(waiting) > workers:
-                    yield waiting.popleft().result()
+            for label, job, in_thread in jobs:
+                waiting.append((label, pool.submit(job) if in_thread else job))
+                ahead += in_thread
+                while ahead > workers:
+                    ahead -= isinstance(waiting[0][1], Future)
+                    yield _finished(*waiting.popleft())
             while waiting:
-                yield waiting.popleft().result()
+                yield _finished(*waiting.popleft())
         finally:
-            for future in waiting:
-                future.cancel()
+            for _, pending in waiting:
+                if isinstance(pending, Future):
+                    pending.cancel()
+
+
+def _finished(label: K, job: Future[T] | Callable[[], T]) -> tuple[K, T]:
+    return label, job.result() if isinstance(job, Future) else job()
 
 
 def adopt_weights(model: ir.Model, folder: Path) -> None:

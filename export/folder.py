@@ -345,18 +345,22 @@ def storage_errors(out: Path) -> Iterator[None]:
         ) from error
 
 
-def check_free_space(out: str | Path, needed: int) -> int:
-    """Free bytes where ``out`` will be written; StorageError when ``needed`` are not there."""
+def free_space(out: str | Path) -> int:
+    """Free bytes where ``out`` will be written."""
     folder = Path(os.path.abspath(out)).parent
     while not folder.exists():
         folder = folder.parent
-    free = shutil.disk_usage(folder).free
+    return shutil.disk_usage(folder).free
+
+
+def check_free_space(out: str | Path, needed: int) -> None:
+    """Raises StorageError when ``needed`` bytes are not free where ``out`` will be written."""
+    free = free_space(out)
     if free < needed:
         raise StorageError(
             f"{out}: found {free / 1e6:.0f} MB free, expected at least {needed / 1e6:.0f} MB; "
             "free some space or choose another place"
         )
-    return free
 
 
 def write_json(file: Path, value: dict[str, Any]) -> None:

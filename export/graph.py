@@ -61,12 +61,17 @@ class Blob:
     """Values of a weight, made on demand. Two weights with the same blob are stored once.
 
     ``rows`` may be called from any thread. ``step`` is the number of rows to ask for at a time;
-    None lets it follow from their size.
+    None lets it follow from their size. ``scratch`` is what a call holds beside its result, in
+    bytes, about. ``at_hand`` says that the values are there once the weight before has been made.
     """
 
-    def __init__(self, rows: Rows, step: int | None = None) -> None:
+    def __init__(
+        self, rows: Rows, step: int | None = None, *, scratch: int = 0, at_hand: bool = False
+    ) -> None:
         self.rows = rows
         self.step = step
+        self.scratch = scratch
+        self.at_hand = at_hand
 
 
 class Weight(ir.LazyTensor):
@@ -90,9 +95,14 @@ class Weight(ir.LazyTensor):
         return int(self.shape.numpy()[0]) if len(self.shape) else 1
 
     @property
+    def row_bytes(self) -> int:
+        """Size of one of them."""
+        return self.nbytes // max(1, self.num_rows)
+
+    @property
     def step(self) -> int:
         """Rows to compute at a time."""
-        return self.blob.step or rows_per_piece(self.nbytes // max(1, self.num_rows))
+        return self.blob.step or rows_per_piece(self.row_bytes)
 
     def read(self) -> NDArray[Any]:
         """The values, computed now; raises what the source raises, ValueError on a wrong shape."""

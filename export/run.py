@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,16 +37,20 @@ from .folder import (
     ModelFolder,
     check_free_space,
     describe_files,
+    free_space,
     publishing,
     storage_errors,
     write_json,
 )
 from .genai import genai_config
+from .plan import Plan, predicted_peak, predicted_seconds
 from .strict_json import load_json_object, shown
+from .threads import default_threads
 
 GRAPH_FILE = "model.onnx"
 TOKENIZER_FILE = "tokenizer.json"
 LARGEST_TOKENIZER = 200_000_000  # bytes
+OTHER_FILES = 4_000_000  # bytes: graph, configs and manifest together, generously
 # Rows of an embedding that a tokenizer may leave unused: published models pad to multiples of
 # 64 to 1024; a larger difference means the tokenizer of another model.
 LARGEST_PADDING = 1024
@@ -59,19 +64,6 @@ class Precision(Protocol):
 
     def describe(self) -> dict[str, Any]:
         """The manifest's ``precision``; complete once the weights have been written."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What an export will do, known before the first byte is written. Sizes in bytes."""
-
-    out: Path
-    architecture: str
-    num_parameters: int
-    precision: str
-    bytes_to_read: int
-    bytes_to_write: int
-    bytes_free: int
 
 
 class FullPrecision:
@@ -91,13 +83,14 @@ class Decoder:
 
     model: ir.Model
     shape: DecoderShape
+    num_tensors: int
     num_parameters: int
     architecture: str
     source: Callable[[], dict[str, Any]]
     bytes_to_read: int
     config: dict[str, Any]
     generation_config: dict[str, Any]
-    tokenizer_json: Path
+    tokenizer_json: Path | None  # None in a plan only
 
 
 def export_model(
@@ -114,17 +107,40 @@ def export_model(
     ``on_plan`` is called once before anything is written, ``progress`` with (bytes written, bytes
     in all). Raises CheckpointError, StorageError, or ModelFolderError when ``out`` is taken.
     """
-    architecture = find_architecture(checkpoint.config)
-    model, shape = architecture.build(checkpoint)
-    if checkpoint.tokenizer_json is None:
+    decoder = build_decoder(checkpoint)
+    if decoder.tokenizer_json is None:
         raise CheckpointError(
             f"{checkpoint.path}: found no tokenizer.json, expected one beside the weights; "
             "name the folder that has it with --tokenizer FOLDER"
         )
-    check_tokenizer_size(checkpoint.tokenizer_json, shape.vocab_size)
-    decoder = Decoder(
+    return write_folder(decoder, out, precision, force=force, on_plan=on_plan, progress=progress)
+
+
+def plan_export(
+    checkpoint: Checkpoint, out: str | Path, precision: Precision | None = None
+) -> Plan:
+    """What ``export_model`` would do with the same arguments; writes nothing.
+
+    A checkpoint from ``open_headers`` will do. Raises CheckpointError as ``export_model``.
+    """
+    decoder = build_decoder(checkpoint)
+    precision = precision or FullPrecision()
+    precision.apply(decoder.model, decoder.num_parameters)
+    plan = _plan(decoder, out, precision)
+    seconds = predicted_seconds(decoder.model, plan.bytes_to_read, plan.bytes_to_write)
+    return replace(plan, seconds=seconds)
+
+
+def build_decoder(checkpoint: Checkpoint) -> Decoder:
+    """The graph of ``checkpoint``, declared by its architecture, with lazy weights."""
+    architecture = find_architecture(checkpoint.config)
+    model, shape = architecture.build(checkpoint)
+    if checkpoint.tokenizer_json is not None:
+        check_tokenizer_size(checkpoint.tokenizer_json, shape.vocab_size)
+    return Decoder(
         model=model,
         shape=shape,
+        num_tensors=len(checkpoint.tensors),
         num_parameters=count_parameters(model),
         architecture=str(checkpoint.config["model_type"]),
         source=checkpoint.source,
@@ -133,7 +149,6 @@ def export_model(
         generation_config=_generation_defaults(checkpoint),
         tokenizer_json=checkpoint.tokenizer_json,
     )
-    return write_folder(decoder, out, precision, force=force, on_plan=on_plan, progress=progress)
 
 
 def open_decoder(folder: ModelFolder) -> Decoder:
@@ -146,6 +161,7 @@ def open_decoder(folder: ModelFolder) -> Decoder:
     return Decoder(
         model=model,
         shape=folder.shape,
+        num_tensors=len({weight.blob for weight in weights_of(model)}),
         num_parameters=int(folder.manifest["num_parameters"]),
         architecture=str(folder.manifest["architecture"]),
         source=lambda: dict(folder.manifest["source"]),
@@ -170,21 +186,14 @@ def write_folder(
     """Applies ``precision`` and publishes ``decoder`` as a model folder at ``out``."""
     precision = precision or FullPrecision()
     precision.apply(decoder.model, decoder.num_parameters)
-    _, weights_bytes = plan_ranges(decoder.model)
-    needed = weights_bytes + decoder.tokenizer_json.stat().st_size + 4_000_000
+    assert decoder.tokenizer_json is not None
     with publishing(out, force=force) as folder:
-        plan = Plan(
-            out=Path(out),
-            architecture=decoder.architecture,
-            num_parameters=decoder.num_parameters,
-            precision=precision.describe()["name"],
-            bytes_to_read=decoder.bytes_to_read,
-            bytes_to_write=weights_bytes,
-            bytes_free=check_free_space(out, needed),
-        )
+        plan = _plan(decoder, out, precision)
+        check_free_space(out, plan.bytes_needed)
         if on_plan is not None:
             on_plan(plan)
-        with storage_errors(Path(out)):
+        with storage_errors(Path(out)), ThreadPoolExecutor(1) as beside:
+            source = beside.submit(decoder.source)  # hashes what is read: leaves no core idle
             known = {DATA_FILE: write_weights(decoder.model, folder, progress)}
             ir.save(decoder.model, folder / GRAPH_FILE)
             write_json(folder / "config.json", decoder.config)
@@ -198,7 +207,7 @@ def write_folder(
                 "format_version": FORMAT_VERSION,
                 "architecture": decoder.architecture,
                 "num_parameters": decoder.num_parameters,
-                "source": decoder.source(),
+                "source": source.result(),
                 "decoder": asdict(decoder.shape),
                 "minimum_onnxruntime": MINIMUM_ONNXRUNTIME,
                 "contract": _contract(decoder.model),
@@ -207,6 +216,24 @@ def write_folder(
             }
             write_json(folder / MANIFEST, manifest)
     return ModelFolder.open(out)
+
+
+def _plan(decoder: Decoder, out: str | Path, precision: Precision) -> Plan:
+    _, weights_bytes = plan_ranges(decoder.model)
+    tokenizer = decoder.tokenizer_json.stat().st_size if decoder.tokenizer_json else 0
+    return Plan(
+        out=Path(out),
+        architecture=decoder.architecture,
+        num_tensors=decoder.num_tensors,
+        num_parameters=decoder.num_parameters,
+        precision=str(precision.describe()["name"]),
+        bytes_to_read=decoder.bytes_to_read,
+        bytes_to_write=weights_bytes,
+        bytes_needed=weights_bytes + tokenizer + OTHER_FILES,
+        bytes_free=free_space(out),
+        peak_memory_bytes=predicted_peak(decoder.model),
+        threads=default_threads(),
+    )
 
 
 def count_parameters(model: ir.Model) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from .checkpoint import Checkpoint, CheckpointTensor
+from .checkpoint import READ_SCRATCH, Checkpoint, CheckpointTensor
 from .errors import CheckpointError
 from .graph import WHOLE, Blob, Graph
 
@@ -100,7 +100,7 @@ class WeightSource:
             rows = tensor.rows(start, stop)
             return rows if change is None else change(rows)
 
-        blob = Blob(changed, WHOLE if tensor.whole else None)
+        blob = Blob(changed, WHOLE if tensor.whole else None, scratch=READ_SCRATCH)
         return g.weight(name, tensor.shape, blob, np.float32)
 
 

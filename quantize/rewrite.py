@@ -105,7 +105,7 @@ def pack_lazily(number_format: Format, weight: LinearWeight, report: Report) -> 
     """The parts of ``weight``, packed when they are written out; that fills ``report``."""
     loss = report.losses[weight.name] = Loss(weight, number_format)
     step = weight.step if number_format.stored_by_rows else weight.out_features
-    return PackedParts(loss.pack, weight.out_features, step)
+    return PackedParts(loss.pack, weight.out_features, step, weight.scratch)
 
 
 def match_product(node: ir.Node) -> LinearWeight | None:

@@ -17,7 +17,8 @@ from ..export.checkpoint import Checkpoint
 from ..export.errors import RequestError
 from ..export.external_data import Progress
 from ..export.folder import ModelFolder
-from ..export.run import Plan, Precision, export_model, open_decoder, write_folder
+from ..export.plan import Plan, open_headers
+from ..export.run import Precision, export_model, open_decoder, plan_export, write_folder
 from .precisions import FULL
 from .report import Report
 from .rewrite import Rewrite
@@ -63,6 +64,23 @@ def export_checkpoint(
     """``export_model`` in a precision chosen by name, in one pass over the checkpoint."""
     change = precision_of(precision, block_size, head)
     return export_model(checkpoint, out, change, force=force, on_plan=on_plan, progress=progress)
+
+
+def plan_checkpoint(
+    path: str | Path,
+    out: str | Path,
+    precision: str = FULL,
+    *,
+    block_size: int | None = None,
+    head: str | None = None,
+    tokenizer: str | Path | None = None,
+) -> Plan:
+    """What ``export_checkpoint`` of the checkpoint at ``path`` would do; reads headers only.
+
+    A folder with nothing but a config.json will do. Raises what the export would raise for them.
+    """
+    change = precision_of(precision, block_size, head)
+    return plan_export(open_headers(path, tokenizer), out, change)
 
 
 def quantize_model(

@@ -54,6 +54,11 @@ class LinearWeight:
         by_rows = self.transposed and self.weight.blob.step is None
         return rows_per_piece(4 * self.in_features) if by_rows else self.out_features
 
+    @property
+    def scratch(self) -> int:
+        """Bytes that ``runs`` and packing its runs hold, about."""
+        return 4 * self.step * self.in_features + self.weight.blob.scratch + 6 * 4 * CHUNK
+
     def runs(self, start: int, stop: int) -> Iterator[tuple[int, Floats]]:
         """Features ``start`` to ``stop`` in runs (n, K) that fit a cache, each with its first.
 
@@ -82,8 +87,11 @@ class PackedParts:
     any thread; what belongs to the others is kept until it is asked for.
     """
 
-    def __init__(self, compute: Callable[[int, int], Parts], num_rows: int, step: int) -> None:
+    def __init__(
+        self, compute: Callable[[int, int], Parts], num_rows: int, step: int, scratch: int
+    ) -> None:
         self._compute = compute
+        self._scratch = scratch
         self._num_rows = num_rows
         self._step = step
         self._locks = [threading.Lock() for _ in range(0, num_rows, step)]
@@ -96,7 +104,12 @@ class PackedParts:
         It is the same one every time, so that two weights can share it.
         """
         if part not in self._blobs:
-            self._blobs[part] = Blob(partial(self._rows, part), step or WHOLE)
+            self._blobs[part] = Blob(
+                partial(self._rows, part),
+                step or WHOLE,
+                scratch=self._scratch,
+                at_hand=bool(self._blobs),
+            )
         return self._blobs[part]
 
     def _rows(self, part: str, start: int, stop: int) -> NDArray[Any]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from pocketlm.commands.options import precision_options, writing_options
-from pocketlm.commands.progress import print_report, shown
+from pocketlm.commands.progress import print_plan, print_report, shown
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.quantize.precisions import PRECISIONS
-from pocketlm.quantize.run import export_checkpoint
+from pocketlm.quantize.run import export_checkpoint, plan_checkpoint
 
 
 @click.command("export")
@@ -29,6 +31,13 @@ from pocketlm.quantize.run import export_checkpoint
     type=click.Path(path_type=Path),
     help="Folder with tokenizer.json, for a checkpoint that has none.",
 )
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Only print the plan, from headers alone: bytes, disk, peak memory, time. A folder with "
+    "nothing but config.json will do.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the plan of --dry-run as JSON.")
 @writing_options
 def command(
     checkpoint: Path,
@@ -37,6 +46,8 @@ def command(
     block_size: int | None,
     head: str | None,
     tokenizer: Path | None,
+    dry_run: bool,
+    as_json: bool,
     force: bool,
     quiet: bool,
     debug: bool,
@@ -48,9 +59,19 @@ def command(
     the report go to stderr.
 
     \b
-    Example:
+    Examples:
       pocketlm export gpt2/ gpt2-int4/ --precision int4
+      pocketlm export Llama-3.1-405B/ out/ --precision int4 --dry-run
     """
+    if dry_run:
+        plan = plan_checkpoint(
+            checkpoint, out, precision, block_size=block_size, head=head, tokenizer=tokenizer
+        )
+        if as_json:
+            click.echo(json.dumps(asdict(plan) | {"out": str(out)}))
+        else:
+            print_plan(plan)
+        return
     opened = open_checkpoint(checkpoint, tokenizer)
     with shown(quiet) as callbacks:
         folder = export_checkpoint(

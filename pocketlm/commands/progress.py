@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import click
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -18,7 +19,7 @@ from rich.progress import (
 from rich.table import Table
 
 from pocketlm.export.folder import ModelFolder
-from pocketlm.export.run import Plan
+from pocketlm.export.plan import Plan
 
 
 def megabytes(size: float) -> str:
@@ -65,6 +66,38 @@ def shown(quiet: bool) -> Iterator[dict[str, Any]]:
     finally:
         if bar.live.is_started:
             bar.stop()
+
+
+def print_plan(plan: Plan) -> None:
+    """What a dry run found out, on stdout."""
+    enough = "" if plan.bytes_free >= plan.bytes_needed else ": NOT ENOUGH"
+    rate = plan.bytes_to_read / plan.seconds / 1e6 if plan.seconds else 0.0
+    lines = {
+        "architecture": plan.architecture,
+        "parameters": f"{plan.num_parameters:,} in {plan.num_tensors:,} tensors",
+        "precision": plan.precision,
+        "read": size(plan.bytes_to_read),
+        "write": size(plan.bytes_to_write),
+        "disk": f"needs {size(plan.bytes_needed)}, {size(plan.bytes_free)} are free{enough}",
+        "peak memory": f"about {size(plan.peak_memory_bytes)}",
+        "time": f"about {duration(plan.seconds or 0)} on {plan.threads} threads, reading "
+        f"{rate:.0f} MB/s, if the disk keeps up",
+    }
+    click.echo(f"plan for {plan.out}; nothing was written")
+    for name, text in lines.items():
+        click.echo(f"  {name:<13} {text}")
+
+
+def size(count: float) -> str:
+    """A number of bytes as text: 154.4 MB, 16.1 GB."""
+    return f"{count / 1e9:,.1f} GB" if count >= 1e10 else megabytes(count)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as text: 9 s, 85 s, 12 min, 3.4 h."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def print_report(folder: ModelFolder) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from pocketlm import load
-from pocketlm.benchmarks.machine import peak_rss_bytes
+from pocketlm.export.memory import peak_rss_bytes
 from pocketlm.model import Model
 from pocketlm.quantize.precisions import PRECISIONS
 from pocketlm.runtime.text import TextStream

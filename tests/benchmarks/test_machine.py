@@ -8,7 +8,8 @@ import platform
 import subprocess
 import sys
 
-from pocketlm.benchmarks.machine import describe_machine, peak_rss_bytes
+from pocketlm.benchmarks.machine import describe_machine
+from pocketlm.export.memory import peak_rss_bytes
 
 
 def test_description_has_all_that_a_reader_needs_and_is_json() -> None:
@@ -38,7 +39,7 @@ def test_description_has_all_that_a_reader_needs_and_is_json() -> None:
 def test_peak_memory_grows_with_what_is_touched_and_stays() -> None:
     # In a process of its own: the peak of this one may be anywhere above.
     program = """
-from pocketlm.benchmarks.machine import peak_rss_bytes
+from pocketlm.export.memory import peak_rss_bytes
 print(peak_rss_bytes())
 data = bytearray(b"x") * 50_000_000
 print(peak_rss_bytes())

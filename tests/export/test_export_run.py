@@ -24,7 +24,8 @@ import pocketlm
 from pocketlm.export.checkpoint import CheckpointTensor, open_checkpoint
 from pocketlm.export.errors import CheckpointError
 from pocketlm.export.folder import ModelFolder
-from pocketlm.export.run import Plan, export_model
+from pocketlm.export.plan import Plan
+from pocketlm.export.run import export_model
 from pocketlm.quantize.run import export_checkpoint
 
 # Tokenizer --------------------------------------------------------------------------------------

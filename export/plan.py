@@ -1,0 +1,150 @@
+"""What an export will read, write and need, from config.json and headers alone.
+
+The plan comes from the graph that the export writes, so the two cannot differ. Time is measured:
+some pieces of every kind of weight, of made-up numbers, are packed as the export would pack them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections import deque
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from .architectures import find_architecture
+from .checkpoint import Checkpoint, CheckpointTensor, load_config, open_checkpoint
+from .config_fields import read_fields
+from .external_data import Piece, computed_ahead, pieces
+from .graph import PIECE_BYTES, Rows
+from .memory import peak_rss_bytes, rss_bytes
+from .threads import default_threads
+
+# Pieces of one kind of weight that are timed, for each thread; those over a size are not.
+TIMED_PIECES = 2
+LARGEST_TIMED = 32 * PIECE_BYTES
+HASHED = 1 << 26  # bytes
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an export will do, known before the first byte is written. Sizes in bytes."""
+
+    out: Path
+    architecture: str
+    num_tensors: int  # of the checkpoint
+    num_parameters: int
+    precision: str
+    bytes_to_read: int
+    bytes_to_write: int  # the weights
+    bytes_needed: int  # on disk, everything included
+    bytes_free: int
+    peak_memory_bytes: int  # predicted, of the exporting process
+    threads: int
+    seconds: float | None = None  # predicted, waiting for the disk not included; of a dry run
+
+
+def predicted_peak(model: ir.Model) -> int:
+    """Highest resident set, in bytes, while the weights of ``model`` are written.
+
+    To what the process holds now come the results that wait to be written, the pieces that are
+    being computed and what computing them takes beside, and parts that wait for the rest of theirs.
+    """
+    threads = default_threads()
+    window: deque[tuple[int, int]] = deque(maxlen=threads + 1)
+    most = kept = 0
+    for piece in pieces(model):
+        if piece.weight.blob.at_hand:
+            kept = max(kept, piece.num_bytes)
+            continue
+        window.append((piece.num_bytes, piece.weight.blob.scratch))
+        results = sum(size for size, _ in window)
+        scratch = sum(sorted((size for _, size in window), reverse=True)[:threads])
+        most = max(most, results + scratch)
+    return max(peak_rss_bytes(), rss_bytes() + most + kept)
+
+
+def predicted_seconds(model: ir.Model, bytes_to_read: int, bytes_to_write: int) -> float:
+    """Seconds to pack and hash everything on this machine's cores, measured on a part of it."""
+    threads = default_threads()
+    kinds: dict[tuple[str, int], list[Piece]] = {}
+    for piece in pieces(model):
+        if not piece.weight.blob.at_hand:
+            kinds.setdefault((piece.weight.dtype.name, piece.weight.row_bytes), []).append(piece)
+    rates: dict[str, float] = {}  # bytes per second by dtype, of the last kind that was timed
+    seconds = 0.0
+    for (dtype, _), group in sorted(kinds.items(), key=lambda item: item[1][0].num_bytes):
+        if group[0].num_bytes <= LARGEST_TIMED or dtype not in rates:
+            sample = group[: TIMED_PIECES * threads]
+            started = time.perf_counter()
+            for _ in computed_ahead(((piece, piece.compute, True) for piece in sample), threads):
+                pass
+            sampled = sum(piece.num_bytes for piece in sample)
+            rates[dtype] = sampled / (time.perf_counter() - started)
+        seconds += sum(piece.num_bytes for piece in group) / rates[dtype]
+    started = time.perf_counter()
+    hashlib.sha256(bytes(HASHED))
+    hashing = (bytes_to_read + bytes_to_write) / HASHED * (time.perf_counter() - started)
+    return seconds + hashing / threads
+
+
+# Checkpoints without weights --------------------------------------------------------------------
+
+
+def open_headers(path: str | Path, tokenizer: str | Path | None = None) -> Checkpoint:
+    """The checkpoint at ``path``, or one that only has a config.json, with made-up numbers.
+
+    Raises CheckpointError as ``open_checkpoint``.
+    """
+    folder = Path(path)
+    config_file = folder / "config.json"
+    if config_file.is_file() and not any(folder.glob("*.safetensors*")):
+        checkpoint = _described(folder, config_file)
+    else:
+        checkpoint = open_checkpoint(path, tokenizer)
+    tile = np.random.default_rng(0).standard_normal(PIECE_BYTES // 4, np.float32)
+    tensors = {
+        name: replace(tensor, rows=_made_up(tensor, tile))
+        for name, tensor in checkpoint.tensors.items()
+    }
+    return replace(checkpoint, tensors=tensors)
+
+
+def _made_up(tensor: CheckpointTensor, tile: NDArray[np.float32]) -> Rows:
+    def rows(start: int, stop: int) -> NDArray[np.float32]:
+        shape = (stop - start, *tensor.shape[1:]) if tensor.shape else ()
+        return np.resize(tile, shape)
+
+    return rows
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """How config.json says that the weights are stored; newer ones call it ``dtype``."""
+
+    torch_dtype: str | None = None
+    dtype: str | None = None
+
+
+def _described(folder: Path, config_file: Path) -> Checkpoint:
+    config = load_config(config_file)
+    stored = read_fields(_Stored, config)
+    dtype = stored.torch_dtype or stored.dtype or "bfloat16"
+    item_bytes = 4 if dtype == "float32" else 2
+    tensors = {
+        name: CheckpointTensor(
+            name=name,
+            shape=shape,
+            dtype=dtype,
+            file="config.json",
+            num_bytes=item_bytes * math.prod(shape),
+            rows=lambda start, stop: np.empty(0, np.float32),  # replaced before it is used
+        )
+        for name, shape in find_architecture(config).tensor_shapes(config).items()
+    }
+    return Checkpoint(folder, config, tensors, None, {}, "config.json", (config_file,))

@@ -1,0 +1,106 @@
+"""The plan of an export: exact where it can be, without weights, and near the truth in memory."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from checkpoint_files import write_checkpoint
+from llama_checkpoints import CASES, Case, llama_config, llama_tensors
+
+from pocketlm.benchmarks.shapes import SHAPES
+from pocketlm.benchmarks.shapes import write_checkpoint as write_shape
+from pocketlm.cli import main
+from pocketlm.export.checkpoint import open_checkpoint
+from pocketlm.export.errors import CheckpointError
+from pocketlm.quantize.run import export_checkpoint, plan_checkpoint
+
+TINY = [CASES["llama"], CASES["qwen3, biases, tied"], CASES["phi3"], CASES["gemma3"]]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int8-weight", "int4"])
+@pytest.mark.parametrize("case", TINY, ids=lambda case: case.model_type)
+def test_plan_is_what_the_export_then_does(case: Case, precision: str, tmp_path: Path) -> None:
+    config = llama_config(case.model_type, **case.config)
+    source = write_checkpoint(tmp_path / "in", config, llama_tensors(config), shards=2)
+    plan = plan_checkpoint(source, tmp_path / "out", precision)
+    assert not (tmp_path / "out").exists()
+    folder = export_checkpoint(open_checkpoint(source), tmp_path / "out", precision)
+    assert plan.bytes_to_write == folder.weights_bytes
+    assert plan.num_parameters == folder.manifest["num_parameters"]
+    assert plan.num_tensors == len(llama_tensors(config))
+    assert plan.bytes_to_read == 4 * plan.num_parameters
+    written = sum(file.stat().st_size for file in folder.path.iterdir())
+    assert folder.weights_bytes < written < plan.bytes_needed
+    assert plan.seconds is not None and plan.seconds > 0
+
+
+def test_plan_needs_no_weights(tmp_path: Path) -> None:
+    config = llama_config() | {"torch_dtype": "float32"}
+    source = write_checkpoint(tmp_path / "in", config, llama_tensors(config))
+    expected = plan_checkpoint(source, tmp_path / "out", "int4")
+    (tmp_path / "config only").mkdir()
+    shutil.copy(source / "config.json", tmp_path / "config only")
+    found = plan_checkpoint(tmp_path / "config only", tmp_path / "out", "int4")
+    for name in ("num_tensors", "num_parameters", "bytes_to_read", "bytes_to_write"):
+        assert getattr(found, name) == getattr(expected, name), name
+
+
+def test_plan_of_405_billion_parameters_is_made_from_config_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(SHAPES["llama-405b"]))
+    with pytest.raises(SystemExit) as ended:
+        main(["export", str(tmp_path), str(tmp_path / "out"), "--dry-run", "--json"])
+    assert ended.value.code == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["num_parameters"] == 405_853_388_800
+    assert plan["bytes_to_read"] == 2 * 405_853_388_800
+    assert plan["peak_memory_bytes"] < 4e9
+    assert not (tmp_path / "out").exists()
+
+
+def test_plan_refuses_what_the_export_would_refuse(tmp_path: Path) -> None:
+    config = llama_config()
+    tensors = llama_tensors(config)
+    del tensors["model.norm.weight"]
+    source = write_checkpoint(tmp_path / "in", config, tensors)
+    with pytest.raises(CheckpointError, match="norm.weight"):
+        plan_checkpoint(source, tmp_path / "out")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
+def test_predicted_memory_is_within_15_percent_of_the_measured(
+    precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few layers of a wide model, sparse, in a process of its own."""
+    wide = SHAPES["llama-8b"] | {
+        "num_hidden_layers": 3,
+        "intermediate_size": 8192,
+        "vocab_size": 4096,
+        "max_position_embeddings": 4096,
+    }
+    monkeypatch.setitem(SHAPES, "wide", wide)
+    source = write_shape(tmp_path / "in", "wide", dtype="BF16", sparse=True)
+    program = (
+        "import sys\n"
+        "from pocketlm.export.checkpoint import open_checkpoint\n"
+        "from pocketlm.export.memory import peak_rss_bytes\n"
+        "from pocketlm.quantize.run import export_checkpoint\n"
+        "plans = []\n"
+        "source, out, precision = sys.argv[1:]\n"
+        "export_checkpoint(open_checkpoint(source), out, precision, on_plan=plans.append)\n"
+        "print(plans[0].peak_memory_bytes, peak_rss_bytes())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, source, tmp_path / "out", precision],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    predicted, measured = map(int, done.stdout.split())
+    assert 0.85 < predicted / measured < 1.15
