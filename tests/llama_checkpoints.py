@@ -21,6 +21,7 @@ CLASSES = {
     "qwen3": "Qwen3ForCausalLM",
     "phi3": "Phi3ForCausalLM",
     "gemma3_text": "Gemma3ForCausalLM",
+    "olmo2": "Olmo2ForCausalLM",
 }
 # What a family's config.json has beside the fields all share.
 SPECIAL: dict[str, dict[str, Any]] = {
@@ -34,6 +35,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
         "sliding_window": None,
         "max_window_layers": 2,
     },
+    "olmo2": {"attention_bias": False},
     "phi3": {"sliding_window": None, "partial_rotary_factor": 1.0},
     "gemma3_text": {
         "head_dim": 16,
@@ -58,7 +60,7 @@ def llama_config(model_type: str = "llama", **overrides: Any) -> dict[str, Any]:
         "hidden_size": 64,
         "intermediate_size": 80,
         "num_hidden_layers": 2,
-        "num_attention_heads": 8 if model_type in ("qwen2", "phi3") else 6,
+        "num_attention_heads": 8 if model_type in ("qwen2", "phi3", "olmo2") else 6,
         "num_key_value_heads": 2,
         "hidden_act": "silu",
         "max_position_embeddings": 64,
@@ -70,7 +72,7 @@ def llama_config(model_type: str = "llama", **overrides: Any) -> dict[str, Any]:
         "eos_token_id": vocab_size - 1,
         "pad_token_id": 0,
     }
-    if model_type in ("qwen2", "phi3"):  # no head_dim of their own
+    if model_type in ("qwen2", "phi3", "olmo2"):  # no head_dim of their own
         config["hidden_size"] = 128
     return config | SPECIAL[model_type] | overrides
 
@@ -100,7 +102,8 @@ def llama_tensors(config: Mapping[str, Any], seed: int = 0, prefix: str = "model
     for i in range(config["num_hidden_layers"]):
         layer = f"{prefix}layers.{i}"
         bias, mlp_bias = config.get("attention_bias", False), config.get("mlp_bias", False)
-        norm(f"{layer}.input_layernorm")
+        if kind != "olmo2":
+            norm(f"{layer}.input_layernorm")
         if kind == "phi3":
             linear(f"{layer}.self_attn.qkv_proj", (H + 2 * K) * E, D)
         else:
@@ -110,9 +113,13 @@ def llama_tensors(config: Mapping[str, Any], seed: int = 0, prefix: str = "model
         if kind in ("qwen3", "gemma3_text"):
             norm(f"{layer}.self_attn.q_norm", E)
             norm(f"{layer}.self_attn.k_norm", E)
+        if kind == "olmo2":
+            norm(f"{layer}.self_attn.q_norm", H * E)
+            norm(f"{layer}.self_attn.k_norm", K * E)
         norm(f"{layer}.post_attention_layernorm")
         if kind == "gemma3_text":
             norm(f"{layer}.pre_feedforward_layernorm")
+        if kind in ("gemma3_text", "olmo2"):
             norm(f"{layer}.post_feedforward_layernorm")
         if kind == "phi3":
             linear(f"{layer}.mlp.gate_up_proj", 2 * F, D)
@@ -176,6 +183,8 @@ CASES = {
     "phi3": Case("phi3"),
     "phi3, window": Case("phi3", {"sliding_window": 7}),
     "phi3, part of a head rotated": Case("phi3", {"partial_rotary_factor": 0.5}),
+    "olmo2": Case("olmo2"),
+    "olmo2, biases": Case("olmo2", {"attention_bias": True}),
     "gemma3": Case("gemma3_text"),
     "gemma3, layer kinds": Case(
         "gemma3_text", {"layer_types": ["full_attention", "sliding_attention"]}

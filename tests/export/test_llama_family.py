@@ -13,7 +13,7 @@ import pytest
 from checkpoint_files import NUMPY_DTYPES, write_checkpoint
 from llama_checkpoints import CASES, LLAMA3, Case, Tensors, llama_config, llama_tensors
 from numpy.typing import NDArray
-from reference import gemma3, llama
+from reference import gemma3, llama, olmo2
 
 from pocketlm.export.architectures import known_architectures
 from pocketlm.export.checkpoint import open_checkpoint
@@ -37,9 +37,9 @@ class Exported:
     folder: ModelFolder
 
     def expected(self, ids: list[int]) -> llama.Array:
-        if self.config["model_type"] == "gemma3_text":
-            return gemma3.forward(self.config, self.tensors, ids)
-        return llama.forward(self.config, self.tensors, ids)
+        twins = {"gemma3_text": gemma3.forward, "olmo2": olmo2.forward}
+        twin = twins.get(self.config["model_type"], llama.forward)
+        return twin(self.config, self.tensors, ids)
 
 
 def exported_case(case: Case, root: Path) -> Exported:
