@@ -15,7 +15,6 @@ import numpy as np
 
 from ..export.folder import ModelFolder
 from ..export.memory import peak_rss_bytes
-from ..runtime.cache import KVCache
 from ..runtime.generate import generate_tokens, prefill
 from ..runtime.sampling import SamplingOptions, make_sampler
 from ..runtime.session import Session
@@ -54,7 +53,7 @@ class Worker:
 
     def decode(self, depth: int, tokens: int) -> dict[str, float]:
         """Seconds per greedy token at context ``depth``, and the share outside ONNX Runtime."""
-        cache: KVCache = self.session.new_cache()
+        cache = self.session.new_cache()
         if depth > 1:
             prefill(self.session, self._ids[: depth - 1].tolist(), cache)
         sampler = make_sampler(SamplingOptions(temperature=0))

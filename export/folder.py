@@ -41,6 +41,8 @@ MINIMUM_ONNXRUNTIME = "1.32"
 LARGEST_MANIFEST = 50_000_000  # bytes; one line per tensor of a 405B model is under 1 MB
 LARGEST_GRAPH = 200_000_000  # bytes of model.onnx; weights are elsewhere
 PAGE = 4096
+# What a graph does with the KV cache: append in place, or return a copy that is longer.
+IN_PLACE, GROWING = "in-place", "growing"
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,11 @@ class ModelFolder:
     def shape(self) -> DecoderShape:
         """Sizes of the decoder."""
         return DecoderShape(**self.manifest["decoder"])
+
+    @property
+    def graph_cache(self) -> str:
+        """``IN_PLACE`` or ``GROWING``: the kind of KV cache the graph was made for."""
+        return str(self.manifest.get("graph", {}).get("cache", IN_PLACE))
 
     @property
     def files(self) -> dict[str, dict[str, Any]]:
@@ -192,6 +199,9 @@ def _check_manifest(file: Path, manifest: dict[str, Any]) -> None:
     for name, size in sizes.items():
         if not isinstance(size, int) or isinstance(size, bool) or not 0 < size < 1 << 31:
             raise wrong(f"decoder.{name} {size!r:.40}", "a positive integer", again)
+    graph = manifest.get("graph", {})  # absent where an architecture of ours declared the graph
+    if not isinstance(graph, dict) or graph.get("cache", IN_PLACE) not in (IN_PLACE, GROWING):
+        raise wrong(f"'graph' {shown(graph)}", f"its 'cache' {IN_PLACE} or {GROWING}", again)
     _check_provenance(manifest, wrong, again)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -91,6 +91,7 @@ class Decoder:
     config: dict[str, Any]
     generation_config: dict[str, Any]
     tokenizer_json: Path | None  # None in a plan only
+    graph: dict[str, Any] = field(default_factory=dict)  # who made it; {} where it is declared
 
 
 def export_model(
@@ -171,6 +172,7 @@ def open_decoder(folder: ModelFolder) -> Decoder:
             folder.path / "generation_config.json", 10_000_000, CheckpointError
         ),
         tokenizer_json=folder.path / TOKENIZER_FILE,
+        graph=dict(folder.manifest.get("graph", {})),
     )
 
 
@@ -214,6 +216,8 @@ def write_folder(
                 "precision": precision.describe(),
                 "files": describe_files(folder, known),
             }
+            if decoder.graph:
+                manifest["graph"] = decoder.graph
             write_json(folder / MANIFEST, manifest)
     return ModelFolder.open(out)
 

@@ -1,13 +1,14 @@
 """The KV cache: keys and values of the tokens a session has seen, for one sequence.
 
 ``KVCache`` is one buffer per layer and kind, bound as both past and present, so that the attention
-kernel appends in place. ``ConcatenatingCache`` lets the kernel copy past and new rows into fresh
-arrays every step: slow, obvious, and what the tests compare with. Letters: K key/value heads, E
-head size, C capacity in tokens, T tokens held.
+kernel appends in place. ``ConcatenatingCache`` lets the graph copy past and new rows into other
+arrays every step: what a traced graph needs, and what the tests compare with. Letters: K key/value
+heads, E head size, C capacity in tokens, T tokens held.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import numpy as np
@@ -115,47 +116,77 @@ class KVCache:
 
 
 class ConcatenatingCache:
-    """Keys and values as the graph returns them: (1, K, T, E), one token longer every step."""
+    """Keys and values as a growing graph returns them: (1, K, T, E), one token longer every step.
+
+    Two sets of flat buffers take turns as past and present, so that a step allocates nothing until
+    the tokens outgrow them; then they double.
+    """
 
     def __init__(self, shape: DecoderShape) -> None:
         self.shape = shape
+        self.length = 0
         self._names = cache_names(shape)
+        self._capacity = 0  # tokens
         self._past: list[NDArray[np.float32]] = []
         self._present: list[NDArray[np.float32]] = []
-        self.reset()
 
     @property
     def num_bytes(self) -> int:
         """Bytes allocated."""
-        return sum(array.nbytes for array in self._past)
+        return sum(buffer.nbytes for buffer in (*self._past, *self._present))
 
     def truncate(self, length: int) -> None:
-        """Cuts every array to its first ``length`` tokens."""
-        self._past = [array[:, :, :length].copy() for array in self._past]
+        """Forgets every token from position ``length`` on; ValueError if it holds fewer."""
+        if not 0 <= length <= self.length:
+            raise ValueError(f"length is {length}, expected 0 to {self.length}")
+        for buffer in self._past:
+            kept = self._view(buffer, self.length)[:, :, :length].copy()
+            buffer[: kept.size] = kept.reshape(-1)
         self.length = length
 
     def reset(self) -> None:
-        """Forgets all tokens."""
-        empty = np.zeros((1, self.shape.kv_heads, 0, self.shape.head_size), np.float32)
-        self._past = [empty] * len(self._names)
+        """Forgets all tokens and keeps the memory."""
         self.length = 0
 
     def bind(self, binding: onnxruntime.IOBinding, new_tokens: int) -> None:
-        """Binds the arrays as past, and new ones with room for the step as present."""
+        """Binds one set as past, and the other, with room for the step, as present."""
         total = self.length + new_tokens
-        size = (1, self.shape.kv_heads, total, self.shape.head_size)
-        self._present = [np.empty(size, np.float32) for _ in self._names]
-        for i, (past, present) in enumerate(self._names):
-            binding.bind_ortvalue_input(
-                past, onnxruntime.OrtValue.ortvalue_from_numpy(self._past[i])
-            )
-            place = (size, self._present[i].ctypes.data)
-            binding.bind_output(present, "cpu", 0, np.float32, *place)
+        self._reserve(total)
+        names = zip(self._names, self._past, self._present, strict=True)
+        for (past, present), old, new in names:
+            size = self._size(self.length)
+            binding.bind_input(past, "cpu", 0, np.float32, size, old.ctypes.data)
+            size = self._size(total)
+            binding.bind_output(present, "cpu", 0, np.float32, size, new.ctypes.data)
 
     def unbind(self) -> None:
         """Nothing to forget: every step binds anew."""
 
     def advance(self, new_tokens: int) -> None:
-        """The arrays the kernel has filled become the past."""
-        self._past, self._present = self._present, []
+        """The buffers the kernel has filled become the past."""
+        self._past, self._present = self._present, self._past
         self.length += new_tokens
+
+    def _reserve(self, tokens: int) -> None:
+        if tokens <= self._capacity:
+            return
+        limit = max(tokens, self.shape.context_length)
+        self._capacity = min(max(tokens, 2 * self._capacity, FIRST_CAPACITY), limit)
+        room = math.prod(self._size(self._capacity))
+        held = math.prod(self._size(self.length))
+        self._present = []
+        for i in range(len(self._names)):
+            grown = np.empty(room, np.float32)
+            if i < len(self._past):
+                grown[:held] = self._past[i][:held]
+                self._past[i] = grown
+            else:
+                self._past.append(grown)
+        self._present = [np.empty(room, np.float32) for _ in self._names]
+
+    def _size(self, tokens: int) -> tuple[int, int, int, int]:
+        return 1, self.shape.kv_heads, tokens, self.shape.head_size
+
+    def _view(self, buffer: NDArray[np.float32], tokens: int) -> NDArray[np.float32]:
+        size = self._size(tokens)
+        return buffer[: math.prod(size)].reshape(size)

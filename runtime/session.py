@@ -21,7 +21,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from ..export.errors import ModelFolderError, PocketLMError, RequestError
-from ..export.folder import DecoderShape, ModelFolder
+from ..export.folder import GROWING, DecoderShape, ModelFolder
 from ..export.threads import default_threads
 from .cache import ConcatenatingCache, KVCache, cache_names
 from .cancellation import Cancellation, Cancelled
@@ -50,6 +50,10 @@ class Session:
         self.shape: DecoderShape = folder.shape
         self.threads = threads or default_threads()
         self._session = _open(folder.path, self.threads)
+        self._inputs = {value.name for value in self._session.get_inputs()}
+        optional = {value.name for value in self._session.get_overridable_initializers()}
+        self._can_keep = "num_logits_to_keep" in optional
+        self._growing = folder.graph_cache == GROWING
         self._check_contract(folder.path)
         self._lock = threading.Lock()
         self._process = os.getpid()
@@ -64,9 +68,9 @@ class Session:
         self._keep = {n: np.array(n, np.int64) for n in (0, 1)}
         self._keeping = -1
 
-    def new_cache(self) -> KVCache:
-        """An empty cache for one sequence."""
-        return KVCache(self.shape)
+    def new_cache(self) -> KVCache | ConcatenatingCache:
+        """An empty cache for one sequence, of the kind the graph was made for."""
+        return ConcatenatingCache(self.shape) if self._growing else KVCache(self.shape)
 
     def step(
         self,
@@ -80,9 +84,12 @@ class Session:
         """
         self._check_process()
         with self._lock:
-            self._run(token_ids, cache, 1, self._last_row, cancellation)
+            logits = self._last_row
+            if not self._can_keep and len(token_ids) > 1:
+                logits = np.empty((1, len(token_ids), self.shape.vocab_size), np.float32)
+            self._run(token_ids, cache, int(self._can_keep), logits, cancellation)
             # A copy: the next step, perhaps another thread's, overwrites what stays bound.
-            last: Logits = self._last_row[0, 0].copy()
+            last: Logits = logits[0, -1].copy()
             return last
 
     def all_logits(
@@ -172,7 +179,8 @@ class Session:
             self._token = np.empty((1, count), np.int64)
             self._position = np.empty((1, count), np.int64)
             self._bind_int64("input_ids", (1, count), self._token)
-            self._bind_int64("position_ids", (1, count), self._position)
+            if "position_ids" in self._inputs:
+                self._bind_int64("position_ids", (1, count), self._position)
             self._num_bound_ids = count
         self._token[0] = token_ids
         self._position[0] = range(length, total) if count > 1 else length
@@ -180,7 +188,8 @@ class Session:
     def _bind_logits(self, keep: int, logits: Logits) -> None:
         if keep == self._keeping == 1:
             return
-        self._bind_int64("num_logits_to_keep", (), self._keep[keep])
+        if self._can_keep:
+            self._bind_int64("num_logits_to_keep", (), self._keep[keep])
         self._binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
         self._keeping = keep
 
@@ -188,20 +197,20 @@ class Session:
         self._binding.bind_input(name, "cpu", 0, np.int64, shape, array.ctypes.data)
 
     def _check_contract(self, path: Path) -> None:
-        """Compares the graph's names and sizes with the manifest's, before memory is allocated."""
-        inputs = {value.name: value.shape for value in self._session.get_inputs()}
-        outputs = {value.name: value.shape for value in self._session.get_outputs()}
+        """Compares the graph's inputs and outputs with the manifest's, before memory is allocated.
+
+        A graph traced by others may lack ``position_ids``; one whose cache grows may return the
+        logits of all rows.
+        """
+        inputs = {value.name: value for value in self._session.get_inputs()}
+        outputs = {value.name: value for value in self._session.get_outputs()}
         # A damaged manifest may claim billions of layers: one more than there can be is enough.
         layers = min(self.shape.num_layers, len(inputs))
         past, present = zip(*cache_names(replace(self.shape, num_layers=layers)), strict=True)
-        expected_inputs = {"input_ids", "attention_mask", "position_ids", *past}
-        found_inputs = inputs.keys()
-        optional = {value.name for value in self._session.get_overridable_initializers()}
-        found_outputs = outputs.keys()
         wrong = (
-            (expected_inputs ^ found_inputs)
-            | ({"logits", *present} ^ found_outputs)
-            | ({"num_logits_to_keep"} - optional)
+            ({"input_ids", "attention_mask", *past} ^ (inputs.keys() - {"position_ids"}))
+            | ({"logits", *present} ^ outputs.keys())
+            | (set() if self._can_keep or self._growing else {"num_logits_to_keep"})
         )
         if wrong:
             raise ModelFolderError(
@@ -209,9 +218,9 @@ class Session:
                 f"{', '.join(sorted(wrong)[:4])}; export the model again"
             )
         found = {
-            "vocab_size": outputs["logits"][2:],
-            "kv_heads": inputs[past[0]][1:2],
-            "head_size": inputs[past[0]][3:],
+            "vocab_size": outputs["logits"].shape[2:],
+            "kv_heads": inputs[past[0]].shape[1:2],
+            "head_size": inputs[past[0]].shape[3:],
         }
         for name, sizes in found.items():
             expected = getattr(self.shape, name)
@@ -219,6 +228,15 @@ class Session:
                 raise ModelFolderError(
                     f"{path / GRAPH_FILE}: found {name} {sizes}, expected {expected} as in the "
                     "manifest; export the model again"
+                )
+        for name, value in (inputs | outputs).items():
+            cached = name in past or name in present
+            kind = "tensor(float)" if cached or name == "logits" else "tensor(int64)"
+            rank = 4 if cached else 3 if name == "logits" else 2
+            if value.type != kind or len(value.shape) != rank:
+                raise ModelFolderError(
+                    f"{path / GRAPH_FILE}: {name} is a {value.type} of {len(value.shape)} "
+                    f"dimensions, expected a {kind} of {rank}; export the model again"
                 )
 
 
