@@ -213,11 +213,10 @@ def write_folder(
                 "decoder": asdict(decoder.shape),
                 "minimum_onnxruntime": MINIMUM_ONNXRUNTIME,
                 "contract": _contract(decoder.model),
+                **({"graph": decoder.graph} if decoder.graph else {}),
                 "precision": precision.describe(),
                 "files": describe_files(folder, known),
             }
-            if decoder.graph:
-                manifest["graph"] = decoder.graph
             write_json(folder / MANIFEST, manifest)
     return ModelFolder.open(out)
 

@@ -66,7 +66,9 @@ def test_a_long_step_makes_just_the_room_it_needs() -> None:
 
 
 def test_first_capacity_is_small_and_within_the_context(tiny_session: Session) -> None:
-    assert tiny_session.new_cache().capacity == FIRST_CAPACITY < tiny_session.shape.context_length
+    cache = tiny_session.new_cache()
+    assert isinstance(cache, KVCache)
+    assert cache.capacity == FIRST_CAPACITY < tiny_session.shape.context_length
     assert KVCache(SHAPE, capacity=1000).capacity == SHAPE.context_length
 
 
