@@ -23,6 +23,7 @@ from . import readers
 from .errors import CheckpointError, missing_extra
 from .regular_file import RegularFile
 from .strict_json import load_json_object, quoted
+from .tokenizers import TokenizerSource, find_tokenizer, open_tokenizer
 
 MAX_CONFIG_BYTES = 10_000_000
 _CHUNK_BYTES = 2 << 20
@@ -62,10 +63,10 @@ class Checkpoint:
     path: Path
     config: dict[str, Any]  # config.json, unchecked; for llm.c the equivalent one
     tensors: dict[str, CheckpointTensor]  # in file order
-    tokenizer_json: Path | None
     generation_config: dict[str, Any]  # {} if the checkpoint has none
     format: str = ""  # "safetensors" or "llm.c"
     files: tuple[Path, ...] = ()  # weights, shard index and config.json, as far as there are any
+    tokenizer: TokenizerSource | None = None  # from beside the weights, or another place
 
     def source(self) -> dict[str, Any]:
         """Returns the format and each file's sha256 by base name; reads all of them now."""
@@ -75,9 +76,9 @@ class Checkpoint:
 def open_checkpoint(path: str | Path, tokenizer: str | Path | None = None) -> Checkpoint:
     """Opens the checkpoint at ``path``: a folder with safetensors files, or an llm.c ``.bin`` file.
 
-    ``tokenizer`` is a ``tokenizer.json`` or a folder with one, in place of the checkpoint's own. A
-    checkpoint without any is opened all the same, with ``tokenizer_json`` None. Raises
-    CheckpointError if the path is no checkpoint, cannot be read, or is damaged.
+    ``tokenizer`` is a tokenizer file or a folder with one, in place of the checkpoint's own. A
+    checkpoint without any is opened all the same, with ``tokenizer`` None. Raises CheckpointError
+    if the path is no checkpoint, cannot be read, or is damaged.
     """
     path = Path(path).absolute()  # tensors are read later, perhaps from another directory
     names = _list_folder(path)
@@ -90,10 +91,10 @@ def open_checkpoint(path: str | Path, tokenizer: str | Path | None = None) -> Ch
         if reader.matches(path):
             checkpoint: Checkpoint = reader.read(path)
             if tokenizer is not None:
-                checkpoint = replace(
-                    checkpoint, tokenizer_json=_find_tokenizer(Path(tokenizer).absolute())
-                )
-            return checkpoint
+                source: TokenizerSource | None = open_tokenizer(Path(tokenizer).absolute())
+            else:
+                source = find_tokenizer(path if path.is_dir() else path.parent)
+            return replace(checkpoint, tokenizer=source)
     raise _unknown(path, names)
 
 
@@ -227,19 +228,6 @@ def _list_folder(path: Path) -> list[str] | None:
             f"{quoted(str(path))} cannot be read ({reason}), expected {_EXPECTED}; "
             "check the path and its permissions"
         ) from cause
-
-
-def _find_tokenizer(path: Path) -> Path:
-    for candidate in (path / "tokenizer.json", path):
-        try:
-            if candidate.is_file():
-                return candidate
-        except (OSError, ValueError):
-            continue
-    raise CheckpointError(
-        f"there is no tokenizer at {quoted(str(path))}, expected a tokenizer.json or a folder with "
-        "one; check the path given as the tokenizer"
-    )
 
 
 # --- saying what is there instead -------------------------------------------------------------

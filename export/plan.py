@@ -147,4 +147,4 @@ def _described(folder: Path, config_file: Path) -> Checkpoint:
         )
         for name, shape in find_architecture(config).tensor_shapes(config).items()
     }
-    return Checkpoint(folder, config, tensors, None, {}, "config.json", (config_file,))
+    return Checkpoint(folder, config, tensors, {}, "config.json", (config_file,))

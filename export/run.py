@@ -8,7 +8,7 @@ quantized folder is written in one pass over the checkpoint and no tensor is kep
 
 from __future__ import annotations
 
-import shutil
+import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
@@ -46,10 +46,10 @@ from .genai import genai_config
 from .plan import Plan, predicted_peak, predicted_seconds
 from .strict_json import load_json_object, shown
 from .threads import default_threads
+from .tokenizers import TokenizerSource, open_tokenizer
 
 GRAPH_FILE = "model.onnx"
 TOKENIZER_FILE = "tokenizer.json"
-LARGEST_TOKENIZER = 200_000_000  # bytes
 OTHER_FILES = 4_000_000  # bytes: graph, configs and manifest together, generously
 # Rows of an embedding that a tokenizer may leave unused: published models pad to multiples of
 # 64 to 1024; a larger difference means the tokenizer of another model.
@@ -90,7 +90,7 @@ class Decoder:
     bytes_to_read: int
     config: dict[str, Any]
     generation_config: dict[str, Any]
-    tokenizer_json: Path | None  # None in a plan only
+    tokenizer: TokenizerSource | None  # None in a plan only
     graph: dict[str, Any] = field(default_factory=dict)  # who made it; {} where it is declared
 
 
@@ -109,9 +109,9 @@ def export_model(
     in all). Raises CheckpointError, StorageError, or ModelFolderError when ``out`` is taken.
     """
     decoder = build_decoder(checkpoint)
-    if decoder.tokenizer_json is None:
+    if decoder.tokenizer is None:
         raise CheckpointError(
-            f"{checkpoint.path}: found no tokenizer.json, expected one beside the weights; "
+            f"{checkpoint.path}: found no tokenizer, expected one beside the weights; "
             "name the folder that has it with --tokenizer FOLDER"
         )
     return write_folder(decoder, out, precision, force=force, on_plan=on_plan, progress=progress)
@@ -136,8 +136,8 @@ def build_decoder(checkpoint: Checkpoint) -> Decoder:
     """The graph of ``checkpoint``, declared by its architecture, with lazy weights."""
     architecture = find_architecture(checkpoint.config)
     model, shape = architecture.build(checkpoint)
-    if checkpoint.tokenizer_json is not None:
-        check_tokenizer_size(checkpoint.tokenizer_json, shape.vocab_size)
+    if checkpoint.tokenizer is not None:
+        check_tokenizer_size(checkpoint.tokenizer, shape.vocab_size)
     return Decoder(
         model=model,
         shape=shape,
@@ -148,7 +148,7 @@ def build_decoder(checkpoint: Checkpoint) -> Decoder:
         bytes_to_read=sum(tensor.num_bytes for tensor in checkpoint.tensors.values()),
         config=checkpoint.config,
         generation_config=_generation_defaults(checkpoint),
-        tokenizer_json=checkpoint.tokenizer_json,
+        tokenizer=checkpoint.tokenizer,
     )
 
 
@@ -171,7 +171,7 @@ def open_decoder(folder: ModelFolder) -> Decoder:
         generation_config=load_json_object(
             folder.path / "generation_config.json", 10_000_000, CheckpointError
         ),
-        tokenizer_json=folder.path / TOKENIZER_FILE,
+        tokenizer=open_tokenizer(folder.path),
         graph=dict(folder.manifest.get("graph", {})),
     )
 
@@ -188,7 +188,7 @@ def write_folder(
     """Applies ``precision`` and publishes ``decoder`` as a model folder at ``out``."""
     precision = precision or FullPrecision()
     precision.apply(decoder.model, decoder.num_parameters)
-    assert decoder.tokenizer_json is not None
+    assert decoder.tokenizer is not None
     with publishing(out, force=force) as folder:
         plan = _plan(decoder, out, precision)
         check_free_space(out, plan.bytes_needed)
@@ -204,7 +204,9 @@ def write_folder(
                 folder / "genai_config.json",
                 genai_config(decoder.shape, decoder.generation_config, GRAPH_FILE),
             )
-            shutil.copyfile(decoder.tokenizer_json, folder / TOKENIZER_FILE)
+            tokenizer = json.dumps(decoder.tokenizer.read(), ensure_ascii=False)
+            for name, text in {TOKENIZER_FILE: tokenizer, **decoder.tokenizer.beside()}.items():
+                (folder / name).write_text(text, encoding="utf-8", newline="\n")
             manifest = {
                 "format_version": FORMAT_VERSION,
                 "architecture": decoder.architecture,
@@ -223,7 +225,7 @@ def write_folder(
 
 def _plan(decoder: Decoder, out: str | Path, precision: Precision) -> Plan:
     _, weights_bytes = plan_ranges(decoder.model)
-    tokenizer = decoder.tokenizer_json.stat().st_size if decoder.tokenizer_json else 0
+    tokenizer = decoder.tokenizer.most_bytes() if decoder.tokenizer else 0
     return Plan(
         out=Path(out),
         architecture=decoder.architecture,
@@ -279,9 +281,9 @@ def _is_id(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def check_tokenizer_size(file: Path, vocab_size: int) -> None:
+def check_tokenizer_size(tokenizer: TokenizerSource, vocab_size: int) -> None:
     """Raises CheckpointError when a tokenizer cannot belong to a vocabulary of ``vocab_size``."""
-    content = load_json_object(file, LARGEST_TOKENIZER, CheckpointError)
+    file, content = tokenizer.files[0], tokenizer.read()
     model = content.get("model")
     vocab = model.get("vocab") if isinstance(model, dict) else None
     if not isinstance(vocab, dict | list):

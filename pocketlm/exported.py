@@ -30,7 +30,7 @@ def export_once(
     Without a writable cache folder it goes to a temporary folder that is removed at exit.
     """
     opened = open_checkpoint(checkpoint or DEMO_CHECKPOINT, tokenizer)
-    files = [*opened.files, *([opened.tokenizer_json] if opened.tokenizer_json else [])]
+    files = [*opened.files, *(opened.tokenizer.files if opened.tokenizer else ())]
     key = _key(files, precision, json.dumps(opened.generation_config, sort_keys=True))
     name = f"{'demo' if checkpoint is None else opened.path.stem}-{precision}-{key}"
     out = _models_folder() / name

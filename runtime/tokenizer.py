@@ -28,6 +28,7 @@ from typing import Any
 import tokenizers
 
 from ..export.errors import ModelFolderError, RequestError
+from ..export.tokenizers.byte_alphabet import byte_alphabet
 
 MAX_CHARACTERS = 16 * 131072
 """Longest text ``encode`` takes unless told: 16 characters per token of a long context.
@@ -265,15 +266,7 @@ def _flatten(decoder: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
         yield decoder
 
 
-def _byte_level_alphabet() -> dict[str, int]:
-    """Character -> byte: printable Latin-1 stands for itself, the rest for U+0100 onwards."""
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = [byte for byte in range(256) if byte not in printable]
-    alphabet = {chr(byte): byte for byte in printable}
-    return alphabet | {chr(0x100 + index): byte for index, byte in enumerate(others)}
-
-
-_ALPHABET = _byte_level_alphabet()
+_ALPHABET = {character: byte for byte, character in enumerate(byte_alphabet())}
 
 
 def _from_byte_level(token: str | bytes) -> str | bytes:

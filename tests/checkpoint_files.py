@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from pocketlm.export.checkpoint import Checkpoint
 from pocketlm.export.regular_file import RegularFile
 
 Array = NDArray[Any]
@@ -319,3 +320,9 @@ def count_bytes_read(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
 
     monkeypatch.setattr(RegularFile, "read_into", counted)
     return lambda: sum(counts)
+
+
+def tokenizer_file(checkpoint: Checkpoint) -> Path:
+    """The file that the checkpoint's tokenizer is read from."""
+    assert checkpoint.tokenizer is not None
+    return checkpoint.tokenizer.files[0]

@@ -67,12 +67,10 @@ def read(path: Path) -> Checkpoint:
     header = _parse_header(data, path.name)
     _check_dimensions(header, path.name)
     dtype = _check_size(header, size, path.name)
-    tokenizer = path.with_name("tokenizer.json")
     return Checkpoint(
         path=path,
         config=_config(header),
         tensors=_tensors(header, dtype, path, size),
-        tokenizer_json=tokenizer if tokenizer.is_file() else None,
         generation_config={},
         format="llm.c",
         files=(path,),

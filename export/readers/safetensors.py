@@ -74,12 +74,10 @@ def read(path: Path) -> Checkpoint:
         )
     generation_path = path / "generation_config.json"
     has_generation = generation_path.name in names
-    tokenizer_path = path / "tokenizer.json"
     return Checkpoint(
         path=path,
         config=config,
         tensors=tensors,
-        tokenizer_json=tokenizer_path if tokenizer_path.is_file() else None,
         generation_config=load_config(generation_path) if has_generation else {},
         format="safetensors",
         files=(config_path, *files),

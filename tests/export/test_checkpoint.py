@@ -15,6 +15,7 @@ import pytest
 from checkpoint_files import (
     gpt2_config,
     gpt2_tensors,
+    tokenizer_file,
     write_checkpoint,
     write_llmc,
     write_safetensors,
@@ -24,7 +25,7 @@ from tokenizers import Tokenizer
 
 from pocketlm.export import checkpoint as checkpoint_module
 from pocketlm.export import readers
-from pocketlm.export.checkpoint import open_checkpoint
+from pocketlm.export.checkpoint import Checkpoint, open_checkpoint
 from pocketlm.export.errors import CheckpointError, MissingExtraError
 
 
@@ -33,7 +34,8 @@ def test_gives_config_tokenizer_and_generation_config(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(str(tmp_path))
     assert checkpoint.path == tmp_path
     assert checkpoint.config == gpt2_config(n_layer=1)
-    assert checkpoint.tokenizer_json == tmp_path / "tokenizer.json"
+    assert checkpoint.tokenizer is not None
+    assert checkpoint.tokenizer.files[0] == tmp_path / "tokenizer.json"
     assert checkpoint.generation_config == {}
     (tmp_path / "generation_config.json").write_text('{"temperature": 0.7}')
     assert open_checkpoint(tmp_path).generation_config == {"temperature": 0.7}
@@ -48,15 +50,15 @@ def test_tensors_can_be_read_after_the_directory_changed(
     checkpoint = open_checkpoint("model", "model/tokenizer.json")
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert checkpoint.tensors["transformer.ln_f.bias"].read().shape == (32,)
-    assert checkpoint.tokenizer_json is not None and checkpoint.tokenizer_json.is_file()
+    assert checkpoint.tokenizer is not None and checkpoint.tokenizer.files[0].is_file()
     assert checkpoint.source()["format"] == "safetensors"
 
 
 def test_a_checkpoint_may_lack_a_tokenizer(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "model", tokenizer=False)
-    assert open_checkpoint(tmp_path / "model").tokenizer_json is None
+    assert open_checkpoint(tmp_path / "model").tokenizer is None
     other = write_tokenizer(tmp_path / "other", 97)
-    assert open_checkpoint(tmp_path / "model", tmp_path / "other").tokenizer_json == other
+    assert tokenizer_file(open_checkpoint(tmp_path / "model", tmp_path / "other")) == other
 
 
 @pytest.mark.parametrize("name", ["nowhere", "empty", "half\ud800", "nul\0", "x" * 5000])
@@ -243,7 +245,7 @@ def test_reading_needs_numpy_alone(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "hf", dtype="BF16")
     write_llmc(tmp_path / "m.bin", gpt2_config(), gpt2_tensors(gpt2_config()))
     code = (
-        "import sys; from pocketlm.export.checkpoint import open_checkpoint;"
+        "import sys; from pocketlm.export.checkpoint import Checkpoint, open_checkpoint;"
         "[t.read() for path in sys.argv[1:] for t in open_checkpoint(path).tensors.values()];"
         "print(*{'torch', 'transformers', 'onnx', 'safetensors', 'ml_dtypes'} & set(sys.modules))"
     )
@@ -288,9 +290,10 @@ def test_a_broken_reader_raises_its_own_error(
 def test_a_reader_is_found_by_being_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = types.ModuleType("made_up")
     monkeypatch.setattr(module, "matches", lambda path: True, raising=False)
-    monkeypatch.setattr(module, "read", lambda path: f"opened {path.name}", raising=False)
+    made_up = Checkpoint(tmp_path, {"made": "up"}, {}, {})
+    monkeypatch.setattr(module, "read", lambda path: made_up, raising=False)
     monkeypatch.setattr(checkpoint_module, "_readers", lambda: [module])
-    assert str(open_checkpoint(tmp_path / "..")) == "opened .."
+    assert open_checkpoint(tmp_path) == made_up
 
 
 # --- the files that the tests write -----------------------------------------------------------

@@ -48,7 +48,7 @@ def unreadable(config: dict[str, Any], shapes: Shapes) -> Checkpoint:
         name: CheckpointTensor(name, shape, "float32", "f.safetensors", 4 * math.prod(shape), rows)
         for name, shape in shapes.items()
     }
-    return Checkpoint(Path("nowhere"), config, tensors, None, {})
+    return Checkpoint(Path("nowhere"), config, tensors, {})
 
 
 # Published sizes --------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from checkpoint_files import (
     gpt2_tensors,
     llmc_arrays,
     llmc_header,
+    tokenizer_file,
     write_checkpoint,
     write_llmc,
     write_tokenizer,
@@ -126,13 +127,13 @@ def test_config_of_the_published_model_names_its_end_of_text(tmp_path: Path) -> 
 
 def test_tokenizer_is_found_beside_the_file_or_where_it_is_named(tmp_path: Path) -> None:
     path = write_llmc(tmp_path / "m.bin", CONFIG, TENSORS)
-    assert open_checkpoint(path).tokenizer_json is None
+    assert open_checkpoint(path).tokenizer is None
     other = write_tokenizer(tmp_path / "other", 97)
-    assert open_checkpoint(path, tmp_path / "other").tokenizer_json == other
-    assert open_checkpoint(path, str(other)).tokenizer_json == other
+    assert tokenizer_file(open_checkpoint(path, tmp_path / "other")) == other
+    assert tokenizer_file(open_checkpoint(path, str(other))) == other
     beside = write_tokenizer(tmp_path, 97)
-    assert open_checkpoint(path).tokenizer_json == beside
-    assert open_checkpoint(path, other).tokenizer_json == other
+    assert tokenizer_file(open_checkpoint(path)) == beside
+    assert tokenizer_file(open_checkpoint(path, other)) == other
 
 
 # --- sizes ------------------------------------------------------------------------------------

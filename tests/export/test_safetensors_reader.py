@@ -482,7 +482,8 @@ def test_follows_the_links_of_a_download_cache(tmp_path: Path) -> None:
         (snapshot / path.name).symlink_to(Path("..") / "blobs" / path.name)
     checkpoint = open_checkpoint(snapshot)
     assert checkpoint.tensors["transformer.ln_f.bias"].read().shape == (32,)
-    assert checkpoint.tokenizer_json == snapshot / "tokenizer.json"
+    assert checkpoint.tokenizer is not None
+    assert checkpoint.tokenizer.files[0] == snapshot / "tokenizer.json"
 
 
 # --- folders and shards -----------------------------------------------------------------------

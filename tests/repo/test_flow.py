@@ -22,7 +22,7 @@ ALLOWED_PACKAGES = {
     FRONT: RUNTIME_PACKAGES | {"click", "rich"},
 }
 # Modules of export that need nothing beyond the standard library and NumPy.
-LEAN = {"errors", "folder", "strict_json", "regular_file", "threads"}
+LEAN = {"errors", "folder", "strict_json", "regular_file", "threads", "tokenizers"}
 
 
 def imports(path: Path) -> Iterator[tuple[int, str, int]]:

@@ -1,0 +1,116 @@
+"""One file per form in which tokenizers are published; each becomes the content of tokenizer.json.
+
+A form offers ``find(folder, config)``: the source in ``folder``, or None. ``config`` is the content
+of tokenizer_config.json. Finding looks at names; the files are read by ``TokenizerSource.read``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointError
+from ..regular_file import RegularFile
+from ..strict_json import load_json_object, quoted
+
+CONFIG_FILE = "tokenizer_config.json"
+TEMPLATE_FILE = "chat_template.jinja"
+LARGEST_CONFIG = 10_000_000  # bytes
+LARGEST_TOKENIZER = 200_000_000  # bytes
+LARGEST_TEMPLATE = 1_000_000  # bytes
+
+# In order of preference: what is published for the library comes before what must be converted.
+FORMS = ("library", "tiktoken", "sentencepiece", "vocab_merges")
+
+Content = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TokenizerSource:
+    """The tokenizer of a checkpoint, not yet read."""
+
+    files: tuple[Path, ...]  # what ``read`` and ``beside`` come from
+    read: Callable[[], Content]  # tokenizer.json's content; raises CheckpointError
+    config: Content  # tokenizer_config.json's content, {} without one
+    chat_template: str | None  # chat_template.jinja's text
+
+    @property
+    def name(self) -> str:
+        """The file it is, for messages."""
+        return self.files[0].name
+
+    def most_bytes(self) -> int:
+        """What tokenizer.json and the files beside it take at most; conversions spell more out."""
+        size = sum(file.stat().st_size for file in self.files)
+        return size if self.name == "tokenizer.json" else 8 * size
+
+    def beside(self) -> dict[str, str]:
+        """Texts of the files that belong beside tokenizer.json, by name."""
+        texts = {}
+        if self.config:
+            texts[CONFIG_FILE] = json.dumps(self.config, indent=1, ensure_ascii=False) + "\n"
+        if self.chat_template is not None:
+            texts[TEMPLATE_FILE] = self.chat_template
+        return texts
+
+
+def find_tokenizer(path: Path) -> TokenizerSource | None:
+    """The tokenizer in the folder ``path``, or the one that the file ``path`` is.
+
+    None if there is none. Raises CheckpointError for a tokenizer_config.json or chat template that
+    cannot be read; what is wrong with the tokenizer itself shows when it is read.
+    """
+    folder = path if path.is_dir() else path.parent
+    beside = [folder / name for name in (CONFIG_FILE, TEMPLATE_FILE)]
+    config_file, template_file = ([file] if file.is_file() else [] for file in beside)
+    config = (
+        load_json_object(config_file[0], LARGEST_CONFIG, CheckpointError) if config_file else {}
+    )
+    template = _text(template_file[0]) if template_file else None
+    for name in FORMS:
+        form = importlib.import_module(f"{__name__}.{name}")
+        files = form.find(path)
+        if files is not None:
+            return TokenizerSource(
+                files=(*files, *config_file, *template_file),
+                read=partial(form.read, *files, config),
+                config=config,
+                chat_template=template,
+            )
+    return None
+
+
+def open_tokenizer(path: Path) -> TokenizerSource:
+    """The tokenizer at ``path``, which must be there: CheckpointError otherwise."""
+    try:
+        found = find_tokenizer(path)
+    except (OSError, ValueError):  # a name that is no path
+        found = None
+    if found is None:
+        raise CheckpointError(
+            f"there is no tokenizer at {quoted(str(path))}, expected a tokenizer.json or a folder "
+            "with one; check the path given as the tokenizer"
+        )
+    return found
+
+
+def _text(file: Path) -> str:
+    with RegularFile(file, CheckpointError) as stream:
+        data = stream.read(0, LARGEST_TEMPLATE + 1)
+    if len(data) > LARGEST_TEMPLATE:
+        raise CheckpointError(
+            f"{file.name} has more than {LARGEST_TEMPLATE:,} bytes, expected the text of a chat "
+            "template; get the file again from its source"
+        )
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as cause:
+        raise CheckpointError(
+            f"{file.name} is not UTF-8 (byte {cause.start}), expected the text of a chat template; "
+            "get the file again from its source"
+        ) from cause

@@ -1,0 +1,83 @@
+"""What the conversions share: tokens beside the vocabulary, and what is put around a text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import CheckpointError
+from ..strict_json import shown
+
+Token = dict[str, Any]
+
+
+def added_token(token_id: int, content: str, *, special: bool) -> Token:
+    """An entry of tokenizer.json's ``added_tokens``."""
+    return {
+        "id": token_id,
+        "content": content,
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+        "special": special,
+    }
+
+
+def configured_tokens(config: dict[str, Any]) -> list[Token]:
+    """The tokens that tokenizer_config.json lists under ``added_tokens_decoder``, by id."""
+    listed = config.get("added_tokens_decoder", {})
+    if not isinstance(listed, dict):
+        raise _wrong("added_tokens_decoder", listed)
+    tokens = []
+    for key, entry in listed.items():
+        content = entry.get("content") if isinstance(entry, dict) else None
+        if not key.isdecimal() or len(key) > 9 or not isinstance(content, str) or not content:
+            raise _wrong(f"added_tokens_decoder.{key}", entry)
+        token = added_token(int(key), content, special=entry.get("special") is True)
+        for flag in ("single_word", "lstrip", "rstrip", "normalized"):
+            token[flag] = entry.get(flag) is True
+        tokens.append(token)
+    return sorted(tokens, key=lambda token: int(token["id"]))
+
+
+def around(ids: dict[str, int], begin: str | None, end: str | None) -> Token | None:
+    """The post-processor that puts ``begin`` before and ``end`` after a text, or None."""
+
+    def special(name: str) -> Token:
+        return {"SpecialToken": {"id": name, "type_id": 0}}
+
+    if begin is None and end is None:
+        return None
+    first = [special(begin)] if begin is not None else []
+    last = [special(end)] if end is not None else []
+
+    def part(name: str, type_id: int) -> list[Token]:
+        return [*first, {"Sequence": {"id": name, "type_id": type_id}}, *last]
+
+    return {
+        "type": "TemplateProcessing",
+        "single": part("A", 0),
+        "pair": [*part("A", 0), *part("B", 1)],
+        "special_tokens": {
+            name: {"id": name, "ids": [ids[name]], "tokens": [name]}
+            for name in (begin, end)
+            if name is not None
+        },
+    }
+
+
+def wanted(config: dict[str, Any], name: str, default: bool) -> bool:
+    """``add_bos_token`` and its like: true, false, or absent."""
+    value = config.get(name, default)
+    if value is None:
+        return default
+    if not isinstance(value, bool):
+        raise _wrong(name, value)
+    return value
+
+
+def _wrong(name: str, value: object) -> CheckpointError:
+    return CheckpointError(
+        f"tokenizer_config.json: {name} is {shown(value, 80)}, expected what transformers writes "
+        "there; the file is damaged or belongs to another model"
+    )
