@@ -35,7 +35,8 @@ from checkpoint_files import (
 
 import pocketlm
 from pocketlm import cli
-from pocketlm.commands.run import _unescape, printable
+from pocketlm.commands.options import unescape
+from pocketlm.commands.run import printable
 from pocketlm.export.folder import MANIFEST, ModelFolder
 
 GREEDY = ["--temperature", "0", "--max-tokens", "6"]
@@ -190,7 +191,7 @@ def test_stop_may_be_repeated_and_is_not_printed(
     ],
 )
 def test_stop_escapes(given: str, meant: str) -> None:
-    assert _unescape(given) == meant
+    assert unescape(given) == meant
 
 
 def test_control_characters_do_not_reach_a_terminal() -> None:
@@ -507,7 +508,7 @@ def _fail(error: BaseException) -> Callable[..., NoReturn]:
 def test_bug_is_called_a_bug(
     run: Run, tiny_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pocketlm.commands.run.load", _fail(ZeroDivisionError("oh")))
+    monkeypatch.setattr("pocketlm.model.load", _fail(ZeroDivisionError("oh")))
     ended = run("run", tiny_folder.path, "x")
     assert_refused(ended, "this is a bug in pocketlm: ZeroDivisionError: oh.*--debug", code=1)
     with pytest.raises(ZeroDivisionError):
@@ -556,7 +557,7 @@ def test_unreadable_path_is_not_called_a_bug(
     run: Run, tiny_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     denied = PermissionError(errno.EACCES, "Permission denied", "x/pocketlm.json")
-    monkeypatch.setattr("pocketlm.commands.run.load", _fail(denied))
+    monkeypatch.setattr("pocketlm.model.load", _fail(denied))
     ended = run("run", tiny_folder.path, "x")
     assert_refused(ended, "x/pocketlm.json: found 'Permission denied', expected")
 
@@ -631,7 +632,7 @@ def test_interrupt_that_an_import_turned_into_its_own_error_is_still_one(
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        monkeypatch.setattr("pocketlm.commands.run.load", load)
+        monkeypatch.setattr("pocketlm.model.load", load)
         assert run("run", tiny_folder.path, "x") == Ended(130, "", "")
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from pocketlm.commands.options import debug_option
 from pocketlm.commands.progress import megabytes, precision_table
 from pocketlm.export.folder import ModelFolder
 
@@ -16,7 +17,7 @@ from pocketlm.export.folder import ModelFolder
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 @click.option("--verify", is_flag=True, help="Read every file again and compare its SHA-256.")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@debug_option
 def command(folder: Path, as_json: bool, verify: bool, debug: bool) -> None:
     """Show what a model folder holds: architecture, sizes, precision, files and their hashes.
 

@@ -1,40 +1,140 @@
-"""Options that several verbs share."""
+"""Options that several verbs share, in groups, and what is done with them."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from typing import Any
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from pocketlm.quantize.precisions import BLOCK_SIZES, HEADS
+from pocketlm.quantize.precisions import BLOCK_SIZES, HEADS, PRECISIONS
+
+if TYPE_CHECKING:
+    from pocketlm.model import Model
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
-def precision_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """--block-size and --head."""
-    for option in (
-        click.option(
-            "--head",
-            type=click.Choice(HEADS),
-            help="Format of embedding and output head. Default: int8.",
-        ),
-        click.option(
-            "--block-size",
-            type=click.Choice(BLOCK_SIZES),
-            help="Weights that share one scale: smaller is closer to fp32, larger is faster. "
-            "Default: 128 (int8-weight: 64).",
-        ),
-    ):
-        function = option(function)
-    return function
+def _group(*options: Decorator) -> Decorator:
+    """One decorator for several options, in the order in which the help shows them."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
 
 
-def writing_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """--force, --quiet and --debug."""
-    for option in (
-        click.option("--debug", is_flag=True, help="Show the traceback of an error."),
-        click.option("--quiet", is_flag=True, help="Print neither plan, progress nor report."),
-        click.option("--force", is_flag=True, help="Replace OUT if it is a model folder."),
-    ):
-        function = option(function)
-    return function
+debug_option = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+
+precision_options = _group(
+    click.option(
+        "--block-size",
+        type=click.Choice(BLOCK_SIZES),
+        help="Weights that share one scale: smaller is closer to fp32, larger is faster. "
+        "Default: 128 (int8-weight: 64).",
+    ),
+    click.option(
+        "--head",
+        type=click.Choice(HEADS),
+        help="Format of embedding and output head. Default: int8.",
+    ),
+)
+
+writing_options = _group(
+    click.option("--force", is_flag=True, help="Replace OUT if it is a model folder."),
+    click.option("--quiet", is_flag=True, help="Print neither plan, progress nor report."),
+    debug_option,
+)
+
+# How tokens are chosen, and when a text ends: keyword arguments of ``Model.stream``.
+sampling_options = _group(
+    click.option("--max-tokens", type=int, default=256, show_default=True, help="Most new tokens."),
+    click.option(
+        "--temperature",
+        type=float,
+        default=0.8,
+        show_default=True,
+        help="0 takes the likeliest token.",
+    ),
+    click.option("--top-k", type=int, help="Sample from the K likeliest tokens. Default: all."),
+    click.option(
+        "--top-p",
+        type=float,
+        default=0.95,
+        show_default=True,
+        help="Sample from the likeliest tokens that together reach this probability.",
+    ),
+    click.option(
+        "--min-p",
+        type=float,
+        default=0.0,
+        show_default=True,
+        help="Leave out tokens less likely than this share of the likeliest.",
+    ),
+    click.option(
+        "--repetition-penalty",
+        type=float,
+        default=1.0,
+        show_default=True,
+        help="Above 1 makes tokens that already appeared less likely.",
+    ),
+    click.option("--seed", type=int, help="Makes sampling repeatable on this machine."),
+    click.option(
+        "--stop",
+        multiple=True,
+        metavar="TEXT",
+        help=r"End before this text; \n and \t are understood. May be given several times.",
+    ),
+    click.option("--ignore-eos", is_flag=True, help="Go on after an end-of-text token."),
+)
+
+# How a model is opened: keyword arguments of ``load``, taken by ``open_model``.
+MODEL_OPTIONS = {
+    "threads": click.option("--threads", type=int, help="CPU threads. Default: the cores at hand."),
+    "precision": click.option(
+        "--precision",
+        type=click.Choice(PRECISIONS),
+        help="For a checkpoint and the demo: the precision to export it in. Default: int8.",
+    ),
+    "tokenizer": click.option(
+        "--tokenizer", type=click.Path(path_type=Path), help="For a checkpoint without its own."
+    ),
+}
+model_options = _group(*MODEL_OPTIONS.values())
+
+
+def open_model(path: str | Path | None, options: dict[str, Any]) -> Model:
+    """``load`` with the values of ``model_options``, which are taken out of ``options``.
+
+    An export on the way is drawn on stderr if that is a terminal.
+    """
+    from pocketlm.model import load  # not above: verbs that only write need no ONNX Runtime
+
+    chosen = {name: options.pop(name) for name in MODEL_OPTIONS}
+    with ExitStack() as drawing:
+
+        def on_export(out: Path) -> dict[str, Any]:
+            # Imported only now: drawing and exporting cost memory that a run does not need.
+            from pocketlm.commands.progress import shown
+
+            return drawing.enter_context(shown(quiet=not sys.stderr.isatty()))
+
+        return load(path, on_export=on_export, **chosen)
+
+
+ESCAPES = {"\\n": "\n", "\\t": "\t", "\\r": "\r", "\\\\": "\\"}
+
+
+def unescape(text: str) -> str:
+    r"""Backslash escapes of the shell's literal text: \n \t \r \\."""
+    result, i = "", 0
+    while i < len(text):
+        pair = text[i : i + 2]
+        result += ESCAPES.get(pair, text[i])
+        i += 2 if pair in ESCAPES else 1
+    return result

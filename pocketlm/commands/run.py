@@ -4,75 +4,33 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import click
 
-from pocketlm import load
+from pocketlm.commands.options import (
+    debug_option,
+    model_options,
+    open_model,
+    sampling_options,
+    unescape,
+)
 from pocketlm.export.memory import peak_rss_bytes
 from pocketlm.model import Model
-from pocketlm.quantize.precisions import PRECISIONS
 from pocketlm.runtime.text import TextStream
-
-ESCAPES = {"\\n": "\n", "\\t": "\t", "\\r": "\r", "\\\\": "\\"}
 
 
 @click.command("run")
 @click.argument("words", nargs=-1, metavar="[MODEL] [PROMPT]")
-@click.option("--max-tokens", type=int, default=256, show_default=True, help="Most new tokens.")
-@click.option(
-    "--temperature", type=float, default=0.8, show_default=True, help="0 takes the likeliest token."
-)
-@click.option("--top-k", type=int, help="Sample from the K likeliest tokens. Default: all.")
-@click.option(
-    "--top-p",
-    type=float,
-    default=0.95,
-    show_default=True,
-    help="Sample from the likeliest tokens that together reach this probability.",
-)
-@click.option(
-    "--min-p",
-    type=float,
-    default=0.0,
-    show_default=True,
-    help="Leave out tokens less likely than this share of the likeliest.",
-)
-@click.option(
-    "--repetition-penalty",
-    type=float,
-    default=1.0,
-    show_default=True,
-    help="Above 1 makes tokens that already appeared less likely.",
-)
-@click.option("--seed", type=int, help="Makes sampling repeatable on this machine.")
-@click.option(
-    "--stop",
-    multiple=True,
-    metavar="TEXT",
-    help=r"End before this text; \n and \t are understood. May be given several times.",
-)
-@click.option("--ignore-eos", is_flag=True, help="Go on after an end-of-text token.")
-@click.option("--threads", type=int, help="CPU threads. Default: the cores at hand.")
-@click.option(
-    "--precision",
-    type=click.Choice(PRECISIONS),
-    help="For a checkpoint and the demo: the precision to export it in. Default: int8.",
-)
-@click.option(
-    "--tokenizer", type=click.Path(path_type=Path), help="For a checkpoint without its own."
-)
+@sampling_options
+@model_options
 @click.option("--stats", is_flag=True, help="Print times, rates and peak memory to stderr.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@debug_option
 def command(
     words: tuple[str, ...],
     stop: tuple[str, ...],
-    threads: int | None,
-    precision: str | None,
-    tokenizer: Path | None,
     stats: bool,
     as_json: bool,
     debug: bool,
@@ -94,18 +52,8 @@ def command(
     path, prompt = _model_and_prompt(words)
     if prompt == "-":
         prompt = _read_stdin()
-    with ExitStack() as drawing:
-
-        def on_export(out: Path) -> dict[str, Any]:
-            # Imported only now: drawing and exporting cost memory that a run does not need.
-            from pocketlm.commands.progress import shown
-
-            return drawing.enter_context(shown(quiet=not sys.stderr.isatty()))
-
-        model = load(
-            path, precision=precision, threads=threads, tokenizer=tokenizer, on_export=on_export
-        )
-    stream = model.stream(prompt, stop=[_unescape(text) for text in stop], **options)
+    model = open_model(path, options)
+    stream = model.stream(prompt, stop=[unescape(text) for text in stop], **options)
     if as_json:
         text = "".join(piece.text for piece in stream)
         # In ASCII: right whatever the encoding of stdout.
@@ -145,16 +93,6 @@ def _read_stdin() -> str:
         raise click.UsageError(
             f"stdin: found the byte {data[error.start]:#x} at {error.start}, expected UTF-8 text"
         ) from error
-
-
-def _unescape(text: str) -> str:
-    r"""Backslash escapes of the shell's literal text: \n \t \r \\."""
-    result, i = "", 0
-    while i < len(text):
-        pair = text[i : i + 2]
-        result += ESCAPES.get(pair, text[i])
-        i += 2 if pair in ESCAPES else 1
-    return result
 
 
 def _print_stream(prompt: str, stream: TextStream) -> None:
