@@ -11,7 +11,7 @@ import math
 import os
 import pkgutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -67,10 +67,15 @@ class Checkpoint:
     format: str = ""  # "safetensors" or "llm.c"
     files: tuple[Path, ...] = ()  # weights, shard index and config.json, as far as there are any
     tokenizer: TokenizerSource | None = None  # from beside the weights, or another place
+    origin: dict[str, str] = field(default_factory=dict)  # of a download: repository and commit
 
     def source(self) -> dict[str, Any]:
-        """Returns the format and each file's sha256 by base name; reads all of them now."""
-        return {"format": self.format, "files": {path.name: _sha256(path) for path in self.files}}
+        """Returns format, origin and each file's sha256 by base name; reads all of them now."""
+        return {
+            "format": self.format,
+            **self.origin,
+            "files": {path.name: _sha256(path) for path in self.files},
+        }
 
 
 def open_checkpoint(path: str | Path, tokenizer: str | Path | None = None) -> Checkpoint:

@@ -37,6 +37,15 @@ class StorageError(PocketLMError):
     exit_code = 4
 
 
+class HubError(PocketLMError):
+    """The hub cannot be reached, refuses, or sent something else than it listed; or we are offline.
+
+    Nothing half-downloaded is visible, and the same call goes on where this one ended.
+    """
+
+    exit_code = 3
+
+
 class MissingExtraError(PocketLMError, ImportError):
     """An optional dependency is not installed; the message has the install command."""
 

@@ -249,8 +249,8 @@ def publishing(out: str | Path, *, force: bool = False) -> Iterator[Path]:
         yield partial
         with storage_errors(out):
             for file in sorted(partial.iterdir(), key=lambda file: file.name == MANIFEST):
-                _sync(file)
-            _sync(partial)
+                sync(file)
+            sync(partial)
             _replace(partial, out)
     finally:
         if lock is not None:
@@ -293,7 +293,7 @@ def _replace(partial: Path, out: Path) -> None:
         if had_old and not out.exists():
             os.rename(old, out)
         raise
-    _sync(out.parent)
+    sync(out.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -333,7 +333,8 @@ def _collect_leftovers(out: Path) -> None:
                 os.close(handle)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Waits until the file or folder ``path`` is on the disk; folders not on Windows."""
     if sys.platform == "win32" and path.is_dir():
         return
     handle = os.open(path, os.O_RDONLY)

@@ -28,6 +28,7 @@ if "ORT_DISABLE_TELEMETRY" not in os.environ:
 if TYPE_CHECKING:
     from pocketlm.export.errors import (
         CheckpointError,
+        HubError,
         MissingExtraError,
         ModelFolderError,
         NumericsError,
@@ -47,6 +48,7 @@ _HOMES = {
     "pocketlm.runtime.text": ["Piece", "TextStream", "Timings"],
     "pocketlm.export.errors": [
         "CheckpointError",
+        "HubError",
         "MissingExtraError",
         "ModelFolderError",
         "NumericsError",
@@ -59,6 +61,7 @@ _HOMES = {
 __all__ = [
     "Cancellation",
     "CheckpointError",
+    "HubError",
     "MissingExtraError",
     "Model",
     "ModelFolderError",

@@ -1,6 +1,7 @@
 """The command line: lists the verbs, loads only the one that was asked for, ends every error well.
 
-Exit codes: 0 success, 1 a bug of ours, 2 bad input or option, 4 out of disk, 130 interrupted.
+Exit codes: 0 success, 1 a bug of ours, 2 bad input or option, 3 the hub refuses or
+cannot be reached, 4 out of disk, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ VERBS = {
     "export": "Turn a checkpoint into a model folder.",
     "quantize": "Make a smaller model folder from an fp32 one.",
     "info": "Show what a model folder holds.",
+    "list": "List the models and downloads in the cache folder.",
+    "remove": "Remove a model from the cache folder.",
 }
 BUG, BAD_INPUT, DISK, INTERRUPTED = 1, 2, 4, 130
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)

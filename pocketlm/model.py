@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pocketlm.export.errors import ModelFolderError
 from pocketlm.export.folder import MANIFEST, ModelFolder
@@ -16,6 +16,9 @@ from pocketlm.runtime.sampling import SamplingOptions
 from pocketlm.runtime.session import Session
 from pocketlm.runtime.text import TextOptions, TextStream, Timings, stream_text
 from pocketlm.runtime.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from pocketlm.export.download import OnDownload
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,11 @@ def load(
     precision: str | None = None,
     threads: int | None = None,
     tokenizer: str | Path | None = None,
+    revision: str | None = None,
+    offline: bool = False,
+    keep_download: bool = False,
     on_export: Callable[[Path], dict[str, Any]] | None = None,
+    on_download: OnDownload | None = None,
 ) -> Model:
     """Opens a model folder, or a checkpoint after exporting it; without ``path``, the demo model.
 
@@ -124,7 +131,15 @@ def load(
     the extra "export". ``threads`` None means the cores this process may use. ``on_export`` is
     called when an export begins and returns keyword arguments for it, such as a progress callback.
 
-    Raises ModelFolderError, CheckpointError, StorageError, RequestError or MissingExtraError.
+    A ``path`` that does not exist and reads org/name (or org/name@revision) is a repository on the
+    hub: its ``revision`` (a branch, tag or commit; "main" unless given) is looked up, and what the
+    cache lacks is downloaded and exported; that needs the extra "hub". Without ``precision`` it is
+    the one in the cache, else "int8". ``offline`` never touches the network. A download is removed
+    after its export unless ``keep_download``. ``on_download`` is called with the repository and
+    the number of bytes and returns a context with the progress callback.
+
+    Raises ModelFolderError, CheckpointError, StorageError, RequestError, HubError or
+    MissingExtraError.
     """
     if path is not None and _is_graph(Path(path)):
         folder = ModelFolder.open(path)
@@ -135,9 +150,10 @@ def load(
                 "out, or make another folder with: pocketlm quantize"
             )
         return Model(folder, threads)
-    from pocketlm.exported import export_once
+    from pocketlm.exported import HubOptions, export_once
 
-    return Model(export_once(path, precision or "int8", tokenizer, on_export), threads)
+    options = HubOptions(revision, offline, keep_download, on_download)
+    return Model(export_once(path, precision, tokenizer, on_export, options), threads)
 
 
 def _is_graph(path: Path) -> bool:

@@ -616,7 +616,7 @@ def test_interrupt_is_quiet_and_leaves_nothing(
         child.send_signal(signal.SIGINT)
         out, err = child.communicate(timeout=30)
     assert (child.returncode, out, err.strip()) == (130, "", "")
-    left = [name for name in listing(tmp_path) if name not in ("models", "verified")]
+    left = [name for name in listing(tmp_path) if name not in ("locks", "models", "verified")]
     assert left == []
 
 

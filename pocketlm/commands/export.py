@@ -8,15 +8,15 @@ from pathlib import Path
 
 import click
 
-from pocketlm.commands.options import precision_options, writing_options
-from pocketlm.commands.progress import print_plan, print_report, shown
-from pocketlm.export.checkpoint import open_checkpoint
+from pocketlm.commands.options import hub_options, precision_options, writing_options
+from pocketlm.commands.progress import downloading, print_plan, print_report, shown
+from pocketlm.exported import HubOptions, headers_folder, opened_checkpoint
 from pocketlm.quantize.precisions import PRECISIONS
 from pocketlm.quantize.run import export_checkpoint, plan_checkpoint
 
 
 @click.command("export")
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("checkpoint")
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
     "--precision",
@@ -38,9 +38,10 @@ from pocketlm.quantize.run import export_checkpoint, plan_checkpoint
     "nothing but config.json will do.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the plan of --dry-run as JSON.")
+@hub_options
 @writing_options
 def command(
-    checkpoint: Path,
+    checkpoint: str,
     out: Path,
     precision: str,
     block_size: int | None,
@@ -48,34 +49,44 @@ def command(
     tokenizer: Path | None,
     dry_run: bool,
     as_json: bool,
+    revision: str | None,
+    offline: bool,
+    keep_download: bool,
     force: bool,
     quiet: bool,
     debug: bool,
 ) -> None:
     """Turn a checkpoint into a model folder, ready for `pocketlm run`.
 
-    CHECKPOINT is a Hugging Face folder (config.json, *.safetensors, tokenizer.json) or an llm.c
-    .bin file. OUT is a new folder; it appears when it is complete. The plan, a progress bar and
-    the report go to stderr.
+    CHECKPOINT is a Hugging Face folder (config.json, *.safetensors, tokenizer.json), an llm.c
+    .bin file, or a name on the hub (org/name), which is downloaded first. OUT is a new folder; it
+    appears when it is complete. The plan, a progress bar and the report go to stderr.
 
     \b
     Examples:
       pocketlm export gpt2/ gpt2-int4/ --precision int4
+      pocketlm export meta-llama/Llama-3.2-1B out/ --precision int8
       pocketlm export Llama-3.1-405B/ out/ --precision int4 --dry-run
     """
+    hub = HubOptions(
+        revision,
+        offline,
+        keep_download,
+        lambda name, total: downloading(name, total, quiet),
+    )
     if dry_run:
-        plan = plan_checkpoint(
-            checkpoint, out, precision, block_size=block_size, head=head, tokenizer=tokenizer
-        )
+        with headers_folder(checkpoint, hub) as folder:
+            plan = plan_checkpoint(
+                folder, out, precision, block_size=block_size, head=head, tokenizer=tokenizer
+            )
         if as_json:
             click.echo(json.dumps(asdict(plan) | {"out": str(out)}))
         else:
             print_plan(plan)
         return
-    opened = open_checkpoint(checkpoint, tokenizer)
-    with shown(quiet) as callbacks:
-        folder = export_checkpoint(
+    with opened_checkpoint(checkpoint, tokenizer, hub) as opened, shown(quiet) as callbacks:
+        model = export_checkpoint(
             opened, out, precision, block_size=block_size, head=head, force=force, **callbacks
         )
     if not quiet:
-        print_report(folder)
+        print_report(model)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ import click
 from pocketlm.quantize.precisions import BLOCK_SIZES, HEADS, PRECISIONS
 
 if TYPE_CHECKING:
+    from pocketlm.export.download import Progress
     from pocketlm.model import Model
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -93,17 +94,40 @@ sampling_options = _group(
     click.option("--ignore-eos", is_flag=True, help="Go on after an end-of-text token."),
 )
 
+# How a repository on the hub is used: fields of ``HubOptions``, and keyword arguments of ``load``.
+HUB_OPTIONS = {
+    "revision": click.option(
+        "--revision",
+        metavar="NAME",
+        help="Branch, tag or commit of a model on the hub. Default: main.",
+    ),
+    "offline": click.option(
+        "--offline",
+        is_flag=True,
+        help="Never use the network (also: HF_HUB_OFFLINE=1): what is in the cache must do.",
+    ),
+    "keep_download": click.option(
+        "--keep-download",
+        is_flag=True,
+        help="Keep the checkpoint in the cache until `pocketlm remove`. Otherwise it is removed "
+        "after its export, and another precision downloads it again.",
+    ),
+}
+hub_options = _group(*HUB_OPTIONS.values())
+
 # How a model is opened: keyword arguments of ``load``, taken by ``open_model``.
 MODEL_OPTIONS = {
     "threads": click.option("--threads", type=int, help="CPU threads. Default: the cores at hand."),
     "precision": click.option(
         "--precision",
         type=click.Choice(PRECISIONS),
-        help="For a checkpoint and the demo: the precision to export it in. Default: int8.",
+        help="For a checkpoint and the demo: the precision to export it in. Default: int8; for a "
+        "model of the hub the one in the cache, if there is one.",
     ),
     "tokenizer": click.option(
         "--tokenizer", type=click.Path(path_type=Path), help="For a checkpoint without its own."
     ),
+    **HUB_OPTIONS,
 }
 model_options = _group(*MODEL_OPTIONS.values())
 
@@ -111,7 +135,7 @@ model_options = _group(*MODEL_OPTIONS.values())
 def open_model(path: str | Path | None, options: dict[str, Any]) -> Model:
     """``load`` with the values of ``model_options``, which are taken out of ``options``.
 
-    An export on the way is drawn on stderr if that is a terminal.
+    Download and export on the way are drawn on stderr if that is a terminal.
     """
     from pocketlm.model import load  # not above: verbs that only write need no ONNX Runtime
 
@@ -124,7 +148,12 @@ def open_model(path: str | Path | None, options: dict[str, Any]) -> Model:
 
             return drawing.enter_context(shown(quiet=not sys.stderr.isatty()))
 
-        return load(path, on_export=on_export, **chosen)
+        def on_download(name: str, total: int) -> AbstractContextManager[Progress]:
+            from pocketlm.commands.progress import downloading
+
+            return downloading(name, total, quiet=not sys.stderr.isatty())
+
+        return load(path, on_export=on_export, on_download=on_download, **chosen)
 
 
 ESCAPES = {"\\n": "\n", "\\t": "\t", "\\r": "\r", "\\\\": "\\"}

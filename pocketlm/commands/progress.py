@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -34,15 +34,7 @@ def shown(quiet: bool) -> Iterator[dict[str, Any]]:
         yield {}
         return
     console = Console(stderr=True)
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-    )
+    bar = _bytes_bar(console)
     task = bar.add_task("writing", total=None)
 
     def on_plan(plan: Plan) -> None:
@@ -66,6 +58,34 @@ def shown(quiet: bool) -> Iterator[dict[str, Any]]:
     finally:
         if bar.live.is_started:
             bar.stop()
+
+
+@contextmanager
+def downloading(name: str, total: int, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """The progress callback that draws the download of ``name``; it draws none when ``quiet``.
+
+    What was there before counts as done, not as fast.
+    """
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield lambda done, total: None
+        return
+    console.print(f"downloading {name}, {size(total)}", highlight=False, markup=False, emoji=False)
+    with _bytes_bar(console) as bar:
+        task = bar.add_task("downloading", total=total)
+        yield lambda done, total: bar.update(task, completed=done)
+
+
+def _bytes_bar(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )
 
 
 def print_plan(plan: Plan) -> None:

@@ -16,6 +16,7 @@ from pocketlm.commands.options import (
     sampling_options,
     unescape,
 )
+from pocketlm.export.hub import split_name
 from pocketlm.export.memory import peak_rss_bytes
 from pocketlm.model import Model
 from pocketlm.runtime.text import TextStream
@@ -38,14 +39,16 @@ def command(
 ) -> None:
     """Generate text from a prompt, as it comes.
 
-    MODEL is a model folder or a checkpoint; without it the demo model runs. A checkpoint is
-    exported once and kept in the cache folder. PROMPT is the text to continue; "-" reads it from
-    stdin, and without one the text begins at the beginning. On a terminal the prompt is shown
-    before its continuation.
+    MODEL is a model folder, a checkpoint, or a name on the hub (org/name, org/name@revision);
+    without it the demo model runs. A checkpoint is exported once and kept in the cache folder; one
+    on the hub is downloaded first, and runs without the network from then on. PROMPT is the text to
+    continue; "-" reads it from stdin, and without one the text begins at the beginning. On a
+    terminal the prompt is shown before its continuation.
 
     \b
     Examples:
       pocketlm run "It was a dark and stormy night"
+      pocketlm run meta-llama/Llama-3.2-1B "Why is the sky blue?"
       pocketlm run gpt2-int4/ "Once upon a time" --max-tokens 100 --seed 7 --stats
       echo "some prompt" | pocketlm run gpt2-int4/ - --json
     """
@@ -64,17 +67,26 @@ def command(
         click.echo(_stats(model, stream), err=True)
 
 
-def _model_and_prompt(words: tuple[str, ...]) -> tuple[Path | None, str]:
-    """One word is a prompt for the demo, unless it names something that exists."""
+def _model_and_prompt(words: tuple[str, ...]) -> tuple[str | None, str]:
+    """One word is a prompt for the demo, unless it names something that exists or is cached."""
     if len(words) > 2:
         raise click.UsageError(
             f"found {len(words)} arguments, expected a model and a prompt; quote the prompt"
         )
     if len(words) == 2:
-        return Path(words[0]), words[1]
-    if words and words[0] not in ("", "-") and _exists(words[0]):
-        return Path(words[0]), ""
+        return words[0], words[1]
+    if words and words[0] not in ("", "-") and (_exists(words[0]) or _is_cached(words[0])):
+        return words[0], ""
     return None, words[0] if words else ""
+
+
+def _is_cached(word: str) -> bool:
+    """Whether ``word`` is the full name of a model of the hub that was used before."""
+    if split_name(word) is None:
+        return False
+    from pocketlm.exported import cached_name
+
+    return cached_name(word) is not None
 
 
 def _exists(word: str) -> bool:

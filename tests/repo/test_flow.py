@@ -15,7 +15,7 @@ from source_tree import FOLDERS, FRONT, module_name, sources
 RUNTIME_PACKAGES = {"numpy", "onnxruntime", "tokenizers"}
 EXPORT_PACKAGES = {"numpy", "onnx", "onnx_ir", "safetensors", "ml_dtypes"}
 ALLOWED_PACKAGES = {
-    "export": EXPORT_PACKAGES,
+    "export": EXPORT_PACKAGES | {"huggingface_hub"},
     "quantize": EXPORT_PACKAGES,
     "runtime": RUNTIME_PACKAGES,
     "benchmarks": RUNTIME_PACKAGES,

@@ -1,0 +1,1 @@
+../../pocketlm/store.py

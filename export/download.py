@@ -1,0 +1,288 @@
+"""A repository's checkpoint becomes a folder: every byte checked, and visible whole or not at all.
+
+Files arrive in ``.NAME.partial`` beside the folder NAME that they become. One that is complete has
+its own name there, after its SHA-256 (of an LFS file) or git blob id was found right. One that is
+not is ``DIGEST.RANDOM.part``. Each process writes to files that it made itself, so that two in one
+folder (a lock that does not hold) cannot harm each other: what a killed one left is copied, hashed
+again on the way, and continued from there. When all are complete the folder is renamed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from .errors import HubError, StorageError
+from .folder import free_space, storage_errors, sync, write_json
+from .hub import RESUME, Hub, RemoteFile, Snapshot, TransientError
+from .hub_selection import CONFIG, index_file, small_files, weight_files
+
+DOWNLOADED = "pocketlm-download.json"  # in a complete folder: repository, commit and digests
+CHUNK_BYTES = 1 << 20
+Progress = Callable[[int, int], None]  # bytes complete, bytes in all
+OnDownload = Callable[[str, int], AbstractContextManager[Progress]]  # repository, bytes in all
+
+
+def download(
+    hub: Hub,
+    snapshot: Snapshot,
+    folder: Path,
+    *,
+    for_torch: bool = False,
+    on_download: OnDownload | None = None,
+) -> None:
+    """Makes ``folder`` from the checkpoint in ``snapshot``; goes on where another call ended.
+
+    ``for_torch`` brings what transformers would load: PyTorch's weights where there are no
+    safetensors, and every tokenizer file. Raises HubError, CheckpointError for a repository
+    without a checkpoint, and StorageError, before the first weight, when there is no room.
+    """
+    staging = folder.parent / f".{folder.name}.partial"
+    small = small_files(snapshot, for_torch)
+    if index := index_file(snapshot, for_torch):
+        small.append(index)
+    with storage_errors(folder):
+        staging.mkdir(parents=True, exist_ok=True)
+    if index:
+        _fetch(hub, snapshot, index, staging, lambda done: None)
+    content = (staging / index.name).read_bytes() if index else None
+    files = [*small, *weight_files(snapshot, content, for_torch)]
+    _check_room(snapshot, files, staging)
+    total = sum(file.num_bytes for file in files)
+    heard: AbstractContextManager[Progress] = (
+        on_download(snapshot.repository, total) if on_download else nullcontext(lambda *_: None)
+    )
+    with heard as progress:
+        before = 0
+        for file in files:
+
+            def report(done: int, before: int = before) -> None:
+                progress(before + done, total)
+
+            report(0)
+            _fetch(hub, snapshot, file, staging, report)
+            before += file.num_bytes
+            progress(before, total)
+    _publish(snapshot, files, staging, folder)
+
+
+def download_config(hub: Hub, snapshot: Snapshot, folder: Path) -> None:
+    """Brings config.json alone, into an existing ``folder``."""
+    config = next(file for file in small_files(snapshot) if file.name == CONFIG)
+    _fetch(hub, snapshot, config, folder, lambda done: None)
+
+
+def _is_complete(file: RemoteFile, folder: Path) -> bool:
+    """A file gets its name when its digest is right, so that the size tells."""
+    path = folder / file.name
+    return path.is_file() and path.stat().st_size == file.num_bytes
+
+
+def _check_room(snapshot: Snapshot, files: list[RemoteFile], staging: Path) -> None:
+    needed = sum(file.num_bytes for file in files if not _is_complete(file, staging))
+    free = free_space(staging)
+    if needed > free:
+        raise StorageError(
+            f"{snapshot.repository}: found {free / 1e6:,.0f} MB free in {staging.parent}, expected "
+            f"{needed / 1e6:,.0f} MB for what is missing; free some space, or name another place "
+            "in POCKETLM_CACHE"
+        )
+
+
+def _publish(snapshot: Snapshot, files: list[RemoteFile], staging: Path, folder: Path) -> None:
+    with storage_errors(folder):
+        for leftover in [*staging.glob("*.part"), *staging.glob("*.etag")]:
+            leftover.unlink(missing_ok=True)
+        listed = {file.name: {"bytes": file.num_bytes, "digest": file.digest} for file in files}
+        try:
+            write_json(
+                staging / DOWNLOADED,
+                {
+                    "repository": snapshot.repository,
+                    "commit": snapshot.commit,
+                    "files": listed,
+                },
+            )
+            sync(staging / DOWNLOADED)
+            sync(staging)
+            os.rename(staging, folder)
+        except OSError:
+            if not (folder / DOWNLOADED).is_file():  # else another process was faster
+                raise
+            shutil.rmtree(staging, ignore_errors=True)
+        sync(folder.parent)
+
+
+# One file ----------------------------------------------------------------------------------------
+
+
+class _Damaged(Exception):
+    """What arrived, or was there, cannot become the file: it starts from zero."""
+
+
+class _Part:
+    """A file of this process that grows, and the digest of what is in it."""
+
+    def __init__(self, file: RemoteFile, folder: Path) -> None:
+        self._file = file
+        self._folder = folder
+        self._etag_path = folder / f"{file.digest}.etag"
+        self.restart()
+
+    def restart(self) -> None:
+        """Begins a new, empty file."""
+        self.discard()
+        self.path = self._folder / f"{self._file.digest}.{uuid.uuid4().hex}.part"
+        self._stream: BinaryIO = open(self.path, "xb")
+        self.size = 0
+        if len(self._file.digest) == 64:
+            self._hash = hashlib.sha256()
+        else:
+            self._hash = hashlib.sha1(b"blob %d\0" % self._file.num_bytes)
+
+    def adopt(self) -> None:
+        """Copies the longest part that another process left, and removes them all."""
+        others = [
+            path
+            for path in self._folder.glob(f"{self._file.digest}.*.part")
+            if path != self.path and path.stat().st_size <= self._file.num_bytes
+        ]
+        if others:
+            with open(max(others, key=lambda path: path.stat().st_size), "rb") as left:
+                while chunk := left.read(CHUNK_BYTES):
+                    self.write(chunk)
+            self._stream.flush()
+        for path in others:
+            path.unlink(missing_ok=True)
+
+    def write(self, chunk: bytes) -> None:
+        """Appends; _Damaged when that is more than the file has."""
+        if self.size + len(chunk) > self._file.num_bytes:
+            raise _Damaged(f"more than {self._file.num_bytes:,} bytes")
+        self._stream.write(chunk)
+        self._hash.update(chunk)
+        self.size += len(chunk)
+
+    def conditions(self) -> dict[str, str]:
+        """The headers that ask for the rest only, as long as it is of the same content."""
+        if not self.size:
+            return {}
+        headers = {"range": f"bytes={self.size}-"}
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            headers["if-range"] = self._etag_path.read_text("ascii")
+        return headers
+
+    def remember(self, etag: str) -> None:
+        """Keeps the strong entity tag of what is being written, for a later ``conditions``."""
+        if re.fullmatch(r'"[!-~]{0,200}"', etag):
+            self._etag_path.write_text(etag, "ascii")
+        else:
+            self._etag_path.unlink(missing_ok=True)
+
+    def finish(self) -> None:
+        """Gives the complete file its name; _Damaged when its digest is wrong."""
+        if self._hash.hexdigest() != self._file.digest:
+            raise _Damaged(f"content with the digest {self._hash.hexdigest()[:16]}…")
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+        self._stream.close()
+        os.replace(self.path, self._folder / self._file.name)
+        self._etag_path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Leaves what there is for the next one to adopt."""
+        self._stream.close()
+
+    def discard(self) -> None:
+        """Removes the file, if there is one yet."""
+        if hasattr(self, "path"):
+            self._stream.close()
+            self.path.unlink(missing_ok=True)
+
+
+def _fetch(
+    hub: Hub,
+    snapshot: Snapshot,
+    file: RemoteFile,
+    folder: Path,
+    report: Callable[[int], None],
+) -> None:
+    """Brings ``file`` into ``folder`` unless it is there; ``report`` hears the bytes complete."""
+    if _is_complete(file, folder):
+        return
+    with storage_errors(folder), contextlib.closing(_Part(file, folder)) as part:
+        part.adopt()
+        patience = hub.patience()
+        damaged = False
+        while True:
+            before = part.size
+            try:
+                if part.size < file.num_bytes:
+                    _receive(hub, snapshot, file, part, report)
+                part.finish()
+                return
+            except TransientError as error:
+                if part.size >= before + CHUNK_BYTES:
+                    patience.renew()
+                patience.after(error)
+            except _Damaged as found:
+                part.restart()
+                if damaged:
+                    part.discard()
+                    raise HubError(
+                        f"{snapshot.repository}: {file.name}: found {found} again, expected "
+                        f"{file.num_bytes:,} bytes with the digest {file.digest[:16]}…; what the "
+                        "hub or a proxy sends is damaged: try again later or on another network"
+                    ) from None
+                damaged = True
+
+
+def _receive(
+    hub: Hub,
+    snapshot: Snapshot,
+    file: RemoteFile,
+    part: _Part,
+    report: Callable[[int], None],
+) -> None:
+    """One request for what is missing; TransientError when it ends early."""
+    with hub.get(snapshot, file, part.conditions()) as answer:
+        _check_answer(answer, file, part)
+        part.remember(answer.headers.get("etag", ""))
+        for chunk in answer.iter_raw():
+            part.write(chunk)
+            report(part.size)
+    if part.size < file.num_bytes:
+        raise TransientError(
+            f"{snapshot.repository}: {file.name}: found the connection cut after {part.size:,} "
+            f"bytes, expected {file.num_bytes:,}; check the network - {RESUME}"
+        )
+
+
+def _check_answer(answer: Any, file: RemoteFile, part: _Part) -> None:
+    """Whether the body that follows is what is missing; if it is the whole file, starts over."""
+    encoding = answer.headers.get("content-encoding", "identity")
+    if encoding != "identity":
+        raise HubError(
+            f"{file.name}: found a body compressed with {encoding!r:.40}, expected the file as it "
+            "is, as asked for; a proxy changes what the hub sends: try another network"
+        )
+    if answer.status_code == 416:
+        raise _Damaged(f"that the hub has nothing after byte {part.size:,}")
+    if answer.status_code == 200 and part.size:
+        part.restart()
+    if answer.status_code == 206:
+        span = f"bytes {part.size}-{file.num_bytes - 1}/{file.num_bytes}"
+        found = answer.headers.get("content-range", "")
+        if found != span:
+            raise _Damaged(f"the range {found!r:.60}")
+    length = answer.headers.get("content-length")
+    if length is not None and length != str(file.num_bytes - part.size):
+        raise _Damaged(f"an answer of {length:.20} bytes")

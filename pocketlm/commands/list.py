@@ -1,0 +1,54 @@
+"""``pocketlm list``: what the cache folder holds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from datetime import UTC, datetime
+
+import click
+
+from pocketlm.commands.options import debug_option
+from pocketlm.commands.progress import size
+from pocketlm.export.folder import cache_folder
+from pocketlm.store import MODEL, Entry, entries
+
+
+@click.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON array instead of a table.")
+@debug_option
+def command(as_json: bool, debug: bool) -> None:
+    """List the models and downloads in the cache folder.
+
+    There are models of the hub, exports of checkpoints on this disk and of the demo, and downloads
+    that are kept or were not finished. The cache folder is pocketlm's own among the platform's
+    caches, or what POCKETLM_CACHE names.
+
+    \b
+    Example:
+      pocketlm list --json
+    """
+    root = cache_folder()
+    found = entries(root) if root else []
+    if as_json:
+        click.echo(json.dumps([asdict(e) | {"path": str(e.path)} for e in found], indent=1))
+        return
+    if not found:
+        click.echo(f"nothing in {root}")
+        return
+    rows = [("NAME", "PRECISION", "SIZE", "COMMIT", "WHEN"), *map(_row, found)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        click.echo("  ".join(map(str.ljust, row, widths)).rstrip())
+    click.echo(f"{size(sum(entry.num_bytes for entry in found))} in {root}")
+
+
+def _row(entry: Entry) -> tuple[str, ...]:
+    when = datetime.fromtimestamp(entry.modified, UTC).astimezone()
+    return (
+        entry.name,
+        str(entry.precision) if entry.kind == MODEL else f"({entry.kind})",
+        size(entry.num_bytes),
+        entry.commit[:12] if entry.commit else "-",
+        f"{when:%Y-%m-%d %H:%M}",
+    )

@@ -1,0 +1,48 @@
+"""``pocketlm remove``: a model leaves the cache folder."""
+
+from __future__ import annotations
+
+import click
+
+from pocketlm import store
+from pocketlm.commands.options import debug_option
+from pocketlm.commands.progress import size
+from pocketlm.export.errors import RequestError
+from pocketlm.export.folder import cache_folder
+from pocketlm.quantize.precisions import PRECISIONS
+
+
+@click.command("remove")
+@click.argument("name")
+@click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    help="Only the model in this precision. Default: all of them, and the download.",
+)
+@debug_option
+def command(name: str, precision: str | None, debug: bool) -> None:
+    """Remove a model from the cache folder.
+
+    NAME is one that `pocketlm list` shows, or its last word if no other model has the same. Model
+    folders that `pocketlm export` wrote elsewhere stay.
+
+    \b
+    Examples:
+      pocketlm remove meta-llama/Llama-3.2-1B
+      pocketlm remove Llama-3.2-1B --precision int4
+    """
+    root = cache_folder()
+    gone = store.named(root, name) if root else []
+    if precision is not None:
+        gone = [entry for entry in gone if entry.precision == precision]
+    if root is None or not gone:
+        known = sorted({entry.name for entry in store.entries(root)}) if root else []
+        wanted = f"{name} in {precision}" if precision else name
+        raise RequestError(
+            f"{wanted}: found nothing of this name in {root}, expected one of: "
+            f"{', '.join(known) or '(the cache is empty)'}; see: pocketlm list"
+        )
+    store.remove(root, gone)
+    freed = sum(entry.num_bytes for entry in gone)
+    kinds = ", ".join(entry.precision or entry.kind for entry in gone)
+    click.echo(f"removed {gone[0].name} ({kinds}): {size(freed)} freed")

@@ -1,0 +1,264 @@
+"""The cache folder: what is kept where, what there is, and removing it.
+
+    locks/                            one file for each thing that is made; held meanwhile
+    models/STEM-PRECISION-KEY/        model folders of checkpoints on this disk, and of the demo
+    hub/ORG--NAME/refs/REVISION.json  what the revision meant last time
+    hub/ORG--NAME/checkpoint-ID/      a complete download; .checkpoint-ID.partial is not complete
+    hub/ORG--NAME/PRECISION-KEY/      model folders
+
+ID is a digest of the names and digests of a checkpoint's files at its commit, so that a commit that
+changes none of them changes nothing here. KEY adds the version of pocketlm and a tokenizer from
+elsewhere. All are real files; removing the whole folder is always safe.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from pocketlm.export.download import DOWNLOADED
+from pocketlm.export.errors import HubError, ModelFolderError
+from pocketlm.export.folder import MANIFEST, ModelFolder, cache_folder
+from pocketlm.export.strict_json import load_json_object
+
+LARGEST_RECORD = 10_000_000  # bytes of a JSON file of ours
+KEEP = "pocketlm-keep"  # a file that a download has when it was asked for beyond the export
+MODEL, DOWNLOAD, UNFINISHED, DAMAGED = "model", "download", "unfinished download", "damaged"
+
+
+def writable_root() -> Path:
+    """The cache folder; where it cannot be written, a temporary one that is removed at exit."""
+    cache = cache_folder()
+    if cache is not None:
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=cache):
+                return cache
+        except OSError:
+            pass
+    temporary = Path(tempfile.mkdtemp(prefix="pocketlm-"))
+    atexit.register(shutil.rmtree, temporary, ignore_errors=True)
+    return temporary
+
+
+def lock_file(root: Path, name: str) -> Path:
+    """The lock of what is made under ``name``."""
+    return root / "locks" / f"{name}.lock"
+
+
+def sound_model(folder: Path) -> ModelFolder | None:
+    """The model folder at ``folder`` if it is complete and as it was written."""
+    if not (folder / MANIFEST).is_file():
+        return None
+    try:
+        found = ModelFolder.open(folder)
+        found.verify()
+    except ModelFolderError:
+        return None
+    return found
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """What a revision meant when it was looked up."""
+
+    commit: str
+    checkpoint_id: str  # ID of the module docstring
+
+
+def checkpoint_id(files: dict[str, str]) -> str:
+    """ID of the module docstring; ``files`` has digests by name."""
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Repository:
+    """What the cache at ``root`` has of the hub's repository ``name``."""
+
+    root: Path
+    name: str  # org/name
+
+    @property
+    def folder(self) -> Path:
+        """Everything but the lock."""
+        return self.root / "hub" / self.name.replace("/", "--")
+
+    @property
+    def lock(self) -> Path:
+        """Held while the repository is downloaded, exported or removed."""
+        return lock_file(self.root, self.folder.name)
+
+    def pinned(self, revision: str) -> Pinned | None:
+        """What ``revision`` meant last time; None if it is not known."""
+        try:
+            ref = load_json_object(self._ref(revision), LARGEST_RECORD, HubError)
+        except HubError:
+            return None
+        values = [ref.get("commit"), ref.get("checkpoint_id")]
+        if ref.get("revision") != revision or not all(isinstance(v, str) for v in values):
+            return None
+        return Pinned(*map(str, values))
+
+    def pin(self, revision: str, pinned: Pinned) -> None:
+        """Remembers it for ``pinned``, as far as the cache can be written."""
+        for name in {revision, pinned.commit}:
+            record = {
+                "revision": name,
+                "commit": pinned.commit,
+                "checkpoint_id": pinned.checkpoint_id,
+            }
+            with contextlib.suppress(OSError):
+                self._ref(name).parent.mkdir(parents=True, exist_ok=True)
+                temporary = self._ref(name).with_name(f".{uuid.uuid4().hex}")
+                temporary.write_text(json.dumps(record), "utf-8")
+                os.replace(temporary, self._ref(name))
+
+    def _ref(self, revision: str) -> Path:
+        return self.folder / "refs" / f"{quote(revision, safe='')[:200]}.json"
+
+    def checkpoint(self, pinned: Pinned, for_torch: bool = False) -> Path:
+        """Where its download is, or will be."""
+        return self.folder / f"{'torch' if for_torch else 'checkpoint'}-{pinned.checkpoint_id}"
+
+    def model(self, precision: str, key: str) -> Path:
+        """Where the model folder is, or will be."""
+        return self.folder / f"{precision}-{key}"
+
+    def find_model(self, precision: str | None, default: str, key: str) -> ModelFolder | None:
+        """A sound model folder; without ``precision`` the default one, else the newest there is."""
+        if precision is not None:
+            return sound_model(self.model(precision, key))
+        others = sorted(self.folder.glob(f"[!.]*-{key}"), key=_modified, reverse=True)
+        folders = [self.model(default, key), *others]
+        return next((found for folder in folders if (found := sound_model(folder))), None)
+
+    def has_any(self) -> bool:
+        """Whether there is a model or a complete download."""
+        return any(self.folder.glob("[!.]*-*"))
+
+
+def is_download(folder: Path) -> bool:
+    """Whether ``folder`` is a complete download with all its files."""
+    try:
+        files = load_json_object(folder / DOWNLOADED, LARGEST_RECORD, HubError)["files"]
+        return all((folder / name).stat().st_size == files[name]["bytes"] for name in files)
+    except (HubError, OSError, KeyError, TypeError):
+        return False
+
+
+# What there is -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A folder of the cache, for ``pocketlm list`` and ``remove``."""
+
+    name: str  # org/name; of a checkpoint on this disk the name of its folder
+    kind: str  # MODEL, DOWNLOAD, UNFINISHED or DAMAGED
+    precision: str | None
+    num_bytes: int
+    commit: str | None
+    modified: float  # seconds since the epoch
+    path: Path
+
+
+def entries(root: Path) -> list[Entry]:
+    """Every model and download in the cache at ``root``, by name, then newest first."""
+    found = [_entry(folder, None) for folder in _folders(root / "models")]
+    for repository in _folders(root / "hub"):
+        name = repository.name.replace("--", "/", 1)
+        found += [_entry(f, name) for f in _folders(repository) if f.name != "refs"]
+    return sorted(found, key=lambda entry: (entry.name.lower(), -entry.modified))
+
+
+def named(root: Path, name: str) -> list[Entry]:
+    """The entries called ``name``, or, if there are none, whose last word it is and no others'."""
+    everything = entries(root)
+    exact = [entry for entry in everything if entry.name == name]
+    if exact:
+        return exact
+    short = [entry for entry in everything if entry.name.rpartition("/")[2] == name]
+    return short if len({entry.name for entry in short}) == 1 else []
+
+
+def remove(root: Path, gone: Iterable[Entry]) -> None:
+    """Removes what ``entries`` found; a folder that is half removed is not seen by anyone."""
+    for entry in gone:
+        discard(entry.path)
+    for repository in _folders(root / "hub"):
+        if {path.name for path in repository.iterdir()} <= {"refs"}:
+            discard(repository)
+
+
+def discard(folder: Path) -> None:
+    """Takes ``folder`` out of sight, then removes it, and what a killed process left of this."""
+    if folder.is_symlink():
+        raise ModelFolderError(
+            f"{folder}: found a link, expected a folder that pocketlm made; remove it yourself"
+        )
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(folder, folder.with_name(f".removed-{uuid.uuid4().hex}"))
+    for leftover in folder.parent.glob(".removed-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _folders(parent: Path) -> Iterator[Path]:
+    try:
+        children = sorted(parent.iterdir())
+    except OSError:
+        return
+    for folder in children:
+        if folder.is_dir() and not folder.is_symlink() and not folder.name.startswith(".removed-"):
+            yield folder
+
+
+def _entry(folder: Path, repository: str | None) -> Entry:
+    kind, precision, commit, name = DAMAGED, None, None, repository
+    if (folder / DOWNLOADED).is_file():
+        kind = DOWNLOAD if is_download(folder) else DAMAGED
+        with contextlib.suppress(HubError):
+            commit = load_json_object(folder / DOWNLOADED, LARGEST_RECORD, HubError).get("commit")
+    elif folder.name.endswith(".partial"):
+        kind = UNFINISHED
+    else:
+        with contextlib.suppress(ModelFolderError):
+            manifest = ModelFolder.open(folder).manifest
+            kind, precision = MODEL, str(manifest["precision"]["name"])
+            commit = manifest["source"].get("commit")
+    if name is None:  # STEM-PRECISION-KEY
+        stem = folder.name.rpartition("-")[0]
+        name = stem.removesuffix(f"-{precision}") if precision else stem
+    return Entry(
+        name=name,
+        kind=kind,
+        precision=precision,
+        num_bytes=sum(_size(file) for file in folder.rglob("*")),
+        commit=commit if isinstance(commit, str) else None,
+        modified=_modified(folder),
+        path=folder,
+    )
+
+
+def _size(file: Path) -> int:
+    """0 for what has just gone."""
+    try:
+        return file.lstat().st_size if file.is_file() else 0
+    except OSError:
+        return 0
+
+
+def _modified(folder: Path) -> float:
+    try:
+        return folder.stat().st_mtime
+    except OSError:
+        return 0.0
