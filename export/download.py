@@ -27,6 +27,7 @@ from .hub_selection import CONFIG, index_file, small_files, weight_files
 
 DOWNLOADED = "pocketlm-download.json"  # in a complete folder: repository, commit and digests
 CHUNK_BYTES = 1 << 20
+TRIES = 20  # where locks do not hold and processes take each other's files away
 Progress = Callable[[int, int], None]  # bytes complete, bytes in all
 OnDownload = Callable[[str, int], AbstractContextManager[Progress]]  # repository, bytes in all
 
@@ -45,13 +46,26 @@ def download(
     safetensors, and every tokenizer file. Raises HubError, CheckpointError for a repository
     without a checkpoint, and StorageError, before the first weight, when there is no room.
     """
+    with storage_errors(folder):
+        tries = 0
+        while not (folder / DOWNLOADED).is_file():
+            tries += 1
+            try:
+                _make(hub, snapshot, folder, for_torch, on_download)
+            except FileNotFoundError:  # another process moved what it should not have seen
+                if tries == TRIES:
+                    raise
+
+
+def _make(
+    hub: Hub, snapshot: Snapshot, folder: Path, for_torch: bool, on_download: OnDownload | None
+) -> None:
     staging = folder.parent / f".{folder.name}.partial"
     small = small_files(snapshot, for_torch)
-    if index := index_file(snapshot, for_torch):
-        small.append(index)
-    with storage_errors(folder):
-        staging.mkdir(parents=True, exist_ok=True)
+    index = index_file(snapshot, for_torch)
+    staging.mkdir(parents=True, exist_ok=True)
     if index:
+        small.append(index)
         _fetch(hub, snapshot, index, staging, lambda done: None)
     content = (staging / index.name).read_bytes() if index else None
     files = [*small, *weight_files(snapshot, content, for_torch)]
@@ -67,7 +81,6 @@ def download(
             def report(done: int, before: int = before) -> None:
                 progress(before + done, total)
 
-            report(0)
             _fetch(hub, snapshot, file, staging, report)
             before += file.num_bytes
             progress(before, total)
@@ -77,7 +90,8 @@ def download(
 def download_config(hub: Hub, snapshot: Snapshot, folder: Path) -> None:
     """Brings config.json alone, into an existing ``folder``."""
     config = next(file for file in small_files(snapshot) if file.name == CONFIG)
-    _fetch(hub, snapshot, config, folder, lambda done: None)
+    with storage_errors(folder):
+        _fetch(hub, snapshot, config, folder, lambda done: None)
 
 
 def _is_complete(file: RemoteFile, folder: Path) -> bool:
@@ -98,27 +112,25 @@ def _check_room(snapshot: Snapshot, files: list[RemoteFile], staging: Path) -> N
 
 
 def _publish(snapshot: Snapshot, files: list[RemoteFile], staging: Path, folder: Path) -> None:
-    with storage_errors(folder):
-        for leftover in [*staging.glob("*.part"), *staging.glob("*.etag")]:
-            leftover.unlink(missing_ok=True)
-        listed = {file.name: {"bytes": file.num_bytes, "digest": file.digest} for file in files}
-        try:
-            write_json(
-                staging / DOWNLOADED,
-                {
-                    "repository": snapshot.repository,
-                    "commit": snapshot.commit,
-                    "files": listed,
-                },
-            )
-            sync(staging / DOWNLOADED)
-            sync(staging)
-            os.rename(staging, folder)
-        except OSError:
-            if not (folder / DOWNLOADED).is_file():  # else another process was faster
-                raise
-            shutil.rmtree(staging, ignore_errors=True)
-        sync(folder.parent)
+    for leftover in [*staging.glob("*.part"), *staging.glob("*.etag")]:
+        leftover.unlink(missing_ok=True)
+    record = {
+        "repository": snapshot.repository,
+        "commit": snapshot.commit,
+        "files": {file.name: {"bytes": file.num_bytes, "digest": file.digest} for file in files},
+    }
+    written = staging / f"{uuid.uuid4().hex}.part"
+    write_json(written, record)
+    sync(written)
+    os.replace(written, staging / DOWNLOADED)
+    sync(staging)
+    try:
+        os.rename(staging, folder)
+    except OSError:
+        if not (folder / DOWNLOADED).is_file():  # else another process was faster
+            raise
+        shutil.rmtree(staging, ignore_errors=True)
+    sync(folder.parent)
 
 
 # One file ----------------------------------------------------------------------------------------
@@ -218,7 +230,7 @@ def _fetch(
     """Brings ``file`` into ``folder`` unless it is there; ``report`` hears the bytes complete."""
     if _is_complete(file, folder):
         return
-    with storage_errors(folder), contextlib.closing(_Part(file, folder)) as part:
+    with contextlib.closing(_Part(file, folder)) as part:
         part.adopt()
         patience = hub.patience()
         damaged = False

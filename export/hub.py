@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from importlib.metadata import version
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -121,8 +122,8 @@ class Hub:
         Raises HubError for a missing, private or gated repository, a wrong revision or token, no
         network, and an answer that is none.
         """
-        library = _library()
-        api = library.HfApi(endpoint=self.endpoint, library_name="pocketlm")
+        api = _library().HfApi(endpoint=self.endpoint, **_identity())
+        self._headers(self.endpoint)  # finds a token that cannot be sent
         patience = self.patience()
         while True:
             try:
@@ -133,6 +134,11 @@ class Hub:
                 return _snapshot(repository, info)
             except TransientError as error:
                 patience.after(error)
+            except (ValueError, TypeError, LookupError, AttributeError) as error:
+                raise HubError(
+                    f"{repository}: found no listing in what {self.endpoint} answered "
+                    f"({shown(str(error))}), expected one; check HF_ENDPOINT and the proxy"
+                ) from error
 
     def file_url(self, snapshot: Snapshot, file: RemoteFile) -> str:
         """Where the hub has ``file`` of ``snapshot``."""
@@ -168,7 +174,12 @@ class Hub:
 
     def _headers(self, url: str) -> dict[str, str]:
         token = None if self._is_hub(url) else False  # None: as the environment says
-        headers: dict[str, str] = _utils().build_hf_headers(token=token, library_name="pocketlm")
+        headers: dict[str, str] = _utils().build_hf_headers(token=token, **_identity())
+        if not headers.get("authorization", "").isascii():
+            raise HubError(
+                "HF_TOKEN: found characters that no token has, expected hf_ and letters or digits; "
+                "correct it, or log in again with `hf auth login`"
+            )
         return headers
 
     def _is_hub(self, url: str) -> bool:
@@ -273,11 +284,17 @@ def _missing(repository: str, endpoint: str) -> HubError:
 
 
 def _library() -> Any:
+    # Read when first used: otherwise it asks the hub, each day, by which agents it may be used.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
         import huggingface_hub
     except ImportError as error:
         raise missing_extra("hub", "downloading a model", error) from error
     return huggingface_hub
+
+
+def _identity() -> dict[str, str]:
+    return {"library_name": "pocketlm", "library_version": version("pocketlm")}
 
 
 def _utils() -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from checkpoint_files import gpt2_config, gpt2_tensors, write_checkpoint
+from hub_server import HubServer, serving
 
 import pocketlm
 from pocketlm.export.checkpoint import open_checkpoint
@@ -26,6 +27,20 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         # installed wheel, and in it no pocketlm.export.
         patch.setenv("PYTHONSAFEPATH", "1")
         yield folder
+
+
+@pytest.fixture
+def hub_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
+    """An empty hub on loopback, named by the environment, with a token of its own."""
+    constants = pytest.importorskip("huggingface_hub.constants")
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_TOKEN", "hf_right")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path.parent / "no-token"))
+    with serving() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        yield hub
 
 
 @pytest.fixture(scope="session")
