@@ -1,0 +1,646 @@
+"""Models of the hub behind ``load`` and the command line: cached, shared, offline, removed.
+
+Level: end to end, from a repository on loopback to text. The requests themselves are tested in
+tests/export/test_hub.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from checkpoint_files import gpt2_config, gpt2_tensors, write_checkpoint, write_tokenizer
+from hub_server import INFO, Fault, HubServer
+from llama_checkpoints import llama_config, llama_tensors
+
+import pocketlm
+from pocketlm import cli, exported, store
+from pocketlm.export.folder import MANIFEST
+from pocketlm.export.lock import locked
+
+NAME = "acme/tiny-gpt2"
+WEIGHTS = "model.safetensors"
+GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 5}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("POCKETLM_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(autouse=True)
+def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Names of the hub are not to meet folders of the checkout."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def commit(hub_server: HubServer, tiny_checkpoint: Path) -> str:
+    """The tiny checkpoint is on the hub, at this commit of "main"."""
+    return hub_server.add(NAME, tiny_checkpoint)
+
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Calls the command line in this process: (exit code, stdout, stderr)."""
+
+    def call(*arguments: str | Path) -> tuple[int, str, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main([str(argument) for argument in arguments])
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, *capsys.readouterr()
+
+    return call
+
+
+def counting() -> tuple[list[Path], Callable[[Path], dict[str, Any]]]:
+    """A list that grows with every export, and the ``on_export`` that makes it grow."""
+    exports: list[Path] = []
+
+    def on_export(out: Path) -> dict[str, Any]:
+        exports.append(out)
+        return {}
+
+    return exports, on_export
+
+
+def text(model: pocketlm.Model) -> str:
+    return model.generate("the sea", **GREEDY).text
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever makes a socket fails the test."""
+
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("a socket was made")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+def requests(hub_server: HubServer) -> list[str]:
+    return [request.path.rpartition("/")[2] for request in hub_server.log]
+
+
+# Loading -----------------------------------------------------------------------------------------
+
+
+def test_a_repository_is_downloaded_exported_and_answers(
+    hub_server: HubServer, commit: str, tiny_checkpoint: Path
+) -> None:
+    model = pocketlm.load(NAME, threads=1)
+    assert text(model) == text(pocketlm.load(tiny_checkpoint, threads=1))
+    assert model.folder.manifest["precision"]["name"] == "int8"
+    source = model.folder.manifest["source"]
+    assert (source["repository"], source["commit"]) == (NAME, commit)
+
+
+def test_the_second_time_takes_one_request_and_no_export(
+    hub_server: HubServer, commit: str
+) -> None:
+    exports, on_export = counting()
+    first = pocketlm.load(NAME, on_export=on_export)
+    hub_server.log.clear()
+    again = pocketlm.load(NAME, on_export=on_export)
+    assert requests(hub_server) == ["main"]
+    assert (again.folder.path, len(exports)) == (first.folder.path, 1)
+
+
+def test_sharded_llama_from_the_hub_equals_the_one_from_the_folder(
+    hub_server: HubServer, tmp_path: Path
+) -> None:
+    config = llama_config()
+    tensors = llama_tensors(config)
+    source = write_checkpoint(tmp_path / "llama", config, tensors, shards=3, tokenizer=False)
+    write_tokenizer(source, config["vocab_size"])
+    hub_server.add("acme/tiny-llama", source)
+    model = pocketlm.load("acme/tiny-llama", precision="int4", threads=1)
+    assert text(model) == text(pocketlm.load(source, precision="int4", threads=1))
+
+
+def test_a_folder_wins_over_a_repository(
+    hub_server: HubServer, commit: str, working_folder: Path
+) -> None:
+    write_checkpoint(working_folder / NAME)
+    model = pocketlm.load(NAME)
+    assert model.session.shape.vocab_size == 97  # that of the hub has 300
+    assert hub_server.log == []
+
+
+def test_progress_reaches_the_number_of_bytes(hub_server: HubServer, commit: str) -> None:
+    heard: list[tuple[int, int]] = []
+    announced: list[tuple[str, int]] = []
+
+    @contextmanager
+    def on_download(name: str, total: int) -> Any:
+        announced.append((name, total))
+        yield lambda done, total: heard.append((done, total))
+
+    pocketlm.load(NAME, on_download=on_download)
+    files = hub_server.repos[NAME].commits[commit]
+    total = sum(map(len, files.values()))
+    assert announced == [(NAME, total)]
+    assert heard == sorted(heard) and heard[-1] == (total, total)
+
+
+def test_a_commit_that_changes_nothing_of_the_model_makes_nothing_new(
+    hub_server: HubServer, commit: str, tiny_checkpoint: Path
+) -> None:
+    exports, on_export = counting()
+    first = pocketlm.load(NAME, on_export=on_export)
+    files = dict(hub_server.repos[NAME].commits[commit])
+    hub_server.add(NAME, files | {"README.md": b"A better description"})
+    hub_server.log.clear()
+    assert pocketlm.load(NAME, on_export=on_export).folder.path == first.folder.path
+    assert requests(hub_server) == ["main"]
+    hub_server.add(NAME, files | {"generation_config.json": b'{"eos_token_id": [7, 8]}'})
+    assert pocketlm.load(NAME, on_export=on_export).end_ids == {7, 8}
+    assert len(set(exports)) == 2
+
+
+def test_revisions_are_branches_tags_and_commits(
+    hub_server: HubServer, commit: str, tmp_path: Path
+) -> None:
+    config = gpt2_config(vocab_size=290)
+    other = write_checkpoint(tmp_path / "other", config, gpt2_tensors(config))
+    second = hub_server.add(NAME, other, revision="refs/pr/1")
+    for revision in ("refs/pr/1", second, second):
+        assert pocketlm.load(NAME, revision=revision).session.shape.vocab_size == 290
+    assert pocketlm.load(f"{NAME}@refs/pr/1", offline=True).session.shape.vocab_size == 290
+    assert pocketlm.load(NAME).session.shape.vocab_size == 300
+    assert pocketlm.load(NAME, revision=second, offline=True).session.shape.vocab_size == 290
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        (f"{NAME}@main", "found 'main' in the name and 'v2', expected one"),
+        (".", "found 'v2' for a model on this disk, expected it only for one on the hub"),
+        (None, "found 'v2' for a model on this disk"),
+    ],
+)
+def test_a_revision_that_cannot_be_meant_is_refused(path: str | None, message: str) -> None:
+    with pytest.raises(pocketlm.RequestError, match=f"revision: {message}"):
+        pocketlm.load(path, revision="v2")
+
+
+def test_without_a_precision_the_cached_one_is_used(hub_server: HubServer, commit: str) -> None:
+    exports, on_export = counting()
+    pocketlm.load(NAME, precision="int4", on_export=on_export)
+    model = pocketlm.load(NAME, on_export=on_export)
+    assert model.folder.manifest["precision"]["name"] == "int4"
+    model = pocketlm.load(NAME, precision="int8", on_export=on_export)
+    assert model.folder.manifest["precision"]["name"] == "int8"
+    pocketlm.load(NAME, precision="int4", on_export=on_export)
+    assert pocketlm.load(NAME, on_export=on_export).folder.path == model.folder.path
+    assert len(exports) == 2
+
+
+def test_another_tokenizer_makes_another_model(
+    hub_server: HubServer, commit: str, tmp_path: Path
+) -> None:
+    exports, on_export = counting()
+    tokenizer = write_tokenizer(tmp_path / "words", 299)
+    pocketlm.load(NAME, tokenizer=tokenizer, on_export=on_export)
+    pocketlm.load(NAME, tokenizer=tokenizer, on_export=on_export)
+    pocketlm.load(NAME, on_export=on_export)
+    assert len(set(exports)) == len(exports) == 2
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "no manifest", "no weights"])
+def test_a_damaged_model_is_not_used_but_made_again(
+    hub_server: HubServer, commit: str, damage: str
+) -> None:
+    model = pocketlm.load(NAME)
+    expected = text(model)
+    file = model.folder.path / (MANIFEST if damage == "no manifest" else "model.onnx_data")
+    content = bytearray(file.read_bytes())
+    content[100] ^= 255
+    file.unlink()
+    if not damage.startswith("no "):
+        file.write_bytes(content[:-1] if damage == "cut" else content)
+    with pytest.raises(pocketlm.HubError, match="found nothing in the cache"):
+        pocketlm.load(NAME, offline=True)
+    again = pocketlm.load(NAME)
+    assert (again.folder.path, text(again)) == (model.folder.path, expected)
+
+
+def test_without_a_writable_cache_it_runs_all_the_same(
+    hub_server: HubServer, commit: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("where the cache should be")
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    program = f"import pocketlm; print(pocketlm.load({NAME!r}).folder.path)"
+    places = {"POCKETLM_CACHE": str(tmp_path / "file" / "cache"), "TMPDIR": str(temporary)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | places, capture_output=True, text=True
+    )
+    assert (done.stderr, temporary in Path(done.stdout.strip()).parents) == ("", True)
+    assert list(temporary.iterdir()) == []
+
+
+# Offline -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["argument", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
+def test_offline_a_cached_model_runs_and_no_socket_is_made(
+    hub_server: HubServer, commit: str, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    expected = text(pocketlm.load(NAME, precision="int4"))
+    refuse = pytest.MonkeyPatch()
+    try:
+        for name in ("socket", "getaddrinfo", "create_connection"):
+            refuse.delattr(socket, name)
+        if how != "argument":
+            refuse.setenv(how, "1")
+        offline = how == "argument"
+        assert text(pocketlm.load(NAME, offline=offline)) == expected
+        assert text(pocketlm.load("tiny-gpt2", offline=offline)) == expected
+        with pytest.raises(pocketlm.HubError, match="found nothing in the cache for revision 'v2'"):
+            pocketlm.load(NAME, offline=offline, revision="v2")
+        with pytest.raises(pocketlm.HubError, match="found nothing in the cache.*pocketlm list"):
+            pocketlm.load(NAME, offline=offline, precision="fp32")
+    finally:
+        refuse.undo()
+
+
+def test_offline_a_kept_download_is_enough_for_another_precision(
+    hub_server: HubServer, commit: str
+) -> None:
+    pocketlm.load(NAME, keep_download=True)
+    model = pocketlm.load(NAME, precision="int4", offline=True)
+    assert model.folder.manifest["precision"]["name"] == "int4"
+
+
+@pytest.mark.parametrize("trouble", ["unreachable", "busy", "gone"])
+def test_a_hub_that_does_not_answer_leaves_the_cached_model(
+    hub_server: HubServer,
+    commit: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    trouble: str,
+) -> None:
+    expected = text(pocketlm.load(NAME))
+    if trouble == "unreachable":
+        with socket.socket() as bound:
+            bound.bind(("127.0.0.1", 0))
+            port = bound.getsockname()[1]
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{port}")
+    elif trouble == "busy":
+        hub_server.faults.append(Fault(INFO, "status", status=503, by_hub=True, times=99))
+    else:
+        del hub_server.repos[NAME]
+    capsys.readouterr()
+    assert text(pocketlm.load(NAME)) == expected
+    said = capsys.readouterr().err
+    assert said.startswith(f"pocketlm: {NAME}: found ")
+    assert said.endswith(f"; using what is in the cache, of commit {commit[:12]}\n")
+
+
+# Downloads and their end --------------------------------------------------------------------------
+
+
+def kinds(cache: Path) -> list[str]:
+    return [entry.precision or entry.kind for entry in store.entries(cache)]
+
+
+def test_a_download_goes_after_its_export_unless_it_is_to_be_kept(
+    hub_server: HubServer, commit: str, own_cache: Path
+) -> None:
+    pocketlm.load(NAME)
+    assert kinds(own_cache) == ["int8"]
+    pocketlm.load(NAME, precision="int4", keep_download=True)
+    assert kinds(own_cache)[0] == "download" or "download" in kinds(own_cache)
+    sent = hub_server.bytes_sent(WEIGHTS)
+    pocketlm.load(NAME, precision="fp32")
+    assert sorted(kinds(own_cache)) == ["download", "fp32", "int4", "int8"]
+    assert hub_server.bytes_sent(WEIGHTS) == sent
+
+
+def test_a_download_stays_when_its_export_fails(
+    hub_server: HubServer, commit: str, own_cache: Path
+) -> None:
+    def fail(out: Path) -> dict[str, Any]:
+        raise pocketlm.StorageError("no room")
+
+    with pytest.raises(pocketlm.StorageError, match="no room"):
+        pocketlm.load(NAME, on_export=fail)
+    assert kinds(own_cache) == ["download"]
+    sent = hub_server.bytes_sent(WEIGHTS)
+    pocketlm.load(NAME)
+    assert hub_server.bytes_sent(WEIGHTS) == sent
+    assert kinds(own_cache) == ["int8"]
+
+
+def test_a_download_that_lost_a_file_is_made_again(
+    hub_server: HubServer, commit: str, own_cache: Path
+) -> None:
+    pocketlm.load(NAME, keep_download=True)
+    (download,) = own_cache.glob(f"hub/*/*/{WEIGHTS}")
+    download.unlink()
+    assert "damaged" in kinds(own_cache)
+    pocketlm.load(NAME, precision="fp32")
+    assert sorted(kinds(own_cache)) == ["fp32", "int8"]
+
+
+LOAD = f"import pocketlm; print(pocketlm.load({NAME!r}, threads=1).folder.path)"
+
+
+def test_a_killed_download_goes_on_where_it_was(
+    hub_server: HubServer, own_cache: Path, tmp_path: Path
+) -> None:
+    """kill -9 half way: nothing to be seen, and hardly a byte of it is fetched again."""
+    config = gpt2_config(vocab_size=300, n_embd=128, n_head=4)
+    source = write_checkpoint(tmp_path / "wide", config, gpt2_tensors(config))
+    size = (source / WEIGHTS).stat().st_size
+    hub_server.add(NAME, source)
+    hub_server.faults.append(Fault(WEIGHTS, "slow", at=size // 100))
+    with subprocess.Popen([sys.executable, "-c", LOAD], stdout=subprocess.PIPE) as child:
+        wait_for(lambda: hub_server.bytes_sent(WEIGHTS) >= size // 2)
+        child.send_signal(signal.SIGKILL)
+    assert kinds(own_cache) == ["unfinished download"]
+    (part,) = own_cache.glob("hub/*/.*/*.part")
+    held = part.stat().st_size
+    assert held > size // 3
+    with pytest.raises(pocketlm.HubError, match="found nothing in the cache"):
+        pocketlm.load(NAME, offline=True)
+    hub_server.log.clear()
+    assert text(pocketlm.load(NAME)) == text(pocketlm.load(source))
+    assert hub_server.bytes_sent(WEIGHTS) == size - held
+    assert kinds(own_cache)[0] == "int8"
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    for _ in range(3000):
+        if condition():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it did not come about within 30 s")
+
+
+def test_ctrl_c_leaves_what_a_kill_leaves_and_no_traceback(
+    hub_server: HubServer, commit: str, own_cache: Path, tiny_checkpoint: Path
+) -> None:
+    size = (tiny_checkpoint / WEIGHTS).stat().st_size
+    hub_server.faults.append(Fault(WEIGHTS, "slow", at=size // 100))
+    program = [sys.executable, "-m", "pocketlm", "run", NAME, "the sea"]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        wait_for(lambda: hub_server.bytes_sent(WEIGHTS) >= size // 2)
+        child.send_signal(signal.SIGINT)
+        assert child.communicate(timeout=30) == (b"", b"")
+    assert child.returncode == 130
+    assert kinds(own_cache) == ["unfinished download"]
+    hub_server.log.clear()
+    pocketlm.load(NAME)
+    assert hub_server.bytes_sent(WEIGHTS) < size
+
+
+# Many at a time -----------------------------------------------------------------------------------
+
+
+def test_eight_processes_download_and_export_once(
+    hub_server: HubServer, commit: str, own_cache: Path, tiny_checkpoint: Path
+) -> None:
+    program = [sys.executable, "-c", LOAD]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    children = [subprocess.Popen(program, **pipes) for _ in range(8)]  # type: ignore[call-overload]
+    ended = [child.communicate(timeout=120) for child in children]
+    assert [child.returncode for child in children] == [0] * 8, ended
+    assert len({out for out, _ in ended}) == 1
+    assert hub_server.bytes_sent(WEIGHTS) == (tiny_checkpoint / WEIGHTS).stat().st_size
+    assert len(hub_server.asked(INFO)) == 8
+    assert kinds(own_cache) == ["int8"]
+    for _, said in ended:
+        assert not said or f", which is making {NAME}" in said
+
+
+def test_whoever_waits_says_for_whom(hub_server: HubServer, commit: str, own_cache: Path) -> None:
+    lock = store.Repository(own_cache, NAME).lock
+    program = [sys.executable, "-c", LOAD]
+    with locked(lock, lambda holder: None):
+        child = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert child.stderr is not None
+        said = child.stderr.readline()
+    out, _ = child.communicate(timeout=60)
+    assert said == f"pocketlm: waiting for process {os.getpid()}, which is making {NAME}\n"
+    assert Path(out.strip()).is_dir()
+
+
+def test_a_lock_is_free_when_its_holder_is_killed(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    program = f"""
+import time
+from pathlib import Path
+from pocketlm.export.lock import locked
+with locked(Path({str(lock)!r}), print):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"held\n"
+        child.kill()
+    waited: list[str] = []
+    with locked(lock, waited.append):
+        assert lock.read_text() == f"{os.getpid()}\n"
+    assert waited == []
+    assert not lock.exists()
+
+
+def test_without_locks_the_same_model_made_twice_is_one_model(
+    hub_server: HubServer, commit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process publishes while this one exports: its model is as good."""
+    model = pocketlm.load(NAME)
+    expected = text(model)
+    path = model.folder.path
+    aside = path.with_name("aside")
+    path.rename(aside)
+    exports = 0
+
+    def on_export(out: Path) -> dict[str, Any]:
+        nonlocal exports
+        exports += 1
+
+        def progress(written: int, total: int) -> None:
+            if aside.exists():
+                aside.rename(path)
+
+        return {"progress": progress}
+
+    assert text(pocketlm.load(NAME, on_export=on_export)) == expected
+    assert exports == 1
+
+
+# The command line ---------------------------------------------------------------------------------
+
+
+def test_run_downloads_and_prints_the_text_alone(
+    run: Run, hub_server: HubServer, commit: str
+) -> None:
+    arguments = ["the sea", "--temperature", "0", "--max-tokens", "5"]
+    code, out, err = run("run", NAME, *arguments)
+    assert (code, err) == (0, "")
+    assert out == text(pocketlm.load(NAME)) + "\n"
+    assert run("run", NAME, *arguments, "--offline") == (0, out, "")
+    assert run("run", "tiny-gpt2", *arguments, "--offline") == (0, out, "")
+
+
+def test_one_word_is_a_model_of_the_hub_only_if_it_is_cached(
+    run: Run, hub_server: HubServer, commit: str
+) -> None:
+    greedy = ["--temperature", "0", "--max-tokens", "3", "--json"]
+    code, out, _ = run("run", NAME, *greedy)
+    assert (code, json.loads(out)["prompt"]) == (0, NAME)
+    assert hub_server.log == []
+    pocketlm.load(NAME)
+    code, out, _ = run("run", NAME, *greedy, "--offline")
+    assert (code, json.loads(out)["prompt"]) == (0, "")
+    assert NAME.replace("/", "--") in json.loads(out)["model"]["path"]
+
+
+@pytest.mark.parametrize("name", ["acme/nothing", "acme/nothing@v1"])
+def test_what_the_hub_has_not_ends_with_3(run: Run, hub_server: HubServer, name: str) -> None:
+    code, out, err = run("run", name, "the sea")
+    assert (code, out, err.count("\n")) == (3, "", 1)
+    assert "found neither a folder of this name nor a repository" in err
+    code, out, err = run("run", name, "the sea", "--offline")
+    assert (code, out, err.count("\n")) == (3, "", 1)
+    assert "found nothing in the cache for revision" in err
+
+
+def test_export_takes_a_name_and_gives_the_folders_bytes(
+    run: Run,
+    hub_server: HubServer,
+    commit: str,
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    own_cache: Path,
+) -> None:
+    out = tmp_path / "out"
+    assert run("export", NAME, out, "--precision", "int4", "--quiet") == (0, "", "")
+    assert run("export", tiny_checkpoint, tmp_path / "local", "--precision", "int4", "--quiet")
+    for name in ("model.onnx", "model.onnx_data", "tokenizer.json"):
+        assert (out / name).read_bytes() == (tmp_path / "local" / name).read_bytes()
+    assert json.loads((out / MANIFEST).read_text())["source"]["commit"] == commit
+    assert kinds(own_cache) == []
+    kept = ["--keep-download", "--revision", commit]
+    assert run("export", NAME, tmp_path / "kept", *kept, "--quiet") == (0, "", "")
+    assert kinds(own_cache) == ["download"]
+
+
+def test_a_dry_run_fetches_config_json_alone(
+    run: Run, hub_server: HubServer, commit: str, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    arguments = ["--precision", "int4", "--dry-run", "--json"]
+    code, out, err = run("export", NAME, tmp_path / "out", *arguments)
+    assert (code, err) == (0, "")
+    assert requests(hub_server) == ["main", "config.json"]
+    local = json.loads(run("export", tiny_checkpoint, tmp_path / "out", *arguments)[1])
+    for name in ("architecture", "num_parameters", "bytes_to_write"):
+        assert json.loads(out)[name] == local[name]
+    assert run("export", NAME, tmp_path / "out", *arguments, "--offline")[0] == 3
+    exported.say("")  # nothing was left open
+
+
+def test_list_shows_what_there_is(
+    run: Run, hub_server: HubServer, commit: str, own_cache: Path, tiny_checkpoint: Path
+) -> None:
+    assert run("list") == (0, f"nothing in {own_cache}\n", "")
+    assert run("list", "--json") == (0, "[]\n", "")
+    pocketlm.load(NAME, keep_download=True)
+    pocketlm.load(NAME, precision="int4")
+    pocketlm.load(tiny_checkpoint)
+    code, out, err = run("list", "--json")
+    assert (code, err) == (0, "")
+    listed = json.loads(out)
+    assert sorted((e["name"], e["kind"], e["precision"]) for e in listed) == [
+        (NAME, "download", None),
+        (NAME, "model", "int4"),
+        (NAME, "model", "int8"),
+        ("gpt2", "model", "int8"),
+    ]
+    for entry in listed:
+        files = [path for path in Path(entry["path"]).rglob("*") if path.is_file()]
+        assert entry["num_bytes"] == sum(path.stat().st_size for path in files) > 0
+        assert entry["commit"] == (commit if entry["name"] == NAME else None)
+    code, out, err = run("list")
+    lines = out.splitlines()
+    assert lines[0].split() == ["NAME", "PRECISION", "SIZE", "COMMIT", "WHEN"]
+    assert sum(commit[:12] in line for line in lines) == 3
+    assert sum("(download)" in line for line in lines) == 1
+    assert lines[-1].endswith(f" MB in {own_cache}")
+
+
+def test_remove_says_what_it_freed_and_leaves_the_rest(
+    run: Run, hub_server: HubServer, commit: str, own_cache: Path, tiny_checkpoint: Path
+) -> None:
+    pocketlm.load(NAME, keep_download=True)
+    pocketlm.load(NAME, precision="int4")
+    pocketlm.load(tiny_checkpoint)
+    assert run("remove", NAME, "--precision", "int8")[:2] == (
+        0,
+        f"removed {NAME} (int8): 0.1 MB freed\n",
+    )
+    assert sorted(kinds(own_cache)) == ["download", "int4", "int8"]
+    code, out, _ = run("remove", "tiny-gpt2")
+    assert code == 0
+    assert out.startswith(f"removed {NAME} (int4, download): ")
+    assert [entry.name for entry in store.entries(own_cache)] == ["gpt2"]
+    assert list((own_cache / "hub").iterdir()) == []
+    assert (tiny_checkpoint / WEIGHTS).is_file()
+    assert run("remove", "gpt2")[0] == 0
+    assert run("list") == (0, f"nothing in {own_cache}\n", "")
+
+
+def test_remove_of_what_is_not_there_lists_what_is(
+    run: Run, hub_server: HubServer, commit: str, own_cache: Path
+) -> None:
+    code, out, err = run("remove", "acme/other")
+    assert (code, out) == (2, "")
+    assert "acme/other: found nothing of this name" in err and "(the cache is empty)" in err
+    pocketlm.load(NAME)
+    assert f"expected one of: {NAME}; see: pocketlm list" in run("remove", "acme/other")[2]
+    assert "in int4: found nothing" in run("remove", NAME, "--precision", "int4")[2]
+    assert kinds(own_cache) == ["int8"]
+
+
+@pytest.mark.parametrize("name", ["..", "../here", ".", "", "/", "refs", "hub", "models"])
+def test_remove_never_leaves_the_cache(
+    run: Run, hub_server: HubServer, commit: str, own_cache: Path, working_folder: Path, name: str
+) -> None:
+    (own_cache / "models").mkdir(parents=True)
+    (working_folder / "file").write_text("somebody's")
+    os.symlink(working_folder, own_cache / "models" / "here-int8-0123456789abcdef")
+    assert run("remove", name)[0] == 2
+    assert run("remove", "here")[0] == 2
+    assert (working_folder / "file").is_file()
+
+
+def test_an_ambiguous_short_name_is_no_name(run: Run, hub_server: HubServer, commit: str) -> None:
+    hub_server.add("other/tiny-gpt2", hub_server.repos[NAME].commits[commit])
+    for name in (NAME, "other/tiny-gpt2"):
+        pocketlm.load(name)
+    assert run("remove", "tiny-gpt2")[0] == 2
+    assert run("remove", "other/tiny-gpt2")[0] == 0
+    assert run("remove", "tiny-gpt2")[0] == 0
