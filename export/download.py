@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,6 +27,7 @@ from .hub_selection import CONFIG, index_file, small_files, weight_files
 
 DOWNLOADED = "pocketlm-download.json"  # in a complete folder: repository, commit and digests
 CHUNK_BYTES = 1 << 20
+SLOW_SECONDS, SLOW_BYTES = 60, 60_000  # less in that time is no connection
 TRIES = 20  # where locks do not hold and processes take each other's files away
 Progress = Callable[[int, int], None]  # bytes complete, bytes in all
 OnDownload = Callable[[str, int], AbstractContextManager[Progress]]  # repository, bytes in all
@@ -60,7 +61,7 @@ def download(
 def _make(
     hub: Hub, snapshot: Snapshot, folder: Path, for_torch: bool, on_download: OnDownload | None
 ) -> None:
-    staging = folder.parent / f".{folder.name}.partial"
+    staging = _staging(folder)
     small = small_files(snapshot, for_torch)
     index = index_file(snapshot, for_torch)
     staging.mkdir(parents=True, exist_ok=True)
@@ -74,16 +75,16 @@ def _make(
     heard: AbstractContextManager[Progress] = (
         on_download(snapshot.repository, total) if on_download else nullcontext(lambda *_: None)
     )
+    done = {file.name: _held_bytes(file, staging) for file in files}
     with heard as progress:
-        before = 0
+        progress(sum(done.values()), total)
         for file in files:
 
-            def report(done: int, before: int = before) -> None:
-                progress(before + done, total)
+            def report(count: int, name: str = file.name) -> None:
+                done[name] = count
+                progress(sum(done.values()), total)
 
             _fetch(hub, snapshot, file, staging, report)
-            before += file.num_bytes
-            progress(before, total)
     _publish(snapshot, files, staging, folder)
 
 
@@ -94,10 +95,31 @@ def download_config(hub: Hub, snapshot: Snapshot, folder: Path) -> None:
         _fetch(hub, snapshot, config, folder, lambda done: None)
 
 
+def held_bytes(folder: Path) -> int:
+    """What an unfinished download of ``folder`` takes on the disk."""
+    return sum(file.stat().st_size for file in _staging(folder).glob("*"))
+
+
+def _staging(folder: Path) -> Path:
+    return folder.parent / f".{folder.name}.partial"
+
+
 def _is_complete(file: RemoteFile, folder: Path) -> bool:
     """A file gets its name when its digest is right, so that the size tells."""
     path = folder / file.name
     return path.is_file() and path.stat().st_size == file.num_bytes
+
+
+def _held_bytes(file: RemoteFile, folder: Path) -> int:
+    """How much of ``file`` is there, as far as its size tells."""
+    if _is_complete(file, folder):
+        return file.num_bytes
+    sizes = [path.stat().st_size for path in _parts(file, folder)]
+    return max((size for size in sizes if size <= file.num_bytes), default=0)
+
+
+def _parts(file: RemoteFile, folder: Path) -> list[Path]:
+    return list(folder.glob(f"{file.digest}.*.part"))
 
 
 def _check_room(snapshot: Snapshot, files: list[RemoteFile], staging: Path) -> None:
@@ -164,7 +186,7 @@ class _Part:
         """Copies the longest part that another process left, and removes them all."""
         others = [
             path
-            for path in self._folder.glob(f"{self._file.digest}.*.part")
+            for path in _parts(self._file, self._folder)
             if path != self.path and path.stat().st_size <= self._file.num_bytes
         ]
         if others:
@@ -242,6 +264,8 @@ def _fetch(
                 part.finish()
                 return
             except TransientError as error:
+                if part.size == file.num_bytes:
+                    continue
                 if part.size >= before + CHUNK_BYTES:
                     patience.renew()
                 patience.after(error)
@@ -268,7 +292,7 @@ def _receive(
     with hub.get(snapshot, file, part.conditions()) as answer:
         _check_answer(answer, file, part)
         part.remember(answer.headers.get("etag", ""))
-        for chunk in answer.iter_raw():
+        for chunk in _steady(hub, file, answer.iter_raw()):
             part.write(chunk)
             report(part.size)
     if part.size < file.num_bytes:
@@ -276,6 +300,21 @@ def _receive(
             f"{snapshot.repository}: {file.name}: found the connection cut after {part.size:,} "
             f"bytes, expected {file.num_bytes:,}; check the network - {RESUME}"
         )
+
+
+def _steady(hub: Hub, file: RemoteFile, chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """The same chunks; TransientError when they come so slowly that it is no connection."""
+    since, count = hub.clock(), 0
+    for chunk in chunks:
+        yield chunk
+        count += len(chunk)
+        if hub.clock() - since >= SLOW_SECONDS:
+            if count < SLOW_BYTES:
+                raise TransientError(
+                    f"{file.name}: found {count:,} bytes in {SLOW_SECONDS} s, expected more than "
+                    f"{SLOW_BYTES:,}; try again later, {RESUME}"
+                )
+            since, count = hub.clock(), 0
 
 
 def _check_answer(answer: Any, file: RemoteFile, part: _Part) -> None:

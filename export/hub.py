@@ -28,6 +28,7 @@ DEFAULT_ENDPOINT = "https://huggingface.co"
 DEFAULT_REVISION = "main"
 ATTEMPTS = 4  # of one request, as long as nothing arrives in between
 LONGEST_WAIT = 300  # seconds that the hub may ask for
+QUIET_WAIT = 5  # seconds that need no explanation
 MOST_REDIRECTS = 5
 RESUME = "the same command goes on where this one ended"
 _TRUE = ("1", "ON", "YES", "TRUE")  # as huggingface_hub reads its switches
@@ -80,14 +81,13 @@ class TransientError(HubError):
 class Patience:
     """How often one request is tried, and how long is waited in between: 1, 2, 4 seconds."""
 
-    def __init__(self, attempts: int, sleep: Callable[[float], None]) -> None:
-        self._attempts = attempts
-        self._sleep = sleep
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
         self.renew()
 
     def renew(self) -> None:
         """Something arrived: what went wrong before counts no more."""
-        self._left = self._attempts
+        self._left = self._hub.attempts
         self._wait = 1.0
 
     def after(self, error: TransientError) -> None:
@@ -96,16 +96,23 @@ class Patience:
         wait = self._wait if error.wait_seconds is None else error.wait_seconds
         if self._left <= 0 or wait > LONGEST_WAIT:
             raise error
-        self._sleep(wait)
+        if wait > QUIET_WAIT:
+            self._hub.say(f"{error}; waiting {wait:.0f} s as the hub asks")
+        self._hub.sleep(wait)
         self._wait *= 2
 
 
 @dataclass(frozen=True)
 class Hub:
-    """The hub that the environment names. ``attempts`` 1 gives up at the first failure."""
+    """The hub that the environment names. ``attempts`` 1 gives up at the first failure.
+
+    ``say`` hears why it takes longer; ``sleep`` and ``clock`` are time itself, but in tests.
+    """
 
     attempts: int = ATTEMPTS
+    say: Callable[[str], None] = lambda message: None
     sleep: Callable[[float], None] = time.sleep
+    clock: Callable[[], float] = time.monotonic
 
     @property
     def endpoint(self) -> str:
@@ -114,7 +121,7 @@ class Hub:
 
     def patience(self) -> Patience:
         """Of one request."""
-        return Patience(self.attempts, self.sleep)
+        return Patience(self)
 
     def snapshot(self, repository: str, revision: str) -> Snapshot:
         """What ``revision`` of ``repository`` means now, with sizes and digests; one request.

@@ -118,16 +118,23 @@ def export_model(
 
 
 def plan_export(
-    checkpoint: Checkpoint, out: str | Path, precision: Precision | None = None
+    checkpoint: Checkpoint,
+    out: str | Path,
+    precision: Precision | None = None,
+    *,
+    timed: bool = True,
 ) -> Plan:
     """What ``export_model`` would do with the same arguments; writes nothing.
 
-    A checkpoint from ``open_headers`` will do. Raises CheckpointError as ``export_model``.
+    A checkpoint from ``open_headers`` will do. Without ``timed`` the seconds are not predicted,
+    which takes some itself. Raises CheckpointError as ``export_model``.
     """
     decoder = build_decoder(checkpoint)
     precision = precision or FullPrecision()
     precision.apply(decoder.model, decoder.num_parameters)
     plan = _plan(decoder, out, precision)
+    if not timed:
+        return plan
     seconds = predicted_seconds(decoder.model, plan.bytes_to_read, plan.bytes_to_write)
     return replace(plan, seconds=seconds)
 

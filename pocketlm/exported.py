@@ -15,11 +15,12 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from pocketlm import __version__, store
 from pocketlm.export.checkpoint import Checkpoint, open_checkpoint
-from pocketlm.export.download import OnDownload, download, download_config
+from pocketlm.export.download import OnDownload, download, download_config, held_bytes
 from pocketlm.export.errors import (
     HubError,
     ModelFolderError,
@@ -41,6 +42,7 @@ from pocketlm.export.hub import (
 from pocketlm.export.hub_selection import relevant_files
 from pocketlm.export.lock import locked
 from pocketlm.export.tokenizers import TokenizerSource, open_tokenizer
+from pocketlm.quantize.precisions import FULL
 from pocketlm.store import Pinned, Repository, discard, is_download, sound_model
 
 DEMO_CHECKPOINT = Path(__file__).parent / "demo"
@@ -136,13 +138,11 @@ def headers_folder(checkpoint: str | Path, options: HubOptions) -> Iterator[Path
 def cached_name(word: str) -> str | None:
     """The hub's name of the one repository in the cache that ``word`` means, if there is one."""
     root = cache_folder()
-    split = split_name(word)
-    if root is None:
-        return None
-    if split is not None:
-        return word if store.named(root, split[0]) else None
-    found = {entry.name for entry in store.named(root, word) if split_name(entry.name)}
-    return found.pop() if found else None
+    names = [repository.name for repository in store.repositories(root)] if root else []
+    if split := split_name(word):
+        return word if split[0] in names else None
+    found = [name for name in names if name.rpartition("/")[2] == word]
+    return found[0] if len(found) == 1 else None
 
 
 def _on_hub(checkpoint: str | Path | None, options: HubOptions) -> _Wanted | None:
@@ -198,7 +198,7 @@ class _Wanted:
         with locked(repository.lock, _waiting_for(self.name)):
             if found := sound_model(out):
                 return found
-            with self._downloaded(repository, pinned, answer) as (folder, origin):
+            with self._downloaded(repository, pinned, answer, precision) as (folder, origin):
                 opened = replace(open_checkpoint(folder, tokenizer), origin=origin)
                 return _export(opened, out, precision, on_export)
 
@@ -209,7 +209,7 @@ class _Wanted:
         repository = Repository(store.writable_root(), self.name)
         with (
             locked(repository.lock, _waiting_for(self.name)),
-            self._downloaded(repository, pinned, answer, for_torch) as found,
+            self._downloaded(repository, pinned, answer, for_torch=for_torch) as found,
         ):
             yield found
 
@@ -225,7 +225,7 @@ class _Wanted:
         if isinstance(answer, HubError):
             raise answer
         with tempfile.TemporaryDirectory(prefix="pocketlm-") as temporary:
-            download_config(Hub(), answer, Path(temporary))
+            download_config(Hub(say=say), answer, Path(temporary))
             yield Path(temporary)
 
     def _cached(self) -> Repository:
@@ -245,7 +245,7 @@ class _Wanted:
                 raise error
             return known, error
         try:
-            hub = Hub(attempts=ATTEMPTS if known is None or not repository.has_any() else 1)
+            hub = Hub(attempts=1 if known and repository.kept() else ATTEMPTS, say=say)
             snapshot = hub.snapshot(self.name, self.revision)
         except HubError as error:
             if known is None:
@@ -269,23 +269,45 @@ class _Wanted:
         repository: Repository,
         pinned: Pinned,
         answer: Snapshot | HubError,
+        precision: str | None = None,
         for_torch: bool = False,
     ) -> Iterator[tuple[Path, dict[str, str]]]:
-        """The complete download and its origin; the repository's lock must be held."""
+        """The complete download and its origin; the repository's lock must be held.
+
+        With ``precision`` a model in it is to be made on the same disk.
+        """
         folder = repository.checkpoint(pinned, for_torch)
         if is_download(folder):
             self._note_cached(pinned, answer)
         elif isinstance(answer, HubError):
             raise answer
         else:
+            if not for_torch:
+                self._check_ahead(folder, answer, precision)
             discard(folder)
             heard = self.options.on_download
-            download(Hub(), answer, folder, for_torch=for_torch, on_download=heard)
+            download(Hub(say=say), answer, folder, for_torch=for_torch, on_download=heard)
         if self.options.keep_download:
             (folder / store.KEEP).touch()
         yield folder, {"repository": self.name, "commit": pinned.commit}
         if not (folder / store.KEEP).exists():
             discard(folder)
+
+    def _check_ahead(self, folder: Path, snapshot: Snapshot, precision: str | None) -> None:
+        """Refuses, before the weights are fetched, what cannot be exported or has no room."""
+        with tempfile.TemporaryDirectory(prefix="pocketlm-") as temporary:
+            download_config(Hub(say=say), snapshot, Path(temporary))
+            planned = precision or FULL
+            plan = _exporting().plan_checkpoint(temporary, folder, planned, timed=False)
+        needed = max(0, plan.bytes_to_read - held_bytes(folder))
+        needed += plan.bytes_needed if precision else 0
+        if needed > plan.bytes_free:
+            raise StorageError(
+                f"{self.name}: found {plan.bytes_free / 1e6:,.0f} MB free in {folder.parent}, "
+                f"expected {needed / 1e6:,.0f} MB for its download"
+                f"{' and the model' if precision else ''}; free some space, or name another place "
+                "in POCKETLM_CACHE"
+            )
 
 
 def _waiting_for(name: str) -> Callable[[str], None]:
@@ -301,7 +323,10 @@ def _export(
     if not replacing:
         shutil.rmtree(out, ignore_errors=True)
     try:
-        return _exporter()(opened, out, precision, force=replacing, **options)
+        made: ModelFolder = _exporting().export_checkpoint(
+            opened, out, precision, force=replacing, **options
+        )
+        return made
     except (ModelFolderError, StorageError):
         # Where locks do not hold, another process may have finished the same in the meantime.
         if found := sound_model(out):
@@ -309,15 +334,15 @@ def _export(
         raise
 
 
-def _exporter() -> Callable[..., ModelFolder]:
+def _exporting() -> ModuleType:
     """Imported only for an export: what it needs is an extra, and takes time and memory."""
     try:
-        from pocketlm.quantize.run import export_checkpoint
+        import pocketlm.quantize.run
     except ImportError as error:
         if isinstance(error, PocketLMError):
             raise
         raise missing_extra("export", "exporting a checkpoint", error) from error
-    return export_checkpoint
+    return pocketlm.quantize.run
 
 
 def _key(files: list[Path], *others: str) -> str:

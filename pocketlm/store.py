@@ -18,10 +18,11 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -29,11 +30,15 @@ from urllib.parse import quote
 from pocketlm.export.download import DOWNLOADED
 from pocketlm.export.errors import HubError, ModelFolderError
 from pocketlm.export.folder import MANIFEST, ModelFolder, cache_folder
+from pocketlm.export.lock import locked
 from pocketlm.export.strict_json import load_json_object
+from pocketlm.quantize.precisions import PRECISIONS
 
 LARGEST_RECORD = 10_000_000  # bytes of a JSON file of ours
 KEEP = "pocketlm-keep"  # a file that a download has when it was asked for beyond the export
-MODEL, DOWNLOAD, UNFINISHED, DAMAGED = "model", "download", "unfinished download", "damaged"
+MODEL, DOWNLOAD, UNFINISHED, DAMAGED = "model", "download", "unfinished", "damaged"
+# A model folder's name: the stem is of a checkpoint on this disk.
+_MODEL_NAME = re.compile(rf"(?:(.+)-)?({'|'.join(PRECISIONS)})-[0-9a-f]{{16}}")
 
 
 def writable_root() -> Path:
@@ -142,9 +147,9 @@ class Repository:
         folders = [self.model(default, key), *others]
         return next((found for folder in folders if (found := sound_model(folder))), None)
 
-    def has_any(self) -> bool:
-        """Whether there is a model or a complete download."""
-        return any(self.folder.glob("[!.]*-*"))
+    def kept(self) -> list[Path]:
+        """The folders of models and downloads, unfinished ones too."""
+        return [folder for folder in _folders(self.folder) if folder.name != "refs"]
 
 
 def is_download(folder: Path) -> bool:
@@ -172,12 +177,17 @@ class Entry:
     path: Path
 
 
+def repositories(root: Path) -> list[Repository]:
+    """Those of which the cache at ``root`` has more than what a revision meant."""
+    names = [folder.name.replace("--", "/", 1) for folder in _folders(root / "hub")]
+    return [found for name in names if (found := Repository(root, name)).kept()]
+
+
 def entries(root: Path) -> list[Entry]:
     """Every model and download in the cache at ``root``, by name, then newest first."""
     found = [_entry(folder, None) for folder in _folders(root / "models")]
-    for repository in _folders(root / "hub"):
-        name = repository.name.replace("--", "/", 1)
-        found += [_entry(f, name) for f in _folders(repository) if f.name != "refs"]
+    for repository in repositories(root):
+        found += [_entry(folder, repository.name) for folder in repository.kept()]
     return sorted(found, key=lambda entry: (entry.name.lower(), -entry.modified))
 
 
@@ -191,13 +201,18 @@ def named(root: Path, name: str) -> list[Entry]:
     return short if len({entry.name for entry in short}) == 1 else []
 
 
-def remove(root: Path, gone: Iterable[Entry]) -> None:
-    """Removes what ``entries`` found; a folder that is half removed is not seen by anyone."""
+def remove(root: Path, gone: Iterable[Entry], on_wait: Callable[[str], None]) -> None:
+    """Removes what ``entries`` found, after whoever is making it."""
     for entry in gone:
-        discard(entry.path)
-    for repository in _folders(root / "hub"):
-        if {path.name for path in repository.iterdir()} <= {"refs"}:
-            discard(repository)
+        if entry.path.parent == root / "models":
+            lock = lock_file(root, _without_partial(entry.path.name))
+        else:
+            lock = Repository(root, entry.name).lock
+        with locked(lock, on_wait):
+            discard(entry.path)
+    for folder in _folders(root / "hub"):
+        if not Repository(root, folder.name.replace("--", "/", 1)).kept():
+            discard(folder)
 
 
 def discard(folder: Path) -> None:
@@ -228,16 +243,17 @@ def _entry(folder: Path, repository: str | None) -> Entry:
         kind = DOWNLOAD if is_download(folder) else DAMAGED
         with contextlib.suppress(HubError):
             commit = load_json_object(folder / DOWNLOADED, LARGEST_RECORD, HubError).get("commit")
-    elif folder.name.endswith(".partial"):
+    elif _without_partial(folder.name) != folder.name:
         kind = UNFINISHED
     else:
         with contextlib.suppress(ModelFolderError):
             manifest = ModelFolder.open(folder).manifest
-            kind, precision = MODEL, str(manifest["precision"]["name"])
+            kind = MODEL
             commit = manifest["source"].get("commit")
-    if name is None:  # STEM-PRECISION-KEY
-        stem = folder.name.rpartition("-")[0]
-        name = stem.removesuffix(f"-{precision}") if precision else stem
+    if match := _MODEL_NAME.fullmatch(_without_partial(folder.name)):
+        precision = match[2]
+    if name is None:
+        name = match[1] if match and match[1] else folder.name
     return Entry(
         name=name,
         kind=kind,
@@ -247,6 +263,11 @@ def _entry(folder: Path, repository: str | None) -> Entry:
         modified=_modified(folder),
         path=folder,
     )
+
+
+def _without_partial(name: str) -> str:
+    """The name that an unfinished folder (.NAME.partial, .NAME.partial-RANDOM) is to have."""
+    return name[1:].partition(".partial")[0] if name.startswith(".") else name
 
 
 def _size(file: Path) -> int:

@@ -74,13 +74,15 @@ def plan_checkpoint(
     block_size: int | None = None,
     head: str | None = None,
     tokenizer: str | Path | None = None,
+    timed: bool = True,
 ) -> Plan:
     """What ``export_checkpoint`` of the checkpoint at ``path`` would do; reads headers only.
 
-    A folder with nothing but a config.json will do. Raises what the export would raise for them.
+    A folder with nothing but a config.json will do. ``timed`` is as for ``plan_export``. Raises
+    what the export would raise for them.
     """
     change = precision_of(precision, block_size, head)
-    return plan_export(open_headers(path, tokenizer), out, change)
+    return plan_export(open_headers(path, tokenizer), out, change, timed=timed)
 
 
 def quantize_model(

@@ -12,6 +12,7 @@ from rich.progress import (
     BarColumn,
     DownloadColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
@@ -72,8 +73,15 @@ def downloading(name: str, total: int, quiet: bool) -> Iterator[Callable[[int, i
         return
     console.print(f"downloading {name}, {size(total)}", highlight=False, markup=False, emoji=False)
     with _bytes_bar(console) as bar:
-        task = bar.add_task("downloading", total=total)
-        yield lambda done, total: bar.update(task, completed=done)
+        task: TaskID | None = None
+
+        def progress(done: int, total: int) -> None:
+            nonlocal task
+            if task is None:
+                task = bar.add_task("downloading", total=total, completed=done)
+            bar.update(task, completed=done)
+
+        yield progress
 
 
 def _bytes_bar(console: Console) -> Progress:

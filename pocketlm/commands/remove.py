@@ -9,6 +9,7 @@ from pocketlm.commands.options import debug_option
 from pocketlm.commands.progress import size
 from pocketlm.export.errors import RequestError
 from pocketlm.export.folder import cache_folder
+from pocketlm.exported import say
 from pocketlm.quantize.precisions import PRECISIONS
 
 
@@ -42,7 +43,9 @@ def command(name: str, precision: str | None, debug: bool) -> None:
             f"{wanted}: found nothing of this name in {root}, expected one of: "
             f"{', '.join(known) or '(the cache is empty)'}; see: pocketlm list"
         )
-    store.remove(root, gone)
+    store.remove(root, gone, lambda holder: say(f"waiting for {holder}, which uses it"))
     freed = sum(entry.num_bytes for entry in gone)
-    kinds = ", ".join(entry.precision or entry.kind for entry in gone)
+    kinds = ", ".join(
+        str(entry.precision) if entry.kind == store.MODEL else entry.kind for entry in gone
+    )
     click.echo(f"removed {gone[0].name} ({kinds}): {size(freed)} freed")

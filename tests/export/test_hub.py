@@ -5,6 +5,7 @@ Level: the requests and the files; what becomes of them is in tests/test_hub_mod
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import socket
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -314,6 +316,32 @@ def test_the_hub_says_how_long_to_wait(
     assert own == 4  # the third failure
 
 
+def test_a_long_wait_is_explained(hub_server: HubServer, tmp_path: Path, clock: Clock) -> None:
+    hub_server.add(NAME, FILES)
+    spoiled = {"Retry-After": "30"}
+    hub_server.faults.append(Fault(WEIGHT_FILE, "status", status=429, headers=spoiled))
+    said: list[str] = []
+    hub = Hub(say=said.append, sleep=clock.sleep)
+    download(hub, hub.snapshot(NAME, "main"), tmp_path / "out")
+    (line,) = said
+    assert "status 429" in line and line.endswith("waiting 30 s as the hub asks")
+
+
+def test_a_trickle_is_no_connection(hub_server: HubServer, tmp_path: Path, clock: Clock) -> None:
+    """By a clock that says a minute between any two looks at it, until it was given up once."""
+    hub_server.add(NAME, FILES)
+    hub_server.faults.append(Fault(WEIGHT_FILE, "slow", at=1000))
+    minutes = itertools.count(step=60)
+    hub = Hub(sleep=clock.sleep, clock=lambda: 0 if clock.waits else next(minutes))
+    download(hub, hub.snapshot(NAME, "main"), tmp_path / "out")
+    assert contents(tmp_path / "out") == FILES
+    assert clock.waits == [1]
+    hub_server.faults.append(Fault(WEIGHT_FILE, "slow", at=1000, times=99))
+    hub = Hub(sleep=clock.sleep, clock=lambda: next(minutes))
+    with pytest.raises(HubError, match="found [0-9,]+ bytes in 60 s, expected more than 60,000"):
+        download(hub, hub.snapshot(NAME, "main"), tmp_path / "again")
+
+
 def test_a_wait_that_is_too_long_is_an_error(
     hub_server: HubServer, tmp_path: Path, clock: Clock
 ) -> None:
@@ -426,6 +454,24 @@ def test_it_goes_on_at_another_commit_too(
     assert contents(get(hub_server, out, clock)) == FILES
     assert hub_server.asked(WEIGHT_FILE)[-1].sent == [MB]
     assert json.loads((out / DOWNLOADED).read_text())["commit"] == second
+
+
+def test_progress_counts_what_was_there(
+    hub_server: HubServer, tmp_path: Path, clock: Clock
+) -> None:
+    hub_server.add(NAME, FILES)
+    out = tmp_path / "out"
+    interrupted(hub_server, out, clock)
+    heard: list[int] = []
+    total = sum(map(len, FILES.values()))
+    get(
+        hub_server,
+        out,
+        clock,
+        on_download=lambda name, total: nullcontext(lambda done, total: heard.append(done)),
+    )
+    assert (heard[0], heard[-1]) == (total - MB, total)
+    assert heard == sorted(heard)
 
 
 @pytest.mark.parametrize("damage", ["first byte", "last byte", "too long"])
