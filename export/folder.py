@@ -238,7 +238,7 @@ def publishing(out: str | Path, *, force: bool = False) -> Iterator[Path]:
     """
     out = Path(os.path.realpath(out))  # a link stays: what it points to is replaced
     _bring_back(out)
-    _check_target(out, force)
+    check_target(out, force)
     with storage_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         _collect_leftovers(out)
@@ -258,7 +258,8 @@ def publishing(out: str | Path, *, force: bool = False) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _check_target(out: Path, force: bool) -> None:
+def check_target(out: Path, force: bool) -> None:
+    """Raises ModelFolderError if a folder may not be published at ``out``."""
     if not os.path.lexists(out):
         return
     if not out.is_dir():

@@ -27,16 +27,15 @@ _PLAIN = re.compile(r"[A-Za-z0-9._-]{1,200}")
 
 def relevant_files(snapshot: Snapshot) -> dict[str, str]:
     """Digests by name of every file that could be chosen: while they stay, so does the model."""
-    return {
-        name: file.digest
-        for name, file in sorted(snapshot.files.items())
-        if name in _known_names() or name.endswith(".safetensors")
-    }
-
-
-def _known_names() -> set[str]:
+    files = snapshot.files
     tokenizers = {name for form in TOKENIZERS for name in form}
-    return {*SMALL_FILES, *tokenizers, INDEX_NAME}
+    names = {*SMALL_FILES, *TORCH_SMALL_FILES, *tokenizers, INDEX_NAME}
+    weights = ".safetensors" if _safetensors(files) else (".bin", TORCH_INDEX_NAME)
+    return {
+        name: files[name].digest
+        for name in sorted(files)
+        if name in names or name.endswith(weights)
+    }
 
 
 def small_files(snapshot: Snapshot, for_torch: bool = False) -> list[RemoteFile]:

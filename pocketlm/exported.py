@@ -135,7 +135,12 @@ def headers_folder(checkpoint: str | Path, options: HubOptions) -> Iterator[Path
         yield folder
 
 
-def cached_name(word: str) -> str | None:
+def names_model(word: str) -> bool:
+    """Whether ``word`` alone is a model: a path that exists, or a full name that is cached."""
+    return _exists(word) or (split_name(word) is not None and _cached_name(word) is not None)
+
+
+def _cached_name(word: str) -> str | None:
     """The hub's name of the one repository in the cache that ``word`` means, if there is one."""
     root = cache_folder()
     names = [repository.name for repository in store.repositories(root)] if root else []
@@ -150,7 +155,7 @@ def _on_hub(checkpoint: str | Path | None, options: HubOptions) -> _Wanted | Non
     split = None
     if checkpoint is not None and not _exists(checkpoint):
         name = Path(checkpoint).as_posix()
-        split = split_name(name) or split_name(cached_name(name) or "")
+        split = split_name(name) or split_name(_cached_name(name) or "")
     if split is None:
         if options.revision is not None:
             raise RequestError(

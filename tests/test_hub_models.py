@@ -26,7 +26,7 @@ from hub_server import INFO, Fault, HubServer
 from llama_checkpoints import llama_config, llama_tensors
 
 import pocketlm
-from pocketlm import cli, store
+from pocketlm import cli, exported, store
 from pocketlm.export.folder import MANIFEST
 from pocketlm.export.lock import locked
 
@@ -565,6 +565,32 @@ def test_export_takes_a_name_and_gives_the_folders_bytes(
     kept = ["--keep-download", "--revision", commit]
     assert run("export", NAME, tmp_path / "kept", *kept, "--quiet") == (0, "", "")
     assert kinds(own_cache) == ["download"]
+
+
+def test_a_place_that_is_taken_is_found_before_the_download(
+    run: Run, hub_server: HubServer, commit: str, tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "file").write_text("somebody's")
+    code, out, err = run("export", NAME, tmp_path / "out")
+    assert (code, out) == (2, "")
+    assert "found a folder that is not empty" in err
+    assert hub_server.log == []
+
+
+def test_torch_weights_are_for_those_who_ask_and_new_ones_are_fetched(
+    hub_server: HubServer, own_cache: Path
+) -> None:
+    files = {"config.json": b"{}", "pytorch_model.bin": b"first"}
+    options = exported.HubOptions()
+    for weights in (b"first", b"other"):
+        commit = hub_server.add(NAME, files | {"pytorch_model.bin": weights})
+        with exported.checkpoint_folder(NAME, options, for_torch=True) as (folder, origin):
+            assert (folder / "pytorch_model.bin").read_bytes() == weights
+            assert origin == {"repository": NAME, "commit": commit}
+        assert not folder.exists()
+    with exported.checkpoint_folder(own_cache, options) as found:
+        assert found == (own_cache, {})
 
 
 def test_a_dry_run_fetches_config_json_alone(

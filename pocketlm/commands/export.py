@@ -10,6 +10,7 @@ import click
 
 from pocketlm.commands.options import hub_options, precision_options, writing_options
 from pocketlm.commands.progress import downloading, print_plan, print_report, shown
+from pocketlm.export.folder import check_target
 from pocketlm.exported import HubOptions, headers_folder, opened_checkpoint
 from pocketlm.quantize.precisions import PRECISIONS
 from pocketlm.quantize.run import export_checkpoint, plan_checkpoint
@@ -84,6 +85,7 @@ def command(
         else:
             print_plan(plan)
         return
+    check_target(out, force)  # now: what follows may take hours
     with opened_checkpoint(checkpoint, tokenizer, hub) as opened, shown(quiet) as callbacks:
         model = export_checkpoint(
             opened, out, precision, block_size=block_size, head=head, force=force, **callbacks

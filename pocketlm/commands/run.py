@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
@@ -16,8 +15,8 @@ from pocketlm.commands.options import (
     sampling_options,
     unescape,
 )
-from pocketlm.export.hub import split_name
 from pocketlm.export.memory import peak_rss_bytes
+from pocketlm.exported import names_model
 from pocketlm.model import Model
 from pocketlm.runtime.text import TextStream
 
@@ -75,25 +74,9 @@ def _model_and_prompt(words: tuple[str, ...]) -> tuple[str | None, str]:
         )
     if len(words) == 2:
         return words[0], words[1]
-    if words and words[0] not in ("", "-") and (_exists(words[0]) or _is_cached(words[0])):
+    if words and words[0] not in ("", "-") and names_model(words[0]):
         return words[0], ""
     return None, words[0] if words else ""
-
-
-def _is_cached(word: str) -> bool:
-    """Whether ``word`` is the full name of a model of the hub that was used before."""
-    if split_name(word) is None:
-        return False
-    from pocketlm.exported import cached_name
-
-    return cached_name(word) is not None
-
-
-def _exists(word: str) -> bool:
-    try:
-        return Path(word).exists()
-    except (OSError, ValueError):  # longer than a file name may be, or with a NUL: a prompt
-        return False
 
 
 def _read_stdin() -> str:
