@@ -43,9 +43,10 @@ def download(
 ) -> None:
     """Makes ``folder`` from the checkpoint in ``snapshot``; goes on where another call ended.
 
-    ``for_torch`` brings what transformers would load: PyTorch's weights where there are no
-    safetensors, and every tokenizer file. Raises HubError, CheckpointError for a repository
-    without a checkpoint, and StorageError, before the first weight, when there is no room.
+    The folder's name must change with the digests of the files. ``for_torch`` brings what
+    transformers would load: PyTorch's weights where there are no safetensors, and every tokenizer
+    file. Raises HubError, CheckpointError for a repository without a checkpoint, and StorageError,
+    before the first weight, when there is no room.
     """
     with storage_errors(folder):
         tries = 0

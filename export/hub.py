@@ -16,16 +16,15 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
-from importlib.metadata import version
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
-from .errors import HubError, missing_extra
+from .errors import HubError, MissingExtraError, missing_extra
 from .strict_json import quoted, shown
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 DEFAULT_REVISION = "main"
+MINIMUM_LIBRARY = (1, 26)  # the first that checks names of files itself
 ATTEMPTS = 4  # of one request, as long as nothing arrives in between
 LONGEST_WAIT = 300  # seconds that the hub may ask for
 QUIET_WAIT = 5  # seconds that need no explanation
@@ -297,10 +296,19 @@ def _library() -> Any:
         import huggingface_hub
     except ImportError as error:
         raise missing_extra("hub", "downloading a model", error) from error
+    found = huggingface_hub.__version__
+    if tuple(map(int, re.findall(r"\d+", found)[:2])) < MINIMUM_LIBRARY:
+        minimum = ".".join(map(str, MINIMUM_LIBRARY))
+        raise MissingExtraError(
+            f"downloading a model: found huggingface_hub {found}, expected {minimum} or newer; "
+            'install it with: pip install --upgrade "pocketlm[hub]"'
+        )
     return huggingface_hub
 
 
 def _identity() -> dict[str, str]:
+    from importlib.metadata import version
+
     return {"library_name": "pocketlm", "library_version": version("pocketlm")}
 
 
@@ -347,6 +355,8 @@ def _is_local(host: str) -> bool:
 
 def _wait_seconds(text: str) -> float | None:
     """``Retry-After``: seconds, or a date."""
+    from email.utils import parsedate_to_datetime
+
     if text.isascii() and text.isdigit() and len(text) < 10:
         return float(text)
     try:

@@ -6,6 +6,7 @@ tests/export/test_hub.py.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -451,6 +452,24 @@ def test_eight_processes_download_and_export_once(
         assert not said or f", which is making {NAME}" in said
 
 
+def test_when_the_maker_is_killed_another_goes_on(
+    hub_server: HubServer, commit: str, own_cache: Path, tiny_checkpoint: Path
+) -> None:
+    size = (tiny_checkpoint / WEIGHTS).stat().st_size
+    hub_server.faults.append(Fault(WEIGHTS, "slow", at=size // 100))
+    program = [sys.executable, "-c", LOAD]
+    children = [subprocess.Popen(program, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    wait_for(lambda: hub_server.bytes_sent(WEIGHTS) >= size // 3)
+    maker = int(store.Repository(own_cache, NAME).lock.read_text())
+    os.kill(maker, signal.SIGKILL)
+    said = {child.pid: child.communicate(timeout=60)[1] for child in children}
+    codes = {child.pid: child.returncode for child in children}
+    assert codes.pop(maker) == -signal.SIGKILL
+    assert list(codes.values()) == [0, 0], said
+    assert kinds(own_cache) == ["int8"]
+    assert hub_server.bytes_sent(WEIGHTS) < 2 * size
+
+
 def test_whoever_waits_says_for_whom(hub_server: HubServer, commit: str, own_cache: Path) -> None:
     lock = store.Repository(own_cache, NAME).lock
     program = [sys.executable, "-c", LOAD]
@@ -482,6 +501,20 @@ with locked(Path({str(lock)!r}), print):
         assert lock.read_text() == f"{os.getpid()}\n"
     assert waited == []
     assert not lock.exists()
+
+
+def test_a_file_system_without_locks_counts_as_a_free_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(handle: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    waited: list[str] = []
+    with locked(tmp_path / "lock", waited.append), locked(tmp_path / "lock", waited.append):
+        assert waited == []
 
 
 def test_without_locks_the_same_model_made_twice_is_one_model(
@@ -544,6 +577,13 @@ def test_what_the_hub_has_not_ends_with_3(run: Run, hub_server: HubServer, name:
     code, out, err = run("run", name, "the sea", "--offline")
     assert (code, out, err.count("\n")) == (3, "", 1)
     assert "found nothing in the cache for revision" in err
+
+
+def test_info_tells_repository_and_commit(run: Run, hub_server: HubServer, commit: str) -> None:
+    folder = pocketlm.load(NAME).folder.path
+    code, out, err = run("info", folder)
+    assert (code, err) == (0, "")
+    assert f" of {NAME} at {commit}\n" in out
 
 
 def test_export_takes_a_name_and_gives_the_folders_bytes(

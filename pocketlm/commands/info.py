@@ -65,6 +65,8 @@ def _summary(folder: ModelFolder) -> list[str]:
         f"{8 * folder.weights_bytes / manifest['num_parameters']:.2f} bits per weight",
         f"source        {source['format']}: {', '.join(source['files'])}",
     ]
+    if "repository" in source:
+        lines[-1] += f" of {source['repository']} at {source.get('commit')}"
     if "share_quantized" in precision:
         lines[3] += (
             f", blocks of {precision['block_size']}, head in {precision['head']}; "

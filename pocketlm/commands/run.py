@@ -16,7 +16,6 @@ from pocketlm.commands.options import (
     unescape,
 )
 from pocketlm.export.memory import peak_rss_bytes
-from pocketlm.exported import names_model
 from pocketlm.model import Model
 from pocketlm.runtime.text import TextStream
 
@@ -74,8 +73,11 @@ def _model_and_prompt(words: tuple[str, ...]) -> tuple[str | None, str]:
         )
     if len(words) == 2:
         return words[0], words[1]
-    if words and words[0] not in ("", "-") and names_model(words[0]):
-        return words[0], ""
+    if words and words[0] not in ("", "-"):
+        from pocketlm.exported import names_model  # not above: a model folder runs without
+
+        if names_model(words[0]):
+            return words[0], ""
     return None, words[0] if words else ""
 
 

@@ -588,6 +588,17 @@ def test_the_token_goes_to_the_hub_alone(
     assert tokens == {"hub": {"Bearer hf_right"}, "storage": {None}}
 
 
+def test_the_token_that_was_stored_is_used(
+    hub_server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub_server.add(NAME, FILES)
+    monkeypatch.delenv("HF_TOKEN")
+    (tmp_path / "token").write_text("hf_right\n")
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
+    Hub().snapshot(NAME, "main")
+    assert hub_server.log[0].headers["authorization"] == "Bearer hf_right"
+
+
 @pytest.mark.parametrize(
     ("location", "message"),
     [
@@ -753,4 +764,10 @@ def test_nobody_is_told_who_asks(hub_server: HubServer) -> None:
 def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(MissingExtraError, match=r'pip install "pocketlm\[hub\]"'):
+        Hub().snapshot(NAME, "main")
+
+
+def test_an_old_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.__version__", "0.36.2")
+    with pytest.raises(MissingExtraError, match="found huggingface_hub 0.36.2, expected 1.26 or"):
         Hub().snapshot(NAME, "main")
