@@ -115,8 +115,14 @@ class Hub:
 
     @property
     def endpoint(self) -> str:
-        """``HF_ENDPOINT``, or the public hub."""
-        return (os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
+        """``HF_ENDPOINT``, or the public hub; HubError if it is no address."""
+        endpoint = (os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
+        if _origin(endpoint)[0] not in ("http", "https") or not _origin(endpoint)[1]:
+            raise HubError(
+                f"HF_ENDPOINT: found {quoted(endpoint)}, expected an address such as "
+                f"{DEFAULT_ENDPOINT}; correct it, or leave it unset"
+            )
+        return endpoint
 
     def patience(self) -> Patience:
         """Of one request."""
@@ -275,9 +281,9 @@ class Hub:
 def offline_error(repository: str, revision: str) -> HubError:
     """What to say when something is not in the cache and the network is forbidden."""
     return HubError(
-        f"{repository}: found nothing in the cache for revision {quoted(revision)}, expected a "
-        "model that was used before, since the network is off (--offline or HF_HUB_OFFLINE); run "
-        "it once with the network, or see what there is with: pocketlm list"
+        f"{repository}: found neither this model nor its download in the cache for revision "
+        f"{quoted(revision)}, expected one since the network is off (--offline or HF_HUB_OFFLINE); "
+        "run it once with the network, or see what there is with: pocketlm list"
     )
 
 

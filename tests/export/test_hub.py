@@ -680,6 +680,16 @@ def set_token(monkeypatch: pytest.MonkeyPatch, token: str | None) -> None:
         monkeypatch.setenv("HF_TOKEN", token)
 
 
+@pytest.mark.parametrize("endpoint", ["huggingface.co", "file:///srv/hub", "https://", "http:/x"])
+def test_an_endpoint_that_is_no_address_is_named(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock, endpoint: str
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    with pytest.raises(HubError, match="HF_ENDPOINT: found '.*', expected an address such as"):
+        Hub(sleep=clock.sleep).snapshot(NAME, "main")
+    assert clock.waits == []
+
+
 @pytest.mark.parametrize("token", [None, "hf_right"])
 def test_a_missing_repository_is_named(
     hub_server: HubServer, monkeypatch: pytest.MonkeyPatch, token: str | None
