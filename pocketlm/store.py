@@ -216,11 +216,13 @@ def remove(root: Path, gone: Iterable[Entry], on_wait: Callable[[str], None]) ->
 
 
 def discard(folder: Path) -> None:
-    """Takes ``folder`` out of sight, then removes it, and what a killed process left of this."""
+    """Takes ``folder`` out of sight, then removes it, and what a killed process left of this.
+
+    Of a link, which a user made, only the link goes.
+    """
     if folder.is_symlink():
-        raise ModelFolderError(
-            f"{folder}: found a link, expected a folder that pocketlm made; remove it yourself"
-        )
+        folder.unlink()
+        return
     with contextlib.suppress(FileNotFoundError):
         os.rename(folder, folder.with_name(f".removed-{uuid.uuid4().hex}"))
     for leftover in folder.parent.glob(".removed-*"):

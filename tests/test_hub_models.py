@@ -28,6 +28,7 @@ from llama_checkpoints import llama_config, llama_tensors
 
 import pocketlm
 from pocketlm import cli, exported, store
+from pocketlm.commands.progress import downloading
 from pocketlm.export.folder import MANIFEST
 from pocketlm.export.lock import locked
 
@@ -677,6 +678,30 @@ def test_list_shows_what_there_is(
     assert lines[-1].endswith(f" MB in {own_cache}")
 
 
+def test_without_a_home_nothing_is_listed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pocketlm.commands.list.cache_folder", lambda: None)
+    assert run("list")[1] == "nothing in the cache: no home folder, and no POCKETLM_CACHE\n"
+
+
+def test_a_download_is_drawn_on_a_terminal_only(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def drawn(quiet: bool) -> str:
+        with downloading(NAME, 4_000_000, quiet) as progress:
+            progress(1_000_000, 4_000_000)
+            progress(4_000_000, 4_000_000)
+        out, err = capsys.readouterr()
+        assert out == ""
+        return err
+
+    assert drawn(quiet=False) == ""
+    monkeypatch.setenv("FORCE_COLOR", "1")  # stands for a terminal
+    assert drawn(quiet=True) == ""
+    text = re.sub("\x1b[^a-zA-Z]*[a-zA-Z]", "", drawn(quiet=False))
+    assert text.startswith(f"downloading {NAME}, 4.0 MB\n")
+    assert "4.0/4.0 MB" in text
+
+
 def test_remove_says_what_it_freed_and_leaves_the_rest(
     run: Run, hub_server: HubServer, commit: str, own_cache: Path, tiny_checkpoint: Path
 ) -> None:
@@ -743,6 +768,19 @@ def test_remove_waits_for_whoever_makes_the_model(
     remover.join()
     assert not model.exists()
     assert ended[0][2] == f"pocketlm: waiting for process {os.getpid()}, which uses it\n"
+
+
+def test_of_a_link_in_place_of_a_download_only_the_link_goes(
+    hub_server: HubServer, commit: str, own_cache: Path, tmp_path: Path
+) -> None:
+    pocketlm.load(NAME, keep_download=True)
+    (download,) = own_cache.glob("hub/*/checkpoint-*")
+    moved = download.rename(tmp_path / "elsewhere")
+    (moved / store.KEEP).unlink()
+    download.symlink_to(moved)
+    pocketlm.load(NAME, precision="fp32")
+    assert (moved / WEIGHTS).is_file()
+    assert not download.is_symlink()
 
 
 @pytest.mark.parametrize("name", ["..", "../here", ".", "", "/", "refs", "hub", "models"])

@@ -34,7 +34,7 @@ def command(as_json: bool, debug: bool) -> None:
         click.echo(json.dumps([asdict(e) | {"path": str(e.path)} for e in found], indent=1))
         return
     if not found:
-        click.echo(f"nothing in {root}")
+        click.echo(f"nothing in {root or 'the cache: no home folder, and no POCKETLM_CACHE'}")
         return
     rows = [("NAME", "PRECISION", "SIZE", "COMMIT", "WHEN"), *map(_row, found)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
