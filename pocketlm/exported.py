@@ -249,8 +249,9 @@ class _Wanted:
             if known is None:
                 raise error
             return known, error
+        usable = known and any(not folder.name.startswith(".") for folder in repository.kept())
         try:
-            hub = Hub(attempts=1 if known and repository.kept() else ATTEMPTS, say=say)
+            hub = Hub(attempts=1 if usable else ATTEMPTS, say=say)
             snapshot = hub.snapshot(self.name, self.revision)
         except HubError as error:
             if known is None:
