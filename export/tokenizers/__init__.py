@@ -34,8 +34,9 @@ Content = dict[str, Any]
 class TokenizerSource:
     """The tokenizer of a checkpoint, not yet read."""
 
-    files: tuple[Path, ...]  # what ``read`` and ``beside`` come from
+    files: tuple[Path, ...]  # what all of it comes from
     read: Callable[[], Content]  # tokenizer.json's content; raises CheckpointError
+    converted: bool  # from another form
     config: Content  # tokenizer_config.json's content, {} without one
     chat_template: str | None  # chat_template.jinja's text
 
@@ -44,19 +45,23 @@ class TokenizerSource:
         """The file it is, for messages."""
         return self.files[0].name
 
-    def most_bytes(self) -> int:
-        """What tokenizer.json and the files beside it take at most; conversions spell more out."""
-        size = sum(file.stat().st_size for file in self.files)
-        return size if self.name == "tokenizer.json" else 8 * size
+    def folder_files(self, content: Content) -> dict[str, bytes]:
+        """What a model folder holds of it, by name; ``content`` is what ``read`` returned.
 
-    def beside(self) -> dict[str, str]:
-        """Texts of the files that belong beside tokenizer.json, by name."""
-        texts = {}
+        A tokenizer.json comes along byte for byte.
+        """
+        files = {"tokenizer.json": self._spelled(content)}
         if self.config:
-            texts[CONFIG_FILE] = json.dumps(self.config, indent=1, ensure_ascii=False) + "\n"
+            files[CONFIG_FILE] = json.dumps(self.config, indent=1, ensure_ascii=False).encode()
         if self.chat_template is not None:
-            texts[TEMPLATE_FILE] = self.chat_template
-        return texts
+            files[TEMPLATE_FILE] = self.chat_template.encode()
+        return files
+
+    def _spelled(self, content: Content) -> bytes:
+        if self.converted:
+            return json.dumps(content, ensure_ascii=False).encode()
+        with RegularFile(self.files[0], CheckpointError) as stream:
+            return stream.read(0, LARGEST_TOKENIZER)
 
 
 def find_tokenizer(path: Path) -> TokenizerSource | None:
@@ -79,6 +84,7 @@ def find_tokenizer(path: Path) -> TokenizerSource | None:
             return TokenizerSource(
                 files=(*files, *config_file, *template_file),
                 read=partial(form.read, *files, config),
+                converted=name != "library",
                 config=config,
                 chat_template=template,
             )
