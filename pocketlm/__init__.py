@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         ModelFolderError,
         NumericsError,
         PocketLMError,
+        ProviderError,
         RequestError,
         StorageError,
     )
@@ -51,6 +52,7 @@ _HOMES = {
         "ModelFolderError",
         "NumericsError",
         "PocketLMError",
+        "ProviderError",
         "RequestError",
         "StorageError",
     ],
@@ -65,6 +67,7 @@ __all__ = [
     "NumericsError",
     "Piece",
     "PocketLMError",
+    "ProviderError",
     "RequestError",
     "Result",
     "StorageError",

@@ -589,7 +589,7 @@ def start(*command: str | Path, **options: Any) -> subprocess.Popen[str]:
 PHASES = {
     "parsing": ("pocketlm.cli", "_group", "run {model} x"),
     "stdin": ("pocketlm.commands.run", "_read_stdin", "run {model} -"),
-    "load": ("pocketlm.model", "Session", "run {model} x"),
+    "load": ("pocketlm.placement", "Session", "run {model} x"),
     "generation": ("pocketlm.runtime.text:TextStream", "__next__", "run {model} x"),
     "export": ("rich.progress:Progress", "update", "export {checkpoint} {out}"),
     "last files": ("pocketlm.export.run", "write_json", "export {checkpoint} {out}"),
