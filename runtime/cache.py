@@ -130,8 +130,8 @@ class KVCache:
 class DeviceCache(KVCache):
     """``KVCache`` in the memory of a device, as OrtValues of the type its attention kernel takes.
 
-    Growing takes the rows through the host. It doubles the capacity, so that on average a token
-    crosses less than three times: nothing beside the steps that wrote it.
+    Growing takes the rows through the host. As the capacity doubles, all the copies of a cache's
+    life together are less than three times its final size: nothing beside the steps that fill it.
     """
 
     def __init__(
