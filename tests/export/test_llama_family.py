@@ -207,11 +207,13 @@ def test_bytes_do_not_depend_on_pieces_threads_or_the_way_through_fp32(
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "yarn": ("llama", {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "yarn"),
     "longrope": ("phi3", {"rope_scaling": {"type": "longrope", "short_factor": []}}, "longrope"),
+    "dynamic": ("qwen2", {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "dynamic"),
+    "kind is a list": ("llama", {"rope_scaling": {"rope_type": ["linear"]}}, "rope_scaling"),
+    "no blend": ("llama", {"rope_scaling": LLAMA3 | {"low_freq_factor": 4.0}}, "low_freq_factor"),
     "no factor": ("llama", {"rope_scaling": {"type": "linear"}}, "factor"),
     "bad factor": ("llama", {"rope_scaling": {"type": "linear", "factor": -1}}, "factor"),
     "scaling is a list": ("llama", {"rope_scaling": [1]}, "rope_scaling"),
     "theta": ("llama", {"rope_theta": "many"}, "rope_theta"),
-    "quantized": ("llama", {"quantization_config": {"bits": 4}}, "quantization_config"),
     "activation": ("llama", {"hidden_act": "mish"}, "hidden_act"),
     "heads": ("llama", {"num_key_value_heads": 4}, "num_key_value_heads"),
     "head size": ("llama", {"head_dim": 12}, "head size"),
@@ -219,7 +221,6 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "layer kinds": ("gemma3_text", {"layer_types": ["full_attention", "linear"]}, "layer_types"),
     "softcap": ("gemma3_text", {"final_logit_softcapping": 30.0}, "final_logit_softcapping"),
     "qwen layer kinds": ("qwen2", {"layer_types": ["sliding_attention"] * 2}, "layer_types"),
-    "experts": ("llama", {"model_type": "mixtral"}, "mixtral"),
     "rotated share": ("phi3", {"partial_rotary_factor": 1.5}, "partial_rotary_factor"),
 }
 
