@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -130,7 +131,11 @@ def test_no_value_of_a_field_ends_in_anything_but_a_checkpoint_error(
     model_type: str, checkpoints: dict[str, Checkpoint]
 ) -> None:
     checkpoint, refused = checkpoints[model_type], 0
-    for name in {*checkpoint.config, *OPTIONAL}:
+    fields = {
+        field.name
+        for field in dataclasses.fields(find_architecture({"model_type": model_type}).Config)
+    }
+    for name in {*checkpoint.config, *fields, *OPTIONAL}:
         for value in JUNK + (ROPES if name.startswith("rope_") else []):
             changed = replace(checkpoint, config=checkpoint.config | {name: value})
             try:
