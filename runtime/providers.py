@@ -23,6 +23,7 @@ AUTO, ON_CPU, ON_CUDA = "auto", "cpu", "cuda"
 PROVIDERS = (AUTO, ON_CPU, ON_CUDA)
 # Precisions of pocketlm.quantize that multiply by MatMulIntegerToFloat: no CUDA kernel has it.
 CPU_ONLY_PRECISIONS = frozenset({"int8"})
+FAILURE = "Failed to load "  # how preload_dlls begins to tell of a library it needs
 ASKED_FOR_CUDA = "provider is 'cuda': "
 INSTALL_CUDA = (
     'pip uninstall -y onnxruntime onnxruntime-gpu && pip install "onnxruntime-gpu[cuda,cudnn]"'
@@ -80,15 +81,12 @@ def has_cuda_build() -> bool:
 def cuda_obstacle(precision: str) -> Obstacle | None:
     """What keeps a model of that precision, by name, from CUDA; None if nothing is known yet.
 
-    Loads the CUDA libraries that pip installed, so that a session finds them. What is missing then
-    shows when a session is opened: see ``refused``.
+    Loads the CUDA libraries that pip installed, so that a session finds them. What is wrong beyond
+    that shows when a session is opened: see ``refused``.
     """
     if not has_cuda_build():
         return _no_build()
-    obstacle = _driver_obstacle() or _precision_obstacle(precision)
-    if obstacle is None:
-        _load_libraries()
-    return obstacle
+    return _driver_obstacle() or _precision_obstacle(precision) or _library_obstacle()
 
 
 def refused(session: onnxruntime.InferenceSession, place: Place) -> bool:
@@ -97,12 +95,11 @@ def refused(session: onnxruntime.InferenceSession, place: Place) -> bool:
 
 
 def start_obstacle() -> Obstacle:
-    """Why a session did not get CUDA, as far as the libraries that fail to load tell."""
-    failures = _load_libraries()
+    """Why a session did not get CUDA although nothing was missing: ONNX Runtime logs it only."""
     return Obstacle(
-        failures[0] if failures else "that ONNX Runtime could not start CUDA (see its log above)",
-        f"the libraries of CUDA {getattr(onnxruntime, 'cuda_version', None) or '13'} and cuDNN 9",
-        'install them with: pip install "onnxruntime-gpu[cuda,cudnn]"',
+        "that ONNX Runtime could not start CUDA (its log above says why)",
+        "a session there",
+        "free the device or update its driver, or use --provider cpu",
     )
 
 
@@ -146,8 +143,16 @@ def _precision_obstacle(precision: str) -> Obstacle | None:
     )
 
 
-def _load_libraries() -> list[str]:
-    """Loads CUDA and cuDNN from the packages of pip; what could not be loaded, a line for each."""
+def _library_obstacle() -> Obstacle | None:
+    """Loads CUDA and cuDNN from the packages of pip, else from where the system has them."""
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         onnxruntime.preload_dlls()
-    return [line for line in printed.getvalue().splitlines() if line.startswith("Failed to load")]
+    failures = [line for line in printed.getvalue().splitlines() if line.startswith(FAILURE)]
+    if not failures:
+        return None
+    library, _, reason = failures[0].removeprefix(FAILURE).partition(": ")
+    return Obstacle(
+        f"no {library} ({reason})",
+        f"the libraries of CUDA {onnxruntime.cuda_version}",
+        'install them with: pip install "onnxruntime-gpu[cuda,cudnn]"',
+    )
