@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     )
     from pocketlm.model import Model, Result, load
     from pocketlm.runtime.cancellation import Cancellation
+    from pocketlm.runtime.providers import FallbackWarning
     from pocketlm.runtime.text import Piece, TextStream, Timings
 
 __version__ = "0.1.0"
@@ -45,6 +46,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "pocketlm.model": ["Model", "Result", "load"],
     "pocketlm.runtime.cancellation": ["Cancellation"],
+    "pocketlm.runtime.providers": ["FallbackWarning"],
     "pocketlm.runtime.text": ["Piece", "TextStream", "Timings"],
     "pocketlm.export.errors": [
         "CheckpointError",
@@ -61,6 +63,7 @@ _HOMES = {
 __all__ = [
     "Cancellation",
     "CheckpointError",
+    "FallbackWarning",
     "MissingExtraError",
     "Model",
     "ModelFolderError",

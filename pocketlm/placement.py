@@ -37,7 +37,7 @@ def open_session(
         if provider != AUTO:
             raise
         fallback = f"running on the CPU: {str(error).removeprefix(ASKED_FOR_CUDA)}"
-    warnings.warn(fallback, FallbackWarning, stacklevel=2)
+    warnings.warn(fallback, FallbackWarning, stacklevel=4)  # the caller of load
     return Session(folder, threads), fallback
 
 
