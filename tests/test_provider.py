@@ -156,3 +156,13 @@ def test_the_folder_is_the_same(tiny_folder: ModelFolder, cuda_build: None) -> N
     before = {file: file.stat().st_mtime_ns for file in Path(tiny_folder.path).iterdir()}
     pocketlm.load(tiny_folder.path, threads=1, provider="cuda")
     assert {file: file.stat().st_mtime_ns for file in Path(tiny_folder.path).iterdir()} == before
+
+
+def test_info_says_where_auto_would_run_it(
+    tiny_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for obstacle, line in ((NO_DRIVER, "cpu: found no NVIDIA driver"), (None, "cuda")):
+        monkeypatch.setattr(providers, "cuda_obstacle", lambda precision, found=obstacle: found)
+        with pytest.raises(SystemExit):
+            cli.main(["info", str(tiny_folder.path)])
+        assert f"\nprovider      {line}\n" in capsys.readouterr().out
