@@ -1,8 +1,9 @@
 """The pass that lets a CUDA kernel take the attention: a float32 graph goes in, its twin comes out.
 
-ONNX Runtime's CUDA provider has kernels for float32 of every node of our graphs but one:
-GroupQueryAttention comes for float16 and bfloat16 alone. Left as it is, each of those nodes would
-run on the CPU, with its cache and a copy there and back.
+ONNX Runtime's CUDA provider has a float32 kernel for every node of our graphs, those that multiply
+integers aside, but one: GroupQueryAttention comes for float16 and bfloat16 alone. Left as it is,
+each of those nodes would run on the CPU, with its cache and a copy there and back. Source: the
+names of kernel classes in libonnxruntime_providers_cuda.so of onnxruntime-gpu 1.31.1.
 
     q, k, v (float32), past (float32)      →   Cast q, k, v → attention, past and present float16
     → attention → x (float32)                  → Cast → x (float32)
