@@ -32,11 +32,13 @@ if TYPE_CHECKING:
         ModelFolderError,
         NumericsError,
         PocketLMError,
+        ProviderError,
         RequestError,
         StorageError,
     )
     from pocketlm.model import Model, Result, load
     from pocketlm.runtime.cancellation import Cancellation
+    from pocketlm.runtime.providers import FallbackWarning
     from pocketlm.runtime.text import Piece, TextStream, Timings
 
 __version__ = "0.1.0"
@@ -44,6 +46,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "pocketlm.model": ["Model", "Result", "load"],
     "pocketlm.runtime.cancellation": ["Cancellation"],
+    "pocketlm.runtime.providers": ["FallbackWarning"],
     "pocketlm.runtime.text": ["Piece", "TextStream", "Timings"],
     "pocketlm.export.errors": [
         "CheckpointError",
@@ -51,6 +54,7 @@ _HOMES = {
         "ModelFolderError",
         "NumericsError",
         "PocketLMError",
+        "ProviderError",
         "RequestError",
         "StorageError",
     ],
@@ -59,12 +63,14 @@ _HOMES = {
 __all__ = [
     "Cancellation",
     "CheckpointError",
+    "FallbackWarning",
     "MissingExtraError",
     "Model",
     "ModelFolderError",
     "NumericsError",
     "Piece",
     "PocketLMError",
+    "ProviderError",
     "RequestError",
     "Result",
     "StorageError",

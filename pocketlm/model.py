@@ -11,9 +11,9 @@ from typing import Any
 from pocketlm.export.errors import ModelFolderError
 from pocketlm.export.folder import MANIFEST, ModelFolder
 from pocketlm.export.strict_json import load_json_object, shown
+from pocketlm.placement import open_session
 from pocketlm.runtime.cancellation import Cancellation
 from pocketlm.runtime.sampling import SamplingOptions
-from pocketlm.runtime.session import Session
 from pocketlm.runtime.text import TextOptions, TextStream, Timings, stream_text
 from pocketlm.runtime.tokenizer import Tokenizer
 
@@ -32,13 +32,15 @@ class Result:
 class Model:
     """An open model folder: session, tokenizer and generation defaults."""
 
-    def __init__(self, folder: ModelFolder, threads: int | None = None) -> None:
+    def __init__(
+        self, folder: ModelFolder, threads: int | None = None, provider: str = "auto"
+    ) -> None:
         """Opens ``folder``; see ``load`` for what it raises."""
         started = time.perf_counter()
         self.folder = folder
         folder.verify()
         self.tokenizer = Tokenizer.open(folder.path / "tokenizer.json")
-        self.session = Session(folder, threads)
+        self.session, self.fallback = open_session(folder, threads, provider)
         file = folder.path / "generation_config.json"
         defaults = load_json_object(file, 10_000_000, ModelFolderError)
         self.end_ids = _ids(file, defaults, "eos_token_id")
@@ -114,6 +116,7 @@ def load(
     *,
     precision: str | None = None,
     threads: int | None = None,
+    provider: str = "auto",
     tokenizer: str | Path | None = None,
     on_export: Callable[[Path], dict[str, Any]] | None = None,
 ) -> Model:
@@ -121,10 +124,13 @@ def load(
 
     A checkpoint is exported once to the cache folder with ``precision`` ("fp32", "int8",
     "int8-weight" or "int4"; "int8" unless given) and opened from there the next time; that needs
-    the extra "export". ``threads`` None means the cores this process may use. ``on_export`` is
-    called when an export begins and returns keyword arguments for it, such as a progress callback.
+    the extra "export". ``threads`` None means the cores this process may use. ``provider`` is
+    "cpu", "cuda" (needs the extra "cuda") or "auto": CUDA where it can be had, else the CPU, with
+    a FallbackWarning if ONNX Runtime is built for CUDA. ``on_export`` is called when an export
+    begins and returns keyword arguments for it, such as a progress callback.
 
-    Raises ModelFolderError, CheckpointError, StorageError, RequestError or MissingExtraError.
+    Raises ModelFolderError, CheckpointError, StorageError, RequestError, ProviderError or
+    MissingExtraError.
     """
     if path is not None and _is_graph(Path(path)):
         folder = ModelFolder.open(path)
@@ -134,10 +140,11 @@ def load(
                 f"{path}: found a model folder in {found}, expected {precision}; leave precision "
                 "out, or make another folder with: pocketlm quantize"
             )
-        return Model(folder, threads)
+        return Model(folder, threads, provider)
     from pocketlm.exported import export_once
 
-    return Model(export_once(path, precision or "int8", tokenizer, on_export), threads)
+    folder = export_once(path, precision or "int8", tokenizer, on_export)
+    return Model(folder, threads, provider)
 
 
 def _is_graph(path: Path) -> bool:

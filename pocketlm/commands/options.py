@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -96,6 +97,13 @@ sampling_options = _group(
 # How a model is opened: keyword arguments of ``load``, taken by ``open_model``.
 MODEL_OPTIONS = {
     "threads": click.option("--threads", type=int, help="CPU threads. Default: the cores at hand."),
+    "provider": click.option(
+        "--provider",
+        type=click.Choice(("auto", "cpu", "cuda")),
+        default="auto",
+        show_default=True,
+        help="Where it runs; auto takes CUDA where it can be had.",
+    ),
     "precision": click.option(
         "--precision",
         type=click.Choice(PRECISIONS),
@@ -111,12 +119,15 @@ model_options = _group(*MODEL_OPTIONS.values())
 def open_model(path: str | Path | None, options: dict[str, Any]) -> Model:
     """``load`` with the values of ``model_options``, which are taken out of ``options``.
 
-    An export on the way is drawn on stderr if that is a terminal.
+    An export on the way is drawn on stderr if that is a terminal; a model that runs on the CPU
+    although this ONNX Runtime is built for CUDA is told there in a line.
     """
     from pocketlm.model import load  # not above: verbs that only write need no ONNX Runtime
+    from pocketlm.runtime.providers import FallbackWarning
 
     chosen = {name: options.pop(name) for name in MODEL_OPTIONS}
-    with ExitStack() as drawing:
+    with ExitStack() as drawing, warnings.catch_warnings():
+        warnings.simplefilter("ignore", FallbackWarning)  # printed below, as a line of ours
 
         def on_export(out: Path) -> dict[str, Any]:
             # Imported only now: drawing and exporting cost memory that a run does not need.
@@ -124,7 +135,10 @@ def open_model(path: str | Path | None, options: dict[str, Any]) -> Model:
 
             return drawing.enter_context(shown(quiet=not sys.stderr.isatty()))
 
-        return load(path, on_export=on_export, **chosen)
+        model = load(path, on_export=on_export, **chosen)
+    if model.fallback is not None:
+        click.echo(f"pocketlm: {model.fallback}", err=True)
+    return model
 
 
 ESCAPES = {"\\n": "\n", "\\t": "\t", "\\r": "\r", "\\\\": "\\"}

@@ -131,6 +131,8 @@ def _result(model: Model, stream: TextStream, prompt: str, text: str) -> dict[st
         },
         "peak_rss_bytes": peak_rss_bytes(),
         "threads": model.session.threads,
+        "provider": model.session.place.name,
+        "fallback": model.fallback,
         "model": {
             "path": str(model.folder.path),
             "architecture": model.folder.manifest["architecture"],
@@ -145,6 +147,7 @@ def _stats(model: Model, stream: TextStream) -> str:
         f"load {model.load_seconds:.2f} s, first token {1e3 * timings.first_token_seconds:.0f} ms, "
         f"prefill {timings.prefill_rate:.0f} tokens/s ({timings.prompt_tokens} tokens), "
         f"decode {timings.decode_rate:.0f} tokens/s ({timings.new_tokens} tokens), "
-        f"peak memory {peak_rss_bytes() / 1e6:.0f} MB, {model.session.threads} threads, "
+        f"peak memory {peak_rss_bytes() / 1e6:.0f} MB, {model.session.threads} threads "
+        f"on {model.session.place.name}, "
         f"finished by {stream.finish_reason}"
     )
