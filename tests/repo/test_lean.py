@@ -14,7 +14,7 @@ from pocketlm.export.folder import ModelFolder
 
 BLOCKED = (
     *("onnx", "onnx_ir", "safetensors", "ml_dtypes", "torch", "optimum", "transformers"),
-    *("click", "rich"),
+    *("click", "rich", "jinja2"),
 )
 BLOCK = f"""
 import importlib.abc, sys

@@ -41,7 +41,7 @@ def test_every_needed_link_exists_and_points_right() -> None:
 def test_extra_all_holds_every_extra_a_user_may_want() -> None:
     extras = PYPROJECT["project"]["optional-dependencies"]
     assert extras["all"] == ["pocketlm[cli,optimum]"]
-    assert set(extras) == {"export", "cli", "test", "optimum", "all"}
+    assert set(extras) == {"export", "chat", "cli", "test", "optimum", "all"}
 
 
 def test_version_is_the_packages() -> None:
