@@ -149,8 +149,9 @@ class Model:
         if template is None:
             raise RequestError(
                 f"{self.folder.path}: found no chat template (chat_template.jinja, or in "
-                "tokenizer_config.json), expected one to chat by: this is a base model; give it a "
-                "text to continue, or take a model that was trained to chat"
+                "tokenizer_config.json), expected one to chat by: this is a base model, which "
+                "continues a text; leave --chat out, or talk to it with: pocketlm chat (in Python: "
+                "transcript=True)"
             )
         if self._answer_end_ids is None:
             self._answer_end_ids = answer_end_ids(template, self.tokenizer)

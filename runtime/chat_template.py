@@ -164,7 +164,7 @@ class TemplateProcess:
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
         self._owner = os.getpid()  # a fork must not read the replies to us
-        self._stop: Callable[[], object] = bool  # replaced with each child
+        self._stop: Callable[[], object] = lambda: None  # ends the child
 
     def ask(self, template: str, variables: dict[str, Any], max_characters: int) -> dict[str, Any]:
         """The worker's reply; {"failed": TIME or DIED, "detail": ""} if it gave none."""

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from pocketlm.cli import on_interrupt
+from pocketlm.commands.interrupts import interrupts_call
 from pocketlm.commands.options import (
     debug_option,
     model_options,
@@ -22,7 +23,7 @@ from pocketlm.commands.options import (
     unescape,
 )
 from pocketlm.commands.terminal import print_stream
-from pocketlm.export.errors import PocketLMError
+from pocketlm.export.errors import PocketLMError, RequestError
 from pocketlm.model import Model
 from pocketlm.runtime.chat import ChatPrompt
 
@@ -97,6 +98,10 @@ class Conversation:
                 if interrupted:
                     return
                 interrupted = True
+            except UnicodeDecodeError as error:
+                raise RequestError(
+                    f"stdin: found the byte {error.object[error.start]:#x}, expected UTF-8 text"
+                ) from error
             except EOFError:
                 if self.interactive:
                     print()
@@ -121,7 +126,7 @@ class Conversation:
         """Prints the answer to ``text``; both are remembered, the answer as far as it came."""
         messages, prompt = self._fitting([*self.messages, {"role": "user", "content": text}])
         stream = self.model.stream(prompt, cache=self.cache, **self.options)
-        with on_interrupt(lambda *_: stream.cancel()):
+        with interrupts_call(stream.cancel):
             answer = print_stream(stream)
         if answer or stream.finish_reason != "cancelled":
             self.messages = [*messages, {"role": "assistant", "content": answer}]
@@ -173,16 +178,18 @@ class Conversation:
         if not name:
             say("found no name, expected /save FILE")
             return
+        path = Path(name).expanduser()
         text = json.dumps(self.messages, ensure_ascii=False, indent=1) + "\n"
         try:
-            with open(name, "x", encoding="utf-8") as file:
+            with path.open("x", encoding="utf-8") as file:
                 file.write(text)
         except FileExistsError:
-            say(f"{name}: found a file, expected a new name; choose another")
-        except OSError as error:
-            say(f"{name}: found {str(error.strerror or error)!r}, expected to write it")
+            say(f"{path}: found a file, expected a new name; choose another")
+        except (OSError, ValueError) as error:  # ValueError: a name that is no path
+            found = getattr(error, "strerror", None) or str(error)
+            say(f"{path}: found {found!r}, expected to write it; choose another place")
         else:
-            say(f"wrote {len(self.messages)} messages to {name}")
+            say(f"wrote {len(self.messages)} messages to {path}")
 
     def help(self, _: str) -> None:
         """Lists the commands."""
