@@ -12,24 +12,24 @@ Sources: ``apply_chat_template`` of transformers, for the variables a template m
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
-import importlib.util
 import json
 import os
 import re
-import subprocess
 import sys
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..export.errors import MissingExtraError, ModelFolderError, RequestError, missing_extra
 from ..export.folder import ModelFolder
 from ..export.strict_json import load_json_object, quoted, shown
 from ..export.tokenizers import CONFIG_FILE, LARGEST_CONFIG, TEMPLATE_FILE, read_template
 from . import template_worker as worker
+
+if TYPE_CHECKING:
+    import subprocess
 
 RENDER_SECONDS = 2.0
 RENDER_BYTES = 256 << 20
@@ -234,6 +234,8 @@ def _start(seconds: float, num_bytes: int) -> subprocess.Popen[bytes]:
             "expected one to render chat templates in; install pocketlm into a Python environment, "
             "or write the prompt yourself and use stream"
         )
+    import subprocess  # not above: most generations need no process
+
     where = json.dumps([sys.path, [seconds, num_bytes]])
     return subprocess.Popen(
         [sys.executable, "-c", BOOT, where],
@@ -258,6 +260,9 @@ def _end(child: subprocess.Popen[bytes], owner: int) -> None:
 
 def _check_jinja2() -> None:
     """Raises MissingExtraError without a jinja2 whose sandbox holds."""
+    import importlib.metadata
+    import importlib.util
+
     needed = ".".join(map(str, MINIMUM_JINJA2))
     try:
         importlib.util.find_spec("jinja2")  # an import would take its time and memory here, too

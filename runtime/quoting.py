@@ -13,8 +13,8 @@ the hidden text can come back as what it says, and every other rule of the token
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -58,7 +58,9 @@ class PlainTwin:
         }
         self._twin = tokenizers.Tokenizer.from_str(library.to_str())
         self._twin.encode_special_tokens = True  # as the text they are spelled with
-        secret = "".join(chr(NAMING + secrets.randbelow(0x10000)) for _ in range(NAME_CHARACTERS))
+        secret = "".join(
+            chr(NAMING + int.from_bytes(os.urandom(2))) for _ in range(NAME_CHARACTERS)
+        )
         names = [secret + chr(NAMING + index) for index in range(len(special))]
         self._twin.add_tokens(
             [_named(token, name) for token, name in zip(special.values(), names, strict=True)]

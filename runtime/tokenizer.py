@@ -54,7 +54,9 @@ class Tokenizer:
         self._bytes: dict[int, bytes] = {}
         special = {token_id: token for token_id, token in added.items() if token.special}
         self.special_ids: frozenset[int] = frozenset(special)
-        self.special_spellings: tuple[str, ...] = tuple(t.content for t in special.values())
+        self.special_spellings: tuple[str, ...] = tuple(
+            token.content for token in special.values() if token.content
+        )
 
     @staticmethod
     def open(path: str | Path) -> Tokenizer:

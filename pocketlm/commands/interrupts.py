@@ -13,7 +13,7 @@ from pocketlm.cli import on_interrupt
 
 @contextmanager
 def interrupts_call(action: Callable[[], object]) -> Iterator[None]:
-    """Ctrl-C calls ``action``, from another thread, once; nothing is raised.
+    """Ctrl-C calls ``action``, from another thread; nothing is raised.
 
     Python runs a signal's handler between two of its own instructions, so not before a chunk of the
     prompt, which may take seconds, is done. It writes the signal's number to a socket at once.
@@ -22,8 +22,9 @@ def interrupts_call(action: Callable[[], object]) -> Iterator[None]:
     writer.setblocking(False)
 
     def wait() -> None:
-        if reader.recv(1) == bytes([signal.SIGINT]):
-            action()
+        while number := reader.recv(1):
+            if number == bytes([signal.SIGINT]):  # other signals write theirs
+                action()
 
     thread = threading.Thread(target=wait, daemon=True)
     with reader, on_interrupt(lambda *_: None):

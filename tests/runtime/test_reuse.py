@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,9 +32,9 @@ def generate(
     prompt: Sequence[int],
     limit: int,
     cache: ReusableCache | None = None,
-    **sampling: float | int,
+    **sampling: Any,
 ) -> list[int]:
-    sampler = make_sampler(SamplingOptions(**sampling))  # type: ignore[arg-type]
+    sampler = make_sampler(SamplingOptions(**sampling))
     return [step.token for step in generate_tokens(session, prompt, sampler, limit, cache=cache)]
 
 
@@ -46,7 +47,11 @@ def test_reusing_gives_the_tokens_of_an_empty_cache(
     penalty: float,
 ) -> None:
     """In float32, where the last bit of a row that was decoded alone decides no token."""
-    sampling = {"temperature": temperature, "repetition_penalty": penalty, "seed": 3}
+    sampling: dict[str, Any] = {
+        "temperature": temperature,
+        "repetition_penalty": penalty,
+        "seed": 3,
+    }
     cache = ReusableCache(tiny_session)
     said: list[int] = []
     for share, new, limit in turns:
