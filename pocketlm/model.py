@@ -127,7 +127,8 @@ class Model:
         A message is {"role": "system", "user" or "assistant", "content": text}; roles and their
         order are up to the model's chat template. Nothing is remembered: give the whole
         conversation each time, and a ``cache``, if it goes on, so that only what is new is
-        computed. For the whole answer at once: ``generate(chat_prompt(messages))``. Raises what ``chat_prompt`` and ``stream`` raise.
+        computed. For the whole answer at once: ``generate(chat_prompt(messages))``. Raises what
+        ``chat_prompt`` and ``stream`` raise.
         """
         return self.stream(self.chat_prompt(messages, transcript=transcript), **options)
 

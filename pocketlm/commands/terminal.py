@@ -12,7 +12,7 @@ from pocketlm.runtime.text import TextStream
 def print_stream(stream: TextStream, prompt: str = "") -> str:
     """Prints the pieces as they come, on a terminal after ``prompt``; returns them joined."""
     terminal = sys.stdout.isatty()
-    if terminal:
+    if terminal and prompt:
         click.secho(printable(prompt), dim=True, nl=False)
     pieces = []
     for piece in stream:
