@@ -36,6 +36,7 @@ RENDER_BYTES = 256 << 20
 START_SECONDS = 30.0  # until Python and jinja2 are there: a cold disk, a virus scanner
 MINIMUM_JINJA2 = (3, 1, 6)  # earlier sandboxes have known ways out
 TOKEN_VARIABLES = [f"{kind}_token" for kind in ("bos", "eos", "unk", "pad", "sep", "cls", "mask")]
+# Finds this package wherever it was found here; and imports no script, which may lack a guard.
 BOOT = (
     "import json, sys; path, limits = json.loads(sys.argv[1]); sys.path[:] = path; "
     "from pocketlm.runtime.template_worker import serve; serve(*limits)"
@@ -110,15 +111,16 @@ class ChatTemplate:
                 f"{self.where}: the text of the messages has more than {max_characters:,} "
                 "characters, expected what fits the context; shorten the messages"
             )
+        seconds, megabytes = f"{self._process.seconds:g} s", f"{self._process.num_bytes >> 20} MB"
         found = {
-            TIME: f"took longer than {self._process.seconds:g} s",
+            TIME: f"took longer than {seconds}",
             DIED: "ended its process",
-            worker.MEMORY: f"needed more than {self._process.num_bytes >> 20} MB",
+            worker.MEMORY: f"needed more than {megabytes}",
             worker.BROKEN: f"failed ({quoted(detail, 300)})",
         }
         raise ModelFolderError(
-            f"{self.where}: the chat template {found[kind]}, expected a text of a few lines per "
-            "message; export the model again with a template that works"
+            f"{self.where}: the chat template {found[kind]}, expected a text within {seconds} and "
+            f"{megabytes}; export the model again with a template that works"
         )
 
 
@@ -236,9 +238,9 @@ def _start(seconds: float, num_bytes: int) -> subprocess.Popen[bytes]:
         )
     import subprocess  # not above: most generations need no process
 
-    where = json.dumps([sys.path, [seconds, num_bytes]])
+    arguments = json.dumps([[str(path) for path in sys.path], [seconds, num_bytes]])
     return subprocess.Popen(
-        [sys.executable, "-c", BOOT, where],
+        [sys.executable, "-c", BOOT, arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

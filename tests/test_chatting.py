@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -119,11 +120,9 @@ def test_a_script_ends_with_the_next_speaker(tiny_model: pocketlm.Model) -> None
     stopped = tiny_model.chat(HI, transcript=True, temperature=0, max_tokens=20, stop=whole[5:8])
     assert text_of(stopped) == whole[: whole.index(whole[5:8])]
     prompt = tiny_model.chat_prompt(HI, transcript=True)
-    object.__setattr__(prompt, "stop", (whole[9:12],))
-    assert (
-        text_of(tiny_model.stream(prompt, temperature=0, max_tokens=20, stop=[]))
-        == (whole[: whole.index(whole[9:12])])
-    )
+    prompt = replace(prompt, stop=(whole[9:12],))
+    found = text_of(tiny_model.stream(prompt, temperature=0, max_tokens=20))
+    assert found == whole[: whole.index(whole[9:12])]
 
 
 def test_a_conversation_computes_only_what_is_new(model: pocketlm.Model) -> None:
@@ -211,7 +210,10 @@ BAD_TEMPLATES = {
     ),
     "raises": ("{{ raise_exception('bad words') }}", "the chat template says 'bad words'"),
     "is none": ("{% for %}", "the chat template failed"),
-    "allocates": ("{{ 'x' * 10 ** 9 }}", "the chat template needed more than 256 MB"),
+    "allocates": (
+        "{{ 'x' * 10 ** 9 }}",
+        "template needed more than 256 MB" if sys.platform == "linux" else "has more than",
+    ),
     "refuses a system": (TURNS.source, "the chat template says 'No system role here'"),
 }
 
@@ -338,7 +340,7 @@ def test_a_full_context_forgets_the_oldest_turns(
     code, _, err = call("chat", folder.path, "--system", "S", *GREEDY, lines=lines)
     saved = json.loads(file.read_text(encoding="utf-8"))
     assert code == 0
-    assert "the context of 256 tokens is full: forgot the oldest " in err
+    assert "the context is full: forgot the oldest " in err
     assert saved[0] == {"role": "system", "content": "S"}
     assert saved[1]["role"] == "user" and saved[1]["content"] != "message 0"
     assert saved[-2] == {"role": "user", "content": "message 8"}

@@ -126,6 +126,8 @@ class Conversation:
         """Prints the answer to ``text``; both are remembered, the answer as far as it came."""
         messages, prompt = self._fitting([*self.messages, {"role": "user", "content": text}])
         stream = self.model.stream(prompt, cache=self.cache, **self.options)
+        if forgotten := len(self.messages) + 1 - len(messages):
+            say(f"the context is full: forgot the oldest {forgotten} messages")
         with interrupts_call(stream.cancel):
             answer = print_stream(stream)
         if answer or stream.finish_reason != "cancelled":
@@ -149,11 +151,6 @@ class Conversation:
         while len(prompt.token_ids) > self._context_length // 2 and (rest := _later(kept)):
             kept = rest
             prompt = self._prompt(kept)
-        if kept != messages:
-            say(
-                f"the context of {self._context_length} tokens is full: "
-                f"forgot the oldest {len(messages) - len(kept)} messages"
-            )
         return kept, prompt
 
     def _prompt(self, messages: Messages) -> ChatPrompt:
