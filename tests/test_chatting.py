@@ -311,6 +311,11 @@ def test_save_finds_the_home_folder(
     assert (tmp_path / "x.json").read_text() == "[]\n"
 
 
+def test_options_are_checked_before_a_line_is_read(call: Call, folder: ModelFolder) -> None:
+    code, out, err = call("chat", folder.path, "--temperature", "-1")
+    assert (code, out) == (2, "") and "temperature is -1.0, expected" in err
+
+
 def test_exit_ends_before_the_input_does(call: Call, folder: ModelFolder) -> None:
     assert call("chat", folder.path, lines="/exit\nHi\n") == (0, "", "")
 

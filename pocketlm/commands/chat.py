@@ -63,7 +63,10 @@ class Conversation:
     """The messages so far, and what a line of input does to them."""
 
     def __init__(self, model: Model, system: str | None, options: dict[str, Any]) -> None:
-        """``options`` are those of ``Model.stream``. Raises what ``Model.chat_prompt`` raises."""
+        """``options`` are those of ``Model.stream``.
+
+        Raises what that and ``Model.chat_prompt`` raise, before a line is read.
+        """
         self.model = model
         self.options = options
         self.transcript = model.chat_template is None
@@ -90,11 +93,11 @@ class Conversation:
         interrupted = False
         while True:
             try:
-                line = input(PROMPT if self.interactive else "")
+                line = input(PROMPT if self.interactive and sys.stdout.isatty() else "")
                 interrupted = False
                 self.take(line)
             except KeyboardInterrupt:
-                print()
+                say("")
                 if interrupted:
                     return
                 interrupted = True
@@ -104,7 +107,7 @@ class Conversation:
                 ) from error
             except EOFError:
                 if self.interactive:
-                    print()
+                    say("")
                 return
             except PocketLMError as error:
                 if not self.interactive:
@@ -167,7 +170,8 @@ class Conversation:
     def set_system(self, text: str) -> None:
         """Replaces the system message; RequestError, and no change, where the template has none."""
         told = [{"role": "system", "content": text}] if text else []
-        self._prompt([*told, {"role": "user", "content": "?"}])
+        # Nothing runs; what cannot be is refused here rather than with the next message.
+        self.model.stream(self._prompt([*told, {"role": "user", "content": "?"}]), **self.options)
         self.messages = told + [m for m in self.messages if m["role"] != "system"]
 
     def save(self, name: str) -> None:
