@@ -38,7 +38,7 @@ from llama_checkpoints import llama_config, llama_tensors
 import pocketlm
 from pocketlm import cli
 from pocketlm.commands.options import unescape
-from pocketlm.commands.run import printable
+from pocketlm.commands.terminal import printable
 from pocketlm.export.folder import MANIFEST, ModelFolder
 
 GREEDY = ["--temperature", "0", "--max-tokens", "6"]

@@ -94,7 +94,16 @@ def test_defaults_are_those_of_the_function(verb: str, function: Callable[..., A
         if parameter.default is not inspect.Parameter.empty
     }
     # No option for these: the command fills them itself.
-    own = {"prompt", "path", "logprobs", "cancellation", "on_export", "on_plan", "progress"}
+    own = {
+        "prompt",
+        "path",
+        "logprobs",
+        "cancellation",
+        "cache",
+        "on_export",
+        "on_plan",
+        "progress",
+    }
     required = ["--to", "int8"] if verb == "quantize" else []
     given = command(verb).make_context(verb, ["a", "b", *required]).params
     for name in defaults.keys() - own:

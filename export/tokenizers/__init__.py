@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, PocketLMError
 from ..regular_file import RegularFile
 from ..strict_json import load_json_object, quoted
 
@@ -76,7 +76,7 @@ def find_tokenizer(path: Path) -> TokenizerSource | None:
     config = (
         load_json_object(config_file[0], LARGEST_CONFIG, CheckpointError) if config_file else {}
     )
-    template = _text(template_file[0]) if template_file else None
+    template = read_template(template_file[0], CheckpointError) if template_file else None
     for name in FORMS:
         form = importlib.import_module(f"{__name__}.{name}")
         files = form.find(path)
@@ -105,18 +105,19 @@ def open_tokenizer(path: Path) -> TokenizerSource:
     return found
 
 
-def _text(file: Path) -> str:
-    with RegularFile(file, CheckpointError) as stream:
+def read_template(file: Path, error: type[PocketLMError]) -> str:
+    """The text of a chat template; raises ``error`` if it is no text, or longer than it may be."""
+    with RegularFile(file, error) as stream:
         data = stream.read(0, LARGEST_TEMPLATE + 1)
     if len(data) > LARGEST_TEMPLATE:
-        raise CheckpointError(
+        raise error(
             f"{file.name} has more than {LARGEST_TEMPLATE:,} bytes, expected the text of a chat "
             "template; get the file again from its source"
         )
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as cause:
-        raise CheckpointError(
+        raise error(
             f"{file.name} is not UTF-8 (byte {cause.start}), expected the text of a chat template; "
             "get the file again from its source"
         ) from cause

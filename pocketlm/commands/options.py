@@ -58,31 +58,30 @@ sampling_options = _group(
     click.option(
         "--temperature",
         type=float,
-        default=0.8,
-        show_default=True,
-        help="0 takes the likeliest token.",
+        help="0 takes the likeliest token. Default: the model's own, else 0.8.",
     ),
-    click.option("--top-k", type=int, help="Sample from the K likeliest tokens. Default: all."),
+    click.option(
+        "--top-k",
+        type=int,
+        help="Sample from the K likeliest tokens. Default: the model's own, else all.",
+    ),
     click.option(
         "--top-p",
         type=float,
-        default=0.95,
-        show_default=True,
-        help="Sample from the likeliest tokens that together reach this probability.",
+        help="Sample from the likeliest tokens that together reach this probability. "
+        "Default: the model's own, else 0.95.",
     ),
     click.option(
         "--min-p",
         type=float,
-        default=0.0,
-        show_default=True,
-        help="Leave out tokens less likely than this share of the likeliest.",
+        help="Leave out tokens less likely than this share of the likeliest. "
+        "Default: the model's own, else 0.",
     ),
     click.option(
         "--repetition-penalty",
         type=float,
-        default=1.0,
-        show_default=True,
-        help="Above 1 makes tokens that already appeared less likely.",
+        help="Above 1 makes tokens that already appeared less likely. "
+        "Default: the model's own, else 1.",
     ),
     click.option("--seed", type=int, help="Makes sampling repeatable on this machine."),
     click.option(
@@ -92,6 +91,10 @@ sampling_options = _group(
         help=r"End before this text; \n and \t are understood. May be given several times.",
     ),
     click.option("--ignore-eos", is_flag=True, help="Go on after an end-of-text token."),
+)
+
+system_option = click.option(
+    "--system", metavar="TEXT", help="What the model is told before the conversation."
 )
 
 # How a model is opened: keyword arguments of ``load``, taken by ``open_model``.

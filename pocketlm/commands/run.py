@@ -14,8 +14,10 @@ from pocketlm.commands.options import (
     model_options,
     open_model,
     sampling_options,
+    system_option,
     unescape,
 )
+from pocketlm.commands.terminal import print_stream
 from pocketlm.export.memory import peak_rss_bytes
 from pocketlm.model import Model
 from pocketlm.runtime.text import TextStream
@@ -23,6 +25,8 @@ from pocketlm.runtime.text import TextStream
 
 @click.command("run")
 @click.argument("words", nargs=-1, metavar="[MODEL] [PROMPT]")
+@click.option("--chat", is_flag=True, help="Answer PROMPT, by the model's chat template.")
+@system_option
 @sampling_options
 @model_options
 @click.option("--stats", is_flag=True, help="Print times, rates and peak memory to stderr.")
@@ -30,6 +34,8 @@ from pocketlm.runtime.text import TextStream
 @debug_option
 def command(
     words: tuple[str, ...],
+    chat: bool,
+    system: str | None,
     stop: tuple[str, ...],
     stats: bool,
     as_json: bool,
@@ -47,19 +53,28 @@ def command(
     Examples:
       pocketlm run "It was a dark and stormy night"
       pocketlm run gpt2-int4/ "Once upon a time" --max-tokens 100 --seed 7 --stats
+      pocketlm run llama-3.2-1b-instruct/ "Why is the sky blue?" --chat
       echo "some prompt" | pocketlm run gpt2-int4/ - --json
     """
     path, prompt = _model_and_prompt(words)
     if prompt == "-":
         prompt = _read_stdin()
+    if system is not None and not chat:
+        raise click.UsageError("found --system without --chat, expected both; add --chat")
+    if chat and not prompt:
+        raise click.UsageError("found --chat and no prompt, expected what the model shall answer")
     model = open_model(path, options)
-    stream = model.stream(prompt, stop=[unescape(text) for text in stop], **options)
+    options["stop"] = [unescape(text) for text in stop]
+    if chat:
+        stream = model.chat(conversation(system, prompt), **options)
+    else:
+        stream = model.stream(prompt, **options)
     if as_json:
         text = "".join(piece.text for piece in stream)
         # In ASCII: right whatever the encoding of stdout.
         click.echo(json.dumps(_result(model, stream, prompt, text)))
     else:
-        _print_stream(prompt, stream)
+        print_stream(stream, "" if chat else prompt)
     if stats:
         click.echo(_stats(model, stream), err=True)
 
@@ -75,6 +90,12 @@ def _model_and_prompt(words: tuple[str, ...]) -> tuple[Path | None, str]:
     if words and words[0] not in ("", "-") and _exists(words[0]):
         return Path(words[0]), ""
     return None, words[0] if words else ""
+
+
+def conversation(system: str | None, prompt: str) -> list[dict[str, str]]:
+    """The messages of one question."""
+    told = [] if system is None else [{"role": "system", "content": system}]
+    return [*told, {"role": "user", "content": prompt}]
 
 
 def _exists(word: str) -> bool:
@@ -93,23 +114,6 @@ def _read_stdin() -> str:
         raise click.UsageError(
             f"stdin: found the byte {data[error.start]:#x} at {error.start}, expected UTF-8 text"
         ) from error
-
-
-def _print_stream(prompt: str, stream: TextStream) -> None:
-    terminal = sys.stdout.isatty()
-    if terminal:
-        click.secho(printable(prompt), dim=True, nl=False)
-    for piece in stream:
-        sys.stdout.write(printable(piece.text) if terminal else piece.text)
-        sys.stdout.flush()
-    sys.stdout.write("\n")
-
-
-def printable(text: str) -> str:
-    """Control characters but newline and tab as U+FFFD: a model may not drive the terminal."""
-    return "".join(
-        "\ufffd" if (ord(c) < 32 and c not in "\n\t") or 127 <= ord(c) < 160 else c for c in text
-    )
 
 
 def _result(model: Model, stream: TextStream, prompt: str, text: str) -> dict[str, Any]:

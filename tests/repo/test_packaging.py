@@ -42,7 +42,7 @@ def test_extra_all_holds_every_extra_a_user_may_want() -> None:
     extras = PYPROJECT["project"]["optional-dependencies"]
     assert extras["all"] == ["pocketlm[cli,optimum]"]
     # Not "cuda": onnxruntime-gpu and onnxruntime are two packages in one place.
-    assert set(extras) == {"export", "cli", "test", "optimum", "cuda", "all"}
+    assert set(extras) == {"export", "chat", "cli", "test", "optimum", "cuda", "all"}
 
 
 def test_version_is_the_packages() -> None:
