@@ -43,6 +43,7 @@ def _versions(machine: dict[str, Any]) -> str:
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "quality-demo": quality_table,
     "speed-gpt2-124m": speed_table,
+    "speed-llama-1b": speed_table,
 }
 
 

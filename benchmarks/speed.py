@@ -1,6 +1,7 @@
 """Speed and memory of the precisions on one shape, as ratios measured in one run.
 
     python -m pocketlm.benchmarks.speed                       # GPT-2 124M shape, random weights
+    python -m pocketlm.benchmarks.speed --shape llama-1b      # needs 12 GB of disk
     python -m pocketlm.benchmarks.speed --checkpoint gpt2/    # a checkpoint of your own
 
 Every model runs in a process of its own; rounds go over all models in turn, and a figure is the
@@ -22,6 +23,7 @@ from typing import Any
 
 from ..export.folder import ModelFolder
 from .machine import describe_machine
+from .scorecard import SCORECARDS, ratio
 from .shapes import SHAPES, write_checkpoint
 
 PROMPT = 128  # tokens of context for decode, and of the prefill measurement
@@ -142,50 +144,6 @@ def measure(folders: dict[str, Path], threads: int, rounds: int) -> dict[str, An
     return {"samples": samples, "opened": opened, "load_before_after": loads}
 
 
-def ratio(fast: list[float], slow: list[float]) -> float:
-    """How many times faster: the median of the rounds' ratios."""
-    return statistics.median(b / a for a, b in zip(fast, slow, strict=True))
-
-
-def bars(results: dict[str, Any]) -> list[tuple[str, float, str, float]]:
-    """(what, figure, relation, bar) for every line of the scorecard."""
-    s = results["samples"]
-    memory = results["memory"]
-    lines = [
-        ("int4 decode / fp32", ratio(s["int4"]["decode"], s["fp32"]["decode"]), "≥", 4.2),
-        (
-            "int4 b128, int4 head decode / fp32",
-            ratio(s["int4 b128, int4 head"]["decode"], s["fp32"]["decode"]),
-            "≥",
-            5.5,
-        ),
-        ("int8 decode / fp32", ratio(s["int8"]["decode"], s["fp32"]["decode"]), "≥", 2.4),
-        ("int8 prefill / fp32", ratio(s["int8"]["prefill"], s["fp32"]["prefill"]), "≥", 1.8),
-    ]
-    lines += [
-        (
-            f"{name}: decode rate at 512 / at 32",
-            ratio(s[name]["decode@512"], s[name]["decode@32"]),
-            "≥",
-            0.55,
-        )
-        for name in s
-    ]
-    share = statistics.median(s["int4"]["outside_kernel"])
-    lines += [
-        ("Python's share of an int4 step", share, "≤", 0.10),
-        (
-            "run int4: peak RSS above weights and KV, MB",
-            (memory["run"] - memory["weights"] - memory["kv"]) / 1e6,
-            "≤",
-            150,
-        ),
-        ("export int4: peak RSS, MB", memory["export"] / 1e6, "≤", 700),
-        ("import pocketlm, s", results["import_seconds"], "≤", 0.35),
-    ]
-    return lines
-
-
 def table(results: dict[str, Any]) -> str:
     """Markdown: rates per precision, medians over the rounds with the fastest round beside."""
     lines = [
@@ -206,7 +164,7 @@ def table(results: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Makes the folders, measures, prints the table and the bars."""
+    """Makes the folders, measures, prints the table, and the scorecard of a shape that has one."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--shape", choices=SHAPES, default="gpt2-124m")
     parser.add_argument("--checkpoint", type=Path, help="measure this checkpoint instead")
@@ -241,7 +199,8 @@ def main() -> None:
     print(json.dumps(results["machine"]))
     print(f"load average before and after: {results['load_before_after']}\n")
     print(table(results), "\n")
-    for what, figure, relation, bar in bars(results):
+    scorecard = None if arguments.checkpoint else SCORECARDS.get(arguments.shape)
+    for what, figure, relation, bar in scorecard(results) if scorecard else []:
         met = figure >= bar if relation == "≥" else figure <= bar
         print(f"{'met   ' if met else 'MISSED'}  {what}: {figure:.3g} ({relation} {bar:g})")
     if arguments.json:

@@ -25,6 +25,10 @@ class RequestError(PocketLMError, ValueError):
     """An argument of a call is outside its range; nothing was run."""
 
 
+class ProviderError(PocketLMError):
+    """The processor asked for cannot be used here."""
+
+
 class NumericsError(PocketLMError):
     """The model produced NaN or infinite logits."""
 

@@ -68,7 +68,7 @@ class Rope:
                 "the file is damaged or belongs to another model"
             )
         kind = scaling.get("rope_type", scaling.get("type", "default"))
-        if kind not in SCALINGS:
+        if not isinstance(kind, str) or kind not in SCALINGS:
             raise CheckpointError(
                 f"config.json: rope_scaling is of type {shown(kind)}, expected one of "
                 f"{', '.join(SCALINGS)}; the graph does not implement it, so this checkpoint "
@@ -78,12 +78,18 @@ class Rope:
         if theta is None:
             theta = 10000.0
         numbers = {name: _positive(name, scaling.get(name)) for name in SCALINGS[kind]}
+        low, high = numbers.get("low_freq_factor", 0), numbers.get("high_freq_factor", math.inf)
+        if low >= high:
+            raise CheckpointError(
+                f"config.json: low_freq_factor of the rotary embedding is {low:g}, expected less "
+                f"than high_freq_factor {high:g}; the file is damaged or belongs to another model"
+            )
         if size <= 0 or size % 2:
             raise CheckpointError(
                 f"config.json: {size} numbers of a head are rotated, expected a positive even "
                 "number; the file is damaged or belongs to another model"
             )
-        return cls(size, _positive("rope_theta", theta), str(kind), **numbers)
+        return cls(size, _positive("rope_theta", theta), kind, **numbers)
 
     def frequencies(self) -> Floats:
         """(R / 2,) radians per position."""

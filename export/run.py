@@ -8,7 +8,6 @@ quantized folder is written in one pass over the checkpoint and no tensor is kep
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
@@ -49,7 +48,6 @@ from .threads import default_threads
 from .tokenizers import TokenizerSource, open_tokenizer
 
 GRAPH_FILE = "model.onnx"
-TOKENIZER_FILE = "tokenizer.json"
 OTHER_FILES = 4_000_000  # bytes: graph, configs and manifest together, generously
 # Rows of an embedding that a tokenizer may leave unused: published models pad to multiples of
 # 64 to 1024; a larger difference means the tokenizer of another model.
@@ -90,7 +88,7 @@ class Decoder:
     bytes_to_read: int
     config: dict[str, Any]
     generation_config: dict[str, Any]
-    tokenizer: TokenizerSource | None  # None in a plan only
+    tokenizer_files: dict[str, bytes]  # by name; none in a plan only
     graph: dict[str, Any] = field(default_factory=dict)  # who made it; {} where it is declared
 
 
@@ -109,7 +107,7 @@ def export_model(
     in all). Raises CheckpointError, StorageError, or ModelFolderError when ``out`` is taken.
     """
     decoder = build_decoder(checkpoint)
-    if decoder.tokenizer is None:
+    if not decoder.tokenizer_files:
         raise CheckpointError(
             f"{checkpoint.path}: found no tokenizer, expected one beside the weights; "
             "name the folder that has it with --tokenizer FOLDER"
@@ -143,8 +141,6 @@ def build_decoder(checkpoint: Checkpoint) -> Decoder:
     """The graph of ``checkpoint``, declared by its architecture, with lazy weights."""
     architecture = find_architecture(checkpoint.config)
     model, shape = architecture.build(checkpoint)
-    if checkpoint.tokenizer is not None:
-        check_tokenizer_size(checkpoint.tokenizer, shape.vocab_size)
     return Decoder(
         model=model,
         shape=shape,
@@ -155,7 +151,7 @@ def build_decoder(checkpoint: Checkpoint) -> Decoder:
         bytes_to_read=sum(tensor.num_bytes for tensor in checkpoint.tensors.values()),
         config=checkpoint.config,
         generation_config=_generation_defaults(checkpoint),
-        tokenizer=checkpoint.tokenizer,
+        tokenizer_files=read_tokenizer(checkpoint.tokenizer, shape.vocab_size),
     )
 
 
@@ -178,7 +174,7 @@ def open_decoder(folder: ModelFolder) -> Decoder:
         generation_config=load_json_object(
             folder.path / "generation_config.json", 10_000_000, CheckpointError
         ),
-        tokenizer=open_tokenizer(folder.path),
+        tokenizer_files=read_tokenizer(open_tokenizer(folder.path), folder.shape.vocab_size),
         graph=dict(folder.manifest.get("graph", {})),
     )
 
@@ -195,7 +191,6 @@ def write_folder(
     """Applies ``precision`` and publishes ``decoder`` as a model folder at ``out``."""
     precision = precision or FullPrecision()
     precision.apply(decoder.model, decoder.num_parameters)
-    assert decoder.tokenizer is not None
     with publishing(out, force=force) as folder:
         plan = _plan(decoder, out, precision)
         check_free_space(out, plan.bytes_needed)
@@ -211,9 +206,8 @@ def write_folder(
                 folder / "genai_config.json",
                 genai_config(decoder.shape, decoder.generation_config, GRAPH_FILE),
             )
-            tokenizer = json.dumps(decoder.tokenizer.read(), ensure_ascii=False)
-            for name, text in {TOKENIZER_FILE: tokenizer, **decoder.tokenizer.beside()}.items():
-                (folder / name).write_text(text, encoding="utf-8", newline="\n")
+            for name, data in decoder.tokenizer_files.items():
+                (folder / name).write_bytes(data)
             manifest = {
                 "format_version": FORMAT_VERSION,
                 "architecture": decoder.architecture,
@@ -232,7 +226,7 @@ def write_folder(
 
 def _plan(decoder: Decoder, out: str | Path, precision: Precision) -> Plan:
     _, weights_bytes = plan_ranges(decoder.model)
-    tokenizer = decoder.tokenizer.most_bytes() if decoder.tokenizer else 0
+    tokenizer = sum(map(len, decoder.tokenizer_files.values()))
     return Plan(
         out=Path(out),
         architecture=decoder.architecture,
@@ -288,9 +282,19 @@ def _is_id(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def check_tokenizer_size(tokenizer: TokenizerSource, vocab_size: int) -> None:
-    """Raises CheckpointError when a tokenizer cannot belong to a vocabulary of ``vocab_size``."""
-    file, content = tokenizer.files[0], tokenizer.read()
+def read_tokenizer(tokenizer: TokenizerSource | None, vocab_size: int) -> dict[str, bytes]:
+    """The files of a tokenizer, read now: what that takes of memory is over before a plan is made.
+
+    Raises CheckpointError when it cannot belong to a vocabulary of ``vocab_size``.
+    """
+    if tokenizer is None:
+        return {}
+    content = tokenizer.read()
+    _check_tokenizer_size(tokenizer.files[0], content, vocab_size)
+    return tokenizer.folder_files(content)
+
+
+def _check_tokenizer_size(file: Path, content: dict[str, Any], vocab_size: int) -> None:
     model = content.get("model")
     vocab = model.get("vocab") if isinstance(model, dict) else None
     if not isinstance(vocab, dict | list):

@@ -33,11 +33,13 @@ if TYPE_CHECKING:
         ModelFolderError,
         NumericsError,
         PocketLMError,
+        ProviderError,
         RequestError,
         StorageError,
     )
     from pocketlm.model import Model, Result, load
     from pocketlm.runtime.cancellation import Cancellation
+    from pocketlm.runtime.providers import FallbackWarning
     from pocketlm.runtime.text import Piece, TextStream, Timings
 
 __version__ = "0.1.0"
@@ -45,6 +47,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "pocketlm.model": ["Model", "Result", "load"],
     "pocketlm.runtime.cancellation": ["Cancellation"],
+    "pocketlm.runtime.providers": ["FallbackWarning"],
     "pocketlm.runtime.text": ["Piece", "TextStream", "Timings"],
     "pocketlm.export.errors": [
         "CheckpointError",
@@ -53,6 +56,7 @@ _HOMES = {
         "ModelFolderError",
         "NumericsError",
         "PocketLMError",
+        "ProviderError",
         "RequestError",
         "StorageError",
     ],
@@ -61,6 +65,7 @@ _HOMES = {
 __all__ = [
     "Cancellation",
     "CheckpointError",
+    "FallbackWarning",
     "HubError",
     "MissingExtraError",
     "Model",
@@ -68,6 +73,7 @@ __all__ = [
     "NumericsError",
     "Piece",
     "PocketLMError",
+    "ProviderError",
     "RequestError",
     "Result",
     "StorageError",

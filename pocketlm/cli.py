@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 # Verb -> what ``pocketlm --help`` says of it; each is a module of ``pocketlm.commands``.
 VERBS = {
     "run": "Generate text from a prompt.",
+    "chat": "Talk with a model.",
     "export": "Turn a checkpoint into a model folder.",
     "quantize": "Make a smaller model folder from an fp32 one.",
     "info": "Show what a model folder holds.",
@@ -110,7 +111,7 @@ def _run_interruptibly(arguments: list[str]) -> int:
         interrupted = True
         raise KeyboardInterrupt
 
-    with _on_interrupt(interrupt):
+    with on_interrupt(interrupt):
         try:
             return _run(arguments)
         except Exception:
@@ -120,7 +121,7 @@ def _run_interruptibly(arguments: list[str]) -> int:
 
 
 @contextmanager
-def _on_interrupt(handler: Any) -> Iterator[None]:
+def on_interrupt(handler: Any) -> Iterator[None]:
     """Sets the handler of Ctrl-C, unless it is ignored or this is not the main thread."""
     old = signal.getsignal(signal.SIGINT)
     try:
@@ -176,7 +177,7 @@ def _group() -> click.Group:
                 return None
             # NumPy prints a traceback of its own when its import is interrupted; at this point
             # nothing has been written, so that there is nothing to tidy up.
-            with _on_interrupt(lambda *_: os._exit(INTERRUPTED)):
+            with on_interrupt(lambda *_: os._exit(INTERRUPTED)):
                 module = importlib.import_module(f"pocketlm.commands.{name}")
             command: click.Command = module.command
             return command

@@ -5,20 +5,40 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pocketlm.export.errors import ModelFolderError
+from pocketlm.export.errors import ModelFolderError, RequestError
 from pocketlm.export.folder import MANIFEST, ModelFolder
-from pocketlm.export.strict_json import load_json_object, shown
+from pocketlm.placement import open_session
 from pocketlm.runtime.cancellation import Cancellation
+from pocketlm.runtime.chat import (
+    TRANSCRIPT_STOPS,
+    ChatPrompt,
+    Message,
+    answer_end_ids,
+    template_ids,
+    transcript_ids,
+)
+from pocketlm.runtime.chat_template import ChatTemplate
+from pocketlm.runtime.generation_config import GenerationConfig
+from pocketlm.runtime.reuse import ReusableCache
 from pocketlm.runtime.sampling import SamplingOptions
-from pocketlm.runtime.session import Session
-from pocketlm.runtime.text import TextOptions, TextStream, Timings, stream_text
+from pocketlm.runtime.text import (
+    CHARACTERS_PER_TOKEN,
+    TextOptions,
+    TextStream,
+    Timings,
+    stream_text,
+)
 from pocketlm.runtime.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from pocketlm.export.download import OnDownload
+
+# For a model that does not say: a little below its own distribution.
+SAMPLING_DEFAULTS = {"temperature": 0.8, "top_p": 0.95}
 
 
 @dataclass(frozen=True)
@@ -35,69 +55,125 @@ class Result:
 class Model:
     """An open model folder: session, tokenizer and generation defaults."""
 
-    def __init__(self, folder: ModelFolder, threads: int | None = None) -> None:
+    def __init__(
+        self, folder: ModelFolder, threads: int | None = None, provider: str = "auto"
+    ) -> None:
         """Opens ``folder``; see ``load`` for what it raises."""
         started = time.perf_counter()
         self.folder = folder
         folder.verify()
         self.tokenizer = Tokenizer.open(folder.path / "tokenizer.json")
-        self.session = Session(folder, threads)
-        file = folder.path / "generation_config.json"
-        defaults = load_json_object(file, 10_000_000, ModelFolderError)
-        self.end_ids = _ids(file, defaults, "eos_token_id")
-        starts = _ids(file, defaults, "bos_token_id") or self.end_ids
-        self.start_id = min(starts) if starts else None
+        self.session, self.fallback = open_session(folder, threads, provider)
+        config = GenerationConfig.read(folder.path / "generation_config.json")
+        self.end_ids = config.end_ids
+        self.start_id = config.start_id
+        self.sampling_defaults = {**SAMPLING_DEFAULTS, **config.sampling}
+        self._answer_end_ids: frozenset[int] | None = None  # asked of the template when needed
         self.load_seconds = time.perf_counter() - started
 
     def stream(
         self,
-        prompt: str | Sequence[int] = "",
+        prompt: str | Sequence[int] | ChatPrompt = "",
         *,
         max_tokens: int = 256,
-        temperature: float = 0.8,
+        temperature: float | None = None,
         top_k: int | None = None,
-        top_p: float = 0.95,
-        min_p: float = 0.0,
-        repetition_penalty: float = 1.0,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
         seed: int | None = None,
         stop: str | Sequence[str] = (),
         ignore_eos: bool = False,
         logprobs: bool = False,
         cancellation: Cancellation | None = None,
+        cache: ReusableCache | None = None,
     ) -> TextStream:
-        """Generates text after ``prompt`` (a string or token ids), piece by piece.
+        """Generates text after ``prompt`` (a string, token ids or a chat prompt), piece by piece.
 
-        The defaults sample a little below temperature 1; ``temperature=0`` is greedy. The same
-        seed and settings give the same tokens on one machine. An empty prompt starts from the
-        end-of-text token. Raises RequestError before anything runs when an argument is out of
-        range or the prompt is longer than the context.
+        How tokens are chosen is the model's own default unless given, see ``sampling_defaults``;
+        ``temperature=0`` is greedy. The same seed and settings give the same tokens on one machine.
+        An empty prompt starts from the end-of-text token. ``cache`` comes from ``new_cache``: what
+        it holds of the prompt is not computed again. Raises RequestError before anything runs when
+        an argument is out of range or the prompt is longer than the context.
         """
-        sampling = SamplingOptions(
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            repetition_penalty=repetition_penalty,
-            seed=seed,
-        )
+        given = {
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+            "min_p": min_p,
+            "repetition_penalty": repetition_penalty,
+        }
+        chosen = {name: value for name, value in given.items() if value is not None}
+        chat = prompt if isinstance(prompt, ChatPrompt) else ChatPrompt([])
+        stops = (stop,) if isinstance(stop, str) else stop
         options = TextOptions(
             max_tokens=max_tokens,
-            stop=(stop,) if isinstance(stop, str) else stop,
+            stop=[*stops, *chat.stop] if chat.stop else stops,
             ignore_eos=ignore_eos,
             logprobs=logprobs,
         )
         return stream_text(
             self.session,
             self.tokenizer,
-            self.end_ids,
+            self.end_ids | chat.end_ids,
             self.start_id,
-            prompt,
-            sampling,
+            prompt.token_ids if isinstance(prompt, ChatPrompt) else prompt,
+            SamplingOptions(**{**self.sampling_defaults, **chosen}, seed=seed),
             options,
             cancellation,
+            cache,
         )
 
-    def generate(self, prompt: str | Sequence[int] = "", **options: Any) -> Result:
+    def chat(
+        self, messages: Sequence[Message], *, transcript: bool = False, **options: Any
+    ) -> TextStream:
+        """Answers ``messages``, piece by piece; takes the options of ``stream``.
+
+        A message is {"role": "system", "user" or "assistant", "content": text}; roles and their
+        order are up to the model's chat template. Nothing is remembered: give the whole
+        conversation each time, and a ``cache``, if it goes on, so that only what is new is
+        computed. For the whole answer at once: ``generate(chat_prompt(messages))``. Raises what
+        ``chat_prompt`` and ``stream`` raise.
+        """
+        return self.stream(self.chat_prompt(messages, transcript=transcript), **options)
+
+    def chat_prompt(self, messages: Sequence[Message], *, transcript: bool = False) -> ChatPrompt:
+        """``messages`` as the model was trained to read them: token ids, and what ends an answer.
+
+        A message that spells a special token is read as that text. A model without a chat template
+        is a base model: with ``transcript`` it gets the conversation as a script to go on with.
+
+        Raises RequestError for a model without a template, and for messages that are none, do not
+        fit or are refused by the template; ModelFolderError for a template that fails or takes too
+        much time or memory; MissingExtraError without the extra "chat".
+        """
+        longest = CHARACTERS_PER_TOKEN * self.session.shape.context_length
+        if transcript:
+            ids = transcript_ids(self.tokenizer, messages, longest)
+            return ChatPrompt(ids, stop=TRANSCRIPT_STOPS)
+        template = self.chat_template
+        if template is None:
+            raise RequestError(
+                f"{self.folder.path}: found no chat template (chat_template.jinja, or in "
+                "tokenizer_config.json), expected one to chat by: this is a base model, which "
+                "continues a text; leave --chat out, or talk to it with: pocketlm chat (in Python: "
+                "transcript=True)"
+            )
+        if self._answer_end_ids is None:
+            self._answer_end_ids = answer_end_ids(template, self.tokenizer)
+        ids = template_ids(template, self.tokenizer, messages, longest)
+        return ChatPrompt(ids, end_ids=self._answer_end_ids)
+
+    @cached_property
+    def chat_template(self) -> ChatTemplate | None:
+        """The template of the model folder; None for a base model. Raises ModelFolderError."""
+        return ChatTemplate.open(self.folder)
+
+    def new_cache(self) -> ReusableCache:
+        """An empty cache for one conversation, to be given to one call after another."""
+        return ReusableCache(self.session)
+
+    def generate(self, prompt: str | Sequence[int] | ChatPrompt = "", **options: Any) -> Result:
         """The whole text at once; takes the options of ``stream``."""
         stream = self.stream(prompt, **options)
         pieces = list(stream)
@@ -117,6 +193,7 @@ def load(
     *,
     precision: str | None = None,
     threads: int | None = None,
+    provider: str = "auto",
     tokenizer: str | Path | None = None,
     revision: str | None = None,
     offline: bool = False,
@@ -128,8 +205,10 @@ def load(
 
     A checkpoint is exported once to the cache folder with ``precision`` ("fp32", "int8",
     "int8-weight" or "int4"; "int8" unless given) and opened from there the next time; that needs
-    the extra "export". ``threads`` None means the cores this process may use. ``on_export`` is
-    called when an export begins and returns keyword arguments for it, such as a progress callback.
+    the extra "export". ``threads`` None means the cores this process may use. ``provider`` is
+    "cpu", "cuda" (needs the extra "cuda") or "auto": CUDA where it can be had, else the CPU, with
+    a FallbackWarning if ONNX Runtime is built for CUDA. ``on_export`` is called when an export
+    begins and returns keyword arguments for it, such as a progress callback.
 
     A ``path`` that does not exist and reads org/name (or org/name@revision) is a repository on the
     hub: its ``revision`` (a branch, tag or commit; "main" unless given) is looked up, and what the
@@ -138,8 +217,8 @@ def load(
     after its export unless ``keep_download``. ``on_download`` is called with the repository and
     the number of bytes and returns a context with the progress callback.
 
-    Raises ModelFolderError, CheckpointError, StorageError, RequestError, HubError or
-    MissingExtraError.
+    Raises ModelFolderError, CheckpointError, StorageError, RequestError, ProviderError,
+    HubError or MissingExtraError.
     """
     if path is not None and _is_graph(Path(path)):
         folder = ModelFolder.open(path)
@@ -149,11 +228,12 @@ def load(
                 f"{path}: found a model folder in {found}, expected {precision}; leave precision "
                 "out, or make another folder with: pocketlm quantize"
             )
-        return Model(folder, threads)
+        return Model(folder, threads, provider)
     from pocketlm.exported import HubOptions, export_once
 
     options = HubOptions(revision, offline, keep_download, on_download)
-    return Model(export_once(path, precision, tokenizer, on_export, options), threads)
+    folder = export_once(path, precision, tokenizer, on_export, options)
+    return Model(folder, threads, provider)
 
 
 def _is_graph(path: Path) -> bool:
@@ -161,16 +241,3 @@ def _is_graph(path: Path) -> bool:
     if (path / MANIFEST).is_file() or path.suffix == ".onnx":
         return True
     return any(path.glob("*.onnx")) and not any(path.glob("*.safetensors"))
-
-
-def _ids(file: Path, defaults: dict[str, Any], name: str) -> frozenset[int]:
-    """``eos_token_id`` and its like are null, one id or a list."""
-    value = defaults.get(name)
-    ids = value if isinstance(value, list) else [] if value is None else [value]
-    for number in ids:
-        if not isinstance(number, int) or isinstance(number, bool) or number < 0:
-            raise ModelFolderError(
-                f"{file}: {name} is {shown(value)}, expected a token id, a list of them or null; "
-                "export the model again"
-            )
-    return frozenset(ids)

@@ -1,20 +1,22 @@
 """The KV cache: keys and values of the tokens a session has seen, for one sequence.
 
 ``KVCache`` is one buffer per layer and kind, bound as both past and present, so that the attention
-kernel appends in place. ``ConcatenatingCache`` lets the graph copy past and new rows into other
-arrays every step: what a traced graph needs, and what the tests compare with. Letters: K key/value
-heads, E head size, C capacity in tokens, T tokens held.
+kernel appends in place; ``DeviceCache`` is the same in a device's memory. ``ConcatenatingCache``
+lets the graph copy past and new rows into other arrays every step: what a traced graph needs, and
+what the tests compare with. Letters: K key/value heads, E head size, C capacity in tokens, T tokens
+held.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from ..export.errors import ProviderError
 from ..export.folder import DecoderShape
 
 # Tokens of a cache's first allocation; a power of two keeps the doubling at round sizes.
@@ -52,14 +54,15 @@ class KVCache:
         self.shape = shape
         self.length = 0
         self._names = cache_names(shape)
-        self._buffers: list[NDArray[np.float32]] = []
+        self._buffers: list[Any] = [None] * len(self._names)
+        self._capacity = 0
         self._bound: onnxruntime.IOBinding | None = None
         self.reserve(min(capacity, shape.context_length))
 
     @property
     def capacity(self) -> int:
         """C: tokens that fit without growing."""
-        return self._buffers[0].shape[2] if self._buffers else 0
+        return self._capacity
 
     @property
     def num_bytes(self) -> int:
@@ -76,13 +79,10 @@ class KVCache:
         assert tokens <= self.shape.context_length
         capacity = min(max(tokens, 2 * self.capacity), self.shape.context_length)
         size = (1, self.shape.kv_heads, capacity, self.shape.head_size)
-        for i in range(len(self._names)):
-            grown = np.empty(size, np.float32)
-            if self._buffers and i < len(self._buffers):
-                grown[:, :, : self.length] = self._buffers[i][:, :, : self.length]
-                self._buffers[i] = grown  # one layer at a time: the peak is one layer above the sum
-            else:
-                self._buffers.append(grown)
+        for i, buffer in enumerate(self._buffers):
+            # One layer at a time: the peak is one layer above the sum.
+            self._buffers[i] = self._grown(buffer, size)
+        self._capacity = capacity
         self._bound = None
 
     def truncate(self, length: int) -> None:
@@ -101,9 +101,7 @@ class KVCache:
         if self._bound is binding:
             return
         for (past, present), buffer in zip(self._names, self._buffers, strict=True):
-            place = (buffer.shape, buffer.ctypes.data)
-            binding.bind_input(past, "cpu", 0, np.float32, *place)
-            binding.bind_output(present, "cpu", 0, np.float32, *place)
+            self._bind_buffer(binding, past, present, buffer)
         self._bound = binding
 
     def unbind(self) -> None:
@@ -113,6 +111,64 @@ class KVCache:
     def advance(self, new_tokens: int) -> None:
         """Counts the rows the kernel has just written."""
         self.length += new_tokens
+
+    def _grown(self, buffer: Any, size: tuple[int, ...]) -> Any:
+        """A buffer of ``size`` with the rows that ``buffer`` (None: no rows) holds."""
+        grown = np.empty(size, np.float32)
+        if buffer is not None:
+            grown[:, :, : self.length] = buffer[:, :, : self.length]
+        return grown
+
+    def _bind_buffer(
+        self, binding: onnxruntime.IOBinding, past: str, present: str, buffer: Any
+    ) -> None:
+        place = (buffer.shape, buffer.ctypes.data)
+        binding.bind_input(past, "cpu", 0, np.float32, *place)
+        binding.bind_output(present, "cpu", 0, np.float32, *place)
+
+
+class DeviceCache(KVCache):
+    """``KVCache`` in the memory of a device, as OrtValues of the type its attention kernel takes.
+
+    Growing takes the rows through the host. As the capacity doubles, all the copies of a cache's
+    life together are less than three times its final size: nothing beside the steps that fill it.
+    """
+
+    def __init__(
+        self,
+        shape: DecoderShape,
+        memory: str,
+        dtype: type[np.floating[Any]],
+        capacity: int = FIRST_CAPACITY,
+    ) -> None:
+        self._memory = memory
+        self._dtype = dtype
+        super().__init__(shape, capacity)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes allocated."""
+        return sum(buffer.tensor_size_in_bytes() for buffer in self._buffers)
+
+    def _grown(self, buffer: Any, size: tuple[int, ...]) -> Any:
+        # Zeros, since what a device's memory holds may be NaN, or another program's.
+        rows = np.zeros(size, self._dtype)
+        if buffer is not None and self.length:
+            rows[:, :, : self.length] = buffer.numpy()[:, :, : self.length]
+        try:
+            return onnxruntime.OrtValue.ortvalue_from_numpy(rows, self._memory, 0)
+        except Exception as error:
+            raise ProviderError(
+                f"provider is {self._memory!r}: found no memory for a KV cache of {size[2]} tokens "
+                f"({str(error).splitlines()[0]:.300}), expected {rows.nbytes} bytes for each of "
+                f"{len(self._names)} buffers; shorten the text, or use --provider cpu"
+            ) from error
+
+    def _bind_buffer(
+        self, binding: onnxruntime.IOBinding, past: str, present: str, buffer: Any
+    ) -> None:
+        binding.bind_ortvalue_input(past, buffer)
+        binding.bind_ortvalue_output(present, buffer)
 
 
 class ConcatenatingCache:

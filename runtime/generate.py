@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from .cache import ConcatenatingCache, KVCache
 from .cancellation import Cancellation
+from .reuse import ReusableCache
 from .sampling import Sampler, logprob
 from .session import Logits, Session
 
@@ -66,21 +67,26 @@ def generate_tokens(
     sampler: Sampler,
     limit: int,
     *,
-    cache: KVCache | ConcatenatingCache | None = None,
+    cache: KVCache | ConcatenatingCache | ReusableCache | None = None,
     chunk_size: int = CHUNK_SIZE,
     logprobs: bool = False,
     cancellation: Cancellation | None = None,
 ) -> Iterator[Step]:
     """Yields at most ``limit`` tokens that follow ``prompt_ids``; fewer when the context is full.
 
-    ``cache`` may hold earlier tokens; the prompt is appended to them. End tokens are the caller's
-    to recognise: closing the iterator stops the work. Raises RequestError when the prompt does not
+    ``cache`` may hold earlier tokens; the prompt is appended to them, or takes the place of those
+    that a ``ReusableCache`` holds, but for a common beginning. End tokens are the caller's to
+    recognise: closing the iterator stops the work. Raises RequestError when the prompt does not
     fit, NumericsError when the logits are not finite.
     """
+    token_ids = new_ids = list(prompt_ids)
+    reusable = cache if isinstance(cache, ReusableCache) else None
+    if isinstance(cache, ReusableCache):
+        new_ids = cache.rewind(token_ids)
+        cache = cache.cache
     cache = session.new_cache() if cache is None else cache
-    token_ids = list(prompt_ids)
     started = time.perf_counter()
-    logits = prefill(session, token_ids, cache, chunk_size=chunk_size, cancellation=cancellation)
+    logits = prefill(session, new_ids, cache, chunk_size=chunk_size, cancellation=cancellation)
     for remaining in range(limit, 0, -1):
         token = sampler(logits, token_ids)
         chosen = logprob(logits, token) if logprobs else None
@@ -88,5 +94,7 @@ def generate_tokens(
         started = time.perf_counter()  # what the caller did with the token is not our time
         if remaining == 1 or cache.length == session.shape.context_length:
             return
+        if reusable is not None:
+            reusable.check_holds(token_ids)
         token_ids.append(token)
         logits = session.step([token], cache, cancellation)

@@ -2,7 +2,8 @@
 
 One ``IOBinding`` lives as long as the session. Between two steps of decoding only the attention
 mask is bound anew (its length is the only source of lengths in the graph); ids and positions are
-written into arrays that stay bound. Letters: S new tokens, T total tokens, V vocabulary.
+written into arrays that stay bound. On a device they are bound anew as well: binding is what copies
+them there. Letters: S new tokens, T total tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -20,14 +21,17 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from ..export.errors import ModelFolderError, PocketLMError, RequestError
+from ..export.errors import ModelFolderError, PocketLMError, ProviderError, RequestError
 from ..export.folder import GROWING, DecoderShape, ModelFolder
 from ..export.threads import default_threads
-from .cache import ConcatenatingCache, KVCache, cache_names
+from .cache import ConcatenatingCache, DeviceCache, KVCache, cache_names
 from .cancellation import Cancellation, Cancelled
+from .providers import CPU, Place, refused, start_obstacle
 
 GRAPH_FILE = "model.onnx"
 MASK_GROWTH = 1024  # tokens the mask grows by
+# Where a graph given as bytes has its weights.
+WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 Logits = NDArray[np.float32]
 
@@ -38,22 +42,33 @@ class Session:
     Steps of several threads take turns. A process forked after loading must load its own.
     """
 
-    def __init__(self, folder: ModelFolder, threads: int | None = None) -> None:
-        """Opens the graph; ``threads`` None means the cores this process may use.
+    def __init__(
+        self,
+        folder: ModelFolder,
+        threads: int | None = None,
+        place: Place = CPU,
+        graph: bytes | None = None,
+    ) -> None:
+        """Opens the graph at ``place``; ``threads`` None means the cores this process may use.
+
+        ``graph`` is opened instead of the folder's, over the same weights; its cache may be of
+        float16.
 
         Raises ModelFolderError when ONNX Runtime refuses the graph or it is not a decoder of ours,
-        RequestError for a thread count below 1.
+        ProviderError when ``place`` cannot be had, RequestError for a thread count below 1.
         """
         if threads is not None and (not isinstance(threads, int) or threads < 1):
             raise RequestError(f"threads is {threads!r}, expected an integer from 1 up, or None")
         _check_version(folder)
         self.shape: DecoderShape = folder.shape
         self.threads = threads or default_threads()
-        self._session = _open(folder.path, self.threads)
+        self.place = place
+        self._session = _open(folder.path, self.threads, place, graph)
         self._inputs = {value.name for value in self._session.get_inputs()}
         optional = {value.name for value in self._session.get_overridable_initializers()}
         self._can_keep = "num_logits_to_keep" in optional
         self._growing = folder.graph_cache == GROWING
+        self._cache_dtype = np.float32 if graph is None else np.float16
         self._check_contract(folder.path)
         self._lock = threading.Lock()
         self._process = os.getpid()
@@ -70,7 +85,15 @@ class Session:
 
     def new_cache(self) -> KVCache | ConcatenatingCache:
         """An empty cache for one sequence, of the kind the graph was made for."""
-        return ConcatenatingCache(self.shape) if self._growing else KVCache(self.shape)
+        if self._growing:
+            return ConcatenatingCache(self.shape)
+        if self._on_device:
+            return DeviceCache(self.shape, self.place.memory, self._cache_dtype)
+        return KVCache(self.shape)
+
+    @property
+    def _on_device(self) -> bool:
+        return self.place is not CPU
 
     def step(
         self,
@@ -142,9 +165,13 @@ class Session:
         self._bind_ids(token_ids, count, cache.length)
         self._bind_logits(keep, logits)
         try:
+            if self._on_device:
+                self._binding.synchronize_inputs()
             self._session.run_with_iobinding(
                 self._binding, cancellation.run_options if cancellation else None
             )
+            if self._on_device:
+                self._binding.synchronize_outputs()
         except Exception as error:
             if cancellation is not None and cancellation.cancelled:
                 raise Cancelled from error
@@ -175,15 +202,17 @@ class Session:
         if self._mask.shape[1] < total:
             self._mask = np.ones((1, total + MASK_GROWTH), np.int64)
         self._bind_int64("attention_mask", (1, total), self._mask)
+        rebind = self._on_device or count != self._num_bound_ids
         if count != self._num_bound_ids:
             self._token = np.empty((1, count), np.int64)
             self._position = np.empty((1, count), np.int64)
-            self._bind_int64("input_ids", (1, count), self._token)
-            if "position_ids" in self._inputs:
-                self._bind_int64("position_ids", (1, count), self._position)
             self._num_bound_ids = count
         self._token[0] = token_ids
         self._position[0] = range(length, total) if count > 1 else length
+        if rebind:
+            self._bind_int64("input_ids", (1, count), self._token)
+            if "position_ids" in self._inputs:
+                self._bind_int64("position_ids", (1, count), self._position)
 
     def _bind_logits(self, keep: int, logits: Logits) -> None:
         if keep == self._keeping == 1:
@@ -232,6 +261,8 @@ class Session:
         for name, value in (inputs | outputs).items():
             cached = name in past or name in present
             kind = "tensor(float)" if cached or name == "logits" else "tensor(int64)"
+            if cached and self._cache_dtype is np.float16:
+                kind = "tensor(float16)"
             rank = 4 if cached else 3 if name == "logits" else 2
             if value.type != kind or len(value.shape) != rank:
                 raise ModelFolderError(
@@ -255,7 +286,9 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d{1,9}", version)[:2])
 
 
-def _open(path: Path, threads: int) -> onnxruntime.InferenceSession:
+def _open(
+    path: Path, threads: int, place: Place, graph: bytes | None
+) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -264,13 +297,23 @@ def _open(path: Path, threads: int) -> onnxruntime.InferenceSession:
     options.log_severity_level = 3  # num_logits_to_keep has a default: one warning, on purpose
     # Workers may spin between the nodes of a run, but not between two runs: an idle model is idle.
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    if graph is not None:
+        options.add_session_config_entry(WEIGHTS_FOLDER, str(path))
     # Not session.set_denormal_as_zero: it would also flush the numbers of the caller's own thread.
     try:
-        return onnxruntime.InferenceSession(
-            path / GRAPH_FILE, options, providers=["CPUExecutionProvider"]
+        session = onnxruntime.InferenceSession(
+            graph or path / GRAPH_FILE, options, providers=list(place.providers), enable_fallback=0
         )
     except Exception as error:
+        if place is not CPU:
+            raise ProviderError(
+                f"provider is {place.name!r}: found {str(error).splitlines()[0]:.300}, expected a "
+                "session; free memory on the device, or use --provider cpu"
+            ) from error
         raise ModelFolderError(
             f"{path / GRAPH_FILE}: ONNX Runtime {onnxruntime.__version__} cannot open it "
             f"({str(error).splitlines()[0]:.300}); export the model again"
         ) from error
+    if refused(session, place):
+        raise start_obstacle().error()
+    return session

@@ -23,6 +23,7 @@ import numpy as np
 from ..export.errors import RequestError
 from .cancellation import Cancellation, Cancelled
 from .generate import CHUNK_SIZE, Step, generate_tokens
+from .reuse import ReusableCache
 from .sampling import SamplingOptions, make_sampler
 from .session import Session
 from .stopping import StopMatcher
@@ -67,6 +68,7 @@ class Timings:
     """What a generation took; grows while it runs."""
 
     prompt_tokens: int = 0
+    reused_tokens: int = 0  # of the prompt: found in a cache, not computed
     new_tokens: int = 0
     prefill_seconds: float = 0.0  # from the first step to the first token: prompt, and one sampling
     decode_seconds: float = 0.0  # all tokens after the first
@@ -74,8 +76,9 @@ class Timings:
 
     @property
     def prefill_rate(self) -> float:
-        """Prompt tokens per second; 0 before the first token."""
-        return self.prompt_tokens / self.prefill_seconds if self.prefill_seconds else 0.0
+        """Prompt tokens computed per second; 0 before the first token."""
+        computed = self.prompt_tokens - self.reused_tokens
+        return computed / self.prefill_seconds if self.prefill_seconds else 0.0
 
     @property
     def decode_rate(self) -> float:
@@ -93,6 +96,7 @@ class TextStream:
     finish_reason: str | None = None
     timings: Timings = field(default_factory=Timings)
     _pieces: Iterator[Piece] = field(default=iter(()), repr=False)
+    _cache: ReusableCache | None = field(default=None, repr=False)
 
     def __iter__(self) -> Iterator[Piece]:
         return self
@@ -114,17 +118,18 @@ def stream_text(
     sampling: SamplingOptions,
     options: TextOptions,
     cancellation: Cancellation | None = None,
+    cache: ReusableCache | None = None,
 ) -> TextStream:
     """Starts a generation; nothing runs before the first piece is asked for.
 
-    ``start_id`` is what an empty prompt begins with. The pieces joined are the decoded
-    ``token_ids``, up to a stop string. Raises RequestError for a prompt that is not text or ids,
-    that is longer than the context, or empty without a start id.
+    ``start_id`` is what an empty prompt begins with; ``cache`` may hold part of the prompt. The
+    pieces joined are the decoded ``token_ids``, up to a stop string. Raises RequestError for a
+    prompt that is not text or ids, that is longer than the context, or empty without a start id.
     """
     requested = time.perf_counter()
     shape = session.shape
     prompt_ids = _encode(tokenizer, prompt, start_id, shape.vocab_size, shape.context_length)
-    stream = TextStream(tuple(prompt_ids), cancellation or Cancellation())
+    stream = TextStream(tuple(prompt_ids), cancellation or Cancellation(), _cache=cache)
     stream.timings.prompt_tokens = len(prompt_ids)
     stops = StopMatcher(options.stop)
     steps = generate_tokens(
@@ -132,6 +137,7 @@ def stream_text(
         prompt_ids,
         make_sampler(sampling),
         options.max_tokens,
+        cache=cache,
         chunk_size=options.chunk_size,
         logprobs=options.logprobs,
         cancellation=stream.cancellation,
@@ -188,6 +194,7 @@ def _count(stream: TextStream, step: Step, requested: float) -> None:
     timings.new_tokens += 1
     if timings.new_tokens == 1:
         timings.prefill_seconds = step.seconds
+        timings.reused_tokens = stream._cache.num_reused if stream._cache else 0
         timings.first_token_seconds = time.perf_counter() - requested
     else:
         timings.decode_seconds += step.seconds

@@ -29,6 +29,7 @@ import tokenizers
 
 from ..export.errors import ModelFolderError, RequestError
 from ..export.tokenizers.byte_alphabet import byte_alphabet
+from .quoting import PlainTwin, Quotation
 
 MAX_CHARACTERS = 16 * 131072
 """Longest text ``encode`` takes unless told: 16 characters per token of a long context.
@@ -51,8 +52,10 @@ class Tokenizer:
             added = library.get_added_tokens_decoder()
         self._to_bytes, self._strip = _read_decoder(json.loads(state) if state else None, path)
         self._bytes: dict[int, bytes] = {}
-        self.special_ids: frozenset[int] = frozenset(
-            token_id for token_id, token in added.items() if token.special
+        special = {token_id: token for token_id, token in added.items() if token.special}
+        self.special_ids: frozenset[int] = frozenset(special)
+        self.special_spellings: tuple[str, ...] = tuple(
+            token.content for token in special.values() if token.content
         )
 
     @staticmethod
@@ -86,10 +89,34 @@ class Tokenizer:
     ) -> list[int]:
         """Token ids of ``text``, with the special tokens the file's post-processor adds.
 
-        Text that spells a special token, such as "<|endoftext|>", becomes that token: a caller
-        with text from strangers has to look for it before. Raises RequestError for a text with
-        more than ``max_characters`` or with lone surrogates, which have no UTF-8.
+        Text that spells a special token, such as "<|endoftext|>", becomes that token: text from
+        strangers goes through a ``Quotation`` and ``encode_quoting``. Raises RequestError for a
+        text with more than ``max_characters`` or with lone surrogates, which have no UTF-8.
         """
+        self._check_text(text, max_characters)
+        with self._library_errors("encoding a text"):
+            ids: list[int] = self._library.encode(text, add_special_tokens=add_special_tokens).ids
+        return ids
+
+    def encode_quoting(
+        self,
+        text: str,
+        quotation: Quotation,
+        *,
+        add_special_tokens: bool = True,
+        max_characters: int = MAX_CHARACTERS,
+    ) -> list[int]:
+        """As ``encode``; what ``quotation`` hid in ``text`` is encoded as the text that it was."""
+        self._check_text(quotation.restore(text), max_characters)
+        with self._library_errors("encoding a text"):
+            return self._plain_twin.encode(text, quotation.restore, add_special_tokens)
+
+    @cached_property
+    def _plain_twin(self) -> PlainTwin:
+        """Made when a text first spells a special token: most never do."""
+        return PlainTwin(self._library)
+
+    def _check_text(self, text: str, max_characters: int) -> None:
         if not isinstance(text, str):
             raise RequestError(
                 f"text is of type {type(text).__name__}, expected a string; decode bytes first"
@@ -105,9 +132,6 @@ class Tokenizer:
                 f"text has the lone surrogate U+{ord(text[surrogate]):04X} at character "
                 f"{surrogate}, expected Unicode text; remove it, or join it with its pair"
             )
-        with self._library_errors("encoding a text"):
-            ids: list[int] = self._library.encode(text, add_special_tokens=add_special_tokens).ids
-        return ids
 
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
         """The text of ``ids``; bytes that are not UTF-8 become U+FFFD.

@@ -153,6 +153,41 @@ class Case:
     shards: int = 1
 
 
+# Every number and switch of config.json unlike the plain case of its architecture.
+OTHER_FIELDS: dict[str, Any] = {
+    "vocab_size": 131,
+    "hidden_size": 96,
+    "intermediate_size": 112,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 1,
+    "head_dim": 32,
+    "hidden_act": "gelu",
+    "max_position_embeddings": 48,
+    "rms_norm_eps": 1e-3,
+    "rope_theta": 700.0,
+    "tie_word_embeddings": True,
+}
+WINDOWED = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}
+# What each has beside them.
+ALL_FIELDS: dict[str, dict[str, Any]] = {
+    "llama": {"attention_bias": True, "mlp_bias": True},
+    "mistral": {"sliding_window": 6},
+    "qwen2": WINDOWED | {"max_window_layers": 2},
+    "qwen3": WINDOWED | {"attention_bias": True},
+    "phi3": {"sliding_window": 6, "partial_rotary_factor": 0.5},
+    "olmo2": {"attention_bias": True},
+    "gemma3_text": {
+        "attention_bias": True,
+        "hidden_activation": "gelu",
+        "query_pre_attn_scalar": 40,
+        "sliding_window": 4,
+        "sliding_window_pattern": 3,
+        "rope_local_base_freq": 300.0,
+        "tie_word_embeddings": False,
+    },
+}
+
 CASES = {
     "llama": Case("llama"),
     "llama, tied": Case("llama", {"tie_word_embeddings": True}),
@@ -193,4 +228,8 @@ CASES = {
         "gemma3_text",
         {"attention_bias": True, "rope_scaling": {"rope_type": "linear", "factor": 8.0}},
     ),
+    **{
+        f"{model_type}, all fields": Case(model_type, OTHER_FIELDS | fields)
+        for model_type, fields in ALL_FIELDS.items()
+    },
 }

@@ -28,15 +28,17 @@ from checkpoint_files import (
     gpt2_tensors,
     llmc_header,
     raw_safetensors,
+    safetensors_bytes,
     write_checkpoint,
     write_llmc,
     write_tokenizer,
 )
+from llama_checkpoints import llama_config, llama_tensors
 
 import pocketlm
 from pocketlm import cli
 from pocketlm.commands.options import unescape
-from pocketlm.commands.run import printable
+from pocketlm.commands.terminal import printable
 from pocketlm.export.folder import MANIFEST, ModelFolder
 
 GREEDY = ["--temperature", "0", "--max-tokens", "6"]
@@ -298,6 +300,33 @@ def _other_tokenizer(folder: Path) -> Path:
     return path
 
 
+def _sharded(folder: Path, change: Callable[[Path, dict[str, str]], object]) -> Path:
+    """A Llama in two shards; ``change`` gets the folder and the index's map, to be damaged."""
+    config = llama_config()
+    path = write_checkpoint(folder / "ckpt", config, llama_tensors(config), shards=2)
+    file = path / "model.safetensors.index.json"
+    index = json.loads(file.read_text())
+    change(path, index["weight_map"])
+    file.write_text(json.dumps(index))
+    return path
+
+
+def _shard(number: int) -> str:
+    return f"model-0000{number}-of-00002.safetensors"
+
+
+def _add_to_second_shard(path: Path, weight_map: dict[str, str]) -> None:
+    tensors = llama_tensors(llama_config())
+    second = [name for name, shard in weight_map.items() if shard == _shard(2)]
+    both = {name: tensors[name] for name in ["model.embed_tokens.weight", *second]}
+    (path / _shard(2)).write_bytes(safetensors_bytes(both))
+
+
+def _llama(folder: Path, **fields: Any) -> Path:
+    config = llama_config()
+    return write_checkpoint(folder / "ckpt", config | fields, llama_tensors(config))
+
+
 ENTRY = '"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
 TWICE = f"{{{ENTRY},{ENTRY}}}"
 OVERLAP = (
@@ -339,6 +368,34 @@ BAD_CHECKPOINTS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "an unknown activation": (
         lambda p: _checkpoint(p, {"activation_function": "swish"}),
         "activation_function.*swish",
+    ),
+    "a missing shard": (
+        lambda p: _sharded(p, lambda path, _: (path / _shard(2)).unlink()),
+        "names the shard 'model-00002-of-00002.safetensors', which is not in the folder",
+    ),
+    "a shard that lacks a tensor": (
+        lambda p: _sharded(p, lambda _, m: m.update({"model.ghost": _shard(1)})),
+        "tensor 'model.ghost' is not in the shard 'model-00001-of-00002.safetensors'",
+    ),
+    "a tensor in two shards": (
+        lambda p: _sharded(p, _add_to_second_shard),
+        "tensor 'model.embed_tokens.weight' is in the shards 'model-00001.* and 'model-00002",
+    ),
+    "an index that leaves the folder": (
+        lambda p: _sharded(p, lambda _, m: m.update({"lm_head.weight": "../../secret"})),
+        "puts tensor 'lm_head.weight' into '../../secret', expected the plain name of a file",
+    ),
+    "a rotation nobody here builds": (
+        lambda p: _llama(p, rope_scaling={"rope_type": "yarn", "factor": 4.0}),
+        "rope_scaling is of type 'yarn', expected one of default, linear, llama3",
+    ),
+    "a quantized checkpoint": (
+        lambda p: _llama(p, quantization_config={"quant_method": "awq"}),
+        "awq.*already quantized",
+    ),
+    "a mixture of experts": (
+        lambda p: _llama(p, model_type="mixtral", num_local_experts=8),
+        "model_type is 'mixtral', a mixture of experts",
     ),
     "no tokenizer": (lambda p: _checkpoint(p, tokenizer=False), "tokenizer"),
     "another model's tokenizer": (_other_tokenizer, "120.*97"),
@@ -589,7 +646,7 @@ def start(*command: str | Path, **options: Any) -> subprocess.Popen[str]:
 PHASES = {
     "parsing": ("pocketlm.cli", "_group", "run {model} x"),
     "stdin": ("pocketlm.commands.run", "_read_stdin", "run {model} -"),
-    "load": ("pocketlm.model", "Session", "run {model} x"),
+    "load": ("pocketlm.placement", "Session", "run {model} x"),
     "generation": ("pocketlm.runtime.text:TextStream", "__next__", "run {model} x"),
     "export": ("rich.progress:Progress", "update", "export {checkpoint} {out}"),
     "last files": ("pocketlm.export.run", "write_json", "export {checkpoint} {out}"),

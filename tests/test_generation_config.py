@@ -1,30 +1,21 @@
-"""Where a text begins and ends: what ``Model`` takes from the folder's generation_config.json."""
+"""What ``Model`` takes from generation_config.json: begin, end, and how tokens are chosen."""
 
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from model_folders import with_files
 
 import pocketlm
-from pocketlm.export.folder import MANIFEST, ModelFolder, file_sha256
+from pocketlm.export.folder import ModelFolder
 
 
 def with_defaults(folder: ModelFolder, to: Path, defaults: Any) -> ModelFolder:
     """A copy with another generation_config.json and a manifest that agrees."""
-    name = "generation_config.json"
-    shutil.copytree(folder.path, to)
-    (to / name).write_text(json.dumps(defaults))
-    manifest = json.loads((to / MANIFEST).read_text())
-    manifest["files"][name] = {
-        "bytes": (to / name).stat().st_size,
-        "sha256": file_sha256(to / name),
-    }
-    (to / MANIFEST).write_text(json.dumps(manifest))
-    return ModelFolder.open(to)
+    return with_files(folder, to, {"generation_config.json": json.dumps(defaults)})
 
 
 @pytest.mark.parametrize(
@@ -73,3 +64,50 @@ def test_an_end_outside_the_vocabulary_never_comes(
     assert model.generate("the", max_tokens=5, temperature=0).finish_reason == "length"
     with pytest.raises(pocketlm.RequestError, match="expected"):
         model.generate("")
+
+
+@pytest.mark.parametrize(
+    "defaults, expected",
+    [
+        ({}, {"temperature": 0.8, "top_p": 0.95}),
+        ({"temperature": None, "do_sample": True}, {"temperature": 0.8, "top_p": 0.95}),
+        ({"temperature": 0.6, "top_p": 0.9}, {"temperature": 0.6, "top_p": 0.9}),
+        ({"top_k": 20}, {"temperature": 0.8, "top_p": 0.95, "top_k": 20}),
+        ({"top_k": 0, "top_p": 1.0}, {"temperature": 0.8, "top_p": 1.0}),
+        (
+            {"min_p": 0.1, "repetition_penalty": 1.1, "max_length": 20},
+            {"temperature": 0.8, "top_p": 0.95, "min_p": 0.1, "repetition_penalty": 1.1},
+        ),
+        ({"do_sample": False, "temperature": 0.6}, {"temperature": 0.0, "top_p": 0.95}),
+    ],
+    ids=str,
+)
+def test_the_models_own_sampling_is_the_default(
+    defaults: dict[str, Any], expected: dict[str, Any], tiny_folder: ModelFolder, tmp_path: Path
+) -> None:
+    defaults = {"eos_token_id": 299, **defaults}
+    model = pocketlm.Model(with_defaults(tiny_folder, tmp_path / "copy", defaults), threads=1)
+    assert model.sampling_defaults == expected
+    plain = pocketlm.Model(tiny_folder, threads=1)
+    options: dict[str, Any] = {"max_tokens": 12, "seed": 1}
+    # Its own defaults are what it takes when not told, and one option given replaces one of them.
+    spelled_out = plain.generate("the", **expected, **options)
+    assert model.generate("the", **options).token_ids == spelled_out.token_ids
+    warmer = {**expected, "temperature": 1.3}
+    found = model.generate("the", temperature=1.3, **options)
+    assert found.token_ids == plain.generate("the", **warmer, **options).token_ids
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        *(("temperature", -1), ("temperature", "hot"), ("top_p", 0), ("top_k", -3)),
+        *(("top_k", 1.5), ("min_p", 2), ("repetition_penalty", [])),
+    ],
+)
+def test_sampling_that_cannot_be_is_refused(
+    name: str, value: Any, tiny_folder: ModelFolder, tmp_path: Path
+) -> None:
+    folder = with_defaults(tiny_folder, tmp_path / "copy", {name: value})
+    with pytest.raises(pocketlm.ModelFolderError, match=rf"generation_config\.json: {name} is "):
+        pocketlm.Model(folder, threads=1)

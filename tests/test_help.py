@@ -99,6 +99,7 @@ def test_defaults_are_those_of_the_function(verb: str, function: Callable[..., A
         "path",
         "logprobs",
         "cancellation",
+        "cache",
         "on_export",
         "on_download",
         "on_plan",

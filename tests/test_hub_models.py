@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -557,6 +558,21 @@ def test_run_downloads_and_prints_the_text_alone(
     assert out == text(pocketlm.load(NAME)) + "\n"
     assert run("run", NAME, *arguments, "--offline") == (0, out, "")
     assert run("run", "tiny-gpt2", *arguments, "--offline") == (0, out, "")
+
+
+def test_chat_takes_the_template_of_the_repository(
+    run: Run, hub_server: HubServer, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "chatty"
+    shutil.copytree(tiny_checkpoint, source)
+    template = "{% for m in messages %}{{ m.role }} {{ m.content }}.{% endfor %}"
+    (source / "chat_template.jinja").write_text(template)
+    hub_server.add(NAME, source)
+    arguments = ["the sea", "--chat", "--temperature", "0", "--max-tokens", "5"]
+    code, out, err = run("run", NAME, *arguments)
+    assert (code, err) == (0, "")
+    assert (code, out, err) == run("run", source, *arguments)
+    assert out != run("run", NAME, *[word for word in arguments if word != "--chat"])[1]
 
 
 def test_one_word_is_a_model_of_the_hub_only_if_it_is_cached(

@@ -12,6 +12,14 @@ from types import ModuleType
 from typing import Any
 
 from ..errors import CheckpointError
+from ..strict_json import shown
+
+# What a config.json has beside a ``model_type`` when it is of a kind that no file here builds.
+KINDS = {
+    "a mixture of experts": ("num_local_experts", "num_experts", "n_routed_experts"),
+    "a text model inside one for images or sound": ("text_config", "vision_config", "audio_config"),
+    "a checkpoint that is already quantized": ("quantization_config", "compression_config"),
+}
 
 
 def known_architectures() -> list[str]:
@@ -20,12 +28,23 @@ def known_architectures() -> list[str]:
 
 
 def find_architecture(config: dict[str, Any]) -> ModuleType:
-    """The module for ``config["model_type"]``; CheckpointError lists the known ones otherwise."""
+    """The module for ``config["model_type"]``.
+
+    CheckpointError lists the known ones otherwise, and names the kind of model that none builds.
+    """
     model_type = config.get("model_type")
     known = known_architectures()
+    fields = [(kind, name) for kind, names in KINDS.items() for name in names if config.get(name)]
+    of_kind = f", {fields[0][0]} ({fields[0][1]})" if fields else ""
     if model_type not in known:
         raise CheckpointError(
-            f"config.json: model_type is {model_type!r}, expected one of {', '.join(known)}; "
-            "this architecture is not supported"
+            f"config.json: model_type is {shown(model_type)}{of_kind}, expected one of "
+            f"{', '.join(known)}; this architecture is not supported"
+        )
+    if fields:
+        name = fields[0][1]
+        raise CheckpointError(
+            f"config.json: {name} is {shown(config[name], 80)}{of_kind}, expected none: "
+            f"a {model_type} with plain float weights; take the checkpoint this was made from"
         )
     return importlib.import_module(f"{__name__}.{model_type}")

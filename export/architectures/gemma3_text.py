@@ -52,7 +52,8 @@ class Config(llama.Config):
     def read(cls, config: dict[str, Any]) -> Self:
         """As Llama; a config without ``layer_types`` has a full layer after some sliding ones."""
         act = config.get("hidden_activation", cls.hidden_act)
-        fields = super().read(config | {"hidden_act": act})
+        own = {name: value for name, value in config.items() if name != "kinds"}
+        fields = super().read(own | {"hidden_act": act})
         pattern, count = fields.sliding_window_pattern, fields.num_hidden_layers
         kinds = config.get("layer_types")
         if kinds is None:

@@ -59,7 +59,6 @@ class Config:
         fields = read_fields(cls, config)
         refuse_unless(config, "scale_attn_by_inverse_layer_idx", False)
         refuse_unless(config, "add_cross_attention", False)
-        refuse_unless(config, "quantization_config", None)
         function = fields.activation_function
         require(function in ACTIVATIONS, "activation_function", function, sorted(ACTIVATIONS))
         if fields.n_embd % fields.n_head or fields.head_size % 8:

@@ -22,7 +22,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..checkpoint import Checkpoint
-from ..config_fields import read_fields, refuse_too_many_layers, refuse_unless, require
+from ..config_fields import read_fields, refuse_too_many_layers, require
 from ..folder import DecoderShape
 from ..graph import Dimension, Graph
 from ..layers import (
@@ -71,7 +71,6 @@ class Config:
 
     def check(self, config: dict[str, Any]) -> None:
         """Raises CheckpointError for a combination of fields that has no graph."""
-        refuse_unless(config, "quantization_config", None)
         require(self.hidden_act in ACTIVATIONS, "hidden_act", self.hidden_act, sorted(ACTIVATIONS))
         heads = (self.num_attention_heads, self.kv_heads)
         require(

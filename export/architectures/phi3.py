@@ -13,7 +13,7 @@ from typing import Any
 import onnx_ir as ir
 
 from ..checkpoint import Checkpoint
-from ..config_fields import require
+from ..config_fields import refuse_unless, require
 from ..folder import DecoderShape
 from ..graph import Graph
 from ..layers import activation, linear
@@ -33,8 +33,10 @@ class Config(llama.Config):
     partial_rotary_factor: float = 1.0
 
     def check(self, config: dict[str, Any]) -> None:
-        """As Llama; a share of more than a whole head is refused."""
+        """As Llama; biases, and a share of more than a whole head, are refused."""
         super().check(config)
+        refuse_unless(config, "attention_bias", False)
+        refuse_unless(config, "mlp_bias", False)
         share = self.partial_rotary_factor
         require(share <= 1, "partial_rotary_factor", share, ["at most 1"])
 

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, PocketLMError
 from ..regular_file import RegularFile
 from ..strict_json import load_json_object, quoted
 
@@ -34,8 +34,9 @@ Content = dict[str, Any]
 class TokenizerSource:
     """The tokenizer of a checkpoint, not yet read."""
 
-    files: tuple[Path, ...]  # what ``read`` and ``beside`` come from
+    files: tuple[Path, ...]  # what all of it comes from
     read: Callable[[], Content]  # tokenizer.json's content; raises CheckpointError
+    converted: bool  # from another form
     config: Content  # tokenizer_config.json's content, {} without one
     chat_template: str | None  # chat_template.jinja's text
 
@@ -44,19 +45,23 @@ class TokenizerSource:
         """The file it is, for messages."""
         return self.files[0].name
 
-    def most_bytes(self) -> int:
-        """What tokenizer.json and the files beside it take at most; conversions spell more out."""
-        size = sum(file.stat().st_size for file in self.files)
-        return size if self.name == "tokenizer.json" else 8 * size
+    def folder_files(self, content: Content) -> dict[str, bytes]:
+        """What a model folder holds of it, by name; ``content`` is what ``read`` returned.
 
-    def beside(self) -> dict[str, str]:
-        """Texts of the files that belong beside tokenizer.json, by name."""
-        texts = {}
+        A tokenizer.json comes along byte for byte.
+        """
+        files = {"tokenizer.json": self._spelled(content)}
         if self.config:
-            texts[CONFIG_FILE] = json.dumps(self.config, indent=1, ensure_ascii=False) + "\n"
+            files[CONFIG_FILE] = json.dumps(self.config, indent=1, ensure_ascii=False).encode()
         if self.chat_template is not None:
-            texts[TEMPLATE_FILE] = self.chat_template
-        return texts
+            files[TEMPLATE_FILE] = self.chat_template.encode()
+        return files
+
+    def _spelled(self, content: Content) -> bytes:
+        if self.converted:
+            return json.dumps(content, ensure_ascii=False).encode()
+        with RegularFile(self.files[0], CheckpointError) as stream:
+            return stream.read(0, LARGEST_TOKENIZER)
 
 
 def find_tokenizer(path: Path) -> TokenizerSource | None:
@@ -71,7 +76,7 @@ def find_tokenizer(path: Path) -> TokenizerSource | None:
     config = (
         load_json_object(config_file[0], LARGEST_CONFIG, CheckpointError) if config_file else {}
     )
-    template = _text(template_file[0]) if template_file else None
+    template = read_template(template_file[0], CheckpointError) if template_file else None
     for name in FORMS:
         form = importlib.import_module(f"{__name__}.{name}")
         files = form.find(path)
@@ -79,6 +84,7 @@ def find_tokenizer(path: Path) -> TokenizerSource | None:
             return TokenizerSource(
                 files=(*files, *config_file, *template_file),
                 read=partial(form.read, *files, config),
+                converted=name != "library",
                 config=config,
                 chat_template=template,
             )
@@ -99,18 +105,19 @@ def open_tokenizer(path: Path) -> TokenizerSource:
     return found
 
 
-def _text(file: Path) -> str:
-    with RegularFile(file, CheckpointError) as stream:
+def read_template(file: Path, error: type[PocketLMError]) -> str:
+    """The text of a chat template; raises ``error`` if it is no text, or longer than it may be."""
+    with RegularFile(file, error) as stream:
         data = stream.read(0, LARGEST_TEMPLATE + 1)
     if len(data) > LARGEST_TEMPLATE:
-        raise CheckpointError(
+        raise error(
             f"{file.name} has more than {LARGEST_TEMPLATE:,} bytes, expected the text of a chat "
             "template; get the file again from its source"
         )
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as cause:
-        raise CheckpointError(
+        raise error(
             f"{file.name} is not UTF-8 (byte {cause.start}), expected the text of a chat template; "
             "get the file again from its source"
         ) from cause

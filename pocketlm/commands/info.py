@@ -64,6 +64,7 @@ def _summary(folder: ModelFolder) -> list[str]:
         f"size          {megabytes(total)} in {len(folder.files)} files, "
         f"{8 * folder.weights_bytes / manifest['num_parameters']:.2f} bits per weight",
         f"source        {source['format']}: {', '.join(source['files'])}",
+        f"provider      {_provider(precision['name'])}",
     ]
     if "repository" in source:
         lines[-1] += f" of {source['repository']} at {source.get('commit')}"
@@ -73,3 +74,11 @@ def _summary(folder: ModelFolder) -> list[str]:
             f"{100 * precision['share_quantized']:.1f} % of the parameters quantized"
         )
     return lines
+
+
+def _provider(precision: str) -> str:
+    """Where ``--provider auto`` would run it on this machine."""
+    from pocketlm.runtime.providers import cuda_obstacle  # not above: JSON needs no ONNX Runtime
+
+    obstacle = cuda_obstacle(precision)
+    return "cuda" if obstacle is None else f"cpu: found {obstacle.found}"

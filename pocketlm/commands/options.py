@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
@@ -58,31 +59,30 @@ sampling_options = _group(
     click.option(
         "--temperature",
         type=float,
-        default=0.8,
-        show_default=True,
-        help="0 takes the likeliest token.",
+        help="0 takes the likeliest token. Default: the model's own, else 0.8.",
     ),
-    click.option("--top-k", type=int, help="Sample from the K likeliest tokens. Default: all."),
+    click.option(
+        "--top-k",
+        type=int,
+        help="Sample from the K likeliest tokens. Default: the model's own, else all.",
+    ),
     click.option(
         "--top-p",
         type=float,
-        default=0.95,
-        show_default=True,
-        help="Sample from the likeliest tokens that together reach this probability.",
+        help="Sample from the likeliest tokens that together reach this probability. "
+        "Default: the model's own, else 0.95.",
     ),
     click.option(
         "--min-p",
         type=float,
-        default=0.0,
-        show_default=True,
-        help="Leave out tokens less likely than this share of the likeliest.",
+        help="Leave out tokens less likely than this share of the likeliest. "
+        "Default: the model's own, else 0.",
     ),
     click.option(
         "--repetition-penalty",
         type=float,
-        default=1.0,
-        show_default=True,
-        help="Above 1 makes tokens that already appeared less likely.",
+        help="Above 1 makes tokens that already appeared less likely. "
+        "Default: the model's own, else 1.",
     ),
     click.option("--seed", type=int, help="Makes sampling repeatable on this machine."),
     click.option(
@@ -92,6 +92,10 @@ sampling_options = _group(
         help=r"End before this text; \n and \t are understood. May be given several times.",
     ),
     click.option("--ignore-eos", is_flag=True, help="Go on after an end-of-text token."),
+)
+
+system_option = click.option(
+    "--system", metavar="TEXT", help="What the model is told before the conversation."
 )
 
 # How a repository on the hub is used: fields of ``HubOptions``, and keyword arguments of ``load``.
@@ -118,6 +122,13 @@ hub_options = _group(*HUB_OPTIONS.values())
 # How a model is opened: keyword arguments of ``load``, taken by ``open_model``.
 MODEL_OPTIONS = {
     "threads": click.option("--threads", type=int, help="CPU threads. Default: the cores at hand."),
+    "provider": click.option(
+        "--provider",
+        type=click.Choice(("auto", "cpu", "cuda")),
+        default="auto",
+        show_default=True,
+        help="Where it runs; auto takes CUDA where it can be had.",
+    ),
     "precision": click.option(
         "--precision",
         type=click.Choice(PRECISIONS),
@@ -135,12 +146,15 @@ model_options = _group(*MODEL_OPTIONS.values())
 def open_model(path: str | Path | None, options: dict[str, Any]) -> Model:
     """``load`` with the values of ``model_options``, which are taken out of ``options``.
 
-    Download and export on the way are drawn on stderr if that is a terminal.
+    Download and export on the way are drawn on stderr if that is a terminal; a model that runs on
+    the CPU although this ONNX Runtime is built for CUDA is told there in a line.
     """
     from pocketlm.model import load  # not above: verbs that only write need no ONNX Runtime
+    from pocketlm.runtime.providers import FallbackWarning
 
     chosen = {name: options.pop(name) for name in MODEL_OPTIONS}
-    with ExitStack() as drawing:
+    with ExitStack() as drawing, warnings.catch_warnings():
+        warnings.simplefilter("ignore", FallbackWarning)  # printed below, as a line of ours
 
         def on_export(out: Path) -> dict[str, Any]:
             # Imported only now: drawing and exporting cost memory that a run does not need.
@@ -153,7 +167,10 @@ def open_model(path: str | Path | None, options: dict[str, Any]) -> Model:
 
             return downloading(name, total, quiet=not sys.stderr.isatty())
 
-        return load(path, on_export=on_export, on_download=on_download, **chosen)
+        model = load(path, on_export=on_export, on_download=on_download, **chosen)
+    if model.fallback is not None:
+        click.echo(f"pocketlm: {model.fallback}", err=True)
+    return model
 
 
 ESCAPES = {"\\n": "\n", "\\t": "\t", "\\r": "\r", "\\\\": "\\"}

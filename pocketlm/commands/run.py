@@ -13,8 +13,10 @@ from pocketlm.commands.options import (
     model_options,
     open_model,
     sampling_options,
+    system_option,
     unescape,
 )
+from pocketlm.commands.terminal import print_stream
 from pocketlm.export.memory import peak_rss_bytes
 from pocketlm.model import Model
 from pocketlm.runtime.text import TextStream
@@ -22,6 +24,8 @@ from pocketlm.runtime.text import TextStream
 
 @click.command("run")
 @click.argument("words", nargs=-1, metavar="[MODEL] [PROMPT]")
+@click.option("--chat", is_flag=True, help="Answer PROMPT, by the model's chat template.")
+@system_option
 @sampling_options
 @model_options
 @click.option("--stats", is_flag=True, help="Print times, rates and peak memory to stderr.")
@@ -29,6 +33,8 @@ from pocketlm.runtime.text import TextStream
 @debug_option
 def command(
     words: tuple[str, ...],
+    chat: bool,
+    system: str | None,
     stop: tuple[str, ...],
     stats: bool,
     as_json: bool,
@@ -48,19 +54,28 @@ def command(
       pocketlm run "It was a dark and stormy night"
       pocketlm run meta-llama/Llama-3.2-1B "Why is the sky blue?"
       pocketlm run gpt2-int4/ "Once upon a time" --max-tokens 100 --seed 7 --stats
+      pocketlm run llama-3.2-1b-instruct/ "Why is the sky blue?" --chat
       echo "some prompt" | pocketlm run gpt2-int4/ - --json
     """
     path, prompt = _model_and_prompt(words)
     if prompt == "-":
         prompt = _read_stdin()
+    if system is not None and not chat:
+        raise click.UsageError("found --system without --chat, expected both; add --chat")
+    if chat and not prompt:
+        raise click.UsageError("found --chat and no prompt, expected what the model shall answer")
     model = open_model(path, options)
-    stream = model.stream(prompt, stop=[unescape(text) for text in stop], **options)
+    options["stop"] = [unescape(text) for text in stop]
+    if chat:
+        stream = model.chat(conversation(system, prompt), **options)
+    else:
+        stream = model.stream(prompt, **options)
     if as_json:
         text = "".join(piece.text for piece in stream)
         # In ASCII: right whatever the encoding of stdout.
         click.echo(json.dumps(_result(model, stream, prompt, text)))
     else:
-        _print_stream(prompt, stream)
+        print_stream(stream, "" if chat else prompt)
     if stats:
         click.echo(_stats(model, stream), err=True)
 
@@ -81,6 +96,12 @@ def _model_and_prompt(words: tuple[str, ...]) -> tuple[str | None, str]:
     return None, words[0] if words else ""
 
 
+def conversation(system: str | None, prompt: str) -> list[dict[str, str]]:
+    """The messages of one question."""
+    told = [] if system is None else [{"role": "system", "content": system}]
+    return [*told, {"role": "user", "content": prompt}]
+
+
 def _read_stdin() -> str:
     """The prompt, without the newline that ``echo`` adds."""
     data = sys.stdin.buffer.read()
@@ -90,23 +111,6 @@ def _read_stdin() -> str:
         raise click.UsageError(
             f"stdin: found the byte {data[error.start]:#x} at {error.start}, expected UTF-8 text"
         ) from error
-
-
-def _print_stream(prompt: str, stream: TextStream) -> None:
-    terminal = sys.stdout.isatty()
-    if terminal:
-        click.secho(printable(prompt), dim=True, nl=False)
-    for piece in stream:
-        sys.stdout.write(printable(piece.text) if terminal else piece.text)
-        sys.stdout.flush()
-    sys.stdout.write("\n")
-
-
-def printable(text: str) -> str:
-    """Control characters but newline and tab as U+FFFD: a model may not drive the terminal."""
-    return "".join(
-        "\ufffd" if (ord(c) < 32 and c not in "\n\t") or 127 <= ord(c) < 160 else c for c in text
-    )
 
 
 def _result(model: Model, stream: TextStream, prompt: str, text: str) -> dict[str, Any]:
@@ -128,6 +132,8 @@ def _result(model: Model, stream: TextStream, prompt: str, text: str) -> dict[st
         },
         "peak_rss_bytes": peak_rss_bytes(),
         "threads": model.session.threads,
+        "provider": model.session.place.name,
+        "fallback": model.fallback,
         "model": {
             "path": str(model.folder.path),
             "architecture": model.folder.manifest["architecture"],
@@ -142,6 +148,7 @@ def _stats(model: Model, stream: TextStream) -> str:
         f"load {model.load_seconds:.2f} s, first token {1e3 * timings.first_token_seconds:.0f} ms, "
         f"prefill {timings.prefill_rate:.0f} tokens/s ({timings.prompt_tokens} tokens), "
         f"decode {timings.decode_rate:.0f} tokens/s ({timings.new_tokens} tokens), "
-        f"peak memory {peak_rss_bytes() / 1e6:.0f} MB, {model.session.threads} threads, "
+        f"peak memory {peak_rss_bytes() / 1e6:.0f} MB, {model.session.threads} threads "
+        f"on {model.session.place.name}, "
         f"finished by {stream.finish_reason}"
     )

@@ -15,7 +15,8 @@ import pytest
 from checkpoint_files import gpt2_config
 
 from pocketlm.benchmarks import shapes
-from pocketlm.benchmarks.speed import Remote, bars, measure, ratio, table
+from pocketlm.benchmarks.scorecard import SCORECARDS, gpt2_124m, llama_1b, ratio
+from pocketlm.benchmarks.speed import Remote, measure, table
 from pocketlm.export.architectures import find_architecture
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.folder import ModelFolder
@@ -162,7 +163,7 @@ def results() -> dict[str, Any]:
 
 
 def test_bars_compare_what_they_name() -> None:
-    found = {f"{what} {relation}": figure for what, figure, relation, _ in bars(results())}
+    found = {f"{what} {relation}": figure for what, figure, relation, _ in gpt2_124m(results())}
     assert found["int4 decode / fp32 ≥"] == pytest.approx(5.0)
     assert found["int4 b128, int4 head decode / fp32 ≥"] == pytest.approx(8.0)
     assert found["int8 decode / fp32 ≥"] == pytest.approx(2.5)
@@ -172,6 +173,17 @@ def test_bars_compare_what_they_name() -> None:
     assert found["run int4: peak RSS above weights and KV, MB ≤"] == 150
     assert found["export int4: peak RSS, MB ≤"] == 300
     assert found["import pocketlm, s ≤"] == 0.1
+
+
+def test_bars_of_llama_compare_int4_with_8_bits() -> None:
+    found = {f"{what} {relation}": figure for what, figure, relation, _ in llama_1b(results())}
+    assert found["int4 decode / int8-weight ≥"] == pytest.approx(2.0)
+    assert found["int8 prefill / int4 ≥"] == pytest.approx(0.5)
+    assert found["run int4: peak RSS less 100 MB / (weights + KV) ≤"] == pytest.approx(1.5)
+
+
+def test_every_scorecard_is_of_a_known_shape() -> None:
+    assert SCORECARDS.keys() <= shapes.SHAPES.keys()
 
 
 def test_table_has_rates_of_the_median_and_of_the_best_round() -> None:

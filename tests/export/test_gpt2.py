@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,7 @@ from checkpoint_files import NUMPY_DTYPES, gpt2_config, gpt2_tensors, write_chec
 from numpy.typing import NDArray
 from reference import gpt2 as twin
 
+from pocketlm.export.architectures.gpt2 import Config
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.run import export_model
@@ -52,6 +54,7 @@ CASES = {
     "head size 32": Case({"n_head": 1}),
     "head size 64": Case({"n_embd": 128, "n_head": 2}),
     "one layer": Case({"n_layer": 1}),
+    "short context": Case({"n_positions": 20}),
     "large epsilon": Case({"layer_norm_epsilon": 1e-3}),
     "bare names": Case(prefix=""),
     "mask buffers": Case(mask_buffers=True),
@@ -107,6 +110,13 @@ def exported(
 
 
 # Matches reference ------------------------------------------------------------------------------
+
+
+def test_every_field_of_the_config_is_varied_by_a_case() -> None:
+    configs = [gpt2_config(**case.config) for case in CASES.values()]
+    for field_ in dataclasses.fields(Config):
+        values = {repr(config.get(field_.name)) for config in configs}
+        assert len(values) > 1, f"no case varies {field_.name}"
 
 
 def test_logits_match_the_twin_however_the_prompt_is_split(exported: Exported) -> None:

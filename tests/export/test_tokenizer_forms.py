@@ -373,9 +373,17 @@ def test_an_empty_folder_has_none(tmp_path: Path) -> None:
 def test_config_and_chat_template_come_along(tmp_path: Path) -> None:
     small_vocab(tmp_path, eos_token="<end>", chat_template="{{ messages }}")
     (tmp_path / "chat_template.jinja").write_text("{% for m in messages %}é{% endfor %}", "utf-8")
-    beside = open_tokenizer(tmp_path).beside()
-    assert json.loads(beside["tokenizer_config.json"])["eos_token"] == "<end>"
-    assert beside["chat_template.jinja"] == "{% for m in messages %}é{% endfor %}"
+    files = open_tokenizer(tmp_path).folder_files({"spelled": "out"})
+    assert json.loads(files["tokenizer.json"]) == {"spelled": "out"}
+    assert json.loads(files["tokenizer_config.json"])["eos_token"] == "<end>"
+    assert files["chat_template.jinja"].decode() == "{% for m in messages %}é{% endfor %}"
+
+
+def test_tokenizer_json_comes_along_byte_for_byte(tmp_path: Path) -> None:
+    data = b'{ "model":  {"vocab": {"x": 0}} }\r\n'
+    (tmp_path / "tokenizer.json").write_bytes(data)
+    source = open_tokenizer(tmp_path)
+    assert source.folder_files(source.read()) == {"tokenizer.json": data}
 
 
 @pytest.mark.parametrize("data", [b"\xff\xfe", b"x" * 1_000_001])

@@ -17,7 +17,7 @@ EXPORT_PACKAGES = {"numpy", "onnx", "onnx_ir", "safetensors", "ml_dtypes"}
 ALLOWED_PACKAGES = {
     "export": EXPORT_PACKAGES | {"huggingface_hub"},
     "quantize": EXPORT_PACKAGES,
-    "runtime": RUNTIME_PACKAGES,
+    "runtime": RUNTIME_PACKAGES | {"jinja2"},
     "benchmarks": RUNTIME_PACKAGES,
     FRONT: RUNTIME_PACKAGES | {"click", "rich"},
 }

@@ -8,13 +8,14 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from model_folders import with_files
 from source_tree import module_name, sources
 
 from pocketlm.export.folder import ModelFolder
 
 BLOCKED = (
     *("onnx", "onnx_ir", "safetensors", "ml_dtypes", "torch", "optimum", "transformers"),
-    *("click", "rich", "huggingface_hub"),
+    *("click", "rich", "jinja2", "huggingface_hub"),
 )
 BLOCK = f"""
 import importlib.abc, sys
@@ -97,6 +98,17 @@ def test_exporting_without_onnx_names_its_extra(tmp_path: Path) -> None:
     result = run_python(code, folder=tmp_path)
     assert "MissingExtraError" in result.stderr
     assert 'pip install "pocketlm[export]"' in result.stderr
+
+
+def test_chatting_without_jinja2_names_its_extra(tiny_folder: ModelFolder, tmp_path: Path) -> None:
+    folder = with_files(tiny_folder, tmp_path / "copy", {"chat_template.jinja": "x"})
+    code = """
+        import sys, pocketlm
+        pocketlm.load(sys.argv[1]).chat([{"role": "user", "content": "Hi"}])
+    """
+    result = run_python(BLOCK + textwrap.dedent(code), str(folder.path), folder=tmp_path)
+    assert "MissingExtraError" in result.stderr
+    assert 'pip install "pocketlm[chat]"' in result.stderr
 
 
 def test_importing_is_cheap_and_switches_telemetry_off(tmp_path: Path) -> None:

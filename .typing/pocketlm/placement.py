@@ -1,0 +1,1 @@
+../../pocketlm/placement.py

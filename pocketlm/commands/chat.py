@@ -1,0 +1,215 @@
+"""``pocketlm chat``: lines go in, answers stream out, and the conversation is remembered."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pocketlm.cli import on_interrupt
+from pocketlm.commands.interrupts import interrupts_call
+from pocketlm.commands.options import (
+    debug_option,
+    model_options,
+    open_model,
+    sampling_options,
+    system_option,
+    unescape,
+)
+from pocketlm.commands.terminal import print_stream
+from pocketlm.export.errors import PocketLMError, RequestError
+from pocketlm.model import Model
+from pocketlm.runtime.chat import ChatPrompt
+
+PROMPT = "> "
+Messages = list[dict[str, str]]
+
+
+@click.command("chat", context_settings={"default_map": {"max_tokens": 1024}})
+@click.argument("model", type=click.Path(path_type=Path))
+@system_option
+@sampling_options
+@model_options
+@debug_option
+def command(
+    model: Path, system: str | None, stop: tuple[str, ...], debug: bool, **options: Any
+) -> None:
+    """Talk with a model, which remembers the conversation.
+
+    MODEL is a model folder, a checkpoint or a name on the hub (org/name); best one that was trained
+    to chat. One that was not is given the conversation as a script to go on with. Each line of
+    input is a message; lines may also come from a file or a pipe. Commands begin with a slash,
+    /help lists them. Ctrl-C stops an answer, Ctrl-D ends.
+
+    \b
+    Examples:
+      pocketlm chat llama-3.2-1b-instruct/
+      pocketlm chat llama-3.2-1b-instruct/ --system "You answer in one sentence."
+    """
+    opened = open_model(model, options)
+    options["stop"] = [unescape(text) for text in stop]
+    # Ctrl-C means something else here than in other verbs, until the conversation is over.
+    with on_interrupt(signal.default_int_handler):
+        Conversation(opened, system, options).run()
+
+
+class Conversation:
+    """The messages so far, and what a line of input does to them."""
+
+    def __init__(self, model: Model, system: str | None, options: dict[str, Any]) -> None:
+        """``options`` are those of ``Model.stream``.
+
+        Raises what that and ``Model.chat_prompt`` raise, before a line is read.
+        """
+        self.model = model
+        self.options = options
+        self.transcript = model.chat_template is None
+        self.cache = model.new_cache()
+        self.messages: Messages = []
+        self.interactive = sys.stdin.isatty()
+        if self.transcript:
+            say("this is a base model, without a chat template: it continues a script of our talk")
+        self.set_system(system or "")
+        self.commands: dict[str, tuple[Callable[[str], None], str]] = {
+            "/reset": (self.reset, "forget the conversation, but not the system message"),
+            "/save": (self.save, "FILE: write the messages to a new file, as JSON"),
+            "/system": (self.set_system, "TEXT: tell the model something first; without TEXT: not"),
+            "/help": (self.help, "list the commands"),
+            "/exit": (self.exit, "end, as does Ctrl-D"),
+        }
+
+    def run(self) -> None:
+        """Reads lines until they end."""
+        if self.interactive:
+            with contextlib.suppress(ImportError):
+                import readline  # noqa: F401  (input edits lines with it, where there is one)
+            say("/help lists the commands; Ctrl-C stops an answer, Ctrl-D ends")
+        interrupted = False
+        while True:
+            try:
+                line = input(PROMPT if self.interactive and sys.stdout.isatty() else "")
+                interrupted = False
+                self.take(line)
+            except KeyboardInterrupt:
+                say("")
+                if interrupted:
+                    return
+                interrupted = True
+            except UnicodeDecodeError as error:
+                raise RequestError(
+                    f"stdin: found the byte {error.object[error.start]:#x}, expected UTF-8 text"
+                ) from error
+            except EOFError:
+                if self.interactive:
+                    say("")
+                return
+            except PocketLMError as error:
+                if not self.interactive:
+                    raise
+                say(str(error))
+
+    def take(self, line: str) -> None:
+        """Carries out a command, or answers a message; EOFError ends the conversation."""
+        name, _, rest = line.strip().partition(" ")
+        if not name.startswith("/"):
+            if name:
+                self.answer(line)
+        elif name in self.commands:
+            self.commands[name][0](rest.strip())
+        else:
+            say(f"found {name}, expected one of {', '.join(self.commands)}")
+
+    def answer(self, text: str) -> None:
+        """Prints the answer to ``text``; both are remembered, the answer as far as it came."""
+        messages, prompt = self._fitting([*self.messages, {"role": "user", "content": text}])
+        stream = self.model.stream(prompt, cache=self.cache, **self.options)
+        if forgotten := len(self.messages) + 1 - len(messages):
+            say(f"the context is full: forgot the oldest {forgotten} messages")
+        with interrupts_call(stream.cancel):
+            answer = print_stream(stream)
+        if answer or stream.finish_reason != "cancelled":
+            self.messages = [*messages, {"role": "assistant", "content": answer}]
+        if stream.finish_reason == "length":
+            say(f"stopped after {self.options['max_tokens']} tokens, see --max-tokens")
+        if stream.finish_reason == "context":
+            say(f"stopped: the context of {self._context_length} tokens is full")
+
+    def _fitting(self, messages: Messages) -> tuple[Messages, ChatPrompt]:
+        """``messages`` and their prompt, without the oldest if there is no room for an answer.
+
+        Then half of the context is freed at once: what the cache holds is of no use to a prompt
+        that begins otherwise, and so that happens seldom.
+        """
+        prompt = self._prompt(messages)
+        room = min(self.options["max_tokens"], self._context_length // 4)
+        if len(prompt.token_ids) <= self._context_length - room:
+            return messages, prompt
+        kept = messages
+        while len(prompt.token_ids) > self._context_length // 2 and (rest := _later(kept)):
+            kept = rest
+            prompt = self._prompt(kept)
+        return kept, prompt
+
+    def _prompt(self, messages: Messages) -> ChatPrompt:
+        return self.model.chat_prompt(messages, transcript=self.transcript)
+
+    @property
+    def _context_length(self) -> int:
+        return self.model.session.shape.context_length
+
+    def reset(self, _: str) -> None:
+        """Keeps what the model is told before a conversation."""
+        self.messages = [message for message in self.messages if message["role"] == "system"]
+
+    def set_system(self, text: str) -> None:
+        """Replaces the system message; RequestError, and no change, where the template has none."""
+        told = [{"role": "system", "content": text}] if text else []
+        # Nothing runs; what cannot be is refused here rather than with the next message.
+        self.model.stream(self._prompt([*told, {"role": "user", "content": "?"}]), **self.options)
+        self.messages = told + [m for m in self.messages if m["role"] != "system"]
+
+    def save(self, name: str) -> None:
+        """Writes a file that was not there."""
+        if not name:
+            say("found no name, expected /save FILE")
+            return
+        path = Path(name).expanduser()
+        text = json.dumps(self.messages, ensure_ascii=False, indent=1) + "\n"
+        try:
+            with path.open("x", encoding="utf-8") as file:
+                file.write(text)
+        except FileExistsError:
+            say(f"{path}: found a file, expected a new name; choose another")
+        except (OSError, ValueError) as error:  # ValueError: a name that is no path
+            found = getattr(error, "strerror", None) or str(error)
+            say(f"{path}: found {found!r}, expected to write it; choose another place")
+        else:
+            say(f"wrote {len(self.messages)} messages to {path}")
+
+    def help(self, _: str) -> None:
+        """Lists the commands."""
+        for name, (_action, text) in self.commands.items():
+            say(f"{name:8} {text}")
+
+    def exit(self, _: str) -> None:
+        """Ends as the end of the input does."""
+        raise EOFError
+
+
+def _later(messages: Messages) -> Messages:
+    """Without the oldest question and its answer; [] where only the last question is left."""
+    told = [message for message in messages if message["role"] == "system"]
+    said = messages[len(told) :]
+    questions = [index for index, message in enumerate(said) if message["role"] == "user"]
+    return [*told, *said[questions[1] :]] if len(questions) > 1 else []
+
+
+def say(text: str) -> None:
+    """What is not the model's goes to stderr."""
+    click.echo(text, err=True)

@@ -1,0 +1,30 @@
+"""How generated text reaches stdout, a terminal or not."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from pocketlm.runtime.text import TextStream
+
+
+def print_stream(stream: TextStream, prompt: str = "") -> str:
+    """Prints the pieces as they come, on a terminal after ``prompt``; returns them joined."""
+    terminal = sys.stdout.isatty()
+    if terminal and prompt:
+        click.secho(printable(prompt), dim=True, nl=False)
+    pieces = []
+    for piece in stream:
+        pieces.append(piece.text)
+        sys.stdout.write(printable(piece.text) if terminal else piece.text)
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+    return "".join(pieces)
+
+
+def printable(text: str) -> str:
+    """Control characters but newline and tab as U+FFFD: a model may not drive the terminal."""
+    return "".join(
+        "\ufffd" if (ord(c) < 32 and c not in "\n\t") or 127 <= ord(c) < 160 else c for c in text
+    )

@@ -1,0 +1,56 @@
+"""Opens a model folder on the processor asked for, or says why it cannot be that one."""
+
+from __future__ import annotations
+
+import warnings
+
+from pocketlm.export.errors import MissingExtraError, PocketLMError, ProviderError, missing_extra
+from pocketlm.export.folder import GROWING, ModelFolder
+from pocketlm.runtime.providers import (
+    ASKED_FOR_CUDA,
+    AUTO,
+    CUDA,
+    ON_CPU,
+    FallbackWarning,
+    check_provider,
+    cuda_obstacle,
+    has_cuda_build,
+)
+from pocketlm.runtime.session import GRAPH_FILE, Session
+
+
+def open_session(
+    folder: ModelFolder, threads: int | None, provider: str
+) -> tuple[Session, str | None]:
+    """A session on ``provider``: ``cpu``, ``cuda``, or ``auto`` for CUDA where there is one.
+
+    With it comes None, or why ``auto`` took the CPU although ONNX Runtime is built for CUDA, which
+    is a FallbackWarning too. Raises RequestError for another name, ProviderError when ``cuda``
+    cannot be had, and what ``Session`` raises.
+    """
+    check_provider(provider)
+    if provider == ON_CPU or (provider == AUTO and not has_cuda_build()):
+        return Session(folder, threads), None
+    try:
+        return _open_on_cuda(folder, threads), None
+    except (ProviderError, MissingExtraError) as error:
+        if provider != AUTO:
+            raise
+        fallback = f"running on the CPU: {str(error).removeprefix(ASKED_FOR_CUDA)}"
+    warnings.warn(fallback, FallbackWarning, stacklevel=4)  # the caller of load
+    return Session(folder, threads), fallback
+
+
+def _open_on_cuda(folder: ModelFolder, threads: int | None) -> Session:
+    obstacle = cuda_obstacle(folder.manifest["precision"]["name"])
+    if obstacle is not None:
+        raise obstacle.error()
+    if folder.graph_cache == GROWING:  # no fused attention in it: every node has a float32 kernel
+        return Session(folder, threads, CUDA)
+    try:
+        from pocketlm.export.float16_attention import float16_attention_graph
+    except ImportError as error:
+        if isinstance(error, PocketLMError):
+            raise
+        raise missing_extra("cuda", "running on CUDA", error) from error
+    return Session(folder, threads, CUDA, float16_attention_graph(folder.path / GRAPH_FILE))

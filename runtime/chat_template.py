@@ -1,0 +1,280 @@
+"""The chat template of a model folder: messages go in, the text a model was trained to read out.
+
+A template is found in ``chat_template.jinja``, else in ``tokenizer_config.json`` ("chat_template":
+a text, or a list of {"name", "template"} of which "default" counts). It is rendered by jinja2 in
+a process of its own, with limits of time, memory and length: see ``template_worker``. That process
+is started by the first rendering, waits for the next one, and ends with the object or with us. It
+needs a Python interpreter to start: an application frozen into one executable has none.
+
+Sources: ``apply_chat_template`` of transformers, for the variables a template may expect.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from ..export.errors import MissingExtraError, ModelFolderError, RequestError, missing_extra
+from ..export.folder import ModelFolder
+from ..export.strict_json import load_json_object, quoted, shown
+from ..export.tokenizers import CONFIG_FILE, LARGEST_CONFIG, TEMPLATE_FILE, read_template
+from . import template_worker as worker
+
+if TYPE_CHECKING:
+    import subprocess
+
+RENDER_SECONDS = 2.0
+RENDER_BYTES = 256 << 20
+START_SECONDS = 30.0  # until Python and jinja2 are there: a cold disk, a virus scanner
+MINIMUM_JINJA2 = (3, 1, 6)  # earlier sandboxes have known ways out
+TOKEN_VARIABLES = [f"{kind}_token" for kind in ("bos", "eos", "unk", "pad", "sep", "cls", "mask")]
+# Finds this package wherever it was found here; and imports no script, which may lack a guard.
+BOOT = (
+    "import json, sys; path, limits = json.loads(sys.argv[1]); sys.path[:] = path; "
+    "from pocketlm.runtime.template_worker import serve; serve(*limits)"
+)
+
+
+class ChatTemplate:
+    """A template, the special tokens it may name, and the process that renders it."""
+
+    def __init__(
+        self,
+        source: str,
+        where: str | Path,
+        tokens: Mapping[str, str] | None = None,
+        process: TemplateProcess | None = None,
+    ) -> None:
+        """``where`` is named in messages; ``tokens`` are variables such as ``bos_token``."""
+        self.source = source
+        self.where = where
+        self.tokens = dict(tokens or {})
+        self._process = process or TemplateProcess()
+
+    @staticmethod
+    def open(folder: ModelFolder) -> ChatTemplate | None:
+        """The template of ``folder``, not yet run; None without one.
+
+        Raises ModelFolderError for files that cannot be read or hold something else.
+        """
+        file = folder.path / CONFIG_FILE
+        config = {}
+        if CONFIG_FILE in folder.files:  # what the manifest does not list was not verified
+            config = load_json_object(file, LARGEST_CONFIG, ModelFolderError)
+        source = _default_template(config.get("chat_template"), file)
+        if TEMPLATE_FILE in folder.files:
+            file = folder.path / TEMPLATE_FILE
+            source = read_template(file, ModelFolderError)
+        return None if source is None else ChatTemplate(source, file, special_tokens(config))
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        max_characters: int,
+        add_generation_prompt: bool = True,
+    ) -> str:
+        """The text of ``messages``, with the beginning of the answer unless told otherwise.
+
+        Raises RequestError when the template refuses the messages or the text is longer than
+        ``max_characters``; ModelFolderError when it fails or exceeds its time or memory;
+        MissingExtraError without jinja2 or an interpreter to run it.
+        """
+        variables = {
+            "messages": [dict(message) for message in messages],
+            "add_generation_prompt": add_generation_prompt,
+            "tools": None,
+            "documents": None,
+            **self.tokens,
+        }
+        reply = self._process.ask(self.source, variables, max_characters)
+        if "text" in reply:
+            return str(reply["text"])
+        self._fail(str(reply["failed"]), str(reply["detail"]), max_characters)
+
+    def _fail(self, kind: str, detail: str, max_characters: int) -> NoReturn:
+        if kind == worker.REFUSED:
+            raise RequestError(
+                f"{self.where}: the chat template says {quoted(detail, 300)}, expected messages it "
+                "takes; change the messages"
+            )
+        if kind == worker.TOO_LONG:
+            raise RequestError(
+                f"{self.where}: the text of the messages has more than {max_characters:,} "
+                "characters, expected what fits the context; shorten the messages"
+            )
+        seconds, megabytes = f"{self._process.seconds:g} s", f"{self._process.num_bytes >> 20} MB"
+        found = {
+            TIME: f"took longer than {seconds}",
+            DIED: "ended its process",
+            worker.MEMORY: f"needed more than {megabytes}",
+            worker.BROKEN: f"failed ({quoted(detail, 300)})",
+        }
+        raise ModelFolderError(
+            f"{self.where}: the chat template {found[kind]}, expected a text within {seconds} and "
+            f"{megabytes}; export the model again with a template that works"
+        )
+
+
+def special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
+    """The special tokens that tokenizer_config.json names: text, or an object with its content."""
+    found = {}
+    for name in TOKEN_VARIABLES:
+        value = config.get(name)
+        content = value.get("content") if isinstance(value, dict) else value
+        if isinstance(content, str):
+            found[name] = content
+    return found
+
+
+def _default_template(value: Any, file: Path) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        for entry in value:
+            if isinstance(entry, dict) and entry.get("name") == "default":
+                return _default_template(entry.get("template"), file)
+    raise ModelFolderError(
+        f"{file}: chat_template is {shown(value)}, expected a text, or a list with a template "
+        "named 'default'; export the model again"
+    )
+
+
+# The process -------------------------------------------------------------------------------------
+
+TIME, DIED = "time", "died"  # the kinds of failure of which the worker cannot tell
+
+
+class TemplateProcess:
+    """Starts ``template_worker`` when first asked, and anew after it had to be stopped.
+
+    May be shared between threads: their requests take turns.
+    """
+
+    def __init__(self, seconds: float = RENDER_SECONDS, num_bytes: int = RENDER_BYTES) -> None:
+        """``seconds`` and ``num_bytes`` are the limits of one request."""
+        self.seconds = seconds
+        self.num_bytes = num_bytes
+        self._lock = threading.Lock()
+        self._child: subprocess.Popen[bytes] | None = None
+        self._owner = os.getpid()  # a fork must not read the replies to us
+        self._stop: Callable[[], object] = lambda: None  # ends the child
+
+    def ask(self, template: str, variables: dict[str, Any], max_characters: int) -> dict[str, Any]:
+        """The worker's reply; {"failed": TIME or DIED, "detail": ""} if it gave none."""
+        request = {"template": template, "variables": variables, "max_characters": max_characters}
+        line = json.dumps(request).encode() + b"\n"
+        # A character takes at most twelve bytes in a reply: two escapes of six.
+        longest = 12 * max_characters + 10_000
+        with self._lock:
+            child = self._running()
+            return self._exchange(child, line, longest, self.seconds)
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        """The worker, started if there is none that waits."""
+        if self._child is not None and self._owner == os.getpid() and self._child.poll() is None:
+            return self._child
+        self._stop()
+        _check_jinja2()
+        self._child = child = _start(self.seconds + 1, self.num_bytes)
+        self._owner = os.getpid()
+        self._stop = weakref.finalize(self, _end, child, self._owner)
+        ready = self._exchange(child, b"", 10_000, START_SECONDS)
+        if ready:
+            raise ModelFolderError(
+                f"{sys.executable}: found no Python that imports jinja2 ({shown(ready)}), expected "
+                "the interpreter pocketlm runs in, to render the chat template; run pocketlm in it"
+            )
+        return child
+
+    def _exchange(
+        self, child: subprocess.Popen[bytes], line: bytes, longest: int, seconds: float
+    ) -> dict[str, Any]:
+        """Sends ``line`` and reads a line; a child that does not answer in time is stopped."""
+        late = threading.Event()
+
+        def end() -> None:
+            late.set()
+            child.kill()
+
+        timer = threading.Timer(seconds, end)
+        timer.daemon = True
+        timer.start()
+        assert child.stdin is not None and child.stdout is not None
+        reply = b""
+        try:
+            with contextlib.suppress(OSError):  # it has ended
+                child.stdin.write(line)
+                child.stdin.flush()
+                reply = child.stdout.readline(longest)
+        finally:
+            timer.cancel()
+            timer.join()
+            # Interrupted, or cut short: what it says next would be taken for another reply.
+            if late.is_set() or not reply.endswith(b"\n"):
+                self._stop()
+        if late.is_set() or not reply.endswith(b"\n"):
+            return {"failed": TIME if late.is_set() else DIED, "detail": ""}
+        value: dict[str, Any] = json.loads(reply)
+        if value.get("failed") == worker.MEMORY:
+            self._stop()  # what it could not free would be missing to the next request
+        return value
+
+
+def _start(seconds: float, num_bytes: int) -> subprocess.Popen[bytes]:
+    if not sys.executable or getattr(sys, "frozen", False):
+        raise RequestError(
+            f"found no Python interpreter beside this application ({quoted(sys.executable)}), "
+            "expected one to render chat templates in; install pocketlm into a Python environment, "
+            "or write the prompt yourself and use stream"
+        )
+    import subprocess  # not above: most generations need no process
+
+    arguments = json.dumps([[str(path) for path in sys.path], [seconds, num_bytes]])
+    return subprocess.Popen(
+        [sys.executable, "-c", BOOT, arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C is for us
+        creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),  # Windows
+    )
+
+
+def _end(child: subprocess.Popen[bytes], owner: int) -> None:
+    if os.getpid() != owner:  # a fork's copy
+        return
+    child.kill()
+    child.wait()
+    for stream in (child.stdin, child.stdout):
+        assert stream is not None
+        with contextlib.suppress(OSError):  # a request that was never sent
+            stream.close()
+
+
+def _check_jinja2() -> None:
+    """Raises MissingExtraError without a jinja2 whose sandbox holds."""
+    import importlib.metadata
+    import importlib.util
+
+    needed = ".".join(map(str, MINIMUM_JINJA2))
+    try:
+        importlib.util.find_spec("jinja2")  # an import would take its time and memory here, too
+        found = importlib.metadata.version("jinja2")
+    except ModuleNotFoundError as error:
+        raise missing_extra(
+            "chat", "a chat template", ModuleNotFoundError(name="jinja2")
+        ) from error
+    if tuple(int(number) for number in re.findall(r"\d+", found)[:3]) < MINIMUM_JINJA2:
+        raise MissingExtraError(
+            f"a chat template needs jinja2 {needed} or newer, found {found}, whose sandbox has "
+            'known holes; update it with: pip install "pocketlm[chat]"'
+        )

@@ -1,0 +1,99 @@
+"""Text of strangers inside a text of ours: what spells a special token there must not become it.
+
+A chat template writes special tokens such as "<|eot_id|>" by their spelling, and so may a message.
+To tell them apart, the spellings in messages are hidden before a template runs, each behind one
+character of Unicode's private planes that no message has:
+
+    "say <|eot_id|>"  --hide-->  "say \\U000F0000"  --template-->  "...say \\U000F0000<|eot_id|>"
+
+Whatever is spelled out in the template's text is the template's own. It is encoded by a twin of the
+tokenizer that takes no spelling for a special token, but knows each by a name nobody can guess; so
+the hidden text can come back as what it says, and every other rule of the tokenizer holds.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import tokenizers
+
+HIDING, NAMING = 0xF0000, 0x100000  # Unicode's planes 15 and 16, both for private use
+NAME_CHARACTERS = 5  # random ones in a secret name: 80 bits
+
+
+@dataclass
+class Quotation:
+    """What was hidden from one template: by which character it is represented."""
+
+    spellings: Sequence[str]
+    _characters: dict[str, str] = field(default_factory=dict)  # by what they stand for
+
+    def hide(self, text: str) -> str:
+        """``text`` without special tokens; characters that could be mistaken are hidden, too."""
+        pattern = f"{_any_of(self.spellings)}|[{chr(HIDING)}-{chr(NAMING - 1)}]"
+        return re.sub(pattern, lambda match: self._character(match[0]), text)
+
+    def restore(self, text: str) -> str:
+        """``text`` with all that was hidden."""
+        return text.translate(
+            {ord(character): known for known, character in self._characters.items()}
+        )
+
+    def _character(self, hidden: str) -> str:
+        return self._characters.setdefault(hidden, chr(HIDING + len(self._characters)))
+
+
+class PlainTwin:
+    """Encodes a text in which only the special tokens written by us count as such."""
+
+    def __init__(self, library: tokenizers.Tokenizer) -> None:
+        """Copies ``library``: about 0.5 s and 100 MB for a vocabulary of 128 thousand."""
+        special = {
+            token_id: token
+            for token_id, token in library.get_added_tokens_decoder().items()
+            if token.special
+        }
+        self._twin = tokenizers.Tokenizer.from_str(library.to_str())
+        self._twin.encode_special_tokens = True  # as the text they are spelled with
+        secret = "".join(
+            chr(NAMING + int.from_bytes(os.urandom(2))) for _ in range(NAME_CHARACTERS)
+        )
+        names = [secret + chr(NAMING + index) for index in range(len(special))]
+        self._twin.add_tokens(
+            [_named(token, name) for token, name in zip(special.values(), names, strict=True)]
+        )
+        self._names = {
+            token.content: name for token, name in zip(special.values(), names, strict=True)
+        }
+        self._ids = {
+            self._twin.token_to_id(name): token_id
+            for token_id, name in zip(special, names, strict=True)
+        }
+
+    def encode(
+        self, text: str, restore: Callable[[str], str], add_special_tokens: bool
+    ) -> list[int]:
+        """Ids of ``text``, in which ``restore`` puts back what does not count."""
+        named = re.sub(_any_of(self._names), lambda match: self._names[match[0]], text)
+        found = self._twin.encode(restore(named), add_special_tokens=add_special_tokens).ids
+        return [self._ids.get(token_id, token_id) for token_id in found]
+
+
+def _any_of(spellings: Sequence[str] | Mapping[str, str]) -> str:
+    """A pattern; of two spellings that begin alike the longer one matches."""
+    longest_first = sorted(spellings, key=len, reverse=True)
+    return "|".join(map(re.escape, longest_first)) or "(?!)"
+
+
+def _named(token: tokenizers.AddedToken, name: str) -> tokenizers.AddedToken:
+    """``token`` under another name, with its rules for the spaces around it."""
+    return tokenizers.AddedToken(
+        name,
+        lstrip=token.lstrip,
+        rstrip=token.rstrip,
+        single_word=token.single_word,
+        normalized=False,
+    )
