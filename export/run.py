@@ -147,7 +147,7 @@ def build_decoder(checkpoint: Checkpoint) -> Decoder:
         source=checkpoint.source,
         bytes_to_read=sum(tensor.num_bytes for tensor in checkpoint.tensors.values()),
         config=checkpoint.config,
-        generation_config=_generation_defaults(checkpoint),
+        generation_config=generation_defaults(checkpoint),
         tokenizer=checkpoint.tokenizer,
     )
 
@@ -260,7 +260,7 @@ def _contract(model: ir.Model) -> dict[str, dict[str, str]]:
     }
 
 
-def _generation_defaults(checkpoint: Checkpoint) -> dict[str, Any]:
+def generation_defaults(checkpoint: Checkpoint) -> dict[str, Any]:
     """generation_config.json with the ids of begin and end taken from config.json if absent."""
     defaults = dict(checkpoint.generation_config)
     for name in ("bos_token_id", "eos_token_id"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -12,7 +13,7 @@ from pocketlm.commands.options import precision_options, writing_options
 from pocketlm.commands.progress import print_plan, print_report, shown
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.quantize.precisions import PRECISIONS
-from pocketlm.quantize.run import export_checkpoint, plan_checkpoint
+from pocketlm.quantize.run import export_checkpoint, export_traced, plan_checkpoint
 
 
 @click.command("export")
@@ -32,6 +33,12 @@ from pocketlm.quantize.run import export_checkpoint, plan_checkpoint
     help="Folder with tokenizer.json, for a checkpoint that has none.",
 )
 @click.option(
+    "--via",
+    type=click.Choice(["optimum"]),
+    help="Let Optimum trace the graph: for an architecture that pocketlm does not declare itself, "
+    "and for torch .bin files.",
+)
+@click.option(
     "--dry-run",
     is_flag=True,
     help="Only print the plan, from headers alone: bytes, disk, peak memory, time. A folder with "
@@ -46,6 +53,7 @@ def command(
     block_size: int | None,
     head: str | None,
     tokenizer: Path | None,
+    via: str | None,
     dry_run: bool,
     as_json: bool,
     force: bool,
@@ -72,10 +80,15 @@ def command(
         else:
             print_plan(plan)
         return
-    opened = open_checkpoint(checkpoint, tokenizer)
-    with shown(quiet) as callbacks:
-        folder = export_checkpoint(
-            opened, out, precision, block_size=block_size, head=head, force=force, **callbacks
-        )
+    options: dict[str, Any] = {"block_size": block_size, "head": head, "force": force}
+    if via is not None:
+        with shown(quiet) as callbacks:
+            folder = export_traced(
+                checkpoint, out, precision, **options, tokenizer=tokenizer, **callbacks
+            )
+    else:
+        opened = open_checkpoint(checkpoint, tokenizer)
+        with shown(quiet) as callbacks:
+            folder = export_checkpoint(opened, out, precision, **options, **callbacks)
     if not quiet:
         print_report(folder)
