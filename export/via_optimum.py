@@ -15,12 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import onnx_ir as ir
-from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from .checkpoint import Checkpoint, load_config, open_checkpoint
 from .errors import CheckpointError
 from .external_data import Progress, adopt_weights
 from .folder import GROWING, ModelFolder, check_free_space, working_beside
+from .graph import Weight
 from .plan import Plan
 from .run import (
     GRAPH_FILE,
@@ -35,6 +35,7 @@ from .strict_json import quoted
 from .tokenizers import find_tokenizer, open_tokenizer
 from .traced.contract import check_graph, read_shape
 from .traced.process import Trace, run_trace
+from .traced.simplify import Simplifier, lift_constants
 
 TORCH_FILE = "pytorch_model.bin"
 TORCH_INDEX = "pytorch_model.bin.index.json"
@@ -147,8 +148,12 @@ def traced_decoder(checkpoint: Checkpoint, folder: Path, trace: Trace) -> Decode
     model = ir.load(folder / GRAPH_FILE)
     check_graph(model)
     shape = read_shape(model, trace.sizes)
-    LiftConstantsToInitializersPass(lift_all_constants=True)(model)
+    constants = lift_constants(model)
     adopt_weights(model, folder)
+    for value in constants:
+        if isinstance(value.const_value, Weight):
+            value.const_value.learned = False
+    Simplifier(model).run()
     assert checkpoint.tokenizer is not None
     check_tokenizer_size(checkpoint.tokenizer, shape.vocab_size)
     return Decoder(
