@@ -19,7 +19,7 @@ import onnx_ir as ir
 from .checkpoint import Checkpoint, load_config, open_checkpoint
 from .errors import CheckpointError
 from .external_data import Progress, adopt_weights
-from .folder import GROWING, ModelFolder, check_free_space, working_beside
+from .folder import GROWING, IN_PLACE, ModelFolder, check_free_space, working_beside
 from .graph import Weight
 from .plan import Plan
 from .run import (
@@ -34,6 +34,7 @@ from .run import (
 from .strict_json import quoted
 from .tokenizers import find_tokenizer, open_tokenizer
 from .traced.contract import check_graph, read_shape
+from .traced.in_place import rewrite_in_place
 from .traced.process import Trace, run_trace
 from .traced.simplify import Simplifier, lift_constants
 
@@ -47,6 +48,7 @@ def export_via_optimum(
     precision: Precision | None = None,
     *,
     tokenizer: str | Path | None = None,
+    rewrite: bool = True,
     force: bool = False,
     on_plan: Callable[[Plan], None] | None = None,
     progress: Progress | None = None,
@@ -60,7 +62,7 @@ def export_via_optimum(
     check_free_space(out, 2 * float32_bytes(checkpoint))
     with working_beside(out, force=force) as folder:
         trace = run_trace(checkpoint.path, folder)
-        decoder = traced_decoder(checkpoint, folder, trace)
+        decoder = traced_decoder(checkpoint, folder, trace, rewrite=rewrite)
         return write_folder(
             decoder, out, precision, force=force, on_plan=on_plan, progress=progress
         )
@@ -143,8 +145,13 @@ def float32_bytes(checkpoint: Checkpoint) -> int:
     return 2 * stored if halves else stored
 
 
-def traced_decoder(checkpoint: Checkpoint, folder: Path, trace: Trace) -> Decoder:
-    """The graph in ``folder``, checked, with lazy weights that are read from there."""
+def traced_decoder(
+    checkpoint: Checkpoint, folder: Path, trace: Trace, *, rewrite: bool = True
+) -> Decoder:
+    """The graph in ``folder``, checked and simplified, with lazy weights that are read from there.
+
+    Attention is rewritten to a cache in place where that is possible, unless ``rewrite`` is False.
+    """
     model = ir.load(folder / GRAPH_FILE)
     check_graph(model)
     shape = read_shape(model, trace.sizes)
@@ -154,13 +161,15 @@ def traced_decoder(checkpoint: Checkpoint, folder: Path, trace: Trace) -> Decode
         if isinstance(value.const_value, Weight):
             value.const_value.learned = False
     Simplifier(model).run()
+    num_parameters = count_parameters(model)
+    reason = rewrite_in_place(model, shape) if rewrite else "asked to stay as traced"
     assert checkpoint.tokenizer is not None
     check_tokenizer_size(checkpoint.tokenizer, shape.vocab_size)
     return Decoder(
         model=model,
         shape=shape,
         num_tensors=len(checkpoint.tensors) or len(model.graph.initializers),
-        num_parameters=count_parameters(model),
+        num_parameters=num_parameters,
         architecture=str(checkpoint.config["model_type"]),
         source=checkpoint.source,
         bytes_to_read=float32_bytes(checkpoint),
@@ -169,6 +178,7 @@ def traced_decoder(checkpoint: Checkpoint, folder: Path, trace: Trace) -> Decode
         tokenizer=checkpoint.tokenizer,
         graph={
             "made_by": ", ".join(f"{name} {number}" for name, number in trace.versions.items()),
-            "cache": GROWING,
+            "cache": GROWING if reason else IN_PLACE,
+            **({"not_rewritten": reason} if reason else {}),
         },
     )

@@ -61,12 +61,7 @@ class Rewrite:
         if isinstance(result, str):
             self._report.skipped[weight.name] = result
             return False
-        old = node.outputs[0]
-        name = old.name
-        result.type, result.shape = old.type, old.shape  # a graph output has to declare them
-        ir.convenience.replace_all_uses_with(old, result, replace_graph_outputs=True)
-        if name == "logits":
-            old.name, result.name = f"{name}.replaced", name
+        self._graph.replace(node.outputs[0], result)
         self._model.graph.remove(node, safe=True)
         return True
 

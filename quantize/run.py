@@ -75,14 +75,21 @@ def export_traced(
     block_size: int | None = None,
     head: str | None = None,
     tokenizer: str | Path | None = None,
+    rewrite: bool = True,
     force: bool = False,
     on_plan: Callable[[Plan], None] | None = None,
     progress: Progress | None = None,
 ) -> ModelFolder:
     """``export_via_optimum`` in a precision chosen by name."""
-    change = precision_of(precision, block_size, head)
     return export_via_optimum(
-        path, out, change, tokenizer=tokenizer, force=force, on_plan=on_plan, progress=progress
+        path,
+        out,
+        precision_of(precision, block_size, head),
+        tokenizer=tokenizer,
+        rewrite=rewrite,
+        force=force,
+        on_plan=on_plan,
+        progress=progress,
     )
 
 

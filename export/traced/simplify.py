@@ -42,15 +42,17 @@ class Simplifier:
             self.symbols.visit(node)
             found = self._simpler(node)
             if found is not None:
-                replace(node, found)
+                self._graph.replace(node.outputs[0], found)
         common.RemoveUnusedNodesPass()(self._model)
         common.CommonSubexpressionEliminationPass()(self._model)
 
     def _simpler(self, node: ir.Node) -> ir.Value | None:
         """A value to use in place of the only output of ``node``."""
-        if len(node.outputs) != 1 or node.outputs[0].is_graph_output():
+        if len(node.outputs) != 1:
             return None
         with self._graph.before(node):
+            if node.outputs[0].is_graph_output():
+                return self._product(node)  # a node of its own, which the output's name may move to
             return (
                 self._known(node) or self._idle(node) or self._product(node) or self._reshape(node)
             )
@@ -260,8 +262,3 @@ def producer(value: ir.Value | None, operator: str) -> ir.Node | None:
     """The node of that operator which makes ``value``, or None."""
     node = value.producer() if value is not None else None
     return node if node is not None and node.op_type == operator else None
-
-
-def replace(node: ir.Node, value: ir.Value) -> None:
-    """Uses ``value`` wherever the only output of ``node`` is used."""
-    ir.convenience.replace_all_uses_with(node.outputs[0], value)

@@ -39,6 +39,11 @@ from pocketlm.quantize.run import export_checkpoint, export_traced, plan_checkpo
     "and for torch .bin files.",
 )
 @click.option(
+    "--no-rewrite",
+    is_flag=True,
+    help="With --via: leave the attention as it was traced, with a cache that grows.",
+)
+@click.option(
     "--dry-run",
     is_flag=True,
     help="Only print the plan, from headers alone: bytes, disk, peak memory, time. A folder with "
@@ -54,6 +59,7 @@ def command(
     head: str | None,
     tokenizer: Path | None,
     via: str | None,
+    no_rewrite: bool,
     dry_run: bool,
     as_json: bool,
     force: bool,
@@ -84,7 +90,13 @@ def command(
     if via is not None:
         with shown(quiet) as callbacks:
             folder = export_traced(
-                checkpoint, out, precision, **options, tokenizer=tokenizer, **callbacks
+                checkpoint,
+                out,
+                precision,
+                **options,
+                tokenizer=tokenizer,
+                rewrite=not no_rewrite,
+                **callbacks,
             )
     else:
         opened = open_checkpoint(checkpoint, tokenizer)
