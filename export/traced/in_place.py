@@ -65,12 +65,19 @@ class Masks:
     """What is done to the scores before the softmax."""
 
     added: list[ir.Value] = field(default_factory=list)  # float
-    conditions: list[ir.Value] = field(default_factory=list)  # bool: False hides
+    shown: list[ir.Value] = field(default_factory=list)  # bool: False hides
+    hidden: list[ir.Value] = field(default_factory=list)  # bool: True hides
 
     @property
-    def key(self) -> tuple[int, ...]:
+    def values(self) -> list[ir.Value]:
+        """All of them."""
+        return [*self.added, *self.shown, *self.hidden]
+
+    @property
+    def key(self) -> tuple[tuple[int, ...], ...]:
         """Equal for equal masks."""
-        return tuple(id(value) for value in (*self.added, *self.conditions))
+        kinds = (self.added, self.shown, self.hidden)
+        return tuple(tuple(id(value) for value in values) for values in kinds)
 
 
 def rewrite_in_place(model: ir.Model, shape: DecoderShape) -> str | None:
@@ -210,15 +217,16 @@ class Rewriter:
         while (node := only_use(value)).op_type != "Softmax":
             factor = self._factor(node, value)
             others = [item for item in node.inputs if item is not value]
-            if factor is not None and masks.key == ():
+            if factor is not None and not masks.values:
                 scale *= factor
             elif node.op_type == "Tanh" and not before_cap:
                 before_cap, scale = scale, 1.0
-            elif node.op_type == "Add" and len(others) == 1 and others[0] is not None:
-                masks.added.append(others[0])
+            elif node.op_type == "Add" and len(others) == 1:
+                masks.added.append(_given(others[0]))
             elif node.op_type == "Where" and node.inputs[1] is value and self._huge(node.inputs[2]):
-                assert node.inputs[0] is not None
-                masks.conditions.append(node.inputs[0])
+                masks.shown.append(_given(node.inputs[0]))
+            elif node.op_type == "Where" and node.inputs[2] is value and self._huge(node.inputs[1]):
+                masks.hidden.append(_given(node.inputs[0]))
             elif node.op_type != "Max" or len(others) != 1 or not self._huge(others[0]):
                 raise Refused(f"{name}: the scores go into {node.op_type}")
             value = node.outputs[0]
@@ -289,13 +297,12 @@ class Rewriter:
         lowest = g.constant(MASKED, "masked")
         parts = list(masks.added)
         zero = g.constant(np.float32(0), "float32.0")
-        parts += [g.Where(condition, zero, lowest) for condition in masks.conditions]
+        parts += [g.Where(condition, zero, lowest) for condition in masks.shown]
+        parts += [g.Where(condition, lowest, zero) for condition in masks.hidden]
         total = parts[0]
         for part in parts[1:]:
             total = g.Add(total, part)
-        dims = broadcast(
-            [self._symbols.dims.get(value) for value in (*masks.added, *masks.conditions)]
-        )
+        dims = broadcast([self._symbols.dims.get(value) for value in masks.values])
         bias: ir.Value = g.Max(total, lowest, name="bias")
         if dims is not None and dims[-2:] == (NEW, TOTAL):
             return bias
@@ -368,7 +375,7 @@ class MaskEvaluator:
 
     def __init__(self, model: ir.Model, masks: Masks) -> None:
         self._masks = masks
-        wanted = [*masks.added, *masks.conditions]
+        wanted = masks.values
         nodes, names = ancestors(model, wanted)
         self._inputs = names & {str(value.name) for value in model.graph.inputs}
         foreign = self._inputs - {"input_ids", "attention_mask", "position_ids"}
@@ -412,12 +419,14 @@ class MaskEvaluator:
         except Exception as error:
             raise Refused(f"the mask cannot be computed: {error}") from error
         total = np.zeros((1, 1, new, past + new), np.float32)
-        added = found[: len(self._masks.added)]
+        added, shown = len(self._masks.added), len(self._masks.shown)
         with np.errstate(over="ignore"):  # two hidden places add up to -inf
-            for part in added:
+            for part in found[:added]:
                 total = total + part
-        for condition in found[len(added) :]:
+        for condition in found[added : added + shown]:
             total = np.where(condition, total, MASKED)
+        for condition in found[added + shown :]:
+            total = np.where(condition, MASKED, total)
         return total
 
 
@@ -434,6 +443,11 @@ def ancestors(model: ir.Model, values: list[ir.Value]) -> tuple[list[ir.Node], s
             seen.add(node)
             waiting += [item for item in node.inputs if item is not None]
     return [node for node in model.graph if node in seen], names
+
+
+def _given(value: ir.Value | None) -> ir.Value:
+    assert value is not None
+    return value
 
 
 def only_use(value: ir.Value) -> ir.Node:

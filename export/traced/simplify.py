@@ -52,7 +52,7 @@ class Simplifier:
             return None
         with self._graph.before(node):
             if node.outputs[0].is_graph_output():
-                return self._product(node)  # a node of its own, which the output's name may move to
+                return self._product(node) or self._idle_end(node)
             return (
                 self._known(node) or self._idle(node) or self._product(node) or self._reshape(node)
             )
@@ -131,6 +131,13 @@ class Simplifier:
             before, after = (self.symbols.dims.get(value) for value in (source, node.outputs[0]))
             return source if before is not None and None not in before and before == after else None
         return None
+
+    def _idle_end(self, node: ir.Node) -> ir.Value | None:
+        """As ``_idle``, if the output's name can move to what a node makes and nothing else is."""
+        found = self._idle(node)
+        if found is None or found.producer() is None or found.is_graph_output():
+            return None
+        return found
 
     def _takes_all(self, node: ir.Node, source: ir.Value) -> bool:
         starts, steps = (

@@ -28,7 +28,8 @@ COMPARISONS = frozenset({"And", "Equal", "Greater", "GreaterOrEqual", "Less", "L
 # Operators whose result has the dimensions of their first input.
 SAME = frozenset(
     "Abs Cast Clip Cos CumSum Dropout Erf Exp Gelu HardSwish Identity LayerNormalization Log Neg "
-    "Not Relu Sigmoid Sin Softmax Softplus Sqrt Tanh Reciprocal Trilu".split()
+    "Not Reciprocal Relu ScatterElements ScatterND Sigmoid Sin Softmax Softplus Sqrt Tanh "
+    "Trilu".split()
 )
 BROADCAST = COMPARISONS | frozenset("Add Div Max Min Mod Mul Or Pow Sub Where Xor".split())
 
@@ -411,16 +412,18 @@ def _slice_dims(symbols: Symbols, node: ir.Node) -> list[Dims | None]:
     axes = others[0] if others else list(range(len(starts)))
     steps = others[1] if len(others) > 1 else [1] * len(starts)
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        dims[axis] = _sliced(dims[axis], start, end) if step == 1 else None
+        dims[axis] = _sliced(dims[axis], start, end, step)
     return [tuple(dims)]
 
 
-def _sliced(size: Size, start: Any, end: Any) -> Size:
+def _sliced(size: Size, start: Any, end: Any, step: Any) -> Size:
     """The size that is left of ``size``; a letter for an end is taken to be within it."""
     if isinstance(end, int) and end >= END:
         end = size
-    if isinstance(size, int) and isinstance(start, int) and isinstance(end, int):
-        return len(range(size)[start:end])
+    if all(isinstance(number, int) for number in (size, start, end, step)):
+        return len(range(size)[start:end:step])  # type: ignore[arg-type]
+    if step != 1:
+        return None
     if isinstance(start, int) and (start < 0 or (isinstance(end, int) and end < 0)):
         return None
     return subtract(end, start) if isinstance(size, int) or end == size else None  # type: ignore[no-any-return]
