@@ -33,7 +33,7 @@ from onnx_ir.passes import common
 from ..folder import DecoderShape
 from ..graph import Graph, Weight
 from ..layers import MASKED, last_rows, mask_lengths
-from .symbols import BATCH, NEW, TOTAL, Symbols, attribute, broadcast
+from .symbols import BATCH, NEW, TOTAL, Symbols, attribute, broadcast, multiply
 
 HIDDEN = -1e8  # a score below this is hidden
 HEAD_STEP = 8  # GroupQueryAttention wants heads of a multiple of this
@@ -67,6 +67,7 @@ class Masks:
     added: list[ir.Value] = field(default_factory=list)  # float
     shown: list[ir.Value] = field(default_factory=list)  # bool: False hides
     hidden: list[ir.Value] = field(default_factory=list)  # bool: True hides
+    scaled: bool = False  # the scores are multiplied once more behind it
 
     @property
     def values(self) -> list[ir.Value]:
@@ -121,7 +122,7 @@ class Rewriter:
             assert node is not None
             with self._graph.before(node, f"layers.{layers.index(layer)}"):
                 if layer.masks.key not in biases:
-                    biases[layer.masks.key] = self._kept(layer.masks)
+                    biases[layer.masks.key] = self._kept(layer.masks, layer.num_heads)
                 self._emit(layer, seqlens_k, total, biases[layer.masks.key])
         self._keep_rows(head)
         common.RemoveUnusedNodesPass()(self._model)
@@ -133,15 +134,16 @@ class Rewriter:
         sides = [self._new_rows(layer, kind) for kind in ("key", "value")]
         (past_key, keys, key), (past_value, values, value) = sides
         product, key_scale = self._repeated(keys, name, transposed=True)
-        if product.inputs[1] is None or product.inputs[0] is None:
-            raise Refused(f"{name}: a product without factors")
-        num_heads = self._symbols.size(product.outputs[0], 1)
-        query = product.inputs[0]
+        query = _given(product.inputs[0])
+        split = query.producer()
+        if split is not None and self._refolds(split):
+            query = _given(split.inputs[0])
+        num_heads = self._symbols.size(query, 1)
         sizes = (BATCH, num_heads, NEW, shape.head_size)
         if not isinstance(num_heads, int) or self._symbols.dims.get(query) != sizes:
             raise Refused(f"{name}: queries of {self._symbols.dims.get(query)}, expected {sizes}")
         softmax, scale, softcap, masks = self._scores(product.outputs[0], name)
-        weighted = only_use(softmax.outputs[0])
+        weighted = only_use(self._refolded(softmax.outputs[0]))
         if self._repeated(values, name, transposed=False)[0] is not weighted:
             raise Refused(f"{name}: the softmax does not weigh the values")
         return Attention(
@@ -150,7 +152,7 @@ class Rewriter:
             value=value,
             past=(past_key, past_value),
             present=(keys, values),
-            output=self._joined(weighted.outputs[0], num_heads, name),
+            output=self._joined(self._refolded(weighted.outputs[0]), num_heads, name),
             num_heads=num_heads,
             scale=scale * key_scale,
             softcap=softcap,
@@ -181,20 +183,34 @@ class Rewriter:
             "Reshape": (BATCH, None, TOTAL, size),
             "Transpose": (BATCH, None, size, TOTAL),
         }
+        flat = (multiply(BATCH, kv_heads), size, TOTAL)  # keys, transposed
         scale = 1.0
         while (node := only_use(value)).op_type != "MatMul":
             factor = self._factor(node, value)
-            if factor is None:
-                expected = allowed.get(node.op_type)
+            if factor is None and not self._refolds(node):
+                expected = allowed.get(node.op_type, ())
                 dims = self._symbols.dims.get(node.outputs[0])
-                if expected is None or not fits(dims, expected):
+                if not (fits(dims, expected) or fits(dims, flat)):
                     raise Refused(f"{name}: {value.name} goes into {node.op_type} {dims}")
             value = node.outputs[0]
             scale *= factor or 1.0
-        wanted = (BATCH, None, size, TOTAL) if transposed else (BATCH, None, TOTAL, size)
-        if node.inputs[1] is not value or not fits(self._symbols.dims.get(value), wanted):
+        last = (size, TOTAL) if transposed else (TOTAL, size)
+        dims = self._symbols.dims.get(value, ())
+        if node.inputs[1] is not value or dims[-2:] != last:
             raise Refused(f"{name}: {value.name} is not the second factor of a product")
         return node, scale
+
+    def _refolds(self, node: ir.Node) -> bool:
+        """Whether ``node`` only joins batch and heads, (B, H, …) -> (B·H, …), or splits them."""
+        ends = [self._symbols.dims.get(_given(v)) for v in (node.inputs[0], node.outputs[0])]
+        if node.op_type != "Reshape" or None in ends:
+            return False
+        short, long = sorted((dims for dims in ends if dims is not None), key=len)
+        return (len(short), len(long)) == (3, 4) and short == (multiply(*long[:2]), *long[2:])
+
+    def _refolded(self, value: ir.Value) -> ir.Value:
+        node = only_use(value)
+        return node.outputs[0] if self._refolds(node) else value
 
     def _factor(self, node: ir.Node, value: ir.Value) -> float | None:
         """c of value · c or value / c with a constant c."""
@@ -217,8 +233,9 @@ class Rewriter:
         while (node := only_use(value)).op_type != "Softmax":
             factor = self._factor(node, value)
             others = [item for item in node.inputs if item is not value]
-            if factor is not None and not masks.values:
+            if factor is not None and factor > 0:
                 scale *= factor
+                masks.scaled |= bool(masks.values)
             elif node.op_type == "Tanh" and not before_cap:
                 before_cap, scale = scale, 1.0
             elif node.op_type == "Add" and len(others) == 1:
@@ -227,7 +244,7 @@ class Rewriter:
                 masks.shown.append(_given(node.inputs[0]))
             elif node.op_type == "Where" and node.inputs[2] is value and self._huge(node.inputs[1]):
                 masks.hidden.append(_given(node.inputs[0]))
-            elif node.op_type != "Max" or len(others) != 1 or not self._huge(others[0]):
+            elif not (self._refolds(node) or (node.op_type == "Max" and self._huge(others[0]))):
                 raise Refused(f"{name}: the scores go into {node.op_type}")
             value = node.outputs[0]
         if attribute(node, "axis", -1) not in (-1, 3):
@@ -289,13 +306,23 @@ class Rewriter:
             if not (found[future] < HIDDEN).all():
                 raise Refused("the mask shows tokens that come later")
             plain &= bool((found[hidden] < HIDDEN).all() and (found[~hidden] == 0).all())
+        if masks.scaled and not plain:
+            raise Refused("a mask that is more than causal is scaled with the scores")
         return plain
 
-    def _kept(self, masks: Masks) -> ir.Value:
+    def _with_heads(self, value: ir.Value, num_heads: int) -> ir.Value:
+        """(B·H, …) as (B, H, …)."""
+        if self._symbols.rank(value) != 3:
+            return value
+        g = self._graph
+        shape = g.Concat(g.int64s(-1, num_heads), g.Shape(value, start=1), axis=0)
+        return g.Reshape(value, shape)  # type: ignore[no-any-return]
+
+    def _kept(self, masks: Masks, num_heads: int) -> ir.Value:
         """The traced mask as a bias: (B or 1, H or 1, S, T), finite."""
         g = self._graph
         lowest = g.constant(MASKED, "masked")
-        parts = list(masks.added)
+        parts = [self._with_heads(value, num_heads) for value in masks.added]
         zero = g.constant(np.float32(0), "float32.0")
         parts += [g.Where(condition, zero, lowest) for condition in masks.shown]
         parts += [g.Where(condition, lowest, zero) for condition in masks.hidden]

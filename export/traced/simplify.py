@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from onnx_ir.passes import common
 
 from ..graph import Graph, Weight
-from .symbols import BATCH, END, NEW, PAST, TOTAL, Size, Symbols, attribute
+from .symbols import BATCH, END, NEW, PAST, TOTAL, Size, Symbols, attribute, factors
 
 
 class Simplifier:
@@ -103,6 +103,13 @@ class Simplifier:
         return made
 
     def _letter(self, letter: str) -> ir.Value:
+        number, letters = factors(letter)
+        if letter != letters[0]:
+            made = self._vector((letters[0],))
+            for other in [*letters[1:], *([number] if number != 1 else [])]:
+                factor = self._vector((other,)) if isinstance(other, str) else None
+                made = self._graph.Mul(made, factor or self._constant(np.array([other])))
+            return made
         ids, mask = self._inputs["input_ids"], self._inputs["attention_mask"]
         if letter == PAST:
             # Not from the cache's own shape: a cache in place is longer than what it holds.

@@ -3,13 +3,14 @@
 A trace computes its shapes at run time, by dozens of small nodes per layer, although nearly all of
 them are fixed or one of four sizes: B batch, S new tokens, P past tokens, T = P + S. ``Symbols``
 follows the nodes in order and remembers of every value its dtype, its dimensions, and, where it is
-a small tensor, its elements: numbers, or the letters above. None stands for what is not known; an
-operator that is not listed gives nothing but that.
+a small tensor, its elements: numbers, the letters above, or products like B*4. None stands for what
+is not known; an operator that is not listed gives nothing but that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,8 @@ class Symbols:
         assert tensor is not None
         self.dtypes[value] = tensor.dtype
         self.dims[value] = tuple(int(size) for size in tensor.shape.numpy())
-        if tensor.size <= SMALL and tensor.dtype in ELEMENT_TYPES:
+        limit = 1 if tensor.dtype.is_floating_point() else SMALL  # sizes are whole numbers
+        if tensor.size <= limit and tensor.dtype in ELEMENT_TYPES:
             self.elements[value] = np.asarray(tensor.numpy()).astype(object)
 
     def size(self, value: ir.Value | None, axis: int) -> Size:
@@ -152,7 +154,13 @@ def attribute(node: ir.Node, name: str, default: Any) -> Any:
 
 SHAPE_RANGE: tuple[tuple[str, Any], ...] = (("start", 0), ("end", None))
 ELEMENT_TYPES = frozenset(
-    {ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL, ir.DataType.FLOAT}
+    {
+        ir.DataType.INT64,
+        ir.DataType.INT32,
+        ir.DataType.BOOL,
+        ir.DataType.FLOAT,
+        ir.DataType.DOUBLE,
+    }
 )
 
 
@@ -214,13 +222,33 @@ def multiply(a: Any, b: Any) -> Any:
     """a · b, None where it has no name."""
     if _is_number(a) and _is_number(b):
         return a * b
-    return a if b == 1 else b if a == 1 else None
+    if None in (a, b) or isinstance(a, float) or isinstance(b, float):
+        return None
+    (number, letters), (other, others) = factors(a), factors(b)
+    return product(number * other, letters + others)
+
+
+def factors(size: int | str) -> tuple[int, list[str]]:
+    """The number and the letters in a size: (4, ["B"]) of B*4."""
+    parts = str(size).split("*")
+    letters = [part for part in parts if part.isalpha()]
+    return math.prod(int(part) for part in parts if not part.isalpha()), letters
+
+
+def product(number: int, letters: list[str]) -> int | str:
+    """The inverse of ``factors``, with letters in order."""
+    if not letters or number == 0:
+        return number
+    return "*".join([*sorted(letters), *([str(number)] if number != 1 else [])])
 
 
 def divide(a: Any, b: Any) -> Any:
     """a / b, of integers rounded towards zero."""
+    if isinstance(a, str) and isinstance(b, int):
+        number, letters = factors(a)
+        return product(number // b, letters) if b > 0 and number % b == 0 else None
     if not (_is_number(a) and _is_number(b)):
-        return a if b == 1 else None
+        return None
     return int(a / b) if isinstance(a, int) and isinstance(b, int) else a / b
 
 
@@ -286,6 +314,12 @@ def _constant_of_shape(node: ir.Node, shape: Elements) -> Elements:
     return np.full(sizes, item, object)
 
 
+def _reduce_max(node: ir.Node, data: Elements, axes: Elements | None = None) -> Elements:
+    if axes is not None or attribute(node, "keepdims", 1):
+        raise ValueError
+    return np.asarray(max(data.reshape(-1).tolist()), object)
+
+
 ELEMENTS: dict[str, Callable[..., Elements]] = {
     "Identity": lambda node, data: data,
     "Cast": _cast,
@@ -305,6 +339,7 @@ ELEMENTS: dict[str, Callable[..., Elements]] = {
     "Unsqueeze": lambda node, data, axes: np.expand_dims(data, _axes(node, data, axes)),
     "Squeeze": lambda node, data, axes=None: np.squeeze(data, _axes(node, data, axes)),
     "Slice": _slice,
+    "ReduceMax": _reduce_max,
     "Reshape": lambda node, data, shape: data.reshape([int(size) for size in shape]),
     "ConstantOfShape": _constant_of_shape,
 }
@@ -366,22 +401,20 @@ def _rest(before: Dims | None, after: list[Size]) -> Size:
     """What is left of the sizes ``before`` when those ``after`` are taken away."""
     if before is None or None in before or None in after:
         return None
-    left: list[Size] = list(before)
-    number = 1
-    for size in after:
-        if isinstance(size, int):
-            number *= size
-        elif size in left:
-            left.remove(size)
-        else:
+    whole, left = factors(_product_of(before))
+    number, gone = factors(_product_of(after))
+    for letter in gone:
+        if letter not in left:
             return None
-    letters = [size for size in left if isinstance(size, str)]
-    whole = int(np.prod([size for size in left if isinstance(size, int)], dtype=np.int64))
-    if number == 0 or whole % number:
-        return None
-    if not letters:
-        return whole // number
-    return letters[0] if len(letters) == 1 and whole == number else None
+        left.remove(letter)
+    return product(whole // number, left) if number and whole % number == 0 else None
+
+
+def _product_of(sizes: Iterable[Size]) -> Any:
+    result: Any = 1
+    for size in sizes:
+        result = multiply(result, size)
+    return result
 
 
 def _concat(symbols: Symbols, node: ir.Node) -> list[Dims | None]:
@@ -459,6 +492,14 @@ def _gather(symbols: Symbols, node: ir.Node) -> list[Dims | None]:
     return [(*data[:axis], *at, *data[axis + 1 :])]
 
 
+def _tile(symbols: Symbols, node: ir.Node) -> list[Dims | None]:
+    times = node.inputs[1]
+    assert times is not None
+    dims = symbols.dims[_first(node)]
+    pairs = zip(dims, symbols.elements[times].tolist(), strict=True)
+    return [tuple(multiply(size, number) for size, number in pairs)]
+
+
 def _range(symbols: Symbols, node: ir.Node) -> list[Dims | None]:
     start, end, step = (symbols.elements[value].item() for value in node.inputs if value)
     return [(subtract(end, start),) if step == 1 else None]
@@ -491,7 +532,11 @@ DIMS: dict[str, Callable[[Symbols, ir.Node], list[Dims | None]]] = {
     "Unsqueeze": _unsqueeze,
     "Expand": _expand,
     "Gather": _gather,
+    "GatherElements": lambda symbols, node: [
+        symbols.dims.get(value) for value in node.inputs[1:] if value
+    ],
     "Range": _range,
+    "Tile": _tile,
     "ConstantOfShape": _of_elements,
     **dict.fromkeys(["ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin"], _reduce),
 }
