@@ -30,6 +30,7 @@ from .external_data import (
 )
 from .folder import (
     FORMAT_VERSION,
+    IN_PLACE,
     LARGEST_GRAPH,
     MANIFEST,
     MINIMUM_ONNXRUNTIME,
@@ -202,7 +203,13 @@ def write_folder(
             write_json(folder / "generation_config.json", decoder.generation_config)
             write_json(
                 folder / "genai_config.json",
-                genai_config(decoder.shape, decoder.generation_config, GRAPH_FILE),
+                genai_config(
+                    decoder.shape,
+                    decoder.generation_config,
+                    GRAPH_FILE,
+                    in_place=decoder.graph.get("cache", IN_PLACE) == IN_PLACE,
+                    positions=any(v.name == "position_ids" for v in decoder.model.graph.inputs),
+                ),
             )
             tokenizer = json.dumps(decoder.tokenizer.read(), ensure_ascii=False)
             for name, text in {TOKENIZER_FILE: tokenizer, **decoder.tokenizer.beside()}.items():

@@ -26,6 +26,6 @@ def find_architecture(config: dict[str, Any]) -> ModuleType:
     if model_type not in known:
         raise CheckpointError(
             f"config.json: model_type is {model_type!r}, expected one of {', '.join(known)}; "
-            "this architecture is not supported"
+            "another architecture may go through Optimum: pocketlm export FOLDER OUT --via optimum"
         )
     return importlib.import_module(f"{__name__}.{model_type}")

@@ -171,7 +171,7 @@ def compare(model: Any, graph: Path, shape: DecoderShape) -> float:
     rows, start = [], 0
     for count in CHECKED_CHUNKS:
         stop = start + count
-        feeds = {
+        feeds: dict[str, Any] = {
             "input_ids": ids[:, start:stop],
             "attention_mask": np.ones((1, stop), np.int64),
             "position_ids": np.arange(start, stop)[None],

@@ -171,7 +171,7 @@ class Rewriter:
             raise Refused(f"{name} is used otherwise than in front of new rows")
         sizes = (BATCH, self._shape.kv_heads, NEW, self._shape.head_size)
         if self._symbols.dims.get(others[0]) != sizes:
-            raise Refused(f"{name}: new rows of {self._symbols.dims.get(others[0])}")
+            raise Refused(f"{name}: the sizes of its new rows are not known")
         return past, rows, others[0]
 
     def _repeated(self, value: ir.Value, name: str, *, transposed: bool) -> tuple[ir.Node, float]:
@@ -442,7 +442,7 @@ class MaskEvaluator:
             "position_ids": np.maximum(np.arange(past, past + new) - pad, 0)[None],
         }
         try:
-            found: list[Any] = self._run.run(None, {name: feeds[name] for name in self._inputs})
+            found: Any = self._run.run(None, {name: feeds[name] for name in self._inputs})
         except Exception as error:
             raise Refused(f"the mask cannot be computed: {error}") from error
         total = np.zeros((1, 1, new, past + new), np.float32)
@@ -479,7 +479,7 @@ def _given(value: ir.Value | None) -> ir.Value:
 
 def only_use(value: ir.Value) -> ir.Node:
     """The only node that takes ``value``; Refused if there are others."""
-    uses = value.uses()
+    uses = list(value.uses())
     if len(uses) != 1:
         raise Refused(f"{value.name} is used {len(uses)} times, expected once")
     return uses[0].node

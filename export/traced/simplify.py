@@ -90,6 +90,7 @@ class Simplifier:
         """A value (len(items),) of numbers and letters, made where it is first needed."""
         if items in self._sizes:
             return self._sizes[items]
+        made: ir.Value
         if len(items) > 1:
             parts = [
                 self._vector((item,)) if isinstance(item, str) else self._constant(np.array([item]))
@@ -242,7 +243,7 @@ def lift_constants(model: ir.Model) -> list[ir.Value]:
         if name in parameters or value.const_value is None:
             continue
         array = value.const_value.numpy()
-        digest = hashlib.sha256(np.ascontiguousarray(array)).digest()
+        digest = hashlib.sha256(array.tobytes()).digest()
         same = first.setdefault((array.dtype, array.shape, digest), value)
         if same is not value:
             ir.convenience.replace_all_uses_with(value, same)
@@ -266,10 +267,8 @@ def is_matrix(value: ir.Value | None) -> bool:
 
 def is_plain_gemm(node: ir.Node) -> bool:
     """Whether a Gemm is x · W + b with W as stored or transposed."""
-    return (
-        attribute(node, "alpha", 1.0) == attribute(node, "beta", 1.0) == 1.0
-        and attribute(node, "transA", 0) == 0
-    )
+    scales = {attribute(node, name, 1.0) for name in ("alpha", "beta")}
+    return scales == {1.0} and not attribute(node, "transA", 0)
 
 
 def producer(value: ir.Value | None, operator: str) -> ir.Node | None:

@@ -459,7 +459,8 @@ def _sliced(size: Size, start: Any, end: Any, step: Any) -> Size:
         return None
     if isinstance(start, int) and (start < 0 or (isinstance(end, int) and end < 0)):
         return None
-    return subtract(end, start) if isinstance(size, int) or end == size else None  # type: ignore[no-any-return]
+    whole: Size = subtract(end, start)
+    return whole if isinstance(size, int) or end == size else None
 
 
 def _squeeze(symbols: Symbols, node: ir.Node) -> list[Dims | None]:

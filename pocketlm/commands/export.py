@@ -69,14 +69,23 @@ def command(
     """Turn a checkpoint into a model folder, ready for `pocketlm run`.
 
     CHECKPOINT is a Hugging Face folder (config.json, *.safetensors, tokenizer.json) or an llm.c
-    .bin file. OUT is a new folder; it appears when it is complete. The plan, a progress bar and
-    the report go to stderr.
+    .bin file; with --via optimum also a folder of another architecture, or with pytorch_model.bin.
+    OUT is a new folder; it appears when it is complete. The plan, a progress bar and the report go
+    to stderr.
 
     \b
     Examples:
       pocketlm export gpt2/ gpt2-int4/ --precision int4
       pocketlm export Llama-3.1-405B/ out/ --precision int4 --dry-run
+      pocketlm export bloom-560m/ bloom-int8/ --via optimum --precision int8
     """
+    if via is None and no_rewrite:
+        raise click.UsageError("found --no-rewrite, expected it with --via optimum only")
+    if via is not None and dry_run:
+        raise click.UsageError(
+            "found --dry-run with --via, expected one of them: the graph of a trace is not known "
+            "before it is made"
+        )
     if dry_run:
         plan = plan_checkpoint(
             checkpoint, out, precision, block_size=block_size, head=head, tokenizer=tokenizer
@@ -88,6 +97,8 @@ def command(
         return
     options: dict[str, Any] = {"block_size": block_size, "head": head, "force": force}
     if via is not None:
+        if not quiet:
+            click.echo(f"tracing {checkpoint} with Optimum, in a process of its own", err=True)
         with shown(quiet) as callbacks:
             folder = export_traced(
                 checkpoint,
