@@ -17,6 +17,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import pickle
 import sys
 import threading
 from importlib.metadata import version
@@ -66,11 +67,23 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _message(error: Exception) -> str:
+def _message(error: BaseException) -> str:
+    """One line that says what was wrong, for the parent."""
     if isinstance(error, TraceError | PocketLMError):
         return str(error)
+    cause: BaseException | None = error
+    while cause is not None:  # transformers puts an error of its own in front
+        if isinstance(cause, pickle.UnpicklingError):
+            return f"the weights are more than weights, so they are not loaded ({_line(cause)})"
+        cause = cause.__cause__ or cause.__context__
+    return f"{type(error).__name__}: {_line(error)}"
+
+
+def _line(error: BaseException) -> str:
+    """What torch and others write at length, cut to what says most."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:500]
+    named = [line for line in lines if "GLOBAL" in line or "Unsupported" in line]
+    return (named or lines or [""])[0].split(". ")[0][:400]
 
 
 def trace(checkpoint: Path, out: Path) -> None:

@@ -20,7 +20,6 @@ from typing import Any
 from ..errors import CheckpointError, StorageError, missing_extra
 from ..strict_json import load_json_object
 
-CHILD = f"{__package__}.child"
 PACKAGES = ("torch", "transformers", "optimum")
 LARGEST_ANSWER = 1_000_000  # bytes
 
@@ -57,11 +56,16 @@ def run_trace(checkpoint: Path, out: Path) -> Trace:
             raise missing_extra("optimum", "exporting with --via optimum", cause)
     log = out / "log.txt"
     with open(log, "wb") as stream:
-        code = _run([sys.executable, "-P", "-m", CHILD, str(checkpoint), str(out)], stream)
+        code = _run([*_program(), str(checkpoint), str(out)], stream)
     if code:
         raise _failure(checkpoint, out, code)
     answer = load_json_object(out / "trace.json", LARGEST_ANSWER, CheckpointError)
     return Trace(answer["versions"], answer["sizes"])
+
+
+def _program() -> list[str]:
+    """Without the current folder on the path of modules (-P)."""
+    return [sys.executable, "-P", "-m", f"{__package__}.child"]
 
 
 def _run(command: list[str], log: Any) -> int:
