@@ -22,6 +22,8 @@ from .report import Loss, Report
 from .select import Choice, Format
 from .weights import LinearWeight, PackedParts, weight_of
 
+PRODUCTS = ("MatMul", "FusedMatMul", "Gemm")
+
 
 class Rewrite:
     """One run of the pass over one model."""
@@ -48,6 +50,8 @@ class Rewrite:
             return self._replace(node, product, self._emit_linear)
         if (table := match_embedding(node)) is not None:
             return self._replace(node, table, self._emit_embedding)
+        if node.op_type in PRODUCTS and (weight := weight_of(node.inputs[1])) is not None:
+            self._report.skipped[str(weight.name)] = "a product of another form than x · W"
         return False
 
     def _replace(
@@ -109,7 +113,7 @@ def pack_lazily(number_format: Format, weight: LinearWeight, report: Report) -> 
 
 def match_product(node: ir.Node) -> LinearWeight | None:
     """The weight of a matrix product with a constant second factor, or None."""
-    if node.op_type not in ("MatMul", "FusedMatMul", "Gemm"):
+    if node.op_type not in PRODUCTS:
         return None
     weight = weight_of(node.inputs[1])
     if weight is None or len(weight.shape) != 2 or weight.dtype != ir.DataType.FLOAT:
