@@ -48,7 +48,7 @@ class TraceError(Exception):
 def main() -> None:
     """Traces; any error becomes ``error.json``."""
     checkpoint, out = Path(sys.argv[1]), Path(sys.argv[2])
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     try:
         trace(checkpoint, out)
     except Exception as error:
@@ -61,8 +61,8 @@ def main() -> None:
         raise
 
 
-def _end_with_parent() -> None:
-    """The parent holds the other end of stdin and never writes: it ends when the parent does."""
+def end_with_parent() -> None:
+    """Ends this process when stdin does: the parent holds its other end, and never writes."""
     os.read(0, 1)
     os._exit(1)
 

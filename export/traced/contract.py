@@ -39,28 +39,27 @@ def check_graph(model: ir.Model) -> None:
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
         if node.domain not in ("", "ai.onnx"):
             raise _refused(f"the operator {node.domain}::{node.op_type}", "operators of ONNX alone")
-    for name, tensor in _tensors(model):
-        if isinstance(tensor, ir.ExternalTensor) and tensor.location != DATA_FILE:
-            raise _refused(f"{name!r} in the file {tensor.location!r}", DATA_FILE)
-
-
-def _tensors(model: ir.Model) -> Iterator[tuple[str, ir.TensorProtocol]]:
-    """Every tensor, wherever it stands: initializers and attributes, of subgraphs too."""
     for graph in (model.graph, *model.graph.subgraphs()):
-        for value in graph.initializers.values():
-            if value.const_value is not None:
-                yield str(value.name), value.const_value
-    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        for name, tensor in _tensors(graph):
+            if isinstance(tensor, ir.ExternalTensor) and tensor.location != DATA_FILE:
+                raise _refused(f"{name!r} in the file {tensor.location!r}", DATA_FILE)
+            if isinstance(tensor, ir.ExternalTensor) and graph is not model.graph:
+                raise _refused(f"the weight {name!r} in a branch", "weights of the whole graph")
+
+
+def _tensors(graph: ir.Graph) -> Iterator[tuple[str, ir.TensorProtocol]]:
+    """Every tensor of this graph, wherever it stands, but not of its subgraphs."""
+    for value in graph.initializers.values():
+        if value.const_value is not None:
+            yield str(value.name), value.const_value
+    for node in graph:
         for attribute in node.attributes.values():
             if attribute.type == ir.AttributeType.TENSOR:
                 yield str(node.name), attribute.as_tensor()
             elif attribute.type == ir.AttributeType.TENSORS:
                 for tensor in attribute.as_tensors():
                     yield str(node.name), tensor
-            elif attribute.type in (
-                ir.AttributeType.SPARSE_TENSOR,
-                ir.AttributeType.SPARSE_TENSORS,
-            ):
+            elif attribute.type.name.startswith("SPARSE"):
                 raise _refused(f"a sparse tensor in {node.name!r}", "dense ones")
 
 

@@ -60,7 +60,13 @@ def run_trace(checkpoint: Path, out: Path) -> Trace:
     if code:
         raise _failure(checkpoint, out, code)
     answer = load_json_object(out / "trace.json", LARGEST_ANSWER, CheckpointError)
-    return Trace(answer["versions"], answer["sizes"])
+    versions, sizes = answer.get("versions"), answer.get("sizes")
+    if not isinstance(versions, dict) or not isinstance(sizes, dict):
+        raise CheckpointError(
+            f"{out / 'trace.json'}: found no versions and sizes, expected those of the tracing "
+            "process; this is a bug in pocketlm"
+        )
+    return Trace(versions, sizes)
 
 
 def _program() -> list[str]:
