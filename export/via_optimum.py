@@ -27,7 +27,6 @@ from .run import (
     Decoder,
     Precision,
     check_tokenizer_size,
-    count_parameters,
     generation_defaults,
     write_folder,
 )
@@ -155,20 +154,21 @@ def traced_decoder(
     model = ir.load(folder / GRAPH_FILE)
     check_graph(model)
     shape = read_shape(model, trace.sizes)
+    parameters = [value.const_value for value in model.graph.initializers.values()]
+    num_parameters = sum(tensor.size for tensor in parameters if tensor is not None)
     constants = lift_constants(model)
     adopt_weights(model, folder)
     for value in constants:
         if isinstance(value.const_value, Weight):
             value.const_value.learned = False
     Simplifier(model).run()
-    num_parameters = count_parameters(model)
     reason = rewrite_in_place(model, shape) if rewrite else "asked to stay as traced"
     assert checkpoint.tokenizer is not None
     check_tokenizer_size(checkpoint.tokenizer, shape.vocab_size)
     return Decoder(
         model=model,
         shape=shape,
-        num_tensors=len(checkpoint.tensors) or len(model.graph.initializers),
+        num_tensors=len(parameters),
         num_parameters=num_parameters,
         architecture=str(checkpoint.config["model_type"]),
         source=checkpoint.source,
