@@ -180,8 +180,15 @@ class Graph:
         rows: Rows | Blob,
         dtype: DTypeLike = np.float32,
     ) -> ir.Value:
-        """A lazy initializer under the checkpoint's dotted name; goes to the external data file."""
+        """A lazy initializer under the checkpoint's dotted name; goes to the external data file.
+
+        The same name with the same blob returns the same value: layers may share a weight.
+        """
         blob = rows if isinstance(rows, Blob) else Blob(rows)
+        existing = self.ir.initializers.get(name)
+        if existing is not None and isinstance(existing.const_value, Weight):
+            if existing.const_value.blob is blob:
+                return existing
         return self._initializer(Weight(name, shape, dtype, blob))
 
     def table(self, name: str, shape: Sequence[int], rows: Rows) -> ir.Value:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pocketlm.export.external_data import write_weights
 from pocketlm.export.graph import Graph
+from pocketlm.export.run import count_parameters
 from pocketlm.quantize.run import Quantized
 from pocketlm.quantize.select import choose
 
@@ -38,7 +39,7 @@ def quantized(model: ir.Model, folder: Path, precision: str) -> tuple[NDArray[An
     choice = choose(precision)
     assert choice is not None
     change = Quantized(choice)
-    change.apply(model, WEIGHT.size)
+    change.apply(model, count_parameters(model))
     write_weights(model, folder)
     ir.save(model, folder / "model.onnx")
     session = onnxruntime.InferenceSession(folder / "model.onnx")
@@ -57,6 +58,21 @@ def test_a_gemm_becomes_its_format_and_keeps_its_bias(
     assert not np.array_equal(found, expected)
     assert [tensor["name"] for tensor in report["tensors"]] == ["fc.weight"]
     assert "Gemm" not in {node.op_type for node in model.graph}
+
+
+@pytest.mark.parametrize("precision", ["int8", "int8-weight", "int4"])
+def test_a_weight_that_layers_share_is_packed_once(precision: str, tmp_path: Path) -> None:
+    g = Graph("shared")
+    x = g.input("x", np.float32, ["rows", 64])
+    square = WEIGHT[:, :64]
+    weight = g.weight("fc.weight", (64, 64), lambda start, stop: square[start:stop])
+    g.output(g.MatMul(g.Relu(g.MatMul(x, weight)), weight), "logits", np.float32, ["rows", 64])
+    found, report = quantized(g.model(), tmp_path, precision)
+    expected = np.maximum(X @ square, 0) @ square
+    assert np.linalg.norm(found - expected) < 0.2 * np.linalg.norm(expected)
+    assert len(report["tensors"]) == 1
+    size = (tmp_path / "model.onnx_data").stat().st_size
+    assert report["bytes_after"] <= size < report["bytes_after"] + 4096
 
 
 @pytest.mark.parametrize("flags", [{"alpha": 2.0}, {"beta": 0.5}])
