@@ -110,11 +110,7 @@ def export_model(
     in all). Raises CheckpointError, StorageError, or ModelFolderError when ``out`` is taken.
     """
     decoder = build_decoder(checkpoint)
-    if decoder.tokenizer is None:
-        raise CheckpointError(
-            f"{checkpoint.path}: found no tokenizer, expected one beside the weights; "
-            "name the folder that has it with --tokenizer FOLDER"
-        )
+    require_tokenizer(checkpoint)
     return write_folder(decoder, out, precision, force=force, on_plan=on_plan, progress=progress)
 
 
@@ -286,6 +282,16 @@ def generation_defaults(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def _is_id(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def require_tokenizer(checkpoint: Checkpoint) -> TokenizerSource:
+    """The tokenizer of ``checkpoint``; CheckpointError without one."""
+    if checkpoint.tokenizer is None:
+        raise CheckpointError(
+            f"{checkpoint.path}: found no tokenizer, expected one beside the weights; "
+            "name the folder that has it with --tokenizer FOLDER"
+        )
+    return checkpoint.tokenizer
 
 
 def check_tokenizer_size(tokenizer: TokenizerSource, vocab_size: int) -> None:

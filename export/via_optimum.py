@@ -28,6 +28,7 @@ from .run import (
     Precision,
     check_tokenizer_size,
     generation_defaults,
+    require_tokenizer,
     write_folder,
 )
 from .strict_json import quoted
@@ -73,22 +74,8 @@ def open_for_tracing(path: str | Path, tokenizer: str | Path | None = None) -> C
     Pickles are not opened here: names and sizes of the files are all that is looked at.
     """
     path = Path(path).absolute()
-    names = {file.name for file in path.iterdir()} if path.is_dir() else set()
-    if not any(name.endswith(".safetensors") for name in names) and names & {
-        TORCH_FILE,
-        TORCH_INDEX,
-    }:
-        found = tokenizer and open_tokenizer(Path(tokenizer).absolute()) or find_tokenizer(path)
-        generation = path / "generation_config.json"
-        checkpoint = Checkpoint(
-            path=path,
-            config=load_config(path / "config.json"),
-            tensors={},
-            generation_config=load_config(generation) if generation.is_file() else {},
-            format="torch",
-            files=(*torch_files(path), path / "config.json"),
-            tokenizer=found,
-        )
+    if is_torch_folder(path):
+        checkpoint = open_torch_folder(path, tokenizer)
     else:
         checkpoint = open_checkpoint(path, tokenizer)
     if checkpoint.format == "llm.c":
@@ -101,12 +88,30 @@ def open_for_tracing(path: str | Path, tokenizer: str | Path | None = None) -> C
             f"{path}: config.json has a quantization_config, expected weights in float32, float16 "
             "or bfloat16; quantized checkpoints cannot be exported"
         )
-    if checkpoint.tokenizer is None:
-        raise CheckpointError(
-            f"{path}: found no tokenizer, expected one beside the weights; "
-            "name the folder that has it with --tokenizer FOLDER"
-        )
+    require_tokenizer(checkpoint)
     return checkpoint
+
+
+def is_torch_folder(path: Path) -> bool:
+    """Whether the weights in the folder ``path`` are torch files and nothing else."""
+    names = {file.name for file in path.iterdir()} if path.is_dir() else set()
+    return not any(name.endswith(".safetensors") for name in names) and bool(
+        names & {TORCH_FILE, TORCH_INDEX}
+    )
+
+
+def open_torch_folder(path: Path, tokenizer: str | Path | None) -> Checkpoint:
+    """What lies beside the weights, and which files hold them."""
+    generation = path / "generation_config.json"
+    return Checkpoint(
+        path=path,
+        config=load_config(path / "config.json"),
+        tensors={},
+        generation_config=load_config(generation) if generation.is_file() else {},
+        format="torch",
+        files=(*torch_files(path), path / "config.json"),
+        tokenizer=open_tokenizer(Path(tokenizer).absolute()) if tokenizer else find_tokenizer(path),
+    )
 
 
 def torch_files(path: Path) -> list[Path]:
@@ -163,8 +168,7 @@ def traced_decoder(
             value.const_value.learned = False
     Simplifier(model).run()
     reason = rewrite_in_place(model, shape) if rewrite else "asked to stay as traced"
-    assert checkpoint.tokenizer is not None
-    check_tokenizer_size(checkpoint.tokenizer, shape.vocab_size)
+    check_tokenizer_size(require_tokenizer(checkpoint), shape.vocab_size)
     return Decoder(
         model=model,
         shape=shape,

@@ -33,7 +33,7 @@ class Style:
     context: int = 64
     gemm: bool = True  # Gemm between Reshapes and Split, as GPT-2; else MatMul(Transpose(W))
     rotary: bool = False
-    mask: str = "causal"  # also: window, alibi, future
+    mask: str = "causal"  # also: window, alibi, future, ids
     buffer: bool = False  # GPT-2's causal buffer with Where, in front of the mask
     folded: bool = False  # batch and heads joined around the products, as BLOOM
     softcap: float = 0.0
@@ -181,6 +181,9 @@ class Tracer:
         present = g.Cast(g.Unsqueeze(mask, self.constant([1, 2])), to=ir.DataType.BOOL)
         seen = g.And(seen, present)
         bias = g.Where(seen, self.constant(0, np.float32), self.constant(LOWEST, np.float32))
+        if self.style.mask == "ids":
+            extra = g.Unsqueeze(g.Cast(ids, to=ir.DataType.FLOAT), self.constant([1, 3]))
+            bias = g.Add(bias, g.Mul(extra, self.constant(0.001, np.float32)))
         return bias  # type: ignore[no-any-return]
 
     def slopes(self, mask: ir.Value) -> ir.Value:
@@ -293,7 +296,7 @@ def traced_model(style: Style, seed: int = 0) -> ir.Model:
         shared["angles"] = t.angles(positions)
     if style.mask == "alibi":
         shared["slopes"] = t.slopes(mask)
-    presents = []
+    presents: list[list[ir.Value]] = []
     for layer, past in enumerate(pasts):
         branch, present = t.attention(layer, x, past, shared)
         x, presents = g.Add(branch, x), [*presents, present]

@@ -37,6 +37,9 @@ OPSET = 18
 # A prompt, a token, and several tokens after both.
 CHECKED_CHUNKS = (7, 1, 3)
 TOLERANCE = 1e-3  # of the largest logit; other kernels sum in another order
+# Rotary embeddings that change once a text outgrows the original length. The trace is made with a
+# short text, so it holds up to that length only.
+LENGTH_DEPENDENT = ("dynamic", "longrope", "su")
 # Where configurations say how many tokens a model can attend to; the first that is there counts.
 CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
 
@@ -56,7 +59,7 @@ def main() -> None:
         if full:  # room for what is written next
             for file in out.iterdir():
                 file.unlink()
-        message = {"message": _message(error), "disk": full}
+        message = {"message": error_message(error), "disk": full}
         (out / "error.json").write_text(json.dumps(message), encoding="utf-8")
         raise
 
@@ -67,7 +70,7 @@ def end_with_parent() -> None:
     os._exit(1)
 
 
-def _message(error: BaseException) -> str:
+def error_message(error: BaseException) -> str:
     """One line that says what was wrong, for the parent."""
     if isinstance(error, TraceError | PocketLMError):
         return str(error)
@@ -115,7 +118,7 @@ def trace(checkpoint: Path, out: Path) -> None:
         do_constant_folding=False,
         preprocessors=[],
     )
-    sizes = _sizes(model.config)
+    sizes = config_sizes(model.config)
     graph = ir.load(out / "model.onnx")
     check_graph(graph)
     shape = read_shape(graph, sizes)
@@ -144,7 +147,7 @@ def _check_support(config: Any) -> None:
         )
 
 
-def _sizes(config: Any) -> dict[str, int]:
+def config_sizes(config: Any) -> dict[str, int]:
     """Sizes that are not in the graph, by the names transformers gives them everywhere."""
     text = config.get_text_config()
     fields = {
@@ -158,6 +161,12 @@ def _sizes(config: Any) -> dict[str, int]:
         numbers = [number for number in found if isinstance(number, int) and number > 0]
         if numbers:
             sizes[name] = numbers[0]
+    scaling = getattr(text, "rope_scaling", None) or {}
+    if scaling.get("rope_type", scaling.get("type")) in LENGTH_DEPENDENT:
+        original = scaling.get("original_max_position_embeddings")
+        original = original or getattr(text, "original_max_position_embeddings", None)
+        if isinstance(original, int) and "context_length" in sizes:
+            sizes["context_length"] = min(original, sizes["context_length"])
     return sizes
 
 

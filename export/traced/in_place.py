@@ -11,37 +11,30 @@
 ``repeat`` gives every key/value head to H / K query heads in a row. Rotary embeddings, norms and
 whatever else makes q, k and v stay as they were traced.
 
-The mask is not recognised by its nodes but by its numbers: they are computed for several lengths,
-up to the whole context, with and without padding. A plain causal mask gives way to the one that
-declared graphs have. Any other one that hides the future (a window, ALiBi) stays as bias.
+A plain causal mask (``masks``) gives way to the one that declared graphs have. Any other one that
+hides the future (a window, ALiBi) stays as bias.
 
 All layers are rewritten or none. The output head then sees ``num_logits_to_keep`` rows only.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
-from numpy.typing import NDArray
-from onnx.reference import ReferenceEvaluator
 from onnx_ir.passes import common
 
 from ..folder import DecoderShape
 from ..graph import Graph, Weight
 from ..layers import MASKED, last_rows, mask_lengths
-from .symbols import BATCH, NEW, TOTAL, Symbols, attribute, broadcast, multiply
+from .masks import HIDDEN, Masks, Refused, is_plain
+from .sizes import BATCH, NEW, TOTAL, broadcast, multiply
+from .symbols import Symbols, attribute
 
-HIDDEN = -1e8  # a score below this is hidden
+KEYS_TURNED = ((0, 1, 3, 2), (0, 2, 1))
 HEAD_STEP = 8  # GroupQueryAttention wants heads of a multiple of this
-LARGEST_MASK = 1 << 24  # elements of a mask that is looked at
-
-
-class Refused(Exception):
-    """Why the graph is left as it is."""
 
 
 @dataclass
@@ -58,27 +51,6 @@ class Attention:
     scale: float
     softcap: float
     masks: Masks
-
-
-@dataclass
-class Masks:
-    """What is done to the scores before the softmax."""
-
-    added: list[ir.Value] = field(default_factory=list)  # float
-    shown: list[ir.Value] = field(default_factory=list)  # bool: False hides
-    hidden: list[ir.Value] = field(default_factory=list)  # bool: True hides
-    scaled: bool = False  # the scores are multiplied once more behind it
-
-    @property
-    def values(self) -> list[ir.Value]:
-        """All of them."""
-        return [*self.added, *self.shown, *self.hidden]
-
-    @property
-    def key(self) -> tuple[tuple[int, ...], ...]:
-        """Equal for equal masks."""
-        kinds = (self.added, self.shown, self.hidden)
-        return tuple(tuple(id(value) for value in values) for values in kinds)
 
 
 def rewrite_in_place(model: ir.Model, shape: DecoderShape) -> str | None:
@@ -110,17 +82,20 @@ class Rewriter:
         head = self._head()
         layers = [self._match(layer) for layer in range(self._shape.num_layers)]
         distinct = {layer.masks.key: layer.masks for layer in layers}
-        plain = {key: self._is_plain(masks) for key, masks in distinct.items()}
+        plain = {
+            key: is_plain(self._model, masks, self._shape.context_length)
+            for key, masks in distinct.items()
+        }
 
         first = next(iter(self._model.graph))
         with self._graph.before(first, "mask"):
             ids, mask = self._inputs["input_ids"], self._inputs["attention_mask"]
             seqlens_k, total, bias = mask_lengths(self._graph, ids, mask)
         biases = {key: bias for key in distinct if plain[key]}
-        for layer in layers:
+        for number, layer in enumerate(layers):
             node = layer.output.producer()
             assert node is not None
-            with self._graph.before(node, f"layers.{layers.index(layer)}"):
+            with self._graph.before(node, f"layers.{number}"):
                 if layer.masks.key not in biases:
                     biases[layer.masks.key] = self._kept(layer.masks, layer.num_heads)
                 self._emit(layer, seqlens_k, total, biases[layer.masks.key])
@@ -190,7 +165,8 @@ class Rewriter:
             if factor is None and not self._refolds(node):
                 expected = allowed.get(node.op_type, ())
                 dims = self._symbols.dims.get(node.outputs[0])
-                if not (fits(dims, expected) or fits(dims, flat)):
+                turned = attribute(node, "perm", KEYS_TURNED[0]) in KEYS_TURNED
+                if not turned or not (fits(dims, expected) or fits(dims, flat)):
                     raise Refused(f"{name}: {value.name} goes into {node.op_type} {dims}")
             value = node.outputs[0]
             scale *= factor or 1.0
@@ -218,14 +194,11 @@ class Rewriter:
             return None
         others = [item for item in node.inputs if item is not value]
         numbers = self._symbols.numbers(others[0]) if len(others) == 1 else None
-        if (
-            numbers is None
-            or len(numbers) != 1
-            or (node.op_type == "Div" and others[0] is node.inputs[0])
-        ):
+        if numbers is None or len(numbers) != 1:
             return None
-        number = float(numbers[0])
-        return number if node.op_type == "Mul" else 1 / number
+        if node.op_type == "Mul":
+            return float(numbers[0])
+        return 1 / float(numbers[0]) if node.inputs[0] is value else None
 
     def _scores(self, value: ir.Value, name: str) -> tuple[ir.Node, float, float, Masks]:
         """(softmax, scale, soft cap or 0, masks) of the scores ``value``."""
@@ -236,7 +209,7 @@ class Rewriter:
             if factor is not None and factor > 0:
                 scale *= factor
                 masks.scaled |= bool(masks.values)
-            elif node.op_type == "Tanh" and not before_cap:
+            elif node.op_type == "Tanh" and not before_cap and not masks.values:
                 before_cap, scale = scale, 1.0
             elif node.op_type == "Add" and len(others) == 1:
                 masks.added.append(_given(others[0]))
@@ -288,27 +261,6 @@ class Rewriter:
         raise Refused("the logits do not come from a product with a constant weight")
 
     # Masks ------------------------------------------------------------------------------------
-
-    def _is_plain(self, masks: Masks) -> bool:
-        """Whether the mask is causal and hides padding, and no more than that.
-
-        Raises Refused for one that shows the future, or depends on more than sizes and padding.
-        """
-        evaluate = MaskEvaluator(self._model, masks)
-        context = self._shape.context_length
-        plain = True
-        for past, new, pad in ((0, 6, 0), (5, 1, 0), (4, 3, 2), (context - 3, 3, 0)):
-            past, new, pad = max(past, 0), min(new, context), min(pad, max(past, 0))
-            found = evaluate(past, new, pad)
-            columns, rows = np.arange(past + new), np.arange(past, past + new)[:, None]
-            future = np.broadcast_to(columns > rows, found.shape)
-            hidden = np.broadcast_to((columns > rows) | (columns < pad), found.shape)
-            if not (found[future] < HIDDEN).all():
-                raise Refused("the mask shows tokens that come later")
-            plain &= bool((found[hidden] < HIDDEN).all() and (found[~hidden] == 0).all())
-        if masks.scaled and not plain:
-            raise Refused("a mask that is more than causal is scaled with the scores")
-        return plain
 
     def _with_heads(self, value: ir.Value, num_heads: int) -> ir.Value:
         """(B·H, …) as (B, H, …)."""
@@ -395,81 +347,6 @@ class Rewriter:
         with g.before(head, "head"):
             rows = last_rows(g, head.inputs[0], keep)
         head.replace_input_with(0, rows)
-
-
-class MaskEvaluator:
-    """Computes the mask of a graph with NumPy: called with sizes, it gives a (…, S, T) array."""
-
-    def __init__(self, model: ir.Model, masks: Masks) -> None:
-        self._masks = masks
-        wanted = masks.values
-        nodes, names = ancestors(model, wanted)
-        self._inputs = names & {str(value.name) for value in model.graph.inputs}
-        foreign = self._inputs - {"input_ids", "attention_mask", "position_ids"}
-        if foreign:
-            raise Refused(f"the mask depends on {', '.join(sorted(foreign))}")
-        initializers = []
-        for name in sorted(names & model.graph.initializers.keys()):
-            tensor = model.graph.initializers[name].const_value
-            assert tensor is not None
-            if tensor.size > LARGEST_MASK:
-                raise Refused(f"the mask depends on the weight {name}")
-            initializers.append(onnx.numpy_helper.from_array(np.asarray(tensor.numpy()), name))
-        inputs = [value for value in model.graph.inputs if value.name in self._inputs]
-        graph = onnx.helper.make_graph(
-            [ir.serde.serialize_node(node) for node in nodes],
-            "mask",
-            [ir.serde.serialize_value(value) for value in inputs],
-            [
-                onnx.helper.make_tensor_value_info(str(value.name), onnx.TensorProto.FLOAT, None)
-                for value in wanted
-            ],
-            initializers,
-        )
-        opset = onnx.helper.make_opsetid("", model.opset_imports[""])
-        proto = onnx.helper.make_model(graph, opset_imports=[opset])
-        if any(node.domain for node in nodes):
-            raise Refused("the mask depends on what the model computes")
-        self._run = ReferenceEvaluator(proto)
-
-    def __call__(self, past: int, new: int, pad: int) -> NDArray[np.float32]:
-        """With ``pad`` columns of left padding."""
-        mask = np.ones((1, past + new), np.int64)
-        mask[:, :pad] = 0
-        feeds = {
-            "input_ids": np.zeros((1, new), np.int64),
-            "attention_mask": mask,
-            "position_ids": np.maximum(np.arange(past, past + new) - pad, 0)[None],
-        }
-        try:
-            found: Any = self._run.run(None, {name: feeds[name] for name in self._inputs})
-        except Exception as error:
-            raise Refused(f"the mask cannot be computed: {error}") from error
-        total = np.zeros((1, 1, new, past + new), np.float32)
-        added, shown = len(self._masks.added), len(self._masks.shown)
-        with np.errstate(over="ignore"):  # two hidden places add up to -inf
-            for part in found[:added]:
-                total = total + part
-        for condition in found[added : added + shown]:
-            total = np.where(condition, total, MASKED)
-        for condition in found[added + shown :]:
-            total = np.where(condition, MASKED, total)
-        return total
-
-
-def ancestors(model: ir.Model, values: list[ir.Value]) -> tuple[list[ir.Node], set[str]]:
-    """The nodes that ``values`` are computed with, in order, and all names among them."""
-    seen: set[ir.Node] = set()
-    names: set[str] = set()
-    waiting = list(values)
-    while waiting:
-        value = waiting.pop()
-        names.add(str(value.name))
-        node = value.producer()
-        if node is not None and node not in seen:
-            seen.add(node)
-            waiting += [item for item in node.inputs if item is not None]
-    return [node for node in model.graph if node in seen], names
 
 
 def _given(value: ir.Value | None) -> ir.Value:

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from onnx_ir.passes import common
 
 from ..graph import Graph, Weight
-from .symbols import BATCH, END, NEW, PAST, TOTAL, Size, Symbols, attribute, factors
+from .sizes import BATCH, NEW, PAST, TOTAL, Size, factors
+from .symbols import END, Symbols, attribute
 
 
 class Simplifier:

@@ -1,25 +1,38 @@
 """What can be known of a traced graph's shapes: sizes as numbers or symbols, node by node.
 
 A trace computes its shapes at run time, by dozens of small nodes per layer, although nearly all of
-them are fixed or one of four sizes: B batch, S new tokens, P past tokens, T = P + S. ``Symbols``
-follows the nodes in order and remembers of every value its dtype, its dimensions, and, where it is
-a small tensor, its elements: numbers, the letters above, or products like B*4. None stands for what
-is not known; an operator that is not listed gives nothing but that.
+them are fixed or one of four ``sizes``: batch, new tokens, past tokens, and the sum of the last
+two. ``Symbols`` follows the nodes in order and remembers of every value its dtype, its dimensions,
+and, where it is a small tensor, its elements: numbers, letters for those four, or products of both.
+None stands for what is not known; an operator that is not listed gives nothing but that.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-BATCH, NEW, PAST, TOTAL = "B", "S", "P", "T"
-Size = int | str | None
-Dims = tuple[Size, ...]
+from .sizes import (
+    BATCH,
+    NEW,
+    PAST,
+    TOTAL,
+    Dims,
+    Size,
+    add,
+    broadcast,
+    divide,
+    equal,
+    is_number,
+    multiply,
+    rest,
+    subtract,
+)
+
 Elements = NDArray[np.object_]  # int, float, bool, a letter, or None
 
 SMALL = 64  # elements that are followed
@@ -195,77 +208,6 @@ def _number(size: Any) -> int | None:
     return size if isinstance(size, int) else None
 
 
-# Arithmetic with sizes ---------------------------------------------------------------------------
-
-
-def add(a: Any, b: Any) -> Any:
-    """a + b, None where it has no name."""
-    if _is_number(a) and _is_number(b):
-        return a + b
-    if {a, b} == {PAST, NEW}:
-        return TOTAL
-    return a if b == 0 else b if a == 0 else None
-
-
-def subtract(a: Any, b: Any) -> Any:
-    """a - b, None where it has no name."""
-    if _is_number(a) and _is_number(b):
-        return a - b
-    if a == b and a is not None:
-        return 0
-    if b == 0:
-        return a
-    return {(TOTAL, NEW): PAST, (TOTAL, PAST): NEW}.get((a, b))
-
-
-def multiply(a: Any, b: Any) -> Any:
-    """a · b, None where it has no name."""
-    if _is_number(a) and _is_number(b):
-        return a * b
-    if None in (a, b) or isinstance(a, float) or isinstance(b, float):
-        return None
-    (number, letters), (other, others) = factors(a), factors(b)
-    return product(number * other, letters + others)
-
-
-def factors(size: int | str) -> tuple[int, list[str]]:
-    """The number and the letters in a size: (4, ["B"]) of B*4."""
-    parts = str(size).split("*")
-    letters = [part for part in parts if part.isalpha()]
-    return math.prod(int(part) for part in parts if not part.isalpha()), letters
-
-
-def product(number: int, letters: list[str]) -> int | str:
-    """The inverse of ``factors``, with letters in order."""
-    if not letters or number == 0:
-        return number
-    return "*".join([*sorted(letters), *([str(number)] if number != 1 else [])])
-
-
-def divide(a: Any, b: Any) -> Any:
-    """a / b, of integers rounded towards zero."""
-    if isinstance(a, str) and isinstance(b, int):
-        number, letters = factors(a)
-        return product(number // b, letters) if b > 0 and number % b == 0 else None
-    if not (_is_number(a) and _is_number(b)):
-        return None
-    return int(a / b) if isinstance(a, int) and isinstance(b, int) else a / b
-
-
-def equal(a: Any, b: Any) -> Any:
-    """Whether a is b; sizes are never negative."""
-    if _is_number(a) and _is_number(b):
-        return a == b
-    if isinstance(a, str) and a == b:
-        return True
-    number = a if _is_number(a) else b
-    return False if None not in (a, b) and _is_number(number) and number < 0 else None
-
-
-def _is_number(item: Any) -> bool:
-    return isinstance(item, int | float)
-
-
 def _elementwise(function: Callable[..., Any], count: int) -> Callable[..., Elements]:
     apply = np.frompyfunc(function, count, 1)
     return lambda node, *arrays: np.asarray(apply(*arrays), object)
@@ -280,7 +222,7 @@ def _cast(node: ir.Node, array: Elements) -> Elements:
     change = float if kind.is_floating_point() else bool if kind == ir.DataType.BOOL else int
     if kind not in ELEMENT_TYPES:
         raise ValueError
-    numbers = [change(item) if _is_number(item) else item for item in array.reshape(-1).tolist()]
+    numbers = [change(item) if is_number(item) else item for item in array.reshape(-1).tolist()]
     if change is not int and any(isinstance(item, str) for item in numbers):
         raise ValueError
     return _array(numbers).reshape(array.shape)
@@ -348,21 +290,6 @@ ELEMENTS: dict[str, Callable[..., Elements]] = {
 # Dimensions --------------------------------------------------------------------------------------
 
 
-def broadcast(shapes: list[Dims | None]) -> Dims | None:
-    """The dimensions of an operation on values of these, element by element."""
-    if any(dims is None for dims in shapes):
-        return None
-    known = [dims for dims in shapes if dims is not None]
-    rank = max(len(dims) for dims in known)
-    result: list[Size] = []
-    for column in zip(*(((1,) * (rank - len(dims))) + dims for dims in known), strict=True):
-        sizes = {size for size in column if size != 1} or {1}
-        fixed = {size for size in sizes if isinstance(size, int)}
-        # Where one size is a number the others must be it, or 1.
-        result.append(sizes.pop() if len(sizes) == 1 else fixed.pop() if len(fixed) == 1 else None)
-    return tuple(result)
-
-
 def _matmul(symbols: Symbols, node: ir.Node) -> list[Dims | None]:
     a, b = (list(symbols.dims[value]) for value in node.inputs[:2] if value is not None)
     if attribute(node, "transB", 0):
@@ -393,28 +320,8 @@ def _reshape(symbols: Symbols, node: ir.Node) -> list[Dims | None]:
             for i, size in enumerate(after)
         ]
     if -1 in after:
-        after[after.index(-1)] = _rest(before, [size for size in after if size != -1])
+        after[after.index(-1)] = rest(before, [size for size in after if size != -1])
     return [tuple(after)]
-
-
-def _rest(before: Dims | None, after: list[Size]) -> Size:
-    """What is left of the sizes ``before`` when those ``after`` are taken away."""
-    if before is None or None in before or None in after:
-        return None
-    whole, left = factors(_product_of(before))
-    number, gone = factors(_product_of(after))
-    for letter in gone:
-        if letter not in left:
-            return None
-        left.remove(letter)
-    return product(whole // number, left) if number and whole % number == 0 else None
-
-
-def _product_of(sizes: Iterable[Size]) -> Any:
-    result: Any = 1
-    for size in sizes:
-        result = multiply(result, size)
-    return result
 
 
 def _concat(symbols: Symbols, node: ir.Node) -> list[Dims | None]:

@@ -52,7 +52,10 @@ def export(
 
 def expected_logits(folder: Path, style: Style) -> NDArray[np.float32]:
     mask = np.ones((1, len(IDS)), np.int64)
-    return run_model(folder / "trace" / "model.onnx", IDS[None], mask, style)[0]
+    logits: NDArray[np.float32] = run_model(
+        folder / "trace" / "model.onnx", IDS[None], mask, style
+    )[0]
+    return logits
 
 
 def check_close(found: NDArray[np.float32], expected: NDArray[np.float32]) -> None:
@@ -129,6 +132,7 @@ def test_a_growing_graph_says_so_to_others(source: Path, tmp_path: Path) -> None
 
 REFUSED: dict[str, tuple[Style, str]] = {
     "future": (Style(mask="future"), "the mask shows tokens that come later"),
+    "mask of ids": (Style(mask="ids"), "the mask depends on the tokens"),
     "scores": (Style(spoiled="scores"), "layer 0: the scores go into Sigmoid"),
     "softmax": (Style(spoiled="softmax"), "layer 0: a softmax over axis 2"),
     "values": (Style(spoiled="values"), "present.0.value is used 2 times, expected once"),

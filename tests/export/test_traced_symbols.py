@@ -13,7 +13,8 @@ from traced_graphs import STYLES, Style, traced_model
 
 from pocketlm.export.graph import Graph
 from pocketlm.export.traced.simplify import Simplifier, lift_constants
-from pocketlm.export.traced.symbols import Symbols, add, divide, equal, factors, multiply, subtract
+from pocketlm.export.traced.sizes import add, divide, equal, factors, multiply, subtract
+from pocketlm.export.traced.symbols import Symbols
 
 # No two are equal, and none is one of the graphs' own numbers.
 SIZES = {"B": 3, "S": 5, "P": 11, "T": 16}

@@ -141,7 +141,7 @@ def torch_copy(bloom: Path, folder: Path, content: Any = None, shards: int = 1) 
     if shards == 1:
         torch.save(tensors, folder / "pytorch_model.bin")
         return folder
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for shard in range(shards):
         name = f"pytorch_model-{shard + 1:05}-of-{shards:05}.bin"
         part = dict(list(tensors.items())[shard::shards])
