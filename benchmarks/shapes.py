@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -133,8 +134,11 @@ def _write_file(path: Path, shapes: dict[str, Any], dtype: str, tile: Any) -> No
             stream.truncate(8 + len(encoded) + end)
             return
         for tensor, shape in shapes.items():
+            # Not one like another: a tracer would make one weight of equal ones.
+            values = np.roll(tile, zlib.crc32(tensor.encode()) % TILE)
             # Norm weights around one, the rest small: activations keep a sane size.
-            values = tile + 1 if len(shape) == 1 and tensor.endswith("weight") else tile
+            if len(shape) == 1 and tensor.endswith("weight"):
+                values = values + 1
             if dtype == "BF16":  # the upper half of a float32
                 values = (values.view(np.uint32) >> 16).astype(np.uint16)
             for start in range(0, math.prod(shape), TILE):

@@ -240,8 +240,10 @@ def _list_folder(path: Path) -> list[str] | None:
 _EXPECTED = "a folder with config.json and *.safetensors, or an llm.c .bin file"
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _PICKLE_ADVICE = (
-    "pickle files can run code when loaded, so pocketlm never loads them: convert once where you "
-    "trust the file, with transformers: AutoModelForCausalLM.from_pretrained(folder)"
+    "pickle files can run code when loaded, so pocketlm never loads them; a folder of them can go "
+    "through Optimum, which reads weights only, in a process of its own: pocketlm export FOLDER "
+    "OUT --via optimum; or convert once where you trust the file, with transformers: "
+    "AutoModelForCausalLM.from_pretrained(folder)"
     ".save_pretrained(new_folder, safe_serialization=True)"
 )
 

@@ -239,6 +239,31 @@ def publishing(out: str | Path, *, force: bool = False) -> Iterator[Path]:
     out = Path(os.path.realpath(out))  # a link stays: what it points to is replaced
     _bring_back(out)
     check_target(out, force)
+    with _beside(out) as partial:
+        yield partial
+        with storage_errors(out):
+            for file in sorted(partial.iterdir(), key=lambda file: file.name == MANIFEST):
+                sync(file)
+            sync(partial)
+            _replace(partial, out)
+
+
+@contextlib.contextmanager
+def working_beside(out: str | Path, *, force: bool = False) -> Iterator[Path]:
+    """A temporary sibling of ``out`` for files on the way to it; removed in every case.
+
+    Refuses an ``out`` that ``publishing`` will refuse, before anything is done for it.
+    """
+    out = Path(os.path.realpath(out))
+    _bring_back(out)
+    check_target(out, force)
+    with _beside(out) as folder:
+        yield folder
+
+
+@contextlib.contextmanager
+def _beside(out: Path) -> Iterator[Path]:
+    """A locked temporary sibling; what a killed process left of others is collected first."""
     with storage_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         _collect_leftovers(out)
@@ -247,11 +272,6 @@ def publishing(out: str | Path, *, force: bool = False) -> Iterator[Path]:
     lock = _hold(partial)
     try:
         yield partial
-        with storage_errors(out):
-            for file in sorted(partial.iterdir(), key=lambda file: file.name == MANIFEST):
-                sync(file)
-            sync(partial)
-            _replace(partial, out)
     finally:
         if lock is not None:
             os.close(lock)

@@ -11,10 +11,16 @@ MODEST_LENGTH = 2048
 
 
 def genai_config(
-    shape: DecoderShape, generation_config: dict[str, Any], graph_file: str
+    shape: DecoderShape,
+    generation_config: dict[str, Any],
+    graph_file: str,
+    *,
+    in_place: bool = True,
+    positions: bool = True,
 ) -> dict[str, Any]:
-    """The configuration; type "decoder" is the one that takes split key and value caches.
+    """The configuration of a graph with a cache ``in_place`` or not, with ``positions`` or without.
 
+    Type "decoder" is the one that takes split key and value caches.
     Source: onnxruntime-genai 0.18, ``src/config.cpp``; the fields were tried with that version.
     """
     eos = generation_config.get("eos_token_id")
@@ -39,7 +45,7 @@ def genai_config(
                 "inputs": {
                     "input_ids": "input_ids",
                     "attention_mask": "attention_mask",
-                    "position_ids": "position_ids",
+                    **({"position_ids": "position_ids"} if positions else {}),
                     "past_key_names": "past_key_values.%d.key",
                     "past_value_names": "past_key_values.%d.value",
                 },
@@ -53,7 +59,7 @@ def genai_config(
         "search": {
             "do_sample": False,
             "max_length": min(shape.context_length, MODEST_LENGTH),
-            "past_present_share_buffer": True,
+            "past_present_share_buffer": in_place,
             "num_beams": 1,
         },
     }

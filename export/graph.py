@@ -180,8 +180,15 @@ class Graph:
         rows: Rows | Blob,
         dtype: DTypeLike = np.float32,
     ) -> ir.Value:
-        """A lazy initializer under the checkpoint's dotted name; goes to the external data file."""
+        """A lazy initializer under the checkpoint's dotted name; goes to the external data file.
+
+        The same name with the same blob returns the same value: layers may share a weight.
+        """
         blob = rows if isinstance(rows, Blob) else Blob(rows)
+        existing = self.ir.initializers.get(name)
+        if existing is not None and isinstance(existing.const_value, Weight):
+            if existing.const_value.blob is blob:
+                return existing
         return self._initializer(Weight(name, shape, dtype, blob))
 
     def table(self, name: str, shape: Sequence[int], rows: Rows) -> ir.Value:
@@ -261,14 +268,21 @@ class Graph:
             self._scopes.pop()
 
     @contextmanager
-    def before(self, node: ir.Node) -> Iterator[None]:
-        """Places nodes made inside in front of ``node``, under its name as scope."""
+    def before(self, node: ir.Node, scope: str | None = None) -> Iterator[None]:
+        """Places nodes made inside in front of ``node``, under its name as scope or another one."""
         self._cursor = node
         try:
-            with self.scope(node.name or node.op_type):
+            with self.scope(scope or node.name or node.op_type):
                 yield
         finally:
             self._cursor = None
+
+    def replace(self, old: ir.Value, new: ir.Value) -> None:
+        """Uses ``new`` wherever ``old`` is used; as an output of the graph it takes its name."""
+        if old.is_graph_output():
+            new.type, new.shape, new.name = old.type, old.shape, old.name
+            old.name = f"{old.name}.replaced"
+        ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
 
     def _scoped(self, name: str) -> str:
         return ".".join([*self._scopes, name])

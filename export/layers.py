@@ -43,11 +43,11 @@ def decoder_inputs(g: Graph) -> DecoderInputs:
     keep = g.input("num_logits_to_keep", np.int64, [])
     g.default(keep, np.array(0, np.int64))
     with g.scope("mask"):
-        seqlens_k, total, bias = _mask_lengths(g, input_ids, mask)
+        seqlens_k, total, bias = mask_lengths(g, input_ids, mask)
     return DecoderInputs(input_ids, position_ids, keep, seqlens_k, total, bias)
 
 
-def _mask_lengths(
+def mask_lengths(
     g: Graph, input_ids: ir.Value, mask: ir.Value
 ) -> tuple[ir.Value, ir.Value, ir.Value]:
     """Row lengths and the bias that hides left padding, from the attention mask alone.

@@ -29,6 +29,7 @@ from .external_data import (
 )
 from .folder import (
     FORMAT_VERSION,
+    IN_PLACE,
     LARGEST_GRAPH,
     MANIFEST,
     MINIMUM_ONNXRUNTIME,
@@ -107,11 +108,7 @@ def export_model(
     in all). Raises CheckpointError, StorageError, or ModelFolderError when ``out`` is taken.
     """
     decoder = build_decoder(checkpoint)
-    if not decoder.tokenizer_files:
-        raise CheckpointError(
-            f"{checkpoint.path}: found no tokenizer, expected one beside the weights; "
-            "name the folder that has it with --tokenizer FOLDER"
-        )
+    require_tokenizer(checkpoint)
     return write_folder(decoder, out, precision, force=force, on_plan=on_plan, progress=progress)
 
 
@@ -150,7 +147,7 @@ def build_decoder(checkpoint: Checkpoint) -> Decoder:
         source=checkpoint.source,
         bytes_to_read=sum(tensor.num_bytes for tensor in checkpoint.tensors.values()),
         config=checkpoint.config,
-        generation_config=_generation_defaults(checkpoint),
+        generation_config=generation_defaults(checkpoint),
         tokenizer_files=read_tokenizer(checkpoint.tokenizer, shape.vocab_size),
     )
 
@@ -204,7 +201,13 @@ def write_folder(
             write_json(folder / "generation_config.json", decoder.generation_config)
             write_json(
                 folder / "genai_config.json",
-                genai_config(decoder.shape, decoder.generation_config, GRAPH_FILE),
+                genai_config(
+                    decoder.shape,
+                    decoder.generation_config,
+                    GRAPH_FILE,
+                    in_place=decoder.graph.get("cache", IN_PLACE) == IN_PLACE,
+                    positions=any(v.name == "position_ids" for v in decoder.model.graph.inputs),
+                ),
             )
             for name, data in decoder.tokenizer_files.items():
                 (folder / name).write_bytes(data)
@@ -261,7 +264,7 @@ def _contract(model: ir.Model) -> dict[str, dict[str, str]]:
     }
 
 
-def _generation_defaults(checkpoint: Checkpoint) -> dict[str, Any]:
+def generation_defaults(checkpoint: Checkpoint) -> dict[str, Any]:
     """generation_config.json with the ids of begin and end taken from config.json if absent."""
     defaults = dict(checkpoint.generation_config)
     for name in ("bos_token_id", "eos_token_id"):
@@ -280,6 +283,16 @@ def _generation_defaults(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def _is_id(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def require_tokenizer(checkpoint: Checkpoint) -> TokenizerSource:
+    """The tokenizer of ``checkpoint``; CheckpointError without one."""
+    if checkpoint.tokenizer is None:
+        raise CheckpointError(
+            f"{checkpoint.path}: found no tokenizer, expected one beside the weights; "
+            "name the folder that has it with --tokenizer FOLDER"
+        )
+    return checkpoint.tokenizer
 
 
 def read_tokenizer(tokenizer: TokenizerSource | None, vocab_size: int) -> dict[str, bytes]:

@@ -2,6 +2,7 @@
 
     MatMul(x, W (K, N))                    ->  format.linear(x, W)
     FusedMatMul(x, W (N, K), transB=1)     ->  format.linear(x, W)
+    Gemm(x, W, b), W with or without transB  ->  format.linear(x, W) + b
     Gather(W (V, D), input_ids)            ->  format.embedding(input_ids, W)
 
 A weight that is left in float32 is reported with the reason. Weights stay lazy: packing happens
@@ -20,6 +21,8 @@ from .formats.block import Block
 from .report import Loss, Report
 from .select import Choice, Format
 from .weights import LinearWeight, PackedParts, weight_of
+
+PRODUCTS = ("MatMul", "FusedMatMul", "Gemm")
 
 
 class Rewrite:
@@ -47,6 +50,8 @@ class Rewrite:
             return self._replace(node, product, self._emit_linear)
         if (table := match_embedding(node)) is not None:
             return self._replace(node, table, self._emit_embedding)
+        if node.op_type in PRODUCTS and (weight := weight_of(node.inputs[1])) is not None:
+            self._report.skipped[str(weight.name)] = "a product of another form than x · W"
         return False
 
     def _replace(
@@ -61,12 +66,7 @@ class Rewrite:
         if isinstance(result, str):
             self._report.skipped[weight.name] = result
             return False
-        old = node.outputs[0]
-        name = old.name
-        result.type, result.shape = old.type, old.shape  # a graph output has to declare them
-        ir.convenience.replace_all_uses_with(old, result, replace_graph_outputs=True)
-        if name == "logits":
-            old.name, result.name = f"{name}.replaced", name
+        self._graph.replace(node.outputs[0], result)
         self._model.graph.remove(node, safe=True)
         return True
 
@@ -80,8 +80,11 @@ class Rewrite:
     ) -> ir.Value | str:
         x = node.inputs[0]
         assert x is not None
+        bias = node.inputs[2] if len(node.inputs) > 2 else None  # of a Gemm
         with self._graph.before(node):
-            return number_format.linear(self._graph, x, weight, self._packed(weight, number_format))
+            parts = self._packed(weight, number_format)
+            product = number_format.linear(self._graph, x, weight, parts)
+            return product if bias is None else self._graph.Add(product, bias, name="add_bias")
 
     def _emit_embedding(
         self, node: ir.Node, weight: LinearWeight, number_format: Format
@@ -110,27 +113,36 @@ def pack_lazily(number_format: Format, weight: LinearWeight, report: Report) -> 
 
 def match_product(node: ir.Node) -> LinearWeight | None:
     """The weight of a matrix product with a constant second factor, or None."""
-    transposed = node.op_type == "FusedMatMul"
-    if node.op_type not in ("MatMul", "FusedMatMul"):
+    if node.op_type not in PRODUCTS:
         return None
     weight = weight_of(node.inputs[1])
-    if weight is None or len(weight.shape) != 2:
+    if weight is None or len(weight.shape) != 2 or weight.dtype != ir.DataType.FLOAT:
         return None
-    if transposed:
-        flags = {name: attribute.value for name, attribute in node.attributes.items()}
-        if flags != {"transB": 1}:
-            return None
+    neutral = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0}
+    flags = neutral | {name: attribute.value for name, attribute in node.attributes.items()}
+    transposed = flags.pop("transB") == 1
+    if flags != {name: value for name, value in neutral.items() if name != "transB"}:
+        return None
     return LinearWeight(weight, transposed)
 
 
 def match_embedding(node: ir.Node) -> LinearWeight | None:
     """The table of a lookup by token id, or None; lookups by position are not one."""
-    if node.op_type != "Gather" or node.inputs[1] is None:
+    if node.op_type != "Gather" or node.attributes.get_int("axis", 0) != 0:
         return None
     weight = weight_of(node.inputs[0])
-    if weight is None or node.inputs[1].name != "input_ids":
+    if weight is None or len(weight.shape) != 2 or not _are_token_ids(node.inputs[1]):
         return None
     return LinearWeight(weight, transposed=True)
+
+
+def _are_token_ids(value: ir.Value | None) -> bool:
+    """Whether ``value`` is input_ids, perhaps in another form."""
+    while value is not None and (node := value.producer()) is not None:
+        if node.op_type not in ("Cast", "Identity", "Reshape"):
+            return False
+        value = node.inputs[0]
+    return value is not None and value.name == "input_ids"
 
 
 def _vocabulary_weights(model: ir.Model) -> set[Weight]:

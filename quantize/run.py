@@ -19,6 +19,7 @@ from ..export.external_data import Progress
 from ..export.folder import ModelFolder
 from ..export.plan import Plan, open_headers
 from ..export.run import Precision, export_model, open_decoder, plan_export, write_folder
+from ..export.via_optimum import export_via_optimum
 from .precisions import FULL
 from .report import Report
 from .rewrite import Rewrite
@@ -64,6 +65,34 @@ def export_checkpoint(
     """``export_model`` in a precision chosen by name, in one pass over the checkpoint."""
     change = precision_of(precision, block_size, head)
     return export_model(checkpoint, out, change, force=force, on_plan=on_plan, progress=progress)
+
+
+def export_traced(
+    path: str | Path,
+    out: str | Path,
+    precision: str = FULL,
+    *,
+    block_size: int | None = None,
+    head: str | None = None,
+    tokenizer: str | Path | None = None,
+    origin: dict[str, str] | None = None,
+    rewrite: bool = True,
+    force: bool = False,
+    on_plan: Callable[[Plan], None] | None = None,
+    progress: Progress | None = None,
+) -> ModelFolder:
+    """``export_via_optimum`` in a precision chosen by name."""
+    return export_via_optimum(
+        path,
+        out,
+        precision_of(precision, block_size, head),
+        tokenizer=tokenizer,
+        origin=origin,
+        rewrite=rewrite,
+        force=force,
+        on_plan=on_plan,
+        progress=progress,
+    )
 
 
 def plan_checkpoint(

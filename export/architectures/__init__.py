@@ -39,7 +39,8 @@ def find_architecture(config: dict[str, Any]) -> ModuleType:
     if model_type not in known:
         raise CheckpointError(
             f"config.json: model_type is {shown(model_type)}{of_kind}, expected one of "
-            f"{', '.join(known)}; this architecture is not supported"
+            f"{', '.join(known)}; another architecture may go through Optimum: "
+            "pocketlm export FOLDER OUT --via optimum"
         )
     if fields:
         name = fields[0][1]

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
 from pocketlm.commands.options import hub_options, precision_options, writing_options
 from pocketlm.commands.progress import downloading, print_plan, print_report, shown
 from pocketlm.export.folder import check_target
-from pocketlm.exported import HubOptions, headers_folder, opened_checkpoint
+from pocketlm.exported import HubOptions, checkpoint_folder, headers_folder, opened_checkpoint
 from pocketlm.quantize.precisions import PRECISIONS
-from pocketlm.quantize.run import export_checkpoint, plan_checkpoint
+from pocketlm.quantize.run import export_checkpoint, export_traced, plan_checkpoint
 
 
 @click.command("export")
@@ -33,6 +34,17 @@ from pocketlm.quantize.run import export_checkpoint, plan_checkpoint
     help="Folder with tokenizer.json, for a checkpoint that has none.",
 )
 @click.option(
+    "--via",
+    type=click.Choice(["optimum"]),
+    help="Let Optimum trace the graph: for an architecture that pocketlm does not declare itself, "
+    "and for torch .bin files.",
+)
+@click.option(
+    "--no-rewrite",
+    is_flag=True,
+    help="With --via: leave the attention as it was traced, with a cache that grows.",
+)
+@click.option(
     "--dry-run",
     is_flag=True,
     help="Only print the plan, from headers alone: bytes, disk, peak memory, time. A folder with "
@@ -48,6 +60,8 @@ def command(
     block_size: int | None,
     head: str | None,
     tokenizer: Path | None,
+    via: str | None,
+    no_rewrite: bool,
     dry_run: bool,
     as_json: bool,
     revision: str | None,
@@ -60,15 +74,24 @@ def command(
     """Turn a checkpoint into a model folder, ready for `pocketlm run`.
 
     CHECKPOINT is a Hugging Face folder (config.json, *.safetensors, tokenizer.json), an llm.c
-    .bin file, or a name on the hub (org/name), which is downloaded first. OUT is a new folder; it
-    appears when it is complete. The plan, a progress bar and the report go to stderr.
+    .bin file, or a name on the hub (org/name), which is downloaded first; with --via optimum also
+    one of another architecture, or with pytorch_model.bin. OUT is a new folder; it appears when it
+    is complete. The plan, a progress bar and the report go to stderr.
 
     \b
     Examples:
       pocketlm export gpt2/ gpt2-int4/ --precision int4
       pocketlm export meta-llama/Llama-3.2-1B out/ --precision int8
       pocketlm export Llama-3.1-405B/ out/ --precision int4 --dry-run
+      pocketlm export bloom-560m/ bloom-int8/ --via optimum --precision int8
     """
+    if via is None and no_rewrite:
+        raise click.UsageError("found --no-rewrite, expected it with --via optimum only")
+    if via is not None and dry_run:
+        raise click.UsageError(
+            "found --dry-run with --via, expected one of them: the graph of a trace is not known "
+            "before it is made"
+        )
     hub = HubOptions(
         revision,
         offline,
@@ -86,9 +109,16 @@ def command(
             print_plan(plan)
         return
     check_target(out, force)  # now: what follows may take hours
-    with opened_checkpoint(checkpoint, tokenizer, hub) as opened, shown(quiet) as callbacks:
-        model = export_checkpoint(
-            opened, out, precision, block_size=block_size, head=head, force=force, **callbacks
-        )
+    options: dict[str, Any] = {"block_size": block_size, "head": head, "force": force}
+    if via is not None:
+        with checkpoint_folder(checkpoint, hub, for_torch=True) as (folder, origin):
+            if not quiet:
+                click.echo(f"tracing {checkpoint} with Optimum, in a process of its own", err=True)
+            options |= {"tokenizer": tokenizer, "rewrite": not no_rewrite, "origin": origin}
+            with shown(quiet) as callbacks:
+                model = export_traced(folder, out, precision, **options, **callbacks)
+    else:
+        with opened_checkpoint(checkpoint, tokenizer, hub) as opened, shown(quiet) as callbacks:
+            model = export_checkpoint(opened, out, precision, **options, **callbacks)
     if not quiet:
         print_report(model)

@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 
 from pocketlm.commands.options import debug_option
-from pocketlm.commands.progress import megabytes, precision_table
+from pocketlm.commands.progress import graph_maker, megabytes, precision_table
 from pocketlm.export.folder import ModelFolder
 
 
@@ -54,26 +54,28 @@ def _summary(folder: ModelFolder) -> list[str]:
     manifest, shape = folder.manifest, folder.shape
     precision, source = manifest["precision"], manifest["source"]
     total = sum(entry["bytes"] for entry in folder.files.values())
-    lines = [
+    quantized = ""
+    if "share_quantized" in precision:
+        quantized = (
+            f", blocks of {precision['block_size']}, head in {precision['head']}; "
+            f"{100 * precision['share_quantized']:.1f} % of the parameters quantized"
+        )
+    origin = ""
+    if "repository" in source:
+        origin = f" of {source['repository']} at {source.get('commit')}"
+    return [
         f"architecture  {manifest['architecture']}, {manifest['num_parameters']:,} parameters",
+        f"graph         {graph_maker(folder)}",
         f"decoder       {shape.num_layers} layers, width {shape.hidden_size}, {shape.num_heads} "
         f"heads of {shape.head_size}, vocabulary {shape.vocab_size:,}",
         f"context       {shape.context_length:,} tokens, "
         f"{shape.kv_bytes_per_token / 1e3:,.1f} KB of KV cache each",
-        f"precision     {precision['name']}",
+        f"precision     {precision['name']}{quantized}",
         f"size          {megabytes(total)} in {len(folder.files)} files, "
         f"{8 * folder.weights_bytes / manifest['num_parameters']:.2f} bits per weight",
-        f"source        {source['format']}: {', '.join(source['files'])}",
+        f"source        {source['format']}: {', '.join(source['files'])}{origin}",
         f"provider      {_provider(precision['name'])}",
     ]
-    if "repository" in source:
-        lines[-1] += f" of {source['repository']} at {source.get('commit')}"
-    if "share_quantized" in precision:
-        lines[3] += (
-            f", blocks of {precision['block_size']}, head in {precision['head']}; "
-            f"{100 * precision['share_quantized']:.1f} % of the parameters quantized"
-        )
-    return lines
 
 
 def _provider(precision: str) -> str:

@@ -19,7 +19,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from pocketlm.export.folder import ModelFolder
+from pocketlm.export.folder import IN_PLACE, ModelFolder
 from pocketlm.export.plan import Plan
 
 
@@ -128,6 +128,17 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
+def graph_maker(folder: ModelFolder) -> str:
+    """Who made the graph, and what it does with the KV cache."""
+    graph = folder.manifest.get("graph", {})
+    if "made_by" not in graph:
+        return "declared by pocketlm, cache in place"
+    if folder.graph_cache == IN_PLACE:
+        return f"traced by {graph['made_by']}; attention rewritten, cache in place"
+    reason = graph.get("not_rewritten", "as it was traced")
+    return f"traced by {graph['made_by']}; cache grows, attention not rewritten: {reason}"
+
+
 def print_report(folder: ModelFolder) -> None:
     """What was written, and for a quantized folder what each group of tensors lost."""
     console = Console(stderr=True)
@@ -139,6 +150,8 @@ def print_report(folder: ModelFolder) -> None:
             f"{megabytes(precision['bytes_before'])} -> {megabytes(precision['bytes_after'])}",
             highlight=False,
         )
+    if folder.manifest.get("graph"):
+        click.echo(f"graph: {graph_maker(folder)}", err=True)
     console.print(
         f"wrote {folder.path}", highlight=False, markup=False, emoji=False, soft_wrap=True
     )

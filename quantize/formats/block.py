@@ -192,8 +192,5 @@ class Block:
         return result
 
     def _scales_value(self, g: Graph, weight: LinearWeight, blob: Blob) -> ir.Value:
-        name = f"{weight.name}.scales"
-        existing = g.ir.initializers.get(name)
-        if existing is not None:
-            return existing
-        return g.weight(name, (weight.out_features, weight.in_features // self.size), blob)
+        shape = (weight.out_features, weight.in_features // self.size)
+        return g.weight(f"{weight.name}.scales", shape, blob)

@@ -1,0 +1,190 @@
+"""The verb of ``run.py`` by another way: Optimum traces the graph that we do not declare.
+
+    export_via_optimum("bloom-560m", "out")
+
+Any architecture that optimum-onnx exports for text generation, and torch ``.bin`` checkpoints of
+the declared ones too. The tracing happens in a child process (``traced.process``); its graph is
+checked (``traced.contract``), and then goes the way of all graphs: through a ``Precision``, into a
+folder.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import onnx_ir as ir
+
+from .checkpoint import Checkpoint, load_config, open_checkpoint
+from .errors import CheckpointError
+from .external_data import Progress, adopt_weights
+from .folder import GROWING, IN_PLACE, ModelFolder, check_free_space, working_beside
+from .graph import Weight
+from .plan import Plan
+from .run import (
+    GRAPH_FILE,
+    Decoder,
+    Precision,
+    generation_defaults,
+    read_tokenizer,
+    require_tokenizer,
+    write_folder,
+)
+from .strict_json import quoted
+from .tokenizers import find_tokenizer, open_tokenizer
+from .traced.contract import check_graph, read_shape
+from .traced.in_place import rewrite_in_place
+from .traced.process import Trace, run_trace
+from .traced.simplify import Simplifier, lift_constants
+
+TORCH_FILE = "pytorch_model.bin"
+TORCH_INDEX = "pytorch_model.bin.index.json"
+
+
+def export_via_optimum(
+    path: str | Path,
+    out: str | Path,
+    precision: Precision | None = None,
+    *,
+    tokenizer: str | Path | None = None,
+    origin: dict[str, str] | None = None,
+    rewrite: bool = True,
+    force: bool = False,
+    on_plan: Callable[[Plan], None] | None = None,
+    progress: Progress | None = None,
+) -> ModelFolder:
+    """Traces the checkpoint folder ``path`` and writes it as a model folder at ``out``.
+
+    Needs the extra "optimum". ``origin`` is the repository and commit of a download. Raises what
+    ``export_model`` raises, CheckpointError for what Optimum or our loop cannot do, and
+    MissingExtraError.
+    """
+    checkpoint = replace(open_for_tracing(path, tokenizer), origin=origin or {})
+    check_free_space(out, 2 * float32_bytes(checkpoint))
+    with working_beside(out, force=force) as folder:
+        trace = run_trace(checkpoint.path, folder)
+        decoder = traced_decoder(checkpoint, folder, trace, rewrite=rewrite)
+        return write_folder(
+            decoder, out, precision, force=force, on_plan=on_plan, progress=progress
+        )
+
+
+def open_for_tracing(path: str | Path, tokenizer: str | Path | None = None) -> Checkpoint:
+    """The checkpoint at ``path`` with a tokenizer; of torch ``.bin`` files without tensors.
+
+    Pickles are not opened here: names and sizes of the files are all that is looked at.
+    """
+    path = Path(path).absolute()
+    if is_torch_folder(path):
+        checkpoint = open_torch_folder(path, tokenizer)
+    else:
+        checkpoint = open_checkpoint(path, tokenizer)
+    if checkpoint.format == "llm.c":
+        raise CheckpointError(
+            f"{path}: found an llm.c checkpoint, expected a folder that transformers reads; "
+            "leave out --via optimum"
+        )
+    if "quantization_config" in checkpoint.config:
+        raise CheckpointError(
+            f"{path}: config.json has a quantization_config, expected weights in float32, float16 "
+            "or bfloat16; quantized checkpoints cannot be exported"
+        )
+    require_tokenizer(checkpoint)
+    return checkpoint
+
+
+def is_torch_folder(path: Path) -> bool:
+    """Whether the weights in the folder ``path`` are torch files and nothing else."""
+    names = {file.name for file in path.iterdir()} if path.is_dir() else set()
+    return not any(name.endswith(".safetensors") for name in names) and bool(
+        names & {TORCH_FILE, TORCH_INDEX}
+    )
+
+
+def open_torch_folder(path: Path, tokenizer: str | Path | None) -> Checkpoint:
+    """What lies beside the weights, and which files hold them."""
+    generation = path / "generation_config.json"
+    return Checkpoint(
+        path=path,
+        config=load_config(path / "config.json"),
+        tensors={},
+        generation_config=load_config(generation) if generation.is_file() else {},
+        format="torch",
+        files=(*torch_files(path), path / "config.json"),
+        tokenizer=open_tokenizer(Path(tokenizer).absolute()) if tokenizer else find_tokenizer(path),
+    )
+
+
+def torch_files(path: Path) -> list[Path]:
+    """pytorch_model.bin, or the index and all the shards it names."""
+    if (path / TORCH_FILE).is_file():
+        return [path / TORCH_FILE]
+    index = path / TORCH_INDEX
+    weight_map = load_config(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(
+            f"{index}: found no weight_map, expected the file of every tensor; "
+            "get the file again from its source"
+        )
+    shards = sorted({str(name) for name in weight_map.values()})
+    for shard in shards:
+        if shard != Path(shard).name or "\\" in shard:
+            raise CheckpointError(
+                f"{index}: found the file name {quoted(shard)}, expected a plain name in the "
+                "folder; the index is damaged or harmful"
+            )
+        if not (path / shard).is_file():
+            raise CheckpointError(
+                f"{path / shard}: missing, expected the shard that {TORCH_INDEX} names; "
+                "download it into the folder"
+            )
+    return [*(path / shard for shard in shards), index]
+
+
+def float32_bytes(checkpoint: Checkpoint) -> int:
+    """What the weights take as float32; of torch files, about."""
+    if checkpoint.tensors:
+        return sum(4 * math.prod(tensor.shape) for tensor in checkpoint.tensors.values())
+    stored = sum(file.stat().st_size for file in checkpoint.files if file.suffix == ".bin")
+    halves = checkpoint.config.get("torch_dtype") in ("float16", "bfloat16")
+    return 2 * stored if halves else stored
+
+
+def traced_decoder(
+    checkpoint: Checkpoint, folder: Path, trace: Trace, *, rewrite: bool = True
+) -> Decoder:
+    """The graph in ``folder``, checked and simplified, with lazy weights that are read from there.
+
+    Attention is rewritten to a cache in place where that is possible, unless ``rewrite`` is False.
+    """
+    model = ir.load(folder / GRAPH_FILE)
+    check_graph(model)
+    shape = read_shape(model, trace.sizes)
+    parameters = [value.const_value for value in model.graph.initializers.values()]
+    num_parameters = sum(tensor.size for tensor in parameters if tensor is not None)
+    constants = lift_constants(model)
+    adopt_weights(model, folder)
+    for value in constants:
+        if isinstance(value.const_value, Weight):
+            value.const_value.learned = False
+    Simplifier(model).run()
+    reason = rewrite_in_place(model, shape) if rewrite else "asked to stay as traced"
+    return Decoder(
+        model=model,
+        shape=shape,
+        num_tensors=len(parameters),
+        num_parameters=num_parameters,
+        architecture=str(checkpoint.config["model_type"]),
+        source=checkpoint.source,
+        bytes_to_read=float32_bytes(checkpoint),
+        config=checkpoint.config,
+        generation_config=generation_defaults(checkpoint),
+        tokenizer_files=read_tokenizer(checkpoint.tokenizer, shape.vocab_size),
+        graph={
+            "made_by": ", ".join(f"{name} {number}" for name, number in trace.versions.items()),
+            "cache": GROWING if reason else IN_PLACE,
+            **({"not_rewritten": reason} if reason else {}),
+        },
+    )
