@@ -10,7 +10,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from checkpoint_files import gpt2_config, gpt2_tensors, write_llmc, write_tokenizer
+from checkpoint_files import (
+    gpt2_config,
+    gpt2_tensors,
+    write_checkpoint,
+    write_llmc,
+    write_tokenizer,
+)
+from hub_server import serving
+from llama_checkpoints import llama_config, llama_tensors
 from source_tree import ROOT
 
 from pocketlm.benchmarks.report import fill
@@ -44,17 +52,35 @@ def test_commands_do_what_the_readme_says(tmp_path: Path) -> None:
     config = gpt2_config(vocab_size=300)
     write_llmc(tmp_path / "model_00019560.bin", config, gpt2_tensors(config))
     write_tokenizer(tmp_path / "gpt2-tokenizer-folder", 300)
+    llama = write_llama(tmp_path / "path" / "to" / "llama-folder")
     env = environment(tmp_path)
     subprocess.run(["pocketlm", "export", demo, "fp32-folder"], cwd=tmp_path, env=env, check=True)
     lines = commands()
-    assert len(lines) >= 6
-    for line in lines:
-        if " out/ --" in line and not line.startswith("pocketlm run"):
-            shutil.rmtree(tmp_path / "out", ignore_errors=True)
-        done = subprocess.run(
-            ["bash", "-c", line], cwd=tmp_path, env=env, capture_output=True, text=True
-        )
-        assert done.returncode == 0, (line, done.stderr)
+    assert len(lines) >= 10
+    with serving() as hub:
+        hub.add("meta-llama/Llama-3.2-1B-Instruct", llama)
+        env["HF_ENDPOINT"] = hub.endpoint
+        for line in lines:
+            if " out/ --" in line and not line.startswith("pocketlm run"):
+                shutil.rmtree(tmp_path / "out", ignore_errors=True)
+            done = subprocess.run(
+                ["bash", "-c", line],
+                cwd=tmp_path,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+            )
+            assert done.returncode == 0, (line, done.stderr)
+
+
+def write_llama(folder: Path) -> Path:
+    """A tiny Llama that can chat."""
+    config = llama_config()
+    write_checkpoint(folder, config, llama_tensors(config))
+    template = "{% for message in messages %}{{ message.content }}{% endfor %}"
+    (folder / "chat_template.jinja").write_text(template)
+    return folder
 
 
 def test_first_command_is_the_demo() -> None:
@@ -62,7 +88,7 @@ def test_first_command_is_the_demo() -> None:
 
 
 def test_python_runs_as_printed(tmp_path: Path) -> None:
-    (block,) = blocks("python")
+    block = blocks("python")[0]
     program = block + "print(result.finish_reason, len(result.token_ids))\n"
     done = subprocess.run(
         [sys.executable, "-c", program], env=environment(tmp_path), capture_output=True, text=True
