@@ -30,11 +30,20 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture
-def hub_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
-    """An empty hub on loopback, named by the environment, with a token of its own."""
+def online(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the environment says, requests may be made: to loopback, nothing else is asked."""
     constants = pytest.importorskip("huggingface_hub.constants")
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # read when it was imported
+
+
+@pytest.fixture
+def hub_server(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, online: None
+) -> Iterator[HubServer]:
+    """An empty hub on loopback, named by the environment, with a token of its own."""
+    constants = pytest.importorskip("huggingface_hub.constants")
     monkeypatch.setenv("HF_TOKEN", "hf_right")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path.parent / "no-token"))

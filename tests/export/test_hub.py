@@ -407,7 +407,7 @@ def test_a_folder_that_cannot_be_written_is_named(
 
 
 def test_nobody_listening_is_an_error_with_advice(
-    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, online: None
 ) -> None:
     with socket.socket() as bound:  # a port that refuses
         bound.bind(("127.0.0.1", 0))

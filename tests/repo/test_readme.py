@@ -59,7 +59,7 @@ def test_commands_do_what_the_readme_says(tmp_path: Path) -> None:
     assert len(lines) >= 10
     with serving() as hub:
         hub.add("meta-llama/Llama-3.2-1B-Instruct", llama)
-        env["HF_ENDPOINT"] = hub.endpoint
+        env |= {"HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0"}
         for line in lines:
             if " out/ --" in line and not line.startswith("pocketlm run"):
                 shutil.rmtree(tmp_path / "out", ignore_errors=True)
