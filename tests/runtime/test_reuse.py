@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pocketlm.benchmarks.machine import describe_machine
 from pocketlm.export.errors import RequestError
 from pocketlm.runtime.cancellation import Cancellation, Cancelled
 from pocketlm.runtime.generate import generate_tokens, prefill
@@ -18,6 +19,7 @@ from pocketlm.runtime.sampling import SamplingOptions, make_sampler
 from pocketlm.runtime.session import Session
 
 CONTEXT = 160
+TOLERANCE = 1e-5 if "avx512f" in describe_machine(1)["features"] else 0.0
 ids = st.integers(0, 298)
 # A turn: how much of what was said so far is kept, what follows it, how long the answer may be.
 turns = st.lists(
@@ -67,15 +69,19 @@ def test_reusing_gives_the_tokens_of_an_empty_cache(
     shared=st.integers(0, 60),
 )
 @settings(max_examples=60, deadline=None)
-def test_rows_of_a_prompt_are_reused_bit_by_bit(
+def test_rows_of_a_prompt_are_reused(
     tiny_session: Session, prompt: list[int], later: list[int], shared: int
 ) -> None:
-    """Whatever is left to be fed: also where it would be one token alone."""
+    """Bit by bit, whatever is left to be fed: also where it would be one token alone.
+
+    But for AVX-512, whose float32 product rounds a row by how many there are: 2e-6 was seen.
+    """
     cache = ReusableCache(tiny_session)
     prefill(tiny_session, cache.rewind(prompt), cache.cache)
     second = prompt[:shared] + later
     found = prefill(tiny_session, cache.rewind(second), cache.cache)
-    assert np.array_equal(found, prefill(tiny_session, second, tiny_session.new_cache()))
+    whole = prefill(tiny_session, second, tiny_session.new_cache())
+    np.testing.assert_allclose(found, whole, rtol=0, atol=TOLERANCE * np.abs(whole).max())
     assert cache.cache.length == len(second)
 
 
