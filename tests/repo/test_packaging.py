@@ -40,7 +40,8 @@ def test_every_needed_link_exists_and_points_right() -> None:
 
 def test_extra_all_holds_every_extra_a_user_may_want() -> None:
     extras = PYPROJECT["project"]["optional-dependencies"]
-    assert extras["all"] == ["pocketlm[cli,optimum]"]
+    # Not "optimum", whose transformers wants an older huggingface_hub than "hub".
+    assert extras["all"] == ["pocketlm[cli]"]
     # Not "cuda": onnxruntime-gpu and onnxruntime are two packages in one place.
     assert set(extras) == {"export", "hub", "chat", "cli", "test", "optimum", "cuda", "all"}
 
