@@ -17,10 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError, StorageError, missing_extra
-from ..strict_json import load_json_object
+from ..errors import CheckpointError, MissingExtraError, StorageError
+from ..strict_json import load_json_object, quoted
 
 PACKAGES = ("torch", "transformers", "optimum")
+# Names the interpreter of another environment that has the extra "optimum": its packages and those
+# of "hub" cannot stand side by side.
+OTHER_PYTHON = "POCKETLM_OPTIMUM_PYTHON"
 LARGEST_ANSWER = 1_000_000  # bytes
 
 # No network, no telemetry, no code from elsewhere; every weight outside the graph's own file.
@@ -48,12 +51,10 @@ class Trace:
 def run_trace(checkpoint: Path, out: Path) -> Trace:
     """Traces ``checkpoint`` into the existing folder ``out``, in a child process.
 
-    Raises MissingExtraError, CheckpointError with the child's last word, or StorageError.
+    The child runs in this interpreter, or in the one that ``POCKETLM_OPTIMUM_PYTHON`` names. Raises
+    MissingExtraError, CheckpointError with the child's last word, or StorageError.
     """
-    for name in PACKAGES:
-        if importlib.util.find_spec(name) is None:
-            cause = ModuleNotFoundError(f"No module named {name!r}", name=name)
-            raise missing_extra("optimum", "exporting with --via optimum", cause)
+    check_packages()
     log = out / "log.txt"
     with open(log, "wb") as stream:
         code = _run([*_program(), str(checkpoint), str(out)], stream)
@@ -69,9 +70,29 @@ def run_trace(checkpoint: Path, out: Path) -> Trace:
     return Trace(versions, sizes)
 
 
+def check_packages() -> None:
+    """Raises MissingExtraError where the child will not find what it needs, as far as is known."""
+    other = os.environ.get(OTHER_PYTHON)
+    if other:
+        if not os.access(other, os.X_OK):
+            raise MissingExtraError(
+                f"{OTHER_PYTHON}: found no program {quoted(other)}, expected the Python of an "
+                'environment with "pocketlm[optimum]"; correct it, or unset it'
+            )
+        return  # what is missing there, its child says
+    for name in PACKAGES:
+        if importlib.util.find_spec(name) is None:
+            raise MissingExtraError(
+                f"exporting with --via optimum needs the package {name!r}, which is not installed; "
+                'install it with: pip install "pocketlm[optimum]", into an environment of its own, '
+                f"and name that one's Python in {OTHER_PYTHON}"
+            )
+
+
 def _program() -> list[str]:
     """Without the current folder on the path of modules (-P)."""
-    return [sys.executable, "-P", "-m", f"{__package__}.child"]
+    python = os.environ.get(OTHER_PYTHON) or sys.executable
+    return [python, "-P", "-m", f"{__package__}.child"]
 
 
 def _run(command: list[str], log: Any) -> int:

@@ -12,6 +12,7 @@ import click
 from pocketlm.commands.options import hub_options, precision_options, writing_options
 from pocketlm.commands.progress import downloading, print_plan, print_report, shown
 from pocketlm.export.folder import check_target
+from pocketlm.export.traced.process import check_packages
 from pocketlm.exported import HubOptions, checkpoint_folder, headers_folder, opened_checkpoint
 from pocketlm.quantize.precisions import PRECISIONS
 from pocketlm.quantize.run import export_checkpoint, export_traced, plan_checkpoint
@@ -98,19 +99,19 @@ def command(
         keep_download,
         lambda name, total: downloading(name, total, quiet),
     )
+    options: dict[str, Any] = {"block_size": block_size, "head": head}
     if dry_run:
         with headers_folder(checkpoint, hub) as folder:
-            plan = plan_checkpoint(
-                folder, out, precision, block_size=block_size, head=head, tokenizer=tokenizer
-            )
+            plan = plan_checkpoint(folder, out, precision, tokenizer=tokenizer, **options)
         if as_json:
             click.echo(json.dumps(asdict(plan) | {"out": str(out)}))
         else:
             print_plan(plan)
         return
     check_target(out, force)  # now: what follows may take hours
-    options: dict[str, Any] = {"block_size": block_size, "head": head, "force": force}
+    options["force"] = force
     if via is not None:
+        check_packages()
         with checkpoint_folder(checkpoint, hub, for_torch=True) as (folder, origin):
             if not quiet:
                 click.echo(f"tracing {checkpoint} with Optimum, in a process of its own", err=True)

@@ -108,6 +108,28 @@ def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_
     assert 'pip install "pocketlm[optimum]"' in str(caught.value)
 
 
+def test_the_child_may_be_of_another_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(process, "PACKAGES", ("no_such_package",))
+    other = tmp_path / "python"
+    other.write_text(
+        "#!/bin/sh\nfor out; do :; done\n"
+        """echo '{"versions": {"by": "'$3'"}, "sizes": {}}' > "$out/trace.json"\n"""
+    )
+    other.chmod(0o755)
+    monkeypatch.setenv("POCKETLM_OPTIMUM_PYTHON", str(other))
+    assert run_trace(tmp_path, tmp_path).versions == {"by": "pocketlm.export.traced.child"}
+
+
+def test_another_environment_that_is_not_there_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("POCKETLM_OPTIMUM_PYTHON", str(tmp_path / "nowhere"))
+    with pytest.raises(pocketlm.MissingExtraError, match="POCKETLM_OPTIMUM_PYTHON: found no prog"):
+        run_trace(tmp_path, tmp_path)
+
+
 def gone(pid: int) -> bool:
     """Whether the process has ended, asked for a while."""
     for _ in range(300):

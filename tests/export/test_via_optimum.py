@@ -19,6 +19,7 @@ from pocketlm import cli
 from pocketlm.export import via_optimum
 from pocketlm.export.errors import CheckpointError, ModelFolderError, StorageError
 from pocketlm.export.folder import GROWING, IN_PLACE, ModelFolder
+from pocketlm.export.traced import process
 from pocketlm.export.traced.process import Trace
 from pocketlm.export.via_optimum import export_via_optimum, float32_bytes, open_for_tracing
 
@@ -41,7 +42,22 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         return write_trace(traced_model(GPT2), GPT2, out)
 
     monkeypatch.setattr(via_optimum, "run_trace", trace)
+    monkeypatch.setattr(process, "PACKAGES", ("numpy",))  # torch and its company seem to be there
     return folders
+
+
+def test_a_missing_package_is_named_before_anything_is_fetched(
+    source: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(process, "PACKAGES", ("no_such_package",))
+    monkeypatch.setattr("pocketlm.commands.export.checkpoint_folder", lambda *_, **__: 1 / 0)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["export", str(source), str(tmp_path / "out"), "--via", "optimum"])
+    assert ended.value.code == 2
+    assert "needs the package 'no_such_package'" in capsys.readouterr().err
 
 
 def torch_checkpoint(folder: Path, shards: dict[str, bytes], index: Any = None) -> Path:
