@@ -21,7 +21,7 @@ from hub_server import serving
 from llama_checkpoints import llama_config, llama_tensors
 from source_tree import ROOT
 
-from pocketlm.benchmarks.report import fill
+from pocketlm.benchmarks.readme_tables import fill
 
 README = (ROOT / "README.md").read_text("utf-8")
 
@@ -108,5 +108,5 @@ def test_benchmarks_named_in_the_readme_explain_themselves(words: str, tmp_path:
 
 def test_tables_are_those_of_the_results() -> None:
     assert fill(README, ROOT / "benchmarks" / "results") == README, (
-        "run: python -m pocketlm.benchmarks.report README.md benchmarks/results"
+        "run: python -m pocketlm.benchmarks.readme_tables README.md benchmarks/results"
     )

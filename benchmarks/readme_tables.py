@@ -1,6 +1,6 @@
 """Puts the tables of ``benchmarks/results/*.json`` into README.md, between their markers.
 
-    python -m pocketlm.benchmarks.report README.md benchmarks/results
+    python -m pocketlm.benchmarks.readme_tables README.md benchmarks/results
 
 A table stands between ``<!-- begin NAME -->`` and ``<!-- end NAME -->``; NAME is that of its file.
 """
