@@ -60,4 +60,4 @@ def _mean(tensors: list[dict[str, Any]], figure: Callable[[dict[str, Any]], floa
     """The mean of a figure over all weights of the tensors."""
     sizes = [math.prod(tensor["shape"]) for tensor in tensors]
     total = sum(size * figure(tensor) for size, tensor in zip(sizes, tensors, strict=True))
-    return total / sum(sizes)
+    return float(total / sum(sizes))
