@@ -56,9 +56,7 @@ def run_bench(plan: Plan, on_event: OnEvent = lambda event: None) -> dict[str, A
     interrupted = False
     watch, load_before = CpuWatch(), os.getloadavg()[0]
     try:
-        for threads in thread_counts(plan.tests):
-            on_event({"phase": "bandwidth"})
-            circumstances["read_bandwidth"][str(threads)] = read_bandwidth(threads)
+        _measure_bandwidth(plan, circumstances["read_bandwidth"], on_event)
         measure(
             {name: folder.path for name, folder in plan.folders.items()},
             plan.tests,
@@ -69,6 +67,7 @@ def run_bench(plan: Plan, on_event: OnEvent = lambda event: None) -> dict[str, A
                 {"phase": "speed", "done": done, "total": total, "what": what}
             ),
         )
+        _measure_bandwidth(plan, circumstances["read_bandwidth"], on_event)
     except KeyboardInterrupt:
         if not recording.rounds:
             raise
@@ -81,6 +80,13 @@ def run_bench(plan: Plan, on_event: OnEvent = lambda event: None) -> dict[str, A
         "busy": busy_sentence(others, load_before),
     }
     return _results(plan, recording, circumstances, interrupted)
+
+
+def _measure_bandwidth(plan: Plan, best: dict[str, float], on_event: OnEvent) -> None:
+    """By number of threads; before and after the tests, since others may slow down either."""
+    on_event({"phase": "bandwidth"})
+    for threads in thread_counts(plan.tests):
+        best[str(threads)] = max(read_bandwidth(threads), best.get(str(threads), 0.0))
 
 
 def _begin(plan: Plan) -> dict[str, Any]:

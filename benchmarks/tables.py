@@ -10,7 +10,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 NOTHING = "-"
@@ -23,6 +23,28 @@ class Table:
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     labels: int = 1
+    # Columns that a reader can do without where there is no room, the first the soonest.
+    optional: Sequence[str] = ()
+
+    def fitting(self, width: int, gap: int) -> Table:
+        """Without as many of the optional columns as it takes to fit ``width`` characters."""
+        table = self
+        for column in self.optional:
+            if table.width(gap) <= width:
+                break
+            table = table.without(column)
+        return table
+
+    def width(self, gap: int) -> int:
+        """Characters of a line with ``gap`` between the columns."""
+        columns = zip(self.columns, *self.rows, strict=True)
+        return sum(max(map(len, column)) for column in columns) + gap * (len(self.columns) - 1)
+
+    def without(self, column: str) -> Table:
+        """All but one column."""
+        place = list(self.columns).index(column)
+        columns, *rows = ([*row[:place], *row[place + 1 :]] for row in (self.columns, *self.rows))
+        return replace(self, columns=columns, rows=rows, optional=())
 
     def markdown(self) -> str:
         """A Markdown table."""
@@ -49,19 +71,20 @@ def model_table(results: dict[str, Any]) -> Table:
         )
         for model in results["models"]
     ]
-    return Table(columns, rows)
+    return Table(columns, rows, optional=("bits/weight", "load s", "MB", "peak RSS MB"))
 
 
 def speed_table(results: dict[str, Any]) -> Table:
     """A row per test and model; columns that say the same everywhere are left out."""
     speed = results["speed"]
-    optional = [name for name in ("threads", "batch") if len({row[name] for row in speed}) > 1]
+    varied = [name for name in ("threads", "batch") if len({row[name] for row in speed}) > 1]
     energy = any(row["joules_per_token"] for row in speed)
-    columns = ["test", "model", *optional, "tokens/s", "interval", "ratio", "interval", "roofline"]
+    columns = ["test", "model", *varied, "tokens/s", "tokens/s interval"]
+    columns += ["ratio", "ratio interval", "roofline", *["J/token"] * energy]
     rows = []
     for row in speed:
         rate, ratio = row["tokens_per_second"], row["ratio"]
-        cells = [row["test"], row["model"], *(str(row[name]) for name in optional)]
+        cells = [row["test"], row["model"], *(str(row[name]) for name in varied)]
         cells += [_rate(rate["median"]), _interval(rate, _rate)]
         cells += [_times(ratio["median"]), _interval(ratio, _times)] if ratio else [NOTHING] * 2
         cells.append(NOTHING if row["roofline"] is None else f"{100 * row['roofline']:.0f} %")
@@ -69,7 +92,8 @@ def speed_table(results: dict[str, Any]) -> Table:
             joules = row["joules_per_token"]
             cells.append(f"{joules['median']:.3f}" if joules else NOTHING)
         rows.append(cells)
-    return Table([*columns, "J/token"] if energy else columns, rows, labels=2)
+    optional = ["tokens/s interval", "roofline", "ratio interval"]
+    return Table(columns, rows, labels=2, optional=optional)
 
 
 def quality_table(results: dict[str, Any]) -> Table:
@@ -109,17 +133,24 @@ def describe_circumstances(results: dict[str, Any]) -> str:
         f"{rate / 1e9:.1f} GB/s with {threads} thread{'s' * (threads != '1')}"
         for threads, rate in about["read_bandwidth"].items()
     )
-    confidence = min(row["tokens_per_second"]["confidence"] for row in results["speed"])
     load = about["load_average"]
     return (
         f"{about['cpu']} ({features}), {about['cores']} cores, memory reads {bandwidth}; "
-        f"{about['repetitions']} interleaved rounds after {about['warmup']} of warm-up: medians, "
-        f"intervals of {100 * confidence:.0f} % confidence; load average {load['before']:.1f} "
-        f"before and {load['after']:.1f} after; ONNX Runtime {about['onnxruntime']}, "
-        f"Python {about['python']}. First token: from the start of a process, files in the page "
-        "cache. Roofline: bytes a token reads, of what memory delivers; more where the weights "
-        "fit the cache."
+        f"{_rounds(results)}; load average {load['before']:.1f} before and {load['after']:.1f} "
+        f"after; ONNX Runtime {about['onnxruntime']}, Python {about['python']}. First token: from "
+        "the start of a process, files in the page cache. Roofline: bytes that tokens read, of "
+        "those that memory delivers; above 100 % the weights stay in the processor's cache."
     )
+
+
+def _rounds(results: dict[str, Any]) -> str:
+    """How often everything was measured, and what the intervals are worth."""
+    fewest = min(results["speed"], key=lambda row: len(row["samples"]))
+    rounds = len(fewest["samples"])
+    if rounds == 1:
+        return "one round, so no intervals"
+    confidence = 100 * fewest["tokens_per_second"]["confidence"]
+    return f"medians of {rounds} interleaved rounds, intervals of {confidence:.0f} % confidence"
 
 
 def warnings(results: dict[str, Any]) -> list[str]:

@@ -25,6 +25,7 @@ from pocketlm.export.folder import ModelFolder
 from pocketlm.export.threads import default_threads
 from pocketlm.runtime.generate import CHUNK_SIZE
 
+GAP = 2  # between the columns of a table
 PIPED_WIDTH = 1000  # a line of a table in a file is never broken
 
 
@@ -234,7 +235,7 @@ def _print_tables(results: dict[str, Any]) -> None:
     console = Console(highlight=False, width=None if terminal else PIPED_WIDTH)
     _shout(console, results)
     for table in tables.tables(results):
-        console.print(_drawn(table))
+        console.print(_drawn(table.fitting(console.width, GAP)))
         console.print()
     for text in (*results["verdict"], "", tables.describe_circumstances(results)):
         console.print(Text(text), soft_wrap=not terminal)
@@ -242,7 +243,7 @@ def _print_tables(results: dict[str, Any]) -> None:
 
 
 def _drawn(table: tables.Table) -> RichTable:
-    drawn = RichTable(box=None, pad_edge=False)
+    drawn = RichTable(box=None, pad_edge=False, padding=(0, GAP, 0, 0))
     for i, column in enumerate(table.columns):
         drawn.add_column(column, justify="left" if i < table.labels else "right")
     for row in table.rows:
