@@ -29,7 +29,7 @@ from .bench import Plan, run_bench
 from .scorecard import SCORECARDS, TESTS
 from .shapes import SHAPES, write_checkpoint
 from .speed import Choice, parse_test
-from .tables import markdown
+from .summary import markdown
 
 # Name in tables -> options of ``pocketlm export``; the first is what the others are compared with.
 VARIANTS: dict[str, list[str]] = {
@@ -133,6 +133,8 @@ def main() -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("checkpoint", type=Path, nargs="?", help="checkpoint folder or file")
     source.add_argument("--shape", choices=SHAPES, help="random weights of a well-known shape")
+    parser.add_argument("--text", type=Path, nargs="+", default=[], help="UTF-8: quality as well")
+    parser.add_argument("--limit", type=int, help="at most this many tokens of each text")
     parser.add_argument("--tokenizer", type=Path, help="folder with tokenizer.json")
     parser.add_argument("--threads", type=int, default=default_threads())
     parser.add_argument("--rounds", type=int, default=Plan.repetitions)
@@ -148,7 +150,8 @@ def main() -> None:
         tests = Choice(threads=[threads]).tests(folders["fp32"].shape.context_length)
         if arguments.shape:
             tests = [replace(parse_test(name), threads=threads) for name in TESTS]
-        results = run_bench(Plan(folders, tests, arguments.rounds), show_progress)
+        plan = Plan(folders, tests, arguments.rounds, texts=arguments.text, limit=arguments.limit)
+        results = run_bench(plan, show_progress)
         results |= {
             "shape": arguments.shape,
             "import_seconds": import_seconds(),

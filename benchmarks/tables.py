@@ -96,35 +96,6 @@ def speed_table(results: dict[str, Any]) -> Table:
     return Table(columns, rows, labels=2, optional=optional)
 
 
-def quality_table(results: dict[str, Any]) -> Table:
-    """Perplexity of every model, and its divergence from the reference."""
-    columns = ("model", "MB", "KL, 0.001 nats/token", "top-1 agreement", "perplexity")
-    sizes = {model["name"]: model["disk_bytes"] for model in results["models"]}
-    rows = []
-    for model in results["quality"]["models"]:
-        against = model["against"]
-        kl, agreement = "0", "100 %"
-        if against is not None:
-            kl = _mean(against["kl"]["mean"], 1e3, 3)
-            agreement = f"{100 * against['top1_agreement']['value']:.1f} %"
-        rows.append(
-            (
-                model["model"],
-                f"{sizes[model['model']] / 1e6:.1f}",
-                kl,
-                agreement,
-                f"{model['perplexity']['token']['value']:.2f}",
-            )
-        )
-    return Table(columns, rows)
-
-
-def tables(results: dict[str, Any]) -> list[Table]:
-    """All that there is something to show of."""
-    found = [model_table(results), speed_table(results)]
-    return [*found, quality_table(results)] if results["quality"] else found
-
-
 def describe_circumstances(results: dict[str, Any]) -> str:
     """What a reader of the tables has to know, in a line or two of prose."""
     about = results["circumstances"]
@@ -151,23 +122,6 @@ def _rounds(results: dict[str, Any]) -> str:
         return "one round, so no intervals"
     confidence = 100 * fewest["tokens_per_second"]["confidence"]
     return f"medians of {rounds} interleaved rounds, intervals of {confidence:.0f} % confidence"
-
-
-def warnings(results: dict[str, Any]) -> list[str]:
-    """What is to be said before and after the tables, loudly."""
-    found = []
-    if busy := results["circumstances"]["busy"]:
-        found.append(busy)
-    if interrupted := results["interrupted"]:
-        found.append(f"interrupted after {interrupted['rounds']} of {interrupted['of']} rounds")
-    return found + [f"not measured: {failed['error']}" for failed in results["failed"]]
-
-
-def markdown(results: dict[str, Any]) -> str:
-    """Warnings, verdict, tables and circumstances, as a piece of a document."""
-    shouted = [f"**{text}**" for text in warnings(results)]
-    parts = [*shouted, *results["verdict"], *(table.markdown() for table in tables(results))]
-    return "\n\n".join([*parts, describe_circumstances(results), *shouted])
 
 
 def flat_rows(results: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -242,9 +196,3 @@ def _times(ratio: float) -> str:
 
 def _interval(value: dict[str, float], form: Any) -> str:
     return f"{form(value['low'])} to {form(value['high'])}"
-
-
-def _mean(value: dict[str, float | None], scale: float, digits: int) -> str:
-    error = value["standard_error"]
-    text = f"{scale * (value['value'] or 0):.2f}"
-    return text if error is None else f"{text} ± {scale * error:.{digits}f}"

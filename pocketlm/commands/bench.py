@@ -11,14 +11,17 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from pocketlm.benchmarks import tables
+from pocketlm.benchmarks import summary, tables
 from pocketlm.benchmarks.bench import OnEvent, Plan, run_bench
 from pocketlm.benchmarks.speed import GENERATION, PROMPT, Choice
+from pocketlm.benchmarks.tables import Table
+from pocketlm.benchmarks.text_windows import check_text_file
 from pocketlm.cli import INTERRUPTED
+from pocketlm.commands.lists import ListCommand
 from pocketlm.commands.options import HUB_OPTIONS, MODEL_OPTIONS, debug_option, open_folder
 from pocketlm.export.errors import PocketLMError
 from pocketlm.export.folder import ModelFolder
@@ -67,7 +70,7 @@ def _counts(*names: str, type: Counts, help: str) -> Callable[..., Any]:
     return click.option(*names, type=type, multiple=True, help=help)
 
 
-@click.command("bench")
+@click.command("bench", cls=ListCommand)
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
 @_counts(
     *("-p", "--n-prompt"),
@@ -107,6 +110,38 @@ def _counts(*names: str, type: Counts, help: str) -> Callable[..., Any]:
     help="Rounds over all tests and models, after one to warm up.",
 )
 @click.option(
+    "--text",
+    "texts",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE...",
+    help="Compare the models on these UTF-8 texts as well, as `pocketlm eval` does.",
+)
+@click.option(
+    "--window",
+    type=int,
+    metavar="TOKENS",
+    help="With --text: tokens a model sees at once. Default: its context length, at most 1024.",
+)
+@click.option(
+    "--stride",
+    type=int,
+    metavar="TOKENS",
+    help="With --text: tokens from one window to the next. Default: half a window.",
+)
+@click.option(
+    "--limit",
+    type=int,
+    metavar="TOKENS",
+    help="With --text: use the first tokens of each text only.",
+)
+@click.option(
+    "--html",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Also write a report with charts: one file that needs no network.",
+)
+@click.option(
     *("-o", "--output"),
     type=click.Choice(["table", "md", "csv", "json", "jsonl"]),
     default="table",
@@ -128,21 +163,27 @@ def command(
     batch_size: Sequence[tuple[int, ...]],
     threads: Sequence[tuple[int, ...]],
     repetitions: int,
+    texts: tuple[Path, ...],
+    window: int | None,
+    stride: int | None,
+    limit: int | None,
+    html: Path | None,
     output: str,
     debug: bool,
     **options: Any,
 ) -> None:
-    """Measure models side by side: speed, memory, load time.
+    """Measure models side by side: speed, memory, load time and quality.
 
     MODEL is a model folder, a checkpoint, or a name on the hub; without one it is the demo. The
     first is the reference that ratios are against. Tests have the names of llama-bench: pp512 is
     the prefill of 512 tokens, tg128 the generation of 128, "@ d512" after 512 others. Numbers may
     be lists (-p 128,512), and every combination is tested. Each model runs in a process of its
-    own, and the runs of all are interleaved. Ctrl-C prints what is done so far.
+    own, and the runs of all are interleaved. With a text, each is also compared with the first.
+    Ctrl-C prints what is done so far.
 
     \b
     Examples:
-      pocketlm bench out-fp32/ out-int8/ out-int4/
+      pocketlm bench out-fp32/ out-int8/ out-int4/ --text held-out.txt --html report.html
       pocketlm bench out-fp32/ out-int4/ -p 128,512 -n 64 -d 0,512 -t 1,2 --output csv
       pocketlm bench out-int4/ -p 0 -n 0 -pg 512,128 -r 5
     """
@@ -154,16 +195,39 @@ def command(
         batches=_flat(batch_size) or (CHUNK_SIZE,),
         threads=_flat(threads) or (default_threads(),),
     )
+    _check_files(texts, html)
     folders = _open_all(models or (None,), options)
     shortest = min(folder.shape.context_length for folder in folders.values())
-    plan = Plan(folders, choice.tests(shortest), repetitions)
+    plan = Plan(
+        folders,
+        choice.tests(shortest),
+        repetitions,
+        texts=texts,
+        window=window,
+        stride=stride,
+        limit=limit,
+    )
     with _progress() as on_event:
         results = run_bench(plan, on_event)
     PRINTERS[output](results)
+    if html is not None:
+        from pocketlm.benchmarks.report import write_report
+
+        write_report(results, html)
     if results["interrupted"]:
         context.exit(INTERRUPTED)
     if results["failed"]:
         raise PocketLMError(results["failed"][0]["error"])
+
+
+def _check_files(texts: Sequence[Path], html: Path | None) -> None:
+    """Before a model is opened, which may mean to download it, and before the hour of work."""
+    for text in texts:
+        check_text_file(text)
+    if html is not None:
+        from pocketlm.benchmarks.report import check_report
+
+        check_report(html)
 
 
 def _flat(lists: Sequence[tuple[int, ...]]) -> list[int] | None:
@@ -212,7 +276,7 @@ def _progress() -> Iterator[OnEvent]:
     if not console.is_terminal:
         yield lambda event: None
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
         task = bar.add_task("starting", total=None)
 
@@ -229,20 +293,20 @@ def _progress() -> Iterator[OnEvent]:
 # What is printed ---------------------------------------------------------------------------------
 
 
-def _print_tables(results: dict[str, Any]) -> None:
-    """Tables as wide as the terminal allows; warnings above them and again below."""
+def _print_summary(results: dict[str, Any]) -> None:
+    """Tables as wide as the terminal allows, and warnings above and below everything."""
     terminal = sys.stdout.isatty()
     console = Console(highlight=False, width=None if terminal else PIPED_WIDTH)
     _shout(console, results)
-    for table in tables.tables(results):
-        console.print(drawn(table, console.width))
-        console.print()
-    for text in (*results["verdict"], "", tables.describe_circumstances(results)):
-        console.print(Text(text), soft_wrap=not terminal)
+    for part in summary.sections(results):
+        if isinstance(part, Table):
+            console.print(drawn(part, console.width), end="\n\n")
+        else:
+            console.print(Text(part), soft_wrap=not terminal)
     _shout(console, results)
 
 
-def drawn(table: tables.Table, width: int = PIPED_WIDTH) -> RichTable:
+def drawn(table: Table, width: int = PIPED_WIDTH) -> RichTable:
     """A table for a terminal of that width, without the columns that it has no room for."""
     table = table.fitting(width, GAP)
     drawn = RichTable(box=None, pad_edge=False, padding=(0, GAP, 0, 0))
@@ -254,7 +318,7 @@ def drawn(table: tables.Table, width: int = PIPED_WIDTH) -> RichTable:
 
 
 def _shout(console: Console, results: dict[str, Any]) -> None:
-    for text in tables.warnings(results):
+    for text in summary.warnings(results):
         console.print(Text(f"WARNING: {text}", style="bold red"), soft_wrap=True)
 
 
@@ -269,8 +333,8 @@ def _print_text(form: Callable[[dict[str, Any]], str]) -> Callable[[dict[str, An
 
 
 PRINTERS: dict[str, Callable[[dict[str, Any]], None]] = {
-    "table": _print_tables,
-    "md": _print_text(tables.markdown),
+    "table": _print_summary,
+    "md": _print_text(summary.markdown),
     "csv": _print_text(tables.to_csv),
     "json": _print_text(lambda results: json.dumps(results, indent=1)),
     "jsonl": _print_text(tables.to_jsonl),
