@@ -43,7 +43,8 @@ def sections(results: dict[str, Any]) -> Iterator[str | Table]:
         yield figure_table(list(quality_figures(quality)))
         if below := reference_sentence(quality):
             yield below
-    yield from results["verdict"]
+    if results["verdict"]:
+        yield "\n".join(results["verdict"])
     yield describe_circumstances(results)
 
 

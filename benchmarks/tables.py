@@ -85,7 +85,7 @@ def speed_table(results: dict[str, Any]) -> Table:
     for row in speed:
         rate, ratio = row["tokens_per_second"], row["ratio"]
         cells = [row["test"], row["model"], *(str(row[name]) for name in varied)]
-        cells += [_rate(rate["median"]), _interval(rate, _rate)]
+        cells += [rate_text(rate["median"]), _interval(rate, rate_text)]
         cells += [_times(ratio["median"]), _interval(ratio, _times)] if ratio else [NOTHING] * 2
         cells.append(NOTHING if row["roofline"] is None else f"{100 * row['roofline']:.0f} %")
         if energy:
@@ -185,8 +185,8 @@ def to_jsonl(results: dict[str, Any]) -> str:
     return "\n".join(json.dumps(row) for row in flat_rows(results))
 
 
-def _rate(rate: float) -> str:
-    """Three digits at least: 8.31, 61.2, 232."""
+def rate_text(rate: float) -> str:
+    """Tokens/s in three digits at least: 8.31, 61.2, 232."""
     return f"{rate:.0f}" if rate >= 100 else f"{rate:.1f}" if rate >= 10 else f"{rate:.2f}"
 
 
