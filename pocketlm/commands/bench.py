@@ -195,7 +195,7 @@ def command(
         batches=batch_size or (CHUNK_SIZE,),
         threads=threads or (default_threads(),),
     )
-    if not texts and not window is stride is limit is None:
+    if not texts and any(size is not None for size in (window, stride, limit)):
         raise click.UsageError(
             "found --window, --stride or --limit without --text, expected both; add --text FILE"
         )
