@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from pocketlm.benchmarks import bandwidth
 from pocketlm.benchmarks.bandwidth import LARGEST, SMALLEST, array_bytes, last_level_cache
@@ -53,11 +55,11 @@ def test_every_byte_is_read_in_every_pass(threads: int, monkeypatch: pytest.Monk
     sizes: list[int] = []
     plain = np.max
 
-    def counted(part: np.ndarray) -> np.generic:
+    def counted(part: NDArray[np.int32]) -> Any:
         sizes.append(part.nbytes)
-        return plain(part)  # type: ignore[no-any-return]
+        return plain(part)
 
-    monkeypatch.setattr(bandwidth.np, "max", counted)
+    monkeypatch.setattr(np, "max", counted)
     assert bandwidth.read_bandwidth(threads, 4000) > 0
     assert len(sizes) == threads * bandwidth.PASSES
     assert sum(sizes) == 4000 * bandwidth.PASSES

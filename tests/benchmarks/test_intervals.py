@@ -81,9 +81,7 @@ def test_a_ratio_pairs_the_samples_of_one_round() -> None:
         paired_ratio([1.0], [1.0, 2.0])
 
 
-@given(
-    st.lists(st.floats(0.01, 100), min_size=3, max_size=20), st.floats(0.1, 10), st.randoms()
-)
+@given(st.lists(st.floats(0.01, 100), min_size=3, max_size=20), st.floats(0.1, 10), st.randoms())
 def test_what_slows_a_whole_round_down_does_not_show_in_a_ratio(
     rates: list[float], factor: float, chance: random.Random
 ) -> None:
