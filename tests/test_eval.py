@@ -144,6 +144,17 @@ def test_a_checkpoint_is_exported_in_the_precision_asked_for(
     assert names == ["fp32", f"{tiny_checkpoint.name}-int4"]
 
 
+def test_a_checkpoint_to_compare_with_comes_in_full_precision(
+    run: Run, models: tuple[Path, Path], tiny_checkpoint: Path, text: Path
+) -> None:
+    ended = run(
+        *("eval", tiny_checkpoint, "--precision", "int8", "--against", tiny_checkpoint),
+        *("--text", text, *WINDOW, "-o", "json"),
+    )
+    names = [model["model"] for model in json.loads(ended.out)["quality"]["models"]]
+    assert names == [f"{tiny_checkpoint.name}-fp32", f"{tiny_checkpoint.name}-int8"]
+
+
 def test_the_running_value_is_drawn_on_a_terminal(
     run: Run, models: tuple[Path, Path], text: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

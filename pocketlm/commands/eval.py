@@ -23,8 +23,9 @@ from pocketlm.benchmarks.text_windows import check_text_file
 from pocketlm.commands.bench import PIPED_WIDTH, drawn, unique_names
 from pocketlm.commands.lists import ListCommand
 from pocketlm.commands.options import HUB_OPTIONS, MODEL_OPTIONS, debug_option, open_folder
-from pocketlm.export.folder import ModelFolder
+from pocketlm.export.folder import MANIFEST, ModelFolder
 from pocketlm.export.threads import default_threads
+from pocketlm.quantize.precisions import FULL
 
 
 @click.command("eval", cls=ListCommand)
@@ -32,7 +33,8 @@ from pocketlm.export.threads import default_threads
 @click.option(
     "--against",
     metavar="REF",
-    help="The model to compare with, whatever MODEL may be. Default: the first of several.",
+    help="The model to compare with; a checkpoint comes in fp32. Default: the first MODEL of "
+    "several.",
 )
 @click.option(
     "--text",
@@ -125,13 +127,14 @@ def _open_all(
 ) -> dict[str, ModelFolder]:
     """Every model's folder, complete and unchanged, by unique names; the reference first.
 
-    ``--precision`` is of MODEL: a reference that is a checkpoint comes in full precision.
+    ``--precision`` is of MODEL: a REF that is not a model folder yet comes in full precision.
     """
-    names = [*([] if against is None else [against]), *models]
-    opened = []
-    for i, name in enumerate(names):
-        own = {"precision": None} if i == 0 and against is not None else {}
-        opened.append(open_folder(name, **{**options, **own}))
+    names, opened = list(models), []
+    if against is not None:
+        names.insert(0, against)
+        made = (Path(against) / MANIFEST).is_file()
+        opened.append(open_folder(against, **options | {"precision": None if made else FULL}))
+    opened += [open_folder(model, **options) for model in models]
     for folder in opened:
         folder.verify()
     return dict(zip(unique_names(names, opened), opened, strict=True))
