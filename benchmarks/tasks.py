@@ -1,0 +1,149 @@
+"""How well a model answers questions: the items of a task file go in, accuracies come out.
+
+    last word         right where every token of the word is the likeliest one; perplexity is
+                      exp(mean -log p(word)), of whole words
+    multiple choice   the choice with the largest log p is the answer; for the normalised accuracy
+                      the one with the largest log p per character
+
+as lm-evaluation-harness 0.4.13 scores its tasks lambada_openai, hellaswag and piqa without
+examples in the prompt (``ConfigurableTask.process_results`` in lm_eval/api/task.py). A standard
+error is that of the mean over the items, with n - 1: for a share p it is sqrt(p (1 - p) / (n - 1)).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..export.errors import RequestError
+from ..runtime.session import Session
+from ..runtime.tokenizer import Tokenizer
+from .loglikelihood import Score, Scorer, encode_pair
+from .task_files import MULTIPLE_CHOICE, Item, TaskFile
+
+Mean = dict[str, float | None]
+Progress = Callable[[int, float], None]  # items done, accuracy so far
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model made of the items of a task file, item by item."""
+
+    task: TaskFile
+    right: NDArray[np.bool_]
+    right_normalised: NDArray[np.bool_] | None  # None where there is nothing to choose from
+    loglikelihoods: NDArray[np.float64]  # of the right continuation, in nats
+    chosen: NDArray[np.int64]  # the choice; of a last word 0 where it is right, else 1
+    truncated: int  # items whose context did not fit
+
+
+def answer(
+    task: TaskFile,
+    session: Session,
+    tokenizer: Tokenizer,
+    start_id: int | None,
+    progress: Progress = lambda done, accuracy: None,
+) -> Answers:
+    """Asks a model all the questions of a file.
+
+    Raises RequestError that names file and line for an item that cannot be asked: a choice longer
+    than the context length or without a token of its own.
+    """
+    scorer = Scorer(session)
+    rows: list[tuple[bool, bool, float, int, bool]] = []
+    correct = 0
+    for item in task.items:
+        try:
+            scores = _ask(scorer, tokenizer, start_id, item)
+        except RequestError as error:
+            raise RequestError(f"{task.path}, line {item.line}: {error}") from error
+        chosen, normalised = _choose(item, scores) if len(scores) > 1 else _word(scores[0])
+        correct += chosen == item.gold
+        truncated = any(score.truncated for score in scores)
+        rows.append(
+            (
+                chosen == item.gold,
+                normalised == item.gold,
+                scores[item.gold].loglikelihood,
+                chosen,
+                truncated,
+            )
+        )
+        progress(len(rows), correct / len(rows))
+    right, right_normalised, loglikelihoods, choices, cut = zip(*rows, strict=True)
+    return Answers(
+        task,
+        np.array(right),
+        np.array(right_normalised) if task.kind == MULTIPLE_CHOICE else None,
+        np.array(loglikelihoods),
+        np.array(choices),
+        sum(cut),
+    )
+
+
+def _ask(scorer: Scorer, tokenizer: Tokenizer, start_id: int | None, item: Item) -> list[Score]:
+    return [
+        scorer.score(*encode_pair(tokenizer, item.context, f" {choice}", start_id))
+        for choice in item.choices
+    ]
+
+
+def _choose(item: Item, scores: Sequence[Score]) -> tuple[int, int]:
+    """The choice with the largest log p, and the one with the largest log p per character."""
+    logs = np.array([score.loglikelihood for score in scores])
+    lengths = np.array([len(choice) for choice in item.choices])
+    return int(logs.argmax()), int((logs / lengths).argmax())
+
+
+def _word(score: Score) -> tuple[int, int]:
+    chosen = 0 if score.is_greedy else 1
+    return chosen, chosen
+
+
+def result(name: str, answers: Answers, reference: Answers | None = None) -> dict[str, Any]:
+    """What the model called ``name`` reached, as JSON; with ``reference`` what that lost.
+
+    "against" compares item by item, so that its standard error is that of the difference: much
+    smaller than those of the two accuracies, whose items are the same.
+    """
+    task = answers.task
+    found: dict[str, Any] = {
+        "task": task.name,
+        "file": str(task.path),
+        "fields": list(task.fields),
+        "kind": task.kind,
+        "model": name,
+        "items": len(task.items),
+        "truncated": answers.truncated,
+        "accuracy": mean(answers.right),
+        "accuracy_normalised": None,
+        "perplexity": None,
+        "against": None,
+    }
+    if answers.right_normalised is not None:
+        found["accuracy_normalised"] = mean(answers.right_normalised)
+    else:
+        found["perplexity"] = _perplexity(answers.loglikelihoods)
+    if reference is not None:
+        found["against"] = {
+            "accuracy": mean(answers.right.astype(float) - reference.right),
+            "same_answer": mean(answers.chosen == reference.chosen),
+        }
+    return found
+
+
+def mean(values: NDArray[Any]) -> Mean:
+    """The mean and its standard error, which a single value does not have."""
+    error = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
+    return {"value": float(values.mean()), "standard_error": error}
+
+
+def _perplexity(loglikelihoods: NDArray[np.float64]) -> float | None:
+    """None where it is beyond float64."""
+    loss = -float(loglikelihoods.mean())
+    return math.exp(loss) if loss < 700 else None
