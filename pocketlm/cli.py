@@ -27,6 +27,7 @@ VERBS = {
     "chat": "Talk with a model.",
     "export": "Turn a checkpoint into a model folder.",
     "quantize": "Make a smaller model folder from an fp32 one.",
+    "bench": "Measure models side by side.",
     "info": "Show what a model folder holds.",
     "list": "List the models and downloads in the cache folder.",
     "remove": "Remove a model from the cache folder.",
