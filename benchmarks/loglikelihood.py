@@ -69,11 +69,12 @@ def encode_pair(
 
 
 class Scorer:
-    """Scores one pair after another; what a pair shares with the one before is computed once.
+    """Scores one pair after another; what a pair begins with like the one before is kept.
 
-    So the choices of a question cost little more than its text. Rows are kept as ``ReusableCache``
-    keeps them: no row is computed alone where there are several, so that it makes no difference
-    in what order pairs come, but for the last bit of float32 that AVX-512 rounds.
+    So the choices of a question cost little more than its text. A score is the same, bit by bit,
+    whatever was scored before: what is fed together depends on the pair alone, and only what was
+    fed so is kept. That matters where activations are quantized, since the last bit of a row may
+    depend on how many rows are computed at once (see ``chunks``).
     """
 
     def __init__(self, session: Session, context_length: int | None = None) -> None:
@@ -89,7 +90,7 @@ class Scorer:
             )
         self._session = session
         self._cache = session.new_cache()
-        self._held: list[int] = []  # the tokens whose rows the cache has
+        self._held: list[Sequence[int]] = []  # chunks of tokens whose rows the cache has
 
     def score(self, context: Sequence[int], continuation: Sequence[int]) -> Score:
         """The likelihood of ``continuation`` after ``context``, neither of them empty.
@@ -97,40 +98,37 @@ class Scorer:
         Raises RequestError for a continuation longer than the context length, NumericsError for
         logits that are not finite.
         """
-        limit = self.context_length
-        if len(continuation) > limit:
+        if len(continuation) > self.context_length:
             raise RequestError(
-                f"the continuation has {len(continuation)} tokens, expected at most {limit} (the "
-                "context length); shorten it"
+                f"the continuation has {len(continuation)} tokens, expected at most "
+                f"{self.context_length} (the context length); shorten it"
             )
-        fed = [*context, *continuation][-limit - 1 : -1]  # the last token is predicted, not fed
-        targets = np.array(continuation, np.int64)
-        start = len(fed) - len(targets)  # after this row the first target is predicted
-        first = self._rewind(fed, max(0, min(start, len(fed) - 2)))
-        for chunk in chunks(fed[self._cache.length : first], CHUNK_SIZE):
-            self._session.step(chunk, self._cache)
+        # The last token is predicted, not fed.
+        truncated = max(0, len(context) + len(continuation) - 1 - self.context_length)
+        context = context[truncated:]
+        fed, targets = [*context, *continuation[:-1]], np.array(continuation, np.int64)
+        # One token more than needed: a continuation of one token would be fed alone.
+        first = len(context) - 2 if len(context) > 3 else 0
+        self._feed(fed[:first])
         total, is_greedy = 0.0, True
         for chunk in chunks(fed[first:], CHUNK_SIZE):
-            done = self._cache.length - start
+            done = self._cache.length - (len(context) - 1)
             rows = self._session.all_logits(chunk, self._cache)[max(0, -done) :]
             wanted = targets[max(0, done) :][: len(rows)]
             total += float(logprobs(rows, wanted).sum())
             is_greedy = is_greedy and bool((rows.argmax(axis=-1) == wanted).all())
-        self._held = fed
-        return Score(total, is_greedy, len(context) + len(continuation) - 1 - len(fed))
+        return Score(total, is_greedy, truncated)
 
-    def _rewind(self, fed: list[int], first: int) -> int:
-        """Keeps the rows that ``fed`` begins with; from where on all logits are to be had.
-
-        That is ``first``, or the position before it where else a single token would be left to be
-        fed between what is kept and ``first``.
-        """
-        held, self._held = self._held, []  # nothing, should a step fail
-        pairs = enumerate(zip(held, fed, strict=False))
-        shared = next((i for i, (old, new) in pairs if old != new), min(len(held), len(fed)))
-        kept = min(shared, first)
-        self._cache.truncate(kept)
-        return kept if first - kept == 1 else first
+    def _feed(self, ids: Sequence[int]) -> None:
+        """Leaves the cache with the rows of ``ids``, keeping the chunks it begins with."""
+        wanted = list(chunks(ids, CHUNK_SIZE))
+        pairs = enumerate(zip(self._held, wanted, strict=False))
+        same = next((i for i, (old, new) in pairs if old != new), min(len(self._held), len(wanted)))
+        del self._held[same:]
+        self._cache.truncate(sum(map(len, self._held)))
+        for chunk in wanted[same:]:
+            self._session.step(chunk, self._cache)
+            self._held.append(chunk)
 
 
 def logprobs(logits: Logits, targets: NDArray[np.int64]) -> NDArray[np.float64]:
