@@ -21,6 +21,7 @@ import codecs
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +73,7 @@ def read_task(path: Path, limit: int | None = None) -> TaskFile:
     """
     found: Format | None = None
     items: list[Item] = []
-    for line in _lines(path):
-        if limit is not None and len(items) == limit:
-            break
+    for line in islice(_lines(path), limit):
         found = found or _recognise(line)
         items.append(found.item(line))
     if found is None:
