@@ -35,7 +35,7 @@ from ..runtime.tokenizer import Tokenizer
 from .divergence import Rows
 from .quality_totals import Totals
 from .same_tokenizer import check_same_tokenizer
-from .text_windows import Window, count_tokens, read_text, start_token, text_windows
+from .text_windows import Window, check_text_file, count_tokens, start_token, text_windows
 from .window_scores import WindowScores
 
 DEFAULT_WINDOW = 1024  # tokens, or the context length if that is less
@@ -87,8 +87,7 @@ def check_texts(
     tokenizer = Tokenizer.open(folder / "tokenizer.json")
     start = start_token(tokenizer, folder)
     for text in texts:
-        for _ in read_text(text):
-            pass
+        check_text_file(text)
         count = count_tokens(tokenizer, start, text, window)
         if count < window:
             advice = f"give a longer text, or --window {count}"

@@ -234,14 +234,15 @@ def _print_tables(results: dict[str, Any]) -> None:
     console = Console(highlight=False, width=None if terminal else PIPED_WIDTH)
     _shout(console, results)
     for table in tables.tables(results):
-        console.print(_drawn(table))
+        console.print(drawn(table))
         console.print()
     for text in (*results["verdict"], "", tables.describe_circumstances(results)):
         console.print(Text(text), soft_wrap=not terminal)
     _shout(console, results)
 
 
-def _drawn(table: tables.Table) -> RichTable:
+def drawn(table: tables.Table) -> RichTable:
+    """A table for a terminal."""
     drawn = RichTable(box=None, pad_edge=False)
     for i, column in enumerate(table.columns):
         drawn.add_column(column, justify="left" if i < table.labels else "right")
