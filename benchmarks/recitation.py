@@ -25,11 +25,14 @@ from typing import Any
 import numpy as np
 
 from ..export.errors import RequestError
+from ..export.folder import ModelFolder
 from ..runtime.generate import generate_tokens
 from ..runtime.sampling import SamplingOptions, make_sampler
 from ..runtime.session import Session
 from ..runtime.tokenizer import Tokenizer
-from .tasks import mean
+from .quality import OnProgress
+from .same_tokenizer import check_same_tokenizer
+from .tasks import mean, share_of
 from .text_windows import text_tokens
 
 Progress = Callable[[int, float], None]  # passages done, tokens matched on average
@@ -59,6 +62,71 @@ class Passage:
     position: float  # of its beginning, as a share of the text's tokens
     prompt_ids: list[int]
     true_ids: list[int]
+
+
+@dataclass(frozen=True)
+class Book:
+    """A text file, and the passages of it that a model is to recite."""
+
+    path: Path
+    passages: list[Passage]
+
+
+def read_books(
+    folders: dict[str, ModelFolder], paths: Sequence[Path], options: RecitationOptions
+) -> list[Book]:
+    """The passages of text files, which are the same for all models; runs none of them.
+
+    Raises RequestError for a text that is missing, empty, not UTF-8 or too short, for models that
+    do not share a tokenizer, and for passages longer than the context length of one.
+    """
+    check_same_tokenizer(folders)
+    tokenizer = Tokenizer.open(next(iter(folders.values())).path / "tokenizer.json")
+    before = len(_beginning(tokenizer))
+    length = before + options.prompt_tokens + options.continuation_tokens
+    for name, folder in folders.items():
+        if length > folder.shape.context_length:
+            raise RequestError(
+                f"found passages of {length} tokens, expected at most "
+                f"{folder.shape.context_length} (the context length of {name}); ask for fewer "
+                "tokens in a prompt or a continuation"
+            )
+    return [Book(path, read_passages(path, tokenizer, options)) for path in paths]
+
+
+def measure_recitation(
+    folders: dict[str, ModelFolder],
+    books: Sequence[Book],
+    *,
+    threads: int,
+    on_progress: OnProgress | None = None,
+) -> list[dict[str, Any]]:
+    """What each model recites of each text, as JSON: an entry per text. One model is open at once.
+
+    Raises what ``Session`` raises.
+    """
+    found: list[dict[str, Any]] = [
+        {
+            "file": str(book.path),
+            "prompt_tokens": len(book.passages[0].prompt_ids),
+            "continuation_tokens": len(book.passages[0].true_ids),
+            "models": [],
+        }
+        for book in books
+    ]
+    total = len(folders) * sum(len(book.passages) for book in books)
+    done = 0
+    for name, folder in folders.items():
+        session = Session(folder, threads)
+        tokenizer = Tokenizer.open(folder.path / "tokenizer.json")
+        for book, entry in zip(books, found, strict=True):
+            what = f"{book.path.name}, {name}: tokens matched"
+            progress = share_of(on_progress, done, total, what, "{:.1f}")
+            continuations = recite(book.passages, session, tokenizer, progress)
+            done += len(book.passages)
+            compared = compare(book.passages, continuations, tokenizer)
+            entry["models"].append({"model": name, **compared})
+    return found
 
 
 def passages(ids: Sequence[int], options: RecitationOptions, name: str) -> list[Passage]:
@@ -99,17 +167,8 @@ def recite(
     tokenizer: Tokenizer,
     progress: Progress = lambda done, matched: None,
 ) -> list[list[int]]:
-    """The model's own continuation of every passage: as many tokens as follow in the text.
-
-    Raises RequestError for passages longer than the context length.
-    """
-    before = tokenizer.encode("")  # what begins a text: nothing for GPT-2, a token for Llama
-    length = len(before) + len(found[0].prompt_ids) + len(found[0].true_ids)
-    if length > session.shape.context_length:
-        raise RequestError(
-            f"found passages of {length} tokens, expected at most {session.shape.context_length} "
-            "(the context length); ask for fewer tokens"
-        )
+    """The model's own continuation of every passage: as many tokens as follow in the text."""
+    before = _beginning(tokenizer)
     greedy = make_sampler(SamplingOptions(temperature=0))
     continuations: list[list[int]] = []
     matched = 0
@@ -121,6 +180,11 @@ def recite(
         matched += common_prefix(continuations[-1], passage.true_ids)
         progress(len(continuations), matched / len(continuations))
     return continuations
+
+
+def _beginning(tokenizer: Tokenizer) -> list[int]:
+    """What the tokenizer puts before a text: nothing for GPT-2, a token for Llama."""
+    return tokenizer.encode("")
 
 
 def compare(

@@ -21,13 +21,60 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..export.errors import RequestError
+from ..export.folder import ModelFolder
 from ..runtime.session import Session
 from ..runtime.tokenizer import Tokenizer
 from .loglikelihood import Score, Scorer, encode_pair
+from .quality import OnProgress
 from .task_files import MULTIPLE_CHOICE, Item, TaskFile
+from .text_windows import start_token
 
 Mean = dict[str, float | None]
 Progress = Callable[[int, float], None]  # items done, accuracy so far
+
+
+def measure_tasks(
+    folders: dict[str, ModelFolder],
+    tasks: Sequence[TaskFile],
+    *,
+    threads: int,
+    on_progress: OnProgress | None = None,
+) -> list[dict[str, Any]]:
+    """What each of ``folders``, the reference first, reaches in each task: by task, then by model.
+
+    One model is open at a time. Raises what ``answer`` and ``Session`` raise.
+    """
+    answers: dict[str, list[Answers]] = {}
+    total = len(folders) * sum(len(task.items) for task in tasks)
+    done = 0
+    for name, folder in folders.items():
+        session = Session(folder, threads)
+        tokenizer = Tokenizer.open(folder.path / "tokenizer.json")
+        start = start_token(tokenizer, folder.path)
+        answers[name] = []
+        for task in tasks:
+            what = f"{task.name}, {name}: accuracy"
+            progress = share_of(on_progress, done, total, what, "{:.1%}")
+            answers[name].append(answer(task, session, tokenizer, start, progress))
+            done += len(task.items)
+    reference, *others = answers
+    return [
+        result(name, answers[name][i], answers[reference][i] if name in others else None)
+        for i in range(len(tasks))
+        for name in answers
+    ]
+
+
+def share_of(
+    on_progress: OnProgress | None, before: int, total: int, what: str, form: str
+) -> Progress:
+    """Tells ``on_progress`` of a part of the work, whose value is called ``what``, in its form."""
+
+    def progress(done: int, value: float) -> None:
+        if on_progress is not None:
+            on_progress((before + done) / total, f"{what} {form.format(value)}")
+
+    return progress
 
 
 @dataclass(frozen=True)
@@ -131,7 +178,10 @@ def result(name: str, answers: Answers, reference: Answers | None = None) -> dic
         found["perplexity"] = _perplexity(answers.loglikelihoods)
     if reference is not None:
         found["against"] = {
-            "accuracy": mean(answers.right.astype(float) - reference.right),
+            "accuracy": _difference(answers.right, reference.right),
+            "accuracy_normalised": _difference(
+                answers.right_normalised, reference.right_normalised
+            ),
             "same_answer": mean(answers.chosen == reference.chosen),
         }
     return found
@@ -141,6 +191,14 @@ def mean(values: NDArray[Any]) -> Mean:
     """The mean and its standard error, which a single value does not have."""
     error = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
     return {"value": float(values.mean()), "standard_error": error}
+
+
+def _difference(
+    right: NDArray[np.bool_] | None, reference: NDArray[np.bool_] | None
+) -> Mean | None:
+    if right is None or reference is None:
+        return None
+    return mean(right.astype(float) - reference)
 
 
 def _perplexity(loglikelihoods: NDArray[np.float64]) -> float | None:

@@ -116,6 +116,7 @@ def test_a_model_against_itself_loses_nothing(
     assert result("tiny", answers)["against"] is None
     assert result("tiny", answers, answers)["against"] == {
         "accuracy": {"value": 0.0, "standard_error": 0.0},
+        "accuracy_normalised": {"value": 0.0, "standard_error": 0.0},
         "same_answer": {"value": 1.0, "standard_error": 0.0},
     }
 
@@ -126,6 +127,7 @@ def test_against_compares_item_by_item(choices: TaskFile) -> None:
         return Answers(choices, np.array(right), np.array(right), logs, np.array(chosen), 0)
 
     reference = answers([True, True, False, False], [0, 1, 2, 3])
+    assert result("same", reference, reference)["against"]["same_answer"]["value"] == 1
     other = answers([True, False, True, False], [0, 2, 1, 0])
     found = result("other", other, reference)["against"]
     # Differences 0, -1, 1, 0: their variance is 2 / 3, a quarter of which is the mean's.
