@@ -78,15 +78,25 @@ def share_of(
 
 
 @dataclass(frozen=True)
+class Answer:
+    """What a model made of one item."""
+
+    chosen: int  # the choice; of a last word 0 where it is right, else 1
+    chosen_normalised: int  # with the largest log p per character
+    loglikelihood: float  # of the right continuation, in nats
+    truncated: bool  # the context did not fit
+
+
+@dataclass(frozen=True)
 class Answers:
-    """What a model made of the items of a task file, item by item."""
+    """What a model made of the items of a task file: an array each, item by item."""
 
     task: TaskFile
     right: NDArray[np.bool_]
     right_normalised: NDArray[np.bool_] | None  # None where there is nothing to choose from
-    loglikelihoods: NDArray[np.float64]  # of the right continuation, in nats
-    chosen: NDArray[np.int64]  # the choice; of a last word 0 where it is right, else 1
-    truncated: int  # items whose context did not fit
+    loglikelihoods: NDArray[np.float64]
+    chosen: NDArray[np.int64]
+    truncated: int  # items
 
 
 def answer(
@@ -102,54 +112,40 @@ def answer(
     than the context length or without a token of its own.
     """
     scorer = Scorer(session)
-    rows: list[tuple[bool, bool, float, int, bool]] = []
+    answers: list[Answer] = []
     correct = 0
     for item in task.items:
         try:
-            scores = _ask(scorer, tokenizer, start_id, item)
+            scores = [
+                scorer.score(*encode_pair(tokenizer, item.context, f" {choice}", start_id))
+                for choice in item.choices
+            ]
         except RequestError as error:
             raise RequestError(f"{task.path}, line {item.line}: {error}") from error
-        chosen, normalised = _choose(item, scores) if len(scores) > 1 else _word(scores[0])
-        correct += chosen == item.gold
-        truncated = any(score.truncated for score in scores)
-        rows.append(
-            (
-                chosen == item.gold,
-                normalised == item.gold,
-                scores[item.gold].loglikelihood,
-                chosen,
-                truncated,
-            )
-        )
-        progress(len(rows), correct / len(rows))
-    right, right_normalised, loglikelihoods, choices, cut = zip(*rows, strict=True)
+        answers.append(_answer(item, scores))
+        correct += answers[-1].chosen == item.gold
+        progress(len(answers), correct / len(answers))
+    gold = np.array([item.gold for item in task.items])
+    chosen = np.array([found.chosen for found in answers])
+    normalised = np.array([found.chosen_normalised for found in answers])
     return Answers(
         task,
-        np.array(right),
-        np.array(right_normalised) if task.kind == MULTIPLE_CHOICE else None,
-        np.array(loglikelihoods),
-        np.array(choices),
-        sum(cut),
+        chosen == gold,
+        normalised == gold if task.kind == MULTIPLE_CHOICE else None,
+        np.array([found.loglikelihood for found in answers]),
+        chosen,
+        sum(found.truncated for found in answers),
     )
 
 
-def _ask(scorer: Scorer, tokenizer: Tokenizer, start_id: int | None, item: Item) -> list[Score]:
-    return [
-        scorer.score(*encode_pair(tokenizer, item.context, f" {choice}", start_id))
-        for choice in item.choices
-    ]
-
-
-def _choose(item: Item, scores: Sequence[Score]) -> tuple[int, int]:
-    """The choice with the largest log p, and the one with the largest log p per character."""
+def _answer(item: Item, scores: Sequence[Score]) -> Answer:
     logs = np.array([score.loglikelihood for score in scores])
     lengths = np.array([len(choice) for choice in item.choices])
-    return int(logs.argmax()), int((logs / lengths).argmax())
-
-
-def _word(score: Score) -> tuple[int, int]:
-    chosen = 0 if score.is_greedy else 1
-    return chosen, chosen
+    chosen, normalised = int(logs.argmax()), int((logs / lengths).argmax())
+    if len(scores) == 1:
+        chosen = normalised = 0 if scores[0].is_greedy else 1
+    truncated = any(score.truncated for score in scores)
+    return Answer(chosen, normalised, scores[item.gold].loglikelihood, truncated)
 
 
 def result(name: str, answers: Answers, reference: Answers | None = None) -> dict[str, Any]:

@@ -18,11 +18,14 @@ from pocketlm.benchmarks.recitation import (
     common_prefix,
     compare,
     edit_distance,
+    measure_recitation,
     passages,
+    read_books,
     read_passages,
     recite,
 )
 from pocketlm.export.errors import RequestError
+from pocketlm.export.folder import ModelFolder
 
 tokens = st.lists(st.integers(0, 3), max_size=12)
 SHORT = RecitationOptions(passages=6, prompt_tokens=8, continuation_tokens=10)
@@ -188,11 +191,38 @@ def test_a_text_that_is_too_short_is_refused(tmp_path: Path, tiny_model: pocketl
         read_passages(tmp_path / "short.txt", tiny_model.tokenizer, SHORT)
 
 
-def test_passages_longer_than_the_context_are_refused(tiny_model: pocketlm.Model) -> None:
+def test_passages_longer_than_a_context_are_refused(
+    tmp_path: Path, tiny_folder: ModelFolder
+) -> None:
+    (tmp_path / "book.txt").write_text("The other story. " * 99)
     options = RecitationOptions(prompt_tokens=100, continuation_tokens=61)
-    found = passages(range(200), options, "book")
-    with pytest.raises(RequestError, match="passages of 161 tokens, expected at most 160 "):
-        recite(found, tiny_model.session, tiny_model.tokenizer)
+    with pytest.raises(RequestError, match=r"161 tokens, expected at most 160 .*length of tiny\)"):
+        read_books({"tiny": tiny_folder}, [tmp_path / "book.txt"], options)
+
+
+def test_books_of_several_models_are_measured_side_by_side(
+    tmp_path: Path, tiny_folder: ModelFolder, tiny_model: pocketlm.Model
+) -> None:
+    paths = [tmp_path / "one.txt", tmp_path / "two.txt"]
+    for path in paths:
+        path.write_text(f"The story of {path.stem}. " * 40)
+    folders = {"fp32": tiny_folder, "again": tiny_folder}
+    books = read_books(folders, paths, SHORT)
+    seen: list[tuple[float, str]] = []
+    found = measure_recitation(
+        folders, books, threads=1, on_progress=lambda *told: seen.append(told)
+    )
+    assert [entry["file"] for entry in found] == list(map(str, paths))
+    for entry, book in zip(found, books, strict=True):
+        assert (entry["prompt_tokens"], entry["continuation_tokens"]) == (8, 10)
+        first, second = entry["models"]
+        assert (first.pop("model"), second.pop("model")) == ("fp32", "again")
+        assert first == second
+        alone = recite(book.passages, tiny_model.session, tiny_model.tokenizer)
+        assert first == compare(book.passages, alone, tiny_model.tokenizer)
+    shares = [share for share, _ in seen]
+    assert shares == sorted(shares) and shares[-1] == 1 and len(shares) == 24
+    assert seen[0][1].startswith("one.txt, fp32: tokens matched ")
 
 
 @pytest.mark.parametrize("name", ["passages", "prompt_tokens", "continuation_tokens"])
