@@ -6,7 +6,7 @@ import click
 
 
 class ListCommand(click.Command):
-    """A command whose repeatable options may be given once with several values.
+    """A command whose options with the metavar FILE... may be given once with several values.
 
     ``--text a b -o md`` is read as ``--text a --text b -o md``: values end where an option begins.
     Arguments of the command stand before such an option, or after ``--``.
@@ -17,7 +17,7 @@ class ListCommand(click.Command):
         repeatable = {
             name
             for parameter in self.params
-            if isinstance(parameter, click.Option) and parameter.multiple
+            if isinstance(parameter, click.Option) and str(parameter.metavar).endswith("...")
             for name in parameter.opts
         }
         expanded: list[str] = []
