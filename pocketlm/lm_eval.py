@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-import pocketlm
+from pocketlm import __version__
 from pocketlm.benchmarks.loglikelihood import Scorer
 from pocketlm.export.errors import RequestError, missing_extra
 from pocketlm.model import load
@@ -160,6 +160,8 @@ class PocketLM(TemplateLM):  # type: ignore[misc]
         if not wanted.pop("do_sample"):
             wanted["temperature"] = 0.0
         sampling = {name: wanted.pop(name) for name in SAMPLING if name in wanted}
+        if sampling.get("top_k", 1) < 1:  # how transformers and vLLM say that there is no limit
+            del sampling["top_k"]
         # Drawn from what the harness has seeded, so that its --seed decides.
         seed = wanted.pop("seed", None) or int(np.random.randint(1 << 31))
         if wanted:
@@ -204,7 +206,7 @@ class PocketLM(TemplateLM):  # type: ignore[misc]
         return {
             "model_num_parameters": manifest["num_parameters"],
             "model_dtype": manifest["precision"]["name"],
-            "pocketlm_version": pocketlm.__version__,
+            "pocketlm_version": __version__,
         }
 
 

@@ -20,9 +20,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from model_folders import with_files
 
 import pocketlm
+from pocketlm.benchmarks.loglikelihood import encode_pair
 from pocketlm.benchmarks.task_files import read_task
 from pocketlm.benchmarks.tasks import measure_tasks
 from pocketlm.export.errors import RequestError
@@ -218,6 +221,17 @@ def test_the_entry_point_of_the_harness_is_the_class(harness: Any) -> None:
 # ---- the class ----
 
 
+@given(context=st.text(alphabet="ab the.\n\té", max_size=12), continuation=st.text(max_size=8))
+def test_pairs_are_cut_as_the_harness_cuts_them(
+    tiny_lm: Any, context: str, continuation: str
+) -> None:
+    tokenizer, start = tiny_lm.model.tokenizer, tiny_lm.eot_token_id
+    assume(context.strip())  # of an empty one the harness takes care elsewhere
+    theirs = tiny_lm._encode_pair(context, continuation)
+    if theirs[1]:
+        assert encode_pair(tokenizer, context, continuation, start) == theirs
+
+
 @pytest.fixture
 def request_of(harness: Any) -> Any:
     from lm_eval.api.instance import Instance
@@ -273,6 +287,7 @@ def test_greedy_generation_is_ours_up_to_the_stop(tiny_lm: Any, request_of: Any)
     whole = tiny_lm.model.generate("The other", max_tokens=20, temperature=0).text
     stop = whole[9:11]
     options = {"until": [stop, ""], "max_gen_toks": 20, "do_sample": False, "temperature": 0.7}
+    options["top_k"] = 0  # no limit
     assert generated(tiny_lm, request_of, "The other", **options) == whole[: whole.index(stop)]
     assert generated(tiny_lm, request_of, "The other", max_new_tokens=20) == whole
 
