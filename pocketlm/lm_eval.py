@@ -23,6 +23,7 @@ import numpy as np
 
 from pocketlm import __version__
 from pocketlm.benchmarks.loglikelihood import Scorer
+from pocketlm.benchmarks.text_windows import start_token
 from pocketlm.export.errors import RequestError, missing_extra
 from pocketlm.model import load
 from pocketlm.runtime.chat import ChatPrompt, answer_end_ids
@@ -64,6 +65,7 @@ class PocketLM(TemplateLM):  # type: ignore[misc]
         super().__init__()
         self.model = load(path, **options)
         self.max_gen_toks = max_gen_toks
+        self._start_id = start_token(self.model.tokenizer, self.model.folder.path)
         self._scorer = Scorer(self.model.session, max_length)
         self._end_ids: frozenset[int] = frozenset()  # of an answer, once the template is applied
 
@@ -75,12 +77,12 @@ class PocketLM(TemplateLM):  # type: ignore[misc]
     @property
     def eot_token_id(self) -> int:
         """The token that a text without context is scored after."""
-        if self.model.start_id is None:
+        if self._start_id is None:
             raise RequestError(
                 f"{self.model.folder.path}: found no token that a text begins with, expected one "
                 "to score a text without context; leave out tasks that need it"
             )
-        return self.model.start_id
+        return self._start_id
 
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **_: Any
@@ -92,7 +94,7 @@ class PocketLM(TemplateLM):  # type: ignore[misc]
         return self.model.tokenizer.encode(string)
 
     def _begins(self, ids: Sequence[int]) -> bool:
-        return len(ids) > 0 and ids[0] == self.model.start_id
+        return len(ids) > 0 and ids[0] == self._start_id
 
     def _loglikelihood_tokens(
         self,
