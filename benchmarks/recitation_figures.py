@@ -16,7 +16,7 @@ def passage_sentences(results: Sequence[dict[str, Any]]) -> Iterator[str]:
     for entry in results:
         count = len(entry["models"][0]["passages"])
         yield (
-            f"{Path(entry['file']).name}: {count:,} passages at even distances; "
+            f"{Path(entry['file']).name}: {count:,} passage{'s' * (count != 1)} at even distances; "
             f"{entry['prompt_tokens']:,} tokens given, {entry['continuation_tokens']:,} to recite, "
             "greedily"
         )

@@ -18,14 +18,18 @@ def task_sentences(results: Sequence[dict[str, Any]]) -> Iterator[str]:
         if entry["model"] == results[0]["model"]:
             kind = "last word" if entry["kind"] == LAST_WORD else "multiple choice"
             yield (
-                f"{Path(entry['file']).name}: {entry['items']:,} items, {kind} "
+                f"{Path(entry['file']).name}: {_items(entry['items'])}, {kind} "
                 f"({', '.join(entry['fields'])}), no examples in the prompt"
             )
         if entry["truncated"]:
             yield (
-                f"{Path(entry['file']).name}: {entry['truncated']:,} items did not fit the context "
-                f"of {entry['model']}: their beginnings were left out"
+                f"{Path(entry['file']).name}: the context of {entry['model']} was too short for "
+                f"{_items(entry['truncated'])}, whose beginnings were left out"
             )
+
+
+def _items(count: int) -> str:
+    return f"{count:,} item{'s' * (count != 1)}"
 
 
 def measure_sentence(results: Sequence[dict[str, Any]]) -> str:

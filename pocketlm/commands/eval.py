@@ -151,8 +151,8 @@ def command(
     """
     if not (texts or tasks or recite):
         raise click.UsageError(
-            "found nothing to evaluate on, expected a text or tasks; add --text, --tasks or "
-            "--recite FILE"
+            "found nothing to evaluate on, expected a text or tasks; add --text FILE, --tasks FILE "
+            "or --recite FILE"
         )
     # What can be wrong with a file is found before a model is opened, which may mean a download.
     for text in (*texts, *recite):
