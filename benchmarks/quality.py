@@ -163,6 +163,7 @@ def evaluate(
         "tokens": totals[0].num_tokens,
         "bytes": totals[0].num_bytes,
         "words": totals[0].num_words,
+        "windows": totals[0].loss.clusters,
         "window": plan.window,
         "stride": plan.stride,
         "limit": plan.limit,

@@ -227,7 +227,7 @@ def _sections(results: dict[str, Any]) -> Iterator[tuple[list[str], list[Figure]
             quality_figures.text_sentence(quality),
         ]
         below = quality_figures.reference_sentence(quality)
-        yield above, list(quality_figures.quality_figures(quality)), [below] if below else []
+        yield above, list(quality_figures.quality_figures(quality)), [below]
     if tasks := results.get("tasks"):
         sentences = list(task_figures.task_sentences(tasks))
         below = task_figures.measure_sentence(tasks)
