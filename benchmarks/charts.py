@@ -1,7 +1,7 @@
 """Charts of a bench's results (see ``report``) as SVG, to stand inside an HTML page.
 
-No chart tells models apart by colour alone: each has a marker and a line style too, or its name
-beside it. Every chart says its numbers in words for those who do not see it.
+No chart tells models apart by colour alone: each has a marker of its own too, or its name beside
+it. Every chart says its numbers in words for those who do not see it.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 from .inline_svg import COLOUR, FG, MUTED, NUM_COLOURS, PAPER, draw_svg
 from .quantities import number, percent, size, times
 from .results_by_test import by_test, main_test
-from .visible_text import printable, shortened
+from .visible_text import printable, shortened, told_apart
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 WIDTH = 400  # of a chart, in CSS pixels at its natural size
 MARKERS = "os^DvPX*<>h"
-DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (9, 3)))
+NAME_LENGTH = 18  # of a model's name, in characters
 Point = tuple[float, float]
 
 
@@ -31,7 +31,6 @@ class Look:
 
     colour: str
     marker: str
-    dash: Any
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,6 @@ def looks(names: Sequence[str]) -> dict[str, Look]:
         name: Look(
             COLOUR[f"--model-{place % NUM_COLOURS}"],
             MARKERS[place % len(MARKERS)],
-            DASHES[place % len(DASHES)],
         )
         for place, name in enumerate(names)
     }
@@ -62,7 +60,7 @@ def swatches(names: Sequence[str]) -> dict[str, str]:
         def draw(axes: Axes) -> None:
             axes.set_axis_off()
             axes.set(xlim=(0, 1), ylim=(0, 1))
-            axes.plot([0.05, 0.95], [0.5, 0.5], color=look.colour, linestyle=look.dash)
+            axes.plot([0.05, 0.95], [0.5, 0.5], color=look.colour)
             axes.plot([0.5], [0.5], look.marker, color=look.colour)
 
         return draw_svg(f"swatch-{place}", draw, (34, 12))
@@ -80,7 +78,7 @@ class Spot:
     label: str
     x_interval: tuple[float, float] | None = None
     y_error: float | None = None
-    area: float = 60.0  # of the marker, in square pixels
+    area: float = 75.0  # of the marker, in square pixels
 
 
 def tradeoffs(results: dict[str, Any]) -> list[Chart]:
@@ -98,7 +96,7 @@ def tradeoffs(results: dict[str, Any]) -> list[Chart]:
             losses[name]["value"],
             _rate(speeds[name]["median"]) if name in speeds else "",
             y_error=losses[name].get("standard_error"),
-            area=40 + 260 * speeds[name]["median"] / largest if name in speeds else 60.0,
+            area=50 + 250 * speeds[name]["median"] / largest if name in speeds else 75.0,
         )
         for name in sizes
         if name in losses and sizes[name]
@@ -208,12 +206,13 @@ def _speed_chart(
                     rate["median"], place, xerr=_around(rate["median"], interval), **WHISKER
                 )
             axes.annotate(label, (end, place), (7, 0), textcoords="offset points", va="center")
-        axes.set_yticks(places, [shortened(model, 18) for model in models], color=FG, size=10.5)
+        axes.set_yticks(places, list(told_apart(models, NAME_LENGTH).values()), color=FG, size=10.5)
         axes.tick_params("y", length=0)
         axes.spines["left"].set_visible(False)
-        axes.grid(False, axis="y")
+        axes.grid(False)
         axes.set(xlim=(0, 1.55 * max(ends, default=1.0) or 1.0), xlabel="tokens/s")
         axes.locator_params("x", nbins=5)
+        axes.xaxis.set_major_formatter(lambda tick, _: f"{tick:,.10g}")
 
     spoken = "; ".join(
         f"{printable(model)}: {label}" for model, label in zip(models, labels, strict=True)
@@ -358,7 +357,7 @@ def _loss_axis(axes: Axes, values: list[float]) -> None:
     if min(values) <= 0:
         axes.set_yscale("symlog", linthresh=ticks[0], linscale=0.6)
         ticks = [0.0, *ticks]
-        axes.set_ylim(0, ticks[-1])
+        axes.set_ylim(-0.3 * ticks[1], ticks[-1])  # room for marks at 0
     else:
         axes.set_yscale("log")
         axes.set_ylim(ticks[0], ticks[-1])
@@ -392,7 +391,6 @@ def _lines(axes: Axes, lines: dict[str, list[Point]], look: dict[str, Look]) -> 
             [x for x, _ in points],
             [y for _, y in points],
             color=look[name].colour,
-            linestyle=look[name].dash,
             marker=look[name].marker,
             markersize=5,
             # Not all at the same places, where lines run close to each other.
@@ -403,6 +401,7 @@ def _lines(axes: Axes, lines: dict[str, list[Point]], look: dict[str, Look]) -> 
 
 def _scatter(axes: Axes, spots: list[Spot], look: dict[str, Look], better: tuple[int, int]) -> None:
     """Marks with whiskers and labels, and the line of those that no other beats."""
+    axes.xaxis.set_major_formatter(lambda tick, _: f"{tick:,.10g}")
     axes.set_xlim(0, 1.15 * max((s.x_interval or (0, s.x))[1] for s in spots))
     front = _frontier([(spot.x, spot.y) for spot in spots], better)
     axes.plot(*zip(*front, strict=True), color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
@@ -422,6 +421,7 @@ def _scatter(axes: Axes, spots: list[Spot], look: dict[str, Look], better: tuple
             marker=look[spot.name].marker,
             color=look[spot.name].colour,
             edgecolor=PAPER,
+            linewidth=0.5,
             clip_on=False,
             zorder=3,
         )
@@ -448,15 +448,17 @@ def _label(axes: Axes, spots: list[Spot]) -> None:
     figure = axes.get_figure(root=True)
     assert figure is not None
     figure.draw_without_rendering()  # settles where the axes are
-    page = figure.bbox.padded(-2)
+    # Beside the axes there is room to the right, but below them are the ticks.
+    free = Bbox.from_extents(*axes.bbox.min, figure.bbox.x1 - 2, axes.bbox.y1 + 4)
     centres = [axes.transData.transform((spot.x, spot.y)) for spot in spots]
     taken = [
         Bbox.from_bounds(x - radius, y - radius, 2 * radius, 2 * radius)
         for (x, y), radius in zip(centres, [math.sqrt(s.area) / 2 for s in spots], strict=True)
     ]
+    short = told_apart([spot.name for spot in spots], NAME_LENGTH)
     for spot in spots:
         away = math.sqrt(spot.area) / 2 + 4
-        text = f"{shortened(spot.name, 18)}\n{spot.label}".strip()
+        text = f"{short[spot.name]}\n{spot.label}".strip()
         for dx, dy, horizontal, vertical in PLACES:
             label = axes.annotate(
                 text,
@@ -470,8 +472,8 @@ def _label(axes: Axes, spots: list[Spot]) -> None:
             )
             label.set_in_layout(False)
             box = label.get_window_extent()
-            inside = Bbox.intersection(box, page)
-            if inside is not None and inside == box and not box.count_overlaps(taken):
+            inside = all(free.contains(*corner) for corner in box.corners())
+            if inside and not box.count_overlaps(taken):
                 taken.append(box)
                 break
             label.remove()

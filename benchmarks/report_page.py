@@ -1,6 +1,6 @@
 """What the HTML report shows of a bench's results (see ``report``): its words and its numbers.
 
-Everything here is text ready to be shown; the template has the markup and the style sheet the looks.
+Everything here is text ready to be shown; the template has the markup, the style sheet the looks.
 What was not measured is a dash; a row of the table in which nothing was measured is left out.
 """
 
@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any
 
-from . import charts
+from . import charts, tables
 from .quantities import (
     UNKNOWN,
     count,
@@ -25,6 +26,7 @@ from .results_by_test import by_test
 from .visible_text import printable, prose, token
 
 CONTEXT_LENGTH = 360  # characters of an example's context, at most
+MOST_NAMES = 4  # in the title
 Results = dict[str, Any]
 
 
@@ -126,6 +128,8 @@ def _title(results: Results, names: list[str]) -> str:
     reference = printable(results["reference"])
     if not others:
         return reference
+    if len(others) > MOST_NAMES:
+        return f"{len(others)} models against {reference}"
     return f"{_listed(others)} against {reference}"
 
 
@@ -146,13 +150,7 @@ def _checks(results: Results) -> Iterator[str]:
 
 
 def _alarms(results: Results) -> Iterator[str]:
-    interrupted = results.get("interrupted") or results["circumstances"].get("interrupted")
-    if interrupted:
-        told = printable(interrupted) if isinstance(interrupted, str) else ""
-        yield told or "The run was interrupted: this is what had been measured until then"
-    busy = results["circumstances"].get("busy")
-    if busy:
-        yield printable(str(busy))
+    yield from map(printable, tables.warnings(results))
     check = (results.get("quality") or {}).get("self_check")
     if check and check["kl"] != 0:
         yield (
@@ -311,38 +309,46 @@ def _detail(row: Results) -> list[str]:
     ]
 
 
-QUALITY_ROWS: tuple[tuple[str, str, Callable[[Results], str]], ...] = (
-    ("perplexity per token", "", lambda entry: _mean(entry["perplexity"].get("token"))),
-    ("perplexity per byte", "", lambda entry: _mean(entry["perplexity"].get("byte"))),
-    ("perplexity per word", "", lambda entry: _mean(entry["perplexity"].get("word"))),
-    ("loss", "nats per token", lambda entry: _mean(entry.get("loss"))),
-    ("bits per byte", "", lambda entry: number(entry.get("bits_per_byte"), 4)),
+QualityRow = tuple[str, str, Callable[[Results], "Cell"]]
+QUALITY_ROWS: tuple[QualityRow, ...] = (
+    ("perplexity per token", "", lambda entry: _mean(entry["perplexity"]["token"])),
+    ("perplexity per byte", "", lambda entry: _mean(entry["perplexity"]["byte"])),
+    ("perplexity per word", "", lambda entry: _mean(entry["perplexity"]["word"])),
+    ("loss", "nats per token", lambda entry: _mean(entry["loss"])),
+    ("bits per byte", "", lambda entry: Cell(number(entry["bits_per_byte"], 4))),
 )
-AGAINST_ROWS: tuple[tuple[str, str, Callable[[Results], str]], ...] = (
-    ("KL divergence, mean", "nats", lambda against: _mean(against["kl"].get("mean"))),
-    ("KL divergence, median", "nats", lambda against: _mean(against["kl"].get("median"))),
-    ("KL divergence, 99th percentile", "nats", lambda against: _mean(against["kl"].get("p99"))),
-    ("KL divergence, largest", "nats", lambda against: number(against["kl"].get("max"))),
-    ("same first choice", "top-1 agreement", lambda a: _mean(a.get("top1_agreement"), percent)),
-    ("same first five", "top-5 overlap", lambda a: _mean(a.get("top5_overlap"), percent)),
-    ("Δp of the true token, mean", "", lambda against: _mean(against["delta_p"].get("mean"))),
-    ("|Δp|, mean", "", lambda against: _mean(against["delta_p"].get("mean_absolute"))),
-    ("|Δp|, 99th percentile", "", lambda against: _mean(against["delta_p"].get("p99_absolute"))),
+AGAINST_ROWS: tuple[QualityRow, ...] = (
+    ("KL divergence, mean", "nats", lambda against: _mean(against["kl"]["mean"])),
+    ("KL divergence, median", "nats", lambda against: _mean(against["kl"]["median"])),
+    ("KL divergence, 99th percentile", "nats", lambda against: _mean(against["kl"]["p99"])),
+    ("KL divergence, largest", "nats", lambda against: Cell(number(against["kl"]["max"]))),
+    ("same first choice", "top-1 agreement", lambda against: _share(against["top1_agreement"])),
+    ("same first five", "top-5 overlap", lambda against: _share(against["top5_overlap"])),
+    ("Δp of the true token, mean", "", lambda against: _mean(against["delta_p"]["mean"])),
+    ("|Δp|, mean", "", lambda against: _mean(against["delta_p"]["mean_absolute"])),
+    ("|Δp|, 99th percentile", "", lambda against: _mean(against["delta_p"]["p99_absolute"])),
 )
 
 
-def _mean(
-    mean: dict[str, Any] | None,
-    form: Callable[[float | None, float | None], str] = with_error,
-) -> str:
-    return form(mean.get("value"), mean.get("standard_error")) if mean else UNKNOWN
+def _mean(mean: dict[str, Any] | None, scale: float = 1, unit: str = "") -> Cell:
+    """A mean over its standard error."""
+    if not mean or mean["value"] is None:
+        return Cell(UNKNOWN)
+    error = mean.get("standard_error")
+    text, below = with_error(scale * mean["value"], scale * error if error else None)
+    return Cell(f"{text}{unit}", [below] if below else [])
+
+
+def _share(mean: dict[str, Any] | None) -> Cell:
+    return _mean(mean, 100, " %")
 
 
 def _quality_title(results: Results) -> str:
     quality = results.get("quality") or {}
-    texts = _listed([printable(str(text)) for text in quality.get("texts") or ["the text"]])
+    texts = [printable(PurePath(text).name) for text in quality.get("texts") or ["the text"]]
+    where = _listed(texts) if len(texts) <= MOST_NAMES else f"{len(texts)} texts"
     return (
-        f"Quality on {count(quality.get('tokens'))} tokens of {texts}, "
+        f"Quality on {count(quality.get('tokens'))} tokens of {where}, "
         f"window {count(quality.get('window'))}, stride {count(quality.get('stride'))}; "
         "± one standard error"
     )
@@ -353,7 +359,7 @@ def _quality_rows(results: Results) -> list[Row]:
     measured = [entries.get(model["name"]) for model in results["models"]]
     compared = [entry.get("against") if entry else None for entry in measured]
     rows = [
-        Row(title, unit, [Cell(form(entry) if entry else UNKNOWN) for entry in of])
+        Row(title, unit, [form(entry) if entry else Cell(UNKNOWN) for entry in of])
         for table, of in ((QUALITY_ROWS, measured), (AGAINST_ROWS, compared))
         for title, unit, form in table
     ]
@@ -380,7 +386,7 @@ def _example(example: dict[str, Any]) -> Example:
     return Example(
         context=prose(kept if kept == context else f"…{kept}"),
         true=token(example["true"]),
-        place="" if position is None else f"at {percent(position)} of the text",
+        place="" if position is None else f"at {100 * position:.0f} % of the text",
         kl=number(example["kl"]),
         reference=_guesses(example["reference"], example["true"]),
         model=_guesses(example["model"], example["true"]),
@@ -405,7 +411,14 @@ LABELS = {
     "other_cores_busy": "cores busy with other work",
     "warmup": "warm-up runs",
 }
-SHOWN_ELSEWHERE = {"command", "busy", "interrupted"}
+TEXT_LABELS = {
+    "tokens": "tokens scored",
+    "bytes": "bytes scored",
+    "words": "words scored",
+    "start_token": "first token of a text",
+    "limit": "limit of tokens per text",
+}
+SHOWN_ELSEWHERE = {"command", "busy"}
 
 
 def _circumstances(results: Results) -> Iterator[tuple[str, str]]:
@@ -414,6 +427,9 @@ def _circumstances(results: Results) -> Iterator[tuple[str, str]]:
         if key not in SHOWN_ELSEWHERE:
             label = LABELS.get(key, printable(key).replace("_", " "))
             yield label, _circumstance(key, value)
+    for key, value in (results.get("quality") or {}).items():
+        if key not in ("models", "self_check"):
+            yield TEXT_LABELS.get(key, printable(key).replace("_", " ")), _circumstance("", value)
     for model in results["models"]:
         if model.get("path"):
             yield f"folder of {printable(model['name'])}", printable(str(model["path"]))
@@ -432,4 +448,8 @@ def _circumstance(key: str, value: Any) -> str:
         return ", ".join(f"{printable(name)} {_circumstance('', v)}" for name, v in value.items())
     if isinstance(value, list | tuple):
         return ", ".join(_circumstance("", item) for item in value) or UNKNOWN
+    if isinstance(value, float):
+        return f"{value:,.4g}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return count(value)
     return UNKNOWN if value is None else printable(str(value))

@@ -54,6 +54,8 @@ def bench_results(
             for name in names
         ],
         "quality": _quality(models, chance) if quality else None,
+        "failed": [],
+        "interrupted": None,
     }
 
 
@@ -108,7 +110,7 @@ def _model(
     return {
         "name": name,
         "path": f"out-{name}",
-        "precision": name,
+        "precision": name[-4:],
         "architecture": "gpt2",
         "parameters": PARAMETERS,
         "context_length": 512,
