@@ -82,7 +82,12 @@ class Spot:
 
 
 def tradeoffs(results: dict[str, Any]) -> list[Chart]:
-    """Size and speed, each against what was lost; without quality, one against the other."""
+    """Size and speed, each against what was lost; without quality, one against the other.
+
+    None for a single model, which has nothing to be compared with.
+    """
+    if len(results["models"]) < 2:
+        return []
     speeds, losses = _speeds(results), _losses(results)
     sizes = {model["name"]: model.get("disk_bytes") for model in results["models"]}
     known = [name for name in sizes if name in speeds and sizes[name]]
@@ -345,40 +350,49 @@ def _spoken(spots: list[Spot], x: str, y: str) -> str:
 
 
 def _loss_axis(axes: Axes, values: list[float]) -> None:
-    """Logarithmic over whole decades, with a 0 of its own below them where it is needed."""
+    """Logarithmic, with a 0 of its own below where it is needed."""
     positive = [value for value in values if value > 0]
     if not positive:
         axes.set_ylim(-0.0001, 0.001)
         axes.set_yticks([0], ["0"])
         return
-    first = math.floor(math.log10(min(positive)))
-    last = max(first + 1, math.ceil(math.log10(max(positive))))
-    ticks = [10.0**exponent for exponent in range(first, last + 1)]
-    if min(values) <= 0:
-        axes.set_yscale("symlog", linthresh=ticks[0], linscale=0.6)
-        ticks = [0.0, *ticks]
-        axes.set_ylim(-0.3 * ticks[1], ticks[-1])  # room for marks at 0
-    else:
+    lowest, highest = min(positive) / 1.5, max(positive) * 1.5
+    if min(values) > 0:
         axes.set_yscale("log")
-        axes.set_ylim(ticks[0], ticks[-1])
+        axes.set_ylim(lowest, highest)
+        ticks = _round_numbers(lowest, highest)
+    else:
+        decade = 10.0 ** math.floor(math.log10(min(positive)))
+        axes.set_yscale("symlog", linthresh=decade, linscale=0.6)
+        axes.set_ylim(-0.3 * decade, highest)  # room for the marks at 0
+        ticks = [0.0, *_round_numbers(decade, highest)]
     axes.set_yticks(ticks, [number(tick, 1) for tick in ticks])
     axes.set_yticks([], minor=True)
 
 
+def _round_numbers(low: float, high: float) -> list[float]:
+    """Powers of ten in a range; with 2 and 5 times them where there are but few."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps = (1,) if high / low > 100 else (1, 2, 5)
+    numbers = [float(f"{step}e{decade}") for decade in decades for step in steps]
+    return [number for number in numbers if low <= number <= high]
+
+
 def _layer_axis(axes: Axes, layers: list[str]) -> None:
-    """Names the layers: all numbers where they fit, and what has no number at the ends."""
-    short = [layer.rpartition(".")[2] if layer[-1:].isdigit() else layer for layer in layers]
-    step = max(1, math.ceil(len(layers) / 12))
-    numbered = [place for place, text in enumerate(short) if text.isdigit()]
-    shown = {
-        place
-        for order, place in enumerate(numbered)
-        if order % step == 0 and not (len(numbered) - order <= step // 2)
-    }
-    shown |= {place for place, text in enumerate(short) if text in ("embedding", "head")}
-    if not numbered:
-        shown = set(range(0, len(layers), step))
-    axes.set_xticks(sorted(shown), [shortened(short[place], 9) for place in sorted(shown)])
+    """Names as many layers as there is room for: words first, then numbers from the left."""
+    names = [
+        shortened(layer.rpartition(".")[2] if layer[-1:].isdigit() else layer, 9)
+        for layer in layers
+    ]
+    pixels = 300 / max(1, len(layers) - 1)  # from one to the next, about
+    widths = [6.2 * len(name) + 6 for name in names]
+    shown: list[int] = []
+    for place in sorted(range(len(layers)), key=lambda place: (names[place].isdigit(), place)):
+        if all(
+            abs(place - other) * pixels >= (widths[place] + widths[other]) / 2 for other in shown
+        ):
+            shown.append(place)
+    axes.set_xticks(shown, [names[place] for place in shown])
     axes.set(xlabel="layer")
     axes.margins(x=0.06)
 
@@ -455,6 +469,10 @@ def _label(axes: Axes, spots: list[Spot]) -> None:
         Bbox.from_bounds(x - radius, y - radius, 2 * radius, 2 * radius)
         for (x, y), radius in zip(centres, [math.sqrt(s.area) / 2 for s in spots], strict=True)
     ]
+    for spot in spots:
+        if spot.x_interval:
+            ends = [axes.transData.transform((x, spot.y)) for x in spot.x_interval]
+            taken.append(Bbox(ends).padded(1))
     short = told_apart([spot.name for spot in spots], NAME_LENGTH)
     for spot in spots:
         away = math.sqrt(spot.area) / 2 + 4

@@ -61,7 +61,7 @@ class Guess:
 
     text: str
     percent: str
-    share: float  # 0 to 1: the length of the bar
+    length: float  # of the bar, 0 to 1
     is_true: bool
 
 
@@ -82,10 +82,10 @@ class Page:
     """All that the template shows."""
 
     title: str
-    checks: list[str]  # the first lines: what shows that the comparison works
+    check: str  # the first line: what shows that the comparison works
     alarms: list[str]  # what makes the figures doubtful
     verdict: list[str]
-    summary: str
+    summary: list[str]
     names: list[str]
     reference: str
     swatches: dict[str, str]
@@ -105,7 +105,7 @@ def page(results: Results) -> Page:
     circumstances = results.get("circumstances") or {}
     return Page(
         title=_title(results, names),
-        checks=list(_checks(results)),
+        check=_check(results),
         alarms=list(_alarms(results)),
         verdict=[printable(sentence) for sentence in results.get("verdict") or []],
         summary=_summary(results),
@@ -137,29 +137,27 @@ def _listed(words: list[str]) -> str:
     return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
-def _checks(results: Results) -> Iterator[str]:
-    quality = results.get("quality")
-    check = (quality or {}).get("self_check")
-    if check:
-        yield (
-            f"KL of {printable(check['model'])} against itself: {number(check['kl'])} "
-            f"over {count(check['tokens'])} tokens"
-        )
-    elif quality is None:
-        yield "Quality was not measured: no text was given"
+def _check(results: Results) -> str:
+    """The self-check, if it was made and passed."""
+    check = (results.get("quality") or {}).get("self_check")
+    return _self_check(check) if check and check["kl"] == 0 else ""
+
+
+def _self_check(check: dict[str, Any]) -> str:
+    return (
+        f"KL of {printable(check['model'])} against itself: {number(check['kl'])} "
+        f"over {count(check['tokens'])} tokens"
+    )
 
 
 def _alarms(results: Results) -> Iterator[str]:
-    yield from map(printable, tables.warnings(results))
     check = (results.get("quality") or {}).get("self_check")
     if check and check["kl"] != 0:
-        yield (
-            f"The self-check failed: the KL divergence of {printable(check['model'])} against "
-            f"itself is {number(check['kl'])}, not 0; the comparison below cannot be trusted"
-        )
+        yield f"{_self_check(check)}, not 0: the comparison is broken, do not trust its figures"
+    yield from map(printable, tables.warnings(results))
 
 
-def _summary(results: Results) -> str:
+def _summary(results: Results) -> list[str]:
     circumstances = results["circumstances"]
     parts = [
         printable(str(circumstances.get("cpu") or "")),
@@ -167,7 +165,12 @@ def _summary(results: Results) -> str:
         f"ONNX Runtime {circumstances['onnxruntime']}" if circumstances.get("onnxruntime") else "",
         printable(str(circumstances.get("started") or ""))[:10],
     ]
-    return " · ".join(filter(None, parts))
+    lines = [" · ".join(filter(None, parts))]
+    if circumstances.get("repetitions") == 1:
+        lines.append("Measured once: there are no intervals.")
+    if not results.get("quality"):
+        lines.append("Quality was not measured: no text was given.")
+    return lines
 
 
 # The table ------------------------------------------------------------------------------------
@@ -380,7 +383,7 @@ def _examples(results: Results) -> dict[str, list[Example]]:
 
 
 def _example(example: dict[str, Any]) -> Example:
-    context = example["context"]
+    context = example["context"].lstrip()
     kept = context[-CONTEXT_LENGTH:]
     position = example.get("position")
     return Example(
@@ -388,13 +391,18 @@ def _example(example: dict[str, Any]) -> Example:
         true=token(example["true"]),
         place="" if position is None else f"at {100 * position:.0f} % of the text",
         kl=number(example["kl"]),
-        reference=_guesses(example["reference"], example["true"]),
-        model=_guesses(example["model"], example["true"]),
+        reference=_guesses(example, "reference"),
+        model=_guesses(example, "model"),
     )
 
 
-def _guesses(top: list[tuple[str, float]], true: str) -> list[Guess]:
-    return [Guess(token(text), percent(p), max(0.0, min(1.0, p)), text == true) for text, p in top]
+def _guesses(example: dict[str, Any], of: str) -> list[Guess]:
+    """The likeliest tokens; the longest bar of both models is that of the largest probability."""
+    largest = max((p for _, p in example["reference"] + example["model"]), default=1.0) or 1.0
+    return [
+        Guess(token(text), percent(p), p / largest, text == example["true"])
+        for text, p in example[of]
+    ]
 
 
 # Circumstances --------------------------------------------------------------------------------
