@@ -53,19 +53,20 @@ def looks(names: Sequence[str]) -> dict[str, Look]:
     }
 
 
-def swatches(names: Sequence[str]) -> dict[str, str]:
-    """A piece of each model's line, to stand before its name in a legend."""
+def swatches(names: Sequence[str], legend: str) -> list[str]:
+    """A piece of each model's line, to stand before its name in a legend of that name."""
 
     def swatch(place: int, look: Look) -> str:
         def draw(axes: Axes) -> None:
             axes.set_axis_off()
             axes.set(xlim=(0, 1), ylim=(0, 1))
-            axes.plot([0.05, 0.95], [0.5, 0.5], color=look.colour)
-            axes.plot([0.5], [0.5], look.marker, color=look.colour)
+            axes.plot(
+                [0.05, 0.5, 0.95], [0.5] * 3, look.marker + "-", color=look.colour, markevery=[1]
+            )
 
-        return draw_svg(f"swatch-{place}", draw, (34, 12))
+        return draw_svg(f"{legend}-{place}", draw, (34, 12))
 
-    return {name: swatch(i, look) for i, (name, look) in enumerate(looks(names).items())}
+    return [swatch(place, look) for place, look in enumerate(looks(names).values())]
 
 
 @dataclass(frozen=True)
@@ -308,7 +309,7 @@ def _speeds(results: dict[str, Any]) -> dict[str, dict[str, float]]:
 
 def _speed_axis(results: dict[str, Any]) -> str:
     found = main_test(results)
-    return f"{found[0] if found else 'speed'}, tokens/s"
+    return f"{shortened(found[0], 24) if found else 'speed'}, tokens/s"
 
 
 def _losses(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -417,7 +418,7 @@ def _scatter(axes: Axes, spots: list[Spot], look: dict[str, Look], better: tuple
     """Marks with whiskers and labels, and the line of those that no other beats."""
     axes.xaxis.set_major_formatter(lambda tick, _: f"{tick:,.10g}")
     axes.set_xlim(0, 1.15 * max((s.x_interval or (0, s.x))[1] for s in spots))
-    front = _frontier([(spot.x, spot.y) for spot in spots], better)
+    front = pareto_front([(spot.x, spot.y) for spot in spots], better)
     axes.plot(*zip(*front, strict=True), color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
     for spot in spots:
         axes.errorbar(
@@ -442,7 +443,7 @@ def _scatter(axes: Axes, spots: list[Spot], look: dict[str, Look], better: tuple
     _label(axes, spots)
 
 
-def _frontier(points: list[Point], better: tuple[int, int]) -> list[Point]:
+def pareto_front(points: list[Point], better: tuple[int, int]) -> list[Point]:
     """The points that none beats in both, by x; ``better`` is the direction of each, +1 or -1."""
 
     def beats(one: Point, other: Point) -> bool:
@@ -518,5 +519,4 @@ def _chart(
     draw: Callable[[Axes], None],
     height: float,
 ) -> Chart:
-    title = printable(title)
     return Chart(title, caption, draw_svg(name, draw, (WIDTH, height), title, f"{spoken}."))

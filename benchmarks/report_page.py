@@ -88,9 +88,11 @@ class Page:
     summary: list[str]
     names: list[str]
     reference: str
-    swatches: dict[str, str]
     groups: list[Group]
     details: list[list[str]]  # the speed rows in full; the first is the header
+    # A piece of each model's line, in the order of the names: ids may stand but once in a page.
+    tradeoffs_legend: list[str]
+    losses_legend: list[str]
     tradeoffs: list[charts.Chart]
     speed: list[charts.Chart]
     losses: list[charts.Chart]
@@ -111,7 +113,8 @@ def page(results: Results) -> Page:
         summary=_summary(results),
         names=[printable(name) for name in names],
         reference=printable(results["reference"]),
-        swatches={printable(name): svg for name, svg in charts.swatches(names).items()},
+        tradeoffs_legend=charts.swatches(names, "tradeoffs"),
+        losses_legend=charts.swatches(names, "losses"),
         groups=_groups(results),
         details=_details(results),
         tradeoffs=charts.tradeoffs(results),
@@ -160,12 +163,12 @@ def _alarms(results: Results) -> Iterator[str]:
 def _summary(results: Results) -> list[str]:
     circumstances = results["circumstances"]
     parts = [
-        printable(str(circumstances.get("cpu") or "")),
+        str(circumstances.get("cpu") or ""),
         f"{circumstances['threads']} threads" if circumstances.get("threads") else "",
         f"ONNX Runtime {circumstances['onnxruntime']}" if circumstances.get("onnxruntime") else "",
-        printable(str(circumstances.get("started") or ""))[:10],
+        str(circumstances.get("started") or "")[:10],
     ]
-    lines = [" · ".join(filter(None, parts))]
+    lines = [printable(" · ".join(filter(None, parts)))]
     if circumstances.get("repetitions") == 1:
         lines.append("Measured once: there are no intervals.")
     if not results.get("quality"):
@@ -260,14 +263,14 @@ def _speed_rows(results: Results) -> list[Row]:
     for title, by_model in by_test(results).items():
         tested = [by_model.get(model["name"], {}) for model in results["models"]]
         rows += [
-            Row(printable(title), f"{_kind(tested)}tokens/s", [_speed_cell(row) for row in tested]),
+            Row(title, f"{_kind(tested)}tokens/s", [_speed_cell(row) for row in tested]),
             Row(
-                f"{printable(title)}: roofline",
+                f"{title}: roofline",
                 "bytes read, of what the memory can",
                 [Cell(percent(row.get("roofline"))) for row in tested],
             ),
             Row(
-                f"{printable(title)}: energy",
+                f"{title}: energy",
                 "joules per token",
                 [_estimate(row.get("joules_per_token"), number) for row in tested],
             ),
