@@ -1,7 +1,7 @@
 """Charts of a bench's results (see ``report``) as SVG, to stand inside an HTML page.
 
-No chart tells models apart by colour alone: each has a marker and a line style too, or its name
-beside it. Every chart says its numbers in words for those who do not see it.
+No chart tells models apart by colour alone: each has a marker of its own too, or its name beside
+it. Every chart says its numbers in words for those who do not see it.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 from .inline_svg import COLOUR, FG, MUTED, NUM_COLOURS, PAPER, draw_svg
 from .quantities import number, percent, size, times
 from .results_by_test import by_test, main_test
-from .visible_text import printable, shortened
+from .visible_text import printable, shortened, told_apart
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 WIDTH = 400  # of a chart, in CSS pixels at its natural size
 MARKERS = "os^DvPX*<>h"
-DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (9, 3)))
+NAME_LENGTH = 18  # of a model's name, in characters
 Point = tuple[float, float]
 
 
@@ -31,7 +31,6 @@ class Look:
 
     colour: str
     marker: str
-    dash: Any
 
 
 @dataclass(frozen=True)
@@ -49,25 +48,25 @@ def looks(names: Sequence[str]) -> dict[str, Look]:
         name: Look(
             COLOUR[f"--model-{place % NUM_COLOURS}"],
             MARKERS[place % len(MARKERS)],
-            DASHES[place % len(DASHES)],
         )
         for place, name in enumerate(names)
     }
 
 
-def swatches(names: Sequence[str]) -> dict[str, str]:
-    """A piece of each model's line, to stand before its name in a legend."""
+def swatches(names: Sequence[str], legend: str) -> list[str]:
+    """A piece of each model's line, to stand before its name in a legend of that name."""
 
     def swatch(place: int, look: Look) -> str:
         def draw(axes: Axes) -> None:
             axes.set_axis_off()
             axes.set(xlim=(0, 1), ylim=(0, 1))
-            axes.plot([0.05, 0.95], [0.5, 0.5], color=look.colour, linestyle=look.dash)
-            axes.plot([0.5], [0.5], look.marker, color=look.colour)
+            axes.plot(
+                [0.05, 0.5, 0.95], [0.5] * 3, look.marker + "-", color=look.colour, markevery=[1]
+            )
 
-        return draw_svg(f"swatch-{place}", draw, (34, 12))
+        return draw_svg(f"{legend}-{place}", draw, (34, 12))
 
-    return {name: swatch(i, look) for i, (name, look) in enumerate(looks(names).items())}
+    return [swatch(place, look) for place, look in enumerate(looks(names).values())]
 
 
 @dataclass(frozen=True)
@@ -80,11 +79,16 @@ class Spot:
     label: str
     x_interval: tuple[float, float] | None = None
     y_error: float | None = None
-    area: float = 60.0  # of the marker, in square pixels
+    area: float = 75.0  # of the marker, in square pixels
 
 
 def tradeoffs(results: dict[str, Any]) -> list[Chart]:
-    """Size and speed, each against what was lost; without quality, one against the other."""
+    """Size and speed, each against what was lost; without quality, one against the other.
+
+    None for a single model, which has nothing to be compared with.
+    """
+    if len(results["models"]) < 2:
+        return []
     speeds, losses = _speeds(results), _losses(results)
     sizes = {model["name"]: model.get("disk_bytes") for model in results["models"]}
     known = [name for name in sizes if name in speeds and sizes[name]]
@@ -98,7 +102,7 @@ def tradeoffs(results: dict[str, Any]) -> list[Chart]:
             losses[name]["value"],
             _rate(speeds[name]["median"]) if name in speeds else "",
             y_error=losses[name].get("standard_error"),
-            area=40 + 260 * speeds[name]["median"] / largest if name in speeds else 60.0,
+            area=50 + 250 * speeds[name]["median"] / largest if name in speeds else 75.0,
         )
         for name in sizes
         if name in losses and sizes[name]
@@ -208,12 +212,13 @@ def _speed_chart(
                     rate["median"], place, xerr=_around(rate["median"], interval), **WHISKER
                 )
             axes.annotate(label, (end, place), (7, 0), textcoords="offset points", va="center")
-        axes.set_yticks(places, [shortened(model, 18) for model in models], color=FG, size=10.5)
+        axes.set_yticks(places, list(told_apart(models, NAME_LENGTH).values()), color=FG, size=10.5)
         axes.tick_params("y", length=0)
         axes.spines["left"].set_visible(False)
-        axes.grid(False, axis="y")
+        axes.grid(False)
         axes.set(xlim=(0, 1.55 * max(ends, default=1.0) or 1.0), xlabel="tokens/s")
         axes.locator_params("x", nbins=5)
+        axes.xaxis.set_major_formatter(lambda tick, _: f"{tick:,.10g}")
 
     spoken = "; ".join(
         f"{printable(model)}: {label}" for model, label in zip(models, labels, strict=True)
@@ -304,7 +309,7 @@ def _speeds(results: dict[str, Any]) -> dict[str, dict[str, float]]:
 
 def _speed_axis(results: dict[str, Any]) -> str:
     found = main_test(results)
-    return f"{found[0] if found else 'speed'}, tokens/s"
+    return f"{shortened(found[0], 24) if found else 'speed'}, tokens/s"
 
 
 def _losses(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -346,40 +351,49 @@ def _spoken(spots: list[Spot], x: str, y: str) -> str:
 
 
 def _loss_axis(axes: Axes, values: list[float]) -> None:
-    """Logarithmic over whole decades, with a 0 of its own below them where it is needed."""
+    """Logarithmic, with a 0 of its own below where it is needed."""
     positive = [value for value in values if value > 0]
     if not positive:
         axes.set_ylim(-0.0001, 0.001)
         axes.set_yticks([0], ["0"])
         return
-    first = math.floor(math.log10(min(positive)))
-    last = max(first + 1, math.ceil(math.log10(max(positive))))
-    ticks = [10.0**exponent for exponent in range(first, last + 1)]
-    if min(values) <= 0:
-        axes.set_yscale("symlog", linthresh=ticks[0], linscale=0.6)
-        ticks = [0.0, *ticks]
-        axes.set_ylim(0, ticks[-1])
-    else:
+    lowest, highest = min(positive) / 1.5, max(positive) * 1.5
+    if min(values) > 0:
         axes.set_yscale("log")
-        axes.set_ylim(ticks[0], ticks[-1])
+        axes.set_ylim(lowest, highest)
+        ticks = _round_numbers(lowest, highest)
+    else:
+        decade = 10.0 ** math.floor(math.log10(min(positive)))
+        axes.set_yscale("symlog", linthresh=decade, linscale=0.6)
+        axes.set_ylim(-0.3 * decade, highest)  # room for the marks at 0
+        ticks = [0.0, *_round_numbers(decade, highest)]
     axes.set_yticks(ticks, [number(tick, 1) for tick in ticks])
     axes.set_yticks([], minor=True)
 
 
+def _round_numbers(low: float, high: float) -> list[float]:
+    """Powers of ten in a range; with 2 and 5 times them where there are but few."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps = (1,) if high / low > 100 else (1, 2, 5)
+    numbers = [float(f"{step}e{decade}") for decade in decades for step in steps]
+    return [number for number in numbers if low <= number <= high]
+
+
 def _layer_axis(axes: Axes, layers: list[str]) -> None:
-    """Names the layers: all numbers where they fit, and what has no number at the ends."""
-    short = [layer.rpartition(".")[2] if layer[-1:].isdigit() else layer for layer in layers]
-    step = max(1, math.ceil(len(layers) / 12))
-    numbered = [place for place, text in enumerate(short) if text.isdigit()]
-    shown = {
-        place
-        for order, place in enumerate(numbered)
-        if order % step == 0 and not (len(numbered) - order <= step // 2)
-    }
-    shown |= {place for place, text in enumerate(short) if text in ("embedding", "head")}
-    if not numbered:
-        shown = set(range(0, len(layers), step))
-    axes.set_xticks(sorted(shown), [shortened(short[place], 9) for place in sorted(shown)])
+    """Names as many layers as there is room for: words first, then numbers from the left."""
+    names = [
+        shortened(layer.rpartition(".")[2] if layer[-1:].isdigit() else layer, 9)
+        for layer in layers
+    ]
+    pixels = 300 / max(1, len(layers) - 1)  # from one to the next, about
+    widths = [6.2 * len(name) + 6 for name in names]
+    shown: list[int] = []
+    for place in sorted(range(len(layers)), key=lambda place: (names[place].isdigit(), place)):
+        if all(
+            abs(place - other) * pixels >= (widths[place] + widths[other]) / 2 for other in shown
+        ):
+            shown.append(place)
+    axes.set_xticks(shown, [names[place] for place in shown])
     axes.set(xlabel="layer")
     axes.margins(x=0.06)
 
@@ -392,7 +406,6 @@ def _lines(axes: Axes, lines: dict[str, list[Point]], look: dict[str, Look]) -> 
             [x for x, _ in points],
             [y for _, y in points],
             color=look[name].colour,
-            linestyle=look[name].dash,
             marker=look[name].marker,
             markersize=5,
             # Not all at the same places, where lines run close to each other.
@@ -403,8 +416,9 @@ def _lines(axes: Axes, lines: dict[str, list[Point]], look: dict[str, Look]) -> 
 
 def _scatter(axes: Axes, spots: list[Spot], look: dict[str, Look], better: tuple[int, int]) -> None:
     """Marks with whiskers and labels, and the line of those that no other beats."""
+    axes.xaxis.set_major_formatter(lambda tick, _: f"{tick:,.10g}")
     axes.set_xlim(0, 1.15 * max((s.x_interval or (0, s.x))[1] for s in spots))
-    front = _frontier([(spot.x, spot.y) for spot in spots], better)
+    front = pareto_front([(spot.x, spot.y) for spot in spots], better)
     axes.plot(*zip(*front, strict=True), color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
     for spot in spots:
         axes.errorbar(
@@ -422,13 +436,14 @@ def _scatter(axes: Axes, spots: list[Spot], look: dict[str, Look], better: tuple
             marker=look[spot.name].marker,
             color=look[spot.name].colour,
             edgecolor=PAPER,
+            linewidth=0.5,
             clip_on=False,
             zorder=3,
         )
     _label(axes, spots)
 
 
-def _frontier(points: list[Point], better: tuple[int, int]) -> list[Point]:
+def pareto_front(points: list[Point], better: tuple[int, int]) -> list[Point]:
     """The points that none beats in both, by x; ``better`` is the direction of each, +1 or -1."""
 
     def beats(one: Point, other: Point) -> bool:
@@ -448,15 +463,21 @@ def _label(axes: Axes, spots: list[Spot]) -> None:
     figure = axes.get_figure(root=True)
     assert figure is not None
     figure.draw_without_rendering()  # settles where the axes are
-    page = figure.bbox.padded(-2)
+    # Beside the axes there is room to the right, but below them are the ticks.
+    free = Bbox.from_extents(*axes.bbox.min, figure.bbox.x1 - 2, axes.bbox.y1 + 4)
     centres = [axes.transData.transform((spot.x, spot.y)) for spot in spots]
     taken = [
         Bbox.from_bounds(x - radius, y - radius, 2 * radius, 2 * radius)
         for (x, y), radius in zip(centres, [math.sqrt(s.area) / 2 for s in spots], strict=True)
     ]
     for spot in spots:
+        if spot.x_interval:
+            ends = [axes.transData.transform((x, spot.y)) for x in spot.x_interval]
+            taken.append(Bbox(ends).padded(1))
+    short = told_apart([spot.name for spot in spots], NAME_LENGTH)
+    for spot in spots:
         away = math.sqrt(spot.area) / 2 + 4
-        text = f"{shortened(spot.name, 18)}\n{spot.label}".strip()
+        text = f"{short[spot.name]}\n{spot.label}".strip()
         for dx, dy, horizontal, vertical in PLACES:
             label = axes.annotate(
                 text,
@@ -470,8 +491,8 @@ def _label(axes: Axes, spots: list[Spot]) -> None:
             )
             label.set_in_layout(False)
             box = label.get_window_extent()
-            inside = Bbox.intersection(box, page)
-            if inside is not None and inside == box and not box.count_overlaps(taken):
+            inside = all(free.contains(*corner) for corner in box.corners())
+            if inside and not box.count_overlaps(taken):
                 taken.append(box)
                 break
             label.remove()
@@ -498,5 +519,4 @@ def _chart(
     draw: Callable[[Axes], None],
     height: float,
 ) -> Chart:
-    title = printable(title)
     return Chart(title, caption, draw_svg(name, draw, (WIDTH, height), title, f"{spoken}."))

@@ -74,7 +74,7 @@ def html(results: dict[str, Any]) -> str:
     )
     shown = page(results)
     fields = {field.name: getattr(shown, field.name) for field in dataclasses.fields(shown)}
-    return environment.get_template("report.html").render(fields)
+    return str(environment.get_template("report.html").render(fields))
 
 
 def write_report(results: dict[str, Any], path: str | Path) -> None:

@@ -1,6 +1,6 @@
 """What the HTML report shows of a bench's results (see ``report``): its words and its numbers.
 
-Everything here is text ready to be shown; the template has the markup and the style sheet the looks.
+Everything here is text ready to be shown; the template has the markup, the style sheet the looks.
 What was not measured is a dash; a row of the table in which nothing was measured is left out.
 """
 
@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any
 
-from . import charts
+from . import charts, tables
 from .quantities import (
     UNKNOWN,
     count,
@@ -25,6 +26,7 @@ from .results_by_test import by_test
 from .visible_text import printable, prose, token
 
 CONTEXT_LENGTH = 360  # characters of an example's context, at most
+MOST_NAMES = 4  # in the title
 Results = dict[str, Any]
 
 
@@ -59,7 +61,7 @@ class Guess:
 
     text: str
     percent: str
-    share: float  # 0 to 1: the length of the bar
+    length: float  # of the bar, 0 to 1
     is_true: bool
 
 
@@ -80,15 +82,17 @@ class Page:
     """All that the template shows."""
 
     title: str
-    checks: list[str]  # the first lines: what shows that the comparison works
+    check: str  # the first line: what shows that the comparison works
     alarms: list[str]  # what makes the figures doubtful
     verdict: list[str]
-    summary: str
+    summary: list[str]
     names: list[str]
     reference: str
-    swatches: dict[str, str]
     groups: list[Group]
     details: list[list[str]]  # the speed rows in full; the first is the header
+    # A piece of each model's line, in the order of the names: ids may stand but once in a page.
+    tradeoffs_legend: list[str]
+    losses_legend: list[str]
     tradeoffs: list[charts.Chart]
     speed: list[charts.Chart]
     losses: list[charts.Chart]
@@ -103,13 +107,14 @@ def page(results: Results) -> Page:
     circumstances = results.get("circumstances") or {}
     return Page(
         title=_title(results, names),
-        checks=list(_checks(results)),
+        check=_check(results),
         alarms=list(_alarms(results)),
         verdict=[printable(sentence) for sentence in results.get("verdict") or []],
         summary=_summary(results),
         names=[printable(name) for name in names],
         reference=printable(results["reference"]),
-        swatches={printable(name): svg for name, svg in charts.swatches(names).items()},
+        tradeoffs_legend=charts.swatches(names, "tradeoffs"),
+        losses_legend=charts.swatches(names, "losses"),
         groups=_groups(results),
         details=_details(results),
         tradeoffs=charts.tradeoffs(results),
@@ -126,6 +131,8 @@ def _title(results: Results, names: list[str]) -> str:
     reference = printable(results["reference"])
     if not others:
         return reference
+    if len(others) > MOST_NAMES:
+        return f"{len(others)} models against {reference}"
     return f"{_listed(others)} against {reference}"
 
 
@@ -133,43 +140,40 @@ def _listed(words: list[str]) -> str:
     return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
-def _checks(results: Results) -> Iterator[str]:
-    quality = results.get("quality")
-    check = (quality or {}).get("self_check")
-    if check:
-        yield (
-            f"KL of {printable(check['model'])} against itself: {number(check['kl'])} "
-            f"over {count(check['tokens'])} tokens"
-        )
-    elif quality is None:
-        yield "Quality was not measured: no text was given"
+def _check(results: Results) -> str:
+    """The self-check, if it was made and passed."""
+    check = (results.get("quality") or {}).get("self_check")
+    return _self_check(check) if check and check["kl"] == 0 else ""
+
+
+def _self_check(check: dict[str, Any]) -> str:
+    return (
+        f"KL of {printable(check['model'])} against itself: {number(check['kl'])} "
+        f"over {count(check['tokens'])} tokens"
+    )
 
 
 def _alarms(results: Results) -> Iterator[str]:
-    interrupted = results.get("interrupted") or results["circumstances"].get("interrupted")
-    if interrupted:
-        told = printable(interrupted) if isinstance(interrupted, str) else ""
-        yield told or "The run was interrupted: this is what had been measured until then"
-    busy = results["circumstances"].get("busy")
-    if busy:
-        yield printable(str(busy))
     check = (results.get("quality") or {}).get("self_check")
     if check and check["kl"] != 0:
-        yield (
-            f"The self-check failed: the KL divergence of {printable(check['model'])} against "
-            f"itself is {number(check['kl'])}, not 0; the comparison below cannot be trusted"
-        )
+        yield f"{_self_check(check)}, not 0: the comparison is broken, do not trust its figures"
+    yield from map(printable, tables.warnings(results))
 
 
-def _summary(results: Results) -> str:
+def _summary(results: Results) -> list[str]:
     circumstances = results["circumstances"]
     parts = [
-        printable(str(circumstances.get("cpu") or "")),
+        str(circumstances.get("cpu") or ""),
         f"{circumstances['threads']} threads" if circumstances.get("threads") else "",
         f"ONNX Runtime {circumstances['onnxruntime']}" if circumstances.get("onnxruntime") else "",
-        printable(str(circumstances.get("started") or ""))[:10],
+        str(circumstances.get("started") or "")[:10],
     ]
-    return " · ".join(filter(None, parts))
+    lines = [printable(" · ".join(filter(None, parts)))]
+    if circumstances.get("repetitions") == 1:
+        lines.append("Measured once: there are no intervals.")
+    if not results.get("quality"):
+        lines.append("Quality was not measured: no text was given.")
+    return lines
 
 
 # The table ------------------------------------------------------------------------------------
@@ -259,14 +263,14 @@ def _speed_rows(results: Results) -> list[Row]:
     for title, by_model in by_test(results).items():
         tested = [by_model.get(model["name"], {}) for model in results["models"]]
         rows += [
-            Row(printable(title), f"{_kind(tested)}tokens/s", [_speed_cell(row) for row in tested]),
+            Row(title, f"{_kind(tested)}tokens/s", [_speed_cell(row) for row in tested]),
             Row(
-                f"{printable(title)}: roofline",
+                f"{title}: roofline",
                 "bytes read, of what the memory can",
                 [Cell(percent(row.get("roofline"))) for row in tested],
             ),
             Row(
-                f"{printable(title)}: energy",
+                f"{title}: energy",
                 "joules per token",
                 [_estimate(row.get("joules_per_token"), number) for row in tested],
             ),
@@ -311,38 +315,46 @@ def _detail(row: Results) -> list[str]:
     ]
 
 
-QUALITY_ROWS: tuple[tuple[str, str, Callable[[Results], str]], ...] = (
-    ("perplexity per token", "", lambda entry: _mean(entry["perplexity"].get("token"))),
-    ("perplexity per byte", "", lambda entry: _mean(entry["perplexity"].get("byte"))),
-    ("perplexity per word", "", lambda entry: _mean(entry["perplexity"].get("word"))),
-    ("loss", "nats per token", lambda entry: _mean(entry.get("loss"))),
-    ("bits per byte", "", lambda entry: number(entry.get("bits_per_byte"), 4)),
+QualityRow = tuple[str, str, Callable[[Results], "Cell"]]
+QUALITY_ROWS: tuple[QualityRow, ...] = (
+    ("perplexity per token", "", lambda entry: _mean(entry["perplexity"]["token"])),
+    ("perplexity per byte", "", lambda entry: _mean(entry["perplexity"]["byte"])),
+    ("perplexity per word", "", lambda entry: _mean(entry["perplexity"]["word"])),
+    ("loss", "nats per token", lambda entry: _mean(entry["loss"])),
+    ("bits per byte", "", lambda entry: Cell(number(entry["bits_per_byte"], 4))),
 )
-AGAINST_ROWS: tuple[tuple[str, str, Callable[[Results], str]], ...] = (
-    ("KL divergence, mean", "nats", lambda against: _mean(against["kl"].get("mean"))),
-    ("KL divergence, median", "nats", lambda against: _mean(against["kl"].get("median"))),
-    ("KL divergence, 99th percentile", "nats", lambda against: _mean(against["kl"].get("p99"))),
-    ("KL divergence, largest", "nats", lambda against: number(against["kl"].get("max"))),
-    ("same first choice", "top-1 agreement", lambda a: _mean(a.get("top1_agreement"), percent)),
-    ("same first five", "top-5 overlap", lambda a: _mean(a.get("top5_overlap"), percent)),
-    ("Δp of the true token, mean", "", lambda against: _mean(against["delta_p"].get("mean"))),
-    ("|Δp|, mean", "", lambda against: _mean(against["delta_p"].get("mean_absolute"))),
-    ("|Δp|, 99th percentile", "", lambda against: _mean(against["delta_p"].get("p99_absolute"))),
+AGAINST_ROWS: tuple[QualityRow, ...] = (
+    ("KL divergence, mean", "nats", lambda against: _mean(against["kl"]["mean"])),
+    ("KL divergence, median", "nats", lambda against: _mean(against["kl"]["median"])),
+    ("KL divergence, 99th percentile", "nats", lambda against: _mean(against["kl"]["p99"])),
+    ("KL divergence, largest", "nats", lambda against: Cell(number(against["kl"]["max"]))),
+    ("same first choice", "top-1 agreement", lambda against: _share(against["top1_agreement"])),
+    ("same first five", "top-5 overlap", lambda against: _share(against["top5_overlap"])),
+    ("Δp of the true token, mean", "", lambda against: _mean(against["delta_p"]["mean"])),
+    ("|Δp|, mean", "", lambda against: _mean(against["delta_p"]["mean_absolute"])),
+    ("|Δp|, 99th percentile", "", lambda against: _mean(against["delta_p"]["p99_absolute"])),
 )
 
 
-def _mean(
-    mean: dict[str, Any] | None,
-    form: Callable[[float | None, float | None], str] = with_error,
-) -> str:
-    return form(mean.get("value"), mean.get("standard_error")) if mean else UNKNOWN
+def _mean(mean: dict[str, Any] | None, scale: float = 1, unit: str = "") -> Cell:
+    """A mean over its standard error."""
+    if not mean or mean["value"] is None:
+        return Cell(UNKNOWN)
+    error = mean.get("standard_error")
+    text, below = with_error(scale * mean["value"], scale * error if error else None)
+    return Cell(f"{text}{unit}", [below] if below else [])
+
+
+def _share(mean: dict[str, Any] | None) -> Cell:
+    return _mean(mean, 100, " %")
 
 
 def _quality_title(results: Results) -> str:
     quality = results.get("quality") or {}
-    texts = _listed([printable(str(text)) for text in quality.get("texts") or ["the text"]])
+    texts = [printable(PurePath(text).name) for text in quality.get("texts") or ["the text"]]
+    where = _listed(texts) if len(texts) <= MOST_NAMES else f"{len(texts)} texts"
     return (
-        f"Quality on {count(quality.get('tokens'))} tokens of {texts}, "
+        f"Quality on {count(quality.get('tokens'))} tokens of {where}, "
         f"window {count(quality.get('window'))}, stride {count(quality.get('stride'))}; "
         "± one standard error"
     )
@@ -353,7 +365,7 @@ def _quality_rows(results: Results) -> list[Row]:
     measured = [entries.get(model["name"]) for model in results["models"]]
     compared = [entry.get("against") if entry else None for entry in measured]
     rows = [
-        Row(title, unit, [Cell(form(entry) if entry else UNKNOWN) for entry in of])
+        Row(title, unit, [form(entry) if entry else Cell(UNKNOWN) for entry in of])
         for table, of in ((QUALITY_ROWS, measured), (AGAINST_ROWS, compared))
         for title, unit, form in table
     ]
@@ -374,21 +386,26 @@ def _examples(results: Results) -> dict[str, list[Example]]:
 
 
 def _example(example: dict[str, Any]) -> Example:
-    context = example["context"]
+    context = example["context"].lstrip()
     kept = context[-CONTEXT_LENGTH:]
     position = example.get("position")
     return Example(
         context=prose(kept if kept == context else f"…{kept}"),
         true=token(example["true"]),
-        place="" if position is None else f"at {percent(position)} of the text",
+        place="" if position is None else f"at {100 * position:.0f} % of the text",
         kl=number(example["kl"]),
-        reference=_guesses(example["reference"], example["true"]),
-        model=_guesses(example["model"], example["true"]),
+        reference=_guesses(example, "reference"),
+        model=_guesses(example, "model"),
     )
 
 
-def _guesses(top: list[tuple[str, float]], true: str) -> list[Guess]:
-    return [Guess(token(text), percent(p), max(0.0, min(1.0, p)), text == true) for text, p in top]
+def _guesses(example: dict[str, Any], of: str) -> list[Guess]:
+    """The likeliest tokens; the longest bar of both models is that of the largest probability."""
+    largest = max((p for _, p in example["reference"] + example["model"]), default=1.0) or 1.0
+    return [
+        Guess(token(text), percent(p), p / largest, text == example["true"])
+        for text, p in example[of]
+    ]
 
 
 # Circumstances --------------------------------------------------------------------------------
@@ -405,7 +422,14 @@ LABELS = {
     "other_cores_busy": "cores busy with other work",
     "warmup": "warm-up runs",
 }
-SHOWN_ELSEWHERE = {"command", "busy", "interrupted"}
+TEXT_LABELS = {
+    "tokens": "tokens scored",
+    "bytes": "bytes scored",
+    "words": "words scored",
+    "start_token": "first token of a text",
+    "limit": "limit of tokens per text",
+}
+SHOWN_ELSEWHERE = {"command", "busy"}
 
 
 def _circumstances(results: Results) -> Iterator[tuple[str, str]]:
@@ -414,6 +438,9 @@ def _circumstances(results: Results) -> Iterator[tuple[str, str]]:
         if key not in SHOWN_ELSEWHERE:
             label = LABELS.get(key, printable(key).replace("_", " "))
             yield label, _circumstance(key, value)
+    for key, value in (results.get("quality") or {}).items():
+        if key not in ("models", "self_check"):
+            yield TEXT_LABELS.get(key, printable(key).replace("_", " ")), _circumstance("", value)
     for model in results["models"]:
         if model.get("path"):
             yield f"folder of {printable(model['name'])}", printable(str(model["path"]))
@@ -432,4 +459,8 @@ def _circumstance(key: str, value: Any) -> str:
         return ", ".join(f"{printable(name)} {_circumstance('', v)}" for name, v in value.items())
     if isinstance(value, list | tuple):
         return ", ".join(_circumstance("", item) for item in value) or UNKNOWN
+    if isinstance(value, float):
+        return f"{value:,.4g}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return count(value)
     return UNKNOWN if value is None else printable(str(value))
