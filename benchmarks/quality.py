@@ -7,7 +7,7 @@ the same code: a model is 0 nats from itself, and some nats from itself on anoth
 comparison is broken and nothing is reported.
 
     perplexity        exp of the loss per token, byte or word; windows as in ``text_windows``
-    KL                KL(reference || model) in nats, as in ``divergence``
+    KL                KL(reference ‖ model) in nats, as in ``divergence``
     top-1 agreement   share of positions where both hold the same token for the likeliest
     top-5 overlap     share of the five likeliest tokens that both have in common
     Δp                p(true token) of the model less that of the reference
@@ -191,7 +191,7 @@ def _self_check(name: str, session: Session, plan: Plan) -> dict[str, Any]:
     itself, moved = (float(found.kl.mean()) for found in rows[1:])
     if itself != 0 or not moved > 0:
         raise NumericsError(
-            f"self-check: found KL({name} || {name}) = {itself:.3g} over {window.num_scored} "
+            f"self-check: found KL({name} ‖ {name}) = {itself:.3g} over {window.num_scored} "
             f"tokens, and {moved:.3g} for another text, expected 0 and above 0; the comparison "
             "cannot be trusted: report this, with the model and the output of pocketlm --version"
         )
