@@ -17,6 +17,7 @@ from pocketlm.benchmarks import speed
 from pocketlm.benchmarks.remote import Remote, WorkerDied
 from pocketlm.benchmarks.speed import (
     Choice,
+    ColdStart,
     Recording,
     SpeedTest,
     measure,
@@ -198,8 +199,9 @@ def test_rounds_are_kept_without_those_of_warm_up(
     assert all_ended(remotes)
 
 
+@pytest.mark.usefixtures("no_cold_starts")
 def test_tests_of_one_round_are_asked_for_in_its_order(
-    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    folders: dict[str, Path],
 ) -> None:
     events: list[str] = []
     measure(
@@ -214,6 +216,12 @@ def test_tests_of_one_round_are_asked_for_in_its_order(
     assert events == [*back, *there]
 
 
+@pytest.fixture
+def no_cold_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the fresh processes of every round, which take most of a short bench."""
+    monkeypatch.setattr(speed, "cold_start", lambda *arguments: ColdStart(0.1, 0.2))
+
+
 def at_step(number: int, action: Callable[[], object]) -> Callable[[int, int, str], None]:
     """A progress callback that does something once."""
 
@@ -224,6 +232,7 @@ def at_step(number: int, action: Callable[[], object]) -> Callable[[int, int, st
     return on_progress
 
 
+@pytest.mark.usefixtures("no_cold_starts")
 def test_an_interrupt_keeps_whole_rounds_and_leaves_no_process(
     folders: dict[str, Path], remotes: list[Remote]
 ) -> None:
@@ -238,6 +247,7 @@ def test_an_interrupt_keeps_whole_rounds_and_leaves_no_process(
     assert all_ended(remotes)
 
 
+@pytest.mark.usefixtures("no_cold_starts")
 @pytest.mark.parametrize("step", [2, 6 + 2, 6 + 6 + 5])
 def test_a_model_whose_process_dies_is_dropped_and_the_other_goes_on(
     folders: dict[str, Path], remotes: list[Remote], step: int
@@ -256,6 +266,7 @@ def test_a_model_whose_process_dies_is_dropped_and_the_other_goes_on(
     assert all_ended(remotes)
 
 
+@pytest.mark.usefixtures("no_cold_starts")
 def test_a_model_that_cannot_be_opened_for_want_of_memory_is_dropped(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
