@@ -124,6 +124,18 @@ def _rounds(results: dict[str, Any]) -> str:
     return f"medians of {rounds} interleaved rounds, intervals of {confidence:.0f} % confidence"
 
 
+def warnings(results: dict[str, Any]) -> list[str]:
+    """What is to be said loudly, before and after everything else."""
+    found = []
+    if busy := results["circumstances"]["busy"]:
+        found.append(busy)
+    if interrupted := results["interrupted"]:
+        rounds = f"{interrupted['rounds']} of {interrupted['of']} rounds"
+        lost = ", and quality is missing" if interrupted["phase"] == "quality" else ""
+        found.append(f"interrupted after {rounds}{lost}")
+    return found + [f"not measured: {failed['error']}" for failed in results["failed"]]
+
+
 def flat_rows(results: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """A row of plain values per test and model, with what is known of the model in each."""
     models = {model["name"]: model for model in results["models"]}

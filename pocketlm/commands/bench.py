@@ -322,7 +322,7 @@ def drawn(table: Table, width: int = PIPED_WIDTH) -> RichTable:
 
 
 def _shout(console: Console, results: dict[str, Any]) -> None:
-    for text in summary.warnings(results):
+    for text in tables.warnings(results):
         console.print(Text(f"WARNING: {text}", style="bold red"), soft_wrap=True)
 
 

@@ -152,12 +152,12 @@ def test_warnings_are_the_first_and_the_last_that_is_said() -> None:
     ]
     assert parts[:3] == parts[-3:] == loud
     found["interrupted"]["phase"] = "quality"
-    assert summary.warnings(found)[1] == "interrupted after 3 of 9 rounds, and quality is missing"
+    assert tables.warnings(found)[1] == "interrupted after 3 of 9 rounds, and quality is missing"
 
 
 def test_a_quiet_bench_begins_with_its_self_check() -> None:
     found = results()
-    assert summary.warnings(found) == []
+    assert tables.warnings(found) == []
     text = summary.markdown(found)
     assert text.startswith("self-check: KL(fp32 ‖ fp32) = 0 over 1,023 tokens")
     assert "\n".join(found["verdict"]) in text
