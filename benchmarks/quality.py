@@ -138,11 +138,18 @@ def measure_quality(
     self-check.
     """
     plan = check_texts(folders, texts, window=window, stride=stride, limit=limit)
-    sessions = [Session(folder, threads) for folder in folders.values()]
-    name = next(iter(folders))
-    self_check = _self_check(name, sessions[0], plan)
-    totals = [Totals(name, plan.tokenizer) for name in folders]
-    scores = WindowScores(sessions)
+    sessions = {name: Session(folder, threads) for name, folder in folders.items()}
+    return evaluate(plan, sessions, on_progress)
+
+
+def evaluate(
+    plan: Plan, sessions: dict[str, Session], on_progress: OnProgress | None = None
+) -> dict[str, Any]:
+    """As ``measure_quality``, for what ``check_texts`` returned and open models."""
+    name, reference = next(iter(sessions.items()))
+    self_check = _self_check(name, reference, plan)
+    totals = [Totals(name, plan.tokenizer) for name in sessions]
+    scores = WindowScores(list(sessions.values()))
     for part, share in _with_shares(plan):
         rows = scores.score([part.inputs] * len(sessions), part.targets)
         for total, found in zip(totals, rows, strict=True):

@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from pocketlm.benchmarks import divergence
-from pocketlm.benchmarks.divergence import Comparison, Rows
+from pocketlm.benchmarks.divergence import Comparison, Logits, Rows
 
 
-def slow_rows(reference: np.ndarray, logits: np.ndarray, targets: np.ndarray) -> Rows:
+def slow_rows(reference: Logits, logits: Logits, targets: NDArray[np.int64]) -> Rows:
     """The definitions, one after the other, in float64."""
 
-    def log_softmax(values: np.ndarray) -> np.ndarray:
+    def log_softmax(values: Logits) -> NDArray[np.float64]:
         wide = values.astype(np.float64)
         wide -= wide.max(axis=-1, keepdims=True)
         return np.asarray(wide - np.log(np.exp(wide).sum(axis=-1, keepdims=True)))
