@@ -4,8 +4,8 @@
 
 The results are what ``pocketlm bench --output json`` prints. The page needs nothing but itself: no
 network, no script, no font; light or dark as the reader's system is, on paper and on a phone too.
-Jinja2 fills ``templates/report.html``, escaping all text; ``report_page`` has the words and
-numbers, ``charts`` the charts.
+Jinja2 fills ``html/templates/report.html``, escaping all text; ``html.page`` has the words and the
+numbers, ``html.charts`` and ``html.tradeoffs`` the charts.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from typing import Any
 
 from ..export.errors import PocketLMError, RequestError, StorageError, missing_extra
 from ..export.strict_json import load_json_object
-from .inline_svg import require_matplotlib
+from .html.inline_svg import require_matplotlib
 
 FORMAT = 1
-TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATES = Path(__file__).parent / "html" / "templates"
 LARGEST_RESULTS = 50_000_000  # bytes; ten models with all samples are under 1 MB
 
 
@@ -63,7 +63,7 @@ def check_report(path: str | Path) -> None:
 
 def html(results: dict[str, Any]) -> str:
     """The page as text. The same results give the same page."""
-    from .report_page import page
+    from .html.page import page
 
     environment = _jinja2().Environment(
         loader=_jinja2().FileSystemLoader(TEMPLATES),

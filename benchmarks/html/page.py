@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
-from . import charts, tables
+from .. import tables
+from . import charts
 from .quantities import (
     UNKNOWN,
     count,
@@ -23,6 +24,7 @@ from .quantities import (
     with_error,
 )
 from .results_by_test import by_test
+from .tradeoffs import tradeoffs
 from .visible_text import printable, prose, token
 
 CONTEXT_LENGTH = 360  # characters of an example's context, at most
@@ -117,7 +119,7 @@ def page(results: Results) -> Page:
         losses_legend=charts.swatches(names, "losses"),
         groups=_groups(results),
         details=_details(results),
-        tradeoffs=charts.tradeoffs(results),
+        tradeoffs=tradeoffs(results),
         speed=charts.speed_bars(results),
         losses=charts.loss_along(results) + charts.error_per_layer(results),
         examples=_examples(results),
