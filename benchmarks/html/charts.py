@@ -95,7 +95,7 @@ def _speed_chart(
 ) -> Chart:
     models = [model for model, row in rows.items() if row.get("tokens_per_second")]
     rates = [rows[model]["tokens_per_second"] for model in models]
-    intervals = [interval(rate) for rate in rates]
+    intervals = [known_interval(rate) for rate in rates]
     labels = [_bar_label(rows[model]) for model in models]
     ends = [
         known[1] if known else rate["median"] for rate, known in zip(rates, intervals, strict=True)
@@ -196,7 +196,7 @@ def names_of(results: dict[str, Any]) -> list[str]:
 def _bar_label(row: dict[str, Any]) -> str:
     ratio = row.get("ratio")
     label = number(row["tokens_per_second"]["median"])
-    return f"{label}  ({times(ratio['median'])})" if ratio else label
+    return f"{label} ({times(ratio['median'])})" if ratio else label
 
 
 def tick_text(tick: float, place: float) -> str:
@@ -204,7 +204,7 @@ def tick_text(tick: float, place: float) -> str:
     return f"{tick:,.10g}"
 
 
-def interval(estimate: dict[str, Any]) -> tuple[float, float] | None:
+def known_interval(estimate: dict[str, Any]) -> tuple[float, float] | None:
     """(low, high), where there were enough repetitions to know them."""
     low, high = estimate.get("low"), estimate.get("high")
     return (low, high) if low is not None and high is not None and low < high else None

@@ -14,7 +14,7 @@ from .charts import (
     Point,
     around,
     chart,
-    interval,
+    known_interval,
     looks,
     loss_axis,
     names_of,
@@ -75,6 +75,16 @@ class Standing:
         """Tokens per second."""
         return self.speed["median"] if self.speed else 0.0
 
+    @property
+    def divergence(self) -> float:
+        """Mean KL divergence from the reference."""
+        return float(self.loss["value"]) if self.loss else 0.0
+
+    @property
+    def divergence_error(self) -> float | None:
+        """Its standard error."""
+        return self.loss["standard_error"] if self.loss else None
+
 
 def tradeoffs(results: dict[str, Any]) -> list[Chart]:
     """Size and speed, each against what was lost; without quality, one against the other.
@@ -119,9 +129,9 @@ def _size_and_loss(results: dict[str, Any], standings: list[Standing]) -> Chart:
         Spot(
             s.name,
             s.megabytes,
-            s.loss["value"] if s.loss else 0.0,
+            s.divergence,
             f"{number(s.rate)} tok/s" if s.speed else "",
-            y_error=s.loss["standard_error"] if s.loss else None,
+            y_error=s.divergence_error,
             area=50 + 250 * s.rate / fastest if fastest else Spot.area,
         )
         for s in standings
@@ -136,10 +146,10 @@ def _speed_and_loss(results: dict[str, Any], standings: list[Standing]) -> Chart
         Spot(
             s.name,
             s.rate,
-            s.loss["value"] if s.loss else 0.0,
+            s.divergence,
             size(s.num_bytes) if s.num_bytes else "",
-            interval(s.speed or {}),
-            s.loss["standard_error"] if s.loss else None,
+            known_interval(s.speed or {}),
+            s.divergence_error,
         )
         for s in standings
     ]
