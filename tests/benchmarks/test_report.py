@@ -391,14 +391,25 @@ def test_saved_results_become_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == html(results)
 
 
-@pytest.mark.parametrize("content", ["{}", '{"format": 2, "models": []}', '{"format": 1}', "[", ""])
+@pytest.mark.parametrize(
+    "content, told",
+    [
+        ("", "results.json"),
+        ("[", "results.json"),
+        ("{}", "found format None, expected 1"),
+        ('{"format": 2}', "found format 2, expected 1"),
+        ('{"format": 1}', "found no circumstances, failed, interrupted, models"),
+        (json.dumps(bench_results() | {"reference": "x"}), "the reference 'x', expected one of"),
+        (json.dumps(bench_results() | {"models": {}}), "the reference 'fp32', expected one of"),
+    ],
+)
 def test_other_json_is_refused_in_a_line(
-    content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    content: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     (tmp_path / "results.json").write_text(content)
     with pytest.raises(SystemExit) as stopped:
         run_main(monkeypatch, tmp_path / "results.json", tmp_path / "report.html")
     assert stopped.value.code == 2
-    told = capsys.readouterr().err
-    assert told.startswith("error: ") and len(told.splitlines()) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and told in said and len(said.splitlines()) == 1
     assert not (tmp_path / "report.html").exists()

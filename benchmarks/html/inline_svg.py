@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-from ..export.errors import missing_extra
+from ...export.errors import missing_extra
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

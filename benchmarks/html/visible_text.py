@@ -50,3 +50,8 @@ def told_apart(names: Sequence[str], length: int) -> dict[str, str]:
         name: shortened(f"…{text[cut:]}" if cut > 1 else text, length)
         for name, text in zip(names, shown, strict=True)
     }
+
+
+def listed(words: Sequence[str]) -> str:
+    """The words as a sentence has them: a, b and c."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
