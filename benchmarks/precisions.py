@@ -160,7 +160,7 @@ def main() -> None:
     print(markdown(results), "\n")
     print_scorecard(arguments.shape, results)
     if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=1) + "\n")
+        arguments.json.write_text(json.dumps(without_texts(results), indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -92,8 +93,8 @@ def _parse_pairs(
 )
 @_counts(
     *("-b", "--batch-size"),
-    least=1,
-    help=f"Tokens of a prompt per forward pass. Default: {CHUNK_SIZE}.",
+    least=2,  # as many rows as any chunk of a prefill has
+    help=f"Tokens of a prompt per forward pass, at least 2. Default: {CHUNK_SIZE}.",
 )
 @_counts(
     *("-t", "--threads"),
@@ -263,9 +264,9 @@ def unique_names(models: Sequence[str | None], folders: Sequence[ModelFolder]) -
 
 
 def _short_name(model: str | None, folder: ModelFolder) -> str:
+    asked = "demo" if model is None else Path(os.path.abspath(model.partition("@")[0])).name
     if model is not None and Path(model).is_dir() and folder.path.samefile(model):
-        return folder.path.resolve().name
-    asked = "demo" if model is None else Path(model.partition("@")[0]).resolve().name
+        return asked
     return f"{asked}-{folder.manifest['precision']['name']}"
 
 

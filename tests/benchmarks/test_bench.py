@@ -320,6 +320,8 @@ def test_the_verdict_is_speed_size_and_disagreement() -> None:
         ({"smaller": 1.0}, "at tg128, as large; it"),
         ({"smaller": 0.5}, "at tg128, 2.0× larger; it"),
         ({"agreement": 1.0}, "; it agrees with fp32 on every token"),
+        ({"agreement": 0.36}, "; it disagrees with fp32 on 64 % of the tokens"),
+        ({"agreement": 0.9995}, "; it disagrees with fp32 on 1 token in 2,000"),
         ({"agreement": None}, "at tg128, 6.9× smaller"),
     ],
 )

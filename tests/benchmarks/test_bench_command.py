@@ -144,6 +144,17 @@ def test_texts_are_compared_and_a_report_is_written(
     assert "out-int4" in page.read_text("utf-8")
 
 
+@pytest.mark.usefixtures("idle_machine")
+def test_a_terminal_shows_what_is_under_way(
+    run: Run, int4: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as if stderr were one
+    ended = run(int4.path, *QUICK, "-o", "csv")
+    assert ended.code == 0
+    assert "out-int4, pp16, warm-up" in ended.err or "out-int4, tg4, round 1" in ended.err
+    assert "\x1b" not in ended.out
+
+
 @pytest.mark.parametrize("width", [24, 40, 60, 80, 120])
 def test_tables_fit_the_terminal(width: int) -> None:
     console = Console(width=width, file=io.StringIO())
@@ -196,7 +207,7 @@ WRONG = {
     "an empty number": (["-n", "1,,2"], "'-n' / '--n-gen': found '1,,2', expected whole numbers"),
     "a negative number": (["-d", "-5"], "'-d' / '--n-depth': found '-5', expected whole numbers"),
     "digits of another script": (["-p", "٣"], "expected whole numbers from 0 to 1,000,000,000"),
-    "batches of none": (["-b", "0"], "'--batch-size': found '0', expected whole numbers from 1"),
+    "batches of one": (["-b", "1"], "'--batch-size': found '1', expected whole numbers from 2 to"),
     "no threads": (["-t", "0"], "'--threads': found '0', expected whole numbers from 1 to 1,024"),
     "too many threads": (["-t", "9999"], "'--threads': found '9999', expected whole numbers from"),
     "half a pair": (["-pg", "5"], "'-pg': found '5', expected two numbers, as in 512,128"),
