@@ -12,7 +12,13 @@ import pytest
 from bench_results import bench_results
 
 from pocketlm.benchmarks import precisions
-from pocketlm.benchmarks.precisions import DEFAULT_INT4, VARIANTS, export_variants, print_scorecard
+from pocketlm.benchmarks.precisions import (
+    DEFAULT_INT4,
+    VARIANTS,
+    export_variants,
+    print_scorecard,
+    without_texts,
+)
 from pocketlm.benchmarks.readme_tables import fill
 from pocketlm.benchmarks.scorecard import SCORECARDS, TESTS, gpt2_124m, llama_1b
 from pocketlm.benchmarks.shapes import SHAPES
@@ -123,6 +129,14 @@ def test_the_script_measures_a_checkpoint_and_keeps_what_it_found(
     assert found["memory"]["run"] is None  # 128 + 64 tokens do not fit the context of 160
     assert found["memory"]["exports"].keys() == {"fp32", "int4 b128"}
     assert "| tg128 | int4 b128 |" in capsys.readouterr().out
+
+
+def test_results_that_are_kept_quote_no_text() -> None:
+    full = bench_results()
+    kept = without_texts(full)
+    assert any(model["examples"] for model in full["quality"]["models"])
+    assert not any(model["examples"] for model in kept["quality"]["models"])
+    assert without_texts(bench_results(quality=False)) == bench_results(quality=False)
 
 
 def test_the_script_wants_a_checkpoint_or_a_shape() -> None:
