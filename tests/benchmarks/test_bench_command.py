@@ -120,13 +120,20 @@ def test_every_form_holds_the_tests_that_were_asked_for(
     lists = ["-p", "8,16", "-n", "0", "-pg", "8,2", "-d", "0,5", "-b", "4", "-t", "1", "-r", "1"]
     ended = run(int4.path, *lists, "--output", output)
     assert (ended.code, ended.err) == (0, "")
-    names = {
+    read: dict[str, Callable[[str], list[str]]] = {
         "json": lambda text: [row["test"] for row in json.loads(text)["speed"]],
         "jsonl": lambda text: [json.loads(line)["test"] for line in text.splitlines()],
         "csv": lambda text: [row["test"] for row in csv.DictReader(io.StringIO(text))],
         "md": lambda text: re.findall(r"^\| (pp\S+(?: @ d5)?) \| out-int4 \|", text, re.MULTILINE),
-    }[output](ended.out)
-    assert names == ["pp8", "pp16", "pp8+tg2", "pp8 @ d5", "pp16 @ d5", "pp8+tg2 @ d5"]
+    }
+    assert read[output](ended.out) == [
+        "pp8",
+        "pp16",
+        "pp8+tg2",
+        "pp8 @ d5",
+        "pp16 @ d5",
+        "pp8+tg2 @ d5",
+    ]
 
 
 @pytest.mark.usefixtures("idle_machine")
