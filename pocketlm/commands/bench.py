@@ -23,7 +23,13 @@ from pocketlm.benchmarks.tables import Table
 from pocketlm.benchmarks.text_windows import check_text_file
 from pocketlm.cli import INTERRUPTED
 from pocketlm.commands.lists import ListCommand
-from pocketlm.commands.options import HUB_OPTIONS, MODEL_OPTIONS, debug_option, open_folder
+from pocketlm.commands.options import (
+    HUB_OPTIONS,
+    MODEL_OPTIONS,
+    debug_option,
+    open_folder,
+    window_options,
+)
 from pocketlm.export.errors import PocketLMError
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.threads import default_threads
@@ -117,24 +123,7 @@ def _parse_pairs(
     metavar="FILE...",
     help="Compare the models on these UTF-8 texts as well, as `pocketlm eval` does.",
 )
-@click.option(
-    "--window",
-    type=int,
-    metavar="TOKENS",
-    help="With --text: tokens a model sees at once. Default: its context length, at most 1024.",
-)
-@click.option(
-    "--stride",
-    type=int,
-    metavar="TOKENS",
-    help="With --text: tokens from one window to the next. Default: half a window.",
-)
-@click.option(
-    "--limit",
-    type=int,
-    metavar="TOKENS",
-    help="With --text: use the first tokens of each text only.",
-)
+@window_options
 @click.option(
     "--html",
     type=click.Path(path_type=Path),

@@ -140,13 +140,13 @@ TESTS = [SpeedTest(16, 0), SpeedTest(0, 4), SpeedTest(0, 4, threads=2)]
 
 
 def test_the_models_of_a_test_are_neighbours_and_every_other_round_goes_backwards() -> None:
-    models = ["a", "b", "c"]
-    there, back = (round_order(models, TESTS, number) for number in (0, 1))
+    models, tests = ["a", "b", "c"], [*TESTS, None]
+    there, back = (round_order(models, tests, number) for number in (0, 1))
     assert back == there[::-1]
-    assert there == round_order(models, TESTS, 2) == round_order(models, TESTS, -2)
-    assert [test for _, test in there] == [test for test in (*TESTS, None) for _ in models]
+    assert there == round_order(models, tests, 2) == round_order(models, tests, -2)
+    assert [test for _, test in there] == [test for test in tests for _ in models]
     # Whatever grows from step to step: over two rounds every model has met the same of it.
-    for test in TESTS:
+    for test in tests:
         met = {m: there.index((m, test)) + len(there) + back.index((m, test)) for m in models}
         assert len(set(met.values())) == 1
 
