@@ -94,6 +94,13 @@ def test_what_varies_gets_a_column(name: str) -> None:
     assert table.rows[0][2] == "7"
 
 
+def test_a_column_of_nothing_is_left_out() -> None:
+    table = Table(["a", "b", "c"], [["1", "-", "-"], ["2", "-", "3"]], optional=["b", "c"])
+    assert table.filled() == Table(["a", "c"], [["1", "-"], ["2", "3"]], optional=["c"])
+    alone = speed_table(results(models={"fp32": MODELS["fp32"]}, repetitions=1))
+    assert list(alone.columns) == ["test", "model", "tokens/s", "roofline"]
+
+
 def test_energy_gets_a_column_where_it_is_known() -> None:
     table = speed_table(results(energy=True))
     assert table.columns[-1] == "J/token"
