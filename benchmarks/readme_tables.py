@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from .quality_figures import text_sentence
-from .summary import warnings
-from .tables import Table, describe_circumstances, rate_text
+from .tables import Table, describe_circumstances, rate_text, warnings
 
 MARKERS = re.compile(r"<!-- begin ((\w+)-([\w.-]+)) -->\n(.*?)<!-- end \1 -->", re.DOTALL)
 PREFILL, DECODE = "pp512", "tg128"

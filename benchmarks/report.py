@@ -4,8 +4,8 @@
 
 The results are what ``pocketlm bench --output json`` prints. The page needs nothing but itself: no
 network, no script, no font; light or dark as the reader's system is, on paper and on a phone too.
-Jinja2 fills ``templates/report.html``, escaping all text; ``report_page`` has the words and
-numbers, ``charts`` the charts.
+Jinja2 fills ``html/templates/report.html``, escaping all text; ``html.page`` has the words and the
+numbers, ``html.charts`` and ``html.tradeoffs`` the charts.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from ..export.errors import PocketLMError, RequestError, StorageError, missing_extra
-from ..export.strict_json import load_json_object
-from .inline_svg import require_matplotlib
+from ..export.strict_json import load_json_object, shown
+from .html.inline_svg import require_matplotlib
 
 FORMAT = 1
-TEMPLATES = Path(__file__).parent / "templates"
+KEYS = {"reference", "circumstances", "models", "speed", "quality", "failed", "interrupted"}
+TEMPLATES = Path(__file__).parent / "html" / "templates"
 LARGEST_RESULTS = 50_000_000  # bytes; ten models with all samples are under 1 MB
 
 
@@ -63,7 +64,7 @@ def check_report(path: str | Path) -> None:
 
 def html(results: dict[str, Any]) -> str:
     """The page as text. The same results give the same page."""
-    from .report_page import page
+    from .html.page import page
 
     environment = _jinja2().Environment(
         loader=_jinja2().FileSystemLoader(TEMPLATES),
@@ -74,7 +75,7 @@ def html(results: dict[str, Any]) -> str:
     )
     shown = page(results)
     fields = {field.name: getattr(shown, field.name) for field in dataclasses.fields(shown)}
-    return environment.get_template("report.html").render(fields)
+    return str(environment.get_template("report.html").render(fields))
 
 
 def write_report(results: dict[str, Any], path: str | Path) -> None:
@@ -102,13 +103,20 @@ def write_report(results: dict[str, Any], path: str | Path) -> None:
 def read_results(path: Path) -> dict[str, Any]:
     """The results in a JSON file; RequestError where they are something else."""
     results = load_json_object(path, LARGEST_RESULTS, RequestError)
-    found = results.get("format")
-    if found != FORMAT or not isinstance(results.get("models"), list):
-        raise RequestError(
-            f"{path}: found format {found!r:.40}, expected {FORMAT}; "
-            "give a file made with: pocketlm bench MODEL... --output json"
-        )
-    return results
+    models = results.get("models")
+    names = [model.get("name") for model in models] if isinstance(models, list) else []
+    missing = sorted(KEYS - results.keys())
+    if results.get("format") != FORMAT:
+        found = f"format {results.get('format')!r:.40}, expected {FORMAT}"
+    elif missing:
+        found = f"no {', '.join(missing)}, expected all that a bench has"
+    elif results["reference"] not in names:
+        found = f"the reference {shown(results['reference'])}, expected one of the models"
+    else:
+        return results
+    raise RequestError(
+        f"{path}: found {found}; give a file made with: pocketlm bench MODEL... --output json"
+    )
 
 
 def _jinja2() -> Any:

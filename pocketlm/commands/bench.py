@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,13 @@ from pocketlm.benchmarks.tables import Table
 from pocketlm.benchmarks.text_windows import check_text_file
 from pocketlm.cli import INTERRUPTED
 from pocketlm.commands.lists import ListCommand
-from pocketlm.commands.options import HUB_OPTIONS, MODEL_OPTIONS, debug_option, open_folder
+from pocketlm.commands.options import (
+    HUB_OPTIONS,
+    MODEL_OPTIONS,
+    debug_option,
+    open_folder,
+    window_options,
+)
 from pocketlm.export.errors import PocketLMError
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.threads import default_threads
@@ -92,8 +99,8 @@ def _parse_pairs(
 )
 @_counts(
     *("-b", "--batch-size"),
-    least=1,
-    help=f"Tokens of a prompt per forward pass. Default: {CHUNK_SIZE}.",
+    least=2,  # as many rows as any chunk of a prefill has
+    help=f"Tokens of a prompt per forward pass, at least 2. Default: {CHUNK_SIZE}.",
 )
 @_counts(
     *("-t", "--threads"),
@@ -116,24 +123,7 @@ def _parse_pairs(
     metavar="FILE...",
     help="Compare the models on these UTF-8 texts as well, as `pocketlm eval` does.",
 )
-@click.option(
-    "--window",
-    type=int,
-    metavar="TOKENS",
-    help="With --text: tokens a model sees at once. Default: its context length, at most 1024.",
-)
-@click.option(
-    "--stride",
-    type=int,
-    metavar="TOKENS",
-    help="With --text: tokens from one window to the next. Default: half a window.",
-)
-@click.option(
-    "--limit",
-    type=int,
-    metavar="TOKENS",
-    help="With --text: use the first tokens of each text only.",
-)
+@window_options
 @click.option(
     "--html",
     type=click.Path(path_type=Path),
@@ -263,9 +253,9 @@ def unique_names(models: Sequence[str | None], folders: Sequence[ModelFolder]) -
 
 
 def _short_name(model: str | None, folder: ModelFolder) -> str:
+    asked = "demo" if model is None else Path(os.path.abspath(model.partition("@")[0])).name
     if model is not None and Path(model).is_dir() and folder.path.samefile(model):
-        return folder.path.resolve().name
-    asked = "demo" if model is None else Path(model.partition("@")[0]).resolve().name
+        return asked
     return f"{asked}-{folder.manifest['precision']['name']}"
 
 
@@ -322,7 +312,7 @@ def drawn(table: Table, width: int = PIPED_WIDTH) -> RichTable:
 
 
 def _shout(console: Console, results: dict[str, Any]) -> None:
-    for text in summary.warnings(results):
+    for text in tables.warnings(results):
         console.print(Text(f"WARNING: {text}", style="bold red"), soft_wrap=True)
 
 

@@ -17,6 +17,7 @@ from pocketlm.benchmarks import speed
 from pocketlm.benchmarks.remote import Remote, WorkerDied
 from pocketlm.benchmarks.speed import (
     Choice,
+    ColdStart,
     Recording,
     SpeedTest,
     measure,
@@ -139,13 +140,13 @@ TESTS = [SpeedTest(16, 0), SpeedTest(0, 4), SpeedTest(0, 4, threads=2)]
 
 
 def test_the_models_of_a_test_are_neighbours_and_every_other_round_goes_backwards() -> None:
-    models = ["a", "b", "c"]
-    there, back = (round_order(models, TESTS, number) for number in (0, 1))
+    models, tests = ["a", "b", "c"], [*TESTS, None]
+    there, back = (round_order(models, tests, number) for number in (0, 1))
     assert back == there[::-1]
-    assert there == round_order(models, TESTS, 2) == round_order(models, TESTS, -2)
-    assert [test for _, test in there] == [test for test in (*TESTS, None) for _ in models]
+    assert there == round_order(models, tests, 2) == round_order(models, tests, -2)
+    assert [test for _, test in there] == [test for test in tests for _ in models]
     # Whatever grows from step to step: over two rounds every model has met the same of it.
-    for test in TESTS:
+    for test in tests:
         met = {m: there.index((m, test)) + len(there) + back.index((m, test)) for m in models}
         assert len(set(met.values())) == 1
 
@@ -198,8 +199,9 @@ def test_rounds_are_kept_without_those_of_warm_up(
     assert all_ended(remotes)
 
 
+@pytest.mark.usefixtures("no_cold_starts")
 def test_tests_of_one_round_are_asked_for_in_its_order(
-    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    folders: dict[str, Path],
 ) -> None:
     events: list[str] = []
     measure(
@@ -214,6 +216,12 @@ def test_tests_of_one_round_are_asked_for_in_its_order(
     assert events == [*back, *there]
 
 
+@pytest.fixture
+def no_cold_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the fresh processes of every round, which take most of a short bench."""
+    monkeypatch.setattr(speed, "cold_start", lambda *arguments: ColdStart(0.1, 0.2))
+
+
 def at_step(number: int, action: Callable[[], object]) -> Callable[[int, int, str], None]:
     """A progress callback that does something once."""
 
@@ -224,6 +232,7 @@ def at_step(number: int, action: Callable[[], object]) -> Callable[[int, int, st
     return on_progress
 
 
+@pytest.mark.usefixtures("no_cold_starts")
 def test_an_interrupt_keeps_whole_rounds_and_leaves_no_process(
     folders: dict[str, Path], remotes: list[Remote]
 ) -> None:
@@ -238,6 +247,7 @@ def test_an_interrupt_keeps_whole_rounds_and_leaves_no_process(
     assert all_ended(remotes)
 
 
+@pytest.mark.usefixtures("no_cold_starts")
 @pytest.mark.parametrize("step", [2, 6 + 2, 6 + 6 + 5])
 def test_a_model_whose_process_dies_is_dropped_and_the_other_goes_on(
     folders: dict[str, Path], remotes: list[Remote], step: int
@@ -256,6 +266,7 @@ def test_a_model_whose_process_dies_is_dropped_and_the_other_goes_on(
     assert all_ended(remotes)
 
 
+@pytest.mark.usefixtures("no_cold_starts")
 def test_a_model_that_cannot_be_opened_for_want_of_memory_is_dropped(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

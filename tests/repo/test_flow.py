@@ -18,7 +18,7 @@ ALLOWED_PACKAGES = {
     "export": EXPORT_PACKAGES | {"huggingface_hub"},
     "quantize": EXPORT_PACKAGES,
     "runtime": RUNTIME_PACKAGES | {"jinja2"},
-    "benchmarks": RUNTIME_PACKAGES,
+    "benchmarks": RUNTIME_PACKAGES | {"jinja2", "matplotlib"},
     FRONT: RUNTIME_PACKAGES | {"click", "rich"},
 }
 # What runs in a process of its own, or inside another program, may import more.

@@ -74,7 +74,9 @@ def test_wheel_holds_the_sources_and_nothing_else(wheel: Path) -> None:
         return f"{name}/__init__.py" if path.name == "__init__.py" else f"{name}.py"
 
     demo = {f"pocketlm/demo/{path.name}" for path in (ROOT / "pocketlm" / "demo").iterdir()}
-    expected = {in_wheel(path) for path in sources()} | demo | {"pocketlm/py.typed"}
+    templates = (ROOT / "benchmarks" / "html" / "templates").iterdir()
+    data = demo | {f"pocketlm/benchmarks/html/templates/{path.name}" for path in templates}
+    expected = {in_wheel(path) for path in sources()} | data | {"pocketlm/py.typed"}
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
         license_text = archive.read(
