@@ -10,7 +10,7 @@ nats), from which the tables, ``--output json`` and the report are made:
     speed           a row per test and model: ``Estimate`` of the rate, paired ratio, roofline
     quality         what ``quality`` measures over ``--text``; None without
     failed          models whose process died, and how
-    interrupted     None, or how many rounds of how many there are
+    interrupted     None, or how many rounds of how many there are, and in which phase it was
 """
 
 from __future__ import annotations
@@ -19,17 +19,20 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from ..export.folder import ModelFolder
 from .bandwidth import read_bandwidth
 from .intervals import estimate, paired_ratio, spread
-from .machine import CpuWatch, busy_sentence, describe_machine
+from .machine import CpuWatch, OthersUse, busy_sentence, describe_machine
+from .quality import check_texts, measure_quality
 from .roofline import kv_bytes_per_token, weight_bytes_per_token
 from .speed import Recording, Sample, SpeedTest, measure, thread_counts
 from .weight_errors import weight_errors
 
 FORMAT = 1
+MANY = 0.3  # of the tokens: above that "1 in 3" would be too coarse
 # What is under way: {"phase": "speed" or "quality", …} with what a progress bar may show.
 OnEvent = Callable[[dict[str, Any]], None]
 
@@ -42,65 +45,114 @@ class Plan:
     tests: Sequence[SpeedTest]
     repetitions: int = 9
     warmup: int = 1
+    texts: Sequence[Path] = ()  # to compare the models on; none: speed only
+    window: int | None = None  # tokens, as are the next two: see ``quality``
+    stride: int | None = None
+    limit: int | None = None
 
 
 def run_bench(plan: Plan, on_event: OnEvent = lambda event: None) -> dict[str, Any]:
-    """Measures and returns the dict above.
+    """Measures and returns the dict above: speed first, then, alone in memory, quality.
 
     Ctrl-C ends the measuring: what is there of complete rounds is returned, and ``interrupted``
-    says so; before there is any, KeyboardInterrupt is raised. WorkerDied is raised when no model
-    is left.
+    says so; before there is any, KeyboardInterrupt is raised. Raises RequestError for texts that
+    will not do, before any work, and WorkerDied when no model is left.
     """
+    if plan.texts:
+        check_texts(plan.folders, plan.texts, **_windows(plan))
     recording = Recording()
     circumstances = _begin(plan)
-    interrupted = False
-    watch, load_before = CpuWatch(), os.getloadavg()[0]
+    watch = CpuWatch()
+    interrupted = None
     try:
-        for threads in thread_counts(plan.tests):
-            on_event({"phase": "bandwidth"})
-            circumstances["read_bandwidth"][str(threads)] = read_bandwidth(threads)
-        measure(
-            {name: folder.path for name, folder in plan.folders.items()},
-            plan.tests,
-            plan.repetitions,
-            recording,
-            warmup=plan.warmup,
-            on_progress=lambda done, total, what: on_event(
-                {"phase": "speed", "done": done, "total": total, "what": what}
-            ),
-        )
+        _measure_speed(plan, recording, circumstances["read_bandwidth"], on_event)
     except KeyboardInterrupt:
         if not recording.rounds:
             raise
-        interrupted = True
-    others = watch.stop()
-    circumstances |= {
-        "load_average": {"before": load_before, "after": os.getloadavg()[0]},
-        "other_cores_busy": others.other_cores if others else None,
-        "stolen_cores": others.stolen_cores if others else None,
-        "busy": busy_sentence(others, load_before),
-    }
-    return _results(plan, recording, circumstances, interrupted)
+        interrupted = "speed"
+    _end(circumstances, watch.stop())
+    results = _results(plan, recording, circumstances)
+    if plan.texts and not interrupted:
+        try:
+            results["quality"] = _measure_quality(plan, results, on_event)
+        except KeyboardInterrupt:
+            interrupted = "quality"
+    if interrupted:
+        of = plan.repetitions * len(thread_counts(plan.tests))
+        results["interrupted"] = {"phase": interrupted, "rounds": recording.rounds, "of": of}
+    results["verdict"] = verdict(results)
+    return results
+
+
+def _measure_speed(
+    plan: Plan, recording: Recording, bandwidth: dict[str, float], on_event: OnEvent
+) -> None:
+    _measure_bandwidth(plan, bandwidth, on_event)
+    measure(
+        {name: folder.path for name, folder in plan.folders.items()},
+        plan.tests,
+        plan.repetitions,
+        recording,
+        warmup=plan.warmup,
+        on_progress=lambda done, total, what: on_event(
+            {"phase": "speed", "done": done, "total": total, "what": what}
+        ),
+    )
+    _measure_bandwidth(plan, bandwidth, on_event)
+
+
+def _measure_quality(plan: Plan, results: dict[str, Any], on_event: OnEvent) -> dict[str, Any]:
+    """Of the models that are left, with the threads of the first test."""
+    names = [model["name"] for model in results["models"]]
+    return measure_quality(
+        {name: plan.folders[name] for name in names},
+        plan.texts,
+        **_windows(plan),
+        threads=plan.tests[0].threads,
+        on_progress=lambda share, value: on_event(
+            {"phase": "quality", "done": share, "total": 1.0, "what": value}
+        ),
+    )
+
+
+def _windows(plan: Plan) -> dict[str, int | None]:
+    return {"window": plan.window, "stride": plan.stride, "limit": plan.limit}
+
+
+def _measure_bandwidth(plan: Plan, best: dict[str, float], on_event: OnEvent) -> None:
+    """By number of threads; before and after the tests, since others may slow down either."""
+    on_event({"phase": "bandwidth"})
+    for threads in thread_counts(plan.tests):
+        best[str(threads)] = max(read_bandwidth(threads), best.get(str(threads), 0.0))
 
 
 def _begin(plan: Plan) -> dict[str, Any]:
     return {
         **describe_machine(plan.tests[0].threads),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "load_average": {"before": os.getloadavg()[0], "after": None},
         "read_bandwidth": {},
         "repetitions": plan.repetitions,
         "warmup": plan.warmup,
     }
 
 
-def _results(
-    plan: Plan, recording: Recording, circumstances: dict[str, Any], interrupted: bool
-) -> dict[str, Any]:
+def _end(circumstances: dict[str, Any], others: OthersUse | None) -> None:
+    """Adds what is known once the speed has been measured."""
+    load = circumstances["load_average"]
+    load["after"] = os.getloadavg()[0]
+    circumstances |= {
+        "other_cores_busy": others.other_cores if others else None,
+        "stolen_cores": others.stolen_cores if others else None,
+        "busy": busy_sentence(others, load["before"]),
+    }
+
+
+def _results(plan: Plan, recording: Recording, circumstances: dict[str, Any]) -> dict[str, Any]:
     names = [name for name in plan.folders if name not in recording.failed]
     if not names:
         raise next(iter(recording.failed.values()))
-    of = plan.repetitions * len(thread_counts(plan.tests))
-    results: dict[str, Any] = {
+    return {
         "format": FORMAT,
         "verdict": [],
         "reference": names[0],
@@ -109,10 +161,8 @@ def _results(
         "speed": _speed(plan, names, recording, circumstances["read_bandwidth"]),
         "quality": None,
         "failed": [{"model": name, "error": str(e)} for name, e in recording.failed.items()],
-        "interrupted": {"rounds": recording.rounds, "of": of} if interrupted else None,
+        "interrupted": None,
     }
-    results["verdict"] = verdict(results)
-    return results
 
 
 def describe_model(name: str, folder: ModelFolder, recording: Recording) -> dict[str, Any]:
@@ -247,6 +297,9 @@ def _times(factor: float) -> str:
 
 
 def _disagreement(reference: str, agreement: float) -> str:
-    if agreement >= 1:
+    share = 1 - agreement
+    if share <= 0:
         return f"it agrees with {reference} on every token"
-    return f"it disagrees with {reference} on 1 token in {1 / (1 - agreement):.0f}"
+    if share > MANY:
+        return f"it disagrees with {reference} on {100 * share:.0f} % of the tokens"
+    return f"it disagrees with {reference} on 1 token in {1 / share:,.0f}"

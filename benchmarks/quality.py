@@ -7,7 +7,7 @@ the same code: a model is 0 nats from itself, and some nats from itself on anoth
 comparison is broken and nothing is reported.
 
     perplexity        exp of the loss per token, byte or word; windows as in ``text_windows``
-    KL                KL(reference || model) in nats, as in ``divergence``
+    KL                KL(reference ‖ model) in nats, as in ``divergence``
     top-1 agreement   share of positions where both hold the same token for the likeliest
     top-5 overlap     share of the five likeliest tokens that both have in common
     Δp                p(true token) of the model less that of the reference
@@ -35,7 +35,7 @@ from ..runtime.tokenizer import Tokenizer
 from .divergence import Rows
 from .quality_totals import Totals
 from .same_tokenizer import check_same_tokenizer
-from .text_windows import Window, count_tokens, read_text, start_token, text_windows
+from .text_windows import Window, check_text_file, count_tokens, start_token, text_windows
 from .window_scores import WindowScores
 
 DEFAULT_WINDOW = 1024  # tokens, or the context length if that is less
@@ -87,8 +87,7 @@ def check_texts(
     tokenizer = Tokenizer.open(folder / "tokenizer.json")
     start = start_token(tokenizer, folder)
     for text in texts:
-        for _ in read_text(text):
-            pass
+        check_text_file(text)
         count = count_tokens(tokenizer, start, text, window)
         if count < window:
             advice = f"give a longer text, or --window {count}"
@@ -139,11 +138,18 @@ def measure_quality(
     self-check.
     """
     plan = check_texts(folders, texts, window=window, stride=stride, limit=limit)
-    sessions = [Session(folder, threads) for folder in folders.values()]
-    name = next(iter(folders))
-    self_check = _self_check(name, sessions[0], plan)
-    totals = [Totals(name, plan.tokenizer) for name in folders]
-    scores = WindowScores(sessions)
+    sessions = {name: Session(folder, threads) for name, folder in folders.items()}
+    return evaluate(plan, sessions, on_progress)
+
+
+def evaluate(
+    plan: Plan, sessions: dict[str, Session], on_progress: OnProgress | None = None
+) -> dict[str, Any]:
+    """As ``measure_quality``, for what ``check_texts`` returned and open models."""
+    name, reference = next(iter(sessions.items()))
+    self_check = _self_check(name, reference, plan)
+    totals = [Totals(name, plan.tokenizer) for name in sessions]
+    scores = WindowScores(list(sessions.values()))
     for part, share in _with_shares(plan):
         rows = scores.score([part.inputs] * len(sessions), part.targets)
         for total, found in zip(totals, rows, strict=True):
@@ -192,7 +198,7 @@ def _self_check(name: str, session: Session, plan: Plan) -> dict[str, Any]:
     itself, moved = (float(found.kl.mean()) for found in rows[1:])
     if itself != 0 or not moved > 0:
         raise NumericsError(
-            f"self-check: found KL({name} || {name}) = {itself:.3g} over {window.num_scored} "
+            f"self-check: found KL({name} ‖ {name}) = {itself:.3g} over {window.num_scored} "
             f"tokens, and {moved:.3g} for another text, expected 0 and above 0; the comparison "
             "cannot be trusted: report this, with the model and the output of pocketlm --version"
         )

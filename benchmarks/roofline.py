@@ -6,10 +6,8 @@ positions) one row is read, unless the same bytes are also a matrix, as those of
 
 from __future__ import annotations
 
-from typing import Any
-
-from ..export.external_data import weights_of
 from ..export.folder import ModelFolder
+from ..export.graph import Blob, Weight
 from ..export.run import open_decoder
 
 # Inputs of which a node reads one row per token: operator -> their numbers.
@@ -23,16 +21,13 @@ ROW_INPUTS = {
 
 def weight_bytes_per_token(folder: ModelFolder) -> int:
     """Bytes of weights that a step of one token reads, by the folder's graph."""
-    model = open_decoder(folder).model
-    read: dict[Any, int] = {}
-    names = {id(weight): weight for weight in weights_of(model)}
-    for value in model.graph.initializers.values():
-        weight = names.get(id(value.const_value))
-        if weight is None:
-            continue
-        rows = all(use.idx in ROW_INPUTS.get(use.node.op_type, ()) for use in value.uses())
-        size = weight.nbytes // weight.shape[0] if rows else weight.nbytes
-        read[weight.blob] = max(size, read.get(weight.blob, 0))
+    read: dict[Blob, int] = {}
+    for value in open_decoder(folder).model.graph.initializers.values():
+        weight = value.const_value
+        if isinstance(weight, Weight):
+            rows = all(use.idx in ROW_INPUTS.get(use.node.op_type, ()) for use in value.uses())
+            size = weight.nbytes // weight.shape.numpy()[0] if rows else weight.nbytes
+            read[weight.blob] = max(size, read.get(weight.blob, 0))
     return sum(read.values())
 
 

@@ -62,13 +62,13 @@ class SpeedTest:
         return self.prompt + self.generation
 
 
-def parse_test(name: str, **others: int) -> SpeedTest:
+def parse_test(name: str) -> SpeedTest:
     """The test of a name such as ``pp512+tg128 @ d64``. Raises RequestError for any other."""
     match = NAME.fullmatch(name)
     if match is not None:
         prompt, plus, generation, depth = match.groups()
         if (prompt or generation) and bool(plus) == bool(prompt and generation):
-            return SpeedTest(int(prompt or 0), int(generation or 0), int(depth or 0), **others)
+            return SpeedTest(int(prompt or 0), int(generation or 0), int(depth or 0))
     raise RequestError(
         f"found the test {name!r:.40}, expected one like pp512, tg128 or pp512+tg128, with or "
         "without the depth @ d512"

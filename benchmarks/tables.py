@@ -10,7 +10,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 NOTHING = "-"
@@ -23,6 +23,28 @@ class Table:
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     labels: int = 1
+    # Columns that a reader can do without where there is no room, the first the soonest.
+    optional: Sequence[str] = ()
+
+    def fitting(self, width: int, gap: int) -> Table:
+        """Without as many of the optional columns as it takes to fit ``width`` characters."""
+        table = self
+        for column in self.optional:
+            if table.width(gap) <= width:
+                break
+            table = table.without(column)
+        return table
+
+    def width(self, gap: int) -> int:
+        """Characters of a line with ``gap`` between the columns."""
+        columns = zip(self.columns, *self.rows, strict=True)
+        return sum(max(map(len, column)) for column in columns) + gap * (len(self.columns) - 1)
+
+    def without(self, column: str) -> Table:
+        """All but one column."""
+        place = list(self.columns).index(column)
+        columns, *rows = ([*row[:place], *row[place + 1 :]] for row in (self.columns, *self.rows))
+        return replace(self, columns=columns, rows=rows, optional=())
 
     def markdown(self) -> str:
         """A Markdown table."""
@@ -49,56 +71,29 @@ def model_table(results: dict[str, Any]) -> Table:
         )
         for model in results["models"]
     ]
-    return Table(columns, rows)
+    return Table(columns, rows, optional=("bits/weight", "load s", "MB", "peak RSS MB"))
 
 
 def speed_table(results: dict[str, Any]) -> Table:
     """A row per test and model; columns that say the same everywhere are left out."""
     speed = results["speed"]
-    optional = [name for name in ("threads", "batch") if len({row[name] for row in speed}) > 1]
+    varied = [name for name in ("threads", "batch") if len({row[name] for row in speed}) > 1]
     energy = any(row["joules_per_token"] for row in speed)
-    columns = ["test", "model", *optional, "tokens/s", "interval", "ratio", "interval", "roofline"]
+    columns = ["test", "model", *varied, "tokens/s", "tokens/s interval"]
+    columns += ["ratio", "ratio interval", "roofline", *["J/token"] * energy]
     rows = []
     for row in speed:
         rate, ratio = row["tokens_per_second"], row["ratio"]
-        cells = [row["test"], row["model"], *(str(row[name]) for name in optional)]
-        cells += [_rate(rate["median"]), _interval(rate, _rate)]
+        cells = [row["test"], row["model"], *(str(row[name]) for name in varied)]
+        cells += [rate_text(rate["median"]), _interval(rate, rate_text)]
         cells += [_times(ratio["median"]), _interval(ratio, _times)] if ratio else [NOTHING] * 2
         cells.append(NOTHING if row["roofline"] is None else f"{100 * row['roofline']:.0f} %")
         if energy:
             joules = row["joules_per_token"]
             cells.append(f"{joules['median']:.3f}" if joules else NOTHING)
         rows.append(cells)
-    return Table([*columns, "J/token"] if energy else columns, rows, labels=2)
-
-
-def quality_table(results: dict[str, Any]) -> Table:
-    """Perplexity of every model, and its divergence from the reference."""
-    columns = ("model", "MB", "KL, 0.001 nats/token", "top-1 agreement", "perplexity")
-    sizes = {model["name"]: model["disk_bytes"] for model in results["models"]}
-    rows = []
-    for model in results["quality"]["models"]:
-        against = model["against"]
-        kl, agreement = "0", "100 %"
-        if against is not None:
-            kl = _mean(against["kl"]["mean"], 1e3, 3)
-            agreement = f"{100 * against['top1_agreement']['value']:.1f} %"
-        rows.append(
-            (
-                model["model"],
-                f"{sizes[model['model']] / 1e6:.1f}",
-                kl,
-                agreement,
-                f"{model['perplexity']['token']['value']:.2f}",
-            )
-        )
-    return Table(columns, rows)
-
-
-def tables(results: dict[str, Any]) -> list[Table]:
-    """All that there is something to show of."""
-    found = [model_table(results), speed_table(results)]
-    return [*found, quality_table(results)] if results["quality"] else found
+    optional = ["tokens/s interval", "roofline", "ratio interval"]
+    return Table(columns, rows, labels=2, optional=optional)
 
 
 def describe_circumstances(results: dict[str, Any]) -> str:
@@ -109,34 +104,36 @@ def describe_circumstances(results: dict[str, Any]) -> str:
         f"{rate / 1e9:.1f} GB/s with {threads} thread{'s' * (threads != '1')}"
         for threads, rate in about["read_bandwidth"].items()
     )
-    confidence = min(row["tokens_per_second"]["confidence"] for row in results["speed"])
     load = about["load_average"]
     return (
         f"{about['cpu']} ({features}), {about['cores']} cores, memory reads {bandwidth}; "
-        f"{about['repetitions']} interleaved rounds after {about['warmup']} of warm-up: medians, "
-        f"intervals of {100 * confidence:.0f} % confidence; load average {load['before']:.1f} "
-        f"before and {load['after']:.1f} after; ONNX Runtime {about['onnxruntime']}, "
-        f"Python {about['python']}. First token: from the start of a process, files in the page "
-        "cache. Roofline: bytes a token reads, of what memory delivers; more where the weights "
-        "fit the cache."
+        f"{_rounds(results)}; load average {load['before']:.1f} before and {load['after']:.1f} "
+        f"after; ONNX Runtime {about['onnxruntime']}, Python {about['python']}. First token: from "
+        "the start of a process, files in the page cache. Roofline: bytes that tokens read, of "
+        "those that memory delivers; above 100 % the weights stay in the processor's cache."
     )
 
 
+def _rounds(results: dict[str, Any]) -> str:
+    """How often everything was measured, and what the intervals are worth."""
+    fewest = min(results["speed"], key=lambda row: len(row["samples"]))
+    rounds = len(fewest["samples"])
+    if rounds == 1:
+        return "one round, so no intervals"
+    confidence = 100 * fewest["tokens_per_second"]["confidence"]
+    return f"medians of {rounds} interleaved rounds, intervals of {confidence:.0f} % confidence"
+
+
 def warnings(results: dict[str, Any]) -> list[str]:
-    """What is to be said before and after the tables, loudly."""
+    """What is to be said loudly, before and after everything else."""
     found = []
     if busy := results["circumstances"]["busy"]:
         found.append(busy)
     if interrupted := results["interrupted"]:
-        found.append(f"interrupted after {interrupted['rounds']} of {interrupted['of']} rounds")
+        rounds = f"{interrupted['rounds']} of {interrupted['of']} rounds"
+        lost = ", and quality is missing" if interrupted["phase"] == "quality" else ""
+        found.append(f"interrupted after {rounds}{lost}")
     return found + [f"not measured: {failed['error']}" for failed in results["failed"]]
-
-
-def markdown(results: dict[str, Any]) -> str:
-    """Warnings, verdict, tables and circumstances, as a piece of a document."""
-    shouted = [f"**{text}**" for text in warnings(results)]
-    parts = [*shouted, *results["verdict"], *(table.markdown() for table in tables(results))]
-    return "\n\n".join([*parts, describe_circumstances(results), *shouted])
 
 
 def flat_rows(results: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -200,8 +197,8 @@ def to_jsonl(results: dict[str, Any]) -> str:
     return "\n".join(json.dumps(row) for row in flat_rows(results))
 
 
-def _rate(rate: float) -> str:
-    """Three digits at least: 8.31, 61.2, 232."""
+def rate_text(rate: float) -> str:
+    """Tokens/s in three digits at least: 8.31, 61.2, 232."""
     return f"{rate:.0f}" if rate >= 100 else f"{rate:.1f}" if rate >= 10 else f"{rate:.2f}"
 
 
@@ -211,9 +208,3 @@ def _times(ratio: float) -> str:
 
 def _interval(value: dict[str, float], form: Any) -> str:
     return f"{form(value['low'])} to {form(value['high'])}"
-
-
-def _mean(value: dict[str, float | None], scale: float, digits: int) -> str:
-    error = value["standard_error"]
-    text = f"{scale * (value['value'] or 0):.2f}"
-    return text if error is None else f"{text} ± {scale * error:.{digits}f}"

@@ -214,6 +214,12 @@ def _find_cut(tokenizer: Tokenizer, text: str, first: int) -> tuple[int | None, 
     return None, max(first, last + 1)
 
 
+def check_text_file(path: Path) -> None:
+    """Raises the RequestError that ``read_text`` would end with."""
+    for _ in read_text(path):
+        pass
+
+
 def read_text(path: Path) -> Iterator[str]:
     """A file as it is, in blocks; RequestError if it cannot be read, is empty or not UTF-8."""
     decoder = codecs.getincrementaldecoder("utf-8")()

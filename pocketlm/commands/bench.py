@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,91 +12,94 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from pocketlm.benchmarks import tables
+from pocketlm.benchmarks import summary, tables
 from pocketlm.benchmarks.bench import OnEvent, Plan, run_bench
 from pocketlm.benchmarks.speed import GENERATION, PROMPT, Choice
+from pocketlm.benchmarks.tables import Table
+from pocketlm.benchmarks.text_windows import check_text_file
 from pocketlm.cli import INTERRUPTED
+from pocketlm.commands.lists import ListCommand
 from pocketlm.commands.options import HUB_OPTIONS, MODEL_OPTIONS, debug_option, open_folder
 from pocketlm.export.errors import PocketLMError
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.threads import default_threads
 from pocketlm.runtime.generate import CHUNK_SIZE
 
+GAP = 2  # between the columns of a table
 PIPED_WIDTH = 1000  # a line of a table in a file is never broken
 
 
-class Counts(click.ParamType):
-    """Whole numbers separated by commas, each from ``least`` to ``most``."""
-
-    name = "counts"
-
-    def __init__(self, least: int, most: int = 10**9, length: int | None = None) -> None:
-        self.least, self.most, self.length = least, most, length
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        """N,N,… or as many as there must be."""
-        return ",".join("N" * self.length) if self.length else "N[,N...]"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
-        """A tuple; a click error that says what was expected."""
-        if isinstance(value, tuple):
-            return value
-        parts = str(value).split(",")
-        # isdecimal also takes digits of other scripts, as int does.
-        if all(part.isascii() and part.isdecimal() and len(part) < 12 for part in parts):
-            counts = tuple(map(int, parts))
-            in_range = all(self.least <= count <= self.most for count in counts)
-            if in_range and self.length in (None, len(counts)):
-                return counts
-        how_many = f"{self.length} whole numbers" if self.length else "whole numbers"
-        self.fail(
-            f"found {str(value)!r:.60}, expected {how_many} from {self.least} to {self.most:,}, "
-            "separated by commas",
-            param,
-            ctx,
-        )
+def parse_counts(text: str, least: int, most: int) -> list[int]:
+    """The whole numbers of "128,512". Raises click.BadParameter for anything else."""
+    parts = text.split(",")
+    # ASCII: isdecimal and int take digits of other scripts as well.
+    if all(part.isascii() and part.isdecimal() and len(part) < 12 for part in parts):
+        counts = [int(part) for part in parts]
+        if all(least <= count <= most for count in counts):
+            return counts
+    raise click.BadParameter(
+        f"found {text!r:.60}, expected whole numbers from {least} to {most:,}, separated by commas"
+    )
 
 
-def _counts(*names: str, type: Counts, help: str) -> Callable[..., Any]:
-    return click.option(*names, type=type, multiple=True, help=help)
+def _counts(*names: str, least: int, help: str, most: int = 10**9) -> Callable[..., Any]:
+    """An option for a list of numbers, which may also be given several times."""
+
+    def parse(
+        context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+    ) -> list[int] | None:
+        return [count for text in values for count in parse_counts(text, least, most)] or None
+
+    return click.option(*names, multiple=True, callback=parse, metavar="N[,N...]", help=help)
 
 
-@click.command("bench")
+def _parse_pairs(
+    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> list[tuple[int, int]]:
+    lists = [parse_counts(text, 1, 10**9) for text in values]
+    for text, counts in zip(values, lists, strict=True):
+        if len(counts) != 2:
+            raise click.BadParameter(f"found {text!r:.60}, expected two numbers, as in 512,128")
+    return [(prompt, generation) for prompt, generation in lists]
+
+
+@click.command("bench", cls=ListCommand)
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
 @_counts(
     *("-p", "--n-prompt"),
-    type=Counts(0),
+    least=0,
     help=f"Prompt tokens of the prefill tests, 0 for none. Default: {PROMPT}.",
 )
 @_counts(
     *("-n", "--n-gen"),
-    type=Counts(0),
+    least=0,
     help=f"Tokens of the generation tests, 0 for none. Default: {GENERATION}.",
 )
-@_counts(
+@click.option(
     "-pg",
-    type=Counts(0, length=2),
+    multiple=True,
+    callback=_parse_pairs,
+    metavar="N,N",
     help="Also test a prompt and a generation one after the other.",
 )
 @_counts(
     *("-d", "--n-depth"),
-    type=Counts(0),
+    least=0,
     help="Tokens that are in the cache before a test begins. Default: 0.",
 )
 @_counts(
     *("-b", "--batch-size"),
-    type=Counts(1),
-    help=f"Tokens of a prompt per forward pass. Default: {CHUNK_SIZE}.",
+    least=2,  # as many rows as any chunk of a prefill has
+    help=f"Tokens of a prompt per forward pass, at least 2. Default: {CHUNK_SIZE}.",
 )
 @_counts(
     *("-t", "--threads"),
-    type=Counts(1, 1024),
+    least=1,
+    most=1024,
     help="CPU threads. Default: the cores at hand.",
 )
 @click.option(
@@ -104,6 +108,38 @@ def _counts(*names: str, type: Counts, help: str) -> Callable[..., Any]:
     default=Plan.repetitions,
     show_default=True,
     help="Rounds over all tests and models, after one to warm up.",
+)
+@click.option(
+    "--text",
+    "texts",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE...",
+    help="Compare the models on these UTF-8 texts as well, as `pocketlm eval` does.",
+)
+@click.option(
+    "--window",
+    type=int,
+    metavar="TOKENS",
+    help="With --text: tokens a model sees at once. Default: its context length, at most 1024.",
+)
+@click.option(
+    "--stride",
+    type=int,
+    metavar="TOKENS",
+    help="With --text: tokens from one window to the next. Default: half a window.",
+)
+@click.option(
+    "--limit",
+    type=int,
+    metavar="TOKENS",
+    help="With --text: use the first tokens of each text only.",
+)
+@click.option(
+    "--html",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Also write a report with charts: one file that needs no network.",
 )
 @click.option(
     *("-o", "--output"),
@@ -119,55 +155,88 @@ def _counts(*names: str, type: Counts, help: str) -> Callable[..., Any]:
 @click.pass_context
 def command(
     context: click.Context,
+    /,
     models: tuple[str, ...],
-    n_prompt: Sequence[tuple[int, ...]],
-    n_gen: Sequence[tuple[int, ...]],
-    pg: Sequence[tuple[int, int]],
-    n_depth: Sequence[tuple[int, ...]],
-    batch_size: Sequence[tuple[int, ...]],
-    threads: Sequence[tuple[int, ...]],
+    n_prompt: list[int] | None,
+    n_gen: list[int] | None,
+    pg: list[tuple[int, int]],
+    n_depth: list[int] | None,
+    batch_size: list[int] | None,
+    threads: list[int] | None,
     repetitions: int,
+    texts: tuple[Path, ...],
+    window: int | None,
+    stride: int | None,
+    limit: int | None,
+    html: Path | None,
     output: str,
     debug: bool,
     **options: Any,
 ) -> None:
-    """Measure models side by side: speed, memory, load time.
+    """Measure models side by side: speed, memory, load time and quality.
 
     MODEL is a model folder, a checkpoint, or a name on the hub; without one it is the demo. The
     first is the reference that ratios are against. Tests have the names of llama-bench: pp512 is
     the prefill of 512 tokens, tg128 the generation of 128, "@ d512" after 512 others. Numbers may
     be lists (-p 128,512), and every combination is tested. Each model runs in a process of its
-    own, and the runs of all are interleaved. Ctrl-C prints what is done so far.
+    own, and the runs of all are interleaved. With a text, each is also compared with the first.
+    Ctrl-C prints what is done so far.
 
     \b
     Examples:
-      pocketlm bench out-fp32/ out-int8/ out-int4/
+      pocketlm bench out-fp32/ out-int8/ out-int4/ --text held-out.txt --html report.html
       pocketlm bench out-fp32/ out-int4/ -p 128,512 -n 64 -d 0,512 -t 1,2 --output csv
       pocketlm bench out-int4/ -p 0 -n 0 -pg 512,128 -r 5
     """
     choice = Choice(
-        prompts=_flat(n_prompt),
-        generations=_flat(n_gen),
+        prompts=n_prompt,
+        generations=n_gen,
         pairs=pg,
-        depths=_flat(n_depth) or (0,),
-        batches=_flat(batch_size) or (CHUNK_SIZE,),
-        threads=_flat(threads) or (default_threads(),),
+        depths=n_depth or (0,),
+        batches=batch_size or (CHUNK_SIZE,),
+        threads=threads or (default_threads(),),
     )
+    if not texts and any(size is not None for size in (window, stride, limit)):
+        raise click.UsageError(
+            "found --window, --stride or --limit without --text, expected both; add --text FILE"
+        )
+    _check_files(texts, html)
     folders = _open_all(models or (None,), options)
     shortest = min(folder.shape.context_length for folder in folders.values())
-    plan = Plan(folders, choice.tests(shortest), repetitions)
-    with _progress() as on_event:
-        results = run_bench(plan, on_event)
+    plan = Plan(
+        folders,
+        choice.tests(shortest),
+        repetitions,
+        texts=texts,
+        window=window,
+        stride=stride,
+        limit=limit,
+    )
+    try:
+        with _progress() as on_event:
+            results = run_bench(plan, on_event)
+    except KeyboardInterrupt:
+        click.echo("interrupted before a round was complete: nothing to show", err=True)
+        raise
     PRINTERS[output](results)
+    if html is not None:
+        from pocketlm.benchmarks.report import write_report
+
+        write_report(results, html)
     if results["interrupted"]:
         context.exit(INTERRUPTED)
     if results["failed"]:
         raise PocketLMError(results["failed"][0]["error"])
 
 
-def _flat(lists: Sequence[tuple[int, ...]]) -> list[int] | None:
-    """All numbers of an option that was given several times; None if it was not given."""
-    return [count for counts in lists for count in counts] or None
+def _check_files(texts: Sequence[Path], html: Path | None) -> None:
+    """Before a model is opened, which may mean to download it, and before the hour of work."""
+    for text in texts:
+        check_text_file(text)
+    if html is not None:
+        from pocketlm.benchmarks.report import check_report
+
+        check_report(html)
 
 
 def _open_all(models: Sequence[str | None], options: dict[str, Any]) -> dict[str, ModelFolder]:
@@ -195,9 +264,9 @@ def unique_names(models: Sequence[str | None], folders: Sequence[ModelFolder]) -
 
 
 def _short_name(model: str | None, folder: ModelFolder) -> str:
+    asked = "demo" if model is None else Path(os.path.abspath(model.partition("@")[0])).name
     if model is not None and Path(model).is_dir() and folder.path.samefile(model):
-        return folder.path.resolve().name
-    asked = "demo" if model is None else Path(model.partition("@")[0]).resolve().name
+        return asked
     return f"{asked}-{folder.manifest['precision']['name']}"
 
 
@@ -211,7 +280,7 @@ def _progress() -> Iterator[OnEvent]:
     if not console.is_terminal:
         yield lambda event: None
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
         task = bar.add_task("starting", total=None)
 
@@ -228,21 +297,24 @@ def _progress() -> Iterator[OnEvent]:
 # What is printed ---------------------------------------------------------------------------------
 
 
-def _print_tables(results: dict[str, Any]) -> None:
-    """Tables as wide as the terminal allows; warnings above them and again below."""
+def _print_summary(results: dict[str, Any]) -> None:
+    """Tables as wide as the terminal allows, and warnings above and below everything."""
     terminal = sys.stdout.isatty()
     console = Console(highlight=False, width=None if terminal else PIPED_WIDTH)
     _shout(console, results)
-    for table in tables.tables(results):
-        console.print(_drawn(table))
+    for part in summary.sections(results):
+        if isinstance(part, Table):
+            console.print(drawn(part, console.width))
+        else:
+            console.print(Text(part), soft_wrap=not terminal)
         console.print()
-    for text in (*results["verdict"], "", tables.describe_circumstances(results)):
-        console.print(Text(text), soft_wrap=not terminal)
     _shout(console, results)
 
 
-def _drawn(table: tables.Table) -> RichTable:
-    drawn = RichTable(box=None, pad_edge=False)
+def drawn(table: Table, width: int = PIPED_WIDTH) -> RichTable:
+    """A table for a terminal of that width, without the columns that it has no room for."""
+    table = table.fitting(width, GAP)
+    drawn = RichTable(box=None, pad_edge=False, padding=(0, GAP, 0, 0))
     for i, column in enumerate(table.columns):
         drawn.add_column(column, justify="left" if i < table.labels else "right")
     for row in table.rows:
@@ -266,8 +338,8 @@ def _print_text(form: Callable[[dict[str, Any]], str]) -> Callable[[dict[str, An
 
 
 PRINTERS: dict[str, Callable[[dict[str, Any]], None]] = {
-    "table": _print_tables,
-    "md": _print_text(tables.markdown),
+    "table": _print_summary,
+    "md": _print_text(summary.markdown),
     "csv": _print_text(tables.to_csv),
     "json": _print_text(lambda results: json.dumps(results, indent=1)),
     "jsonl": _print_text(tables.to_jsonl),
