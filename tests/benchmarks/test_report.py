@@ -232,7 +232,7 @@ def test_what_makes_the_figures_doubtful_is_loud() -> None:
     results = bench_results(quality=False, tests=())
     assert "alert" not in html(results)
     results["circumstances"]["busy"] = "the machine was busy: others used 1.0 of 2 cores"
-    results["interrupted"] = {"rounds": 3, "of": 9}
+    results["interrupted"] = {"phase": "speed", "rounds": 3, "of": 9}
     results["failed"] = [{"model": "int2", "error": "int2: killed by signal 9"}]
     found = html(results)
     assert found.count('role="alert"') == 3
@@ -320,6 +320,7 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
         ("missing/report.html", "found nothing at .*missing, expected a folder; make it first"),
         ("file/report.html", "found a file at .*file, expected a folder"),
         ("pipe", "found no regular file"),
+        (f"{'x' * 300}.html", r"cannot be written \(File name too long\)"),
     ],
 )
 def test_a_place_that_cannot_be_written_is_found_out_before(
