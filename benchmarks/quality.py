@@ -39,7 +39,7 @@ from .text_windows import Window, check_text_file, count_tokens, start_token, te
 from .window_scores import WindowScores
 
 DEFAULT_WINDOW = 1024  # tokens, or the context length if that is less
-SMALLEST_WINDOW = 3
+SMALLEST_WINDOW = 3  # so that a model reads two tokens at once: see runtime.generate.chunks
 
 # Called with the share of the texts that is done, and a running value as text.
 OnProgress = Callable[[float, str], None]
@@ -156,12 +156,14 @@ def evaluate(
             _check_finite(total.name, found)
             total.add(part, found, rows[0])
         if on_progress is not None:
-            on_progress(share, _running(totals))
+            shown = [total.running(False) for total in totals[1:]] or [totals[0].running(True)]
+            on_progress(share, ", ".join(shown))
     return {
         "texts": [str(text) for text in plan.texts],
         "tokens": totals[0].num_tokens,
         "bytes": totals[0].num_bytes,
         "words": totals[0].num_words,
+        "windows": totals[0].loss.clusters,
         "window": plan.window,
         "stride": plan.stride,
         "limit": plan.limit,
@@ -211,13 +213,6 @@ def _check_finite(name: str, rows: Rows) -> None:
             f"{name}: found logits that are NaN or infinite, expected finite ones; the checkpoint "
             "is damaged or the precision overflows: try another precision"
         )
-
-
-def _running(totals: list[Totals]) -> str:
-    """The value to show while it runs: mean KL, or the perplexity of a single model."""
-    if len(totals) == 1:
-        return f"perplexity {totals[0].result(True)['perplexity']['token']['value']:.3f}"
-    return ", ".join(f"KL({total.name}) {total.against.kl.mean:.5f}" for total in totals[1:])
 
 
 def _spelled(tokenizer: Tokenizer, token_id: int) -> str:

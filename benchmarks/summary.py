@@ -29,8 +29,7 @@ def sections(results: dict[str, Any]) -> Iterator[str | Table]:
     if quality:
         yield text_sentence(quality)
         yield figure_table(list(quality_figures(quality)))
-        if below := reference_sentence(quality):
-            yield below
+        yield reference_sentence(quality)
     if results["verdict"]:
         yield "\n".join(results["verdict"])
     yield describe_circumstances(results)

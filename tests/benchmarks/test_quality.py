@@ -304,6 +304,18 @@ def test_without_a_start_token_the_first_token_is_not_scored(
     assert found["bytes"] == len(TEXT) - len("T")
 
 
+def test_what_no_float_holds_is_unknown(folders: Folders, tmp_path: Path) -> None:
+    """A text of one word: its loss is that of all tokens, and the perplexity exp of that."""
+    file = tmp_path / "text.txt"
+    file.write_text("aZ" * 300)
+    perplexity = measure({"fp32": folders["fp32"]}, file)["models"][0]["perplexity"]
+    assert perplexity["word"] == {"value": None, "standard_error": None}
+    assert perplexity["token"]["value"] > 1
+    nowhere = with_files(folders["fp32"], tmp_path / "model", {"generation_config.json": "{}"})
+    found = measure({"fp32": nowhere}, file)
+    assert (found["words"], found["models"][0]["perplexity"]["word"]["value"]) == (0, None)
+
+
 # The self-check ----------------------------------------------------------------------------------
 
 

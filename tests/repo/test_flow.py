@@ -21,8 +21,11 @@ ALLOWED_PACKAGES = {
     "benchmarks": RUNTIME_PACKAGES | {"jinja2", "matplotlib"},
     FRONT: RUNTIME_PACKAGES | {"click", "rich"},
 }
-# What runs in a process of its own may import more.
-CHILDREN = {"export/traced/child.py": {"torch", "transformers", "optimum", "onnxruntime"}}
+# What runs in a process of its own, or inside another program, may import more.
+CHILDREN = {
+    "export/traced/child.py": {"torch", "transformers", "optimum", "onnxruntime"},
+    "pocketlm/lm_eval.py": {"lm_eval", "tqdm"},
+}
 # Modules of export that need nothing beyond the standard library and NumPy.
 LEAN = {"errors", "folder", "strict_json", "regular_file", "threads", "tokenizers"}
 

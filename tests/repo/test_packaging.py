@@ -43,7 +43,8 @@ def test_extra_all_holds_every_extra_a_user_may_want() -> None:
     # Not "optimum", whose transformers wants an older huggingface_hub than "hub".
     assert extras["all"] == ["pocketlm[cli,report]"]
     # Not "cuda": onnxruntime-gpu and onnxruntime are two packages in one place.
-    users = {"export", "hub", "chat", "cli", "report", "cuda", "optimum"}
+    # Not "lm-eval": a program of its own, with some thirty packages.
+    users = {"export", "hub", "chat", "cli", "report", "cuda", "optimum", "lm-eval"}
     assert set(extras) == users | {"test", "all"}
 
 

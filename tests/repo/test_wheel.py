@@ -90,6 +90,7 @@ def test_every_module_of_the_wheel_imports_elsewhere(wheel: Path, tmp_path: Path
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")
     names = [module_name(path) for path in sources() if path.name != "__main__.py"]
+    names.remove("pocketlm.lm_eval")  # imported by the harness, whose extra is not installed
     code = (
         "import importlib, sys\n"
         "sys.path.insert(0, sys.argv[1])\n"
