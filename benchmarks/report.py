@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import errno
 import os
 import sys
 import tempfile
@@ -37,11 +38,26 @@ def check_report(path: str | Path) -> None:
     """
     _jinja2()
     require_matplotlib()
-    path = Path(path)
-    target = path.resolve()
+    target = _target(path)
+    try:
+        _check_target(path, target)
+    except OSError as cause:
+        raise RequestError(
+            f"{path}: cannot be written ({cause.strerror}), expected a place that can; "
+            "choose another, or change its permissions"
+        ) from cause
+
+
+def _target(path: str | Path) -> Path:
+    """The file that is to be written: what a link points to, for the link is to stay."""
+    return Path(os.path.realpath(path))
+
+
+def _check_target(path: str | Path, target: Path) -> None:
+    """Raises RequestError for what is in the way, and OSError for what the system refuses."""
     if target.is_dir():
         raise RequestError(
-            f"{path}: found a folder, expected a file; add a name: {path}/bench.html"
+            f"{path}: found a folder, expected a file; add a name: {Path(path) / 'bench.html'}"
         )
     if target.exists() and not target.is_file():
         raise RequestError(f"{path}: found no regular file, expected one or none; choose another")
@@ -50,16 +66,10 @@ def check_report(path: str | Path) -> None:
         raise RequestError(
             f"{path}: found {found} at {target.parent}, expected a folder; make it first"
         )
-    try:
-        # Permissions alone do not tell: of a read-only file system, or to root.
-        tempfile.TemporaryFile(dir=target.parent).close()
-        if target.exists() and not os.access(target, os.W_OK):
-            raise PermissionError(13, "the file is read-only")
-    except OSError as cause:
-        raise RequestError(
-            f"{path}: cannot be written ({cause.strerror}), expected a place that can; "
-            "choose another, or change its permissions"
-        ) from cause
+    # Permissions alone do not tell: of a read-only file system, or to root.
+    tempfile.TemporaryFile(dir=target.parent).close()
+    if target.exists() and not os.access(target, os.W_OK):
+        raise PermissionError(errno.EACCES, "the file is read-only")
 
 
 def html(results: dict[str, Any]) -> str:
@@ -84,7 +94,7 @@ def write_report(results: dict[str, Any], path: str | Path) -> None:
     Raises what ``check_report`` does, and StorageError when the disk is full.
     """
     check_report(path)
-    target = Path(path).resolve()
+    target = _target(path)
     content = html(results).encode("utf-8", "backslashreplace")
     temporary = target.with_name(f".{target.name[:100]}.{os.getpid()}.tmp")
     try:

@@ -113,5 +113,5 @@ def _summary(results: Results) -> list[str]:
     if about.get("repetitions") == 1:
         lines.append("Measured once: there are no intervals.")
     if not results.get("quality"):
-        lines.append("Quality was not measured: no text was given.")
+        lines.append("Quality was not measured.")
     return lines

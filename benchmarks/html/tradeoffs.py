@@ -179,6 +179,7 @@ def _size_and_speed(results: dict[str, Any], standings: list[Standing]) -> Chart
     def draw(axes: Axes) -> None:
         axes.set(xlabel="on disk, MB", ylabel=_speed_axis(results))
         axes.set_ylim(0, 1.15 * max(spot.y for spot in spots))
+        axes.yaxis.set_major_formatter(tick_text)
         _scatter(axes, spots, looks(names_of(results)), (-1, +1))
 
     caption = f"Better is to the upper left. {FRONT} What the smaller ones lose was not measured."

@@ -320,6 +320,7 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
         ("missing/report.html", "found nothing at .*missing, expected a folder; make it first"),
         ("file/report.html", "found a file at .*file, expected a folder"),
         ("pipe", "found no regular file"),
+        (f"{'x' * 300}.html", r"cannot be written \(File name too long\)"),
     ],
 )
 def test_a_place_that_cannot_be_written_is_found_out_before(
