@@ -140,7 +140,7 @@ def warnings(results: dict[str, Any]) -> list[str]:
         found.append(busy)
     if interrupted := results["interrupted"]:
         rounds = f"{interrupted['rounds']} of {interrupted['of']} rounds"
-        lost = ", and quality is missing" if interrupted["phase"] == "quality" else ""
+        lost = ", and quality is missing" if interrupted.get("phase") == "quality" else ""
         found.append(f"interrupted after {rounds}{lost}")
     return found + [f"not measured: {failed['error']}" for failed in results["failed"]]
 
