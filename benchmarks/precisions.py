@@ -145,8 +145,10 @@ def main() -> None:
     parser.add_argument("--text", type=Path, nargs="+", default=[], help="UTF-8: quality as well")
     parser.add_argument("--limit", type=int, help="at most this many tokens of each text")
     parser.add_argument("--tokenizer", type=Path, help="folder with tokenizer.json")
-    parser.add_argument("--threads", type=int, default=default_threads())
-    parser.add_argument("--rounds", type=int, default=Plan.repetitions)
+    parser.add_argument("--threads", type=int, default=default_threads(), help="CPU threads")
+    parser.add_argument(
+        "--rounds", type=int, default=Plan.repetitions, help="after one of warm-up (%(default)s)"
+    )
     parser.add_argument("--json", type=Path, help="also write the results to this file")
     arguments = parser.parse_args()
     threads = arguments.threads
