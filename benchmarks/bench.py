@@ -26,7 +26,7 @@ from ..export.folder import ModelFolder
 from .bandwidth import read_bandwidth
 from .intervals import estimate, paired_ratio, spread
 from .machine import CpuWatch, OthersUse, busy_sentence, describe_machine
-from .quality import check_texts, measure_quality
+from .quality.measure import check_texts, measure_quality
 from .roofline import kv_bytes_per_token, weight_bytes_per_token
 from .speed import Recording, Sample, SpeedTest, measure, thread_counts
 from .weight_errors import weight_errors

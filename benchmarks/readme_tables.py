@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .quality_figures import text_sentence
+from .quality.figures import text_sentence
 from .tables import Table, describe_circumstances, rate_text, warnings
 
 MARKERS = re.compile(r"<!-- begin ((\w+)-([\w.-]+)) -->\n(.*?)<!-- end \1 -->", re.DOTALL)

@@ -10,12 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .figures import figure_table
-from .quality_figures import (
-    quality_figures,
-    reference_sentence,
-    self_check_sentence,
-    text_sentence,
-)
+from .quality.figures import quality_figures, reference_sentence, self_check_sentence, text_sentence
 from .tables import Table, describe_circumstances, model_table, speed_table, warnings
 
 

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 
 from pocketlm import __version__
-from pocketlm.benchmarks.loglikelihood import Scorer
-from pocketlm.benchmarks.text_windows import start_token
+from pocketlm.benchmarks.quality.text_windows import start_token
+from pocketlm.benchmarks.tasks.loglikelihood import Scorer
 from pocketlm.export.errors import RequestError, missing_extra
 from pocketlm.model import load
 from pocketlm.runtime.chat import ChatPrompt, answer_end_ids

@@ -15,7 +15,7 @@ import pytest
 
 import pocketlm
 from pocketlm import cli
-from pocketlm.benchmarks.quality import measure_quality
+from pocketlm.benchmarks.quality.measure import measure_quality
 from pocketlm.quantize.precisions import PRECISIONS
 from pocketlm.quantize.run import export_checkpoint, quantize_model
 

@@ -18,9 +18,9 @@ from rich.text import Text
 
 from pocketlm.benchmarks import summary, tables
 from pocketlm.benchmarks.bench import OnEvent, Plan, run_bench
+from pocketlm.benchmarks.quality.text_windows import check_text_file
 from pocketlm.benchmarks.speed import GENERATION, PROMPT, Choice
 from pocketlm.benchmarks.tables import Table
-from pocketlm.benchmarks.text_windows import check_text_file
 from pocketlm.cli import INTERRUPTED
 from pocketlm.commands.lists import ListCommand
 from pocketlm.commands.options import (

@@ -15,14 +15,17 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from pocketlm.benchmarks import figures, quality_figures, recitation_figures, task_figures
+from pocketlm.benchmarks import figures
 from pocketlm.benchmarks.figures import Figure, figure_table
 from pocketlm.benchmarks.machine import describe_machine
-from pocketlm.benchmarks.quality import OnProgress, measure_quality
-from pocketlm.benchmarks.recitation import RecitationOptions, measure_recitation, read_books
-from pocketlm.benchmarks.task_files import read_task
-from pocketlm.benchmarks.tasks import measure_tasks
-from pocketlm.benchmarks.text_windows import check_text_file
+from pocketlm.benchmarks.quality import figures as quality_figures
+from pocketlm.benchmarks.quality.measure import OnProgress, measure_quality
+from pocketlm.benchmarks.quality.text_windows import check_text_file
+from pocketlm.benchmarks.recitation import figures as recitation_figures
+from pocketlm.benchmarks.recitation.measure import RecitationOptions, measure_recitation, read_books
+from pocketlm.benchmarks.tasks import figures as task_figures
+from pocketlm.benchmarks.tasks.files import read_task
+from pocketlm.benchmarks.tasks.measure import measure_tasks
 from pocketlm.commands.bench import PIPED_WIDTH, drawn, unique_names
 from pocketlm.commands.lists import ListCommand
 from pocketlm.commands.options import (

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pocketlm.benchmarks.clustered import LARGEST, NUM_GROUPS, SMALLEST, Quantiles, Ratio
+from pocketlm.benchmarks.quality.clustered import LARGEST, NUM_GROUPS, SMALLEST, Quantiles, Ratio
 
 SHARES = (0.5, 0.99)
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pocketlm.benchmarks import divergence
-from pocketlm.benchmarks.divergence import Comparison, Logits, Rows
+from pocketlm.benchmarks.quality import divergence
+from pocketlm.benchmarks.quality.divergence import Comparison, Logits, Rows
 
 
 def slow_rows(reference: Logits, logits: Logits, targets: NDArray[np.int64]) -> Rows:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from pocketlm.benchmarks.loglikelihood import Score, Scorer, encode_pair, logprobs
+from pocketlm.benchmarks.tasks.loglikelihood import Score, Scorer, encode_pair, logprobs
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.errors import NumericsError, RequestError
 from pocketlm.quantize.run import export_checkpoint

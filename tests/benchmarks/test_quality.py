@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from model_folders import with_files
 from numpy.typing import NDArray
 
-from pocketlm.benchmarks import divergence, quality, window_scores
-from pocketlm.benchmarks.quality import check_texts, measure_quality
+from pocketlm.benchmarks.quality import divergence, window_scores
+from pocketlm.benchmarks.quality import measure as quality
+from pocketlm.benchmarks.quality.measure import check_texts, measure_quality
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.errors import NumericsError, RequestError
 from pocketlm.export.folder import ModelFolder

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pocketlm.benchmarks import quality_cost
+from pocketlm.benchmarks.quality import cost as quality_cost
 from pocketlm.export.folder import ModelFolder
 
 TEXT = "It was late, and no one heard the rest of the story.\n" * 30

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pocketlm
-from pocketlm.benchmarks.recitation import (
+from pocketlm.benchmarks.recitation.measure import (
     Passage,
     RecitationOptions,
     common_prefix,

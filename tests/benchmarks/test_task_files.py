@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pocketlm.benchmarks.task_files import FORMATS, read_task
+from pocketlm.benchmarks.tasks.files import FORMATS, read_task
 from pocketlm.export.errors import RequestError
 
 LAMBADA = {"context": "He lit the lamp and read the", "continuation": "letter"}

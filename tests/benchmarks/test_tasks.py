@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import pocketlm
-from pocketlm.benchmarks.loglikelihood import Scorer, encode_pair
-from pocketlm.benchmarks.task_files import TaskFile, read_task
-from pocketlm.benchmarks.tasks import Answers, answer, mean, result
+from pocketlm.benchmarks.tasks.files import TaskFile, read_task
+from pocketlm.benchmarks.tasks.loglikelihood import Scorer, encode_pair
+from pocketlm.benchmarks.tasks.measure import Answers, answer, mean, result
 from pocketlm.export.errors import RequestError
 
 WORDS = "the other story of that house and then he went there with a heart in the rain".split()

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from pocketlm.benchmarks import text_windows
+from pocketlm.benchmarks.quality import text_windows
 from pocketlm.export.errors import RequestError
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.tokenizers import open_tokenizer, tiktoken

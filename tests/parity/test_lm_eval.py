@@ -25,9 +25,9 @@ from hypothesis import strategies as st
 from model_folders import with_files
 
 import pocketlm
-from pocketlm.benchmarks.loglikelihood import encode_pair
-from pocketlm.benchmarks.task_files import read_task
-from pocketlm.benchmarks.tasks import measure_tasks
+from pocketlm.benchmarks.tasks.files import read_task
+from pocketlm.benchmarks.tasks.loglikelihood import encode_pair
+from pocketlm.benchmarks.tasks.measure import measure_tasks
 from pocketlm.export.errors import RequestError
 from pocketlm.export.folder import ModelFolder
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from source_tree import ROOT
 
-from pocketlm.benchmarks.quality import measure_quality
+from pocketlm.benchmarks.quality.measure import measure_quality
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.run import export_model

@@ -25,8 +25,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..export.errors import RequestError
-from ..export.strict_json import parse_json_object, shown
+from ...export.errors import RequestError
+from ...export.strict_json import parse_json_object, shown
 
 LAST_WORD, MULTIPLE_CHOICE = "last_word", "multiple_choice"
 

@@ -20,14 +20,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..export.errors import RequestError
-from ..export.folder import ModelFolder
-from ..runtime.session import Session
-from ..runtime.tokenizer import Tokenizer
+from ...export.errors import RequestError
+from ...export.folder import ModelFolder
+from ...runtime.session import Session
+from ...runtime.tokenizer import Tokenizer
+from ..quality.measure import OnProgress
+from ..quality.text_windows import start_token
+from .files import MULTIPLE_CHOICE, Item, TaskFile
 from .loglikelihood import Score, Scorer, encode_pair
-from .quality import OnProgress
-from .task_files import MULTIPLE_CHOICE, Item, TaskFile
-from .text_windows import start_token
 
 Mean = dict[str, float | None]
 Progress = Callable[[int, float], None]  # items done, accuracy so far

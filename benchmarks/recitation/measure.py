@@ -24,16 +24,16 @@ from typing import Any
 
 import numpy as np
 
-from ..export.errors import RequestError
-from ..export.folder import ModelFolder
-from ..runtime.generate import generate_tokens
-from ..runtime.sampling import SamplingOptions, make_sampler
-from ..runtime.session import Session
-from ..runtime.tokenizer import Tokenizer
-from .quality import OnProgress
-from .same_tokenizer import check_same_tokenizer
-from .tasks import mean, share_of
-from .text_windows import text_tokens
+from ...export.errors import RequestError
+from ...export.folder import ModelFolder
+from ...runtime.generate import generate_tokens
+from ...runtime.sampling import SamplingOptions, make_sampler
+from ...runtime.session import Session
+from ...runtime.tokenizer import Tokenizer
+from ..quality.measure import OnProgress
+from ..quality.same_tokenizer import check_same_tokenizer
+from ..quality.text_windows import text_tokens
+from ..tasks.measure import mean, share_of
 
 Progress = Callable[[int, float], None]  # passages done, tokens matched on average
 MEASURES = ("exact_match_tokens", "exact_match_characters", "edit_distance")

@@ -28,14 +28,14 @@ from typing import Any
 
 import numpy as np
 
-from ..export.errors import NumericsError, RequestError
-from ..export.folder import ModelFolder
-from ..runtime.session import Session
-from ..runtime.tokenizer import Tokenizer
+from ...export.errors import NumericsError, RequestError
+from ...export.folder import ModelFolder
+from ...runtime.session import Session
+from ...runtime.tokenizer import Tokenizer
 from .divergence import Rows
-from .quality_totals import Totals
 from .same_tokenizer import check_same_tokenizer
 from .text_windows import Window, check_text_file, count_tokens, start_token, text_windows
+from .totals import Totals
 from .window_scores import WindowScores
 
 DEFAULT_WINDOW = 1024  # tokens, or the context length if that is less

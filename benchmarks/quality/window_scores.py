@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runtime.generate import CHUNK_SIZE, chunks
-from ..runtime.session import Session
+from ...runtime.generate import CHUNK_SIZE, chunks
+from ...runtime.session import Session
 from .divergence import Comparison, Logits, Rows
 
 ROWS = 128  # scored at once

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from .figures import Figure
-from .task_files import LAST_WORD
+from ..figures import Figure
+from .files import LAST_WORD
 
 SECTION = "tasks"
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from .figures import Figure
+from ..figures import Figure
 
 SECTION = "recitation"
 

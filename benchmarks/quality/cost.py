@@ -1,6 +1,6 @@
 """What evaluating a text costs beside the forward passes, and whether its memory grows.
 
-    python -m pocketlm.benchmarks.quality_cost out-fp32/ out-int4/ --text novel.txt
+    python -m pocketlm.benchmarks.quality.cost out-fp32/ out-int4/ --text novel.txt
 
 Every number of tokens is a process of its own. The forward passes are timed where they are called,
 within the evaluation, so that the machine's drift is in both: what is beside them is reading and
@@ -16,12 +16,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..export.folder import ModelFolder
-from ..export.memory import peak_rss_bytes
-from ..export.threads import default_threads
-from ..runtime.session import Session
-from .quality import check_texts, evaluate
-from .tables import Table
+from ...export.folder import ModelFolder
+from ...export.memory import peak_rss_bytes
+from ...export.threads import default_threads
+from ...runtime.session import Session
+from ..tables import Table
+from .measure import check_texts, evaluate
 
 
 class TimedSession(Session):

@@ -31,9 +31,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..export.errors import RequestError
-from ..runtime.generation_config import GenerationConfig
-from ..runtime.tokenizer import Tokenizer
+from ...export.errors import RequestError
+from ...runtime.generation_config import GenerationConfig
+from ...runtime.tokenizer import Tokenizer
 
 BLOCK_SIZE = 1 << 16  # bytes read at once
 PIECE_SIZE = 1 << 14  # characters encoded at once, at least

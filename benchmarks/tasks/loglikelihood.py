@@ -20,10 +20,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..export.errors import NumericsError, RequestError
-from ..runtime.generate import CHUNK_SIZE, chunks
-from ..runtime.session import Logits, Session
-from ..runtime.tokenizer import Tokenizer
+from ...export.errors import NumericsError, RequestError
+from ...runtime.generate import CHUNK_SIZE, chunks
+from ...runtime.session import Logits, Session
+from ...runtime.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runtime.tokenizer import Tokenizer
+from ...runtime.tokenizer import Tokenizer
 from .clustered import Quantiles, Ratio
 from .divergence import Rows
 from .text_windows import Window

@@ -7,9 +7,9 @@ from typing import Any
 
 import tokenizers
 
-from ..export.errors import RequestError
-from ..export.folder import ModelFolder
-from ..runtime.tokenizer import Tokenizer
+from ...export.errors import RequestError
+from ...export.folder import ModelFolder
+from ...runtime.tokenizer import Tokenizer
 
 ADVICE = "compare models made from the same checkpoint, or evaluate them one at a time"
 # How a file is cut to length is not asked of it here: Tokenizer.open switches these off.

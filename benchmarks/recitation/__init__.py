@@ -1,0 +1,1 @@
+"""How much of a text a model goes on with by heart."""

@@ -1,0 +1,1 @@
+"""Multiple-choice and last-word tasks over JSONL."""
