@@ -138,7 +138,8 @@ def test_a_terminal_shows_what_is_under_way(
     monkeypatch.setenv("FORCE_COLOR", "1")  # as if stderr were one
     ended = run(int4.path, *QUICK, "-o", "csv")
     assert ended.code == 0
-    assert re.search("out-int4, (pp16|tg4|first token), (warm-up|round 1)", ended.err)
+    # What is drawn in between depends on how often; what is under way at the end is always.
+    assert "reading memory" in ended.err and "%" in ended.err
     assert "\x1b" not in ended.out
 
 
