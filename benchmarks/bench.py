@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from ..export.folder import ModelFolder
-from .bandwidth import read_bandwidth
 from .intervals import estimate, paired_ratio, spread
 from .machine import CpuWatch, OthersUse, busy_sentence, describe_machine
 from .quality.measure import check_texts, measure_quality
-from .roofline import kv_bytes_per_token, weight_bytes_per_token
-from .speed import Recording, Sample, SpeedTest, measure, thread_counts
+from .speed.bandwidth import read_bandwidth
+from .speed.measure import Recording, Sample, SpeedTest, measure, thread_counts
+from .speed.roofline import kv_bytes_per_token, weight_bytes_per_token
 from .weight_errors import weight_errors
 
 FORMAT = 1

@@ -28,7 +28,7 @@ from ..export.threads import default_threads
 from .bench import Plan, run_bench
 from .scorecard import SCORECARDS, TESTS
 from .shapes import SHAPES, write_checkpoint
-from .speed import Choice, parse_test
+from .speed.measure import Choice, parse_test
 from .summary import markdown
 
 # Name in tables -> options of ``pocketlm export``; the first is what the others are compared with.

@@ -22,7 +22,7 @@ from ..export.threads import default_threads
 from .bench import Plan, run_bench
 from .precisions import export_variants, show_progress
 from .shapes import SHAPES, write_checkpoint
-from .speed import parse_test
+from .speed.measure import parse_test
 from .tables import Table, describe_circumstances
 
 GRAPHS: dict[str, list[str]] = {

@@ -19,7 +19,7 @@ from rich.text import Text
 from pocketlm.benchmarks import summary, tables
 from pocketlm.benchmarks.bench import OnEvent, Plan, run_bench
 from pocketlm.benchmarks.quality.text_windows import check_text_file
-from pocketlm.benchmarks.speed import GENERATION, PROMPT, Choice
+from pocketlm.benchmarks.speed.measure import GENERATION, PROMPT, Choice
 from pocketlm.benchmarks.tables import Table
 from pocketlm.cli import INTERRUPTED
 from pocketlm.commands.lists import ListCommand

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pocketlm.benchmarks import bandwidth
-from pocketlm.benchmarks.bandwidth import LARGEST, SMALLEST, array_bytes, last_level_cache
+from pocketlm.benchmarks.speed import bandwidth
+from pocketlm.benchmarks.speed.bandwidth import LARGEST, SMALLEST, array_bytes, last_level_cache
 
 
 def caches(folder: Path, *sizes: str) -> Path:

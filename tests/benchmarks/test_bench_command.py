@@ -22,9 +22,10 @@ from checkpoint_files import gpt2_config, write_checkpoint
 from command_line import Ended, Run, assert_refused
 from rich.console import Console
 
-from pocketlm.benchmarks import bench, speed
-from pocketlm.benchmarks.remote import Remote
-from pocketlm.benchmarks.speed import ColdStart
+from pocketlm.benchmarks import bench
+from pocketlm.benchmarks.speed import measure as speed
+from pocketlm.benchmarks.speed.measure import ColdStart
+from pocketlm.benchmarks.speed.remote import Remote
 from pocketlm.benchmarks.tables import model_table, speed_table
 from pocketlm.commands.bench import GAP, drawn, unique_names
 from pocketlm.export.checkpoint import open_checkpoint

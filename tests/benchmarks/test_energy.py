@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pocketlm.benchmarks.energy import EnergyMeter
+from pocketlm.benchmarks.speed.energy import EnergyMeter
 
 LIMIT = 262_143_328_850  # microjoules, of a real package
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from bench_results import bench_results
 
-from pocketlm.benchmarks import bench, precisions, speed
+from pocketlm.benchmarks import bench, precisions
 from pocketlm.benchmarks.precisions import (
     DEFAULT_INT4,
     VARIANTS,
@@ -22,7 +22,8 @@ from pocketlm.benchmarks.precisions import (
 from pocketlm.benchmarks.readme_tables import fill
 from pocketlm.benchmarks.scorecard import SCORECARDS, TESTS, gpt2_124m, llama_1b
 from pocketlm.benchmarks.shapes import SHAPES
-from pocketlm.benchmarks.speed import ColdStart, parse_test
+from pocketlm.benchmarks.speed import measure as speed
+from pocketlm.benchmarks.speed.measure import ColdStart, parse_test
 
 SECONDS = {  # per token, of decoding
     "fp32": 0.04,

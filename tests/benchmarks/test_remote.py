@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from checkpoint_files import gpt2_config, gpt2_tensors, write_checkpoint
 
-from pocketlm.benchmarks.remote import Remote, WorkerDied
+from pocketlm.benchmarks.speed.remote import Remote, WorkerDied
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.errors import ModelFolderError
 from pocketlm.export.folder import ModelFolder
@@ -120,7 +120,7 @@ def test_the_worker_does_not_hear_ctrl_c_and_ends_with_its_pipe(tiny_folder: Mod
 def test_what_else_is_printed_stays_out_of_the_answers(tiny_folder: ModelFolder) -> None:
     """fd 1 is where ONNX Runtime, say, would print; the worker keeps a copy for its answers."""
     program = (
-        "import os, pocketlm.benchmarks.worker as worker\n"
+        "import os, pocketlm.benchmarks.speed.worker as worker\n"
         "first = worker.Worker.first_token\n"
         "worker.Worker.first_token = lambda self: (os.write(1, b'noise'), first(self))[1]\n"
         "worker.main()"

@@ -9,7 +9,7 @@ import pytest
 from checkpoint_files import gpt2_config, write_checkpoint
 from llama_checkpoints import llama_config, llama_tensors
 
-from pocketlm.benchmarks.roofline import kv_bytes_per_token, weight_bytes_per_token
+from pocketlm.benchmarks.speed.roofline import kv_bytes_per_token, weight_bytes_per_token
 from pocketlm.export.architectures import find_architecture
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.folder import ModelFolder

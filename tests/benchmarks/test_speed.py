@@ -13,9 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pocketlm.benchmarks import speed
-from pocketlm.benchmarks.remote import Remote, WorkerDied
-from pocketlm.benchmarks.speed import (
+from pocketlm.benchmarks.speed import measure as speed
+from pocketlm.benchmarks.speed.measure import (
     Choice,
     ColdStart,
     Recording,
@@ -24,6 +23,7 @@ from pocketlm.benchmarks.speed import (
     parse_test,
     round_order,
 )
+from pocketlm.benchmarks.speed.remote import Remote, WorkerDied
 from pocketlm.export.errors import RequestError
 from pocketlm.export.folder import ModelFolder
 

@@ -19,13 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from ..export.errors import PocketLMError
-from ..export.folder import ModelFolder
-from ..export.memory import peak_rss_bytes
-from ..runtime.generate import generate_tokens, prefill
-from ..runtime.sampling import SamplingOptions, make_sampler
-from ..runtime.session import Session
-from ..runtime.tokenizer import Tokenizer
+from ...export.errors import PocketLMError
+from ...export.folder import ModelFolder
+from ...export.memory import peak_rss_bytes
+from ...runtime.generate import generate_tokens, prefill
+from ...runtime.sampling import SamplingOptions, make_sampler
+from ...runtime.session import Session
+from ...runtime.tokenizer import Tokenizer
 from .energy import EnergyMeter
 
 FIRST_PROMPT = 8  # tokens of the prompt whose first answer is waited for in a fresh process

@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..export.errors import RequestError
-from ..runtime.generate import CHUNK_SIZE
+from ...export.errors import RequestError
+from ...runtime.generate import CHUNK_SIZE
 from .remote import Remote, WorkerDied
 
 PROMPT, GENERATION = 512, 128  # of the tests that run unless others are asked for

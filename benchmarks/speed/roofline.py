@@ -6,9 +6,9 @@ positions) one row is read, unless the same bytes are also a matrix, as those of
 
 from __future__ import annotations
 
-from ..export.folder import ModelFolder
-from ..export.graph import Blob, Weight
-from ..export.run import open_decoder
+from ...export.folder import ModelFolder
+from ...export.graph import Blob, Weight
+from ...export.run import open_decoder
 
 # Inputs of which a node reads one row per token: operator -> their numbers.
 ROW_INPUTS = {

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ..export.errors import ModelFolderError, PocketLMError
+from ...export.errors import ModelFolderError, PocketLMError
 
 
 class WorkerDied(PocketLMError):

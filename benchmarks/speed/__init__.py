@@ -1,0 +1,1 @@
+"""Speed, memory and start of models, in processes of their own."""
