@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,8 +10,6 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.table import Table as RichTable
 from rich.text import Text
 
 from pocketlm.benchmarks import summary, tables
@@ -23,6 +19,14 @@ from pocketlm.benchmarks.speed.measure import GENERATION, PROMPT, Choice
 from pocketlm.benchmarks.tables import Table
 from pocketlm.cli import INTERRUPTED
 from pocketlm.commands.lists import ListCommand
+from pocketlm.commands.measuring import (
+    drawn,
+    named,
+    output_option,
+    print_sentence,
+    progress_bar,
+    table_console,
+)
 from pocketlm.commands.options import (
     HUB_OPTIONS,
     MODEL_OPTIONS,
@@ -31,12 +35,8 @@ from pocketlm.commands.options import (
     window_options,
 )
 from pocketlm.export.errors import PocketLMError
-from pocketlm.export.folder import ModelFolder
 from pocketlm.export.threads import default_threads
 from pocketlm.runtime.generate import CHUNK_SIZE
-
-GAP = 2  # between the columns of a table
-PIPED_WIDTH = 1000  # a line of a table in a file is never broken
 
 
 def parse_counts(text: str, least: int, most: int) -> list[int]:
@@ -130,13 +130,7 @@ def _parse_pairs(
     metavar="FILE",
     help="Also write a report with charts: one file that needs no network.",
 )
-@click.option(
-    *("-o", "--output"),
-    type=click.Choice(["table", "md", "csv", "json", "jsonl"]),
-    default="table",
-    show_default=True,
-    help="What is printed to stdout.",
-)
+@output_option
 @MODEL_OPTIONS["tokenizer"]
 @HUB_OPTIONS["offline"]
 @HUB_OPTIONS["keep_download"]
@@ -190,7 +184,8 @@ def command(
             "found --window, --stride or --limit without --text, expected both; add --text FILE"
         )
     _check_files(texts, html)
-    folders = _open_all(models or (None,), options)
+    models_or_demo: tuple[str | None, ...] = models or (None,)
+    folders = named(models_or_demo, [open_folder(model, **options) for model in models_or_demo])
     shortest = min(folder.shape.context_length for folder in folders.values())
     plan = Plan(
         folders,
@@ -228,60 +223,19 @@ def _check_files(texts: Sequence[Path], html: Path | None) -> None:
         check_report(html)
 
 
-def _open_all(models: Sequence[str | None], options: dict[str, Any]) -> dict[str, ModelFolder]:
-    """Every model's folder, complete and unchanged, by unique names."""
-    folders = [open_folder(model, **options) for model in models]
-    for folder in folders:
-        folder.verify()
-    return dict(zip(unique_names(models, folders), folders, strict=True))
-
-
-def unique_names(models: Sequence[str | None], folders: Sequence[ModelFolder]) -> list[str]:
-    """Short names: a folder's own, else what was asked for and the precision it came in.
-
-    Equal ones get the folder above them in front, and a number if they are the same still.
-    """
-    names = [_short_name(model, folder) for model, folder in zip(models, folders, strict=True)]
-    names = [
-        f"{folder.path.resolve().parent.name}/{name}" if names.count(name) > 1 else name
-        for name, folder in zip(names, folders, strict=True)
-    ]
-    return [
-        f"{name} ({names[: i + 1].count(name)})" if names[:i].count(name) else name
-        for i, name in enumerate(names)
-    ]
-
-
-def _short_name(model: str | None, folder: ModelFolder) -> str:
-    asked = "demo" if model is None else Path(os.path.abspath(model.partition("@")[0])).name
-    if model is not None and Path(model).is_dir() and folder.path.samefile(model):
-        return asked
-    return f"{asked}-{folder.manifest['precision']['name']}"
-
-
 # What is under way -------------------------------------------------------------------------------
 
 
 @contextmanager
 def _progress() -> Iterator[OnEvent]:
-    """Draws the events of a bench on stderr, if that is a terminal."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda event: None
-        return
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn())
-    # Drawn between two measurements only, so that drawing takes no time from any.
-    with Progress(
-        *columns, TimeRemainingColumn(), console=console, transient=True, auto_refresh=False
-    ) as bar:
-        task = bar.add_task("starting", total=1.0)
+    """Shows the events of a bench, between two measurements only."""
+    with progress_bar("starting", auto_refresh=False) as show:
 
         def on_event(event: dict[str, Any]) -> None:
             if event["phase"] == "bandwidth":
-                bar.update(task, description="reading memory", refresh=True)
+                show(None, "reading memory")
             else:
-                counts = {"completed": event["done"], "total": event["total"]}
-                bar.update(task, description=event["what"], refresh=True, **counts)
+                show(event["done"] / event["total"], event["what"])
 
         yield on_event
 
@@ -291,27 +245,15 @@ def _progress() -> Iterator[OnEvent]:
 
 def _print_summary(results: dict[str, Any]) -> None:
     """Tables as wide as the terminal allows, and warnings above and below everything."""
-    terminal = sys.stdout.isatty()
-    console = Console(highlight=False, width=None if terminal else PIPED_WIDTH)
+    console = table_console()
     _shout(console, results)
     for part in summary.sections(results):
         if isinstance(part, Table):
             console.print(drawn(part, console.width))
         else:
-            console.print(Text(part), soft_wrap=not terminal)
+            print_sentence(console, part)
         console.print()
     _shout(console, results)
-
-
-def drawn(table: Table, width: int = PIPED_WIDTH) -> RichTable:
-    """A table for a terminal of that width, without the columns that it has no room for."""
-    table = table.fitting(width, GAP)
-    drawn = RichTable(box=None, pad_edge=False, padding=(0, GAP, 0, 0))
-    for i, column in enumerate(table.columns):
-        drawn.add_column(column, justify="left" if i < table.labels else "right")
-    for row in table.rows:
-        drawn.add_row(*map(Text, row))
-    return drawn
 
 
 def _shout(console: Console, results: dict[str, Any]) -> None:

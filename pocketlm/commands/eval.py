@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
 from pocketlm.benchmarks import figures
 from pocketlm.benchmarks.figures import Figure, figure_table
 from pocketlm.benchmarks.machine import describe_machine
 from pocketlm.benchmarks.quality import figures as quality_figures
-from pocketlm.benchmarks.quality.measure import OnProgress, measure_quality
+from pocketlm.benchmarks.quality.measure import measure_quality
 from pocketlm.benchmarks.quality.text_windows import check_text_file
 from pocketlm.benchmarks.recitation import figures as recitation_figures
 from pocketlm.benchmarks.recitation.measure import RecitationOptions, measure_recitation, read_books
 from pocketlm.benchmarks.tasks import figures as task_figures
 from pocketlm.benchmarks.tasks.files import read_task
 from pocketlm.benchmarks.tasks.measure import measure_tasks
-from pocketlm.commands.bench import PIPED_WIDTH, drawn, unique_names
 from pocketlm.commands.lists import ListCommand
+from pocketlm.commands.measuring import (
+    drawn,
+    named,
+    output_option,
+    print_sentence,
+    progress_bar,
+    table_console,
+)
 from pocketlm.commands.options import (
     HUB_OPTIONS,
     MODEL_OPTIONS,
@@ -100,13 +102,7 @@ from pocketlm.quantize.precisions import FULL
     help="Tokens of a passage that are to be recited.",
 )
 @MODEL_OPTIONS["threads"]
-@click.option(
-    *("-o", "--output"),
-    type=click.Choice(["table", "md", "csv", "json", "jsonl"]),
-    default="table",
-    show_default=True,
-    help="What is printed to stdout.",
-)
+@output_option
 @MODEL_OPTIONS["precision"]
 @MODEL_OPTIONS["tokenizer"]
 @HUB_OPTIONS["offline"]
@@ -168,7 +164,7 @@ def command(
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
         }
     }
-    with progress() as on_progress:
+    with progress_bar("reading the models") as on_progress:
         run: dict[str, Any] = {"threads": threads, "on_progress": on_progress}
         if texts:
             results["quality"] = measure_quality(
@@ -194,22 +190,7 @@ def _open_all(
         made = (Path(against) / MANIFEST).is_file()
         opened.append(open_folder(against, **options | {"precision": None if made else FULL}))
     opened += [open_folder(model, **options) for model in models]
-    for folder in opened:
-        folder.verify()
-    return dict(zip(unique_names(names, opened), opened, strict=True))
-
-
-@contextmanager
-def progress() -> Iterator[OnProgress]:
-    """Draws how far it is, and the value so far, on stderr if that is a terminal."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda share, value: None
-        return
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
-        task = bar.add_task("reading the models", total=1.0)
-        yield lambda share, value: bar.update(task, completed=share, description=value)
+    return named(names, opened)
 
 
 # What is printed ---------------------------------------------------------------------------------
@@ -254,13 +235,12 @@ def _print(results: dict[str, Any], output: str) -> None:
 
 
 def _print_tables(results: dict[str, Any]) -> None:
-    terminal = sys.stdout.isatty()
-    console = Console(highlight=False, width=None if terminal else PIPED_WIDTH)
+    console = table_console()
     for above, found, below in _sections(results):
         for text in above:
-            console.print(Text(text), soft_wrap=not terminal)
+            print_sentence(console, text)
         console.print()
         console.print(drawn(figure_table(found)))
         console.print()
         for text in below:
-            console.print(Text(text), soft_wrap=not terminal)
+            print_sentence(console, text)

@@ -27,7 +27,7 @@ from pocketlm.benchmarks.speed import measure as speed
 from pocketlm.benchmarks.speed.measure import ColdStart
 from pocketlm.benchmarks.speed.remote import Remote
 from pocketlm.benchmarks.tables import model_table, speed_table
-from pocketlm.commands.bench import GAP, drawn, unique_names
+from pocketlm.commands.measuring import GAP, drawn, unique_names
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.run import export_model
@@ -292,8 +292,9 @@ def test_a_model_that_dies_is_one_line_and_the_others_are_shown(
 TELLING = """
 import os, signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from pocketlm.benchmarks import bench, speed
-from pocketlm.benchmarks.remote import Remote
+from pocketlm.benchmarks import bench
+from pocketlm.benchmarks.speed import measure as speed
+from pocketlm.benchmarks.speed.remote import Remote
 
 def tell(*words):
     print(*words, file=sys.stderr, flush=True)

@@ -1,0 +1,103 @@
+"""What the verbs that measure have in common: models by name, progress, tables on a terminal."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from pocketlm.benchmarks.tables import Table
+from pocketlm.export.folder import ModelFolder
+
+GAP = 2  # between the columns of a table
+PIPED_WIDTH = 1000  # a line of a table in a file is never broken
+# Takes the share that is done, None for no change, and a text.
+ShowProgress = Callable[[float | None, str], None]
+
+output_option = click.option(
+    *("-o", "--output"),
+    type=click.Choice(["table", "md", "csv", "json", "jsonl"]),
+    default="table",
+    show_default=True,
+    help="What is printed to stdout.",
+)
+
+
+def named(models: Sequence[str | None], folders: Sequence[ModelFolder]) -> dict[str, ModelFolder]:
+    """The folders of ``models``, complete and unchanged, by unique names."""
+    for folder in folders:
+        folder.verify()
+    return dict(zip(unique_names(models, folders), folders, strict=True))
+
+
+def unique_names(models: Sequence[str | None], folders: Sequence[ModelFolder]) -> list[str]:
+    """Short names: a folder's own, else what was asked for and the precision it came in.
+
+    Equal ones get the folder above them in front, and a number if they are the same still.
+    """
+    names = [_short_name(model, folder) for model, folder in zip(models, folders, strict=True)]
+    names = [
+        f"{folder.path.resolve().parent.name}/{name}" if names.count(name) > 1 else name
+        for name, folder in zip(names, folders, strict=True)
+    ]
+    return [
+        f"{name} ({names[: i + 1].count(name)})" if names[:i].count(name) else name
+        for i, name in enumerate(names)
+    ]
+
+
+def _short_name(model: str | None, folder: ModelFolder) -> str:
+    asked = "demo" if model is None else Path(os.path.abspath(model.partition("@")[0])).name
+    if model is not None and Path(model).is_dir() and folder.path.samefile(model):
+        return asked
+    return f"{asked}-{folder.manifest['precision']['name']}"
+
+
+@contextmanager
+def progress_bar(start: str, *, auto_refresh: bool = True) -> Iterator[ShowProgress]:
+    """Draws how far it is and what is under way on stderr, if that is a terminal.
+
+    What is yielded takes the share that is done, None for no change, and a text. Without
+    ``auto_refresh`` it draws only when called, and takes no time from a measurement.
+    """
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda share, text: None
+        return
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn())
+    with Progress(
+        *columns, TimeRemainingColumn(), console=console, transient=True, auto_refresh=auto_refresh
+    ) as bar:
+        task = bar.add_task(start, total=1.0)
+        yield lambda share, text: bar.update(
+            task, completed=share, description=text, refresh=not auto_refresh
+        )
+
+
+def table_console() -> Console:
+    """Prints to stdout; what is not a terminal gets lines as long as they are."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
+
+
+def print_sentence(console: Console, text: str) -> None:
+    """A paragraph, broken at words on a terminal only."""
+    console.print(Text(text), soft_wrap=not sys.stdout.isatty())
+
+
+def drawn(table: Table, width: int = PIPED_WIDTH) -> RichTable:
+    """A table for a terminal of that width, without the columns that it has no room for."""
+    table = table.fitting(width, GAP)
+    drawn = RichTable(box=None, pad_edge=False, padding=(0, GAP, 0, 0))
+    for i, column in enumerate(table.columns):
+        drawn.add_column(column, justify="left" if i < table.labels else "right")
+    for row in table.rows:
+        drawn.add_row(*map(Text, row))
+    return drawn
