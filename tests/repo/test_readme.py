@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -23,6 +24,13 @@ from source_tree import ROOT
 
 from pocketlm.benchmarks.readme_tables import fill
 
+# Precision and name of the model folders that the commands find.
+FOLDERS = (
+    ("fp32", "fp32-folder"),
+    ("fp32", "out-fp32"),
+    ("int8", "out-int8"),
+    ("int4", "out-int4"),
+)
 README = (ROOT / "README.md").read_text("utf-8")
 
 
@@ -54,7 +62,10 @@ def test_commands_do_what_the_readme_says(tmp_path: Path) -> None:
     write_tokenizer(tmp_path / "gpt2-tokenizer-folder", 300)
     llama = write_llama(tmp_path / "path" / "to" / "llama-folder")
     env = environment(tmp_path)
-    subprocess.run(["pocketlm", "export", demo, "fp32-folder"], cwd=tmp_path, env=env, check=True)
+    for precision, out in FOLDERS:
+        command = ["pocketlm", "export", demo, out, "--precision", precision]
+        subprocess.run(command, cwd=tmp_path, env=env, check=True)
+    write_texts(tmp_path)
     lines = commands()
     assert len(lines) >= 10
     with serving() as hub:
@@ -64,7 +75,7 @@ def test_commands_do_what_the_readme_says(tmp_path: Path) -> None:
             if " out/ --" in line and not line.startswith("pocketlm run"):
                 shutil.rmtree(tmp_path / "out", ignore_errors=True)
             done = subprocess.run(
-                ["bash", "-c", line],
+                ["bash", "-c", line + (" -r 1" if line.startswith("pocketlm bench") else "")],
                 cwd=tmp_path,
                 env=env,
                 stdin=subprocess.DEVNULL,
@@ -72,6 +83,24 @@ def test_commands_do_what_the_readme_says(tmp_path: Path) -> None:
                 text=True,
             )
             assert done.returncode == 0, (line, done.stderr)
+
+
+def write_texts(folder: Path) -> None:
+    """What the commands that measure are given, in the forms that the README names."""
+    story = "It was a dark and stormy night, and the old house stood silent upon the hill. "
+    (folder / "held-out.txt").write_text(story * 60)
+    lambada = {"context": "It was a dark and stormy", "continuation": "night"}
+    hellaswag = {
+        "activity_label": "Reading",
+        "ctx_a": "A man sits down.",
+        "ctx_b": "he",
+        "label": 1,
+    }
+    hellaswag |= {"endings": ["flies away.", "opens a book.", "melts.", "sings to a stone."]}
+    piqa = {"query": "Question: How to light a fire?", "choices": ["Use dry wood.", "Use water."]}
+    items = {"lambada": lambada, "hellaswag": hellaswag | {"label": 1}, "piqa": piqa | {"gold": 0}}
+    for name, item in items.items():
+        (folder / f"{name}.jsonl").write_text(f"{json.dumps(item)}\n" * 3)
 
 
 def write_llama(folder: Path) -> Path:
@@ -97,7 +126,7 @@ def test_python_runs_as_printed(tmp_path: Path) -> None:
     assert re.search(r"\w+ \d+\n$", done.stdout)
 
 
-@pytest.mark.parametrize("words", re.findall(r"python -m (pocketlm\.[\w.]+)", README))
+@pytest.mark.parametrize("words", re.findall(r"python -m (pocketlm\.benchmarks[\w.]*)", README))
 def test_benchmarks_named_in_the_readme_explain_themselves(words: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", words, "--help"], cwd=tmp_path, capture_output=True, text=True
