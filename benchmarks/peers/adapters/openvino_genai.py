@@ -1,0 +1,51 @@
+"""OpenVINO GenAI: Optimum Intel's export with weights in float32, int8 or int4 -> LLMPipeline.
+
+Weights are compressed by NNCF with the defaults of ``optimum-cli export openvino``; the pipeline
+runs with its own defaults too, but in fp32, where the half-precision shortcuts are switched off.
+Source: optimum-intel ``exporters/openvino/__main__.py``; OpenVINO's "CPU device" page.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+NAME = "OpenVINO GenAI"
+PACKAGE = "openvino-genai"
+PRECISIONS = {"fp32": "fp32", "int8": "int8", "int4": "int4"}
+
+
+def convert(checkpoint: Path, out: Path, precision: str, ours: Path) -> str:
+    """Writes openvino_model.xml and .bin, and tokenizers that are not used here."""
+    command = [str(Path(sys.executable).with_name("optimum-cli")), "export", "openvino"]
+    options = ["--task", "text-generation-with-past", "--weight-format", precision]
+    subprocess.run([*command, "--model", str(checkpoint), *options, str(out)], check=True)
+    return ""
+
+
+class Model:
+    """An LLMPipeline that is fed ids."""
+
+    def __init__(self, folder: Path, precision: str, threads: int) -> None:
+        import openvino
+        import openvino_genai
+
+        options: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads}
+        if precision == "fp32":
+            options |= {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
+        self._pipeline = openvino_genai.LLMPipeline(str(folder), "CPU", **options)
+        self._tensor = openvino.Tensor
+
+    def generate(self, ids: list[int], count: int) -> list[int]:
+        """One call, past end tokens."""
+        import numpy as np
+
+        result = self._pipeline.generate(
+            self._tensor(np.array([ids], np.int64)),
+            max_new_tokens=count,
+            ignore_eos=True,
+            do_sample=False,
+        )
+        return list(result.tokens[0])
