@@ -1,193 +1,217 @@
-"""What a precision loses: perplexity, KL divergence and top-1 agreement against the fp32 graph.
+"""What a precision loses: perplexity of each model on texts, and how far it parts from the first.
 
-    python -m pocketlm.benchmarks.quality CHECKPOINT --text novel.txt other.txt
+The first model is the reference. All models see the same window side by side; what they say at a
+position is compared there and then, and only sums are kept, so that neither memory nor disk grows
+with the text. The first window is compared beforehand with itself, by a second forward pass through
+the same code: a model is 0 nats from itself, and some nats from itself on another text, or else the
+comparison is broken and nothing is reported.
 
-Every text is tokenized line by line (each line with its newline), begins with the end-of-text token
-and is cut into consecutive windows of the context length; each window is scored from an empty
-cache, at all its positions. Both graphs see the same window side by side, and only sums are kept.
+    perplexity        exp of the loss per token, byte or word; windows as in ``text_windows``
+    KL                KL(reference || model) in nats, as in ``divergence``
+    top-1 agreement   share of positions where both hold the same token for the likeliest
+    top-5 overlap     share of the five likeliest tokens that both have in common
+    Δp                p(true token) of the model less that of the reference
 
-    KL(fp32 || quantized) = Σ p log(p / q)  per position, in nats; the mean and its standard error
-    perplexity            = exp(mean -log p(next token))
-    top-1 agreement       = share of positions where both prefer the same token
+Standard errors are between windows: see ``clustered``. Every sum is taken in the same order, and
+ONNX Runtime's kernels repeat to the bit, so that two runs give equal numbers.
+
+Source of the measures: llama.cpp's ``perplexity --kl-divergence``; perplexity per byte and word as
+in lm-evaluation-harness.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import math
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ..export.checkpoint import open_checkpoint
-from ..export.errors import RequestError
+from ..export.errors import NumericsError, RequestError
 from ..export.folder import ModelFolder
-from ..quantize.run import export_checkpoint
 from ..runtime.session import Session
 from ..runtime.tokenizer import Tokenizer
-from .machine import describe_machine
+from .divergence import Rows
+from .quality_totals import Totals
+from .same_tokenizer import check_same_tokenizer
+from .text_windows import Window, check_text_file, count_tokens, start_token, text_windows
+from .window_scores import WindowScores
 
-# Precision, its options, and the name it has in tables.
-VARIANTS: tuple[tuple[str, dict[str, Any], str], ...] = (
-    ("int8", {}, "int8"),
-    ("int8-weight", {}, "int8-weight"),
-    ("int4", {"block_size": 32}, "int4 b32"),
-    ("int4", {"block_size": 64}, "int4 b64"),
-    ("int4", {"block_size": 128}, "int4 b128"),
-    ("int4", {"block_size": 128, "head": "int4"}, "int4 b128, int4 head"),
-)
+DEFAULT_WINDOW = 1024  # tokens, or the context length if that is less
+SMALLEST_WINDOW = 3
 
-
-@dataclass
-class Sums:
-    """Running sums over positions; means are taken at the end."""
-
-    count: int = 0
-    kl: float = 0.0
-    kl_squared: float = 0.0
-    agreed: int = 0
-    loss: float = 0.0  # nats, of the quantized graph
-    reference_loss: float = 0.0
-    scored: int = 0  # positions whose next token is in the window
-
-    def add(
-        self, reference: NDArray[np.float32], other: NDArray[np.float32], ids: NDArray[np.int64]
-    ) -> None:
-        """Adds the positions of a window: logits (S, V) of both graphs and the ids (S,)."""
-        p, q = log_softmax(reference), log_softmax(other)
-        kl = (np.exp(p) * (p - q)).sum(axis=-1, dtype=np.float64)
-        self.count += len(ids)
-        self.kl += float(kl.sum())
-        self.kl_squared += float(np.square(kl).sum())
-        self.agreed += int((reference.argmax(-1) == other.argmax(-1)).sum())
-        rows = np.arange(len(ids) - 1)
-        self.loss -= float(q[rows, ids[1:]].sum(dtype=np.float64))
-        self.reference_loss -= float(p[rows, ids[1:]].sum(dtype=np.float64))
-        self.scored += len(rows)
-
-    def result(self) -> dict[str, float]:
-        """Means, in nats per token."""
-        mean = self.kl / self.count
-        variance = max(0.0, self.kl_squared / self.count - mean**2)
-        return {
-            "tokens": self.count,
-            "kl": mean,
-            "kl_standard_error": math.sqrt(variance / self.count),
-            "top1_agreement": self.agreed / self.count,
-            "perplexity": math.exp(self.loss / self.scored),
-            "reference_perplexity": math.exp(self.reference_loss / self.scored),
-        }
+# Called with the share of the texts that is done, and a running value as text.
+OnProgress = Callable[[float, str], None]
 
 
-def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Natural log of the softmax over the last axis."""
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    total: NDArray[np.float32] = np.exp(shifted).sum(axis=-1, keepdims=True, dtype=np.float64)
-    logprobs: NDArray[np.float32] = (shifted - np.log(total)).astype(np.float32)
-    return logprobs
+@dataclass(frozen=True)
+class Plan:
+    """Texts that are known to be good, and how they are cut."""
+
+    texts: list[Path]
+    window: int
+    stride: int
+    limit: int | None  # tokens of each text
+    tokenizer: Tokenizer
+    start: int | None  # the token every text begins with
+
+    def windows(self, text: Path) -> Iterator[Window]:
+        """The windows of one of the texts."""
+        return text_windows(self.tokenizer, self.start, text, self.window, self.stride, self.limit)
 
 
-def windows(
-    tokenizer: Tokenizer, text: Path, length: int, limit: int | None = None
-) -> Iterator[NDArray[np.int64]]:
-    """Consecutive windows of ``length`` tokens of a text file, at most ``limit`` tokens in all."""
-    start = tokenizer.id_of("<|endoftext|>")
-    ids = [] if start is None else [start]
-    for line in text.read_text(encoding="utf-8").splitlines(keepends=True):
-        ids += tokenizer.encode(line)
-        if limit is not None and len(ids) >= limit:
-            break
-    for first in range(0, len(ids[:limit]) - length + 1, length):
-        yield np.array(ids[first : first + length], np.int64)
+def check_texts(
+    folders: dict[str, ModelFolder],
+    texts: Sequence[Path],
+    *,
+    window: int | None = None,
+    stride: int | None = None,
+    limit: int | None = None,
+) -> Plan:
+    """What ``measure_quality`` would do with the same arguments; runs no model.
 
-
-def compare(
-    reference: Session,
-    others: dict[str, Session],
-    tokenizer: Tokenizer,
-    texts: list[Path],
-    limit: int | None,
-) -> dict[str, dict[str, float]]:
-    """One result per session of ``others``, over all windows of ``texts``.
-
-    Raises RequestError for a text without a whole window: it would silently count for nothing.
+    Raises RequestError for a text that is missing, empty, not UTF-8 or shorter than a window, for
+    sizes out of range, and for models that do not share a tokenizer.
     """
-    sums = {name: Sums() for name in others}
-    length = reference.shape.context_length
-    for text in texts:
-        found = list(windows(tokenizer, text, length, limit))
-        if not found:
-            raise RequestError(
-                f"found no window of {length} tokens in {text.name}, expected at least one; "
-                "give a longer text or a higher limit"
-            )
-        for ids in found:
-            expected = reference.all_logits(ids, reference.new_cache())
-            for name, session in others.items():
-                sums[name].add(expected, session.all_logits(ids, session.new_cache()), ids)
-    return {name: total.result() for name, total in sums.items()}
-
-
-def main() -> None:
-    """Exports a checkpoint in every precision, compares, and prints a table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("checkpoint", type=Path, help="checkpoint folder or file")
-    parser.add_argument("--text", type=Path, nargs="+", required=True, help="UTF-8 text files")
-    parser.add_argument("--tokens", type=int, help="at most this many tokens of each text")
-    parser.add_argument("--tokenizer", type=Path, help="folder with tokenizer.json")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--json", type=Path, help="also write the results to this file")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        folders = _export_all(arguments.checkpoint, arguments.tokenizer, Path(temporary))
-        sessions = {name: Session(folder, arguments.threads) for name, folder in folders.items()}
-        reference = sessions.pop("fp32")
-        tokenizer = Tokenizer.open(folders["fp32"].path / "tokenizer.json")
-        results = compare(reference, sessions, tokenizer, arguments.text, arguments.tokens)
-        sizes = {name: folder.weights_bytes for name, folder in folders.items()}
-    machine = describe_machine(arguments.threads)
-    print(table(results, sizes))
-    print(f"\n{next(iter(results.values()))['tokens']:,} tokens")
-    texts = [text.name for text in arguments.text]
-    if arguments.json:
-        content = {"machine": machine, "texts": texts, "bytes": sizes, "results": results}
-        arguments.json.write_text(json.dumps(content, indent=1) + "\n")
-
-
-def _export_all(
-    checkpoint: Path, tokenizer: Path | None, temporary: Path
-) -> dict[str, ModelFolder]:
-    variants = (("fp32", {}, "fp32"), *VARIANTS)
-    return {
-        name: export_checkpoint(
-            open_checkpoint(checkpoint, tokenizer), temporary / f"{i}", precision, **options
+    if not texts:
+        raise RequestError("found no text, expected at least one; give one with --text FILE")
+    check_same_tokenizer(folders)
+    window, stride = _window_and_stride(folders, window, stride)
+    if limit is not None and limit < window:
+        raise RequestError(
+            f"limit is {limit} tokens, expected at least a window of {window}; raise --limit, or "
+            f"give --window {limit}"
         )
-        for i, (precision, options, name) in enumerate(variants)
+    folder = next(iter(folders.values())).path
+    tokenizer = Tokenizer.open(folder / "tokenizer.json")
+    start = start_token(tokenizer, folder)
+    for text in texts:
+        check_text_file(text)
+        count = count_tokens(tokenizer, start, text, window)
+        if count < window:
+            advice = f"give a longer text, or --window {count}"
+            if count < SMALLEST_WINDOW:
+                advice = "give a longer text"
+            raise RequestError(
+                f"{text}: found {count} tokens, expected at least a window of {window}; {advice}"
+            )
+    return Plan(list(texts), window, stride, limit, tokenizer, start)
+
+
+def _window_and_stride(
+    folders: dict[str, ModelFolder], window: int | None, stride: int | None
+) -> tuple[int, int]:
+    name, folder = min(folders.items(), key=lambda item: item[1].shape.context_length)
+    context = folder.shape.context_length
+    if window is None:
+        window = min(context, DEFAULT_WINDOW)
+    if not SMALLEST_WINDOW <= window <= context:
+        raise RequestError(
+            f"window is {window} tokens, expected {SMALLEST_WINDOW} to {context} (the context "
+            f"length of {name}); give such a --window"
+        )
+    stride = window // 2 if stride is None else stride
+    if not 1 <= stride < window:
+        raise RequestError(
+            f"stride is {stride} tokens, expected 1 to {window - 1}: the first token of a window "
+            "is only context; give such a --stride"
+        )
+    return window, stride
+
+
+def measure_quality(
+    folders: dict[str, ModelFolder],
+    texts: Sequence[Path],
+    *,
+    window: int | None = None,
+    stride: int | None = None,
+    limit: int | None = None,
+    threads: int,
+    on_progress: OnProgress | None = None,
+) -> dict[str, Any]:
+    """Evaluates ``folders``, the reference first, on ``texts``.
+
+    ``window`` None is the context length or 1024 tokens, whichever is less; ``stride`` None is half
+    a window; ``limit`` is the most tokens of each text. Raises what ``check_texts`` and ``Session``
+    raise, and NumericsError for logits that are not finite and for a comparison that fails the
+    self-check.
+    """
+    plan = check_texts(folders, texts, window=window, stride=stride, limit=limit)
+    sessions = [Session(folder, threads) for folder in folders.values()]
+    name = next(iter(folders))
+    self_check = _self_check(name, sessions[0], plan)
+    totals = [Totals(name, plan.tokenizer) for name in folders]
+    scores = WindowScores(sessions)
+    for part, share in _with_shares(plan):
+        rows = scores.score([part.inputs] * len(sessions), part.targets)
+        for total, found in zip(totals, rows, strict=True):
+            _check_finite(total.name, found)
+            total.add(part, found, rows[0])
+        if on_progress is not None:
+            on_progress(share, _running(totals))
+    return {
+        "texts": [str(text) for text in plan.texts],
+        "tokens": totals[0].num_tokens,
+        "bytes": totals[0].num_bytes,
+        "words": totals[0].num_words,
+        "window": plan.window,
+        "stride": plan.stride,
+        "limit": plan.limit,
+        "start_token": None if plan.start is None else _spelled(plan.tokenizer, plan.start),
+        "self_check": self_check,
+        "models": [total.result(total is totals[0]) for total in totals],
     }
 
 
-def table(results: dict[str, dict[str, float]], sizes: dict[str, int]) -> str:
-    """A Markdown table, fp32 first."""
-    first = next(iter(results.values()))
-    lines = [
-        "| precision | weights MB | KL, 0.001 nats/token | top-1 agreement | perplexity |",
-        "|---|--:|--:|--:|--:|",
-        f"| fp32 | {sizes['fp32'] / 1e6:.1f} | 0 | 100 % | {first['reference_perplexity']:.2f} |",
-    ]
-    lines += [
-        f"| {name} | {sizes[name] / 1e6:.1f} | {1e3 * result['kl']:.2f} ± "
-        f"{1e3 * result['kl_standard_error']:.3f} | {100 * result['top1_agreement']:.1f} % | "
-        f"{result['perplexity']:.2f} |"
-        for name, result in results.items()
-    ]
-    return "\n".join(lines)
+def _with_shares(plan: Plan) -> Iterator[tuple[Window, float]]:
+    """Every window of every text, and the share of the work that is done with it."""
+    sizes = [text.stat().st_size for text in plan.texts]
+    done = 0
+    for text, size in zip(plan.texts, sizes, strict=True):
+        tokens = 1
+        for window in plan.windows(text):
+            tokens += window.num_scored
+            share = window.bytes_done / size
+            if plan.limit is not None:
+                share = max(share, tokens / plan.limit)
+            yield window, (done + min(1.0, share) * size) / sum(sizes)
+        done += size
 
 
-if __name__ == "__main__":
-    main()
+def _self_check(name: str, session: Session, plan: Plan) -> dict[str, Any]:
+    """Compares a model with itself on the first window, and with itself on another text.
+
+    The other text is the window's, moved on by one token.
+    """
+    window = next(plan.windows(plan.texts[0]))
+    inputs = [window.inputs, window.inputs, np.roll(window.inputs, 1)]
+    rows = WindowScores([session] * 3).score(inputs, window.targets)
+    _check_finite(name, rows[0])
+    itself, moved = (float(found.kl.mean()) for found in rows[1:])
+    if itself != 0 or not moved > 0:
+        raise NumericsError(
+            f"self-check: found KL({name} || {name}) = {itself:.3g} over {window.num_scored} "
+            f"tokens, and {moved:.3g} for another text, expected 0 and above 0; the comparison "
+            "cannot be trusted: report this, with the model and the output of pocketlm --version"
+        )
+    return {"model": name, "kl": itself, "tokens": window.num_scored, "kl_other_text": moved}
+
+
+def _check_finite(name: str, rows: Rows) -> None:
+    if not (np.isfinite(rows.loss).all() and np.isfinite(rows.kl).all()):
+        raise NumericsError(
+            f"{name}: found logits that are NaN or infinite, expected finite ones; the checkpoint "
+            "is damaged or the precision overflows: try another precision"
+        )
+
+
+def _running(totals: list[Totals]) -> str:
+    """The value to show while it runs: mean KL, or the perplexity of a single model."""
+    if len(totals) == 1:
+        return f"perplexity {totals[0].result(True)['perplexity']['token']['value']:.3f}"
+    return ", ".join(f"KL({total.name}) {total.against.kl.mean:.5f}" for total in totals[1:])
+
+
+def _spelled(tokenizer: Tokenizer, token_id: int) -> str:
+    return tokenizer.token_bytes(token_id, skip_special_tokens=False).decode("utf-8", "replace")

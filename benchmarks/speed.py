@@ -1,211 +1,298 @@
-"""Speed and memory of the precisions on one shape, as ratios measured in one run.
+"""The speed of models side by side: tests with llama-bench's names, in interleaved rounds.
 
-    python -m pocketlm.benchmarks.speed                       # GPT-2 124M shape, random weights
-    python -m pocketlm.benchmarks.speed --shape llama-1b      # needs 12 GB of disk
-    python -m pocketlm.benchmarks.speed --checkpoint gpt2/    # a checkpoint of your own
+    pp512             prefill of 512 tokens, in batches
+    tg128             generation of 128 tokens: as many forward passes of one token each
+    pp512+tg128       one after the other
+    tg128 @ d512      the same with 512 tokens in the cache already
 
-Every model runs in a process of its own; rounds go over all models in turn, and a figure is the
-median over rounds, a ratio the median of the rounds' ratios. Random weights are enough for this:
-the kernels' work does not depend on the values.
+Every model runs in a process of its own. A round goes over all tests, and within a test over all
+models, so that the samples of one round and test lie next to each other in time; every other round
+goes backwards, so that a steady drift of the machine cancels as well. Each round also starts every
+model once in a fresh process, for the seconds to its first token. Rounds of warm-up come first and
+are not kept. Names: github.com/ggml-org/llama.cpp, tools/llama-bench/README.md.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import statistics
-import subprocess
-import sys
-import tempfile
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..export.folder import ModelFolder
-from .machine import describe_machine
-from .scorecard import SCORECARDS, ratio
-from .shapes import SHAPES, write_checkpoint
+from ..export.errors import RequestError
+from ..runtime.generate import CHUNK_SIZE
+from .remote import Remote, WorkerDied
 
-PROMPT = 128  # tokens of context for decode, and of the prefill measurement
-DEPTHS = (32, 512)
-TOKENS = 32  # decoded per measurement
+PROMPT, GENERATION = 512, 128  # of the tests that run unless others are asked for
+NAME = re.compile(r"(?:pp([1-9]\d*))?(\+)?(?:tg([1-9]\d*))?(?: @ d([1-9]\d*))?")
 
-VARIANTS: dict[str, list[str]] = {
-    "fp32": ["--precision", "fp32"],
-    "int8": ["--precision", "int8"],
-    "int8-weight": ["--precision", "int8-weight"],
-    "int4": ["--precision", "int4"],
-    "int4 b128, int4 head": ["--precision", "int4", "--block-size", "128", "--head", "int4"],
-}
-
-# The program that ``pocketlm export`` runs, with its peak memory at the end.
-EXPORT = """
-import sys
-from pocketlm.export.memory import peak_rss_bytes
-from pocketlm.cli import main
-try:
-    main()
-finally:
-    print("peak", peak_rss_bytes(), file=sys.stderr)
-"""
+OnProgress = Callable[[int, int, str], None]  # done, of how many, what
 
 
-class Remote:
-    """A worker process and its model."""
+@dataclass(frozen=True)
+class SpeedTest:
+    """Tokens to process and to generate, after how many, and how."""
 
-    def __init__(self, folder: Path, threads: int) -> None:
-        self.folder = ModelFolder.open(folder)
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "pocketlm.benchmarks.worker", str(folder), str(threads)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.opened = self._answer()
+    prompt: int
+    generation: int
+    depth: int = 0
+    batch: int = CHUNK_SIZE  # tokens per forward pass of the prompt
+    threads: int = 1
 
-    def ask(self, **request: Any) -> dict[str, float]:
-        """Sends a request and waits for its answer."""
-        assert self._process.stdin is not None
-        print(json.dumps(request), file=self._process.stdin, flush=True)
-        return self._answer()
+    @property
+    def name(self) -> str:
+        """llama-bench's name for it; batch and threads stand beside, not in it."""
+        parts = {"pp": self.prompt, "tg": self.generation}
+        name = "+".join(f"{letters}{count}" for letters, count in parts.items() if count)
+        return f"{name} @ d{self.depth}" if self.depth else name
 
-    def _answer(self) -> dict[str, float]:
-        assert self._process.stdout is not None
-        answer: dict[str, float] = json.loads(self._process.stdout.readline())
-        return answer
+    @property
+    def kind(self) -> str:
+        """prefill, decode or both."""
+        if not self.generation:
+            return "prefill"
+        return "both" if self.prompt else "decode"
 
-    def close(self) -> None:
-        """Ends the process."""
-        self._process.communicate()  # closes both pipes, and waits
+    @property
+    def tokens(self) -> int:
+        """What its rate counts."""
+        return self.prompt + self.generation
 
 
-def export_variant(checkpoint: Path, out: Path, options: list[str]) -> int:
-    """Exports through the command line in a process of its own; its peak resident bytes."""
-    command = ["pocketlm", "export", str(checkpoint), str(out), "--quiet", *options]
-    done = subprocess.run(
-        [sys.executable, "-c", EXPORT, *command[1:]], capture_output=True, text=True
+def parse_test(name: str) -> SpeedTest:
+    """The test of a name such as ``pp512+tg128 @ d64``. Raises RequestError for any other."""
+    match = NAME.fullmatch(name)
+    if match is not None:
+        prompt, plus, generation, depth = match.groups()
+        if (prompt or generation) and bool(plus) == bool(prompt and generation):
+            return SpeedTest(int(prompt or 0), int(generation or 0), int(depth or 0))
+    raise RequestError(
+        f"found the test {name!r:.40}, expected one like pp512, tg128 or pp512+tg128, with or "
+        "without the depth @ d512"
     )
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)}: {done.stderr}")
-    return int(done.stderr.split("peak")[-1])
 
 
-def run_memory(folder: Path, threads: int) -> dict[str, Any]:
-    """Peak memory of ``pocketlm run`` as a person starts it, with 128 + 64 tokens."""
-    command = ["run", str(folder), "x" * PROMPT, "--max-tokens", "64", "--ignore-eos", "--json"]
-    done = subprocess.run(
-        [sys.executable, "-m", "pocketlm", *command, "--threads", str(threads)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result
+@dataclass(frozen=True)
+class Choice:
+    """What to test: every combination of the lists. None stands for the default, which is cut."""
 
+    prompts: Sequence[int] | None = None
+    generations: Sequence[int] | None = None
+    pairs: Sequence[tuple[int, int]] = ()  # prompt and generation, one after the other
+    depths: Sequence[int] = (0,)
+    batches: Sequence[int] = (CHUNK_SIZE,)
+    threads: Sequence[int] = (1,)
 
-def import_seconds() -> float:
-    """Median of five fresh ``import pocketlm``, the interpreter's own start left out."""
-    program = (
-        "import time; t = time.perf_counter(); import pocketlm; print(time.perf_counter() - t)"
-    )
-    runs = [
-        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-        for _ in range(5)
-    ]
-    return statistics.median(float(run.stdout) for run in runs)
+    def tests(self, context: int) -> list[SpeedTest]:
+        """The tests for models of that context length, in order, each once.
 
-
-def measure(folders: dict[str, Path], threads: int, rounds: int) -> dict[str, Any]:
-    """Interleaved rounds over all models: seconds per figure, model and round."""
-    remotes = {name: Remote(folder, threads) for name, folder in folders.items()}
-    samples: dict[str, dict[str, list[float]]] = {name: {} for name in folders}
-    loads = [os.getloadavg()[0]]
-    for number in range(rounds + 1):
-        for name, remote in remotes.items():
-            answers = {
-                "prefill": remote.ask(do="prefill", tokens=PROMPT),
-                "decode": remote.ask(do="decode", depth=PROMPT, tokens=TOKENS),
-                **{
-                    f"decode@{depth}": remote.ask(do="decode", depth=depth, tokens=TOKENS)
-                    for depth in DEPTHS
-                },
-            }
-            if number == 0:
-                continue  # warm-up: memory is touched, caches are filled
-            for figure, answer in answers.items():
-                samples[name].setdefault(figure, []).append(answer["seconds"])
-            samples[name].setdefault("outside_kernel", []).append(
-                answers["decode"]["outside_kernel"]
+        A test without a prompt does not depend on the batch, and is run with the first one. A
+        default that does not fit is cut to what does, and named for that. Raises RequestError for
+        an explicit one that does not fit, for a depth that leaves no room, and for no test.
+        """
+        found: dict[SpeedTest, None] = {}
+        for threads in self.threads:
+            for depth in self.depths:
+                for prompt, generation in self._counts(context - depth, depth):
+                    for batch in self.batches if prompt else self.batches[:1]:
+                        test = SpeedTest(prompt, generation, depth, batch, threads)
+                        _check_fits(test, context)
+                        found[test] = None
+        if not found:
+            raise RequestError(
+                "found no test, expected a prompt or a generation of at least one token; "
+                "leave -p or -n out, or give -pg"
             )
-    loads.append(os.getloadavg()[0])
-    opened = {name: remote.opened for name, remote in remotes.items()}
-    for remote in remotes.values():
-        remote.close()
-    return {"samples": samples, "opened": opened, "load_before_after": loads}
+        return list(found)
 
-
-def table(results: dict[str, Any]) -> str:
-    """Markdown: rates per precision, medians over the rounds with the fastest round beside."""
-    lines = [
-        "| precision | weights MB | load s | prefill tok/s | decode tok/s | best | decode ratio |",
-        "|---|--:|--:|--:|--:|--:|--:|",
-    ]
-    baseline = results["samples"]["fp32"]["decode"]
-    for name, figures in results["samples"].items():
-        decode = figures["decode"]
-        lines.append(
-            f"| {name} | {results['bytes'][name] / 1e6:.0f} | "
-            f"{results['opened'][name]['load_seconds']:.2f} | "
-            f"{PROMPT / statistics.median(figures['prefill']):.0f} | "
-            f"{1 / statistics.median(decode):.0f} | {1 / min(decode):.0f} | "
-            f"{ratio(decode, baseline):.2f} |"
+    def _counts(self, room: int, depth: int) -> Iterator[tuple[int, int]]:
+        """(prompt, generation) of every test at one depth."""
+        if room < 1:
+            raise RequestError(
+                f"found the depth {depth}, expected fewer tokens than the context length "
+                f"{room + depth}; give a smaller -d"
+            )
+        prompts = (min(PROMPT, room),) if self.prompts is None else self.prompts
+        generations = (min(GENERATION, room),) if self.generations is None else self.generations
+        yield from ((prompt, 0) for prompt in prompts if prompt)
+        yield from ((0, generation) for generation in generations if generation)
+        yield from (
+            (prompt, generation) for prompt, generation in self.pairs if prompt + generation
         )
-    return "\n".join(lines)
 
 
-def main() -> None:
-    """Makes the folders, measures, prints the table, and the scorecard of a shape that has one."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--shape", choices=SHAPES, default="gpt2-124m")
-    parser.add_argument("--checkpoint", type=Path, help="measure this checkpoint instead")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--json", type=Path, help="also write the results to this file")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=os.environ.get("POCKETLM_CACHE")) as temporary:
-        root = Path(temporary)
-        checkpoint = arguments.checkpoint or write_checkpoint(root / "source", arguments.shape)
-        folders = {name: root / str(i) for i, name in enumerate(VARIANTS)}
-        peaks = {
-            name: export_variant(checkpoint, folders[name], VARIANTS[name]) for name in VARIANTS
-        }
-        sizes = {name: ModelFolder.open(folders[name]).weights_bytes for name in VARIANTS}
-        run = run_memory(folders["int4"], arguments.threads)
-        results = measure(folders, arguments.threads, arguments.rounds)
-        shape = ModelFolder.open(folders["int4"]).shape
-    results |= {
-        "machine": describe_machine(arguments.threads),
-        "bytes": sizes,
-        "rounds": arguments.rounds,
-        "import_seconds": import_seconds(),
-        "memory": {
-            "run": run["peak_rss_bytes"],
-            "weights": sizes["int4"],
-            "kv": 256 * shape.kv_bytes_per_token,
-            "export": peaks["int4"],
-            "exports": peaks,
-        },
-    }
-    print(json.dumps(results["machine"]))
-    print(f"load average before and after: {results['load_before_after']}\n")
-    print(table(results), "\n")
-    scorecard = None if arguments.checkpoint else SCORECARDS.get(arguments.shape)
-    for what, figure, relation, bar in scorecard(results) if scorecard else []:
-        met = figure >= bar if relation == "≥" else figure <= bar
-        print(f"{'met   ' if met else 'MISSED'}  {what}: {figure:.3g} ({relation} {bar:g})")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=1) + "\n")
+def _check_fits(test: SpeedTest, context: int) -> None:
+    needed = test.depth + test.tokens
+    if needed > context:
+        raise RequestError(
+            f"found the test {test.name} of {needed} tokens, expected at most {context} (the "
+            "shortest context length of the models); give smaller -p, -n, -pg or -d"
+        )
 
 
-if __name__ == "__main__":
-    main()
+@dataclass(frozen=True)
+class Sample:
+    """One run of a test."""
+
+    seconds: float
+    joules: float | None  # of the whole machine
+    outside_kernel: float  # share of the seconds that was not ONNX Runtime's
+    peak_rss_bytes: int  # of the process so far
+
+
+@dataclass(frozen=True)
+class ColdStart:
+    """One start in a fresh process, with the files in the page cache."""
+
+    load_seconds: float  # to open the folder
+    first_token_seconds: float  # from the start of the process
+
+
+Round = dict[tuple[str, SpeedTest], Sample]
+
+
+@dataclass
+class Recording:
+    """What has been measured so far: whole rounds only, for all models that are still alive."""
+
+    samples: dict[tuple[str, SpeedTest], list[Sample]] = field(default_factory=dict)
+    cold_starts: dict[str, list[ColdStart]] = field(default_factory=dict)
+    failed: dict[str, WorkerDied] = field(default_factory=dict)
+    rounds: int = 0  # complete ones, without those of warm-up
+
+    def add(self, samples: Round, cold: dict[str, ColdStart]) -> None:
+        """Keeps a complete round."""
+        for key, sample in samples.items():
+            self.samples.setdefault(key, []).append(sample)
+        for name, start in cold.items():
+            self.cold_starts.setdefault(name, []).append(start)
+        self.rounds += 1
+
+    def drop(self, name: str, error: WorkerDied) -> None:
+        """Forgets a model whose process died: what it had would not pair with the others'."""
+        self.failed[name] = error
+        self.samples = {key: found for key, found in self.samples.items() if key[0] != name}
+        self.cold_starts.pop(name, None)
+
+    def peak_rss_bytes(self, name: str) -> int:
+        """The largest peak of the processes that ran the tests of a model."""
+        samples = [found for key, found in self.samples.items() if key[0] == name]
+        return max(sample.peak_rss_bytes for found in samples for sample in found)
+
+
+def thread_counts(tests: Sequence[SpeedTest]) -> list[int]:
+    """Each once, in the order of the tests."""
+    return list(dict.fromkeys(test.threads for test in tests))
+
+
+def measure(
+    folders: dict[str, Path],
+    tests: Sequence[SpeedTest],
+    repetitions: int,
+    recording: Recording,
+    *,
+    warmup: int = 1,
+    on_progress: OnProgress = lambda done, total, what: None,
+) -> None:
+    """Runs all tests on all models and adds every complete round to ``recording``.
+
+    The tests of one number of threads come after those of another, with workers of their own, so
+    that there is one per model at a time; fresh processes are started with the first number. A
+    model whose process dies is dropped, and the others go on. Leaves no process behind, whatever
+    ends it.
+    """
+    groups = [[t for t in tests if t.threads == count] for count in thread_counts(tests)]
+    steps = _Steps(len(folders) * (warmup + repetitions) * (len(tests) + 1), on_progress)
+    for group in groups:
+        cold = group is groups[0]
+        with ExitStack() as stack:
+            remotes = _open_all(folders, group[0].threads, stack, recording)
+            for number in range(-warmup, repetitions):
+                _run_round(remotes, folders, group, number, cold, recording, steps)
+
+
+class _Steps:
+    """Counts what is done, for a progress bar."""
+
+    def __init__(self, total: int, on_progress: OnProgress) -> None:
+        self.total, self.done, self._on_progress = total, 0, on_progress
+
+    def next(self, what: str) -> None:
+        self._on_progress(self.done, self.total, what)
+        self.done += 1
+
+
+def _open_all(
+    folders: dict[str, Path], threads: int, stack: ExitStack, recording: Recording
+) -> dict[str, Remote]:
+    remotes: dict[str, Remote] = {}
+    for name, folder in folders.items():
+        if name in recording.failed:
+            continue
+        try:
+            remotes[name] = stack.enter_context(Remote(name, folder, threads))
+        except WorkerDied as error:
+            recording.drop(name, error)
+    return remotes
+
+
+def _run_round(
+    remotes: dict[str, Remote],
+    folders: dict[str, Path],
+    tests: Sequence[SpeedTest],
+    number: int,
+    cold: bool,
+    recording: Recording,
+    steps: _Steps,
+) -> None:
+    samples: Round = {}
+    starts: dict[str, ColdStart] = {}
+    which = f"round {number + 1}" if number >= 0 else "warm-up"
+    for name, test in round_order(list(remotes), tests, number):
+        if name in recording.failed:
+            continue
+        try:
+            if test is None:
+                if cold:
+                    steps.next(f"{name}, first token, {which}")
+                    starts[name] = cold_start(name, folders[name], tests[0].threads)
+            else:
+                steps.next(f"{name}, {test.name}, {which}")
+                samples[name, test] = _ask(remotes[name], test)
+        except WorkerDied as error:
+            recording.drop(name, error)
+    kept = {key: sample for key, sample in samples.items() if key[0] not in recording.failed}
+    if number >= 0 and kept:
+        recording.add(kept, {n: s for n, s in starts.items() if n not in recording.failed})
+
+
+def round_order(
+    names: Sequence[str], tests: Sequence[SpeedTest], number: int
+) -> list[tuple[str, SpeedTest | None]]:
+    """What a round runs one after the other; None is the start in a fresh process.
+
+    The models of one test are neighbours; every other round is the reverse of the one before.
+    """
+    order = [(name, test) for test in (*tests, None) for name in names]
+    return order if number % 2 == 0 else order[::-1]
+
+
+def cold_start(name: str, folder: Path, threads: int) -> ColdStart:
+    """Starts Python, imports, opens the folder and waits for one token."""
+    with Remote(name, folder, threads) as remote:
+        remote.ask("first_token")
+        return ColdStart(remote.load_seconds, time.perf_counter() - remote.started)
+
+
+def _ask(remote: Remote, test: SpeedTest) -> Sample:
+    answer: dict[str, Any] = remote.ask(
+        "measure",
+        prompt=test.prompt,
+        generation=test.generation,
+        depth=test.depth,
+        batch=test.batch,
+    )
+    return Sample(**answer)

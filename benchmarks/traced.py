@@ -3,8 +3,7 @@
     python -m pocketlm.benchmarks.traced                      # GPT-2 124M shape, random weights
     python -m pocketlm.benchmarks.traced --shape llama-1b --precision int4
 
-Needs the extra "optimum". Every model runs in a process of its own; rounds go over all of them in
-turn, and a ratio is the median of the rounds' ratios to the declared graph.
+Needs the extra "optimum". The rest is ``bench``: ratios are to the declared graph.
 """
 
 from __future__ import annotations
@@ -12,45 +11,41 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..export.folder import ModelFolder
 from ..export.run import open_decoder
-from .machine import describe_machine
-from .scorecard import ratio
+from ..export.threads import default_threads
+from .bench import Plan, run_bench
+from .precisions import export_variants, show_progress
 from .shapes import SHAPES, write_checkpoint
-from .speed import DEPTHS, PROMPT, export_variant, measure
+from .speed import parse_test
+from .tables import Table, describe_circumstances
 
 GRAPHS: dict[str, list[str]] = {
     "declared": [],
     "traced": ["--via", "optimum", "--no-rewrite"],
     "traced, rewritten": ["--via", "optimum"],
 }
-FIGURES = ("prefill", "decode", *(f"decode@{depth}" for depth in DEPTHS))
+TESTS = ("pp128", "tg32 @ d32", "tg32 @ d128", "tg32 @ d512")
 
 
-def table(results: dict[str, Any]) -> str:
-    """Markdown: tokens/s of every graph, medians over the rounds, and ratios to the declared."""
-    lines = [
-        "| graph | cache | nodes | "
-        + " | ".join(f"{figure} tok/s | ratio" for figure in FIGURES)
-        + " |",
-        "|---|---|--:|" + "--:|--:|" * len(FIGURES),
+def graph_table(results: dict[str, Any]) -> Table:
+    """Tokens/s of every graph, medians over the rounds, and ratios to the declared."""
+    columns = ["graph", "cache", "nodes"]
+    rows = [
+        [name, about["cache"], str(about["nodes"])] for name, about in results["graphs"].items()
     ]
-    samples = results["samples"]
-    for name, figures in samples.items():
-        cells = []
-        for figure in FIGURES:
-            tokens = PROMPT if figure == "prefill" else 1
-            rate = tokens / statistics.median(figures[figure])
-            quotient = ratio(figures[figure], samples["declared"][figure])
-            cells += [f"{rate:.0f}", f"{quotient:.2f}"]
-        about = results["graphs"][name]
-        lines.append(f"| {name} | {about['cache']} | {about['nodes']} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    for test in dict.fromkeys(row["test"] for row in results["speed"]):
+        columns += [f"{test} tok/s", "ratio"]
+        for row in rows:
+            (speed,) = (s for s in results["speed"] if (s["model"], s["test"]) == (row[0], test))
+            ratio = speed["ratio"]["median"] if speed["ratio"] else 1
+            row += [f"{speed['tokens_per_second']['median']:.0f}", f"{ratio:.2f}"]
+    return Table(columns, rows, labels=2)
 
 
 def describe_graph(folder: ModelFolder) -> dict[str, Any]:
@@ -66,30 +61,22 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="gpt2-124m")
     parser.add_argument("--checkpoint", type=Path, help="measure this checkpoint instead")
     parser.add_argument("--precision", default="fp32")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=default_threads())
+    parser.add_argument("--rounds", type=int, default=Plan.repetitions)
     parser.add_argument("--json", type=Path, help="also write the results to this file")
     arguments = parser.parse_args()
+    precision = ["--precision", arguments.precision]
+    variants = {name: [*precision, *options] for name, options in GRAPHS.items()}
     with tempfile.TemporaryDirectory(dir=os.environ.get("POCKETLM_CACHE")) as temporary:
         root = Path(temporary)
         checkpoint = arguments.checkpoint or write_checkpoint(root / "source", arguments.shape)
-        folders, peaks = {}, {}
-        for i, (name, options) in enumerate(GRAPHS.items()):
-            folders[name] = root / str(i)
-            options = ["--precision", arguments.precision, *options]
-            peaks[name] = export_variant(checkpoint, folders[name], options)
-        graphs = {name: describe_graph(ModelFolder.open(folders[name])) for name in GRAPHS}
-        results = measure(folders, arguments.threads, arguments.rounds)
-    results |= {
-        "machine": describe_machine(arguments.threads),
-        "graphs": graphs,
-        "precision": arguments.precision,
-        "rounds": arguments.rounds,
-        "export_peak_bytes": peaks,
-    }
-    print(json.dumps(results["machine"]))
-    print(f"load average before and after: {results['load_before_after']}\n")
-    print(table(results))
+        folders, peaks = export_variants(checkpoint, variants, root)
+        graphs = {name: describe_graph(folder) for name, folder in folders.items()}
+        tests = [replace(parse_test(name), threads=arguments.threads) for name in TESTS]
+        results = run_bench(Plan(folders, tests, arguments.rounds), show_progress)
+    results |= {"graphs": graphs, "export_peak_bytes": peaks}
+    print(graph_table(results).markdown())
+    print(f"\n{describe_circumstances(results)}\n")
     for name, peak in peaks.items():
         print(f"export {name}: peak RSS of the exporting process {peak / 1e6:.0f} MB")
     if arguments.json:

@@ -1,35 +1,52 @@
 """One model in one process: answers requests for timings on stdin with JSON lines on stdout.
 
 Several sessions in one process disturb each other's threads and caches, so every model measured
-gets a process of its own; ``speed`` talks to several in turn, so that drift of the machine cancels.
+gets a process of its own; ``remote`` talks to several in turn, so that drift of the machine
+cancels. Tests are those of llama-bench: n forward passes of one token each for the generation of
+n, after the prompt's in batches; here through the loop that ``pocketlm run`` uses, greedy.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
+from ..export.errors import PocketLMError
 from ..export.folder import ModelFolder
 from ..export.memory import peak_rss_bytes
 from ..runtime.generate import generate_tokens, prefill
 from ..runtime.sampling import SamplingOptions, make_sampler
 from ..runtime.session import Session
+from ..runtime.tokenizer import Tokenizer
+from .energy import EnergyMeter
+
+FIRST_PROMPT = 8  # tokens of the prompt whose first answer is waited for in a fresh process
 
 
 class Worker:
     """Holds a session; each public method is a request."""
 
     def __init__(self, path: str, threads: int) -> None:
+        """Opens the folder as ``pocketlm run`` does: hashes known, tokenizer, session."""
         started = time.perf_counter()
-        self.session = Session(ModelFolder.open(path), threads)
+        folder = ModelFolder.open(path)
+        folder.verify()
+        Tokenizer.open(folder.path / "tokenizer.json")
+        self.session = Session(folder, threads)
         self.load_seconds = time.perf_counter() - started
         self._ids = np.random.default_rng(0).integers(
             0, self.session.shape.vocab_size, self.session.shape.context_length
         )
+        self._sampler = make_sampler(SamplingOptions(temperature=0))
+        self._energy = EnergyMeter.open()
         self._in_kernel = 0.0
         self._watch_kernel()
 
@@ -44,47 +61,73 @@ class Worker:
 
         self.session._session.run_with_iobinding = timed
 
-    def prefill(self, tokens: int) -> dict[str, float]:
-        """Seconds to feed ``tokens`` to an empty cache."""
-        cache = self.session.new_cache()
-        started = time.perf_counter()
-        prefill(self.session, self._ids[:tokens].tolist(), cache)
-        return {"seconds": time.perf_counter() - started}
+    def measure(self, prompt: int, generation: int, depth: int, batch: int) -> dict[str, Any]:
+        """Times ``prompt`` tokens in batches, then ``generation`` one by one, after ``depth``.
 
-    def decode(self, depth: int, tokens: int) -> dict[str, float]:
-        """Seconds per greedy token at context ``depth``, and the share outside ONNX Runtime."""
+        The tokens of ``depth`` are in the cache before the time begins. Beside the seconds: the
+        share of them outside ONNX Runtime, the joules (None where they cannot be read) and the
+        process's peak resident bytes so far.
+        """
         cache = self.session.new_cache()
-        if depth > 1:
-            prefill(self.session, self._ids[: depth - 1].tolist(), cache)
-        sampler = make_sampler(SamplingOptions(temperature=0))
-        steps = generate_tokens(
-            self.session, [int(self._ids[depth])], sampler, tokens + 1, cache=cache
-        )
-        next(steps)
-        self._in_kernel = 0.0
-        started = time.perf_counter()
-        for _ in steps:
-            pass
+        if depth:
+            prefill(self.session, self._ids[:depth].tolist(), cache)
+        # A generation goes on from one token at least; the last one sampled is not fed.
+        prompt_ids = self._ids[depth : depth + max(prompt, 1)].tolist()
+        passes = generation if prompt == 0 else generation + 1
+        with self._timed() as answer:
+            if generation == 0:
+                prefill(self.session, prompt_ids, cache, chunk_size=batch)
+            else:
+                steps = generate_tokens(
+                    self.session, prompt_ids, self._sampler, passes, cache=cache, chunk_size=batch
+                )
+                for _ in steps:
+                    pass
+        assert cache.length == depth + prompt + generation
+        return answer
+
+    @contextmanager
+    def _timed(self) -> Iterator[dict[str, Any]]:
+        answer: dict[str, Any] = {}
+        if self._energy is not None:
+            self._energy.start()
+        self._in_kernel, started = 0.0, time.perf_counter()
+        yield answer
         seconds = time.perf_counter() - started
-        return {
-            "seconds": seconds / tokens,
-            "outside_kernel": (seconds - self._in_kernel) / seconds,
-            "kv_bytes": cache.num_bytes,
-        }
+        answer["seconds"] = seconds
+        answer["outside_kernel"] = (seconds - self._in_kernel) / seconds
+        answer["joules"] = None if self._energy is None else self._energy.joules()
+        answer["peak_rss_bytes"] = peak_rss_bytes()
 
-    def memory(self) -> dict[str, float]:
-        """Peak resident bytes so far, and seconds it took to open the folder."""
-        return {"peak_rss_bytes": peak_rss_bytes(), "load_seconds": self.load_seconds}
+    def first_token(self) -> dict[str, Any]:
+        """The first token after a prompt of a few."""
+        ids = self._ids[:FIRST_PROMPT].tolist()
+        (step,) = generate_tokens(self.session, ids, self._sampler, 1)
+        return {"token": step.token}
 
 
 def main() -> None:
-    """``worker FOLDER THREADS``: one request per line, {"do": name, …arguments}."""
-    worker = Worker(sys.argv[1], int(sys.argv[2]))
-    print(json.dumps(worker.memory()), flush=True)
+    """``worker FOLDER THREADS``: one request per line, {"do": name, …arguments}.
+
+    The first answer says that the folder is open. An error of ours is answered as {"error": text}.
+    Ctrl-C is the caller's to hear: it ends this process by closing its pipe, or kills it.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    answers = os.fdopen(os.dup(1), "w")  # whatever else prints to stdout goes to stderr
+    os.dup2(2, 1)
+    try:
+        worker = Worker(sys.argv[1], int(sys.argv[2]))
+    except PocketLMError as error:
+        print(json.dumps({"error": str(error)}), file=answers, flush=True)
+        return
+    print(json.dumps({"load_seconds": worker.load_seconds}), file=answers, flush=True)
     for line in sys.stdin:
         request = json.loads(line)
-        answer = getattr(worker, request.pop("do"))(**request)
-        print(json.dumps(answer), flush=True)
+        try:
+            answer = getattr(worker, request.pop("do"))(**request)
+        except PocketLMError as error:
+            answer = {"error": str(error)}
+        print(json.dumps(answer), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -220,6 +220,31 @@ def load(
     Raises ModelFolderError, CheckpointError, StorageError, RequestError, ProviderError,
     HubError or MissingExtraError.
     """
+    folder = find_folder(
+        path,
+        precision=precision,
+        tokenizer=tokenizer,
+        revision=revision,
+        offline=offline,
+        keep_download=keep_download,
+        on_export=on_export,
+        on_download=on_download,
+    )
+    return Model(folder, threads, provider)
+
+
+def find_folder(
+    path: str | Path | None = None,
+    *,
+    precision: str | None = None,
+    tokenizer: str | Path | None = None,
+    revision: str | None = None,
+    offline: bool = False,
+    keep_download: bool = False,
+    on_export: Callable[[Path], dict[str, Any]] | None = None,
+    on_download: OnDownload | None = None,
+) -> ModelFolder:
+    """The model folder that ``load`` opens, exported if need be; raises what ``load`` raises."""
     if path is not None and _is_graph(Path(path)):
         folder = ModelFolder.open(path)
         found = folder.manifest["precision"]["name"]
@@ -228,12 +253,11 @@ def load(
                 f"{path}: found a model folder in {found}, expected {precision}; leave precision "
                 "out, or make another folder with: pocketlm quantize"
             )
-        return Model(folder, threads, provider)
+        return folder
     from pocketlm.exported import HubOptions, export_once
 
     options = HubOptions(revision, offline, keep_download, on_download)
-    folder = export_once(path, precision, tokenizer, on_export, options)
-    return Model(folder, threads, provider)
+    return export_once(path, precision, tokenizer, on_export, options)
 
 
 def _is_graph(path: Path) -> bool:

@@ -119,10 +119,15 @@ class Session:
         self,
         token_ids: Sequence[int] | NDArray[np.int64],
         cache: KVCache | ConcatenatingCache,
+        out: Logits | None = None,
     ) -> Logits:
-        """As ``step``, with the logits after every one of the S tokens: a new (S, V) array."""
+        """As ``step``, with the logits after every one of the S tokens: (S, V).
+
+        They are written to ``out``, the first rows of a contiguous float32 array, or a new one.
+        """
         self._check_process()
-        logits = np.empty((1, len(token_ids), self.shape.vocab_size), np.float32)
+        shape = (1, len(token_ids), self.shape.vocab_size)
+        logits = np.empty(shape, np.float32) if out is None else out[: shape[1]].reshape(shape)
         with self._lock:
             self._run(token_ids, cache, 0, logits, None)
         rows: Logits = logits[0]

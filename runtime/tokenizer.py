@@ -98,6 +98,17 @@ class Tokenizer:
             ids: list[int] = self._library.encode(text, add_special_tokens=add_special_tokens).ids
         return ids
 
+    def encode_with_ends(self, text: str) -> tuple[list[int], list[int]]:
+        """Token ids of ``text``, none added, and the character of ``text`` each of them ends at.
+
+        Several tokens of one character end at the same place, and a tokenizer may leave whitespace
+        out, so that an end may lie before the one before it.
+        """
+        self._check_text(text, len(text))
+        with self._library_errors("encoding a text"):
+            encoding = self._library.encode(text, add_special_tokens=False)
+            return encoding.ids, [end for _, end in encoding.offsets]
+
     def encode_quoting(
         self,
         text: str,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from pocketlm.quantize.precisions import BLOCK_SIZES, HEADS, PRECISIONS
 
 if TYPE_CHECKING:
     from pocketlm.export.download import Progress
+    from pocketlm.export.folder import ModelFolder
     from pocketlm.model import Model
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -153,24 +154,40 @@ def open_model(path: str | Path | None, options: dict[str, Any]) -> Model:
     from pocketlm.runtime.providers import FallbackWarning
 
     chosen = {name: options.pop(name) for name in MODEL_OPTIONS}
-    with ExitStack() as drawing, warnings.catch_warnings():
+    with _shown_exports() as callbacks, warnings.catch_warnings():
         warnings.simplefilter("ignore", FallbackWarning)  # printed below, as a line of ours
+        model = load(path, **callbacks, **chosen)
+    if model.fallback is not None:
+        click.echo(f"pocketlm: {model.fallback}", err=True)
+    return model
+
+
+def open_folder(path: str | Path | None, **options: Any) -> ModelFolder:
+    """``find_folder``, with download and export drawn as by ``open_model``."""
+    from pocketlm.model import find_folder
+
+    with _shown_exports() as callbacks:
+        return find_folder(path, **callbacks, **options)
+
+
+@contextmanager
+def _shown_exports() -> Iterator[dict[str, Any]]:
+    """The callbacks of ``load`` that draw an export and a download."""
+    quiet = not sys.stderr.isatty()
+    with ExitStack() as drawing:
 
         def on_export(out: Path) -> dict[str, Any]:
             # Imported only now: drawing and exporting cost memory that a run does not need.
             from pocketlm.commands.progress import shown
 
-            return drawing.enter_context(shown(quiet=not sys.stderr.isatty()))
+            return drawing.enter_context(shown(quiet))
 
         def on_download(name: str, total: int) -> AbstractContextManager[Progress]:
             from pocketlm.commands.progress import downloading
 
-            return downloading(name, total, quiet=not sys.stderr.isatty())
+            return downloading(name, total, quiet)
 
-        model = load(path, on_export=on_export, on_download=on_download, **chosen)
-    if model.fallback is not None:
-        click.echo(f"pocketlm: {model.fallback}", err=True)
-    return model
+        yield {"on_export": on_export, "on_download": on_download}
 
 
 ESCAPES = {"\\n": "\n", "\\t": "\t", "\\r": "\r", "\\\\": "\\"}

@@ -1,0 +1,107 @@
+"""Means and quantiles with standard errors, from running sums over clusters of values.
+
+Losses of neighbouring tokens are correlated, so a window of text, not a token, is what counts as
+one draw: a mean is a ratio of two sums over windows, and its error is taken between the windows.
+
+Sources: the ratio estimator and its variance by linearization, Cochran, "Sampling Techniques" (3rd
+edition), sections 6.4 and 9A.2; the error of a quantile by way of its ranks, Woodruff 1952,
+"Confidence intervals for medians and other position measures"; quantiles of a relative accuracy
+from buckets of a geometric width, Masson, Rim and Lee 2019, "DDSketch".
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Neighbouring buckets differ by this factor, so that a bucket's middle is within 1 % of its values.
+BUCKET_RATIO = 1.02
+SMALLEST, LARGEST = 1e-12, 1e3  # what lies outside counts as 0, and as the largest
+NUM_BUCKETS = 2 + math.ceil(math.log(LARGEST / SMALLEST) / math.log(BUCKET_RATIO))
+# Clusters take turns in as many groups: more make the error of a quantile steadier.
+NUM_GROUPS = 32
+
+
+class Ratio:
+    """Σ values / Σ weights over clusters, such as nats per token."""
+
+    def __init__(self) -> None:
+        self.clusters = 0
+        self.values = self.weights = 0.0
+        self._squares = np.zeros(3)  # Σ v², Σ v w, Σ w²
+
+    def add(self, value: float, weight: float) -> None:
+        """Adds the sums of one cluster."""
+        self.clusters += 1
+        self.values += value
+        self.weights += weight
+        self._squares += value * value, value * weight, weight * weight
+
+    @property
+    def mean(self) -> float:
+        """The ratio of the sums."""
+        return self.values / self.weights if self.weights else 0.0
+
+    @property
+    def standard_error(self) -> float | None:
+        """√(G/(G-1) Σ (v - mean·w)²) / Σ w over G clusters; None for a single one."""
+        if self.clusters < 2 or not self.weights:
+            return None
+        vv, vw, ww = self._squares
+        spread = max(0.0, float(vv - 2 * self.mean * vw + self.mean**2 * ww))
+        return math.sqrt(self.clusters / (self.clusters - 1) * spread) / self.weights
+
+    def result(self) -> dict[str, Any]:
+        """As it stands in results."""
+        return {"value": self.mean, "standard_error": self.standard_error}
+
+
+class Quantiles:
+    """A histogram of values from 0 up, of a fixed size; quantiles are within 1 %."""
+
+    def __init__(self) -> None:
+        self._counts = np.zeros((NUM_GROUPS, NUM_BUCKETS), np.int64)
+        self._clusters = 0
+
+    def add(self, values: NDArray[np.float64]) -> None:
+        """Adds the values of one cluster; what is not above SMALLEST counts as 0."""
+        positions = np.log(np.clip(values, SMALLEST, LARGEST) / SMALLEST) / math.log(BUCKET_RATIO)
+        buckets = np.ceil(positions).astype(np.int64)
+        group = self._clusters % NUM_GROUPS
+        self._counts[group] += np.bincount(buckets, minlength=NUM_BUCKETS)
+        self._clusters += 1
+
+    def result(self, share: float) -> dict[str, Any]:
+        """The quantile below which ``share`` of the values lie, and its standard error.
+
+        The error is half the distance of the quantiles whose ranks are one standard error of the
+        share of values below the quantile apart from its own; None for a single cluster.
+        """
+        totals = np.cumsum(self._counts.sum(axis=0))
+        bucket = self._bucket(totals, share)
+        below = Ratio()
+        for counts in self._counts[: min(self._clusters, NUM_GROUPS)]:
+            below.add(float(counts[: bucket + 1].sum()), float(counts.sum()))
+        error = below.standard_error
+        if error is not None:
+            low, high = (
+                self._middle(self._bucket(totals, min(1.0, max(0.0, share + sign * error))))
+                for sign in (-1, 1)
+            )
+            error = (high - low) / 2
+        return {"value": self._middle(bucket), "standard_error": error}
+
+    @staticmethod
+    def _bucket(totals: NDArray[np.int64], share: float) -> int:
+        """The bucket of the value with the rank ⌈share · n⌉, from 1 up."""
+        rank = max(1, math.ceil(share * int(totals[-1]) - 1e-9))
+        return int(np.searchsorted(totals, rank))
+
+    @staticmethod
+    def _middle(bucket: int) -> float:
+        """Of bucket i > 0: values in (SMALLEST·r^(i-1), SMALLEST·r^i], as DDSketch has it."""
+        upper = SMALLEST * BUCKET_RATIO**bucket
+        return 2 * upper / (1 + BUCKET_RATIO) if bucket else 0.0

@@ -1,0 +1,167 @@
+"""Every precision of one checkpoint: exported, benched, and held against the bars of its shape.
+
+    python -m pocketlm.benchmarks.precisions --shape gpt2-124m       # random weights: speed only
+    python -m pocketlm.benchmarks.precisions --shape llama-1b        # needs 16 GB of disk
+    python -m pocketlm.benchmarks.precisions gpt2/ --text novel.txt  # of your own: quality as well
+
+A folder is exported for each in a process that tells its peak memory; the rest is ``bench``. Random
+weights are enough for speed: the kernels' work does not depend on the values. ``--json`` keeps the
+results of the bench and what the scorecard needs besides: seconds to import, and memory of an
+export and of a run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..export.folder import ModelFolder
+from ..export.threads import default_threads
+from .bench import Plan, run_bench
+from .scorecard import SCORECARDS, TESTS
+from .shapes import SHAPES, write_checkpoint
+from .speed import Choice, parse_test
+from .summary import markdown
+
+# Name in tables -> options of ``pocketlm export``; the first is what the others are compared with.
+VARIANTS: dict[str, list[str]] = {
+    "fp32": ["--precision", "fp32"],
+    "int8": ["--precision", "int8"],
+    "int8-weight": ["--precision", "int8-weight"],
+    "int4 b32": ["--precision", "int4", "--block-size", "32"],
+    "int4 b64": ["--precision", "int4", "--block-size", "64"],
+    "int4 b128": ["--precision", "int4", "--block-size", "128"],
+    "int4 b128, int4 head": ["--precision", "int4", "--block-size", "128", "--head", "int4"],
+}
+DEFAULT_INT4 = "int4 b128"  # what ``--precision int4`` alone gives
+RUN_PROMPT, RUN_TOKENS = 128, 64  # of the run whose memory is measured
+
+# The program that ``pocketlm export`` runs, with its peak memory at the end.
+EXPORT = """
+import sys
+from pocketlm.export.memory import peak_rss_bytes
+from pocketlm.cli import main
+try:
+    main()
+finally:
+    print("peak", peak_rss_bytes(), file=sys.stderr)
+"""
+
+
+def export_variants(
+    checkpoint: Path, variants: dict[str, list[str]], root: Path
+) -> tuple[dict[str, ModelFolder], dict[str, int]]:
+    """A folder per variant under ``root``, and the peak resident bytes of each export."""
+    folders, peaks = {}, {}
+    for i, (name, options) in enumerate(variants.items()):
+        peaks[name] = export_variant(checkpoint, root / f"{i}", options)
+        folders[name] = ModelFolder.open(root / f"{i}")
+    return folders, peaks
+
+
+def export_variant(checkpoint: Path, out: Path, options: list[str]) -> int:
+    """Exports through the command line in a process of its own; its peak resident bytes."""
+    command = ["export", str(checkpoint), str(out), "--quiet", *options]
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", EXPORT, *command], capture_output=True, text=True
+    )
+    if done.returncode:
+        raise SystemExit(f"pocketlm {' '.join(command)}: {done.stderr}")
+    return int(done.stderr.split("peak")[-1])
+
+
+def run_memory(folder: Path, threads: int) -> int:
+    """Peak resident bytes of ``pocketlm run`` as a person starts it, with 128 + 64 tokens."""
+    command = ["run", str(folder), "x" * RUN_PROMPT, "--max-tokens", str(RUN_TOKENS)]
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "pocketlm", *command, "--ignore-eos", "--json"]
+        + ["--threads", str(threads)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return int(json.loads(done.stdout)["peak_rss_bytes"])
+
+
+def import_seconds() -> float:
+    """Median of five fresh ``import pocketlm``, the interpreter's own start left out."""
+    program = (
+        "import time; t = time.perf_counter(); import pocketlm; print(time.perf_counter() - t)"
+    )
+    command = [sys.executable, "-P", "-c", program]
+    runs = [subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(5)]
+    return statistics.median(float(run.stdout) for run in runs)
+
+
+def show_progress(event: dict[str, Any]) -> None:
+    """One line on stderr, written over and over, if that is a terminal."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{event.get('what', event['phase'])}", end="", file=sys.stderr, flush=True)
+
+
+def _memory(folders: dict[str, ModelFolder], peaks: dict[str, int], threads: int) -> dict[str, Any]:
+    folder = folders[DEFAULT_INT4]
+    room = RUN_PROMPT + RUN_TOKENS <= folder.shape.context_length
+    capacity = 1 << (RUN_PROMPT + RUN_TOKENS - 1).bit_length()  # the cache doubles
+    return {
+        "run": run_memory(folder.path, threads) if room else None,
+        "weights": folder.weights_bytes,
+        "kv": capacity * folder.shape.kv_bytes_per_token,
+        "export": peaks[DEFAULT_INT4],
+        "exports": peaks,
+    }
+
+
+def print_scorecard(shape: str | None, results: dict[str, Any]) -> None:
+    """Figures and bars of a shape that has some."""
+    for line in SCORECARDS[shape](results) if shape in SCORECARDS else []:
+        met = "met   " if line.met else "MISSED"
+        print(f"{met}  {line.what}: {line.figure:.3g} ({line.relation} {line.bar:g})")
+
+
+def main() -> None:
+    """Makes the folders, measures, prints the tables, and the scorecard of a shape that has one."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("checkpoint", type=Path, nargs="?", help="checkpoint folder or file")
+    source.add_argument("--shape", choices=SHAPES, help="random weights of a well-known shape")
+    parser.add_argument("--text", type=Path, nargs="+", default=[], help="UTF-8: quality as well")
+    parser.add_argument("--limit", type=int, help="at most this many tokens of each text")
+    parser.add_argument("--tokenizer", type=Path, help="folder with tokenizer.json")
+    parser.add_argument("--threads", type=int, default=default_threads())
+    parser.add_argument("--rounds", type=int, default=Plan.repetitions)
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
+    arguments = parser.parse_args()
+    threads = arguments.threads
+    with tempfile.TemporaryDirectory(dir=os.environ.get("POCKETLM_CACHE")) as temporary:
+        root = Path(temporary)
+        checkpoint = arguments.checkpoint or write_checkpoint(root / "source", arguments.shape)
+        more = ["--tokenizer", str(arguments.tokenizer)] if arguments.tokenizer else []
+        variants = {name: [*options, *more] for name, options in VARIANTS.items()}
+        folders, peaks = export_variants(checkpoint, variants, root)
+        tests = Choice(threads=[threads]).tests(folders["fp32"].shape.context_length)
+        if arguments.shape:
+            tests = [replace(parse_test(name), threads=threads) for name in TESTS]
+        plan = Plan(folders, tests, arguments.rounds, texts=arguments.text, limit=arguments.limit)
+        results = run_bench(plan, show_progress)
+        results |= {
+            "shape": arguments.shape,
+            "import_seconds": import_seconds(),
+            "memory": _memory(folders, peaks, threads),
+        }
+    print(markdown(results), "\n")
+    print_scorecard(arguments.shape, results)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,341 @@
+"""``pocketlm bench``: models side by side, speed and what it costs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from pocketlm.benchmarks import summary, tables
+from pocketlm.benchmarks.bench import OnEvent, Plan, run_bench
+from pocketlm.benchmarks.speed import GENERATION, PROMPT, Choice
+from pocketlm.benchmarks.tables import Table
+from pocketlm.benchmarks.text_windows import check_text_file
+from pocketlm.cli import INTERRUPTED
+from pocketlm.commands.lists import ListCommand
+from pocketlm.commands.options import HUB_OPTIONS, MODEL_OPTIONS, debug_option, open_folder
+from pocketlm.export.errors import PocketLMError
+from pocketlm.export.folder import ModelFolder
+from pocketlm.export.threads import default_threads
+from pocketlm.runtime.generate import CHUNK_SIZE
+
+GAP = 2  # between the columns of a table
+PIPED_WIDTH = 1000  # a line of a table in a file is never broken
+
+
+class Counts(click.ParamType):
+    """Whole numbers separated by commas, each from ``least`` to ``most``."""
+
+    name = "counts"
+
+    def __init__(self, least: int, most: int = 10**9, length: int | None = None) -> None:
+        self.least, self.most, self.length = least, most, length
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """N,N,… or as many as there must be."""
+        return ",".join("N" * self.length) if self.length else "N[,N...]"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        """A tuple; a click error that says what was expected."""
+        if isinstance(value, tuple):
+            return value
+        parts = str(value).split(",")
+        # isdecimal also takes digits of other scripts, as int does.
+        if all(part.isascii() and part.isdecimal() and len(part) < 12 for part in parts):
+            counts = tuple(map(int, parts))
+            in_range = all(self.least <= count <= self.most for count in counts)
+            if in_range and self.length in (None, len(counts)):
+                return counts
+        how_many = f"{self.length} whole numbers" if self.length else "whole numbers"
+        self.fail(
+            f"found {str(value)!r:.60}, expected {how_many} from {self.least} to {self.most:,}, "
+            "separated by commas",
+            param,
+            ctx,
+        )
+
+
+def _counts(*names: str, type: Counts, help: str) -> Callable[..., Any]:
+    return click.option(*names, type=type, multiple=True, help=help)
+
+
+@click.command("bench", cls=ListCommand)
+@click.argument("models", nargs=-1, metavar="[MODEL]...")
+@_counts(
+    *("-p", "--n-prompt"),
+    type=Counts(0),
+    help=f"Prompt tokens of the prefill tests, 0 for none. Default: {PROMPT}.",
+)
+@_counts(
+    *("-n", "--n-gen"),
+    type=Counts(0),
+    help=f"Tokens of the generation tests, 0 for none. Default: {GENERATION}.",
+)
+@_counts(
+    "-pg",
+    type=Counts(0, length=2),
+    help="Also test a prompt and a generation one after the other.",
+)
+@_counts(
+    *("-d", "--n-depth"),
+    type=Counts(0),
+    help="Tokens that are in the cache before a test begins. Default: 0.",
+)
+@_counts(
+    *("-b", "--batch-size"),
+    type=Counts(1),
+    help=f"Tokens of a prompt per forward pass. Default: {CHUNK_SIZE}.",
+)
+@_counts(
+    *("-t", "--threads"),
+    type=Counts(1, 1024),
+    help="CPU threads. Default: the cores at hand.",
+)
+@click.option(
+    *("-r", "--repetitions"),
+    type=click.IntRange(1, 10_000),
+    default=Plan.repetitions,
+    show_default=True,
+    help="Rounds over all tests and models, after one to warm up.",
+)
+@click.option(
+    "--text",
+    "texts",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE...",
+    help="Compare the models on these UTF-8 texts as well, as `pocketlm eval` does.",
+)
+@click.option(
+    "--window",
+    type=int,
+    metavar="TOKENS",
+    help="With --text: tokens a model sees at once. Default: its context length, at most 1024.",
+)
+@click.option(
+    "--stride",
+    type=int,
+    metavar="TOKENS",
+    help="With --text: tokens from one window to the next. Default: half a window.",
+)
+@click.option(
+    "--limit",
+    type=int,
+    metavar="TOKENS",
+    help="With --text: use the first tokens of each text only.",
+)
+@click.option(
+    "--html",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Also write a report with charts: one file that needs no network.",
+)
+@click.option(
+    *("-o", "--output"),
+    type=click.Choice(["table", "md", "csv", "json", "jsonl"]),
+    default="table",
+    show_default=True,
+    help="What is printed to stdout.",
+)
+@MODEL_OPTIONS["tokenizer"]
+@HUB_OPTIONS["offline"]
+@HUB_OPTIONS["keep_download"]
+@debug_option
+@click.pass_context
+def command(
+    context: click.Context,
+    models: tuple[str, ...],
+    n_prompt: Sequence[tuple[int, ...]],
+    n_gen: Sequence[tuple[int, ...]],
+    pg: Sequence[tuple[int, int]],
+    n_depth: Sequence[tuple[int, ...]],
+    batch_size: Sequence[tuple[int, ...]],
+    threads: Sequence[tuple[int, ...]],
+    repetitions: int,
+    texts: tuple[Path, ...],
+    window: int | None,
+    stride: int | None,
+    limit: int | None,
+    html: Path | None,
+    output: str,
+    debug: bool,
+    **options: Any,
+) -> None:
+    """Measure models side by side: speed, memory, load time and quality.
+
+    MODEL is a model folder, a checkpoint, or a name on the hub; without one it is the demo. The
+    first is the reference that ratios are against. Tests have the names of llama-bench: pp512 is
+    the prefill of 512 tokens, tg128 the generation of 128, "@ d512" after 512 others. Numbers may
+    be lists (-p 128,512), and every combination is tested. Each model runs in a process of its
+    own, and the runs of all are interleaved. With a text, each is also compared with the first.
+    Ctrl-C prints what is done so far.
+
+    \b
+    Examples:
+      pocketlm bench out-fp32/ out-int8/ out-int4/ --text held-out.txt --html report.html
+      pocketlm bench out-fp32/ out-int4/ -p 128,512 -n 64 -d 0,512 -t 1,2 --output csv
+      pocketlm bench out-int4/ -p 0 -n 0 -pg 512,128 -r 5
+    """
+    choice = Choice(
+        prompts=_flat(n_prompt),
+        generations=_flat(n_gen),
+        pairs=pg,
+        depths=_flat(n_depth) or (0,),
+        batches=_flat(batch_size) or (CHUNK_SIZE,),
+        threads=_flat(threads) or (default_threads(),),
+    )
+    _check_files(texts, html)
+    folders = _open_all(models or (None,), options)
+    shortest = min(folder.shape.context_length for folder in folders.values())
+    plan = Plan(
+        folders,
+        choice.tests(shortest),
+        repetitions,
+        texts=texts,
+        window=window,
+        stride=stride,
+        limit=limit,
+    )
+    with _progress() as on_event:
+        results = run_bench(plan, on_event)
+    PRINTERS[output](results)
+    if html is not None:
+        from pocketlm.benchmarks.report import write_report
+
+        write_report(results, html)
+    if results["interrupted"]:
+        context.exit(INTERRUPTED)
+    if results["failed"]:
+        raise PocketLMError(results["failed"][0]["error"])
+
+
+def _check_files(texts: Sequence[Path], html: Path | None) -> None:
+    """Before a model is opened, which may mean to download it, and before the hour of work."""
+    for text in texts:
+        check_text_file(text)
+    if html is not None:
+        from pocketlm.benchmarks.report import check_report
+
+        check_report(html)
+
+
+def _flat(lists: Sequence[tuple[int, ...]]) -> list[int] | None:
+    """All numbers of an option that was given several times; None if it was not given."""
+    return [count for counts in lists for count in counts] or None
+
+
+def _open_all(models: Sequence[str | None], options: dict[str, Any]) -> dict[str, ModelFolder]:
+    """Every model's folder, complete and unchanged, by unique names."""
+    folders = [open_folder(model, **options) for model in models]
+    for folder in folders:
+        folder.verify()
+    return dict(zip(unique_names(models, folders), folders, strict=True))
+
+
+def unique_names(models: Sequence[str | None], folders: Sequence[ModelFolder]) -> list[str]:
+    """Short names: a folder's own, else what was asked for and the precision it came in.
+
+    Equal ones get the folder above them in front, and a number if they are the same still.
+    """
+    names = [_short_name(model, folder) for model, folder in zip(models, folders, strict=True)]
+    names = [
+        f"{folder.path.resolve().parent.name}/{name}" if names.count(name) > 1 else name
+        for name, folder in zip(names, folders, strict=True)
+    ]
+    return [
+        f"{name} ({names[: i + 1].count(name)})" if names[:i].count(name) else name
+        for i, name in enumerate(names)
+    ]
+
+
+def _short_name(model: str | None, folder: ModelFolder) -> str:
+    if model is not None and Path(model).is_dir() and folder.path.samefile(model):
+        return folder.path.resolve().name
+    asked = "demo" if model is None else Path(model.partition("@")[0]).resolve().name
+    return f"{asked}-{folder.manifest['precision']['name']}"
+
+
+# What is under way -------------------------------------------------------------------------------
+
+
+@contextmanager
+def _progress() -> Iterator[OnEvent]:
+    """Draws the events of a bench on stderr, if that is a terminal."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda event: None
+        return
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
+        task = bar.add_task("starting", total=None)
+
+        def on_event(event: dict[str, Any]) -> None:
+            if event["phase"] == "bandwidth":
+                bar.update(task, description="reading memory")
+            else:
+                counts = {"completed": event["done"], "total": event["total"]}
+                bar.update(task, description=event["what"], **counts)
+
+        yield on_event
+
+
+# What is printed ---------------------------------------------------------------------------------
+
+
+def _print_summary(results: dict[str, Any]) -> None:
+    """Tables as wide as the terminal allows, and warnings above and below everything."""
+    terminal = sys.stdout.isatty()
+    console = Console(highlight=False, width=None if terminal else PIPED_WIDTH)
+    _shout(console, results)
+    for part in summary.sections(results):
+        if isinstance(part, Table):
+            console.print(drawn(part, console.width), end="\n\n")
+        else:
+            console.print(Text(part), soft_wrap=not terminal)
+    _shout(console, results)
+
+
+def drawn(table: Table, width: int = PIPED_WIDTH) -> RichTable:
+    """A table for a terminal of that width, without the columns that it has no room for."""
+    table = table.fitting(width, GAP)
+    drawn = RichTable(box=None, pad_edge=False, padding=(0, GAP, 0, 0))
+    for i, column in enumerate(table.columns):
+        drawn.add_column(column, justify="left" if i < table.labels else "right")
+    for row in table.rows:
+        drawn.add_row(*map(Text, row))
+    return drawn
+
+
+def _shout(console: Console, results: dict[str, Any]) -> None:
+    for text in summary.warnings(results):
+        console.print(Text(f"WARNING: {text}", style="bold red"), soft_wrap=True)
+
+
+def _print_text(form: Callable[[dict[str, Any]], str]) -> Callable[[dict[str, Any]], None]:
+    """Prints a form for programs; what is to be said loudly goes to stderr as well."""
+
+    def print_form(results: dict[str, Any]) -> None:
+        click.echo(form(results))
+        _shout(Console(stderr=True, highlight=False), results)
+
+    return print_form
+
+
+PRINTERS: dict[str, Callable[[dict[str, Any]], None]] = {
+    "table": _print_summary,
+    "md": _print_text(summary.markdown),
+    "csv": _print_text(tables.to_csv),
+    "json": _print_text(lambda results: json.dumps(results, indent=1)),
+    "jsonl": _print_text(tables.to_jsonl),
+}
