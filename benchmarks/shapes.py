@@ -21,6 +21,7 @@ import numpy as np
 from ..export.architectures import find_architecture
 
 ITEM_BYTES = {"F32": 4, "BF16": 2}
+END_OF_TEXT = "<|endoftext|>"
 TILE = 1 << 22  # random numbers drawn once and repeated: drawing 8 billion takes minutes
 
 
@@ -105,6 +106,9 @@ def write_checkpoint(
     stored = {"F32": "float32", "BF16": "bfloat16"}[dtype]
     (folder / "config.json").write_text(json.dumps(config | end_of_text | {"torch_dtype": stored}))
     (folder / "tokenizer.json").write_text(json.dumps(_tokenizer(config["vocab_size"])))
+    special = dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT)
+    loader = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(loader | special))
     return folder
 
 
@@ -156,7 +160,7 @@ def _tokenizer(vocab_size: int) -> dict[str, object]:
     }
     vocab = {alphabet[byte]: byte for byte in range(256)}
     vocab |= {f"<unused{i}>": i for i in range(256, vocab_size - 1)}
-    vocab["<|endoftext|>"] = vocab_size - 1  # by GPT-2's name: Transformers adds what it misses
+    vocab[END_OF_TEXT] = vocab_size - 1
     step = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     return {
         "version": "1.0",

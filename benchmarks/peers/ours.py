@@ -9,9 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...export.checkpoint import open_checkpoint
 from ...export.folder import ModelFolder
-from ...quantize.run import export_checkpoint
 from ...runtime.generate import generate_tokens
 from ...runtime.sampling import SamplingOptions, make_sampler
 from ...runtime.session import Session
@@ -26,7 +24,10 @@ TIE = 1e-3
 
 
 def convert(checkpoint: Path, out: Path, precision: str, ours: Path) -> str:
-    """Exports a model folder."""
+    """Exports a model folder; needs the extra "export"."""
+    from ...export.checkpoint import open_checkpoint
+    from ...quantize.run import export_checkpoint
+
     export_checkpoint(open_checkpoint(checkpoint), out, precision, force=True)
     return ""
 

@@ -3,9 +3,9 @@
     python -P protocol.py ADAPTER convert CHECKPOINT OUT PRECISION OURS
     python -P protocol.py ADAPTER serve FOLDER PRECISION THREADS
 
-ADAPTER is the path of a file of ``adapters``, or a module's name. It runs in the peer's environment,
-where pocketlm is not installed: only the standard library is used here. Both write one JSON object
-when they are done or ready, and ``serve`` then one for each line it reads:
+ADAPTER is the path of a file of ``adapters``, or a module's name. It runs in the peer's
+environment, where pocketlm is not installed: only the standard library is used here. Both write one
+JSON object when they are done or ready, and ``serve`` then one for each line it reads:
 
     {"do": "generate", "ids": [ints], "count": n}  ->  {"seconds": s, "tokens": [ints]}
     {"do": "memory"}                               ->  {"peak_rss_bytes": n}
@@ -23,6 +23,7 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
@@ -99,7 +100,8 @@ def main() -> None:
     os.dup2(2, 1)
     _, name, verb, *arguments = sys.argv
     try:
-        {"serve": serve, "convert": convert}[verb](load_adapter(name), replies, *arguments)
+        verbs: dict[str, Callable[..., None]] = {"serve": serve, "convert": convert}
+        verbs[verb](load_adapter(name), replies, *arguments)
     except KeyboardInterrupt:
         sys.exit(130)
     except BaseException as error:

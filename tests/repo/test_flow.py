@@ -22,7 +22,20 @@ ALLOWED_PACKAGES = {
     FRONT: RUNTIME_PACKAGES | {"click", "rich"},
 }
 # What runs in a process of its own may import more.
-CHILDREN = {"export/traced/child.py": {"torch", "transformers", "optimum", "onnxruntime"}}
+CHILDREN = {
+    "export/traced/child.py": {"torch", "transformers", "optimum", "onnxruntime"},
+    **{
+        f"benchmarks/peers/adapters/{name}.py": packages
+        for name, packages in {
+            "ctranslate2": {"ctranslate2"},
+            "llama_cpp": {"gguf", "llama_cpp"},
+            "onnxruntime_genai": {"onnxruntime_genai"},
+            "openvino_genai": {"openvino", "openvino_genai", "optimum"},
+            "optimum_onnx": {"onnxruntime", "optimum", "torch"},
+            "pytorch": {"torch", "transformers"},
+        }.items()
+    },
+}
 # Modules of export that need nothing beyond the standard library and NumPy.
 LEAN = {"errors", "folder", "strict_json", "regular_file", "threads", "tokenizers"}
 

@@ -5,9 +5,9 @@ what it declares: so it imports third parties only inside functions, and nothing
 
     NAME          what the peer is called
     PACKAGE       the distribution whose version is shown
-    PRECISIONS    the peer's own name of a precision -> the class it is compared in: fp32, int8, int4
+    PRECISIONS    the peer's own name of a precision -> the one of ours that it is compared with
     convert(checkpoint, out, precision, ours) -> note
-                  fills the folder ``out``; ``ours`` is our own model folder of the same class. The
+                  fills the folder ``out``; ``ours`` is our own model folder in that precision. The
                   note says what a reader of the table has to know, "" for nothing
     Model(folder, precision, threads)
                   opens what ``convert`` wrote

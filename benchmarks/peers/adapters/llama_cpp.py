@@ -129,7 +129,7 @@ def arrange(name: str, tensor: NDArray[Any], config: dict[str, Any]) -> NDArray[
 def interleave(weight: NDArray[Any], heads: int) -> NDArray[Any]:
     """(H·E, D) with a head's two halves one after the other -> the halves' rows in turn.
 
-    Rotation acts on rows i and i + E/2 in Hugging Face's order, on rows 2i and 2i + 1 in llama.cpp's.
+    Rotation acts on rows i and i + E/2 in Hugging Face's order, on 2i and 2i + 1 in llama.cpp's.
     """
     halves = weight.reshape(heads, 2, weight.shape[0] // heads // 2, *weight.shape[1:])
     return halves.swapaxes(1, 2).reshape(weight.shape)  # (H, 2, E/2, D) -> (H, E/2, 2, D)
@@ -143,7 +143,8 @@ def rope_factors(size: int, theta: float, scaling: dict[str, Any]) -> NDArray[np
     low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
     wavelength = 2 * math.pi * theta ** (np.arange(0, size, 2) / size)
     smooth = np.clip((original / wavelength - low) / (high - low), 0, 1)
-    return (1 / ((1 - smooth) / factor + smooth)).astype(np.float32)
+    factors: NDArray[np.float32] = (1 / ((1 - smooth) / factor + smooth)).astype(np.float32)
+    return factors
 
 
 def _rope_factors(config: dict[str, Any]) -> dict[str, NDArray[np.float32]]:
@@ -177,8 +178,11 @@ def _read(
 
 def _float32(data: NDArray[np.uint8], dtype: str) -> NDArray[np.float32]:
     if dtype == "BF16":  # the upper half of a float32
-        return (data.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
-    return data.view({"F32": np.float32, "F16": np.float16}[dtype]).astype(np.float32, copy=False)
+        wide = data.view(np.uint16).astype(np.uint32) << np.uint32(16)
+        return wide.view(np.float32)
+    stored: dict[str, Any] = {"F32": np.float32, "F16": np.float16}
+    values: NDArray[np.float32] = data.view(stored[dtype]).astype(np.float32, copy=False)
+    return values
 
 
 class Model:

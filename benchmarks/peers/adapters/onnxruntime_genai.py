@@ -24,9 +24,10 @@ def convert(checkpoint: Path, out: Path, precision: str, ours: Path) -> str:
     if config["model_type"] not in BUILT:
         shutil.copytree(ours, out, dirs_exist_ok=True)
         return f"its builder does not know {config['model_type']}: pocketlm's graph"
-    from onnxruntime_genai.models.builder import create_model
+    from onnxruntime_genai.models.builder import create_model, parse_extra_options
 
-    create_model("", str(checkpoint), str(out), precision, "cpu", str(out / "cache"))
+    arguments = ("", str(checkpoint), str(out), precision, "cpu", str(out / "cache"))
+    create_model(*arguments, **parse_extra_options(*arguments, []))
     shutil.rmtree(out / "cache", ignore_errors=True)
     return ""
 
@@ -40,7 +41,7 @@ class Model:
         self._api = onnxruntime_genai
         config = onnxruntime_genai.Config(str(folder))
         session = {"session_options": {"intra_op_num_threads": threads}}
-        config.overlay(json.dumps({"model": {"decoder": session}, "search": {"min_length": 0}}))
+        config.overlay(json.dumps({"model": {"decoder": session}}))
         self._model = onnxruntime_genai.Model(config)
         self._length = json.loads((folder / "genai_config.json").read_text())["model"][
             "context_length"

@@ -7,7 +7,6 @@ Source: optimum-intel ``exporters/openvino/__main__.py``; OpenVINO's "CPU device
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,11 @@ PRECISIONS = {"fp32": "fp32", "int8": "int8", "int4": "int4"}
 
 def convert(checkpoint: Path, out: Path, precision: str, ours: Path) -> str:
     """Writes openvino_model.xml and .bin, and tokenizers that are not used here."""
-    command = [str(Path(sys.executable).with_name("optimum-cli")), "export", "openvino"]
+    from optimum.commands.optimum_cli import main
+
     options = ["--task", "text-generation-with-past", "--weight-format", precision]
-    subprocess.run([*command, "--model", str(checkpoint), *options, str(out)], check=True)
+    sys.argv = ["optimum-cli", "export", "openvino", "--model", str(checkpoint), *options, str(out)]
+    main()
     return ""
 
 

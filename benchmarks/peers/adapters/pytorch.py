@@ -42,9 +42,7 @@ class Model:
         fed, cache = self._torch.tensor([ids]), None
         with self._torch.inference_mode():
             while len(tokens) < count:
-                out = self._model(
-                    fed, past_key_values=cache, use_cache=True, logits_to_keep=1
-                )
+                out = self._model(fed, past_key_values=cache, use_cache=True, logits_to_keep=1)
                 fed, cache = out.logits[:, -1].argmax(-1, keepdim=True), out.past_key_values
                 tokens.append(int(fed))
         return tokens

@@ -1,0 +1,255 @@
+"""Interleaved rounds over ours and the peers of one level, and whether they run the same model.
+
+A level is a precision of ours with the peers' formats of the same width. As many of its models as
+fit in memory stay open, ours always among them; the rest take their turn in further groups, with
+ours again, so that every ratio is of samples that lie next to each other in time. Tests are those
+of ``speed``: pp512 is one call for one token after 512, tg128 as many forward passes of one token.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ..machine import CpuWatch, OthersUse
+from ..speed import SpeedTest
+from .conversions import Contender
+from .environments import PeerError, child_environment
+from .process import PeerProcess
+
+MEMINFO = Path("/proc/meminfo")
+# What opening a model takes at most: its files, packed again; the cache and the libraries.
+MEMORY_FACTOR, MEMORY_BYTES = 2.0, 500_000_000
+WARMUP_TOKENS = 8  # of a generation, in the round that is not kept
+# The check that it is the same model: tokens after random prompts that our fp32 finds the best.
+PROMPTS, PROMPT_TOKENS, CHECKED_TOKENS = 12, 16, 4
+LEAST_AGREEMENT = {"fp32": 0.95, "int8": 0.5, "int4": 0.1}
+
+OnProgress = Callable[[str], None]
+
+
+@dataclass
+class Entry:
+    """A peer in one precision: what came of it so far. ``failure`` says why it ends there."""
+
+    peer: str
+    precision: str
+    level: str
+    contender: Contender | None = None
+    failure: str | None = None
+    version: str | None = None
+    load_seconds: float | None = None
+    peak_rss_bytes: int | None = None
+    agreement: float | None = None
+    answers: list[list[int]] = field(default_factory=list)  # tokens after each checked prompt
+    samples: dict[str, list[float]] = field(default_factory=dict)  # seconds per round
+    our_samples: dict[str, list[float]] = field(default_factory=dict)  # of the same rounds
+    beside: list[str] = field(default_factory=list)  # who was open at the same time
+    process: PeerProcess | None = None
+
+    def close(self) -> None:
+        """Ends its process, if it runs."""
+        if self.process is not None:
+            self.process.close()
+            self.process = None
+
+    def fail(self, error: PeerError) -> None:
+        """Keeps the reason; samples of a peer that crashed are not shown."""
+        self.failure = str(error)
+        self.samples, self.our_samples = {}, {}
+        self.close()
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to measure."""
+
+    tests: Sequence[SpeedTest]
+    threads: int
+    rounds: int
+    logs: Path
+    answer_seconds: float
+    on_progress: OnProgress = lambda message: None
+
+
+def token_ids(vocab_size: int, count: int) -> list[int]:
+    """The prompt that all are given: random, always the same."""
+    ids: list[int] = np.random.default_rng(0).integers(0, vocab_size, count).tolist()
+    return ids
+
+
+def checked_prompts(vocab_size: int) -> list[list[int]]:
+    """The prompts of the check."""
+    shape = (PROMPTS, PROMPT_TOKENS)
+    prompts: list[list[int]] = np.random.default_rng(1).integers(0, vocab_size, shape).tolist()
+    return prompts
+
+
+def measure_level(entries: Sequence[Entry], vocab_size: int, options: Options) -> list[OthersUse]:
+    """Fills ours, the first of ``entries``, and the peers'; what others used of the processor.
+
+    A peer that fails keeps the reason; ours failing is raised.
+    """
+    ours, waiting = entries[0], [entry for entry in entries[1:] if entry.failure is None]
+    others: list[OthersUse] = []
+    while True:
+        watch = CpuWatch()
+        group: list[Entry] = []
+        try:
+            start(ours, options)
+            group.append(ours)
+            _fill_group(group, waiting, vocab_size, options)
+            _run_rounds(group, vocab_size, options)
+        finally:
+            for entry in group:
+                entry.close()
+        others += [found for found in [watch.stop()] if found is not None]
+        if not waiting:
+            return others
+
+
+def start(entry: Entry, options: Options) -> PeerProcess:
+    """Opens its model. Raises PeerError."""
+    assert entry.contender is not None
+    options.on_progress(f"{entry.peer} {entry.precision}: opening")
+    log = options.logs / f"{entry.contender.folder.name}-serving.log"
+    entry.process = PeerProcess(
+        entry.contender.command(options.threads),
+        log,
+        child_environment(options.threads),
+        options.answer_seconds,
+    )
+    entry.version = entry.process.opened["version"]
+    entry.load_seconds = entry.process.load_seconds
+    return entry.process
+
+
+def _fill_group(
+    group: list[Entry], waiting: list[Entry], vocab_size: int, options: Options
+) -> None:
+    """Moves from ``waiting`` to ``group``, which has ours, what opens and fits; one at least."""
+    free = available_bytes()
+    _check(group[0], vocab_size)
+    while waiting:
+        if len(group) > 1 and not fits(waiting[0], group, free):
+            return
+        entry = waiting.pop(0)
+        try:
+            start(entry, options)
+            _check(entry, vocab_size)
+        except PeerError as error:
+            entry.fail(error)
+        else:
+            group.append(entry)
+
+
+def _check(entry: Entry, vocab_size: int) -> None:
+    """Keeps its tokens after the prompts of the check, for ``judge``."""
+    assert entry.process is not None
+    entry.answers = [
+        entry.process.ask("generate", ids=prompt, count=CHECKED_TOKENS)["tokens"]
+        for prompt in checked_prompts(vocab_size)
+    ]
+    entry.peak_rss_bytes = entry.process.ask("memory")["peak_rss_bytes"]
+
+
+def available_bytes(meminfo: Path = MEMINFO) -> int | None:
+    """Memory that programs can still take, as the kernel sees it; None where it does not tell."""
+    try:
+        found = re.search(r"^MemAvailable: +(\d+) kB$", meminfo.read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return int(found[1]) * 1024 if found else None
+
+
+def fits(entry: Entry, group: Sequence[Entry], free: int | None) -> bool:
+    """Whether ``entry`` fits beside ``group`` in what was ``free`` when ours was open."""
+    if free is None:
+        return True
+    assert entry.contender is not None
+    needed = MEMORY_FACTOR * entry.contender.weights_bytes + MEMORY_BYTES
+    taken = sum(other.peak_rss_bytes or 0 for other in group[1:])
+    return needed + taken < free
+
+
+def _run_rounds(group: list[Entry], vocab_size: int, options: Options) -> None:
+    """One round that warms up, then those that count, every other one backwards."""
+    ours = group[0]
+    for entry in group:
+        entry.samples = {test.name: [] for test in options.tests}
+        entry.beside = [f"{other.peer} {other.precision}" for other in group if other is not entry]
+    for number in range(options.rounds + 1):
+        for test in options.tests:
+            alive = [entry for entry in group if entry.failure is None]
+            for entry in alive[:: -1 if number % 2 else 1]:
+                what = f"{test.name}, round {number} of {options.rounds}"
+                options.on_progress(f"{entry.peer} {entry.precision}: {what}")
+                try:
+                    _sample(entry, test, vocab_size, keep=number > 0)
+                except PeerError as error:
+                    if entry is ours:
+                        raise
+                    entry.fail(error)
+    for entry in group:
+        if entry.process is not None:
+            entry.peak_rss_bytes = entry.process.ask("memory")["peak_rss_bytes"]
+        if entry is not ours and entry.failure is None:
+            entry.our_samples = ours.samples
+
+
+def _sample(entry: Entry, test: SpeedTest, vocab_size: int, *, keep: bool) -> None:
+    assert entry.process is not None
+    seconds = sum(
+        sign * entry.process.ask("generate", ids=ids, count=count)["seconds"]
+        for sign, ids, count in calls(test, vocab_size, warmup=not keep)
+    )
+    if keep:
+        entry.samples[test.name].append(seconds)
+
+
+def calls(
+    test: SpeedTest, vocab_size: int, *, warmup: bool = False
+) -> Iterator[tuple[int, list[int], int]]:
+    """What to generate for a test: sign of its seconds, ids, count.
+
+    A runtime's one call for n tokens is the prompt's pass, which yields the first, and n - 1 more.
+    After a prompt of one token that is n passes of one token each, all that tg is. Deeper, the
+    prompt's own seconds are taken off again.
+    """
+    if not test.generation:
+        yield 1, token_ids(vocab_size, test.prompt), 1
+        return
+    count = WARMUP_TOKENS if warmup else test.generation
+    if test.depth == 0:
+        yield 1, token_ids(vocab_size, 1), count
+        return
+    ids = token_ids(vocab_size, test.depth)
+    yield 1, ids, count + 1
+    yield -1, ids, 1
+
+
+def judge(reference: Entry, entries: Sequence[Entry], vocab_size: int, options: Options) -> None:
+    """Says of every entry how many of its checked tokens are the best of ``reference``, our fp32.
+
+    Below the least that its level leaves, it does not run the same model, and its figures go.
+    """
+    process = start(reference, options)
+    checked = PROMPTS * CHECKED_TOKENS
+    try:
+        for entry in entries:
+            if entry.failure is not None:
+                continue
+            pairs = zip(checked_prompts(vocab_size), entry.answers, strict=True)
+            agreed = sum(
+                process.ask("judge", ids=prompt, tokens=tokens)["agreed"]
+                for prompt, tokens in pairs
+            )
+            entry.agreement = agreed / checked
+            if entry.agreement < LEAST_AGREEMENT[entry.level]:
+                entry.fail(PeerError(f"not the same model: {agreed} of {checked} tokens agree"))
+    finally:
+        reference.close()
