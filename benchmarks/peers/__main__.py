@@ -59,8 +59,8 @@ class Run:
         folder = ModelFolder.open(self.reference.folder)
         self.shape, self.parameters = folder.shape, folder.manifest["num_parameters"]
         choice = Choice(
-            (self.arguments.prompt,),
-            (self.arguments.generation,),
+            _listed(self.arguments.prompt),
+            _listed(self.arguments.generation),
             depths=self.arguments.depth or [0],
             threads=[self.arguments.threads],
         )
@@ -158,6 +158,10 @@ class Run:
         return "\n".join(lines)
 
 
+def _listed(count: int | None) -> list[int] | None:
+    return None if count is None else [count]
+
+
 def say(message: str) -> None:
     """One line of progress."""
     print(f"{datetime.now():%H:%M:%S} {message}", file=sys.stderr, flush=True)
@@ -195,8 +199,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--precision", action="append", choices=LEVELS, help="only this level; repeatable")
     add("--threads", type=int, default=len(os.sched_getaffinity(0)))
     add("--rounds", type=int, default=9)
-    add("--prompt", type=int, default=PROMPT, help="tokens of the prefill test, 0 for none")
-    add("--generation", type=int, default=GENERATION, help="tokens generated, 0 for none")
+    add("--prompt", type=int, help=f"tokens of the prefill test, 0 for none; {PROMPT}")
+    add("--generation", type=int, help=f"tokens generated, 0 for none; {GENERATION}")
     add("--depth", type=int, action="append", help="tokens before a generation; repeatable")
     add("--folder", type=Path, help="for environments, checkpoints and conversions; in the cache")
     add("--timeout", type=float, default=ANSWER_SECONDS, help="seconds for one answer of a peer")
