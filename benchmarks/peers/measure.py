@@ -76,9 +76,9 @@ class Options:
     on_progress: OnProgress = lambda message: None
 
 
-def token_ids(vocab_size: int, count: int) -> list[int]:
-    """The prompt that all are given: random, always the same."""
-    ids: list[int] = np.random.default_rng(0).integers(0, vocab_size, count).tolist()
+def token_ids(vocab_size: int, count: int, number: int) -> list[int]:
+    """The random prompt of a round, the same for all; a new one each round: none is cached."""
+    ids: list[int] = np.random.default_rng(number).integers(0, vocab_size, count).tolist()
     return ids
 
 
@@ -189,7 +189,7 @@ def _run_rounds(group: list[Entry], vocab_size: int, options: Options) -> None:
                 what = f"{test.name}, round {number} of {options.rounds}"
                 options.on_progress(f"{entry.peer} {entry.precision}: {what}")
                 try:
-                    _sample(entry, test, vocab_size, keep=number > 0)
+                    _sample(entry, test, vocab_size, number)
                 except PeerError as error:
                     if entry is ours:
                         raise
@@ -201,33 +201,31 @@ def _run_rounds(group: list[Entry], vocab_size: int, options: Options) -> None:
             entry.our_samples = ours.samples
 
 
-def _sample(entry: Entry, test: SpeedTest, vocab_size: int, *, keep: bool) -> None:
+def _sample(entry: Entry, test: SpeedTest, vocab_size: int, number: int) -> None:
     assert entry.process is not None
     seconds = sum(
         sign * entry.process.ask("generate", ids=ids, count=count)["seconds"]
-        for sign, ids, count in calls(test, vocab_size, warmup=not keep)
+        for sign, ids, count in calls(test, vocab_size, number)
     )
-    if keep:
+    if number > 0:
         entry.samples[test.name].append(seconds)
 
 
-def calls(
-    test: SpeedTest, vocab_size: int, *, warmup: bool = False
-) -> Iterator[tuple[int, list[int], int]]:
-    """What to generate for a test: sign of its seconds, ids, count.
+def calls(test: SpeedTest, vocab_size: int, number: int) -> Iterator[tuple[int, list[int], int]]:
+    """What to generate for a test in that round: sign of its seconds, ids, count.
 
     A runtime's one call for n tokens is the prompt's pass, which yields the first, and n - 1 more.
     After a prompt of one token that is n passes of one token each, all that tg is. Deeper, the
     prompt's own seconds are taken off again.
     """
     if not test.generation:
-        yield 1, token_ids(vocab_size, test.prompt), 1
+        yield 1, token_ids(vocab_size, test.prompt, number), 1
         return
-    count = WARMUP_TOKENS if warmup else test.generation
+    count = test.generation if number > 0 else WARMUP_TOKENS
     if test.depth == 0:
-        yield 1, token_ids(vocab_size, 1), count
+        yield 1, token_ids(vocab_size, 1, number), count
         return
-    ids = token_ids(vocab_size, test.depth)
+    ids = token_ids(vocab_size, test.depth, number)
     yield 1, ids, count + 1
     yield -1, ids, 1
 

@@ -334,17 +334,17 @@ def test_available_memory_is_read_or_unknown(tmp_path: Path) -> None:
 
 
 def test_tests_are_those_of_llama_bench() -> None:
-    assert list(calls(SpeedTest(8, 0), 97)) == [(1, token_ids(97, 8), 1)]
+    assert list(calls(SpeedTest(8, 0), 97, 3)) == [(1, token_ids(97, 8, 3), 1)]
     # A call for n tokens after one token is n forward passes of one token.
-    assert list(calls(SpeedTest(0, 128), 97)) == [(1, token_ids(97, 1), 128)]
+    assert list(calls(SpeedTest(0, 128), 97, 3)) == [(1, token_ids(97, 1, 3), 128)]
     # 129 after 32 are a pass of 32 and 128 of one; what the first takes is taken off.
-    deep = token_ids(97, 32)
-    assert list(calls(SpeedTest(0, 128, 32), 97)) == [(1, deep, 129), (-1, deep, 1)]
+    deep = token_ids(97, 32, 3)
+    assert list(calls(SpeedTest(0, 128, 32), 97, 3)) == [(1, deep, 129), (-1, deep, 1)]
 
 
-def test_all_are_given_the_same_ids() -> None:
-    assert token_ids(97, 5) == token_ids(97, 50)[:5] == token_ids(97, 5)
-    assert all(0 <= i < 97 for i in token_ids(97, 500))
+def test_all_are_given_the_same_ids_and_others_in_the_next_round() -> None:
+    assert token_ids(97, 50, 1) == token_ids(97, 50, 1) != token_ids(97, 50, 2)
+    assert all(0 <= i < 97 for i in token_ids(97, 500, 1))
 
 
 def test_ctrl_c_keeps_what_is_complete(
