@@ -32,6 +32,7 @@ from .speed import Recording, Sample, SpeedTest, measure, thread_counts
 from .weight_errors import weight_errors
 
 FORMAT = 1
+MANY = 0.3  # of the tokens: above that "1 in 3" would be too coarse
 # What is under way: {"phase": "speed" or "quality", …} with what a progress bar may show.
 OnEvent = Callable[[dict[str, Any]], None]
 
@@ -296,6 +297,9 @@ def _times(factor: float) -> str:
 
 
 def _disagreement(reference: str, agreement: float) -> str:
-    if agreement >= 1:
+    share = 1 - agreement
+    if share <= 0:
         return f"it agrees with {reference} on every token"
-    return f"it disagrees with {reference} on 1 token in {1 / (1 - agreement):.0f}"
+    if share > MANY:
+        return f"it disagrees with {reference} on {100 * share:.0f} % of the tokens"
+    return f"it disagrees with {reference} on 1 token in {1 / share:,.0f}"

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# Neighbouring buckets differ by this factor, so that a bucket's middle is within 1 % of its values.
-BUCKET_RATIO = 1.02
+# Of a bucket's ends, so that whatever is in it is within 1 % of its values.
+BUCKET_RATIO = 1.01
 SMALLEST, LARGEST = 1e-12, 1e3  # what lies outside counts as 0, and as the largest
 NUM_BUCKETS = 2 + math.ceil(math.log(LARGEST / SMALLEST) / math.log(BUCKET_RATIO))
 # Clusters take turns in as many groups: more make the error of a quantile steadier.
@@ -81,27 +81,28 @@ class Quantiles:
         share of values below the quantile apart from its own; None for a single cluster.
         """
         totals = np.cumsum(self._counts.sum(axis=0))
-        bucket = self._bucket(totals, share)
+        bucket, value = _quantile(totals, share)
         below = Ratio()
         for counts in self._counts[: min(self._clusters, NUM_GROUPS)]:
             below.add(float(counts[: bucket + 1].sum()), float(counts.sum()))
         error = below.standard_error
         if error is not None:
-            low, high = (
-                self._middle(self._bucket(totals, min(1.0, max(0.0, share + sign * error))))
-                for sign in (-1, 1)
-            )
+            low, high = (_quantile(totals, share + sign * error)[1] for sign in (-1, 1))
             error = (high - low) / 2
-        return {"value": self._middle(bucket), "standard_error": error}
+        return {"value": value, "standard_error": error}
 
-    @staticmethod
-    def _bucket(totals: NDArray[np.int64], share: float) -> int:
-        """The bucket of the value with the rank ⌈share · n⌉, from 1 up."""
-        rank = max(1, math.ceil(share * int(totals[-1]) - 1e-9))
-        return int(np.searchsorted(totals, rank))
 
-    @staticmethod
-    def _middle(bucket: int) -> float:
-        """Of bucket i > 0: values in (SMALLEST·r^(i-1), SMALLEST·r^i], as DDSketch has it."""
-        upper = SMALLEST * BUCKET_RATIO**bucket
-        return 2 * upper / (1 + BUCKET_RATIO) if bucket else 0.0
+def _quantile(totals: NDArray[np.int64], share: float) -> tuple[int, float]:
+    """The bucket with the value of rank share · n, and the value if those in it lie evenly.
+
+    Bucket i > 0 has the values in (SMALLEST·r^(i-1), SMALLEST·r^i], and bucket 0 those up to it.
+    """
+    count = int(totals[-1])
+    rank = min(max(share * count, 1.0), float(count))
+    # What rounding puts above a whole number is that number.
+    bucket = int(np.searchsorted(totals, math.ceil(rank - 1e-9)))
+    if bucket == 0:
+        return 0, 0.0
+    before, up_to = int(totals[bucket - 1]), int(totals[bucket])
+    fraction = min(1.0, (rank - before) / (up_to - before))
+    return bucket, SMALLEST * BUCKET_RATIO ** (bucket - 1 + fraction)

@@ -1,7 +1,7 @@
 """Logits of two models at the same positions go in, how far they part goes out, row by row.
 
     loss          -log p(true token)
-    KL(p || q)  = Σ p (log p - log q), p the reference's
+    KL(p ‖ q)   = Σ p (log p - log q), p the reference's
     top           the five likeliest tokens, of equal ones the smaller id
 
 All in nats. With z the logits, m the largest and S = Σ exp(z - m), which float32 holds well,

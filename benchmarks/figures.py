@@ -49,9 +49,11 @@ class Figure:
         if self.value is None:
             return NOTHING
         scale, unit = (100, " %") if self.percent else (1, "")
-        value, error = scale * self.value, scale * (self.standard_error or 0)
-        if not error:
-            return f"{value:.4g}{unit}"
+        value = scale * self.value
+        if not self.standard_error:
+            known = "" if self.standard_error is None else " ± 0"
+            return f"{value:.4g}{known}{unit}"
+        error = scale * self.standard_error
         digits = max(0, 1 - math.floor(math.log10(error)))
         return f"{value:,.{digits}f} ± {error:,.{digits}f}{unit}"
 

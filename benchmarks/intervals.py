@@ -52,7 +52,7 @@ def interval_rank(count: int) -> tuple[int, float]:
 
 def _coverage(count: int, rank: int) -> float:
     below = sum(math.comb(count, successes) for successes in range(rank))
-    return 1 - 2 * below / 2**count
+    return 1 - 2 * below / (1 << count)
 
 
 def paired_ratio(rates: Sequence[float], reference: Sequence[float]) -> Estimate:

@@ -107,6 +107,15 @@ def show_progress(event: dict[str, Any]) -> None:
         print(f"\r\033[K{event.get('what', event['phase'])}", end="", file=sys.stderr, flush=True)
 
 
+def without_texts(results: dict[str, Any]) -> dict[str, Any]:
+    """The results without what they quote: a file to be kept may not be the text's place."""
+    quality = results["quality"]
+    if not quality:
+        return results
+    models = [{**model, "examples": []} for model in quality["models"]]
+    return {**results, "quality": {**quality, "models": models}}
+
+
 def _memory(folders: dict[str, ModelFolder], peaks: dict[str, int], threads: int) -> dict[str, Any]:
     folder = folders[DEFAULT_INT4]
     room = RUN_PROMPT + RUN_TOKENS <= folder.shape.context_length
@@ -136,8 +145,10 @@ def main() -> None:
     parser.add_argument("--text", type=Path, nargs="+", default=[], help="UTF-8: quality as well")
     parser.add_argument("--limit", type=int, help="at most this many tokens of each text")
     parser.add_argument("--tokenizer", type=Path, help="folder with tokenizer.json")
-    parser.add_argument("--threads", type=int, default=default_threads())
-    parser.add_argument("--rounds", type=int, default=Plan.repetitions)
+    parser.add_argument("--threads", type=int, default=default_threads(), help="CPU threads")
+    parser.add_argument(
+        "--rounds", type=int, default=Plan.repetitions, help="after one of warm-up (%(default)s)"
+    )
     parser.add_argument("--json", type=Path, help="also write the results to this file")
     arguments = parser.parse_args()
     threads = arguments.threads
@@ -160,7 +171,7 @@ def main() -> None:
     print(markdown(results), "\n")
     print_scorecard(arguments.shape, results)
     if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=1) + "\n")
+        arguments.json.write_text(json.dumps(without_texts(results), indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ the same code: a model is 0 nats from itself, and some nats from itself on anoth
 comparison is broken and nothing is reported.
 
     perplexity        exp of the loss per token, byte or word; windows as in ``text_windows``
-    KL                KL(reference || model) in nats, as in ``divergence``
+    KL                KL(reference ‖ model) in nats, as in ``divergence``
     top-1 agreement   share of positions where both hold the same token for the likeliest
     top-5 overlap     share of the five likeliest tokens that both have in common
     Δp                p(true token) of the model less that of the reference
@@ -39,7 +39,7 @@ from .text_windows import Window, check_text_file, count_tokens, start_token, te
 from .window_scores import WindowScores
 
 DEFAULT_WINDOW = 1024  # tokens, or the context length if that is less
-SMALLEST_WINDOW = 3
+SMALLEST_WINDOW = 3  # so that a model reads two tokens at once: see runtime.generate.chunks
 
 # Called with the share of the texts that is done, and a running value as text.
 OnProgress = Callable[[float, str], None]
@@ -138,23 +138,32 @@ def measure_quality(
     self-check.
     """
     plan = check_texts(folders, texts, window=window, stride=stride, limit=limit)
-    sessions = [Session(folder, threads) for folder in folders.values()]
-    name = next(iter(folders))
-    self_check = _self_check(name, sessions[0], plan)
-    totals = [Totals(name, plan.tokenizer) for name in folders]
-    scores = WindowScores(sessions)
+    sessions = {name: Session(folder, threads) for name, folder in folders.items()}
+    return evaluate(plan, sessions, on_progress)
+
+
+def evaluate(
+    plan: Plan, sessions: dict[str, Session], on_progress: OnProgress | None = None
+) -> dict[str, Any]:
+    """As ``measure_quality``, for what ``check_texts`` returned and open models."""
+    name, reference = next(iter(sessions.items()))
+    self_check = _self_check(name, reference, plan)
+    totals = [Totals(name, plan.tokenizer) for name in sessions]
+    scores = WindowScores(list(sessions.values()))
     for part, share in _with_shares(plan):
         rows = scores.score([part.inputs] * len(sessions), part.targets)
         for total, found in zip(totals, rows, strict=True):
             _check_finite(total.name, found)
             total.add(part, found, rows[0])
         if on_progress is not None:
-            on_progress(share, _running(totals))
+            shown = [total.running(False) for total in totals[1:]] or [totals[0].running(True)]
+            on_progress(share, ", ".join(shown))
     return {
         "texts": [str(text) for text in plan.texts],
         "tokens": totals[0].num_tokens,
         "bytes": totals[0].num_bytes,
         "words": totals[0].num_words,
+        "windows": totals[0].loss.clusters,
         "window": plan.window,
         "stride": plan.stride,
         "limit": plan.limit,
@@ -191,7 +200,7 @@ def _self_check(name: str, session: Session, plan: Plan) -> dict[str, Any]:
     itself, moved = (float(found.kl.mean()) for found in rows[1:])
     if itself != 0 or not moved > 0:
         raise NumericsError(
-            f"self-check: found KL({name} || {name}) = {itself:.3g} over {window.num_scored} "
+            f"self-check: found KL({name} ‖ {name}) = {itself:.3g} over {window.num_scored} "
             f"tokens, and {moved:.3g} for another text, expected 0 and above 0; the comparison "
             "cannot be trusted: report this, with the model and the output of pocketlm --version"
         )
@@ -204,13 +213,6 @@ def _check_finite(name: str, rows: Rows) -> None:
             f"{name}: found logits that are NaN or infinite, expected finite ones; the checkpoint "
             "is damaged or the precision overflows: try another precision"
         )
-
-
-def _running(totals: list[Totals]) -> str:
-    """The value to show while it runs: mean KL, or the perplexity of a single model."""
-    if len(totals) == 1:
-        return f"perplexity {totals[0].result(True)['perplexity']['token']['value']:.3f}"
-    return ", ".join(f"KL({total.name}) {total.against.kl.mean:.5f}" for total in totals[1:])
 
 
 def _spelled(tokenizer: Tokenizer, token_id: int) -> str:

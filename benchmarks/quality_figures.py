@@ -37,14 +37,13 @@ def text_sentence(quality: dict[str, Any]) -> str:
     )
 
 
-def reference_sentence(quality: dict[str, Any]) -> str | None:
-    """What ± and KL are, if there is a model beside the reference."""
+def reference_sentence(quality: dict[str, Any]) -> str:
+    """What ± is, and KL and Δp if there is a model beside the reference."""
+    error = f"± one standard error, between {quality['windows']:,} windows"
     if len(quality["models"]) == 1:
-        return None
-    return (
-        f"KL({quality['models'][0]['model']} ‖ model) in nats per token; Δp: of the true token; "
-        "± one standard error, between windows"
-    )
+        return error
+    name = quality["models"][0]["model"]
+    return f"KL({name} ‖ model) in nats per token; Δp: of the true token; {error}"
 
 
 def quality_figures(quality: dict[str, Any]) -> Iterator[Figure]:

@@ -16,6 +16,7 @@ from .text_windows import Window
 
 NUM_PARTS = 100  # of the text, at most, for which KL and loss are told
 NUM_EXAMPLES = 8
+LARGEST_LOSS = 700.0  # nats; exp of 710 is more than a float holds
 EXAMPLE_CONTEXT = 40  # tokens before the place where two models part
 
 
@@ -53,6 +54,12 @@ class Totals:
         """Words that they make up."""
         return int(self._per_word.weights)
 
+    def running(self, is_reference: bool) -> str:
+        """The value to show while it runs: KL, or the perplexity of a model alone."""
+        if is_reference:
+            return f"perplexity {math.exp(min(self.loss.mean, LARGEST_LOSS)):.3f}"
+        return f"KL({self.name}) {self.against.kl.mean:.5f}"
+
     def result(self, is_reference: bool) -> dict[str, Any]:
         """As it stands in results."""
         return {
@@ -71,8 +78,14 @@ class Totals:
 
 
 def _perplexity(loss: Ratio) -> dict[str, Any]:
-    """exp of a mean; its standard error is the mean's times the derivative, which is the same."""
-    value, error = math.exp(loss.mean), loss.standard_error
+    """exp of a mean; its standard error is the mean's times the derivative, which is the same.
+
+    Unknown without a whole word, and where a text is so much of one that no float holds it.
+    """
+    error = loss.standard_error
+    if not loss.weights or loss.mean > LARGEST_LOSS:
+        return {"value": None, "standard_error": None}
+    value = math.exp(loss.mean)
     return {"value": value, "standard_error": None if error is None else value * error}
 
 

@@ -2,62 +2,112 @@
 
     python -m pocketlm.benchmarks.readme_tables README.md benchmarks/results
 
-A table stands between ``<!-- begin NAME -->`` and ``<!-- end NAME -->``; NAME is that of its file.
+A table stands between ``<!-- begin NAME -->`` and ``<!-- end NAME -->``. NAME is a kind of table, a
+dash, and the name of a file of results that ``precisions`` wrote: ``speed-llama-1b`` is the speed
+of ``llama-1b.json``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import quality, speed
+from .quality_figures import text_sentence
+from .tables import Table, describe_circumstances, rate_text, warnings
 
-
-def quality_table(results: dict[str, Any]) -> str:
-    """The quality of every precision, and over which texts."""
-    tokens = next(iter(results["results"].values()))["tokens"]
-    table = quality.table(results["results"], results["bytes"])
-    return f"{table}\n\n{tokens:,} tokens, {_versions(results['machine'])}."
+MARKERS = re.compile(r"<!-- begin ((\w+)-([\w.-]+)) -->\n(.*?)<!-- end \1 -->", re.DOTALL)
+PREFILL, DECODE = "pp512", "tg128"
 
 
 def speed_table(results: dict[str, Any]) -> str:
-    """Rates of every precision, and on which machine."""
-    machine = results["machine"]
-    features = ", ".join(machine["features"]) or "no vector extensions"
-    before, after = results["load_before_after"]
-    return (
-        f"{speed.table(results)}\n\n{machine['cpu']} ({features}), {machine['cores']} cores, "
-        f"{machine['threads']} threads, context {speed.PROMPT}, {results['rounds']} interleaved "
-        f"rounds, medians; load average {before:.1f} before and {after:.1f} after; "
-        f"{_versions(machine)}."
+    """A line per precision: what it takes, its rates, and on which machine."""
+    columns = ["precision", "MB", "bits/weight", "load s", "first token s", "peak RSS MB"]
+    columns += [f"{PREFILL} tok/s", f"{DECODE} tok/s", "ratio", "roofline"]
+    rows = []
+    for model in results["models"]:
+        prefill, decode = (_row(results, model["name"], test) for test in (PREFILL, DECODE))
+        rows.append(
+            [
+                model["name"],
+                f"{model['disk_bytes'] / 1e6:.0f}",
+                f"{model['bits_per_weight']:.2f}",
+                f"{model['load']['median']:.2f}",
+                f"{model['first_token']['median']:.2f}",
+                f"{model['peak_rss_bytes'] / 1e6:.0f}",
+                rate_text(prefill["tokens_per_second"]["median"]),
+                rate_text(decode["tokens_per_second"]["median"]),
+                _ratio(decode["ratio"]),
+                f"{100 * decode['roofline']:.0f} %",
+            ]
+        )
+    return _with_caption(results, Table(columns, rows), describe_circumstances(results))
+
+
+def quality_table(results: dict[str, Any]) -> str:
+    """A line per precision: perplexity, how far it is from the first, and over which texts."""
+    columns = ["precision", "MB", "KL, 0.001 nats/token", "p99", "top-1 agreement", "perplexity"]
+    sizes = {model["name"]: model["disk_bytes"] for model in results["models"]}
+    rows = []
+    for model in results["quality"]["models"]:
+        cells = [model["model"], f"{sizes[model['model']] / 1e6:.1f}", "0", "0", "100 %"]
+        if against := model["against"]:
+            kl, agreement = against["kl"], against["top1_agreement"]
+            cells[2:] = [
+                f"{1e3 * kl['mean']['value']:.2f} ± {1e3 * kl['mean']['standard_error']:.2f}",
+                f"{1e3 * kl['p99']['value']:.1f}",
+                f"{100 * agreement['value']:.1f} ± {100 * agreement['standard_error']:.1f} %",
+            ]
+        rows.append([*cells, f"{model['perplexity']['token']['value']:.2f}"])
+    about = results["circumstances"]
+    caption = (
+        f"{text_sentence(results['quality'])}; ± one standard error. ONNX Runtime "
+        f"{about['onnxruntime']}, Python {about['python']}."
     )
+    return f"{Table(columns, rows).markdown()}\n\n{caption}"
 
 
-def _versions(machine: dict[str, Any]) -> str:
-    return f"ONNX Runtime {machine['onnxruntime']}, Python {machine['python']}"
-
-
-TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
-    "quality-demo": quality_table,
-    "speed-gpt2-124m": speed_table,
-    "speed-llama-1b": speed_table,
+KINDS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "speed": speed_table,
+    "quality": quality_table,
 }
+
+
+def _row(results: dict[str, Any], model: str, test: str) -> dict[str, Any]:
+    found: dict[str, Any] = next(
+        row for row in results["speed"] if (row["model"], row["test"]) == (model, test)
+    )
+    return found
+
+
+def _ratio(ratio: dict[str, float] | None) -> str:
+    if ratio is None:
+        return "1"
+    return f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
+
+
+def _with_caption(results: dict[str, Any], table: Table, caption: str) -> str:
+    loud = [f"**{text}**" for text in warnings(results)]
+    return "\n\n".join([*loud, table.markdown(), caption])
 
 
 def fill(text: str, folder: Path) -> str:
     """``text`` with every table replaced by that of its results file."""
-    for name, table in TABLES.items():
-        begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
-        head, _, rest = text.partition(begin)
-        _, found, tail = rest.partition(end)
-        if not found:
-            raise SystemExit(f"found no {begin} … {end}, expected both in the document")
-        results = json.loads((folder / f"{name}.json").read_text())
-        text = f"{head}{begin}\n{table(results)}\n{end}{tail}"
-    return text
+
+    def table(match: re.Match[str]) -> str:
+        marker, kind, name, _ = match.groups()
+        if kind not in KINDS:
+            raise SystemExit(f"found the table {marker}, expected one of {', '.join(KINDS)}")
+        results = json.loads((folder / f"{name}.json").read_text("utf-8"))
+        return f"<!-- begin {marker} -->\n{KINDS[kind](results)}\n<!-- end {marker} -->"
+
+    filled, count = MARKERS.subn(table, text)
+    if count != text.count("<!-- begin "):
+        raise SystemExit("found a begin without its end, expected <!-- begin NAME --> … <!-- end")
+    return filled
 
 
 def main() -> None:

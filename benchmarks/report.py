@@ -4,8 +4,8 @@
 
 The results are what ``pocketlm bench --output json`` prints. The page needs nothing but itself: no
 network, no script, no font; light or dark as the reader's system is, on paper and on a phone too.
-Jinja2 fills ``templates/report.html``, escaping all text; ``report_page`` has the words and
-numbers, ``charts`` the charts.
+Jinja2 fills ``html/templates/report.html``, escaping all text; ``html.page`` has the words and the
+numbers, ``html.charts`` and ``html.tradeoffs`` the charts.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import errno
 import os
 import sys
 import tempfile
@@ -20,11 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from ..export.errors import PocketLMError, RequestError, StorageError, missing_extra
-from ..export.strict_json import load_json_object
-from .inline_svg import require_matplotlib
+from ..export.strict_json import load_json_object, shown
+from .html.inline_svg import require_matplotlib
 
 FORMAT = 1
-TEMPLATES = Path(__file__).parent / "templates"
+KEYS = {"reference", "circumstances", "models", "speed", "quality", "failed", "interrupted"}
+TEMPLATES = Path(__file__).parent / "html" / "templates"
 LARGEST_RESULTS = 50_000_000  # bytes; ten models with all samples are under 1 MB
 
 
@@ -36,11 +38,26 @@ def check_report(path: str | Path) -> None:
     """
     _jinja2()
     require_matplotlib()
-    path = Path(path)
-    target = path.resolve()
+    target = _target(path)
+    try:
+        _check_target(path, target)
+    except OSError as cause:
+        raise RequestError(
+            f"{path}: cannot be written ({cause.strerror}), expected a place that can; "
+            "choose another, or change its permissions"
+        ) from cause
+
+
+def _target(path: str | Path) -> Path:
+    """The file that is to be written: what a link points to, for the link is to stay."""
+    return Path(os.path.realpath(path))
+
+
+def _check_target(path: str | Path, target: Path) -> None:
+    """Raises RequestError for what is in the way, and OSError for what the system refuses."""
     if target.is_dir():
         raise RequestError(
-            f"{path}: found a folder, expected a file; add a name: {path}/bench.html"
+            f"{path}: found a folder, expected a file; add a name: {Path(path) / 'bench.html'}"
         )
     if target.exists() and not target.is_file():
         raise RequestError(f"{path}: found no regular file, expected one or none; choose another")
@@ -49,21 +66,15 @@ def check_report(path: str | Path) -> None:
         raise RequestError(
             f"{path}: found {found} at {target.parent}, expected a folder; make it first"
         )
-    try:
-        # Permissions alone do not tell: of a read-only file system, or to root.
-        tempfile.TemporaryFile(dir=target.parent).close()
-        if target.exists() and not os.access(target, os.W_OK):
-            raise PermissionError(13, "the file is read-only")
-    except OSError as cause:
-        raise RequestError(
-            f"{path}: cannot be written ({cause.strerror}), expected a place that can; "
-            "choose another, or change its permissions"
-        ) from cause
+    # Permissions alone do not tell: of a read-only file system, or to root.
+    tempfile.TemporaryFile(dir=target.parent).close()
+    if target.exists() and not os.access(target, os.W_OK):
+        raise PermissionError(errno.EACCES, "the file is read-only")
 
 
 def html(results: dict[str, Any]) -> str:
     """The page as text. The same results give the same page."""
-    from .report_page import page
+    from .html.page import page
 
     environment = _jinja2().Environment(
         loader=_jinja2().FileSystemLoader(TEMPLATES),
@@ -74,7 +85,7 @@ def html(results: dict[str, Any]) -> str:
     )
     shown = page(results)
     fields = {field.name: getattr(shown, field.name) for field in dataclasses.fields(shown)}
-    return environment.get_template("report.html").render(fields)
+    return str(environment.get_template("report.html").render(fields))
 
 
 def write_report(results: dict[str, Any], path: str | Path) -> None:
@@ -83,7 +94,7 @@ def write_report(results: dict[str, Any], path: str | Path) -> None:
     Raises what ``check_report`` does, and StorageError when the disk is full.
     """
     check_report(path)
-    target = Path(path).resolve()
+    target = _target(path)
     content = html(results).encode("utf-8", "backslashreplace")
     temporary = target.with_name(f".{target.name[:100]}.{os.getpid()}.tmp")
     try:
@@ -102,13 +113,20 @@ def write_report(results: dict[str, Any], path: str | Path) -> None:
 def read_results(path: Path) -> dict[str, Any]:
     """The results in a JSON file; RequestError where they are something else."""
     results = load_json_object(path, LARGEST_RESULTS, RequestError)
-    found = results.get("format")
-    if found != FORMAT or not isinstance(results.get("models"), list):
-        raise RequestError(
-            f"{path}: found format {found!r:.40}, expected {FORMAT}; "
-            "give a file made with: pocketlm bench MODEL... --output json"
-        )
-    return results
+    models = results.get("models")
+    names = [model.get("name") for model in models] if isinstance(models, list) else []
+    missing = sorted(KEYS - results.keys())
+    if results.get("format") != FORMAT:
+        found = f"format {results.get('format')!r:.40}, expected {FORMAT}"
+    elif missing:
+        found = f"no {', '.join(missing)}, expected all that a bench has"
+    elif results["reference"] not in names:
+        found = f"the reference {shown(results['reference'])}, expected one of the models"
+    else:
+        return results
+    raise RequestError(
+        f"{path}: found {found}; give a file made with: pocketlm bench MODEL... --output json"
+    )
 
 
 def _jinja2() -> Any:

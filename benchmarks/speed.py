@@ -204,14 +204,15 @@ def measure(
     model whose process dies is dropped, and the others go on. Leaves no process behind, whatever
     ends it.
     """
-    groups = [[t for t in tests if t.threads == count] for count in thread_counts(tests)]
+    counts = thread_counts(tests)
     steps = _Steps(len(folders) * (warmup + repetitions) * (len(tests) + 1), on_progress)
-    for group in groups:
-        cold = group is groups[0]
+    for count in counts:
+        group = [test for test in tests if test.threads == count]
+        rounds = _Rounds(folders, group, count == counts[0], recording, steps)
         with ExitStack() as stack:
-            remotes = _open_all(folders, group[0].threads, stack, recording)
+            remotes = rounds.open_all(stack)
             for number in range(-warmup, repetitions):
-                _run_round(remotes, folders, group, number, cold, recording, steps)
+                rounds.run(number, remotes)
 
 
 class _Steps:
@@ -225,58 +226,64 @@ class _Steps:
         self.done += 1
 
 
-def _open_all(
-    folders: dict[str, Path], threads: int, stack: ExitStack, recording: Recording
-) -> dict[str, Remote]:
-    remotes: dict[str, Remote] = {}
-    for name, folder in folders.items():
-        if name in recording.failed:
-            continue
-        try:
-            remotes[name] = stack.enter_context(Remote(name, folder, threads))
-        except WorkerDied as error:
-            recording.drop(name, error)
-    return remotes
+@dataclass(frozen=True)
+class _Rounds:
+    """Rounds over all models and the tests of one number of threads."""
 
+    folders: dict[str, Path]
+    tests: Sequence[SpeedTest]
+    cold: bool  # whether they start fresh processes as well
+    recording: Recording
+    steps: _Steps
 
-def _run_round(
-    remotes: dict[str, Remote],
-    folders: dict[str, Path],
-    tests: Sequence[SpeedTest],
-    number: int,
-    cold: bool,
-    recording: Recording,
-    steps: _Steps,
-) -> None:
-    samples: Round = {}
-    starts: dict[str, ColdStart] = {}
-    which = f"round {number + 1}" if number >= 0 else "warm-up"
-    for name, test in round_order(list(remotes), tests, number):
-        if name in recording.failed:
-            continue
-        try:
-            if test is None:
-                if cold:
-                    steps.next(f"{name}, first token, {which}")
-                    starts[name] = cold_start(name, folders[name], tests[0].threads)
-            else:
-                steps.next(f"{name}, {test.name}, {which}")
-                samples[name, test] = _ask(remotes[name], test)
-        except WorkerDied as error:
-            recording.drop(name, error)
-    kept = {key: sample for key, sample in samples.items() if key[0] not in recording.failed}
-    if number >= 0 and kept:
-        recording.add(kept, {n: s for n, s in starts.items() if n not in recording.failed})
+    def open_all(self, stack: ExitStack) -> dict[str, Remote]:
+        """A worker for each model that is left; ``stack`` ends them."""
+        remotes: dict[str, Remote] = {}
+        for name, folder in self.folders.items():
+            if name not in self.recording.failed:
+                try:
+                    remote = stack.enter_context(Remote(name, folder, self.tests[0].threads))
+                except WorkerDied as error:
+                    self.recording.drop(name, error)
+                else:
+                    remotes[name] = remote
+        return remotes
+
+    def run(self, number: int, remotes: dict[str, Remote]) -> None:
+        """One round; those of warm-up have negative numbers, and are not kept."""
+        samples: Round = {}
+        starts: dict[str, ColdStart] = {}
+        which = f"round {number + 1}" if number >= 0 else "warm-up"
+        for name, test in round_order(list(remotes), [*self.tests, *[None] * self.cold], number):
+            if name in self.recording.failed:
+                continue
+            self.steps.next(f"{name}, {test.name if test else 'first token'}, {which}")
+            try:
+                if test is None:
+                    starts[name] = cold_start(name, self.folders[name], self.tests[0].threads)
+                else:
+                    samples[name, test] = _ask(remotes[name], test)
+            except WorkerDied as error:
+                self.recording.drop(name, error)
+        if number >= 0:
+            self._keep(samples, starts)
+
+    def _keep(self, samples: Round, starts: dict[str, ColdStart]) -> None:
+        """Of the models that are left, if any."""
+        failed = self.recording.failed
+        kept = {key: sample for key, sample in samples.items() if key[0] not in failed}
+        if kept:
+            self.recording.add(kept, {n: start for n, start in starts.items() if n not in failed})
 
 
 def round_order(
-    names: Sequence[str], tests: Sequence[SpeedTest], number: int
+    names: Sequence[str], tests: Sequence[SpeedTest | None], number: int
 ) -> list[tuple[str, SpeedTest | None]]:
-    """What a round runs one after the other; None is the start in a fresh process.
+    """What a round runs one after the other; the test None is the start in a fresh process.
 
     The models of one test are neighbours; every other round is the reverse of the one before.
     """
-    order = [(name, test) for test in (*tests, None) for name in names]
+    order = [(name, test) for test in tests for name in names]
     return order if number % 2 == 0 else order[::-1]
 
 

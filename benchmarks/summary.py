@@ -16,19 +16,7 @@ from .quality_figures import (
     self_check_sentence,
     text_sentence,
 )
-from .tables import Table, describe_circumstances, model_table, speed_table
-
-
-def warnings(results: dict[str, Any]) -> list[str]:
-    """What is to be said loudly."""
-    found = []
-    if busy := results["circumstances"]["busy"]:
-        found.append(busy)
-    if interrupted := results["interrupted"]:
-        rounds = f"{interrupted['rounds']} of {interrupted['of']} rounds"
-        lost = ", and quality is missing" if interrupted["phase"] == "quality" else ""
-        found.append(f"interrupted after {rounds}{lost}")
-    return found + [f"not measured: {failed['error']}" for failed in results["failed"]]
+from .tables import Table, describe_circumstances, model_table, speed_table, warnings
 
 
 def sections(results: dict[str, Any]) -> Iterator[str | Table]:
@@ -41,9 +29,9 @@ def sections(results: dict[str, Any]) -> Iterator[str | Table]:
     if quality:
         yield text_sentence(quality)
         yield figure_table(list(quality_figures(quality)))
-        if below := reference_sentence(quality):
-            yield below
-    yield from results["verdict"]
+        yield reference_sentence(quality)
+    if results["verdict"]:
+        yield "\n".join(results["verdict"])
     yield describe_circumstances(results)
 
 

@@ -44,7 +44,16 @@ class Table:
         """All but one column."""
         place = list(self.columns).index(column)
         columns, *rows = ([*row[:place], *row[place + 1 :]] for row in (self.columns, *self.rows))
-        return replace(self, columns=columns, rows=rows, optional=())
+        optional = [name for name in self.optional if name != column]
+        return replace(self, columns=columns, rows=rows, optional=optional)
+
+    def filled(self) -> Table:
+        """Without columns in which there is nothing."""
+        table = self
+        for column, *cells in zip(self.columns, *self.rows, strict=True):
+            if all(cell == NOTHING for cell in cells):
+                table = table.without(column)
+        return table
 
     def markdown(self) -> str:
         """A Markdown table."""
@@ -75,25 +84,25 @@ def model_table(results: dict[str, Any]) -> Table:
 
 
 def speed_table(results: dict[str, Any]) -> Table:
-    """A row per test and model; columns that say the same everywhere are left out."""
+    """A row per test and model; columns that are the same everywhere or empty are left out."""
     speed = results["speed"]
     varied = [name for name in ("threads", "batch") if len({row[name] for row in speed}) > 1]
-    energy = any(row["joules_per_token"] for row in speed)
     columns = ["test", "model", *varied, "tokens/s", "tokens/s interval"]
-    columns += ["ratio", "ratio interval", "roofline", *["J/token"] * energy]
+    columns += ["ratio", "ratio interval", "roofline", "J/token"]
     rows = []
     for row in speed:
-        rate, ratio = row["tokens_per_second"], row["ratio"]
+        rate, ratio, joules = row["tokens_per_second"], row["ratio"], row["joules_per_token"]
+        several = len(row["samples"]) > 1
         cells = [row["test"], row["model"], *(str(row[name]) for name in varied)]
-        cells += [_rate(rate["median"]), _interval(rate, _rate)]
-        cells += [_times(ratio["median"]), _interval(ratio, _times)] if ratio else [NOTHING] * 2
+        cells.append(rate_text(rate["median"]))
+        cells.append(_interval(rate, rate_text) if several else NOTHING)
+        cells.append(_times(ratio["median"]) if ratio else NOTHING)
+        cells.append(_interval(ratio, _times) if ratio and several else NOTHING)
         cells.append(NOTHING if row["roofline"] is None else f"{100 * row['roofline']:.0f} %")
-        if energy:
-            joules = row["joules_per_token"]
-            cells.append(f"{joules['median']:.3f}" if joules else NOTHING)
+        cells.append(f"{joules['median']:.3f}" if joules else NOTHING)
         rows.append(cells)
-    optional = ["tokens/s interval", "roofline", "ratio interval"]
-    return Table(columns, rows, labels=2, optional=optional)
+    optional = ["tokens/s interval", "J/token", "roofline", "ratio interval"]
+    return Table(columns, rows, labels=2, optional=optional).filled()
 
 
 def describe_circumstances(results: dict[str, Any]) -> str:
@@ -122,6 +131,18 @@ def _rounds(results: dict[str, Any]) -> str:
         return "one round, so no intervals"
     confidence = 100 * fewest["tokens_per_second"]["confidence"]
     return f"medians of {rounds} interleaved rounds, intervals of {confidence:.0f} % confidence"
+
+
+def warnings(results: dict[str, Any]) -> list[str]:
+    """What is to be said loudly, before and after everything else."""
+    found = []
+    if busy := results["circumstances"]["busy"]:
+        found.append(busy)
+    if interrupted := results["interrupted"]:
+        rounds = f"{interrupted['rounds']} of {interrupted['of']} rounds"
+        lost = ", and quality is missing" if interrupted["phase"] == "quality" else ""
+        found.append(f"interrupted after {rounds}{lost}")
+    return found + [f"not measured: {failed['error']}" for failed in results["failed"]]
 
 
 def flat_rows(results: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -185,8 +206,8 @@ def to_jsonl(results: dict[str, Any]) -> str:
     return "\n".join(json.dumps(row) for row in flat_rows(results))
 
 
-def _rate(rate: float) -> str:
-    """Three digits at least: 8.31, 61.2, 232."""
+def rate_text(rate: float) -> str:
+    """Tokens/s in three digits at least: 8.31, 61.2, 232."""
     return f"{rate:.0f}" if rate >= 100 else f"{rate:.1f}" if rate >= 10 else f"{rate:.2f}"
 
 

@@ -16,8 +16,8 @@ the beginning. The first token follows the start token, which is never scored it
 tokenizer has none, the text's first token is not scored. Source of the strided window: "Perplexity
 of fixed-length models" in the documentation of transformers.
 
-Bytes are those of the file as UTF-8; words are the parts between runs of whitespace, as in
-lm-evaluation-harness, len(re.split(r"\\s+", text)).
+Text that spells a special token is read as that token. Bytes are those of the file; words are the
+parts between runs of whitespace, len(re.split(r"\\s+", text)), as in lm-evaluation-harness.
 """
 
 from __future__ import annotations

@@ -61,8 +61,10 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="gpt2-124m")
     parser.add_argument("--checkpoint", type=Path, help="measure this checkpoint instead")
     parser.add_argument("--precision", default="fp32")
-    parser.add_argument("--threads", type=int, default=default_threads())
-    parser.add_argument("--rounds", type=int, default=Plan.repetitions)
+    parser.add_argument("--threads", type=int, default=default_threads(), help="CPU threads")
+    parser.add_argument(
+        "--rounds", type=int, default=Plan.repetitions, help="after one of warm-up (%(default)s)"
+    )
     parser.add_argument("--json", type=Path, help="also write the results to this file")
     arguments = parser.parse_args()
     precision = ["--precision", arguments.precision]

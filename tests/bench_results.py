@@ -54,6 +54,8 @@ def bench_results(
             for name in names
         ],
         "quality": _quality(models, chance) if quality else None,
+        "failed": [],
+        "interrupted": None,
     }
 
 
@@ -88,7 +90,7 @@ def _circumstances(repetitions: int) -> dict[str, Any]:
         "load_average": {"before": 0.12, "after": 1.87},
         "other_cores_busy": 0.03,
         "busy": None,
-        "read_bandwidth": {"2": 21_400_000_000.0},
+        "read_bandwidth": {"2": 21_437_000_000.0},
         "repetitions": repetitions,
         "warmup": 1,
     }
@@ -108,7 +110,7 @@ def _model(
     return {
         "name": name,
         "path": f"out-{name}",
-        "precision": name,
+        "precision": name[-4:],
         "architecture": "gpt2",
         "parameters": PARAMETERS,
         "context_length": 512,
@@ -175,6 +177,7 @@ def _quality(
         "words": 70_551,
         "window": 512,
         "stride": 256,
+        "windows": 400,
         "self_check": {"model": names[0], "kl": 0.0, "tokens": 1_023},
         "models": [_quality_of(name, models[name][3], name == names[0], chance) for name in names],
     }

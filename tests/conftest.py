@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 from checkpoint_files import gpt2_config, gpt2_tensors, write_checkpoint
+from command_line import Ended, Run
 from hub_server import HubServer, serving
 
 import pocketlm
+from pocketlm import cli
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.run import export_model
@@ -27,6 +29,20 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         # installed wheel, and in it no pocketlm.export.
         patch.setenv("PYTHONSAFEPATH", "1")
         yield folder
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Calls the command line in this process."""
+
+    def call(*arguments: str | Path) -> Ended:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main([str(argument) for argument in arguments])
+        assert isinstance(ended.value.code, int)
+        return Ended(ended.value.code, *capsys.readouterr())
+
+    return call
 
 
 @pytest.fixture

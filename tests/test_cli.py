@@ -16,7 +16,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -33,6 +32,7 @@ from checkpoint_files import (
     write_llmc,
     write_tokenizer,
 )
+from command_line import Ended, Run, assert_refused
 from llama_checkpoints import llama_config, llama_tensors
 
 import pocketlm
@@ -44,43 +44,8 @@ from pocketlm.export.folder import MANIFEST, ModelFolder
 GREEDY = ["--temperature", "0", "--max-tokens", "6"]
 
 
-@dataclass(frozen=True)
-class Ended:
-    """How a call of the command line ended, and what it printed."""
-
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Ended]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Calls the command line in this process."""
-
-    def call(*arguments: str | Path) -> Ended:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main([str(argument) for argument in arguments])
-        assert isinstance(ended.value.code, int)
-        return Ended(ended.value.code, *capsys.readouterr())
-
-    return call
-
-
 def listing(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
-
-
-def assert_refused(ended: Ended, message: str, code: int = 2) -> None:
-    """One line on stderr that says what was expected; nothing on stdout."""
-    assert ended.code == code
-    assert ended.out == ""
-    assert ended.err.startswith("pocketlm: ") and ended.err.endswith("\n")
-    assert ended.err.count("\n") == 1
-    assert re.search(message, ended.err), ended.err
 
 
 # What is printed, and where ----------------------------------------------------------------------

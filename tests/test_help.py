@@ -15,6 +15,7 @@ import pytest
 
 import pocketlm
 from pocketlm import cli
+from pocketlm.benchmarks.quality import measure_quality
 from pocketlm.quantize.precisions import PRECISIONS
 from pocketlm.quantize.run import export_checkpoint, quantize_model
 
@@ -85,6 +86,7 @@ def test_examples_parse(verb: str) -> None:
         ("run", pocketlm.load),
         ("export", export_checkpoint),
         ("quantize", quantize_model),
+        ("eval", measure_quality),
     ],
 )
 def test_defaults_are_those_of_the_function(verb: str, function: Callable[..., Any]) -> None:
@@ -103,6 +105,7 @@ def test_defaults_are_those_of_the_function(verb: str, function: Callable[..., A
         "on_export",
         "on_download",
         "on_plan",
+        "on_progress",
         "progress",
     }
     required = ["--to", "int8"] if verb == "quantize" else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,13 @@ from pocketlm.benchmarks.tables import Table
 from pocketlm.benchmarks.text_windows import check_text_file
 from pocketlm.cli import INTERRUPTED
 from pocketlm.commands.lists import ListCommand
-from pocketlm.commands.options import HUB_OPTIONS, MODEL_OPTIONS, debug_option, open_folder
+from pocketlm.commands.options import (
+    HUB_OPTIONS,
+    MODEL_OPTIONS,
+    debug_option,
+    open_folder,
+    window_options,
+)
 from pocketlm.export.errors import PocketLMError
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.threads import default_threads
@@ -32,74 +39,73 @@ GAP = 2  # between the columns of a table
 PIPED_WIDTH = 1000  # a line of a table in a file is never broken
 
 
-class Counts(click.ParamType):
-    """Whole numbers separated by commas, each from ``least`` to ``most``."""
-
-    name = "counts"
-
-    def __init__(self, least: int, most: int = 10**9, length: int | None = None) -> None:
-        self.least, self.most, self.length = least, most, length
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        """N,N,… or as many as there must be."""
-        return ",".join("N" * self.length) if self.length else "N[,N...]"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
-        """A tuple; a click error that says what was expected."""
-        if isinstance(value, tuple):
-            return value
-        parts = str(value).split(",")
-        # isdecimal also takes digits of other scripts, as int does.
-        if all(part.isascii() and part.isdecimal() and len(part) < 12 for part in parts):
-            counts = tuple(map(int, parts))
-            in_range = all(self.least <= count <= self.most for count in counts)
-            if in_range and self.length in (None, len(counts)):
-                return counts
-        how_many = f"{self.length} whole numbers" if self.length else "whole numbers"
-        self.fail(
-            f"found {str(value)!r:.60}, expected {how_many} from {self.least} to {self.most:,}, "
-            "separated by commas",
-            param,
-            ctx,
-        )
+def parse_counts(text: str, least: int, most: int) -> list[int]:
+    """The whole numbers of "128,512". Raises click.BadParameter for anything else."""
+    parts = text.split(",")
+    # ASCII: isdecimal and int take digits of other scripts as well.
+    if all(part.isascii() and part.isdecimal() and len(part) < 12 for part in parts):
+        counts = [int(part) for part in parts]
+        if all(least <= count <= most for count in counts):
+            return counts
+    raise click.BadParameter(
+        f"found {text!r:.60}, expected whole numbers from {least} to {most:,}, separated by commas"
+    )
 
 
-def _counts(*names: str, type: Counts, help: str) -> Callable[..., Any]:
-    return click.option(*names, type=type, multiple=True, help=help)
+def _counts(*names: str, least: int, help: str, most: int = 10**9) -> Callable[..., Any]:
+    """An option for a list of numbers, which may also be given several times."""
+
+    def parse(
+        context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+    ) -> list[int] | None:
+        return [count for text in values for count in parse_counts(text, least, most)] or None
+
+    return click.option(*names, multiple=True, callback=parse, metavar="N[,N...]", help=help)
+
+
+def _parse_pairs(
+    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> list[tuple[int, int]]:
+    lists = [parse_counts(text, 1, 10**9) for text in values]
+    for text, counts in zip(values, lists, strict=True):
+        if len(counts) != 2:
+            raise click.BadParameter(f"found {text!r:.60}, expected two numbers, as in 512,128")
+    return [(prompt, generation) for prompt, generation in lists]
 
 
 @click.command("bench", cls=ListCommand)
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
 @_counts(
     *("-p", "--n-prompt"),
-    type=Counts(0),
+    least=0,
     help=f"Prompt tokens of the prefill tests, 0 for none. Default: {PROMPT}.",
 )
 @_counts(
     *("-n", "--n-gen"),
-    type=Counts(0),
+    least=0,
     help=f"Tokens of the generation tests, 0 for none. Default: {GENERATION}.",
 )
-@_counts(
+@click.option(
     "-pg",
-    type=Counts(0, length=2),
+    multiple=True,
+    callback=_parse_pairs,
+    metavar="N,N",
     help="Also test a prompt and a generation one after the other.",
 )
 @_counts(
     *("-d", "--n-depth"),
-    type=Counts(0),
+    least=0,
     help="Tokens that are in the cache before a test begins. Default: 0.",
 )
 @_counts(
     *("-b", "--batch-size"),
-    type=Counts(1),
-    help=f"Tokens of a prompt per forward pass. Default: {CHUNK_SIZE}.",
+    least=2,  # as many rows as any chunk of a prefill has
+    help=f"Tokens of a prompt per forward pass, at least 2. Default: {CHUNK_SIZE}.",
 )
 @_counts(
     *("-t", "--threads"),
-    type=Counts(1, 1024),
+    least=1,
+    most=1024,
     help="CPU threads. Default: the cores at hand.",
 )
 @click.option(
@@ -117,24 +123,7 @@ def _counts(*names: str, type: Counts, help: str) -> Callable[..., Any]:
     metavar="FILE...",
     help="Compare the models on these UTF-8 texts as well, as `pocketlm eval` does.",
 )
-@click.option(
-    "--window",
-    type=int,
-    metavar="TOKENS",
-    help="With --text: tokens a model sees at once. Default: its context length, at most 1024.",
-)
-@click.option(
-    "--stride",
-    type=int,
-    metavar="TOKENS",
-    help="With --text: tokens from one window to the next. Default: half a window.",
-)
-@click.option(
-    "--limit",
-    type=int,
-    metavar="TOKENS",
-    help="With --text: use the first tokens of each text only.",
-)
+@window_options
 @click.option(
     "--html",
     type=click.Path(path_type=Path),
@@ -155,13 +144,14 @@ def _counts(*names: str, type: Counts, help: str) -> Callable[..., Any]:
 @click.pass_context
 def command(
     context: click.Context,
+    /,
     models: tuple[str, ...],
-    n_prompt: Sequence[tuple[int, ...]],
-    n_gen: Sequence[tuple[int, ...]],
-    pg: Sequence[tuple[int, int]],
-    n_depth: Sequence[tuple[int, ...]],
-    batch_size: Sequence[tuple[int, ...]],
-    threads: Sequence[tuple[int, ...]],
+    n_prompt: list[int] | None,
+    n_gen: list[int] | None,
+    pg: list[tuple[int, int]],
+    n_depth: list[int] | None,
+    batch_size: list[int] | None,
+    threads: list[int] | None,
     repetitions: int,
     texts: tuple[Path, ...],
     window: int | None,
@@ -188,13 +178,17 @@ def command(
       pocketlm bench out-int4/ -p 0 -n 0 -pg 512,128 -r 5
     """
     choice = Choice(
-        prompts=_flat(n_prompt),
-        generations=_flat(n_gen),
+        prompts=n_prompt,
+        generations=n_gen,
         pairs=pg,
-        depths=_flat(n_depth) or (0,),
-        batches=_flat(batch_size) or (CHUNK_SIZE,),
-        threads=_flat(threads) or (default_threads(),),
+        depths=n_depth or (0,),
+        batches=batch_size or (CHUNK_SIZE,),
+        threads=threads or (default_threads(),),
     )
+    if not texts and any(size is not None for size in (window, stride, limit)):
+        raise click.UsageError(
+            "found --window, --stride or --limit without --text, expected both; add --text FILE"
+        )
     _check_files(texts, html)
     folders = _open_all(models or (None,), options)
     shortest = min(folder.shape.context_length for folder in folders.values())
@@ -207,8 +201,12 @@ def command(
         stride=stride,
         limit=limit,
     )
-    with _progress() as on_event:
-        results = run_bench(plan, on_event)
+    try:
+        with _progress() as on_event:
+            results = run_bench(plan, on_event)
+    except KeyboardInterrupt:
+        click.echo("interrupted before a round was complete: nothing to show", err=True)
+        raise
     PRINTERS[output](results)
     if html is not None:
         from pocketlm.benchmarks.report import write_report
@@ -228,11 +226,6 @@ def _check_files(texts: Sequence[Path], html: Path | None) -> None:
         from pocketlm.benchmarks.report import check_report
 
         check_report(html)
-
-
-def _flat(lists: Sequence[tuple[int, ...]]) -> list[int] | None:
-    """All numbers of an option that was given several times; None if it was not given."""
-    return [count for counts in lists for count in counts] or None
 
 
 def _open_all(models: Sequence[str | None], options: dict[str, Any]) -> dict[str, ModelFolder]:
@@ -260,9 +253,9 @@ def unique_names(models: Sequence[str | None], folders: Sequence[ModelFolder]) -
 
 
 def _short_name(model: str | None, folder: ModelFolder) -> str:
+    asked = "demo" if model is None else Path(os.path.abspath(model.partition("@")[0])).name
     if model is not None and Path(model).is_dir() and folder.path.samefile(model):
-        return folder.path.resolve().name
-    asked = "demo" if model is None else Path(model.partition("@")[0]).resolve().name
+        return asked
     return f"{asked}-{folder.manifest['precision']['name']}"
 
 
@@ -300,9 +293,10 @@ def _print_summary(results: dict[str, Any]) -> None:
     _shout(console, results)
     for part in summary.sections(results):
         if isinstance(part, Table):
-            console.print(drawn(part, console.width), end="\n\n")
+            console.print(drawn(part, console.width))
         else:
             console.print(Text(part), soft_wrap=not terminal)
+        console.print()
     _shout(console, results)
 
 
@@ -318,7 +312,7 @@ def drawn(table: Table, width: int = PIPED_WIDTH) -> RichTable:
 
 
 def _shout(console: Console, results: dict[str, Any]) -> None:
-    for text in summary.warnings(results):
+    for text in tables.warnings(results):
         console.print(Text(f"WARNING: {text}", style="bold red"), soft_wrap=True)
 
 

@@ -15,16 +15,20 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from pocketlm.benchmarks import figures, quality_figures
+from pocketlm.benchmarks import figures, quality_figures, recitation_figures, task_figures
 from pocketlm.benchmarks.figures import Figure, figure_table
 from pocketlm.benchmarks.machine import describe_machine
 from pocketlm.benchmarks.quality import OnProgress, measure_quality
+from pocketlm.benchmarks.recitation import RecitationOptions, measure_recitation, read_books
+from pocketlm.benchmarks.task_files import read_task
+from pocketlm.benchmarks.tasks import measure_tasks
 from pocketlm.benchmarks.text_windows import check_text_file
 from pocketlm.commands.bench import PIPED_WIDTH, drawn, unique_names
 from pocketlm.commands.lists import ListCommand
 from pocketlm.commands.options import HUB_OPTIONS, MODEL_OPTIONS, debug_option, open_folder
-from pocketlm.export.folder import ModelFolder
+from pocketlm.export.folder import MANIFEST, ModelFolder
 from pocketlm.export.threads import default_threads
+from pocketlm.quantize.precisions import FULL
 
 
 @click.command("eval", cls=ListCommand)
@@ -32,7 +36,8 @@ from pocketlm.export.threads import default_threads
 @click.option(
     "--against",
     metavar="REF",
-    help="The model to compare with, whatever MODEL may be. Default: the first of several.",
+    help="The model to compare with; a checkpoint comes in fp32. Default: the first MODEL of "
+    "several.",
 )
 @click.option(
     "--text",
@@ -56,6 +61,48 @@ from pocketlm.export.threads import default_threads
     "longer. Default: half a window.",
 )
 @click.option("--limit", type=int, metavar="TOKENS", help="Use the first tokens of each text only.")
+@click.option(
+    "--tasks",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE...",
+    help="Accuracy in answering the questions of these JSONL files: LAMBADA, HellaSwag, PIQA, or "
+    "any with query, choices and gold.",
+)
+@click.option(
+    "--items",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Ask the first questions of each file only.",
+)
+@click.option(
+    "--recite",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE...",
+    help="How much of these UTF-8 texts a model knows by heart.",
+)
+@click.option(
+    "--passages",
+    type=int,
+    default=RecitationOptions.passages,
+    show_default=True,
+    help="Passages of each text to recite.",
+)
+@click.option(
+    "--prompt-tokens",
+    type=int,
+    default=RecitationOptions.prompt_tokens,
+    show_default=True,
+    help="Tokens of a passage that are given.",
+)
+@click.option(
+    "--continuation-tokens",
+    type=int,
+    default=RecitationOptions.continuation_tokens,
+    show_default=True,
+    help="Tokens of a passage that are to be recited.",
+)
 @MODEL_OPTIONS["threads"]
 @click.option(
     *("-o", "--output"),
@@ -76,6 +123,12 @@ def command(
     window: int | None,
     stride: int | None,
     limit: int | None,
+    tasks: tuple[Path, ...],
+    items: int | None,
+    recite: tuple[Path, ...],
+    passages: int,
+    prompt_tokens: int,
+    continuation_tokens: int,
     threads: int | None,
     output: str,
     debug: bool,
@@ -86,19 +139,32 @@ def command(
     MODEL is a model folder, a checkpoint, or a name on the hub. With a text: perplexity per token,
     byte and word over a strided sliding window, and against REF the KL divergence, how often both
     hold the same token for the likeliest, and how far the true token's probability moves, all with
-    standard errors. Models that are compared run side by side, and must share a tokenizer.
+    standard errors. Models that are compared run side by side, and must share a tokenizer. With
+    tasks: accuracy as lm-evaluation-harness scores it. With texts to recite: how far the greedy
+    continuation of their passages is that of the text.
 
     \b
     Examples:
       pocketlm eval out-int4/ --against out-fp32/ --text held-out.txt
       pocketlm eval out-int8/ out-int4/ --against out-fp32/ --text *.txt --output md
       pocketlm eval out-int8/ --text held-out.txt --window 512 --stride 256 --output json
+      pocketlm eval out-int8/ --tasks lambada.jsonl hellaswag.jsonl piqa.jsonl
+      pocketlm eval out-int8/ --against out-fp32/ --recite novel.txt another.txt
     """
-    if not texts:
-        raise click.UsageError("found nothing to evaluate on, expected a text; add --text FILE")
-    for text in texts:
-        check_text_file(text)  # before a model is opened, which may mean to download it
+    if not (texts or tasks or recite):
+        raise click.UsageError(
+            "found nothing to evaluate on, expected a text or tasks; add --text FILE, --tasks FILE "
+            "or --recite FILE"
+        )
+    # What can be wrong with a file is found before a model is opened, which may mean a download.
+    for text in (*texts, *recite):
+        check_text_file(text)
+    task_files = [read_task(path, items) for path in tasks]
+    recitation = RecitationOptions(
+        passages=passages, prompt_tokens=prompt_tokens, continuation_tokens=continuation_tokens
+    )
     folders = _open_all(models, against, options)
+    books = read_books(folders, recite, recitation) if recite else []
     threads = default_threads() if threads is None else threads
     results: dict[str, Any] = {
         "circumstances": {
@@ -106,17 +172,16 @@ def command(
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
         }
     }
-    if texts:
-        with progress() as on_progress:
+    with progress() as on_progress:
+        run: dict[str, Any] = {"threads": threads, "on_progress": on_progress}
+        if texts:
             results["quality"] = measure_quality(
-                folders,
-                texts,
-                window=window,
-                stride=stride,
-                limit=limit,
-                threads=threads,
-                on_progress=on_progress,
+                folders, texts, window=window, stride=stride, limit=limit, **run
             )
+        if tasks:
+            results["tasks"] = measure_tasks(folders, task_files, **run)
+        if recite:
+            results["recitation"] = measure_recitation(folders, books, **run)
     _print(results, output)
 
 
@@ -125,13 +190,14 @@ def _open_all(
 ) -> dict[str, ModelFolder]:
     """Every model's folder, complete and unchanged, by unique names; the reference first.
 
-    ``--precision`` is of MODEL: a reference that is a checkpoint comes in full precision.
+    ``--precision`` is of MODEL: a REF that is not a model folder yet comes in full precision.
     """
-    names = [*([] if against is None else [against]), *models]
-    opened = []
-    for i, name in enumerate(names):
-        own = {"precision": None} if i == 0 and against is not None else {}
-        opened.append(open_folder(name, **{**options, **own}))
+    names, opened = list(models), []
+    if against is not None:
+        names.insert(0, against)
+        made = (Path(against) / MANIFEST).is_file()
+        opened.append(open_folder(against, **options | {"precision": None if made else FULL}))
+    opened += [open_folder(model, **options) for model in models]
     for folder in opened:
         folder.verify()
     return dict(zip(unique_names(names, opened), opened, strict=True))
@@ -161,7 +227,15 @@ def _sections(results: dict[str, Any]) -> Iterator[tuple[list[str], list[Figure]
             quality_figures.text_sentence(quality),
         ]
         below = quality_figures.reference_sentence(quality)
-        yield above, list(quality_figures.quality_figures(quality)), [below] if below else []
+        yield above, list(quality_figures.quality_figures(quality)), [below]
+    if tasks := results.get("tasks"):
+        sentences = list(task_figures.task_sentences(tasks))
+        below = task_figures.measure_sentence(tasks)
+        yield sentences, list(task_figures.task_figures(tasks)), [below]
+    if books := results.get("recitation"):
+        sentences = list(recitation_figures.passage_sentences(books))
+        found = list(recitation_figures.recitation_figures(books))
+        yield sentences, found, [recitation_figures.MEASURE_SENTENCE]
 
 
 def _print(results: dict[str, Any], output: str) -> None:

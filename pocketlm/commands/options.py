@@ -95,6 +95,30 @@ sampling_options = _group(
     click.option("--ignore-eos", is_flag=True, help="Go on after an end-of-text token."),
 )
 
+# How texts are cut to be scored: keyword arguments of ``measure_quality``.
+window_options = _group(
+    click.option(
+        "--window",
+        type=int,
+        metavar="TOKENS",
+        help="Tokens of a text that a model sees at once. Default: its context length, at most "
+        "1024.",
+    ),
+    click.option(
+        "--stride",
+        type=int,
+        metavar="TOKENS",
+        help="Tokens from one window to the next: fewer give every token more context, and take "
+        "longer. Default: half a window.",
+    ),
+    click.option(
+        "--limit",
+        type=int,
+        metavar="TOKENS",
+        help="Use the first tokens of each text only.",
+    ),
+)
+
 system_option = click.option(
     "--system", metavar="TEXT", help="What the model is told before the conversation."
 )

@@ -1,193 +1,283 @@
-"""The speed measurement's parts: shapes that export, a worker that answers, ratios and bars."""
+"""Speed tests: their names, which are chosen, in which order they run, and what is kept."""
 
 from __future__ import annotations
 
-import math
-import subprocess
-import sys
+import os
+import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from checkpoint_files import gpt2_config
+from hypothesis import given
+from hypothesis import strategies as st
 
-from pocketlm.benchmarks import shapes
-from pocketlm.benchmarks.scorecard import SCORECARDS, gpt2_124m, llama_1b, ratio
-from pocketlm.benchmarks.speed import Remote, measure, table
-from pocketlm.export.architectures import find_architecture
-from pocketlm.export.checkpoint import open_checkpoint
+from pocketlm.benchmarks import speed
+from pocketlm.benchmarks.remote import Remote, WorkerDied
+from pocketlm.benchmarks.speed import (
+    Choice,
+    ColdStart,
+    Recording,
+    SpeedTest,
+    measure,
+    parse_test,
+    round_order,
+)
+from pocketlm.export.errors import RequestError
 from pocketlm.export.folder import ModelFolder
-from pocketlm.export.run import export_model
-from pocketlm.runtime.session import Session
-from pocketlm.runtime.tokenizer import Tokenizer
+
+COUNTS = st.integers(0, 10**9)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
-    """The model folder of a tiny shape written by ``shapes``, with room for every measurement."""
-    root = tmp_path_factory.mktemp("speed")
-    with pytest.MonkeyPatch.context() as patch:
-        tiny = gpt2_config(vocab_size=300, n_positions=600, n_embd=32)
-        patch.setitem(shapes.SHAPES, "tiny", tiny)
-        checkpoint = shapes.write_checkpoint(root / "source", "tiny")
-    return export_model(open_checkpoint(checkpoint), root / "out")
+# Names -------------------------------------------------------------------------------------------
+
+
+@given(COUNTS, COUNTS, COUNTS)
+def test_names_and_tests_are_inverses(prompt: int, generation: int, depth: int) -> None:
+    test = SpeedTest(prompt, generation, depth)
+    if prompt + generation:
+        assert parse_test(test.name) == test
+
+
+@pytest.mark.parametrize(
+    ("test", "name", "kind"),
+    [
+        (SpeedTest(512, 0), "pp512", "prefill"),
+        (SpeedTest(0, 128), "tg128", "decode"),
+        (SpeedTest(512, 128), "pp512+tg128", "both"),
+        (SpeedTest(0, 32, 4096), "tg32 @ d4096", "decode"),
+    ],
+)
+def test_names_are_those_of_llama_bench(test: SpeedTest, name: str, kind: str) -> None:
+    assert (test.name, test.kind) == (name, kind)
+    assert test.tokens == test.prompt + test.generation
+
+
+@given(st.text("ptgd512+@ ", max_size=12))
+def test_a_name_is_understood_or_refused(text: str) -> None:
+    try:
+        assert parse_test(text).name == text
+    except RequestError as error:
+        assert "expected one like pp512, tg128 or pp512+tg128" in str(error)
+
+
+@pytest.mark.parametrize("name", ["", "pp", "pp0", "pp512tg128", "pp512+", "+tg1", "pp1 @ d0"])
+def test_a_name_of_nothing_is_refused(name: str) -> None:
+    with pytest.raises(RequestError, match="found the test"):
+        parse_test(name)
+
+
+# Which tests -------------------------------------------------------------------------------------
+
+
+def names(choice: Choice, context: int = 4096) -> list[str]:
+    return [test.name for test in choice.tests(context)]
+
+
+def test_by_default_a_prompt_and_a_generation_are_tested() -> None:
+    assert names(Choice()) == ["pp512", "tg128"]
+
+
+def test_a_default_that_does_not_fit_is_cut_and_named_for_what_it_is() -> None:
+    assert names(Choice(), 448) == ["pp448", "tg128"]
+    assert names(Choice(depths=[0, 400]), 448) == ["pp448", "tg128", "pp48 @ d400", "tg48 @ d400"]
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        (Choice(prompts=[449]), "the test pp449 of 449 tokens, expected at most 448"),
+        (Choice(generations=[1, 500]), "the test tg500 of 500 tokens, expected at most 448"),
+        (Choice(pairs=[(400, 49)]), "the test pp400.tg49 of 449 tokens, expected at most 448"),
+        (Choice(prompts=[9], depths=[440]), "the test pp9 @ d440 of 449 tokens, expected at most"),
+        (Choice(depths=[448]), "the depth 448, expected fewer tokens than the context length 448"),
+        (Choice(prompts=[0], generations=[0]), "found no test, expected a prompt or a generation"),
+    ],
+)
+def test_an_explicit_test_that_does_not_fit_is_refused(choice: Choice, message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        choice.tests(448)
+
+
+def test_every_combination_is_tested_once_and_a_generation_without_its_batches() -> None:
+    choice = Choice(
+        prompts=[64, 128, 64],
+        generations=[8],
+        pairs=[(16, 4)],
+        depths=[0, 32],
+        batches=[32, 64],
+        threads=[2, 1],
+    )
+    tests = choice.tests(4096)
+    assert len(tests) == len(set(tests)) == 2 * 2 * (2 * 2 + 1 + 2)
+    assert [test.threads for test in tests] == [2] * 14 + [1] * 14
+    first = [(test.name, test.batch) for test in tests[:7]]
+    assert first == [
+        ("pp64", 32),
+        ("pp64", 64),
+        ("pp128", 32),
+        ("pp128", 64),
+        ("tg8", 32),
+        ("pp16+tg4", 32),
+        ("pp16+tg4", 64),
+    ]
+
+
+@given(st.integers(1, 2000), st.integers(0, 2000))
+def test_chosen_tests_fit_the_context(context: int, depth: int) -> None:
+    try:
+        tests = Choice(depths=[depth]).tests(context)
+    except RequestError:
+        assert depth >= context
+    else:
+        assert all(0 < test.tokens <= context - test.depth for test in tests)
+
+
+# Rounds ------------------------------------------------------------------------------------------
+
+TESTS = [SpeedTest(16, 0), SpeedTest(0, 4), SpeedTest(0, 4, threads=2)]
+
+
+def test_the_models_of_a_test_are_neighbours_and_every_other_round_goes_backwards() -> None:
+    models, tests = ["a", "b", "c"], [*TESTS, None]
+    there, back = (round_order(models, tests, number) for number in (0, 1))
+    assert back == there[::-1]
+    assert there == round_order(models, tests, 2) == round_order(models, tests, -2)
+    assert [test for _, test in there] == [test for test in tests for _ in models]
+    # Whatever grows from step to step: over two rounds every model has met the same of it.
+    for test in tests:
+        met = {m: there.index((m, test)) + len(there) + back.index((m, test)) for m in models}
+        assert len(set(met.values())) == 1
 
 
 @pytest.fixture
-def remote(folder: ModelFolder) -> Iterator[Remote]:
-    remote = Remote(folder.path, 1)
-    yield remote
-    remote.close()
+def folders(tiny_folder: ModelFolder) -> dict[str, Path]:
+    return {"a": tiny_folder.path, "b": tiny_folder.path}
 
 
-# ---- shapes ----
+@pytest.fixture
+def remotes(monkeypatch: pytest.MonkeyPatch) -> list[Remote]:
+    """Every worker that is started."""
+    started: list[Remote] = []
+
+    class Watched(Remote):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            started.append(self)
+
+    monkeypatch.setattr(speed, "Remote", Watched)
+    return started
 
 
-def test_a_written_shape_runs_with_sane_logits(folder: ModelFolder) -> None:
-    session = Session(folder, threads=1)
-    assert (session.shape.num_layers, session.shape.context_length) == (2, 600)
-    logits = session.step(list(range(300)), session.new_cache())
-    assert np.isfinite(logits).all() and 0.01 < logits.std() < 10
+def all_ended(remotes: list[Remote]) -> bool:
+    return all(remote._process.returncode is not None for remote in remotes)
 
 
-def test_the_written_tokenizer_has_an_id_for_every_byte(folder: ModelFolder) -> None:
-    tokenizer = Tokenizer.open(folder.path / "tokenizer.json")
-    text = "Grüße, x = 1\n\x00日本"
-    ids = tokenizer.encode(text)
-    assert ids == list(text.encode())
-    assert tokenizer.decode(ids) == text
-
-
-def test_same_seed_writes_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny = gpt2_config(vocab_size=257, n_positions=8, n_embd=8, n_layer=1, n_head=1)
-    monkeypatch.setitem(shapes.SHAPES, "tiny", tiny)
-    first, same, other = (
-        (shapes.write_checkpoint(tmp_path / str(i), "tiny", seed) / "model.safetensors")
-        for i, seed in enumerate((1, 1, 2))
-    )
-    assert first.read_bytes() == same.read_bytes() != other.read_bytes()
-
-
-def test_known_shapes_have_the_parameters_of_their_names() -> None:
-    for name, config in shapes.SHAPES.items():
-        sizes = find_architecture(config).tensor_shapes(config).values()
-        parameters = sum(math.prod(shape) for shape in sizes)
-        size, unit = name.split("-")[1][:-1], {"m": 1e6, "b": 1e9}[name[-1]]
-        # Llama's names are rounded: its "8b" has 8.03 billion, its "1b" 1.24.
-        assert parameters / unit == pytest.approx(float(size), rel=0.25 if unit == 1e9 else 0.005)
-
-
-# ---- the worker ----
-
-
-def test_worker_answers_over_its_pipes(remote: Remote, folder: ModelFolder) -> None:
-    assert remote.opened["load_seconds"] > 0
-    assert remote.opened["peak_rss_bytes"] > 10_000_000
-    assert remote.ask(do="prefill", tokens=128)["seconds"] > 0
-    decoded = remote.ask(do="decode", depth=32, tokens=16)
-    assert decoded["seconds"] > 0
-    assert 0 < decoded["outside_kernel"] < 1
-    assert decoded["kv_bytes"] % folder.shape.kv_bytes_per_token == 0
-    memory = remote.ask(do="memory")
-    assert memory["peak_rss_bytes"] >= remote.opened["peak_rss_bytes"]
-
-
-def test_worker_goes_to_the_end_of_the_context_and_from_its_start(remote: Remote) -> None:
-    assert remote.ask(do="decode", depth=1, tokens=4)["seconds"] > 0
-    assert remote.ask(do="decode", depth=568, tokens=32)["seconds"] > 0
-    assert remote.ask(do="prefill", tokens=600)["seconds"] > 0
-
-
-def test_worker_ends_when_its_pipe_is_closed(folder: ModelFolder) -> None:
-    process = subprocess.run(
-        [sys.executable, "-m", "pocketlm.benchmarks.worker", folder.path, "1"],
-        input="",
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    assert process.stdout.count("\n") == 1
-
-
-def test_measure_leaves_out_the_round_that_warms_up(folder: ModelFolder) -> None:
+def test_rounds_are_kept_without_those_of_warm_up(
+    folders: dict[str, Path], remotes: list[Remote]
+) -> None:
+    events: list[tuple[int, int, str]] = []
+    recording = Recording()
     started = time.perf_counter()
-    results = measure({"a": folder.path, "b": folder.path}, 1, 2)
+    measure(folders, TESTS, 2, recording, warmup=1, on_progress=lambda *event: events.append(event))
     elapsed = time.perf_counter() - started
-    figures = {"prefill", "decode", "decode@32", "decode@512", "outside_kernel"}
-    for name in ("a", "b"):
-        samples = results["samples"][name]
-        assert samples.keys() == figures
-        assert all(len(values) == 2 for values in samples.values())
-        assert all(0 < value < elapsed for values in samples.values() for value in values)
-        assert results["opened"][name]["load_seconds"] > 0
+    assert recording.rounds == 4  # two of each number of threads
+    assert recording.samples.keys() == {(name, test) for name in folders for test in TESTS}
+    samples = [sample for found in recording.samples.values() for sample in found]
+    assert len(samples) == 2 * 6
+    assert all(0 < sample.seconds < elapsed for sample in samples)
+    assert recording.peak_rss_bytes("a") > 10_000_000
+    for starts in recording.cold_starts.values():
+        assert len(starts) == 2
+        assert all(0 < s.load_seconds < s.first_token_seconds < elapsed for s in starts)
+    assert [done for done, _, _ in events] == list(range(2 * 3 * (len(TESTS) + 1)))
+    assert {total for _, total, _ in events} == {len(events)}
+    assert events[-1][2] == "a, tg4, round 2"
+    # Two workers for each number of threads, and one fresh process a round of the first.
+    assert len(remotes) == 2 + 2 + 2 * 3
+    assert all_ended(remotes)
 
 
-# ---- arithmetic ----
+@pytest.mark.usefixtures("no_cold_starts")
+def test_tests_of_one_round_are_asked_for_in_its_order(
+    folders: dict[str, Path],
+) -> None:
+    events: list[str] = []
+    measure(
+        folders,
+        TESTS[:2],
+        1,
+        Recording(),
+        on_progress=lambda done, total, what: events.append(what),
+    )
+    back = [f"{n}, {t}, warm-up" for t in ("first token", "tg4", "pp16") for n in "ba"]
+    there = [f"{n}, {t}, round 1" for t in ("pp16", "tg4", "first token") for n in "ab"]
+    assert events == [*back, *there]
 
 
-def test_ratio_is_the_median_of_the_rounds_ratios() -> None:
-    # By rounds 2, 4 and 3; the medians' ratio would be 4 / 2.
-    assert ratio([1.0, 2.0, 3.0], [2.0, 8.0, 9.0]) == 3.0
-    with pytest.raises(ValueError):
-        ratio([1.0], [1.0, 2.0])
+@pytest.fixture
+def no_cold_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the fresh processes of every round, which take most of a short bench."""
+    monkeypatch.setattr(speed, "cold_start", lambda *arguments: ColdStart(0.1, 0.2))
 
 
-def results() -> dict[str, Any]:
-    seconds = {
-        "fp32": 0.04,
-        "int8": 0.016,
-        "int8-weight": 0.016,
-        "int4": 0.008,
-        "int4 b128, int4 head": 0.005,
-    }
-    return {
-        "samples": {
-            name: {
-                "prefill": [10 * value] * 3,
-                "decode": [value, 2 * value, 0.5 * value],
-                "decode@32": [value] * 3,
-                "decode@512": [1.25 * value] * 3,
-                "outside_kernel": [0.05, 0.5, 0.04],
-            }
-            for name, value in seconds.items()
-        },
-        "opened": {name: {"load_seconds": 0.25} for name in seconds},
-        "bytes": {name: int(value * 1e10) for name, value in seconds.items()},
-        "memory": {"run": 250e6, "weights": 80e6, "kv": 20e6, "export": 300e6},
-        "import_seconds": 0.1,
-    }
+def at_step(number: int, action: Callable[[], object]) -> Callable[[int, int, str], None]:
+    """A progress callback that does something once."""
+
+    def on_progress(done: int, total: int, what: str) -> None:
+        if done == number:
+            action()
+
+    return on_progress
 
 
-def test_bars_compare_what_they_name() -> None:
-    found = {f"{what} {relation}": figure for what, figure, relation, _ in gpt2_124m(results())}
-    assert found["int4 decode / fp32 ≥"] == pytest.approx(5.0)
-    assert found["int4 b128, int4 head decode / fp32 ≥"] == pytest.approx(8.0)
-    assert found["int8 decode / fp32 ≥"] == pytest.approx(2.5)
-    assert found["int8 prefill / fp32 ≥"] == pytest.approx(2.5)
-    assert found["int8: decode rate at 512 / at 32 ≥"] == pytest.approx(0.8)
-    assert found["Python's share of an int4 step ≤"] == 0.05
-    assert found["run int4: peak RSS above weights and KV, MB ≤"] == 150
-    assert found["export int4: peak RSS, MB ≤"] == 300
-    assert found["import pocketlm, s ≤"] == 0.1
+@pytest.mark.usefixtures("no_cold_starts")
+def test_an_interrupt_keeps_whole_rounds_and_leaves_no_process(
+    folders: dict[str, Path], remotes: list[Remote]
+) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    recording = Recording()
+    with pytest.raises(KeyboardInterrupt):
+        measure(folders, TESTS[:2], 5, recording, on_progress=at_step(6 + 6 + 3, interrupt))
+    assert recording.rounds == 1
+    assert {len(found) for found in recording.samples.values()} == {1}
+    assert all_ended(remotes)
 
 
-def test_bars_of_llama_compare_int4_with_8_bits() -> None:
-    found = {f"{what} {relation}": figure for what, figure, relation, _ in llama_1b(results())}
-    assert found["int4 decode / int8-weight ≥"] == pytest.approx(2.0)
-    assert found["int8 prefill / int4 ≥"] == pytest.approx(0.5)
-    assert found["run int4: peak RSS less 100 MB / (weights + KV) ≤"] == pytest.approx(1.5)
+@pytest.mark.usefixtures("no_cold_starts")
+@pytest.mark.parametrize("step", [2, 6 + 2, 6 + 6 + 5])
+def test_a_model_whose_process_dies_is_dropped_and_the_other_goes_on(
+    folders: dict[str, Path], remotes: list[Remote], step: int
+) -> None:
+    recording = Recording()
+
+    def kill() -> None:
+        os.kill(remotes[0]._process.pid, signal.SIGKILL)
+
+    measure(folders, TESTS[:2], 3, recording, on_progress=at_step(step, kill))
+    assert isinstance(recording.failed["a"], WorkerDied)
+    assert recording.rounds == 3
+    assert recording.samples.keys() == {("b", test) for test in TESTS[:2]}
+    assert {len(found) for found in recording.samples.values()} == {3}
+    assert recording.cold_starts.keys() == {"b"}
+    assert all_ended(remotes)
 
 
-def test_every_scorecard_is_of_a_known_shape() -> None:
-    assert SCORECARDS.keys() <= shapes.SHAPES.keys()
+@pytest.mark.usefixtures("no_cold_starts")
+def test_a_model_that_cannot_be_opened_for_want_of_memory_is_dropped(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Small(Remote):
+        def __init__(self, name: str, folder: Path, threads: int) -> None:
+            if name == "b":
+                raise WorkerDied("b: found its process killed")
+            super().__init__(name, folder, threads)
 
-
-def test_table_has_rates_of_the_median_and_of_the_best_round() -> None:
-    lines = table(results()).splitlines()
-    assert len(lines) == 2 + 5
-    assert lines[2] == "| fp32 | 400 | 0.25 | 320 | 25 | 50 | 1.00 |"
-    assert lines[5].endswith("| 1600 | 125 | 250 | 5.00 |")
+    monkeypatch.setattr(speed, "Remote", Small)
+    recording = Recording()
+    measure(folders, TESTS[:1], 1, recording)
+    assert recording.failed.keys() == {"b"}
+    assert recording.samples.keys() == {("a", TESTS[0])}

@@ -18,23 +18,20 @@ ALLOWED_PACKAGES = {
     "export": EXPORT_PACKAGES | {"huggingface_hub"},
     "quantize": EXPORT_PACKAGES,
     "runtime": RUNTIME_PACKAGES | {"jinja2"},
-    "benchmarks": RUNTIME_PACKAGES,
+    "benchmarks": RUNTIME_PACKAGES | {"jinja2", "matplotlib"},
     FRONT: RUNTIME_PACKAGES | {"click", "rich"},
 }
-# What runs in a process of its own may import more.
+# What runs in a process of its own, or inside another program, may import more.
+ADAPTERS = "benchmarks/peers/adapters"
 CHILDREN = {
     "export/traced/child.py": {"torch", "transformers", "optimum", "onnxruntime"},
-    **{
-        f"benchmarks/peers/adapters/{name}.py": packages
-        for name, packages in {
-            "ctranslate2": {"ctranslate2"},
-            "llama_cpp": {"gguf", "llama_cpp"},
-            "onnxruntime_genai": {"onnxruntime_genai"},
-            "openvino_genai": {"openvino", "openvino_genai", "optimum"},
-            "optimum_onnx": {"onnxruntime", "optimum", "torch"},
-            "pytorch": {"torch", "transformers"},
-        }.items()
-    },
+    "pocketlm/lm_eval.py": {"lm_eval", "tqdm"},
+    f"{ADAPTERS}/ctranslate2.py": {"ctranslate2"},
+    f"{ADAPTERS}/llama_cpp.py": {"gguf", "llama_cpp"},
+    f"{ADAPTERS}/onnxruntime_genai.py": {"onnxruntime_genai"},
+    f"{ADAPTERS}/openvino_genai.py": {"openvino", "openvino_genai", "optimum"},
+    f"{ADAPTERS}/optimum_onnx.py": {"onnxruntime", "optimum", "torch"},
+    f"{ADAPTERS}/pytorch.py": {"torch", "transformers"},
 }
 # Modules of export that need nothing beyond the standard library and NumPy.
 LEAN = {"errors", "folder", "strict_json", "regular_file", "threads", "tokenizers"}

@@ -15,7 +15,7 @@ from pocketlm.export.folder import ModelFolder
 
 BLOCKED = (
     *("onnx", "onnx_ir", "safetensors", "ml_dtypes", "torch", "optimum", "transformers"),
-    *("click", "rich", "jinja2", "huggingface_hub"),
+    *("click", "rich", "jinja2", "huggingface_hub", "matplotlib", "lm_eval"),
 )
 BLOCK = f"""
 import importlib.abc, sys
@@ -98,6 +98,12 @@ def test_exporting_without_onnx_names_its_extra(tmp_path: Path) -> None:
     result = run_python(code, folder=tmp_path)
     assert "MissingExtraError" in result.stderr
     assert 'pip install "pocketlm[export]"' in result.stderr
+
+
+def test_the_harness_model_without_the_harness_names_its_extra(tmp_path: Path) -> None:
+    result = run_python(f"{BLOCK}\nimport pocketlm.lm_eval", folder=tmp_path)
+    assert "MissingExtraError" in result.stderr
+    assert 'pip install "pocketlm[lm-eval]"' in result.stderr
 
 
 def test_chatting_without_jinja2_names_its_extra(tiny_folder: ModelFolder, tmp_path: Path) -> None:

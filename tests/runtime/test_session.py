@@ -70,6 +70,15 @@ def test_all_logits_belong_to_the_caller(tiny_session: Session) -> None:
     np.testing.assert_array_equal(first, copy)
 
 
+def test_all_logits_may_be_written_to_the_first_rows_of_an_array(tiny_session: Session) -> None:
+    expected = tiny_session.all_logits(IDS, tiny_session.new_cache())
+    array = np.full((len(IDS) + 2, expected.shape[1]), -1, np.float32)
+    found = tiny_session.all_logits(IDS, tiny_session.new_cache(), array)
+    assert np.shares_memory(found, array)
+    np.testing.assert_array_equal(array[: len(IDS)], expected)
+    assert (array[len(IDS) :] == -1).all()
+
+
 @pytest.mark.parametrize(
     "ids, message",
     [

@@ -193,6 +193,15 @@ def test_special_tokens_add_no_bytes_unless_wanted(bytewise: Tokenizer) -> None:
     assert bytewise.decode(ids, skip_special_tokens=False) == "a<|endoftext|>b"
 
 
+@pytest.mark.parametrize("text", TEXTS)
+def test_ends_lead_through_the_text(kind: Any, text: str) -> None:
+    library, tokenizer = kind
+    ids, ends = tokenizer.encode_with_ends(text)
+    assert ids == library.encode(text, add_special_tokens=False).ids
+    assert len(ends) == len(ids)
+    assert max(ends) <= len(text)
+
+
 def test_special_tokens_of_the_post_processor_can_be_left_out(llama_like: Tokenizer) -> None:
     assert llama_like.encode("fox")[0] == llama_like.id_of("<s>")
     assert llama_like.encode("fox", add_special_tokens=False) == llama_like.encode("fox")[1:]

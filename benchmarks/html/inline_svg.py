@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-from ..export.errors import missing_extra
+from ...export.errors import missing_extra
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -99,9 +99,14 @@ def _inline(
             key.rpartition("}")[2]: _attribute(key, value) for key, value in element.items()
         }
     _clean(root, set(re.findall(r"#([\w.-]+)", " ".join(_values(root)))))
-    root.attrib = {"viewBox": root.get("viewBox", ""), "width": f"{pixels[0]:g}", "class": "chart"}
+    width, height = (f"{side:g}" for side in pixels)
+    root.attrib = {"viewBox": f"0 0 {width} {height}", "width": width, "height": height}
     if title:
-        root.attrib |= {"role": "img", "aria-labelledby": f"{name}-title {name}-description"}
+        root.attrib |= {
+            "class": "chart",
+            "role": "img",
+            "aria-labelledby": f"{name}-title {name}-description",
+        }
         for place, (tag, text) in enumerate((("title", title), ("description", description))):
             element = ElementTree.Element(tag if tag == "title" else "desc", id=f"{name}-{tag}")
             element.text = text

@@ -5,6 +5,9 @@ It is not escaped here: that is left to whoever writes HTML or SVG.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+
 SPACES = {" ": "␣", "\n": "↵", "\t": "⇥"}
 
 
@@ -30,3 +33,25 @@ def shortened(text: str, length: int) -> str:
         return text
     end = (length - 1) // 2
     return f"{text[: length - 1 - end]}…{text[len(text) - end :]}"
+
+
+def told_apart(names: Sequence[str], length: int) -> dict[str, str]:
+    """{name: it in at most ``length`` characters}, without what all begin with where that is long.
+
+    'llama-1b-int8' and 'llama-1b-int4' become '…int8' and '…int4' for a length of 10.
+    """
+    shown = [printable(name) for name in names]
+    cut = 0
+    if len(names) > 1 and max(map(len, shown)) > length:
+        prefix = os.path.commonprefix(shown)
+        # Whole words are left out, so that 'int4' and 'int8' do not become '4' and '8'.
+        cut = max(prefix.rfind(separator) + 1 for separator in "-_./ ")
+    return {
+        name: shortened(f"…{text[cut:]}" if cut > 1 else text, length)
+        for name, text in zip(names, shown, strict=True)
+    }
+
+
+def listed(words: Sequence[str]) -> str:
+    """The words as a sentence has them: a, b and c."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))

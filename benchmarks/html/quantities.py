@@ -22,23 +22,22 @@ def number(value: float | None, digits: int = 3) -> str:
     return _signed(f"{value:,.{_decimals(value, digits)}f}")
 
 
-def with_error(value: float | None, error: float | None) -> str:
-    """A mean and its standard error, both to the error's second digit: 0.0413 ± 0.0011."""
+def with_error(value: float | None, error: float | None) -> tuple[str, str]:
+    """A mean and its standard error, both to the error's second digit: ('0.0413', '± 0.0011').
+
+    Without an error the second is empty.
+    """
     if value is None or not error or not math.isfinite(value + error):
-        return number(value, 4)
+        return number(value, 4), ""
     decimals = _decimals(error, 2)
     if decimals > 7:
-        return f"{number(value)} ± {number(error, 2)}"
-    return f"{_signed(f'{value:,.{decimals}f}')} ± {error:,.{decimals}f}"
+        return number(value), f"± {number(error, 2)}"
+    return _signed(f"{value:,.{decimals}f}"), f"± {error:,.{decimals}f}"
 
 
-def percent(share: float | None, error: float | None = None) -> str:
-    """A share as percent: 97.6 %, 97.56 ± 0.12 %."""
-    if share is None:
-        return UNKNOWN
-    if error:
-        return f"{with_error(100 * share, 100 * error)} %"
-    return f"{number(100 * share)} %"
+def percent(share: float | None) -> str:
+    """A share as percent: 97.6 %."""
+    return UNKNOWN if share is None else f"{number(100 * share)} %"
 
 
 def size(num_bytes: float | None) -> str:
@@ -57,8 +56,8 @@ def count(whole: int | None) -> str:
 
 
 def times(ratio: float | None) -> str:
-    """A ratio: 4.61×."""
-    return UNKNOWN if ratio is None else f"{number(ratio)}×"
+    """A ratio: 4.61×, 0.80×."""
+    return UNKNOWN if ratio is None else f"{number(ratio, 3 if abs(ratio) >= 0.9995 else 2)}×"
 
 
 def _scaled(value: float | None, units: tuple[tuple[float, str], ...]) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from .visible_text import printable
+
 Row = dict[str, Any]
 # What a test's name does not say; it is told where the results hold several values of it.
 CIRCUMSTANCES = (("threads", "{} threads"), ("batch", "batch {}"))
@@ -21,7 +23,7 @@ def by_test(results: dict[str, Any]) -> dict[str, dict[str, Row]]:
     tests: dict[str, dict[str, Row]] = {}
     for row in rows:
         parts = [str(row["test"]), *(form.format(row.get(key)) for key, form in varying)]
-        tests.setdefault(", ".join(parts), {})[row["model"]] = row
+        tests.setdefault(printable(", ".join(parts)), {})[row["model"]] = row
     return tests
 
 

@@ -1,0 +1,1 @@
+../../pocketlm/lm_eval.py

@@ -1,0 +1,65 @@
+"""The read bandwidth: how large an array it takes, and that all of it is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from pocketlm.benchmarks import bandwidth
+from pocketlm.benchmarks.bandwidth import LARGEST, SMALLEST, array_bytes, last_level_cache
+
+
+def caches(folder: Path, *sizes: str) -> Path:
+    for i, size in enumerate(sizes):
+        (folder / f"index{i}").mkdir()
+        (folder / f"index{i}" / "size").write_text(f"{size}\n")
+    return folder
+
+
+def meminfo(folder: Path, available: int) -> Path:
+    file = folder / "meminfo"
+    file.write_text(f"MemTotal: 99 kB\nMemAvailable: {available >> 10} kB\n")
+    return file
+
+
+def test_the_last_cache_is_the_largest(tmp_path: Path) -> None:
+    assert last_level_cache(caches(tmp_path, "48K", "32K", "2048K", "260M")) == 260 << 20
+    assert last_level_cache(tmp_path / "missing") == 0
+
+
+@pytest.mark.parametrize(
+    ("cache", "available", "expected"),
+    [
+        ("8M", 100 << 30, SMALLEST),
+        ("100M", 100 << 30, 400 << 20),
+        ("1G", 100 << 30, LARGEST),
+        ("100M", 1 << 30, 128 << 20),  # little memory decides
+    ],
+)
+def test_the_array_is_larger_than_the_cache_and_small_beside_the_memory(
+    tmp_path: Path, cache: str, available: int, expected: int
+) -> None:
+    assert array_bytes(caches(tmp_path, cache), meminfo(tmp_path, available)) == expected
+
+
+def test_without_the_kernels_word_it_is_large_enough_for_most_caches(tmp_path: Path) -> None:
+    assert array_bytes(tmp_path, tmp_path / "missing") == SMALLEST
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_every_byte_is_read_in_every_pass(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    plain = np.max
+
+    def counted(part: NDArray[np.int32]) -> Any:
+        sizes.append(part.nbytes)
+        return plain(part)
+
+    monkeypatch.setattr(np, "max", counted)
+    assert bandwidth.read_bandwidth(threads, 4000) > 0
+    assert len(sizes) == threads * bandwidth.PASSES
+    assert sum(sizes) == 4000 * bandwidth.PASSES

@@ -1,0 +1,209 @@
+"""Log-likelihoods of continuations: cutting pairs into ids, and scoring them with a kept cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pocketlm.benchmarks.loglikelihood import Score, Scorer, encode_pair, logprobs
+from pocketlm.export.checkpoint import open_checkpoint
+from pocketlm.export.errors import NumericsError, RequestError
+from pocketlm.quantize.run import export_checkpoint
+from pocketlm.runtime.session import Session
+from pocketlm.runtime.tokenizer import Tokenizer
+
+START = 299
+CONTEXT = 160
+ids = st.integers(0, 298)
+texts = st.text(alphabet="ab thern.\n\té", max_size=12)
+# A pair whose context begins with the first so many tokens of one text.
+pairs = st.lists(
+    st.tuples(st.integers(0, 40), st.lists(ids, max_size=4), st.lists(ids, min_size=1, max_size=6)),
+    min_size=2,
+    max_size=6,
+)
+SHARED = [(7 * i) % 97 for i in range(40)]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_checkpoint: Path) -> Tokenizer:
+    return Tokenizer.open(tiny_checkpoint / "tokenizer.json")
+
+
+@pytest.fixture(scope="module")
+def int4_session(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Session:
+    """Where the last bit of a row may decide the next: activations are rounded to int8."""
+    out = tmp_path_factory.mktemp("int4") / "model"
+    return Session(export_checkpoint(open_checkpoint(tiny_checkpoint), out, "int4"), threads=1)
+
+
+def recomputed(session: Session, context: list[int], continuation: list[int]) -> Score:
+    """All tokens at once from an empty cache, and the softmax in float64."""
+    fed = [*context, *continuation][-session.shape.context_length - 1 :][:-1]
+    logits = session.all_logits(fed, session.new_cache()).astype(np.float64)
+    logs = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    rows = logs[-len(continuation) :]
+    found = rows[np.arange(len(rows)), continuation]
+    greedy = rows.argmax(axis=-1).tolist() == continuation
+    return Score(float(found.sum()), greedy, len(context) + len(continuation) - 1 - len(fed))
+
+
+# ---- ids of a pair ----
+
+
+@given(context=texts, continuation=texts)
+def test_the_ids_of_a_pair_are_those_of_the_whole_text(
+    tokenizer: Tokenizer, context: str, continuation: str
+) -> None:
+    whole = tokenizer.encode(context + continuation)
+    if len(whole) <= len(tokenizer.encode(context.rstrip())):
+        with pytest.raises(RequestError, match="adds no token"):
+            encode_pair(tokenizer, context, continuation, START)
+        return
+    first, second = encode_pair(tokenizer, context, continuation, START)
+    assert first and second
+    # Where a word of both merges into one token, the context keeps the ids it has alone.
+    alone = tokenizer.encode(context.rstrip()) or [START]
+    assert first == alone
+    assert second == whole[len(alone) - (first == [START]) :]
+
+
+@given(context=texts, spaces=st.text(alphabet=" \n\t", max_size=3), continuation=texts)
+def test_spaces_belong_to_the_continuation_wherever_they_stand(
+    tokenizer: Tokenizer, context: str, spaces: str, continuation: str
+) -> None:
+    context += "a"
+    continuation = f"{continuation}b"
+    assert encode_pair(tokenizer, context + spaces, continuation, START) == encode_pair(
+        tokenizer, context, spaces + continuation, START
+    )
+
+
+def test_an_empty_context_is_the_token_a_text_begins_with(tokenizer: Tokenizer) -> None:
+    assert encode_pair(tokenizer, "", "a b", START) == ([START], tokenizer.encode("a b"))
+    assert encode_pair(tokenizer, "  ", "a b", START) == ([START], tokenizer.encode("  a b"))
+
+
+def test_a_continuation_that_begins_with_that_token_gets_no_other(tokenizer: Tokenizer) -> None:
+    text = "<|endoftext|>a b"
+    assert encode_pair(tokenizer, "", text, START) == ([START], tokenizer.encode("a b"))
+
+
+def test_an_empty_context_without_such_a_token_is_refused(tokenizer: Tokenizer) -> None:
+    with pytest.raises(RequestError, match="the context is empty, expected text"):
+        encode_pair(tokenizer, "", "a", None)
+
+
+def test_a_continuation_without_a_token_is_refused(tokenizer: Tokenizer) -> None:
+    with pytest.raises(RequestError, match="continuation '' adds no token to its context"):
+        encode_pair(tokenizer, "a", "", START)
+
+
+# ---- scores ----
+
+
+@given(wanted=pairs)
+@settings(max_examples=40, deadline=None)
+def test_scores_equal_those_recomputed_from_an_empty_cache(
+    tiny_session: Session, wanted: list[tuple[int, list[int], list[int]]]
+) -> None:
+    scorer = Scorer(tiny_session)
+    for shared, own, continuation in wanted:
+        context = [*SHARED[:shared], *own] or [START]
+        found = scorer.score(context, continuation)
+        expected = recomputed(tiny_session, context, continuation)
+        # Float32 of logits up to 40, in rows that were computed among other rows.
+        assert found.loglikelihood == pytest.approx(expected.loglikelihood, abs=1e-3)
+        assert (found.is_greedy, found.truncated) == (expected.is_greedy, expected.truncated)
+
+
+@given(wanted=pairs)
+@settings(max_examples=40, deadline=None)
+def test_a_score_is_the_same_bit_by_bit_whatever_came_before(
+    int4_session: Session, wanted: list[tuple[int, list[int], list[int]]]
+) -> None:
+    scorer = Scorer(int4_session)
+    for shared, own, continuation in wanted:
+        context = [*SHARED[:shared], *own] or [START]
+        assert scorer.score(context, continuation) == Scorer(int4_session).score(
+            context, continuation
+        )
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 4, 100, 150, 160, 161, 400])
+@pytest.mark.parametrize("count", [1, 2, 60, 160])
+def test_what_does_not_fit_is_left_out_at_the_beginning(
+    tiny_session: Session, length: int, count: int
+) -> None:
+    context = [(5 * i) % 290 for i in range(length)]
+    continuation = [(11 * i) % 290 for i in range(count)]
+    found = Scorer(tiny_session).score(context, continuation)
+    expected = recomputed(tiny_session, context, continuation)
+    assert found.loglikelihood == pytest.approx(expected.loglikelihood, abs=1e-3 * count)
+    assert found.truncated == expected.truncated == max(0, length + count - 1 - CONTEXT)
+
+
+def test_the_greedy_continuation_is_greedy(tiny_session: Session) -> None:
+    cache = tiny_session.new_cache()
+    logits, continuation = tiny_session.step([5, 6, 7], cache), []
+    for _ in range(4):
+        continuation.append(int(logits.argmax()))
+        logits = tiny_session.step(continuation[-1:], cache)
+    scorer = Scorer(tiny_session)
+    assert scorer.score([5, 6, 7], continuation).is_greedy
+    for i in range(4):
+        other = [*continuation[:i], (continuation[i] + 1) % 299, *continuation[i + 1 :]]
+        assert not scorer.score([5, 6, 7], other).is_greedy
+
+
+def test_a_shared_context_is_computed_once(
+    tiny_session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fed = []
+    run = tiny_session._run
+
+    def counted(ids: list[int], *others: object) -> None:
+        fed.append(len(ids))
+        run(ids, *others)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(tiny_session, "_run", counted)
+    scorer = Scorer(tiny_session)
+    for choice in ([1, 2], [3], [4, 5, 6]):
+        scorer.score(SHARED, choice)
+    assert fed == [38, 3, 2, 4]
+
+
+def test_a_shorter_context_length_is_kept_to(tiny_session: Session) -> None:
+    found = Scorer(tiny_session, 12).score(SHARED, [1, 2, 3])
+    assert found.truncated == 40 + 3 - 1 - 12
+    whole = Scorer(tiny_session).score(SHARED[-10:], [1, 2, 3])
+    assert found.loglikelihood == whole.loglikelihood
+
+
+@pytest.mark.parametrize("length", [0, CONTEXT + 1])
+def test_a_context_length_the_model_lacks_is_refused(tiny_session: Session, length: int) -> None:
+    with pytest.raises(RequestError, match=f"context length is {length}, expected 1 to 160"):
+        Scorer(tiny_session, length)
+
+
+def test_a_continuation_longer_than_the_context_is_refused(tiny_session: Session) -> None:
+    with pytest.raises(RequestError, match="161 tokens, expected at most 160 "):
+        Scorer(tiny_session).score([1], [2] * 161)
+
+
+def test_a_refused_pair_leaves_the_scorer_usable(tiny_session: Session) -> None:
+    scorer = Scorer(tiny_session)
+    expected = scorer.score(SHARED, [1, 2])
+    with pytest.raises(RequestError, match="token id 300"):
+        scorer.score([*SHARED[:30], 300, 5, 6], [1])
+    assert scorer.score(SHARED, [1, 2]) == expected
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_logits_without_a_softmax_are_refused(value: float) -> None:
+    with pytest.raises(NumericsError, match="not finite"):
+        logprobs(np.array([[0, value]], np.float32), np.array([0]))

@@ -1,0 +1,202 @@
+"""The measuring of all precisions: variants, the scorecard's bars, and the README's tables."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bench_results import bench_results
+
+from pocketlm.benchmarks import precisions
+from pocketlm.benchmarks.precisions import (
+    DEFAULT_INT4,
+    VARIANTS,
+    export_variants,
+    print_scorecard,
+    without_texts,
+)
+from pocketlm.benchmarks.readme_tables import fill
+from pocketlm.benchmarks.scorecard import SCORECARDS, TESTS, gpt2_124m, llama_1b
+from pocketlm.benchmarks.shapes import SHAPES
+from pocketlm.benchmarks.speed import parse_test
+
+SECONDS = {  # per token, of decoding
+    "fp32": 0.04,
+    "int8": 0.016,
+    "int8-weight": 0.016,
+    "int4 b128": 0.008,
+    "int4 b128, int4 head": 0.005,
+}
+
+
+def results() -> dict[str, Any]:
+    """What the bars look at: seconds per model and test, drifting alike for all."""
+    speed = []
+    for name, seconds in SECONDS.items():
+        for test in TESTS:
+            depth = 1.25 if test == "tg32 @ d512" else 1
+            samples = [drift * depth * seconds for drift in (1, 2, 0.5)]
+            speed.append(
+                {
+                    "model": name,
+                    "test": test,
+                    "samples": samples,
+                    "outside_kernel": {"median": 0.05},
+                }
+            )
+    return {
+        "models": [{"name": name} for name in SECONDS],
+        "speed": speed,
+        "memory": {"run": 250e6, "weights": 80e6, "kv": 20e6, "export": 300e6},
+        "import_seconds": 0.1,
+    }
+
+
+def test_bars_compare_what_they_name() -> None:
+    found = {f"{line.what} {line.relation}": line.figure for line in gpt2_124m(results())}
+    assert found["int4 b128 / fp32 at tg32 @ d128 ≥"] == pytest.approx(5.0)
+    assert found["int4 b128, int4 head / fp32 at tg32 @ d128 ≥"] == pytest.approx(8.0)
+    assert found["int8 / fp32 at tg32 @ d128 ≥"] == pytest.approx(2.5)
+    assert found["int8 / fp32 at pp128 ≥"] == pytest.approx(2.5)
+    assert found["int8: decode rate at 512 / at 32 ≥"] == pytest.approx(0.8)
+    assert found["Python's share of an int4 step ≤"] == 0.05
+    assert found["run int4: peak RSS above weights and KV, MB ≤"] == 150
+    assert found["export int4: peak RSS, MB ≤"] == 300
+    assert found["import pocketlm, s ≤"] == 0.1
+
+
+def test_bars_of_llama_compare_int4_with_8_bits() -> None:
+    found = {f"{line.what} {line.relation}": line.figure for line in llama_1b(results())}
+    assert found["int4 b128 / int8-weight at tg32 @ d128 ≥"] == pytest.approx(2.0)
+    assert found["int8 / int4 b128 at pp128 ≥"] == pytest.approx(0.5)
+    assert found["run int4: peak RSS less 100 MB / (weights + KV) ≤"] == pytest.approx(1.5)
+
+
+def test_a_bar_is_met_or_missed(capsys: pytest.CaptureFixture[str]) -> None:
+    print_scorecard("llama-1b", results())
+    assert capsys.readouterr().out.splitlines() == [
+        "met     int4 b128 / int8-weight at tg32 @ d128: 2 (≥ 1.4)",
+        "MISSED  int8 / int4 b128 at pp128: 0.5 (≥ 4)",
+        "MISSED  run int4: peak RSS less 100 MB / (weights + KV): 1.5 (≤ 1.25)",
+    ]
+    print_scorecard("gpt2-1558m", results())
+    print_scorecard(None, results())
+    assert capsys.readouterr().out == ""
+
+
+def test_scorecards_are_of_known_shapes_tests_and_variants() -> None:
+    assert SCORECARDS.keys() <= SHAPES.keys()
+    assert [parse_test(name).name for name in TESTS] == list(TESTS)
+    assert SECONDS.keys() <= VARIANTS.keys()
+    assert DEFAULT_INT4 in VARIANTS and next(iter(VARIANTS)) == "fp32"
+
+
+def test_variants_are_exported_in_processes_that_tell_their_peak(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    chosen = {name: VARIANTS[name] for name in ("fp32", "int4 b32")}
+    folders, peaks = export_variants(tiny_checkpoint, chosen, tmp_path)
+    assert [folder.manifest["precision"]["name"] for folder in folders.values()] == ["fp32", "int4"]
+    assert folders["int4 b32"].manifest["precision"]["block_size"] == 32
+    assert all(10_000_000 < peak < 1 << 30 for peak in peaks.values())
+
+
+def test_an_export_that_fails_ends_the_measuring(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="pocketlm export .*missing.* found nothing|missing"):
+        export_variants(tmp_path / "missing", {"fp32": VARIANTS["fp32"]}, tmp_path)
+
+
+def test_the_script_measures_a_checkpoint_and_keeps_what_it_found(
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    kept = tmp_path / "results.json"
+    monkeypatch.setattr(precisions, "VARIANTS", {n: VARIANTS[n] for n in ("fp32", "int4 b128")})
+    monkeypatch.setattr(precisions, "import_seconds", lambda: 0.1)
+    monkeypatch.setattr("pocketlm.benchmarks.bench.read_bandwidth", lambda threads: 1e9)
+    arguments = [tiny_checkpoint, "--rounds", "1", "--threads", "1", "--json", kept]
+    monkeypatch.setattr(sys, "argv", ["precisions", *map(str, arguments)])
+    precisions.main()
+    found = json.loads(kept.read_text())
+    assert [model["name"] for model in found["models"]] == ["fp32", "int4 b128"]
+    assert [row["test"] for row in found["speed"]] == ["pp160"] * 2 + ["tg128"] * 2
+    assert found["memory"]["run"] is None  # 128 + 64 tokens do not fit the context of 160
+    assert found["memory"]["exports"].keys() == {"fp32", "int4 b128"}
+    assert "| tg128 | int4 b128 |" in capsys.readouterr().out
+
+
+def test_results_that_are_kept_quote_no_text() -> None:
+    full = bench_results()
+    kept = without_texts(full)
+    assert any(model["examples"] for model in full["quality"]["models"])
+    assert not any(model["examples"] for model in kept["quality"]["models"])
+    assert without_texts(bench_results(quality=False)) == bench_results(quality=False)
+
+
+def test_the_script_wants_a_checkpoint_or_a_shape() -> None:
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "pocketlm.benchmarks.precisions"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert "one of the arguments checkpoint --shape is required" in done.stderr
+
+
+# The README's tables -----------------------------------------------------------------------------
+
+DOCUMENT = "above\n<!-- begin {0} -->\nold\n<!-- end {0} -->\nbelow\n"
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Path:
+    """A folder with the results of the measurement ``demo``."""
+    found = bench_results()
+    found |= {"failed": [], "interrupted": None}
+    found["quality"]["start_token"] = "<s>"
+    (tmp_path / "demo.json").write_text(json.dumps(found))
+    return tmp_path
+
+
+def test_a_speed_table_has_a_line_per_model(kept: Path) -> None:
+    text = fill(DOCUMENT.format("speed-demo"), kept)
+    lines = text.splitlines()
+    assert (lines[0], lines[-1]) == ("above", "below")
+    assert lines[2].startswith("| precision | MB | bits/weight | load s | first token s | peak ")
+    assert lines[4].endswith("| 5210 | 196 | 1 | 28 % |")
+    assert lines[6].endswith("| 4168 | 903 | 4.60 (4.54 to 4.68) | 23 % |")
+    assert "medians of 5 interleaved rounds" in lines[8]
+    assert fill(text, kept) == text
+
+
+def test_a_quality_table_has_errors_and_says_of_which_text(kept: Path) -> None:
+    lines = fill(DOCUMENT.format("quality-demo"), kept).splitlines()
+    assert lines[4].startswith("| fp32 | 30.3 | 0 | 0 | 100 % | 30.3")
+    assert lines[6].startswith("| int4 | 5.4 | 41.30 ± 0.46 | ")
+    assert "held-out.txt: 98,304 tokens" in lines[8] and "window 512, stride 256" in lines[8]
+
+
+def test_a_busy_machine_is_said_in_the_readme_too(kept: Path) -> None:
+    found = json.loads((kept / "demo.json").read_text())
+    found["circumstances"]["busy"] = "the machine was busy"
+    (kept / "demo.json").write_text(json.dumps(found))
+    assert "\n**the machine was busy**\n" in fill(DOCUMENT.format("speed-demo"), kept)
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        (DOCUMENT.format("size-demo"), "found the table size-demo, expected one of speed, quality"),
+        ("<!-- begin speed-demo -->\n", "found a begin without its end"),
+        ("<!-- begin speed-demo -->\n<!-- end speed-other -->\n", "found a begin without its end"),
+    ],
+)
+def test_markers_that_are_wrong_are_refused(kept: Path, document: str, message: str) -> None:
+    with pytest.raises(SystemExit, match=message):
+        fill(document, kept)
