@@ -105,7 +105,7 @@ def measure_level(entries: Sequence[Entry], vocab_size: int, options: Options) -
             _fill_group(group, waiting, vocab_size, options)
             _run_rounds(group, vocab_size, options)
         finally:
-            for entry in group:
+            for entry in entries:  # one may be open and not in the group yet
                 entry.close()
         others += [found for found in [watch.stop()] if found is not None]
         if not waiting:

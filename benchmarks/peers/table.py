@@ -58,7 +58,7 @@ def markdown(found: Sequence[dict[str, Any]], tests: Sequence[SpeedTest]) -> str
     head = ["runtime", "version", "precision", "weights MB", "bits/weight", "load s", *measured]
     head += ["peak RSS MB", "agrees", "note"]
     lines = [head, [*["---"] * 3, *["--:"] * (len(head) - 4), "---"]]
-    lines += [_cells(row, tests) for row in found]
+    lines += [[*_cells(row, tests), "; ".join(_notes(row, found))] for row in found]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
@@ -68,7 +68,6 @@ def _cells(row: dict[str, Any], tests: Sequence[SpeedTest]) -> list[str]:
         measured = row["tests"][test.name]
         figures.append(_number(measured and measured["tokens_per_second"]["median"], 1))
         figures.append(_ratio(measured and measured["ratio"]))
-    notes = [text for text in (row["failure"], row["note"]) if text]
     agreement = row["agreement"]
     return [
         row["peer"],
@@ -80,8 +79,22 @@ def _cells(row: dict[str, Any], tests: Sequence[SpeedTest]) -> list[str]:
         *figures,
         _number(row["peak_rss_bytes"], 0, 1e6),
         "" if agreement is None else f"{agreement:.0%}",
-        "; ".join(notes).replace("|", "\\|"),
     ]
+
+
+def _notes(row: dict[str, Any], found: Sequence[dict[str, Any]]) -> list[str]:
+    """Why it has no figures, what its adapter says, and its company if not all were together."""
+    notes = [text.replace("|", "\\|") for text in (row["failure"], row["note"]) if text]
+    measured = {
+        f"{other['peer']} {other['precision']}"
+        for other in found
+        if other["level"] == row["level"] and other["beside"]
+    }
+    missing = measured - {*row["beside"], f"{row['peer']} {row['precision']}"}
+    compared = any(figures and figures["ratio"] for figures in row["tests"].values())
+    if compared and missing:
+        notes.append(f"measured beside {', '.join(row['beside'])} only")
+    return notes
 
 
 def _number(value: float | None, digits: int, unit: float = 1) -> str:

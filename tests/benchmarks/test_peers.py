@@ -283,6 +283,7 @@ def test_ratios_are_to_ours_of_the_same_rounds(scripted: Scripts) -> None:
     assert [ratio["median"] for ratio in ratios[1:]] == [0.5, 2]
     assert found[1]["tests"]["pp8"]["tokens_per_second"]["median"] == 4
     assert found[1]["beside"] == ["ours whole", "fast whole"]
+    assert "measured beside" not in markdown(found, TESTS_OF_SCRIPTS)
 
 
 TESTS_OF_SCRIPTS = (SpeedTest(8, 0), SpeedTest(0, 16))
@@ -307,6 +308,10 @@ def test_what_does_not_fit_is_measured_later_beside_ours(scripted: Scripts) -> N
     )
     assert [entry.beside for entry in entries[1:]] == [["ours whole"]] * 3
     assert log.count("ours closed") == 3
+    found = rows(entries, TESTS_OF_SCRIPTS, 100)
+    lines = markdown(found, TESTS_OF_SCRIPTS).splitlines()
+    assert "measured beside" not in lines[2]
+    assert all(line.endswith("| measured beside ours whole only |") for line in lines[3:])
     assert all(len(entry.our_samples["pp8"]) == 2 for entry in entries[1:])
 
 
