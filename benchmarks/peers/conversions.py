@@ -99,23 +99,31 @@ def known_peers() -> dict[str, Peer]:
 
 
 def convert(
-    peer: Peer, precision: str, checkpoint: Path, root: Path, our_folder: Path | None
+    peer: Peer,
+    precision: str,
+    checkpoint: Path,
+    root: Path,
+    our_folder: Path | None = None,
+    *,
+    needed_bytes: float = 0,
 ) -> Contender:
     """The peer's own form of ``checkpoint``; ``our_folder`` is ours of the same level.
 
-    Raises PeerError with the converter's last words.
+    Raises PeerError with the converter's last words, or where ``needed_bytes`` are not free.
     """
     python = peer.interpreter(root)
     key = _digest([_identity(checkpoint), *_sources(peer), str(our_folder)])
     folder = root / "models" / _digest([_identity(checkpoint)])
     folder /= f"{peer.key}-{precision.replace(' ', '-')}-{key}"
     if not (folder / RECORD).is_file():
-        _fill(
-            folder,
-            [str(python), "-P", str(PROTOCOL), peer.adapter],
-            precision,
-            [str(checkpoint), str(our_folder)],
-        )
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if (free := shutil.disk_usage(root).free) < needed_bytes:
+            raise PeerError(
+                f"not converted: found {free / 1e9:.1f} GB free, expected "
+                f"{needed_bytes / 1e9:.1f} GB; make room, or use --discard"
+            )
+        program = [str(python), "-P", str(PROTOCOL), peer.adapter]
+        _fill(folder, program, precision, [str(checkpoint), str(our_folder)])
     note = json.loads((folder / RECORD).read_text())["note"]
     return Contender(peer, precision, python, folder, note)
 
@@ -124,7 +132,7 @@ def _fill(folder: Path, program: list[str], precision: str, inputs: list[str]) -
     """Converts beside ``folder`` and renames, so that a folder is complete."""
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    partial.mkdir()
     checkpoint, our_folder = inputs
     command = [*program, "convert", checkpoint, str(partial), precision, our_folder]
     try:

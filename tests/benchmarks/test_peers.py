@@ -19,7 +19,8 @@ import pytest
 from pocketlm.benchmarks.intervals import estimate
 from pocketlm.benchmarks.machine import OthersUse
 from pocketlm.benchmarks.peers import __main__ as command
-from pocketlm.benchmarks.peers import environments, measure
+from pocketlm.benchmarks.peers import comparison, environments, measure
+from pocketlm.benchmarks.peers.comparison import LEVELS, Comparison, Settings
 from pocketlm.benchmarks.peers.conversions import (
     REQUIREMENTS,
     Contender,
@@ -49,7 +50,7 @@ from pocketlm.benchmarks.peers.measure import (
 )
 from pocketlm.benchmarks.peers.process import PeerProcess
 from pocketlm.benchmarks.peers.table import markdown, rows
-from pocketlm.benchmarks.speed import SpeedTest
+from pocketlm.benchmarks.speed import Choice, SpeedTest
 
 PROTOCOL = Path(measure.__file__).with_name("protocol.py")
 TESTS = (SpeedTest(8, 0), SpeedTest(0, 4))
@@ -173,12 +174,12 @@ def test_a_conversion_is_kept_until_its_adapter_changes(
     tmp_path: Path, tiny_checkpoint: Path
 ) -> None:
     peer = fake_peer(tmp_path, "healthy", HEALTHY)
-    first = convert(peer, "whole", tiny_checkpoint, tmp_path, None)
+    first = convert(peer, "whole", tiny_checkpoint, tmp_path)
     stamp = (first.folder / "conversion.json").stat().st_mtime_ns
-    assert convert(peer, "whole", tiny_checkpoint, tmp_path, None) == first
+    assert convert(peer, "whole", tiny_checkpoint, tmp_path) == first
     assert (first.folder / "conversion.json").stat().st_mtime_ns == stamp
     changed = fake_peer(tmp_path, "healthy", HEALTHY + "# another\n")
-    assert convert(changed, "whole", tiny_checkpoint, tmp_path, None).folder != first.folder
+    assert convert(changed, "whole", tiny_checkpoint, tmp_path).folder != first.folder
 
 
 def test_a_failed_conversion_leaves_nothing_but_its_log(
@@ -186,20 +187,19 @@ def test_a_failed_conversion_leaves_nothing_but_its_log(
 ) -> None:
     peer = fake_peer(tmp_path, "broken", HEALTHY + BROKEN["does_not_convert"])
     with pytest.raises(PeerError, match="no tensor named so"):
-        convert(peer, "whole", tiny_checkpoint, tmp_path, None)
+        convert(peer, "whole", tiny_checkpoint, tmp_path)
     (log,) = (path for path in (tmp_path / "models").rglob("*") if path.is_file())
     assert "Traceback" in log.read_text()
 
 
-def test_a_full_disk_is_a_reason(
-    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_full_disk_is_a_reason_unless_it_is_converted_already(
+    tmp_path: Path, tiny_checkpoint: Path
 ) -> None:
-    arguments = command.parse(["--checkpoint", str(tiny_checkpoint), "--folder", str(tmp_path)])
-    run = command.Run("tiny", tiny_checkpoint, arguments, [fake_peer(tmp_path, "x", HEALTHY)])
-    usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr(command.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(PeerError, match=r"found 0\.0 GB free, .* or use --discard"):
-        run._convert(run.peers[0], "whole", None)
+    peer = fake_peer(tmp_path, "healthy", HEALTHY)
+    with pytest.raises(PeerError, match=r"expected 1000000000\.0 GB; make room, or use --discard"):
+        convert(peer, "whole", tiny_checkpoint, tmp_path, needed_bytes=1e18)
+    first = convert(peer, "whole", tiny_checkpoint, tmp_path)
+    assert convert(peer, "whole", tiny_checkpoint, tmp_path, needed_bytes=1e18) == first
 
 
 def test_unknown_peers_and_no_checkpoint_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
@@ -361,10 +361,9 @@ def test_ctrl_c_keeps_what_is_complete(
         entries[0].samples = {"pp8": [1.0]}
         return []
 
-    monkeypatch.setattr(command, "measure_level", measured)
-    options = ["--checkpoint", str(tiny_checkpoint), "--folder", str(tmp_path), "--prompt", "8"]
-    arguments = command.parse([*options, "--generation", "0", "--quiet"])
-    run = command.Run("tiny", tiny_checkpoint, arguments, [])
+    monkeypatch.setattr(comparison, "measure_level", measured)
+    settings = Settings(tmp_path, [], Choice((8,), (), threads=(1,)))
+    run = Comparison("tiny", tiny_checkpoint, settings)
     run.measure()
     found = run.results()
     assert found["interrupted"]
@@ -431,7 +430,7 @@ def test_adapters_and_requirements_are_the_same_peers_and_every_pin_is_exact() -
         assert peer.key == name
         assert peer.requirements is not None
         assert len(pinned(peer.requirements)) > 5
-        assert set(peer.precisions.values()) <= set(command.LEVELS)
+        assert set(peer.precisions.values()) <= set(LEVELS)
         assert "fp32" in peer.precisions.values()
 
 

@@ -1,0 +1,164 @@
+"""One checkpoint through ours and all peers: levels, then the check that it is one model."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ...export.folder import ModelFolder
+from ..machine import OthersUse, busy_sentence, describe_machine
+from ..shapes import SHAPES, write_checkpoint
+from ..speed import Choice
+from .conversions import Contender, Peer, convert, our_peer
+from .environments import PeerError
+from .measure import Entry, OnProgress, Options, judge, measure_level
+from .process import ANSWER_SECONDS
+from .table import markdown, rows
+
+LEVELS = ("fp32", "int8", "int4")
+STORED = {"llama": "BF16", "gpt2": "F32"}  # as the real ones are published
+LEVEL_BYTES = {"fp32": 4.0, "int8": 1.5, "int4": 1.0}  # per weight, embeddings left wide included
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to compare, and how."""
+
+    root: Path  # environments, checkpoints, conversions and logs are kept in here
+    peers: Sequence[Peer]
+    choice: Choice  # of tests, with one number of threads
+    levels: Sequence[str] = LEVELS
+    rounds: int = 9
+    answer_seconds: float = ANSWER_SECONDS
+    discard: bool = False  # removes a level's conversions when it is measured
+    on_progress: OnProgress = lambda message: None
+
+
+@dataclass
+class Comparison:
+    """One checkpoint through all, and what came of it so far."""
+
+    name: str
+    checkpoint: Path
+    settings: Settings
+    entries: list[Entry] = field(default_factory=list)
+    others: list[OthersUse] = field(default_factory=list)
+    interrupted: bool = False
+
+    def __post_init__(self) -> None:
+        """Exports our fp32, which judges the others and knows the shape."""
+        settings = self.settings
+        self.load_before = os.getloadavg()[0]
+        self.started = datetime.now(UTC).isoformat(timespec="seconds")
+        self.reference = convert(our_peer(), "fp32", self.checkpoint, settings.root)
+        folder = ModelFolder.open(self.reference.folder)
+        self.shape, self.parameters = folder.shape, folder.manifest["num_parameters"]
+        logs = settings.root / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
+        self.options = Options(
+            settings.choice.tests(self.shape.context_length),
+            settings.choice.threads[0],
+            settings.rounds,
+            logs,
+            settings.answer_seconds,
+            settings.on_progress,
+        )
+
+    def measure(self) -> None:
+        """Level by level, then the check. Ctrl-C ends it with what is complete."""
+        entries: list[Entry] = []
+        try:
+            for level in self.settings.levels:
+                entries = self._prepare(level)
+                self.entries += entries
+                self.others += measure_level(entries, self.shape.vocab_size, self.options)
+                if self.settings.discard:
+                    self._discard(entries)
+                entries = []
+            reference = Entry("pocketlm", "fp32", "fp32", self.reference)
+            judge(reference, self.entries, self.shape.vocab_size, self.options)
+        except KeyboardInterrupt:
+            self.interrupted = True
+            for entry in entries:
+                entry.fail(PeerError("interrupted"))
+
+    def _prepare(self, level: str) -> list[Entry]:
+        """Ours of this level, then the peers' precisions, converted or with the reason why not."""
+        ours = self._convert(our_peer(), level, None)
+        entries = [Entry("pocketlm", level, level, ours)]
+        for peer in self.settings.peers:
+            for precision in (name for name, of in peer.precisions.items() if of == level):
+                entry = Entry(peer.name, precision, level)
+                entries.append(entry)
+                try:
+                    entry.contender = self._convert(peer, precision, ours.folder)
+                except PeerError as error:
+                    entry.fail(error)
+        return entries
+
+    def _convert(self, peer: Peer, precision: str, our_folder: Path | None) -> Contender:
+        self.settings.on_progress(f"{peer.name} {precision}: converting, unless it is kept")
+        # Converters write float32 first.
+        per_weight = LEVEL_BYTES["fp32"] + LEVEL_BYTES[peer.precisions[precision]]
+        return convert(
+            peer,
+            precision,
+            self.checkpoint,
+            self.settings.root,
+            our_folder,
+            needed_bytes=self.parameters * per_weight,
+        )
+
+    def _discard(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            if entry.contender is not None and entry.contender.folder != self.reference.folder:
+                shutil.rmtree(entry.contender.folder)
+
+    def results(self) -> dict[str, Any]:
+        """What ``--output json`` prints of it."""
+        worst = max(self.others, key=lambda use: use.other_cores + use.stolen_cores, default=None)
+        return {
+            "name": self.name,
+            "parameters": self.parameters,
+            "circumstances": {
+                **describe_machine(self.options.threads),
+                "started": self.started,
+                "load_average": {"before": self.load_before, "after": os.getloadavg()[0]},
+                "others": None if worst is None else asdict(worst),
+                "busy": busy_sentence(worst, self.load_before),
+                "repetitions": self.options.rounds,
+            },
+            "interrupted": self.interrupted,
+            "rows": rows(self.entries, self.options.tests, self.parameters),
+        }
+
+    def text(self) -> str:
+        """The table with its circumstances."""
+        found = self.results()
+        machine = found["circumstances"]
+        lines = [
+            f"{self.name}: {self.parameters / 1e6:.0f} M weights, {machine['threads']} threads, "
+            f"{self.options.rounds} rounds, on {machine['cpu']} "
+            f"({', '.join(machine['features'])}), {machine['cores']} cores, "
+            f"load average {machine['load_average']['before']:.1f} before",
+            f"{machine['busy']}\n" if machine["busy"] else "",
+            markdown(found["rows"], self.options.tests),
+        ]
+        return "\n".join(lines)
+
+
+def shape_checkpoint(root: Path, name: str) -> Path:
+    """The checkpoint of a shape, made once and kept."""
+    folder = root / "checkpoints" / name
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+            dtype = STORED[SHAPES[name]["model_type"]]
+            write_checkpoint(Path(temporary) / name, name, dtype=dtype).rename(folder)
+    return folder
