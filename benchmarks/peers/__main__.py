@@ -17,7 +17,7 @@ import json
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -45,6 +45,35 @@ def chosen_peers(names: Sequence[str] | None) -> list[Peer]:
     return [known[name] for name in names or known]
 
 
+def at_least(least: int) -> Callable[[str], int]:
+    """The type of an option that takes whole numbers from ``least``."""
+
+    def number(text: str) -> int:
+        if (found := int(text)) < least:
+            raise argparse.ArgumentTypeError(f"found {found}, expected at least {least}")
+        return found
+
+    return number
+
+
+def check_paths(arguments: argparse.Namespace) -> None:
+    """Finds out before hours of work what cannot be read or written. Raises RequestError."""
+    folder = arguments.checkpoint
+    if folder is not None:
+        if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
+            raise RequestError(
+                f"{folder}: found no config.json with safetensors files, expected a checkpoint as "
+                "it is published, which all peers read"
+            )
+    if arguments.json is not None:
+        try:
+            arguments.json.open("a").close()
+        except OSError as error:
+            raise RequestError(
+                f"{arguments.json}: cannot be written ({error.strerror}); give another --json"
+            ) from error
+
+
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options."""
     parser = argparse.ArgumentParser(
@@ -55,11 +84,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--checkpoint", type=Path, help="a folder of safetensors to measure as well")
     add("--peer", action="append", metavar="NAME", help="only this one; repeatable")
     add("--precision", action="append", choices=LEVELS, help="only this level; repeatable")
-    add("--threads", type=int, default=default_threads())
-    add("--rounds", type=int, default=9)
-    add("--prompt", type=int, help=f"tokens of the prefill test, 0 for none; {PROMPT}")
-    add("--generation", type=int, help=f"tokens generated, 0 for none; {GENERATION}")
-    add("--depth", type=int, action="append", help="tokens before a generation; repeatable")
+    add("--threads", type=at_least(1), default=default_threads())
+    add("--rounds", type=at_least(0), default=9)
+    add("--prompt", type=at_least(0), help=f"tokens of the prefill test, 0 for none; {PROMPT}")
+    add("--generation", type=at_least(0), help=f"tokens generated, 0 for none; {GENERATION}")
+    add("--depth", type=at_least(0), action="append", help="tokens before a generation; repeatable")
     add("--folder", type=Path, help="for environments, checkpoints and conversions; in the cache")
     add("--timeout", type=float, default=ANSWER_SECONDS, help="seconds for one answer of a peer")
     add("--discard", action="store_true", help="remove each conversion when it is measured")
@@ -97,6 +126,7 @@ def settings(arguments: argparse.Namespace) -> Settings:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measures all that is asked for; the exit code."""
+    check_paths(arguments)
     chosen = settings(arguments)
     checkpoints: dict[str, Path | None] = dict.fromkeys(arguments.shape or ())
     if arguments.checkpoint is not None:

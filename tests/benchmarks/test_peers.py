@@ -202,6 +202,19 @@ def test_a_full_disk_is_a_reason_unless_it_is_converted_already(
     assert convert(peer, "whole", tiny_checkpoint, tmp_path, needed_bytes=1e18) == first
 
 
+def test_bad_paths_and_numbers_are_found_out_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main(["--checkpoint", str(tmp_path)]) == 2
+    assert "found no config.json with safetensors files" in capsys.readouterr().err
+    report = str(tmp_path / "nowhere" / "x.json")
+    assert command.main(["--shape", "gpt2-124m", "--json", report]) == 2
+    assert "x.json: cannot be written (No such file or directory)" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        command.main(["--shape", "gpt2-124m", "--threads", "0"])
+    assert "found 0, expected at least 1" in capsys.readouterr().err
+
+
 def test_unknown_peers_and_no_checkpoint_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["--shape", "gpt2-124m", "--peer", "ollama"]) == 2
     assert "found the peer 'ollama', expected one of ctranslate2, " in capsys.readouterr().err
