@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ from ...export.folder import ModelFolder
 from ..machine import OthersUse, busy_sentence, describe_machine
 from ..shapes import SHAPES, write_checkpoint
 from ..speed import Choice
-from .conversions import Contender, Peer, convert, our_peer
+from .conversions import Contender, Peer, convert, our_peer, reference_peer
 from .environments import PeerError
-from .measure import Entry, OnProgress, Options, judge, measure_level
+from .measure import Entry, OnProgress, Options, checks, judge, measure_level
 from .process import ANSWER_SECONDS
 from .table import markdown, rows
 
@@ -56,8 +56,9 @@ class Comparison:
         settings = self.settings
         self.load_before = os.getloadavg()[0]
         self.started = datetime.now(UTC).isoformat(timespec="seconds")
-        self.reference = convert(our_peer(), "fp32", self.checkpoint, settings.root)
-        folder = ModelFolder.open(self.reference.folder)
+        ours = convert(our_peer(), "fp32", self.checkpoint, settings.root)
+        self.reference = Entry("pocketlm", "fp32", "fp32", replace(ours, peer=reference_peer()))
+        folder = ModelFolder.open(ours.folder)
         self.shape, self.parameters = folder.shape, folder.manifest["num_parameters"]
         logs = settings.root / "logs"
         logs.mkdir(parents=True, exist_ok=True)
@@ -74,15 +75,17 @@ class Comparison:
         """Level by level, then the check. Ctrl-C ends it with what is complete."""
         entries: list[Entry] = []
         try:
+            context = self.shape.context_length
+            found = checks(self.reference, self.shape.vocab_size, context, self.options)
             for level in self.settings.levels:
                 entries = self._prepare(level)
                 self.entries += entries
-                self.others += measure_level(entries, self.shape.vocab_size, self.options)
+                others = measure_level(entries, self.shape.vocab_size, found, self.options)
+                self.others += others
                 if self.settings.discard:
                     self._discard(entries)
                 entries = []
-            reference = Entry("pocketlm", "fp32", "fp32", self.reference)
-            judge(reference, self.entries, self.shape.vocab_size, self.options)
+            judge(self.reference, self.entries, found, self.options)
         except KeyboardInterrupt:
             self.interrupted = True
             for entry in entries:
@@ -116,8 +119,10 @@ class Comparison:
         )
 
     def _discard(self, entries: Sequence[Entry]) -> None:
+        assert self.reference.contender is not None
+        kept = self.reference.contender.folder
         for entry in entries:
-            if entry.contender is not None and entry.contender.folder != self.reference.folder:
+            if entry.contender is not None and entry.contender.folder != kept:
                 shutil.rmtree(entry.contender.folder)
 
     def results(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import adapters, ours, protocol
+from . import adapters, ours, protocol, reference
 from .environments import PeerError, child_environment, environment, run_logged
 
 CONVERSION_SECONDS = 3600
@@ -85,6 +85,11 @@ class Contender:
 def our_peer() -> Peer:
     """pocketlm itself."""
     return Peer(ours.NAME, ours.PRECISIONS, ours.__name__, None)
+
+
+def reference_peer() -> Peer:
+    """pocketlm as the judge of the others; opens what ``our_peer`` converts."""
+    return Peer(reference.NAME, reference.PRECISIONS, reference.__name__, None)
 
 
 def known_peers() -> dict[str, Peer]:

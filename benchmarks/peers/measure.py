@@ -9,7 +9,7 @@ of ``speed``: pp512 is one call for one token after 512, tg128 as many forward p
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,11 +25,14 @@ MEMINFO = Path("/proc/meminfo")
 # What opening a model takes at most: its files, packed again; the cache and the libraries.
 MEMORY_FACTOR, MEMORY_BYTES = 2.0, 500_000_000
 WARMUP_TOKENS = 8  # of a generation, in the round that is not kept
-# The check that it is the same model: tokens after random prompts that our fp32 finds the best.
+# The check that it is the same model: greedy tokens after random prompts, and in fp32 also the
+# token after prompts with a narrow lead, see ``reference``.
 PROMPTS, PROMPT_TOKENS, CHECKED_TOKENS = 12, 16, 4
+TEXTS, TEXT_TOKENS, NARROW = 8, 64, 32
 LEAST_AGREEMENT = {"fp32": 0.95, "int8": 0.5, "int4": 0.1}
 
 OnProgress = Callable[[str], None]
+Checks = list[tuple[list[int], int]]  # prompts, and how many tokens after each are compared
 
 
 @dataclass
@@ -82,14 +85,32 @@ def token_ids(vocab_size: int, count: int, number: int) -> list[int]:
     return ids
 
 
-def checked_prompts(vocab_size: int) -> list[list[int]]:
-    """The prompts of the check."""
-    shape = (PROMPTS, PROMPT_TOKENS)
-    prompts: list[list[int]] = np.random.default_rng(1).integers(0, vocab_size, shape).tolist()
-    return prompts
+def checks(reference: Entry, vocab_size: int, context: int, options: Options) -> dict[str, Checks]:
+    """What each level is checked with; ``reference`` is our fp32 as a judge."""
+    prompts = _random_ids(vocab_size, PROMPTS, min(PROMPT_TOKENS, context - CHECKED_TOKENS))
+    usual = [(prompt, CHECKED_TOKENS) for prompt in prompts]
+    texts = _random_ids(vocab_size, TEXTS, min(TEXT_TOKENS, context - 1))
+    try:
+        process = start(reference, options)
+        narrow = process.ask("narrow", texts=texts, count=NARROW)["prompts"]
+    finally:
+        reference.close()
+    return {"fp32": [*usual, *((prompt, 1) for prompt in narrow)], "int8": usual, "int4": usual}
 
 
-def measure_level(entries: Sequence[Entry], vocab_size: int, options: Options) -> list[OthersUse]:
+def _random_ids(vocab_size: int, count: int, length: int) -> list[list[int]]:
+    ids: list[list[int]] = (
+        np.random.default_rng(length).integers(0, vocab_size, (count, length)).tolist()
+    )
+    return ids
+
+
+def measure_level(
+    entries: Sequence[Entry],
+    vocab_size: int,
+    checks_of: Mapping[str, Checks],
+    options: Options,
+) -> list[OthersUse]:
     """Fills ours, the first of ``entries``, and the peers'; what others used of the processor.
 
     A peer that fails keeps the reason; ours failing is raised.
@@ -102,7 +123,7 @@ def measure_level(entries: Sequence[Entry], vocab_size: int, options: Options) -
         try:
             start(ours, options)
             group.append(ours)
-            _fill_group(group, waiting, vocab_size, options)
+            _fill_group(group, waiting, checks_of, options)
             _run_rounds(group, vocab_size, options)
         finally:
             for entry in entries:  # one may be open and not in the group yet
@@ -129,30 +150,33 @@ def start(entry: Entry, options: Options) -> PeerProcess:
 
 
 def _fill_group(
-    group: list[Entry], waiting: list[Entry], vocab_size: int, options: Options
+    group: list[Entry],
+    waiting: list[Entry],
+    checks_of: Mapping[str, Checks],
+    options: Options,
 ) -> None:
     """Moves from ``waiting`` to ``group``, which has ours, what opens and fits; one at least."""
     free = available_bytes()
-    _check(group[0], vocab_size)
+    _check(group[0], checks_of)
     while waiting:
         if len(group) > 1 and not fits(waiting[0], group, free):
             return
         entry = waiting.pop(0)
         try:
             start(entry, options)
-            _check(entry, vocab_size)
+            _check(entry, checks_of)
         except PeerError as error:
             entry.fail(error)
         else:
             group.append(entry)
 
 
-def _check(entry: Entry, vocab_size: int) -> None:
+def _check(entry: Entry, checks_of: Mapping[str, Checks]) -> None:
     """Keeps its tokens after the prompts of the check, for ``judge``."""
     assert entry.process is not None
     entry.answers = [
-        entry.process.ask("generate", ids=prompt, count=CHECKED_TOKENS)["tokens"]
-        for prompt in checked_prompts(vocab_size)
+        entry.process.ask("generate", ids=prompt, count=count)["tokens"]
+        for prompt, count in checks_of[entry.level]
     ]
     entry.peak_rss_bytes = entry.process.ask("memory")["peak_rss_bytes"]
 
@@ -230,24 +254,31 @@ def calls(test: SpeedTest, vocab_size: int, number: int) -> Iterator[tuple[int, 
     yield -1, ids, 1
 
 
-def judge(reference: Entry, entries: Sequence[Entry], vocab_size: int, options: Options) -> None:
+def judge(
+    reference: Entry,
+    entries: Sequence[Entry],
+    checks_of: Mapping[str, Checks],
+    options: Options,
+) -> None:
     """Says of every entry how many of its checked tokens are the best of ``reference``, our fp32.
 
     Below the least that its level leaves, it does not run the same model, and its figures go.
     """
-    process = start(reference, options)
-    checked = PROMPTS * CHECKED_TOKENS
     try:
+        process = start(reference, options)
         for entry in entries:
-            if entry.failure is not None:
-                continue
-            pairs = zip(checked_prompts(vocab_size), entry.answers, strict=True)
-            agreed = sum(
-                process.ask("judge", ids=prompt, tokens=tokens)["agreed"]
-                for prompt, tokens in pairs
-            )
-            entry.agreement = agreed / checked
-            if entry.agreement < LEAST_AGREEMENT[entry.level]:
-                entry.fail(PeerError(f"not the same model: {agreed} of {checked} tokens agree"))
+            if entry.failure is None:
+                _judge(entry, process, checks_of[entry.level])
     finally:
         reference.close()
+
+
+def _judge(entry: Entry, reference: PeerProcess, checks_of: Checks) -> None:
+    checked = sum(count for _, count in checks_of)
+    agreed = sum(
+        reference.ask("judge", ids=prompt, tokens=tokens)["agreed"]
+        for (prompt, _), tokens in zip(checks_of, entry.answers, strict=True)
+    )
+    entry.agreement = agreed / checked
+    if entry.agreement < LEAST_AGREEMENT[entry.level]:
+        entry.fail(PeerError(f"not the same model: {agreed} of {checked} tokens agree"))

@@ -39,6 +39,7 @@ from pocketlm.benchmarks.peers.environments import (
 )
 from pocketlm.benchmarks.peers.measure import (
     CHECKED_TOKENS,
+    NARROW,
     PROMPTS,
     Entry,
     Options,
@@ -79,6 +80,11 @@ class Model(Model):
         if len(ids) == 8:
             raise MemoryError("out of it")
         return super().generate(ids, count)
+""",
+    "shifts_positions": """
+class Model(Model):
+    def generate(self, ids, count):
+        return super().generate([ids[1], *ids[1:]] if len(ids) > 1 else ids, count)
 """,
     "disagrees": """
 class Model(Model):
@@ -153,7 +159,7 @@ def test_every_peer_has_figures_or_a_reason(measured: dict[str, dict[str, Any]])
         "crashes_at_load": "crashed at opening the model: killed by signal 4 (Illegal instruction)"
         ": no such instruction",
         "crashes_mid_round": "failed at generate: MemoryError: out of it",
-        "disagrees": f"not the same model: 0 of {PROMPTS * CHECKED_TOKENS} tokens agree",
+        "disagrees": f"not the same model: 0 of {PROMPTS * CHECKED_TOKENS + NARROW} tokens agree",
         "does_not_convert": "not converted: exit code 1: KeyError: 'no tensor named so'",
         "not_installed": "not installed: exit code 1: ERROR: No matching distribution found for "
         "pocketlm-is-not-this==1.0",
@@ -272,7 +278,9 @@ def scripted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Scripts:
         monkeypatch.setattr(measure, "start", start)
         monkeypatch.setattr(measure, "fits", fit)
         entries = [Entry(name, "whole", "fp32") for name in scripts]
-        measure_level(entries, 97, Options(tests, 1, 2, tmp_path, 5))
+        measure_level(
+            entries, 97, {"fp32": [([1], CHECKED_TOKENS)]}, Options(tests, 1, 2, tmp_path, 5)
+        )
         return entries, log
 
     return run
