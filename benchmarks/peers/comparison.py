@@ -23,6 +23,10 @@ from .table import markdown, rows
 
 LEVELS = ("fp32", "int8", "int4")
 STORED = {"llama": "BF16", "gpt2": "F32"}  # as the real ones are published
+LEGEND = (
+    "× ours: its rate over pocketlm's of the same width in the same rounds, median and interval; "
+    "load s: from the start of its process; agrees: its greedy tokens that our fp32 finds the best"
+)
 LEVEL_BYTES = {"fp32": 4.0, "int8": 1.5, "int4": 1.0}  # per weight, embeddings left wide included
 
 
@@ -72,7 +76,7 @@ class Comparison:
         )
 
     def measure(self) -> None:
-        """Level by level, then the check. Ctrl-C ends it with what is complete."""
+        """Level by level, then the check. Ctrl-C ends it with the rounds that are complete."""
         entries: list[Entry] = []
         try:
             context = self.shape.context_length
@@ -89,7 +93,8 @@ class Comparison:
         except KeyboardInterrupt:
             self.interrupted = True
             for entry in entries:
-                entry.fail(PeerError("interrupted"))
+                if entry.failure is None and not any(entry.samples.values()):
+                    entry.fail(PeerError("interrupted"))
 
     def _prepare(self, level: str) -> list[Entry]:
         """Ours of this level, then the peers' precisions, converted or with the reason why not."""
@@ -152,10 +157,11 @@ class Comparison:
             f"{self.options.rounds} rounds, on {machine['cpu']} "
             f"({', '.join(machine['features'])}), {machine['cores']} cores, "
             f"load average {machine['load_average']['before']:.1f} before",
-            f"{machine['busy']}\n" if machine["busy"] else "",
-            markdown(found["rows"], self.options.tests),
+            machine["busy"] or "",
+            "interrupted: the rounds that were complete" if self.interrupted else "",
+            f"\n{markdown(found['rows'], self.options.tests)}\n\n{LEGEND}",
         ]
-        return "\n".join(lines)
+        return "\n".join(line for line in lines if line)
 
 
 def shape_checkpoint(root: Path, name: str) -> Path:

@@ -201,28 +201,41 @@ def fits(entry: Entry, group: Sequence[Entry], free: int | None) -> bool:
 
 
 def _run_rounds(group: list[Entry], vocab_size: int, options: Options) -> None:
-    """One round that warms up, then those that count, every other one backwards."""
-    ours = group[0]
+    """One round that warms up, then those that count, every other one backwards.
+
+    Ctrl-C leaves the samples of complete rounds.
+    """
+    ours, complete = group[0], 0
     for entry in group:
         entry.samples = {test.name: [] for test in options.tests}
         entry.beside = [f"{other.peer} {other.precision}" for other in group if other is not entry]
-    for number in range(options.rounds + 1):
-        for test in options.tests:
-            alive = [entry for entry in group if entry.failure is None]
-            for entry in alive[:: -1 if number % 2 else 1]:
-                what = f"{test.name}, round {number} of {options.rounds}"
-                options.on_progress(f"{entry.peer} {entry.precision}: {what}")
-                try:
-                    _sample(entry, test, vocab_size, number)
-                except PeerError as error:
-                    if entry is ours:
-                        raise
-                    entry.fail(error)
+    try:
+        for number in range(options.rounds + 1):
+            _run_round(group, number, vocab_size, options)
+            complete = number
+    finally:
+        for entry in group:
+            entry.samples = {name: kept[:complete] for name, kept in entry.samples.items()}
+        for entry in group[1:]:
+            if entry.failure is None:
+                entry.our_samples = ours.samples
     for entry in group:
         if entry.process is not None:
             entry.peak_rss_bytes = entry.process.ask("memory")["peak_rss_bytes"]
-        if entry is not ours and entry.failure is None:
-            entry.our_samples = ours.samples
+
+
+def _run_round(group: list[Entry], number: int, vocab_size: int, options: Options) -> None:
+    for test in options.tests:
+        alive = [entry for entry in group if entry.failure is None]
+        for entry in alive[:: -1 if number % 2 else 1]:
+            what = f"{test.name}, round {number} of {options.rounds}"
+            options.on_progress(f"{entry.peer} {entry.precision}: {what}")
+            try:
+                _sample(entry, test, vocab_size, number)
+            except PeerError as error:
+                if entry is group[0]:
+                    raise
+                entry.fail(error)
 
 
 def _sample(entry: Entry, test: SpeedTest, vocab_size: int, number: int) -> None:

@@ -266,6 +266,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Scripts:
         scripts: dict[str, tuple[float, int | None]],
         tests: Sequence[SpeedTest] = (SpeedTest(8, 0), SpeedTest(0, 16)),
         together: int = 9,
+        kept: list[Entry] | None = None,
     ) -> tuple[list[Entry], list[str]]:
         log: list[str] = []
 
@@ -278,6 +279,8 @@ def scripted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Scripts:
         monkeypatch.setattr(measure, "start", start)
         monkeypatch.setattr(measure, "fits", fit)
         entries = [Entry(name, "whole", "fp32") for name in scripts]
+        if kept is not None:
+            kept += entries
         measure_level(
             entries, 97, {"fp32": [([1], CHECKED_TOKENS)]}, Options(tests, 1, 2, tmp_path, 5)
         )
@@ -316,6 +319,27 @@ def test_one_that_dies_in_a_round_leaves_the_others_alone(scripted: Scripts) -> 
     assert entries[1].samples == {} and log.count("dies closed") == 1
     assert [len(samples) for samples in entries[2].samples.values()] == [2, 2]
     assert entries[2].our_samples is entries[0].samples
+
+
+def test_ctrl_c_in_a_round_keeps_the_rounds_before_it(
+    scripted: Scripts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted(Scripted):
+        def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
+            if self.name == "a" and arguments.get("count") == 16 and "a 1 16" in self.log:
+                raise KeyboardInterrupt
+            return super().ask(do, **arguments)
+
+    monkeypatch.setattr(sys.modules[__name__], "Scripted", Interrupted)
+    kept: list[Entry] = []
+    with pytest.raises(KeyboardInterrupt):
+        scripted({"ours": (1, None), "a": (2, None)}, kept=kept)
+    assert [entry.samples for entry in kept] == [
+        {"pp8": [1], "tg16": [16]},
+        {"pp8": [2], "tg16": [32]},
+    ]
+    assert kept[1].our_samples == kept[0].samples
+    assert kept[0].process is None and kept[1].process is None
 
 
 def test_ours_that_dies_ends_the_run_with_every_process(scripted: Scripts) -> None:
