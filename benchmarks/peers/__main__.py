@@ -28,6 +28,7 @@ from ..shapes import SHAPES
 from ..speed import GENERATION, PROMPT, Choice
 from .comparison import LEVELS, Comparison, Settings, shape_checkpoint
 from .conversions import Peer, known_peers
+from .environments import PeerError
 from .process import ANSWER_SECONDS
 
 
@@ -153,6 +154,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         return run(parse(arguments))
+    except PeerError as error:  # a peer's own is in its row
+        print(f"peers: pocketlm itself {error}", file=sys.stderr)
+        return error.exit_code
     except PocketLMError as error:
         print(f"peers: {error}", file=sys.stderr)
         return error.exit_code

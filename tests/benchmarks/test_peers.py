@@ -221,6 +221,18 @@ def test_bad_paths_and_numbers_are_found_out_before_the_work(
     assert "found 0, expected at least 1" in capsys.readouterr().err
 
 
+def test_a_checkpoint_that_we_cannot_read_ends_it_with_the_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "x"}')
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    options = ["--checkpoint", str(tmp_path), "--folder", str(tmp_path / "kept"), "--quiet"]
+    assert command.main(options) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("peers: pocketlm itself not converted: exit code 1: pocketlm.export.")
+    assert len(err.splitlines()) == 1
+
+
 def test_unknown_peers_and_no_checkpoint_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["--shape", "gpt2-124m", "--peer", "ollama"]) == 2
     assert "found the peer 'ollama', expected one of ctranslate2, " in capsys.readouterr().err
