@@ -130,7 +130,7 @@ def measure_quality(
     threads: int,
     on_progress: OnProgress | None = None,
 ) -> dict[str, Any]:
-    """Evaluates ``folders``, the reference first, on ``texts``.
+    """Evaluates ``folders``, the reference first, on ``texts``; what JSON knows, unknown is None.
 
     ``window`` None is the context length or 1024 tokens, whichever is less; ``stride`` None is half
     a window; ``limit`` is the most tokens of each text. Raises what ``check_texts`` and ``Session``

@@ -140,7 +140,7 @@ def warnings(results: dict[str, Any]) -> list[str]:
         found.append(busy)
     if interrupted := results["interrupted"]:
         rounds = f"{interrupted['rounds']} of {interrupted['of']} rounds"
-        lost = ", and quality is missing" if interrupted["phase"] == "quality" else ""
+        lost = ", and quality is missing" if interrupted.get("phase") == "quality" else ""
         found.append(f"interrupted after {rounds}{lost}")
     return found + [f"not measured: {failed['error']}" for failed in results["failed"]]
 
@@ -149,7 +149,6 @@ def flat_rows(results: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """A row of plain values per test and model, with what is known of the model in each."""
     models = {model["name"]: model for model in results["models"]}
     quality = {m["model"]: m for m in (results["quality"] or {"models": []})["models"]}
-    about = results["circumstances"]
     for row in results["speed"]:
         model = models[row["model"]]
         yield {
@@ -167,9 +166,7 @@ def flat_rows(results: dict[str, Any]) -> Iterator[dict[str, Any]]:
             "joules_per_token": row["joules_per_token"] and row["joules_per_token"]["median"],
             **_flat_quality(quality.get(row["model"])),
             "repetitions": len(row["samples"]),
-            "cpu": about["cpu"],
-            "started": about["started"],
-            "busy": about["busy"],
+            **_flat_circumstances(results["circumstances"], row["threads"]),
         }
 
 
@@ -188,6 +185,22 @@ def _flat_quality(model: dict[str, Any] | None) -> dict[str, float | None]:
         "perplexity": model["perplexity"]["token"]["value"] if model else None,
         "kl": against["kl"]["mean"]["value"] if against else None,
         "top1_agreement": against["top1_agreement"]["value"] if against else None,
+    }
+
+
+def _flat_circumstances(about: dict[str, Any], threads: int) -> dict[str, Any]:
+    copied = ("cores", "memory_bytes", "system", "python", "onnxruntime", "numpy", "pocketlm")
+    return {
+        "cpu": about["cpu"],
+        "features": " ".join(about["features"]),
+        **{name: about[name] for name in copied},
+        "read_bandwidth": about["read_bandwidth"].get(str(threads)),
+        "command": about["command"],
+        "started": about["started"],
+        "load_before": about["load_average"]["before"],
+        "load_after": about["load_average"]["after"],
+        "other_cores_busy": about["other_cores_busy"],
+        "busy": about["busy"],
     }
 
 

@@ -177,7 +177,7 @@ def _quality(
         "words": 70_551,
         "window": 512,
         "stride": 256,
-        "windows": 400,
+        "windows": 384,
         "self_check": {"model": names[0], "kl": 0.0, "tokens": 1_023},
         "models": [_quality_of(name, models[name][3], name == names[0], chance) for name in names],
     }

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tokenizers
 from checkpoint_files import gpt2_config, gpt2_tensors, write_checkpoint
 from command_line import Ended, Run
 from hub_server import HubServer, serving
+from tokenizers.processors import TemplateProcessing
 
 import pocketlm
 from pocketlm import cli
@@ -17,6 +19,7 @@ from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.run import export_model
 from pocketlm.runtime.session import Session
+from pocketlm.runtime.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -108,3 +111,18 @@ def tiny_session(tiny_folder: ModelFolder) -> Session:
 def tiny_model(tiny_folder: ModelFolder) -> pocketlm.Model:
     """The same folder behind the front door."""
     return pocketlm.Model(tiny_folder, threads=1)
+
+
+@pytest.fixture(scope="session")
+def starting_tokenizer(
+    tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Tokenizer:
+    """The tiny one's, but that it puts the token 299 before every text, as Llama's does."""
+    library = tokenizers.Tokenizer.from_file(str(tiny_checkpoint / "tokenizer.json"))
+    start = "<|endoftext|>"
+    library.post_processor = TemplateProcessing(
+        single=f"{start} $A", special_tokens=[(start, library.token_to_id(start))]
+    )
+    path = tmp_path_factory.mktemp("starting") / "tokenizer.json"
+    library.save(str(path))
+    return Tokenizer.open(path)

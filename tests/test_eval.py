@@ -74,7 +74,7 @@ def test_the_first_line_is_the_self_check(compare: Any) -> None:
         if measure not in ("bits per byte", "KL max"):
             assert "±" in line
     assert lines[-1].startswith("KL(fp32 ‖ model) in nats per token; Δp: of the true token; ±")
-    assert lines[-1].endswith("between 29 windows")
+    assert lines[-1].endswith("between 30 windows")
 
 
 def test_every_form_has_the_same_figures(compare: Any) -> None:

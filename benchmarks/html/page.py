@@ -15,7 +15,7 @@ from .charts import Chart, error_per_layer, loss_along, speed_bars, swatches
 from .circumstances import circumstances
 from .examples import Example, examples
 from .figures import Group, details, groups
-from .quantities import count, number
+from .quantities import count, counted, number
 from .tradeoffs import tradeoffs
 from .visible_text import listed, printable
 
@@ -105,7 +105,7 @@ def _summary(results: Results) -> list[str]:
     about = results["circumstances"]
     parts = [
         str(about.get("cpu") or ""),
-        f"{about['threads']} threads" if about.get("threads") else "",
+        counted(about["threads"], "thread") if about.get("threads") else "",
         f"ONNX Runtime {about['onnxruntime']}" if about.get("onnxruntime") else "",
         str(about.get("started") or "")[:10],
     ]

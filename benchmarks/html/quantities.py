@@ -55,6 +55,11 @@ def count(whole: int | None) -> str:
     return UNKNOWN if whole is None else f"{whole:,}"
 
 
+def counted(whole: int, noun: str) -> str:
+    """A number of things: 1 thread, 2 threads."""
+    return f"{whole:,} {noun}{'s' * (whole != 1)}"
+
+
 def times(ratio: float | None) -> str:
     """A ratio: 4.61×, 0.80×."""
     return UNKNOWN if ratio is None else f"{number(ratio, 3 if abs(ratio) >= 0.9995 else 2)}×"

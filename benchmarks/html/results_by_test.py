@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from .quantities import counted
 from .visible_text import printable
 
 Row = dict[str, Any]
 # What a test's name does not say; it is told where the results hold several values of it.
-CIRCUMSTANCES = (("threads", "{} threads"), ("batch", "batch {}"))
+CIRCUMSTANCES: tuple[tuple[str, Callable[[Any], str]], ...] = (
+    ("threads", lambda threads: counted(threads, "thread")),
+    ("batch", lambda batch: f"batch {batch}"),
+)
 
 
 def by_test(results: dict[str, Any]) -> dict[str, dict[str, Row]]:
@@ -22,7 +27,7 @@ def by_test(results: dict[str, Any]) -> dict[str, dict[str, Row]]:
     ]
     tests: dict[str, dict[str, Row]] = {}
     for row in rows:
-        parts = [str(row["test"]), *(form.format(row.get(key)) for key, form in varying)]
+        parts = [str(row["test"]), *(form(row.get(key)) for key, form in varying)]
         tests.setdefault(printable(", ".join(parts)), {})[row["model"]] = row
     return tests
 

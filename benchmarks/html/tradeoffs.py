@@ -138,7 +138,7 @@ def _size_and_loss(results: dict[str, Any], standings: list[Standing]) -> Chart:
     ]
     better = "Better is to the lower left"
     better += "; larger marks are faster." if fastest else "."
-    return _loss_chart(results, spots, "Size and divergence", better, "on disk, MB", -1)
+    return _loss_chart(results, spots, "Size and divergence", better, "MB on disk", -1)
 
 
 def _speed_and_loss(results: dict[str, Any], standings: list[Standing]) -> Chart:
@@ -177,19 +177,19 @@ def _size_and_speed(results: dict[str, Any], standings: list[Standing]) -> Chart
     ]
 
     def draw(axes: Axes) -> None:
-        axes.set(xlabel="on disk, MB", ylabel=_speed_axis(results))
+        axes.set(xlabel="MB on disk", ylabel=_speed_axis(results))
         axes.set_ylim(0, 1.15 * max(spot.y for spot in spots))
         axes.yaxis.set_major_formatter(tick_text)
         _scatter(axes, spots, looks(names_of(results)), (-1, +1))
 
     caption = f"Better is to the upper left. {FRONT} What the smaller ones lose was not measured."
-    spoken = _spoken(spots, "MB on disk", "tokens/s")
+    spoken = _spoken(spots, "MB on disk", _speed_axis(results))
     return chart("size-and-speed", "Size and speed", caption, spoken, draw, HEIGHT)
 
 
 def _speed_axis(results: dict[str, Any]) -> str:
     found = main_test(results)
-    return f"{shortened(found[0], 24) if found else 'speed'}, tokens/s"
+    return f"tokens/s at {shortened(found[0], 24)}" if found else "tokens/s"
 
 
 def _spoken(spots: list[Spot], x: str, y: str) -> str:

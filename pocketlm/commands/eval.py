@@ -25,7 +25,13 @@ from pocketlm.benchmarks.tasks import measure_tasks
 from pocketlm.benchmarks.text_windows import check_text_file
 from pocketlm.commands.bench import PIPED_WIDTH, drawn, unique_names
 from pocketlm.commands.lists import ListCommand
-from pocketlm.commands.options import HUB_OPTIONS, MODEL_OPTIONS, debug_option, open_folder
+from pocketlm.commands.options import (
+    HUB_OPTIONS,
+    MODEL_OPTIONS,
+    debug_option,
+    open_folder,
+    window_options,
+)
 from pocketlm.export.folder import MANIFEST, ModelFolder
 from pocketlm.export.threads import default_threads
 from pocketlm.quantize.precisions import FULL
@@ -47,20 +53,7 @@ from pocketlm.quantize.precisions import FULL
     metavar="FILE...",
     help="Perplexity, and with a REF divergence, on these UTF-8 texts.",
 )
-@click.option(
-    "--window",
-    type=int,
-    metavar="TOKENS",
-    help="Tokens a model sees at once. Default: its context length, at most 1024.",
-)
-@click.option(
-    "--stride",
-    type=int,
-    metavar="TOKENS",
-    help="Tokens from one window to the next: fewer give every token more context, and take "
-    "longer. Default: half a window.",
-)
-@click.option("--limit", type=int, metavar="TOKENS", help="Use the first tokens of each text only.")
+@window_options
 @click.option(
     "--tasks",
     multiple=True,

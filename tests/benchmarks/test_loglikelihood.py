@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pocketlm.benchmarks.loglikelihood import Score, Scorer, encode_pair, logprobs
@@ -101,6 +101,16 @@ def test_an_empty_context_without_such_a_token_is_refused(tokenizer: Tokenizer) 
 def test_a_continuation_without_a_token_is_refused(tokenizer: Tokenizer) -> None:
     with pytest.raises(RequestError, match="continuation '' adds no token to its context"):
         encode_pair(tokenizer, "a", "", START)
+
+
+@given(context=texts, continuation=texts)
+def test_a_token_that_the_tokenizer_puts_first_stands_there_once(
+    starting_tokenizer: Tokenizer, tokenizer: Tokenizer, context: str, continuation: str
+) -> None:
+    assume(len(tokenizer.encode(context + continuation)) > len(tokenizer.encode(context.rstrip())))
+    found = encode_pair(starting_tokenizer, context, continuation, START)
+    plain, ids = encode_pair(tokenizer, context, continuation, START)
+    assert found == ([START, *plain] if plain != [START] else plain, ids)
 
 
 # ---- scores ----

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from bench_results import bench_results
 
-from pocketlm.benchmarks import precisions
+from pocketlm.benchmarks import bench, precisions, speed
 from pocketlm.benchmarks.precisions import (
     DEFAULT_INT4,
     VARIANTS,
@@ -22,7 +22,7 @@ from pocketlm.benchmarks.precisions import (
 from pocketlm.benchmarks.readme_tables import fill
 from pocketlm.benchmarks.scorecard import SCORECARDS, TESTS, gpt2_124m, llama_1b
 from pocketlm.benchmarks.shapes import SHAPES
-from pocketlm.benchmarks.speed import parse_test
+from pocketlm.benchmarks.speed import ColdStart, parse_test
 
 SECONDS = {  # per token, of decoding
     "fp32": 0.04,
@@ -119,7 +119,8 @@ def test_the_script_measures_a_checkpoint_and_keeps_what_it_found(
     kept = tmp_path / "results.json"
     monkeypatch.setattr(precisions, "VARIANTS", {n: VARIANTS[n] for n in ("fp32", "int4 b128")})
     monkeypatch.setattr(precisions, "import_seconds", lambda: 0.1)
-    monkeypatch.setattr("pocketlm.benchmarks.bench.read_bandwidth", lambda threads: 1e9)
+    monkeypatch.setattr(bench, "read_bandwidth", lambda threads: 1e9)
+    monkeypatch.setattr(speed, "cold_start", lambda *arguments: ColdStart(0.1, 0.2))
     arguments = [tiny_checkpoint, "--rounds", "1", "--threads", "1", "--json", kept]
     monkeypatch.setattr(sys, "argv", ["precisions", *map(str, arguments)])
     precisions.main()

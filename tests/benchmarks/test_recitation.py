@@ -6,6 +6,7 @@ import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -26,6 +27,7 @@ from pocketlm.benchmarks.recitation import (
 )
 from pocketlm.export.errors import RequestError
 from pocketlm.export.folder import ModelFolder
+from pocketlm.runtime.tokenizer import Tokenizer
 
 tokens = st.lists(st.integers(0, 3), max_size=12)
 SHORT = RecitationOptions(passages=6, prompt_tokens=8, continuation_tokens=10)
@@ -128,6 +130,18 @@ def test_what_a_model_wrote_it_recites(tiny_model: pocketlm.Model) -> None:
         assert row["exact_match_characters"] == len(row["true"]) > 0
     # The comparison with the next passage says that this is not what any text would reach.
     assert found["chance"]["edit_distance"]["value"] > 0.3
+
+
+def test_a_prompt_begins_with_what_the_tokenizer_puts_first(
+    tiny_model: pocketlm.Model, starting_tokenizer: Tokenizer
+) -> None:
+    """As a Llama was trained to read: another text than without that token."""
+    ids = [7, 70, 80]
+    options: dict[str, Any] = {"max_tokens": 10, "temperature": 0, "ignore_eos": True}
+    expected = tiny_model.generate([299, *ids], **options).token_ids
+    assert expected != tiny_model.generate(ids, **options).token_ids
+    passage = Passage(0.0, ids, expected)
+    assert recite([passage], tiny_model.session, starting_tokenizer) == [expected]
 
 
 def test_one_wrong_token_is_found_where_it_stands(tiny_model: pocketlm.Model) -> None:

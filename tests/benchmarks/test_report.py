@@ -232,7 +232,7 @@ def test_what_makes_the_figures_doubtful_is_loud() -> None:
     results = bench_results(quality=False, tests=())
     assert "alert" not in html(results)
     results["circumstances"]["busy"] = "the machine was busy: others used 1.0 of 2 cores"
-    results["interrupted"] = {"rounds": 3, "of": 9}
+    results["interrupted"] = {"phase": "speed", "rounds": 3, "of": 9}
     results["failed"] = [{"model": "int2", "error": "int2: killed by signal 9"}]
     found = html(results)
     assert found.count('role="alert"') == 3

@@ -45,9 +45,9 @@ def test_looks_differ_in_shape_among_eleven_models() -> None:
 def test_size_and_speed_are_set_against_the_divergence() -> None:
     small, fast = tradeoffs(bench_results())
     assert (small.title, fast.title) == ("Size and divergence", "Speed and divergence")
-    assert "int4: 5.43 on disk, MB, 0.0413 nats" in small.svg
-    assert "int8: 511 tg128, tokens/s, 0.00210 nats" in fast.svg
-    assert "fp32: 30.3 on disk, MB, 0 nats" in small.svg
+    assert "int4: 5.43 MB on disk, 0.0413 nats" in small.svg
+    assert "int8: 511 tokens/s at tg128, 0.00210 nats" in fast.svg
+    assert "fp32: 30.3 MB on disk, 0 nats" in small.svg
     # Named where they are, with the third quantity.
     assert {"int4", "903 tok/s", "0.01"} <= set(texts(small.svg))
     assert {"int4", "5.43 MB"} <= set(texts(fast.svg))
@@ -55,7 +55,7 @@ def test_size_and_speed_are_set_against_the_divergence() -> None:
 
 def test_without_quality_size_is_set_against_speed() -> None:
     (chart,) = tradeoffs(bench_results(quality=False))
-    assert "int4: 5.43 MB on disk, 903 tokens/s" in chart.svg
+    assert "int4: 5.43 MB on disk, 903 tokens/s at tg128" in chart.svg
     assert "was not measured" in chart.caption
 
 
@@ -129,7 +129,7 @@ def test_tests_that_differ_in_threads_alone_are_told_apart() -> None:
     results = bench_results(tests=[("pp8", "prefill", 8, 0, 0), ("tg8", "decode", 0, 8, 0)])
     more = [row | {"threads": 1} for row in results["speed"]]
     results["speed"] += more
-    titles = [f"{test}, {threads} threads" for threads in (2, 1) for test in ("pp8", "tg8")]
+    titles = ["pp8, 2 threads", "tg8, 2 threads", "pp8, 1 thread", "tg8, 1 thread"]
     assert list(by_test(results)) == titles
     found = main_test(results)
     assert found is not None and found[0] == "tg8, 2 threads"

@@ -187,6 +187,8 @@ def test_csv_json_lines_and_json_agree(quality: bool) -> None:
         assert line["tokens_per_second"] == row["tokens_per_second"]["median"]
         assert line["ratio_low"] == (row["ratio"] and row["ratio"]["low"])
         assert line["repetitions"] == 5
+        assert (line["features"], line["load_after"]) == ("avx2 avx512f avx512_vnni", 1.87)
+        assert line["read_bandwidth"] == found["circumstances"]["read_bandwidth"]["2"]
         assert (line["kl"] is not None) == (quality and row["model"] != "fp32")
         assert (line["perplexity"] is not None) == quality
 
