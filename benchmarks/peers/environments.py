@@ -104,6 +104,8 @@ def how_it_ended(code: int, log: Path, begin: int = 0) -> str:
         stream.seek(begin)
         lines = stream.read().decode(errors="replace").splitlines()
     last = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+    if code == -signal.SIGKILL:
+        return "killed, as the system does when memory runs out"
     if code < 0:
         return f"killed by signal {-code} ({signal.strsignal(-code)}): {last:.200}"
     return f"exit code {code}: {last:.200}"

@@ -1,13 +1,8 @@
-"""pocketlm as one of those compared: an adapter as those of the peers, run in our environment.
-
-Its model also judges the others: which of their tokens fp32 finds the best.
-"""
+"""pocketlm as one of those compared: an adapter as those of the peers, run in our environment."""
 
 from __future__ import annotations
 
 from pathlib import Path
-
-import numpy as np
 
 from ...export.folder import ModelFolder
 from ...runtime.generate import generate_tokens
@@ -17,10 +12,6 @@ from ...runtime.session import Session
 NAME = "pocketlm"
 PACKAGE = "pocketlm"
 PRECISIONS = {"fp32": "fp32", "int8": "int8", "int4": "int4"}
-
-# Logits this close are one: checkpoints made by ``shapes`` have many equal rows, whose logits
-# differ by rounding (1e-5) while the best and the next one are about 0.1 apart.
-TIE = 1e-3
 
 
 def convert(checkpoint: Path, out: Path, precision: str, ours: Path) -> str:
@@ -42,10 +33,3 @@ class Model:
     def generate(self, ids: list[int], count: int) -> list[int]:
         """The runtime's own loop, end tokens included."""
         return [step.token for step in generate_tokens(self._session, ids, self._sampler, count)]
-
-    def judge(self, ids: list[int], tokens: list[int]) -> dict[str, int]:
-        """How many of ``tokens``, each after ``ids`` and the ones before it, have the top logit."""
-        text = [*ids, *tokens]
-        logits = self._session.all_logits(text[:-1], self._session.new_cache())[len(ids) - 1 :]
-        chosen = logits[np.arange(len(tokens)), tokens]
-        return {"agreed": int((chosen >= logits.max(axis=-1) - TIE).sum())}

@@ -554,6 +554,9 @@ def test_a_command_that_takes_too_long_or_is_not_there_is_a_reason(tmp_path: Pat
     log = tmp_path / "x.log"
     with pytest.raises(PeerError, match=r"not done after 0 s; see x\.log"):
         run_logged([sys.executable, "-c", "import time; time.sleep(60)"], log, 0.2)
+    kill = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    with pytest.raises(PeerError, match="^killed, as the system does when memory runs out$"):
+        run_logged([sys.executable, "-c", kill], log, 30)
     with pytest.raises(PeerError, match="nowhere/python: No such file"):
         run_logged([str(tmp_path / "nowhere/python")], log, 1)
     with pytest.raises(PeerError, match="^exit code 3: it said nothing$"):

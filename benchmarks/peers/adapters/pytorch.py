@@ -57,7 +57,9 @@ def quantized(model: Any) -> Any:
         for name, child in list(module.named_children()):
             if isinstance(child, Conv1D):
                 setattr(module, name, linear(child))
-    return torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, torch.qint8)
+    return torch.ao.quantization.quantize_dynamic(
+        model, {torch.nn.Linear}, torch.qint8, inplace=True
+    )
 
 
 def linear(layer: Any) -> Any:
