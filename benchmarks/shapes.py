@@ -21,12 +21,14 @@ import numpy as np
 from ..export.architectures import find_architecture
 
 ITEM_BYTES = {"F32": 4, "BF16": 2}
+END_OF_TEXT = "<|endoftext|>"
 TILE = 1 << 22  # random numbers drawn once and repeated: drawing 8 billion takes minutes
 
 
 def _gpt2(n_embd: int, n_layer: int, n_head: int) -> dict[str, Any]:
     return {
         "model_type": "gpt2",
+        "architectures": ["GPT2LMHeadModel"],
         "vocab_size": 50257,
         "n_positions": 1024,
         "n_embd": n_embd,
@@ -40,6 +42,7 @@ def _llama(
 ) -> dict[str, Any]:
     return {
         "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
         "vocab_size": 128256,
         "hidden_size": hidden,
         "intermediate_size": intermediate,
@@ -66,7 +69,7 @@ SHAPES = {
     "gpt2-124m": _gpt2(768, 12, 12),
     "gpt2-355m": _gpt2(1024, 24, 16),
     "gpt2-774m": _gpt2(1280, 36, 20),
-    "gpt2-1558m": _gpt2(1600, 48, 25),
+    "gpt2-1.5b": _gpt2(1600, 48, 25),
     "llama-1b": _llama(2048, 8192, 16, 32, tie_word_embeddings=True, head_dim=64),
     "llama-3b": _llama(3072, 8192, 28, 24, tie_word_embeddings=True, head_dim=128),
     "llama-8b": _llama(4096, 14336, 32, 32),
@@ -103,6 +106,9 @@ def write_checkpoint(
     stored = {"F32": "float32", "BF16": "bfloat16"}[dtype]
     (folder / "config.json").write_text(json.dumps(config | end_of_text | {"torch_dtype": stored}))
     (folder / "tokenizer.json").write_text(json.dumps(_tokenizer(config["vocab_size"])))
+    special = dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT)
+    loader = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(loader | special))
     return folder
 
 
@@ -153,7 +159,8 @@ def _tokenizer(vocab_size: int) -> dict[str, object]:
         byte: chr(256 + i) for i, byte in enumerate(b for b in range(256) if b not in alphabet)
     }
     vocab = {alphabet[byte]: byte for byte in range(256)}
-    vocab |= {f"<unused{i}>": i for i in range(256, vocab_size)}
+    vocab |= {f"<unused{i}>": i for i in range(256, vocab_size - 1)}
+    vocab[END_OF_TEXT] = vocab_size - 1
     step = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     return {
         "version": "1.0",

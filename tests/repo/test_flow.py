@@ -22,9 +22,16 @@ ALLOWED_PACKAGES = {
     FRONT: RUNTIME_PACKAGES | {"click", "rich"},
 }
 # What runs in a process of its own, or inside another program, may import more.
+ADAPTERS = "benchmarks/peers/adapters"
 CHILDREN = {
     "export/traced/child.py": {"torch", "transformers", "optimum", "onnxruntime"},
     "pocketlm/lm_eval.py": {"lm_eval", "tqdm"},
+    f"{ADAPTERS}/ctranslate2.py": {"ctranslate2"},
+    f"{ADAPTERS}/llama_cpp.py": {"gguf", "llama_cpp"},
+    f"{ADAPTERS}/onnxruntime_genai.py": {"onnxruntime_genai"},
+    f"{ADAPTERS}/openvino_genai.py": {"openvino", "openvino_genai", "optimum"},
+    f"{ADAPTERS}/optimum_onnx.py": {"onnxruntime", "optimum", "torch"},
+    f"{ADAPTERS}/pytorch.py": {"torch", "transformers"},
 }
 # Modules of export that need nothing beyond the standard library and NumPy.
 LEAN = {"errors", "folder", "strict_json", "regular_file", "threads", "tokenizers"}

@@ -63,7 +63,7 @@ def test_commands_do_what_the_readme_says(tmp_path: Path) -> None:
     llama = write_llama(tmp_path / "path" / "to" / "llama-folder")
     env = environment(tmp_path)
     for precision, out in FOLDERS:
-        command = ["pocketlm", "export", demo, out, "--precision", precision]
+        command = ["pocketlm", "export", str(demo), out, "--precision", precision]
         subprocess.run(command, cwd=tmp_path, env=env, check=True)
     write_texts(tmp_path)
     lines = commands()

@@ -1,0 +1,168 @@
+"""The same checkpoint through llama.cpp, CTranslate2, OpenVINO GenAI and others, beside pocketlm.
+
+    python -m pocketlm.benchmarks.peers --shape gpt2-124m --shape llama-1b
+    python -m pocketlm.benchmarks.peers --checkpoint gpt2/ --peer llama_cpp --precision int4
+
+Every peer gets an environment of its own, made once (8 GB in all, and some minutes of compiling for
+llama.cpp); conversions of a checkpoint are kept as well, unless --discard is given. Shapes have
+random weights: enough for speed, and for the check that all run the same model. --rounds 0 prepares
+everything and makes that check. Needs the extra "export" and a system with select() on pipes, so
+not Windows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from ...export.errors import PocketLMError, RequestError
+from ...export.folder import cache_folder
+from ...export.threads import default_threads
+from ..shapes import SHAPES
+from ..speed.measure import GENERATION, PROMPT, Choice
+from .comparison import LEVELS, Comparison, Settings, shape_checkpoint
+from .conversions import Peer, known_peers
+from .environments import PeerError
+from .process import ANSWER_SECONDS
+
+
+def say(message: str) -> None:
+    """One line of progress."""
+    print(f"{datetime.now():%H:%M:%S} {message}", file=sys.stderr, flush=True)
+
+
+def chosen_peers(names: Sequence[str] | None) -> list[Peer]:
+    """The peers of these names, all by default. RequestError lists the known."""
+    known = known_peers()
+    for name in names or ():
+        if name not in known:
+            raise RequestError(f"found the peer {name!r}, expected one of {', '.join(known)}")
+    return [known[name] for name in names or known]
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """The type of an option that takes whole numbers from ``least``."""
+
+    def number(text: str) -> int:
+        if (found := int(text)) < least:
+            raise argparse.ArgumentTypeError(f"found {found}, expected at least {least}")
+        return found
+
+    return number
+
+
+def check_paths(arguments: argparse.Namespace) -> None:
+    """Finds out before hours of work what cannot be read or written. Raises RequestError."""
+    folder = arguments.checkpoint
+    if folder is not None:
+        if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
+            raise RequestError(
+                f"{folder}: found no config.json with safetensors files, expected a checkpoint as "
+                "it is published, which all peers read"
+            )
+    if arguments.json is not None:
+        try:
+            arguments.json.open("a").close()
+        except OSError as error:
+            raise RequestError(
+                f"{arguments.json}: cannot be written ({error.strerror}); give another --json"
+            ) from error
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pocketlm.benchmarks.peers", description=(__doc__ or "").splitlines()[0]
+    )
+    add = parser.add_argument
+    add("--shape", action="append", choices=SHAPES, help="random weights of this shape; repeatable")
+    add("--checkpoint", type=Path, help="a folder of safetensors to measure as well")
+    add("--peer", action="append", metavar="NAME", help="only this one; repeatable")
+    add("--precision", action="append", choices=LEVELS, help="only this level; repeatable")
+    add("--threads", type=at_least(1), default=default_threads())
+    add("--rounds", type=at_least(0), default=9)
+    add("--prompt", type=at_least(0), help=f"tokens of the prefill test, 0 for none; {PROMPT}")
+    add("--generation", type=at_least(0), help=f"tokens generated, 0 for none; {GENERATION}")
+    add("--depth", type=at_least(0), action="append", help="tokens before a generation; repeatable")
+    add("--folder", type=Path, help="for environments, checkpoints and conversions; in the cache")
+    add("--timeout", type=float, default=ANSWER_SECONDS, help="seconds for one answer of a peer")
+    add("--discard", action="store_true", help="remove each conversion when it is measured")
+    add("--output", choices=("md", "json"), default="md")
+    add("--json", type=Path, help="also write the results to this file")
+    add("--quiet", action="store_true", help="no progress on stderr")
+    found = parser.parse_args(arguments)
+    if not found.shape and found.checkpoint is None:
+        parser.error("found neither --shape nor --checkpoint, expected one of them")
+    if found.folder is None:
+        found.folder = (cache_folder() or Path(tempfile.gettempdir())) / "peers"
+    found.folder = found.folder.absolute()
+    return found
+
+
+def settings(arguments: argparse.Namespace) -> Settings:
+    """What the options ask for."""
+    choice = Choice(
+        None if arguments.prompt is None else (arguments.prompt,),
+        None if arguments.generation is None else (arguments.generation,),
+        depths=arguments.depth or (0,),
+        threads=(arguments.threads,),
+    )
+    return Settings(
+        arguments.folder,
+        chosen_peers(arguments.peer),
+        choice,
+        arguments.precision or LEVELS,
+        arguments.rounds,
+        arguments.timeout,
+        arguments.discard,
+        (lambda message: None) if arguments.quiet else say,
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measures all that is asked for; the exit code."""
+    check_paths(arguments)
+    chosen = settings(arguments)
+    checkpoints: dict[str, Path | None] = dict.fromkeys(arguments.shape or ())
+    if arguments.checkpoint is not None:
+        checkpoints[arguments.checkpoint.name] = arguments.checkpoint.absolute()
+    results = []
+    for name, given in checkpoints.items():
+        comparison = Comparison(name, given or shape_checkpoint(chosen.root, name), chosen)
+        comparison.measure()
+        results.append(comparison.results())
+        if arguments.json is not None:
+            arguments.json.write_text(json.dumps(results, indent=1) + "\n")
+        if arguments.output == "md":
+            print(comparison.text(), end="\n\n", flush=True)
+        if comparison.interrupted:
+            break
+    if arguments.output == "json":
+        print(json.dumps(results, indent=1))
+    return 130 if results[-1]["interrupted"] else 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; an error of ours is one line on stderr."""
+    # A shell that starts us in the background has it ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return run(parse(arguments))
+    except PeerError as error:  # a peer's own is in its row
+        print(f"peers: pocketlm itself {error}", file=sys.stderr)
+        return error.exit_code
+    except PocketLMError as error:
+        print(f"peers: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,16 @@
+"""One file per peer: how it converts a checkpoint and how it generates; run by ``protocol``.
+
+A file runs in its peer's environment, where pocketlm is not installed, and is imported in ours for
+what it declares: so it imports third parties only inside functions, and nothing of pocketlm. It has
+
+    NAME          what the peer is called
+    PACKAGE       the distribution whose version is shown
+    PRECISIONS    the peer's own name of a precision -> the one of ours that it is compared with
+    convert(checkpoint, out, precision, ours) -> note
+                  fills the folder ``out``; ``ours`` is our own model folder in that precision. The
+                  note says what a reader of the table has to know, "" for nothing
+    Model(folder, precision, threads)
+                  opens what ``convert`` wrote
+    Model.generate(ids, count) -> tokens
+                  the ``count`` greedy tokens after ``ids``, from an empty cache, past end tokens
+"""

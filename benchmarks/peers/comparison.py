@@ -1,0 +1,175 @@
+"""One checkpoint through ours and all peers: levels, then the check that it is one model."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ...export.folder import ModelFolder
+from ..machine import OthersUse, busy_sentence, describe_machine
+from ..shapes import SHAPES, write_checkpoint
+from ..speed.measure import Choice
+from .conversions import Contender, Peer, convert, our_peer, reference_peer
+from .environments import PeerError
+from .measure import Entry, OnProgress, Options, checks, judge, measure_level
+from .process import ANSWER_SECONDS
+from .table import markdown, rows
+
+LEVELS = ("fp32", "int8", "int4")
+STORED = {"llama": "BF16", "gpt2": "F32"}  # as the real ones are published
+LEGEND = (
+    "× ours: its rate over pocketlm's of the same width in the same rounds, median and interval; "
+    "load s: from the start of its process; agrees: its greedy tokens that our fp32 finds the best"
+)
+LEVEL_BYTES = {"fp32": 4.0, "int8": 1.5, "int4": 1.0}  # per weight, embeddings left wide included
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to compare, and how."""
+
+    root: Path  # environments, checkpoints, conversions and logs are kept in here
+    peers: Sequence[Peer]
+    choice: Choice  # of tests, with one number of threads
+    levels: Sequence[str] = LEVELS
+    rounds: int = 9
+    answer_seconds: float = ANSWER_SECONDS
+    discard: bool = False  # removes a level's conversions when it is measured
+    on_progress: OnProgress = lambda message: None
+
+
+@dataclass
+class Comparison:
+    """One checkpoint through all, and what came of it so far."""
+
+    name: str
+    checkpoint: Path
+    settings: Settings
+    entries: list[Entry] = field(default_factory=list)
+    others: list[OthersUse] = field(default_factory=list)
+    interrupted: bool = False
+
+    def __post_init__(self) -> None:
+        """Exports our fp32, which judges the others and knows the shape."""
+        settings = self.settings
+        self.load_before = os.getloadavg()[0]
+        self.started = datetime.now(UTC).isoformat(timespec="seconds")
+        ours = convert(our_peer(), "fp32", self.checkpoint, settings.root)
+        self.reference = Entry("pocketlm", "fp32", "fp32", replace(ours, peer=reference_peer()))
+        folder = ModelFolder.open(ours.folder)
+        self.shape, self.parameters = folder.shape, folder.manifest["num_parameters"]
+        logs = settings.root / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
+        self.options = Options(
+            settings.choice.tests(self.shape.context_length),
+            settings.choice.threads[0],
+            settings.rounds,
+            logs,
+            settings.answer_seconds,
+            settings.on_progress,
+        )
+
+    def measure(self) -> None:
+        """Level by level, then the check. Ctrl-C ends it with the rounds that are complete."""
+        entries: list[Entry] = []
+        try:
+            context = self.shape.context_length
+            found = checks(self.reference, self.shape.vocab_size, context, self.options)
+            for level in self.settings.levels:
+                entries = self._prepare(level)
+                self.entries += entries
+                others = measure_level(entries, self.shape.vocab_size, found, self.options)
+                self.others += others
+                if self.settings.discard:
+                    self._discard(entries)
+                entries = []
+            judge(self.reference, self.entries, found, self.options)
+        except KeyboardInterrupt:
+            self.interrupted = True
+            for entry in entries:
+                if entry.failure is None and not any(entry.samples.values()):
+                    entry.fail(PeerError("interrupted"))
+
+    def _prepare(self, level: str) -> list[Entry]:
+        """Ours of this level, then the peers' precisions, converted or with the reason why not."""
+        ours = self._convert(our_peer(), level, None)
+        entries = [Entry("pocketlm", level, level, ours)]
+        for peer in self.settings.peers:
+            for precision in (name for name, of in peer.precisions.items() if of == level):
+                entry = Entry(peer.name, precision, level)
+                entries.append(entry)
+                try:
+                    entry.contender = self._convert(peer, precision, ours.folder)
+                except PeerError as error:
+                    entry.fail(error)
+        return entries
+
+    def _convert(self, peer: Peer, precision: str, our_folder: Path | None) -> Contender:
+        self.settings.on_progress(f"{peer.name} {precision}: converting, unless it is kept")
+        # Converters write float32 first.
+        per_weight = LEVEL_BYTES["fp32"] + LEVEL_BYTES[peer.precisions[precision]]
+        return convert(
+            peer,
+            precision,
+            self.checkpoint,
+            self.settings.root,
+            our_folder,
+            needed_bytes=self.parameters * per_weight,
+        )
+
+    def _discard(self, entries: Sequence[Entry]) -> None:
+        assert self.reference.contender is not None
+        kept = self.reference.contender.folder
+        for entry in entries:
+            if entry.contender is not None and entry.contender.folder != kept:
+                shutil.rmtree(entry.contender.folder)
+
+    def results(self) -> dict[str, Any]:
+        """What ``--output json`` prints of it."""
+        worst = max(self.others, key=lambda use: use.other_cores + use.stolen_cores, default=None)
+        return {
+            "name": self.name,
+            "parameters": self.parameters,
+            "circumstances": {
+                **describe_machine(self.options.threads),
+                "started": self.started,
+                "load_average": {"before": self.load_before, "after": os.getloadavg()[0]},
+                "others": None if worst is None else asdict(worst),
+                "busy": busy_sentence(worst, self.load_before),
+                "repetitions": self.options.rounds,
+            },
+            "interrupted": self.interrupted,
+            "rows": rows(self.entries, self.options.tests, self.parameters),
+        }
+
+    def text(self) -> str:
+        """The table with its circumstances."""
+        found = self.results()
+        machine = found["circumstances"]
+        lines = [
+            f"{self.name}: {self.parameters / 1e6:.0f} M weights, {machine['threads']} threads, "
+            f"{self.options.rounds} rounds, on {machine['cpu']} "
+            f"({', '.join(machine['features'])}), {machine['cores']} cores, "
+            f"load average {machine['load_average']['before']:.1f} before",
+            machine["busy"] or "",
+            "interrupted: the rounds that were complete" if self.interrupted else "",
+            f"\n{markdown(found['rows'], self.options.tests)}\n\n{LEGEND}",
+        ]
+        return "\n".join(line for line in lines if line)
+
+
+def shape_checkpoint(root: Path, name: str) -> Path:
+    """The checkpoint of a shape, made once and kept."""
+    folder = root / "checkpoints" / name
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+            dtype = STORED[SHAPES[name]["model_type"]]
+            write_checkpoint(Path(temporary) / name, name, dtype=dtype).rename(folder)
+    return folder

@@ -1,0 +1,167 @@
+"""What each peer makes of a checkpoint, kept until the checkpoint, the adapter or its pins change.
+
+models/CHECKPOINT/PEER-PRECISION-KEY/    the peer's files, and conversion.json
+models/CHECKPOINT/PEER-PRECISION-KEY.log what its converter said
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import pkgutil
+import re
+import shutil
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import adapters, ours, protocol, reference
+from .environments import PeerError, child_environment, environment, run_logged
+
+CONVERSION_SECONDS = 3600
+RECORD = "conversion.json"
+REQUIREMENTS = Path(__file__).with_name("requirements")
+PROTOCOL = Path(protocol.__file__)
+# Not weights: a tokenizer's files, and what describes the rest.
+BESIDE_WEIGHTS = re.compile(r".*\.(json|txt|jinja|md|log)|openvino_(de)?tokenizer\..*")
+
+
+@dataclass(frozen=True)
+class Peer:
+    """An adapter, and where it runs; see ``adapters`` for the first four."""
+
+    name: str
+    precisions: Mapping[str, str]
+    adapter: str  # as ``protocol`` takes it
+    requirements: Path | None  # of its environment; None: this one
+
+    @property
+    def key(self) -> str:
+        """Its file's name: what ``--peer`` takes."""
+        return Path(self.adapter.removesuffix(".py")).name.rpartition(".")[2]
+
+    def interpreter(self, root: Path) -> Path:
+        """The python that runs it. Raises PeerError where its environment cannot be made."""
+        if self.requirements is None:
+            return Path(sys.executable)
+        try:
+            return environment(root / "environments" / self.key, self.requirements)
+        except PeerError as error:
+            raise PeerError(f"not installed: {error}") from error
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A peer in one of its precisions, ready to be started."""
+
+    peer: Peer
+    precision: str
+    python: Path
+    folder: Path
+    note: str
+
+    @property
+    def level(self) -> str:
+        """The precision of ours that it is compared with."""
+        return self.peer.precisions[self.precision]
+
+    def command(self, threads: int) -> list[str]:
+        """What serves it."""
+        serve = ["serve", str(self.folder), self.precision, str(threads)]
+        return [str(self.python), "-P", str(PROTOCOL), self.peer.adapter, *serve]
+
+    @property
+    def weights_bytes(self) -> int:
+        """Its files but tokenizers and descriptions."""
+        return sum(
+            file.stat().st_size
+            for file in self.folder.rglob("*")
+            if file.is_file() and not BESIDE_WEIGHTS.fullmatch(file.name)
+        )
+
+
+def our_peer() -> Peer:
+    """pocketlm itself."""
+    return Peer(ours.NAME, ours.PRECISIONS, ours.__name__, None)
+
+
+def reference_peer() -> Peer:
+    """pocketlm as the judge of the others; opens what ``our_peer`` converts."""
+    return Peer(reference.NAME, reference.PRECISIONS, reference.__name__, None)
+
+
+def known_peers() -> dict[str, Peer]:
+    """All that have a file in ``adapters``, by its name."""
+    found = {}
+    for module in pkgutil.iter_modules(adapters.__path__):
+        adapter = importlib.import_module(f"{adapters.__name__}.{module.name}")
+        requirements = REQUIREMENTS / f"{module.name}.txt"
+        peer = Peer(adapter.NAME, adapter.PRECISIONS, str(adapter.__file__), requirements)
+        found[module.name] = peer
+    return found
+
+
+def convert(
+    peer: Peer,
+    precision: str,
+    checkpoint: Path,
+    root: Path,
+    our_folder: Path | None = None,
+    *,
+    needed_bytes: float = 0,
+) -> Contender:
+    """The peer's own form of ``checkpoint``; ``our_folder`` is ours of the same level.
+
+    Raises PeerError with the converter's last words, or where ``needed_bytes`` are not free.
+    """
+    python = peer.interpreter(root)
+    key = _digest([_identity(checkpoint), *_sources(peer), str(our_folder)])
+    folder = root / "models" / _digest([_identity(checkpoint)])
+    folder /= f"{peer.key}-{precision.replace(' ', '-')}-{key}"
+    if not (folder / RECORD).is_file():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if (free := shutil.disk_usage(root).free) < needed_bytes:
+            raise PeerError(
+                f"not converted: found {free / 1e9:.1f} GB free, expected "
+                f"{needed_bytes / 1e9:.1f} GB; make room, or use --discard"
+            )
+        program = [str(python), "-P", str(PROTOCOL), peer.adapter]
+        _fill(folder, program, precision, [str(checkpoint), str(our_folder)])
+    note = json.loads((folder / RECORD).read_text())["note"]
+    return Contender(peer, precision, python, folder, note)
+
+
+def _fill(folder: Path, program: list[str], precision: str, inputs: list[str]) -> None:
+    """Converts beside ``folder`` and renames, so that a folder is complete."""
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    checkpoint, our_folder = inputs
+    command = [*program, "convert", checkpoint, str(partial), precision, our_folder]
+    try:
+        log = folder.with_name(f"{folder.name}.log")
+        said = run_logged(command, log, CONVERSION_SECONDS, child_environment())
+        (partial / RECORD).write_text(said)
+        partial.rename(folder)
+    except PeerError as error:
+        raise PeerError(f"not converted: {error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _identity(checkpoint: Path) -> str:
+    """Its files with sizes and times: a digest of gigabytes would take longer than a round."""
+    files = sorted(file for file in checkpoint.iterdir() if file.is_file())
+    return repr([(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files])
+
+
+def _sources(peer: Peer) -> Iterable[str]:
+    yield Path(peer.adapter if peer.adapter.endswith(".py") else ours.__file__).read_text()
+    if peer.requirements is not None:
+        yield peer.requirements.read_text()
+
+
+def _digest(parts: Iterable[str]) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]

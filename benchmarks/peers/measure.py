@@ -1,0 +1,297 @@
+"""Interleaved rounds over ours and the peers of one level, and whether they run the same model.
+
+A level is a precision of ours with the peers' formats of the same width. As many of its models as
+fit in memory stay open, ours always among them; the rest take their turn in further groups, with
+ours again, so that every ratio is of samples that lie next to each other in time. Tests are those
+of ``speed``: pp512 is one call for one token after 512, tg128 as many forward passes of one token.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ..machine import CpuWatch, OthersUse
+from ..speed.measure import SpeedTest
+from .conversions import Contender
+from .environments import PeerError, child_environment
+from .process import PeerProcess
+
+MEMINFO = Path("/proc/meminfo")
+# What opening a model takes at most: its files, packed again; the cache and the libraries.
+MEMORY_FACTOR, MEMORY_BYTES = 2.0, 500_000_000
+WARMUP_TOKENS = 8  # of a generation, in the round that is not kept
+# The check that it is the same model: greedy tokens after random prompts, and in fp32 also the
+# token after prompts with a narrow lead, see ``reference``.
+PROMPTS, PROMPT_TOKENS, CHECKED_TOKENS = 12, 16, 4
+TEXTS, TEXT_TOKENS, NARROW = 8, 64, 32
+LEAST_AGREEMENT = {"fp32": 0.95, "int8": 0.5, "int4": 0.1}
+
+OnProgress = Callable[[str], None]
+Checks = list[tuple[list[int], int]]  # prompts, and how many tokens after each are compared
+
+
+@dataclass
+class Entry:
+    """A peer in one precision: what came of it so far. ``failure`` says why it ends there."""
+
+    peer: str
+    precision: str
+    level: str
+    contender: Contender | None = None
+    failure: str | None = None
+    version: str | None = None
+    load_seconds: float | None = None
+    peak_rss_bytes: int | None = None
+    agreement: float | None = None
+    answers: list[list[int]] = field(default_factory=list)  # tokens after each checked prompt
+    samples: dict[str, list[float]] = field(default_factory=dict)  # seconds per round
+    our_samples: dict[str, list[float]] = field(default_factory=dict)  # of the same rounds
+    beside: list[str] = field(default_factory=list)  # who was open at the same time
+    process: PeerProcess | None = None
+
+    def close(self) -> None:
+        """Ends its process, if it runs."""
+        if self.process is not None:
+            self.process.close()
+            self.process = None
+
+    def fail(self, error: PeerError) -> None:
+        """Keeps the reason; samples of a peer that crashed are not shown."""
+        self.failure = str(error)
+        self.samples, self.our_samples = {}, {}
+        self.close()
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to measure."""
+
+    tests: Sequence[SpeedTest]
+    threads: int
+    rounds: int
+    logs: Path
+    answer_seconds: float
+    on_progress: OnProgress = lambda message: None
+
+
+def token_ids(vocab_size: int, count: int, number: int) -> list[int]:
+    """The random prompt of a round, the same for all; a new one each round: none is cached."""
+    ids: list[int] = np.random.default_rng(number).integers(0, vocab_size, count).tolist()
+    return ids
+
+
+def checks(reference: Entry, vocab_size: int, context: int, options: Options) -> dict[str, Checks]:
+    """What each level is checked with; ``reference`` is our fp32 as a judge."""
+    prompts = _random_ids(vocab_size, PROMPTS, min(PROMPT_TOKENS, context - CHECKED_TOKENS))
+    usual = [(prompt, CHECKED_TOKENS) for prompt in prompts]
+    texts = _random_ids(vocab_size, TEXTS, min(TEXT_TOKENS, context - 1))
+    try:
+        process = start(reference, options)
+        narrow = process.ask("narrow", texts=texts, count=NARROW)["prompts"]
+    finally:
+        reference.close()
+    return {"fp32": [*usual, *((prompt, 1) for prompt in narrow)], "int8": usual, "int4": usual}
+
+
+def _random_ids(vocab_size: int, count: int, length: int) -> list[list[int]]:
+    ids: list[list[int]] = (
+        np.random.default_rng(length).integers(0, vocab_size, (count, length)).tolist()
+    )
+    return ids
+
+
+def measure_level(
+    entries: Sequence[Entry],
+    vocab_size: int,
+    checks_of: Mapping[str, Checks],
+    options: Options,
+) -> list[OthersUse]:
+    """Fills ours, the first of ``entries``, and the peers'; what others used of the processor.
+
+    A peer that fails keeps the reason; ours failing is raised.
+    """
+    ours, waiting = entries[0], [entry for entry in entries[1:] if entry.failure is None]
+    others: list[OthersUse] = []
+    while True:
+        watch = CpuWatch()
+        group: list[Entry] = []
+        try:
+            start(ours, options)
+            group.append(ours)
+            _fill_group(group, waiting, checks_of, options)
+            _run_rounds(group, vocab_size, options)
+        finally:
+            for entry in entries:  # one may be open and not in the group yet
+                entry.close()
+        others += [found for found in [watch.stop()] if found is not None]
+        if not waiting:
+            return others
+
+
+def start(entry: Entry, options: Options) -> PeerProcess:
+    """Opens its model. Raises PeerError."""
+    assert entry.contender is not None
+    options.on_progress(f"{entry.peer} {entry.precision}: opening")
+    log = options.logs / f"{entry.contender.folder.name}-serving.log"
+    entry.process = PeerProcess(
+        entry.contender.command(options.threads),
+        log,
+        child_environment(options.threads),
+        options.answer_seconds,
+    )
+    entry.version = entry.process.opened["version"]
+    entry.load_seconds = entry.process.load_seconds
+    return entry.process
+
+
+def _fill_group(
+    group: list[Entry],
+    waiting: list[Entry],
+    checks_of: Mapping[str, Checks],
+    options: Options,
+) -> None:
+    """Moves from ``waiting`` to ``group``, which has ours, what opens and fits; one at least."""
+    free = available_bytes()
+    _check(group[0], checks_of)
+    while waiting:
+        if len(group) > 1 and not fits(waiting[0], group, free):
+            return
+        entry = waiting.pop(0)
+        try:
+            start(entry, options)
+            _check(entry, checks_of)
+        except PeerError as error:
+            entry.fail(error)
+        else:
+            group.append(entry)
+
+
+def _check(entry: Entry, checks_of: Mapping[str, Checks]) -> None:
+    """Keeps its tokens after the prompts of the check, for ``judge``."""
+    assert entry.process is not None
+    entry.answers = [
+        entry.process.ask("generate", ids=prompt, count=count)["tokens"]
+        for prompt, count in checks_of[entry.level]
+    ]
+    entry.peak_rss_bytes = entry.process.ask("memory")["peak_rss_bytes"]
+
+
+def available_bytes(meminfo: Path = MEMINFO) -> int | None:
+    """Memory that programs can still take, as the kernel sees it; None where it does not tell."""
+    try:
+        found = re.search(r"^MemAvailable: +(\d+) kB$", meminfo.read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return int(found[1]) * 1024 if found else None
+
+
+def fits(entry: Entry, group: Sequence[Entry], free: int | None) -> bool:
+    """Whether ``entry`` fits beside ``group`` in what was ``free`` when ours was open."""
+    if free is None:
+        return True
+    assert entry.contender is not None
+    needed = MEMORY_FACTOR * entry.contender.weights_bytes + MEMORY_BYTES
+    taken = sum(other.peak_rss_bytes or 0 for other in group[1:])
+    return needed + taken < free
+
+
+def _run_rounds(group: list[Entry], vocab_size: int, options: Options) -> None:
+    """One round that warms up, then those that count, every other one backwards.
+
+    Ctrl-C leaves the samples of complete rounds.
+    """
+    ours, complete = group[0], 0
+    for entry in group:
+        entry.samples = {test.name: [] for test in options.tests}
+        entry.beside = [f"{other.peer} {other.precision}" for other in group if other is not entry]
+    try:
+        for number in range(options.rounds + 1):
+            _run_round(group, number, vocab_size, options)
+            complete = number
+    finally:
+        for entry in group:
+            entry.samples = {name: kept[:complete] for name, kept in entry.samples.items()}
+        for entry in group[1:]:
+            if entry.failure is None:
+                entry.our_samples = ours.samples
+    for entry in group:
+        if entry.process is not None:
+            entry.peak_rss_bytes = entry.process.ask("memory")["peak_rss_bytes"]
+
+
+def _run_round(group: list[Entry], number: int, vocab_size: int, options: Options) -> None:
+    for test in options.tests:
+        alive = [entry for entry in group if entry.failure is None]
+        for entry in alive[:: -1 if number % 2 else 1]:
+            what = f"{test.name}, round {number} of {options.rounds}"
+            options.on_progress(f"{entry.peer} {entry.precision}: {what}")
+            try:
+                _sample(entry, test, vocab_size, number)
+            except PeerError as error:
+                if entry is group[0]:
+                    raise
+                entry.fail(error)
+
+
+def _sample(entry: Entry, test: SpeedTest, vocab_size: int, number: int) -> None:
+    assert entry.process is not None
+    seconds = sum(
+        sign * entry.process.ask("generate", ids=ids, count=count)["seconds"]
+        for sign, ids, count in calls(test, vocab_size, number)
+    )
+    if number > 0:
+        entry.samples[test.name].append(seconds)
+
+
+def calls(test: SpeedTest, vocab_size: int, number: int) -> Iterator[tuple[int, list[int], int]]:
+    """What to generate for a test in that round: sign of its seconds, ids, count.
+
+    A runtime's one call for n tokens is the prompt's pass, which yields the first, and n - 1 more.
+    After a prompt of one token that is n passes of one token each, all that tg is. Deeper, the
+    prompt's own seconds are taken off again.
+    """
+    if not test.generation:
+        yield 1, token_ids(vocab_size, test.prompt, number), 1
+        return
+    count = test.generation if number > 0 else WARMUP_TOKENS
+    if test.depth == 0:
+        yield 1, token_ids(vocab_size, 1, number), count
+        return
+    ids = token_ids(vocab_size, test.depth, number)
+    yield 1, ids, count + 1
+    yield -1, ids, 1
+
+
+def judge(
+    reference: Entry,
+    entries: Sequence[Entry],
+    checks_of: Mapping[str, Checks],
+    options: Options,
+) -> None:
+    """Says of every entry how many of its checked tokens are the best of ``reference``, our fp32.
+
+    Below the least that its level leaves, it does not run the same model, and its figures go.
+    """
+    try:
+        process = start(reference, options)
+        for entry in entries:
+            if entry.failure is None:
+                _judge(entry, process, checks_of[entry.level])
+    finally:
+        reference.close()
+
+
+def _judge(entry: Entry, reference: PeerProcess, checks_of: Checks) -> None:
+    checked = sum(count for _, count in checks_of)
+    agreed = sum(
+        reference.ask("judge", ids=prompt, tokens=tokens)["agreed"]
+        for (prompt, _), tokens in zip(checks_of, entry.answers, strict=True)
+    )
+    entry.agreement = agreed / checked
+    if entry.agreement < LEAST_AGREEMENT[entry.level]:
+        entry.fail(PeerError(f"not the same model: {agreed} of {checked} tokens agree"))

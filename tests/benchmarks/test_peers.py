@@ -1,0 +1,643 @@
+"""The comparison with other runtimes: rounds, reasons, environments, and what adapters compute.
+
+The peers here are adapters that the test writes, run by our own interpreter: the real ones need the
+package index and gigabytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pocketlm.benchmarks.intervals import estimate
+from pocketlm.benchmarks.machine import OthersUse
+from pocketlm.benchmarks.peers import __main__ as command
+from pocketlm.benchmarks.peers import comparison, environments, measure
+from pocketlm.benchmarks.peers.comparison import LEVELS, Comparison, Settings
+from pocketlm.benchmarks.peers.conversions import (
+    REQUIREMENTS,
+    Contender,
+    Peer,
+    convert,
+    known_peers,
+    our_peer,
+)
+from pocketlm.benchmarks.peers.environments import (
+    STAMP,
+    PeerError,
+    environment,
+    install_steps,
+    pinned,
+    run_logged,
+)
+from pocketlm.benchmarks.peers.measure import (
+    CHECKED_TOKENS,
+    NARROW,
+    PROMPTS,
+    Entry,
+    Options,
+    available_bytes,
+    calls,
+    fits,
+    measure_level,
+    token_ids,
+)
+from pocketlm.benchmarks.peers.process import PeerProcess
+from pocketlm.benchmarks.peers.table import markdown, rows
+from pocketlm.benchmarks.speed.measure import Choice, SpeedTest
+
+PROTOCOL = Path(measure.__file__).with_name("protocol.py")
+TESTS = (SpeedTest(8, 0), SpeedTest(0, 4))
+
+# An adapter that runs the checkpoint as we do: the beginning of every other one here.
+HEALTHY = """
+from pocketlm.benchmarks.peers.ours import Model, convert as export
+
+NAME, PACKAGE, PRECISIONS = "healthy", "numpy", {"whole": "fp32"}
+
+def convert(checkpoint, out, precision, ours):
+    export(checkpoint, out, "fp32", ours)
+    return "has a note | with a bar"
+"""
+BROKEN = {
+    "crashes_at_load": """
+class Model:
+    def __init__(self, folder, precision, threads):
+        import os, signal
+        print("no such instruction")
+        os.kill(os.getpid(), signal.SIGILL)
+""",
+    "crashes_mid_round": """
+class Model(Model):
+    def generate(self, ids, count):
+        if len(ids) == 8:
+            raise MemoryError("out of it")
+        return super().generate(ids, count)
+""",
+    "shifts_positions": """
+class Model(Model):
+    def generate(self, ids, count):
+        return super().generate([ids[1], *ids[1:]] if len(ids) > 1 else ids, count)
+""",
+    "disagrees": """
+class Model(Model):
+    def generate(self, ids, count):
+        return [(token + 1) % 97 for token in super().generate(ids, count)]
+""",
+    "does_not_convert": """
+def convert(checkpoint, out, precision, ours):
+    raise KeyError("no tensor named so")
+""",
+}
+
+
+def fake_peer(folder: Path, name: str, source: str, requirements: Path | None = None) -> Peer:
+    """A peer whose adapter is this source."""
+    file = folder / f"{name}.py"
+    file.write_text(source)
+    return Peer(name, {"whole": "fp32"}, str(file), requirements)
+
+
+@pytest.fixture
+def no_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pip finds nothing, at once."""
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+
+
+# ---- the whole command ----
+
+
+@pytest.fixture
+def measured(
+    tmp_path: Path,
+    tiny_checkpoint: Path,
+    no_index: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> dict[str, dict[str, Any]]:
+    """The row of every peer, from one run of the command over good and bad ones."""
+    requirements = tmp_path / "absent.txt"
+    requirements.write_text("pocketlm-is-not-this==1.0\n")
+    peers = [fake_peer(tmp_path, "healthy", HEALTHY)]
+    peers += [fake_peer(tmp_path, name, HEALTHY + source) for name, source in BROKEN.items()]
+    peers.append(fake_peer(tmp_path, "not_installed", HEALTHY, requirements))
+    monkeypatch.setattr(command, "known_peers", lambda: {peer.key: peer for peer in peers})
+    options = ["--checkpoint", str(tiny_checkpoint), "--folder", str(tmp_path / "kept")]
+    options += ["--prompt", "8", "--generation", "4", "--rounds", "2", "--threads", "1"]
+    report = tmp_path / "results.json"
+    options += ["--precision", "fp32", "--quiet", "--json", str(report)]
+    assert command.main(options) == 0
+    table = capsys.readouterr().out
+    (results,) = json.loads(report.read_text())
+    assert results["circumstances"]["threads"] == 1
+    found = {row["peer"]: row | {"table": table} for row in results["rows"]}
+    assert found.keys() == {"pocketlm", *(peer.name for peer in peers)}
+    return found
+
+
+def test_every_peer_has_figures_or_a_reason(measured: dict[str, dict[str, Any]]) -> None:
+    healthy = measured["healthy"]
+    for row in (measured["pocketlm"], healthy):
+        assert row["failure"] is None
+        assert row["agreement"] == 1
+        assert row["load_seconds"] > 0
+        assert row["peak_rss_bytes"] > 10_000_000
+        assert row["bits_per_weight"] == pytest.approx(32, rel=0.3)  # with the graph
+        assert all(len(row["tests"][name]["samples"]) == 2 for name in ("pp8", "tg4"))
+    assert 0 < healthy["tests"]["pp8"]["ratio"]["median"] < 100
+    assert measured["pocketlm"]["tests"]["pp8"]["ratio"] is None
+    reasons = {
+        "crashes_at_load": "crashed at opening the model: killed by signal 4 (Illegal instruction)"
+        ": no such instruction",
+        "crashes_mid_round": "failed at generate: MemoryError: out of it",
+        "disagrees": f"not the same model: 0 of {PROMPTS * CHECKED_TOKENS + NARROW} tokens agree",
+        "does_not_convert": "not converted: exit code 1: KeyError: 'no tensor named so'",
+        "not_installed": "not installed: exit code 1: ERROR: No matching distribution found for "
+        "pocketlm-is-not-this==1.0",
+    }
+    assert {name: measured[name]["failure"] for name in reasons} == reasons
+    for name in reasons:
+        assert set(measured[name]["tests"].values()) == {None}
+        assert reasons[name] in healthy["table"]
+    assert "has a note \\| with a bar" in healthy["table"]
+    assert len({line.replace("\\|", "").count("|") for line in _lines(healthy["table"])}) == 1
+
+
+def _lines(table: str) -> list[str]:
+    return [line for line in table.splitlines() if line.startswith("|")]
+
+
+def test_a_conversion_is_kept_until_its_adapter_changes(
+    tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    peer = fake_peer(tmp_path, "healthy", HEALTHY)
+    first = convert(peer, "whole", tiny_checkpoint, tmp_path)
+    stamp = (first.folder / "conversion.json").stat().st_mtime_ns
+    assert convert(peer, "whole", tiny_checkpoint, tmp_path) == first
+    assert (first.folder / "conversion.json").stat().st_mtime_ns == stamp
+    changed = fake_peer(tmp_path, "healthy", HEALTHY + "# another\n")
+    assert convert(changed, "whole", tiny_checkpoint, tmp_path).folder != first.folder
+
+
+def test_a_failed_conversion_leaves_nothing_but_its_log(
+    tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    peer = fake_peer(tmp_path, "broken", HEALTHY + BROKEN["does_not_convert"])
+    with pytest.raises(PeerError, match="no tensor named so"):
+        convert(peer, "whole", tiny_checkpoint, tmp_path)
+    (log,) = (path for path in (tmp_path / "models").rglob("*") if path.is_file())
+    assert "Traceback" in log.read_text()
+
+
+def test_a_full_disk_is_a_reason_unless_it_is_converted_already(
+    tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    peer = fake_peer(tmp_path, "healthy", HEALTHY)
+    with pytest.raises(PeerError, match=r"expected 1000000000\.0 GB; make room, or use --discard"):
+        convert(peer, "whole", tiny_checkpoint, tmp_path, needed_bytes=1e18)
+    first = convert(peer, "whole", tiny_checkpoint, tmp_path)
+    assert convert(peer, "whole", tiny_checkpoint, tmp_path, needed_bytes=1e18) == first
+
+
+def test_bad_paths_and_numbers_are_found_out_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main(["--checkpoint", str(tmp_path)]) == 2
+    assert "found no config.json with safetensors files" in capsys.readouterr().err
+    report = str(tmp_path / "nowhere" / "x.json")
+    assert command.main(["--shape", "gpt2-124m", "--json", report]) == 2
+    assert "x.json: cannot be written (No such file or directory)" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        command.main(["--shape", "gpt2-124m", "--threads", "0"])
+    assert "found 0, expected at least 1" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_we_cannot_read_ends_it_with_the_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "x"}')
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    options = ["--checkpoint", str(tmp_path), "--folder", str(tmp_path / "kept"), "--quiet"]
+    assert command.main(options) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("peers: pocketlm itself not converted: exit code 1: pocketlm.export.")
+    assert len(err.splitlines()) == 1
+
+
+def test_unknown_peers_and_no_checkpoint_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["--shape", "gpt2-124m", "--peer", "ollama"]) == 2
+    assert "found the peer 'ollama', expected one of ctranslate2, " in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        command.main([])
+    assert "found neither --shape nor --checkpoint" in capsys.readouterr().err
+
+
+# ---- rounds ----
+
+
+class Scripted:
+    """Stands for a process: takes ``seconds`` for anything, and dies at call ``dies_at``."""
+
+    opened = {"version": "1"}
+    load_seconds = 0.5
+
+    def __init__(self, name: str, log: list[str], seconds: float, dies_at: int | None) -> None:
+        self.name, self.log, self.seconds, self.dies_at = name, log, seconds, dies_at
+
+    def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
+        if do == "memory":
+            return {"peak_rss_bytes": 1000}
+        count = arguments["count"]
+        if count != CHECKED_TOKENS:
+            self.log.append(f"{self.name} {len(arguments['ids'])} {count}")
+            if len([line for line in self.log if line.startswith(self.name)]) == self.dies_at:
+                raise PeerError("crashed")
+        return {"seconds": self.seconds * count, "tokens": [0] * count}
+
+    def close(self) -> None:
+        self.log.append(f"{self.name} closed")
+
+
+Scripts = Callable[..., tuple[list[Entry], list[str]]]
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Scripts:
+    """Runs ``measure_level`` over scripted processes: name -> (seconds, call it dies at)."""
+
+    def run(
+        scripts: dict[str, tuple[float, int | None]],
+        tests: Sequence[SpeedTest] = (SpeedTest(8, 0), SpeedTest(0, 16)),
+        together: int = 9,
+        kept: list[Entry] | None = None,
+    ) -> tuple[list[Entry], list[str]]:
+        log: list[str] = []
+
+        def start(entry: Entry, options: Options) -> None:
+            entry.process = Scripted(entry.peer, log, *scripts[entry.peer])  # type: ignore[assignment]
+
+        def fit(entry: Entry, group: Sequence[Entry], free: int | None) -> bool:
+            return len(group) < together
+
+        monkeypatch.setattr(measure, "start", start)
+        monkeypatch.setattr(measure, "fits", fit)
+        entries = [Entry(name, "whole", "fp32") for name in scripts]
+        if kept is not None:
+            kept += entries
+        measure_level(
+            entries, 97, {"fp32": [([1], CHECKED_TOKENS)]}, Options(tests, 1, 2, tmp_path, 5)
+        )
+        return entries, log
+
+    return run
+
+
+def test_rounds_are_interleaved_and_every_other_one_goes_backwards(scripted: Scripts) -> None:
+    _, log = scripted({"ours": (1, None), "a": (2, None), "b": (3, None)})
+    there, back = ["ours", "a", "b"], ["b", "a", "ours"]
+    warm_up = [f"{name} {call}" for call in ("8 1", "1 8") for name in there]
+    kept = [
+        f"{name} {call}" for order in (back, there) for call in ("8 1", "1 16") for name in order
+    ]
+    assert log == [*warm_up, *kept, *(f"{name} closed" for name in there)]
+
+
+def test_ratios_are_to_ours_of_the_same_rounds(scripted: Scripts) -> None:
+    entries, _ = scripted({"ours": (1, None), "slow": (2, None), "fast": (0.5, None)})
+    found = rows(entries, TESTS_OF_SCRIPTS, 100)
+    ratios = [row["tests"]["tg16"]["ratio"] for row in found]
+    assert ratios[0] is None
+    assert [ratio["median"] for ratio in ratios[1:]] == [0.5, 2]
+    assert found[1]["tests"]["pp8"]["tokens_per_second"]["median"] == 4
+    assert found[1]["beside"] == ["ours whole", "fast whole"]
+    assert "measured beside" not in markdown(found, TESTS_OF_SCRIPTS)
+
+
+TESTS_OF_SCRIPTS = (SpeedTest(8, 0), SpeedTest(0, 16))
+
+
+def test_one_that_dies_in_a_round_leaves_the_others_alone(scripted: Scripts) -> None:
+    entries, log = scripted({"ours": (1, None), "dies": (1, 4), "b": (1, None)})
+    assert [entry.failure for entry in entries] == [None, "crashed", None]
+    assert entries[1].samples == {} and log.count("dies closed") == 1
+    assert [len(samples) for samples in entries[2].samples.values()] == [2, 2]
+    assert entries[2].our_samples is entries[0].samples
+
+
+def test_ctrl_c_in_a_round_keeps_the_rounds_before_it(
+    scripted: Scripts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted(Scripted):
+        def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
+            if self.name == "a" and arguments.get("count") == 16 and "a 1 16" in self.log:
+                raise KeyboardInterrupt
+            return super().ask(do, **arguments)
+
+    monkeypatch.setattr(sys.modules[__name__], "Scripted", Interrupted)
+    kept: list[Entry] = []
+    with pytest.raises(KeyboardInterrupt):
+        scripted({"ours": (1, None), "a": (2, None)}, kept=kept)
+    assert [entry.samples for entry in kept] == [
+        {"pp8": [1], "tg16": [16]},
+        {"pp8": [2], "tg16": [32]},
+    ]
+    assert kept[1].our_samples == kept[0].samples
+    assert kept[0].process is None and kept[1].process is None
+
+
+def test_ours_that_dies_ends_the_run_with_every_process(scripted: Scripts) -> None:
+    with pytest.raises(PeerError, match="crashed"):
+        scripted({"ours": (1, 3), "a": (1, None)})
+
+
+def test_what_does_not_fit_is_measured_later_beside_ours(scripted: Scripts) -> None:
+    entries, log = scripted(
+        {"ours": (1, None), "a": (1, None), "b": (1, None), "c": (1, None)}, together=2
+    )
+    assert [entry.beside for entry in entries[1:]] == [["ours whole"]] * 3
+    assert log.count("ours closed") == 3
+    found = rows(entries, TESTS_OF_SCRIPTS, 100)
+    lines = markdown(found, TESTS_OF_SCRIPTS).splitlines()
+    assert "measured beside" not in lines[2]
+    assert all(line.endswith("| measured beside ours whole only |") for line in lines[3:])
+    assert all(len(entry.our_samples["pp8"]) == 2 for entry in entries[1:])
+
+
+def test_fitting_counts_who_is_open_and_what_opening_takes(tmp_path: Path) -> None:
+    (tmp_path / "weights.bin").write_bytes(bytes(1000))
+    (tmp_path / "tokenizer.json").write_bytes(bytes(5000))
+    contender = Contender(our_peer(), "fp32", Path(sys.executable), tmp_path, "")
+    assert contender.weights_bytes == 1000
+    entry = Entry("x", "fp32", "fp32", contender)
+    open_ones = [
+        Entry("ours", "", "", peak_rss_bytes=10**12),
+        Entry("a", "", "", peak_rss_bytes=70),
+    ]
+    needed = measure.MEMORY_BYTES + 2000 + 70
+    assert fits(entry, open_ones, needed + 1)
+    assert not fits(entry, open_ones, needed)
+    assert fits(entry, open_ones, None)
+
+
+def test_available_memory_is_read_or_unknown(tmp_path: Path) -> None:
+    file = tmp_path / "meminfo"
+    assert available_bytes(file) is None
+    file.write_text("MemTotal:       16 kB\nMemAvailable:    7 kB\n")
+    assert available_bytes(file) == 7 * 1024
+
+
+def test_tests_are_those_of_llama_bench() -> None:
+    assert list(calls(SpeedTest(8, 0), 97, 3)) == [(1, token_ids(97, 8, 3), 1)]
+    # A call for n tokens after one token is n forward passes of one token.
+    assert list(calls(SpeedTest(0, 128), 97, 3)) == [(1, token_ids(97, 1, 3), 128)]
+    # 129 after 32 are a pass of 32 and 128 of one; what the first takes is taken off.
+    deep = token_ids(97, 32, 3)
+    assert list(calls(SpeedTest(0, 128, 32), 97, 3)) == [(1, deep, 129), (-1, deep, 1)]
+
+
+def test_all_are_given_the_same_ids_and_others_in_the_next_round() -> None:
+    assert token_ids(97, 50, 1) == token_ids(97, 50, 1) != token_ids(97, 50, 2)
+    assert all(0 <= i < 97 for i in token_ids(97, 500, 1))
+
+
+def test_ctrl_c_keeps_what_is_complete(
+    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(entries: Sequence[Entry], *others: object) -> list[OthersUse]:
+        if entries[0].level == "int8":
+            raise KeyboardInterrupt
+        entries[0].samples = {"pp8": [1.0]}
+        return []
+
+    monkeypatch.setattr(comparison, "measure_level", measured)
+    settings = Settings(tmp_path, [], Choice((8,), (), threads=(1,)))
+    run = Comparison("tiny", tiny_checkpoint, settings)
+    run.measure()
+    found = run.results()
+    assert found["interrupted"]
+    assert [row["failure"] for row in found["rows"]] == [None, "interrupted"]
+    assert found["rows"][0]["tests"]["pp8"]["tokens_per_second"]["median"] == 8
+
+
+# ---- a process ----
+
+
+@pytest.fixture
+def serving(tmp_path: Path) -> Iterator[Callable[..., PeerProcess]]:
+    """Starts an adapter whose model is this source."""
+    started: list[PeerProcess] = []
+
+    def start(source: str, seconds: float = 30) -> PeerProcess:
+        file = tmp_path / "json.py"  # named as a module that it may import
+        file.write_text(f'import json\nPACKAGE = "numpy"\n{source}')
+        command = [sys.executable, "-P", str(PROTOCOL), str(file), "serve", "x", "whole", "1"]
+        env = environments.child_environment(1)
+        started.append(PeerProcess(command, tmp_path / "log", env, seconds))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.close()
+
+
+def test_what_a_library_prints_is_no_answer(serving: Callable[..., PeerProcess]) -> None:
+    source = """
+print("loading", json.dumps(1))
+class Model:
+    def __init__(self, *arguments): print(arguments[1:])
+    def generate(self, ids, count): print("generating"); return ids[:count]
+"""
+    process = serving(source)
+    assert process.opened["version"] == np.__version__
+    answer = process.ask("generate", ids=[1, 2, 3], count=2)
+    assert answer["tokens"] == [1, 2] and answer["seconds"] >= 0
+    assert process.ask("memory")["peak_rss_bytes"] > 1_000_000
+
+
+def test_too_few_tokens_are_an_error(serving: Callable[..., PeerProcess]) -> None:
+    process = serving("class Model:\n __init__ = lambda *a: None\n generate = lambda *a: [1]")
+    with pytest.raises(PeerError, match="ValueError: 1 tokens came, expected 2"):
+        process.ask("generate", ids=[0], count=2)
+    with pytest.raises(PeerError, match="crashed at generate: exit code 1"):
+        process.ask("generate", ids=[0], count=2)
+
+
+def test_a_hanging_peer_is_a_reason(serving: Callable[..., PeerProcess]) -> None:
+    source = "import time\nclass Model:\n def __init__(self, *a): time.sleep(60)"
+    with pytest.raises(PeerError, match=r"no answer after 0 s at opening the model"):
+        serving(source, seconds=0.3)
+
+
+# ---- environments ----
+
+
+def test_adapters_and_requirements_are_the_same_peers_and_every_pin_is_exact() -> None:
+    peers = known_peers()
+    assert peers.keys() == {file.stem for file in REQUIREMENTS.glob("*.txt")}
+    for name, peer in peers.items():
+        assert peer.key == name
+        assert peer.requirements is not None
+        assert len(pinned(peer.requirements)) > 5
+        assert set(peer.precisions.values()) <= set(LEVELS)
+        assert "fp32" in peer.precisions.values()
+
+
+def test_peers_are_those_that_the_readme_names() -> None:
+    assert sorted(peer.name for peer in known_peers().values()) == [
+        "CTranslate2",
+        "OpenVINO GenAI",
+        "llama.cpp",
+        "onnxruntime-genai",
+        "optimum-onnx",
+        "torch",
+    ]
+
+
+@pytest.mark.parametrize("line", ["numpy", "numpy>=1", "numpy==1.*", "numpy==", "numpy==1,<2"])
+def test_an_open_version_is_refused(line: str, tmp_path: Path) -> None:
+    file = tmp_path / "x.txt"
+    file.write_text(f"{line}\n")
+    with pytest.raises(ValueError, match="no exact version"):
+        pinned(file)
+
+
+def test_torch_is_installed_first_and_alone(tmp_path: Path) -> None:
+    file = tmp_path / "x.txt"
+    file.write_text("numpy==2.0\ntorch==2.13.0\n")
+    rest = ["--no-deps", "--requirement", str(file)]
+    assert install_steps(file) == [["torch==2.13.0"], rest]
+    file.write_text("numpy==2.0\n")
+    assert install_steps(file) == [rest]
+
+
+def test_an_environment_is_made_again_when_its_pins_change_or_it_was_not_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    failing = False
+
+    def run(command: Sequence[str], log: Path, seconds: float) -> str:
+        (tmp_path / "x").mkdir(exist_ok=True)
+        made.append(command[2])
+        if failing and "pip" in command:
+            raise PeerError("the network is gone")
+        return ""
+
+    monkeypatch.setattr(environments, "run_logged", run)
+    file = tmp_path / "x.txt"
+    file.write_text("numpy==2.0\n")
+    python = environment(tmp_path / "x", file)
+    assert made == ["venv", "pip"]
+    assert environment(tmp_path / "x", file) == python
+    assert made == ["venv", "pip"]
+    file.write_text("numpy==2.1\n")
+    failing = True
+    with pytest.raises(PeerError, match="the network is gone"):
+        environment(tmp_path / "x", file)
+    assert not (tmp_path / "x" / STAMP).exists()
+    failing = False
+    environment(tmp_path / "x", file)
+    made_from = hashlib.sha256(file.read_bytes() + sys.version.encode()).hexdigest()
+    assert (tmp_path / "x" / STAMP).read_text() == made_from
+
+
+def test_a_command_that_takes_too_long_or_is_not_there_is_a_reason(tmp_path: Path) -> None:
+    log = tmp_path / "x.log"
+    with pytest.raises(PeerError, match=r"not done after 0 s; see x\.log"):
+        run_logged([sys.executable, "-c", "import time; time.sleep(60)"], log, 0.2)
+    kill = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    with pytest.raises(PeerError, match="^killed, as the system does when memory runs out$"):
+        run_logged([sys.executable, "-c", kill], log, 30)
+    with pytest.raises(PeerError, match="nowhere/python: No such file"):
+        run_logged([str(tmp_path / "nowhere/python")], log, 1)
+    with pytest.raises(PeerError, match="^exit code 3: it said nothing$"):
+        run_logged([sys.executable, "-c", "raise SystemExit(3)"], log, 30)
+
+
+def test_peers_are_kept_off_the_network_and_our_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", "x")
+    found = environments.child_environment(3)
+    assert "PYTHONPATH" not in found
+    assert found["HF_HUB_OFFLINE"] == "1" and found["OMP_NUM_THREADS"] == "3"
+
+
+# ---- the table ----
+
+
+def test_table_shows_rates_ratios_and_reasons() -> None:
+    good = Entry("a", "q8", "int8", version="1.0", load_seconds=0.25, peak_rss_bytes=5_000_000)
+    good.agreement, good.samples = 0.9, {"pp8": [4.0, 2.0, 1.0]}
+    good.our_samples = {"pp8": [2.0, 2.0, 2.0]}
+    bad = Entry("b", "q4", "int4", failure="not installed: no network")
+    tests = (SpeedTest(8, 0),)
+    lines = markdown(rows([good, bad], tests, 1000), tests).splitlines()
+    assert lines[0].startswith("| runtime | version | precision | weights MB |")
+    assert lines[2] == "| a | 1.0 | q8 |  |  | 0.25 | 4.0 | 1.00 (0.50–2.00) | 5 | 90% |  |"
+    assert lines[3] == "| b |  | q4 |  |  |  |  |  |  |  | not installed: no network |"
+    assert estimate([0.5, 1, 2]).low == 0.5
+
+
+# ---- llama.cpp's file ----
+
+
+def rotated(x: Any, position: int, pairs: list[tuple[int, int]], theta: float) -> Any:
+    """x (E,) with each pair of rows turned by position times its frequency."""
+    out = x.copy()
+    for i, (a, b) in enumerate(pairs):
+        angle = position * theta ** (-2 * i / len(x))
+        out[a] = x[a] * np.cos(angle) - x[b] * np.sin(angle)
+        out[b] = x[b] * np.cos(angle) + x[a] * np.sin(angle)
+    return out
+
+
+def test_interleaved_rows_give_the_scores_of_rotated_halves() -> None:
+    from pocketlm.benchmarks.peers.adapters.llama_cpp import interleave
+
+    H, E, D = 3, 8, 10
+    random = np.random.default_rng(0)
+    q, k = random.normal(size=(2, H * E, D))
+    x, y = random.normal(size=(2, D))
+    halves = [(i, i + E // 2) for i in range(E // 2)]
+    neighbours = [(2 * i, 2 * i + 1) for i in range(E // 2)]
+    for h in range(H):
+        head = slice(h * E, (h + 1) * E)
+        expected = rotated(q[head] @ x, 5, halves, 100.0) @ rotated(k[head] @ y, 2, halves, 100.0)
+        q2, k2 = interleave(q, H)[head], interleave(k, H)[head]
+        found = rotated(q2 @ x, 5, neighbours, 100.0) @ rotated(k2 @ y, 2, neighbours, 100.0)
+        assert found == pytest.approx(expected)
+
+
+def test_rope_factors_divide_into_the_frequencies_of_our_own_graph() -> None:
+    from pocketlm.benchmarks.peers.adapters.llama_cpp import rope_factors
+
+    scaling = {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
+    found = rope_factors(64, 500000.0, scaling)
+    expected = []
+    for i in range(32):  # one by one, as the published code says it
+        wavelength = 2 * np.pi * 500000.0 ** (2 * i / 64)
+        if wavelength < 8192 / 4:
+            expected.append(1.0)
+        elif wavelength > 8192 / 1:
+            expected.append(8.0)
+        else:
+            smooth = (8192 / wavelength - 1) / (4 - 1)
+            expected.append(1 / ((1 - smooth) / 8 + smooth))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert found[0] == 1 and found[-1] == 8
+    with pytest.raises(ValueError, match="rope scaling 'yarn' is not converted"):
+        rope_factors(64, 1e4, {"rope_type": "yarn"})
