@@ -270,15 +270,18 @@ def _progress() -> Iterator[OnEvent]:
         yield lambda event: None
         return
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
-        task = bar.add_task("starting", total=None)
+    # Drawn between two measurements only, so that drawing takes no time from any.
+    with Progress(
+        *columns, TimeRemainingColumn(), console=console, transient=True, auto_refresh=False
+    ) as bar:
+        task = bar.add_task("starting", total=1.0)
 
         def on_event(event: dict[str, Any]) -> None:
             if event["phase"] == "bandwidth":
-                bar.update(task, description="reading memory")
+                bar.update(task, description="reading memory", refresh=True)
             else:
                 counts = {"completed": event["done"], "total": event["total"]}
-                bar.update(task, description=event["what"], **counts)
+                bar.update(task, description=event["what"], refresh=True, **counts)
 
         yield on_event
 
