@@ -3,8 +3,8 @@
     python -m pocketlm.benchmarks.readme_tables README.md benchmarks/results
 
 A table stands between ``<!-- begin NAME -->`` and ``<!-- end NAME -->``. NAME is a kind of table, a
-dash, and the name of a file of results that ``precisions`` wrote: ``speed-llama-1b`` is the speed
-of ``llama-1b.json``.
+dash, and the name of a file of results: ``speed-llama-1b`` is the speed of ``llama-1b.json``, which
+``precisions`` wrote; what ``peers`` wrote is of the kind "peers".
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from .peers.table import markdown
 from .quality.figures import text_sentence
 from .tables import Table, describe_circumstances, rate_text, warnings
 
@@ -70,9 +71,15 @@ def quality_table(results: dict[str, Any]) -> str:
     return f"{Table(columns, rows).markdown()}\n\n{caption}"
 
 
-KINDS: dict[str, Callable[[dict[str, Any]], str]] = {
+def peers_table(results: list[dict[str, Any]]) -> str:
+    """Other runtimes beside ours, one table per checkpoint."""
+    return "\n\n".join(map(markdown, results))
+
+
+KINDS: dict[str, Callable[[Any], str]] = {
     "speed": speed_table,
     "quality": quality_table,
+    "peers": peers_table,
 }
 
 

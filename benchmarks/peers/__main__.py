@@ -30,6 +30,7 @@ from .comparison import LEVELS, Comparison, Settings, shape_checkpoint
 from .conversions import Peer, known_peers
 from .environments import PeerError
 from .process import ANSWER_SECONDS
+from .table import markdown
 
 
 def say(message: str) -> None:
@@ -140,7 +141,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.json is not None:
             arguments.json.write_text(json.dumps(results, indent=1) + "\n")
         if arguments.output == "md":
-            print(comparison.text(), end="\n\n", flush=True)
+            print(markdown(results[-1]), end="\n\n", flush=True)
         if comparison.interrupted:
             break
     if arguments.output == "json":

@@ -19,14 +19,10 @@ from .conversions import Contender, Peer, convert, our_peer, reference_peer
 from .environments import PeerError
 from .measure import Entry, OnProgress, Options, checks, judge, measure_level
 from .process import ANSWER_SECONDS
-from .table import markdown, rows
+from .table import rows
 
 LEVELS = ("fp32", "int8", "int4")
 STORED = {"llama": "BF16", "gpt2": "F32"}  # as the real ones are published
-LEGEND = (
-    "× ours: its rate over pocketlm's of the same width in the same rounds, median and interval; "
-    "load s: from the start of its process; agrees: its greedy tokens that our fp32 finds the best"
-)
 LEVEL_BYTES = {"fp32": 4.0, "int8": 1.5, "int4": 1.0}  # per weight, embeddings left wide included
 
 
@@ -145,23 +141,9 @@ class Comparison:
                 "repetitions": self.options.rounds,
             },
             "interrupted": self.interrupted,
+            "tests": [test.name for test in self.options.tests],
             "rows": rows(self.entries, self.options.tests, self.parameters),
         }
-
-    def text(self) -> str:
-        """The table with its circumstances."""
-        found = self.results()
-        machine = found["circumstances"]
-        lines = [
-            f"{self.name}: {self.parameters / 1e6:.0f} M weights, {machine['threads']} threads, "
-            f"{self.options.rounds} rounds, on {machine['cpu']} "
-            f"({', '.join(machine['features'])}), {machine['cores']} cores, "
-            f"load average {machine['load_average']['before']:.1f} before",
-            machine["busy"] or "",
-            "interrupted: the rounds that were complete" if self.interrupted else "",
-            f"\n{markdown(found['rows'], self.options.tests)}\n\n{LEGEND}",
-        ]
-        return "\n".join(line for line in lines if line)
 
 
 def shape_checkpoint(root: Path, name: str) -> Path:

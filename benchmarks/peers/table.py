@@ -1,4 +1,4 @@
-"""Rows out of entries, and the Markdown table out of rows."""
+"""Rows out of entries, and the Markdown table with its circumstances out of the results."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from typing import Any
 from ..intervals import estimate, paired_ratio
 from ..speed.measure import SpeedTest
 from .measure import Entry
+
+LEGEND = (
+    "× ours: a rate over pocketlm's of the same width in the same rounds, median and interval; "
+    "load s: from the start of its process; agrees: its greedy tokens that our fp32 finds the best"
+)
 
 
 def rows(
@@ -52,9 +57,27 @@ def _figures(entry: Entry, test: SpeedTest) -> dict[str, Any] | None:
     }
 
 
-def markdown(found: Sequence[dict[str, Any]], tests: Sequence[SpeedTest]) -> str:
-    """The table; × ours is the peer's rate over that of pocketlm in the same rounds."""
-    measured = [column for test in tests for column in (f"{test.name} tok/s", "× ours")]
+def markdown(results: dict[str, Any]) -> str:
+    """The table, loud if others used the machine, and below it what a reader has to know."""
+    about = results["circumstances"]
+    features = ", ".join(about["features"]) or "no vector extensions"
+    loud = [about["busy"]] if about["busy"] else []
+    if results["interrupted"]:
+        loud.append("interrupted: the rounds that were complete")
+    caption = (
+        f"{results['name']}, {results['parameters'] / 1e6:.0f} M weights, on {about['cpu']} "
+        f"({features}), {about['cores']} cores, {about['threads']} threads, "
+        f"{about['repetitions']} interleaved rounds; load average "
+        f"{about['load_average']['before']:.1f} before. {LEGEND}."
+    )
+    return "\n\n".join(
+        [*(f"**{text}**" for text in loud), peer_table(results["rows"], results["tests"]), caption]
+    )
+
+
+def peer_table(found: Sequence[dict[str, Any]], tests: Sequence[str]) -> str:
+    """A line per row, with a rate and a ratio for each of ``tests``, by name."""
+    measured = [column for test in tests for column in (f"{test} tok/s", "× ours")]
     head = ["runtime", "version", "precision", "weights MB", "bits/weight", "load s", *measured]
     head += ["peak RSS MB", "agrees", "note"]
     lines = [head, [*["---"] * 3, *["--:"] * (len(head) - 4), "---"]]
@@ -62,10 +85,10 @@ def markdown(found: Sequence[dict[str, Any]], tests: Sequence[SpeedTest]) -> str
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def _cells(row: dict[str, Any], tests: Sequence[SpeedTest]) -> list[str]:
+def _cells(row: dict[str, Any], tests: Sequence[str]) -> list[str]:
     figures = []
     for test in tests:
-        measured = row["tests"][test.name]
+        measured = row["tests"][test]
         figures.append(_number(measured and measured["tokens_per_second"]["median"], 1))
         figures.append(_ratio(measured and measured["ratio"]))
     agreement = row["agreement"]

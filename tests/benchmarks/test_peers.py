@@ -50,7 +50,7 @@ from pocketlm.benchmarks.peers.measure import (
     token_ids,
 )
 from pocketlm.benchmarks.peers.process import PeerProcess
-from pocketlm.benchmarks.peers.table import markdown, rows
+from pocketlm.benchmarks.peers.table import peer_table, rows
 from pocketlm.benchmarks.speed.measure import Choice, SpeedTest
 
 PROTOCOL = Path(measure.__file__).with_name("protocol.py")
@@ -319,7 +319,7 @@ def test_ratios_are_to_ours_of_the_same_rounds(scripted: Scripts) -> None:
     assert [ratio["median"] for ratio in ratios[1:]] == [0.5, 2]
     assert found[1]["tests"]["pp8"]["tokens_per_second"]["median"] == 4
     assert found[1]["beside"] == ["ours whole", "fast whole"]
-    assert "measured beside" not in markdown(found, TESTS_OF_SCRIPTS)
+    assert "measured beside" not in peer_table(found, [test.name for test in TESTS_OF_SCRIPTS])
 
 
 TESTS_OF_SCRIPTS = (SpeedTest(8, 0), SpeedTest(0, 16))
@@ -366,7 +366,7 @@ def test_what_does_not_fit_is_measured_later_beside_ours(scripted: Scripts) -> N
     assert [entry.beside for entry in entries[1:]] == [["ours whole"]] * 3
     assert log.count("ours closed") == 3
     found = rows(entries, TESTS_OF_SCRIPTS, 100)
-    lines = markdown(found, TESTS_OF_SCRIPTS).splitlines()
+    lines = peer_table(found, [test.name for test in TESTS_OF_SCRIPTS]).splitlines()
     assert "measured beside" not in lines[2]
     assert all(line.endswith("| measured beside ours whole only |") for line in lines[3:])
     assert all(len(entry.our_samples["pp8"]) == 2 for entry in entries[1:])
@@ -579,7 +579,7 @@ def test_table_shows_rates_ratios_and_reasons() -> None:
     good.our_samples = {"pp8": [2.0, 2.0, 2.0]}
     bad = Entry("b", "q4", "int4", failure="not installed: no network")
     tests = (SpeedTest(8, 0),)
-    lines = markdown(rows([good, bad], tests, 1000), tests).splitlines()
+    lines = peer_table(rows([good, bad], tests, 1000), [test.name for test in tests]).splitlines()
     assert lines[0].startswith("| runtime | version | precision | weights MB |")
     assert lines[2] == "| a | 1.0 | q8 |  |  | 0.25 | 4.0 | 1.00 (0.50–2.00) | 5 | 90% |  |"
     assert lines[3] == "| b |  | q4 |  |  |  |  |  |  |  | not installed: no network |"
