@@ -95,13 +95,14 @@ class Comparison:
     def _prepare(self, level: str) -> list[Entry]:
         """Ours of this level, then the peers' precisions, converted or with the reason why not."""
         ours = self._convert(our_peer(), level, None)
-        entries = [Entry("pocketlm", level, level, ours)]
+        entries = [Entry("pocketlm", level, level, ours, ours.weights_bytes)]
         for peer in self.settings.peers:
             for precision in (name for name, of in peer.precisions.items() if of == level):
                 entry = Entry(peer.name, precision, level)
                 entries.append(entry)
                 try:
                     entry.contender = self._convert(peer, precision, ours.folder)
+                    entry.weights_bytes = entry.contender.weights_bytes
                 except PeerError as error:
                     entry.fail(error)
         return entries

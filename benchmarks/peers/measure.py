@@ -43,6 +43,7 @@ class Entry:
     precision: str
     level: str
     contender: Contender | None = None
+    weights_bytes: int | None = None  # on disk, also when they are discarded by now
     failure: str | None = None
     version: str | None = None
     load_seconds: float | None = None

@@ -24,7 +24,7 @@ def rows(
 
 def _row(entry: Entry, tests: Sequence[SpeedTest], parameters: int) -> dict[str, Any]:
     contender = entry.contender
-    weights = contender.weights_bytes if contender is not None else None
+    weights = entry.weights_bytes
     return {
         "peer": entry.peer,
         "version": entry.version,

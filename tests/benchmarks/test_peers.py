@@ -134,7 +134,7 @@ def measured(
     options = ["--checkpoint", str(tiny_checkpoint), "--folder", str(tmp_path / "kept")]
     options += ["--prompt", "8", "--generation", "4", "--rounds", "2", "--threads", "1"]
     report = tmp_path / "results.json"
-    options += ["--precision", "fp32", "--quiet", "--json", str(report)]
+    options += ["--precision", "fp32", "--quiet", "--discard", "--json", str(report)]
     assert command.main(options) == 0
     table = capsys.readouterr().out
     (results,) = json.loads(report.read_text())
