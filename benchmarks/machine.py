@@ -39,6 +39,15 @@ def describe_machine(threads: int) -> dict[str, Any]:
     }
 
 
+def machine_sentence(about: dict[str, Any]) -> str:
+    """What ``describe_machine`` found, for a reader of figures: command, processor, versions."""
+    features = ", ".join(about["features"]) or "no vector extensions"
+    return (
+        f"{about['command']}: {about['cpu']} ({features}), {about['cores']} cores, "
+        f"{about['threads']} threads, ONNX Runtime {about['onnxruntime']}, Python {about['python']}"
+    )
+
+
 def _command() -> str:
     """What was typed, with the module's name in place of its path."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from .machine import machine_sentence
+
 NOTHING = "-"
 
 
@@ -106,20 +108,18 @@ def speed_table(results: dict[str, Any]) -> Table:
 
 
 def describe_circumstances(results: dict[str, Any]) -> str:
-    """What a reader of the tables has to know, in a line or two of prose."""
+    """What a reader of the tables has to know, in some lines of prose."""
     about = results["circumstances"]
-    features = ", ".join(about["features"]) or "no vector extensions"
     bandwidth = ", ".join(
         f"{rate / 1e9:.1f} GB/s with {threads} thread{'s' * (threads != '1')}"
         for threads, rate in about["read_bandwidth"].items()
     )
     load = about["load_average"]
     return (
-        f"{about['cpu']} ({features}), {about['cores']} cores, memory reads {bandwidth}; "
-        f"{_rounds(results)}; load average {load['before']:.1f} before and {load['after']:.1f} "
-        f"after; ONNX Runtime {about['onnxruntime']}, Python {about['python']}. First token: from "
-        "the start of a process, files in the page cache. Roofline: bytes that tokens read, of "
-        "those that memory delivers; above 100 % the weights stay in the processor's cache."
+        f"{machine_sentence(about)}. Memory reads {bandwidth}; {_rounds(results)}; load average "
+        f"{load['before']:.1f} before and {load['after']:.1f} after. First token: from the start "
+        "of a process, files in the page cache. Roofline: bytes that tokens read, of those that "
+        "memory delivers; above 100 % the weights stay in the processor's cache."
     )
 
 

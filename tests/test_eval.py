@@ -73,8 +73,10 @@ def test_the_first_line_is_the_self_check(compare: Any) -> None:
         assert line.startswith(measure)
         if measure not in ("bits per byte", "KL max"):
             assert "±" in line
-    assert lines[-1].startswith("KL(fp32 ‖ model) in nats per token; Δp: of the true token; ±")
-    assert lines[-1].endswith("between 30 windows")
+    *_, legend, _, circumstances = lines
+    assert legend.startswith("KL(fp32 ‖ model) in nats per token; Δp: of the true token; ±")
+    assert legend.endswith("between 30 windows")
+    assert re.search(r"\d+ cores, \d+ threads, ONNX Runtime [\d.]+, Python 3", circumstances)
 
 
 def test_every_form_has_the_same_figures(compare: Any) -> None:

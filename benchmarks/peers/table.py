@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..intervals import estimate, paired_ratio
+from ..machine import machine_sentence
 from ..speed.measure import SpeedTest
 from .measure import Entry
 
@@ -60,14 +61,12 @@ def _figures(entry: Entry, test: SpeedTest) -> dict[str, Any] | None:
 def markdown(results: dict[str, Any]) -> str:
     """The table, loud if others used the machine, and below it what a reader has to know."""
     about = results["circumstances"]
-    features = ", ".join(about["features"]) or "no vector extensions"
     loud = [about["busy"]] if about["busy"] else []
     if results["interrupted"]:
         loud.append("interrupted: the rounds that were complete")
     caption = (
-        f"{results['name']}, {results['parameters'] / 1e6:.0f} M weights, on {about['cpu']} "
-        f"({features}), {about['cores']} cores, {about['threads']} threads, "
-        f"{about['repetitions']} interleaved rounds; load average "
+        f"{results['name']}, {results['parameters'] / 1e6:.0f} M weights. {machine_sentence(about)}"
+        f". {about['repetitions']} interleaved rounds; load average "
         f"{about['load_average']['before']:.1f} before. {LEGEND}."
     )
     return "\n\n".join(

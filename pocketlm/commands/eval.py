@@ -12,7 +12,7 @@ import click
 
 from pocketlm.benchmarks import figures
 from pocketlm.benchmarks.figures import Figure, figure_table
-from pocketlm.benchmarks.machine import describe_machine
+from pocketlm.benchmarks.machine import describe_machine, machine_sentence
 from pocketlm.benchmarks.quality import figures as quality_figures
 from pocketlm.benchmarks.quality.measure import measure_quality
 from pocketlm.benchmarks.quality.text_windows import check_text_file
@@ -225,7 +225,7 @@ def _print(results: dict[str, Any], output: str) -> None:
             "\n\n".join([*above, figure_table(found).markdown(), *below])
             for above, found, below in _sections(results)
         ]
-        click.echo("\n\n".join(parts))
+        click.echo("\n\n".join([*parts, _circumstances(results)]))
     else:
         form: Callable[[Sequence[Figure]], str] = {
             "csv": figures.to_csv,
@@ -244,3 +244,9 @@ def _print_tables(results: dict[str, Any]) -> None:
         console.print()
         for text in below:
             print_sentence(console, text)
+        console.print()
+    print_sentence(console, _circumstances(results))
+
+
+def _circumstances(results: dict[str, Any]) -> str:
+    return f"{machine_sentence(results['circumstances'])}."

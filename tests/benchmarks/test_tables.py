@@ -131,7 +131,7 @@ def test_circumstances_are_said_in_words() -> None:
     text = tables.describe_circumstances(results())
     for part in (
         "Intel(R) Xeon(R) Processor @ 2.60GHz (avx2, avx512f, avx512_vnni), 2 cores",
-        "memory reads 21.4 GB/s with 2 threads",
+        "Memory reads 21.4 GB/s with 2 threads",
         "medians of 5 interleaved rounds, intervals of 94 % confidence",
         "load average 0.1 before and 1.9 after",
         "ONNX Runtime 1.31.0, Python 3.11.2",
