@@ -51,7 +51,11 @@ def machine_sentence(about: dict[str, Any]) -> str:
 def _command() -> str:
     """What was typed, with the module's name in place of its path."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    program = f"python -m {spec.name}" if spec is not None else os.path.basename(sys.argv[0])
+    program = (
+        f"python -m {spec.name.removesuffix('.__main__')}"
+        if spec is not None
+        else os.path.basename(sys.argv[0])
+    )
     return " ".join([program, *sys.argv[1:]])
 
 
