@@ -107,13 +107,13 @@ def show_progress(event: dict[str, Any]) -> None:
         print(f"\r\033[K{event.get('what', event['phase'])}", end="", file=sys.stderr, flush=True)
 
 
-def without_texts(results: dict[str, Any]) -> dict[str, Any]:
-    """The results without what they quote: a file to be kept may not be the text's place."""
-    quality = results["quality"]
-    if not quality:
-        return results
-    models = [{**model, "examples": []} for model in quality["models"]]
-    return {**results, "quality": {**quality, "models": models}}
+def to_keep(results: dict[str, Any]) -> dict[str, Any]:
+    """The results without what has no place in a file that is kept: quotes, temporary paths."""
+    kept = {**results, "models": [{**model, "path": None} for model in results["models"]]}
+    if quality := results["quality"]:
+        models = [{**model, "examples": []} for model in quality["models"]]
+        kept["quality"] = {**quality, "models": models}
+    return kept
 
 
 def _memory(folders: dict[str, ModelFolder], peaks: dict[str, int], threads: int) -> dict[str, Any]:
@@ -171,7 +171,7 @@ def main() -> None:
     print(markdown(results), "\n")
     print_scorecard(arguments.shape, results)
     if arguments.json:
-        arguments.json.write_text(json.dumps(without_texts(results), indent=1) + "\n")
+        arguments.json.write_text(json.dumps(to_keep(results), indent=1) + "\n")
 
 
 if __name__ == "__main__":

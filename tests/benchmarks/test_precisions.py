@@ -17,7 +17,7 @@ from pocketlm.benchmarks.precisions import (
     VARIANTS,
     export_variants,
     print_scorecard,
-    without_texts,
+    to_keep,
 )
 from pocketlm.benchmarks.readme_tables import fill
 from pocketlm.benchmarks.scorecard import SCORECARDS, TESTS, gpt2_124m, llama_1b
@@ -133,12 +133,13 @@ def test_the_script_measures_a_checkpoint_and_keeps_what_it_found(
     assert "| tg128 | int4 b128 |" in capsys.readouterr().out
 
 
-def test_results_that_are_kept_quote_no_text() -> None:
+def test_results_that_are_kept_hold_neither_quotes_nor_paths() -> None:
     full = bench_results()
-    kept = without_texts(full)
+    kept = to_keep(full)
     assert any(model["examples"] for model in full["quality"]["models"])
     assert not any(model["examples"] for model in kept["quality"]["models"])
-    assert without_texts(bench_results(quality=False)) == bench_results(quality=False)
+    assert {model["path"] for model in kept["models"]} == {None}
+    assert to_keep(bench_results(quality=False))["speed"] == full["speed"]
 
 
 def test_the_script_wants_a_checkpoint_or_a_shape() -> None:

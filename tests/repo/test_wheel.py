@@ -73,9 +73,15 @@ def test_wheel_holds_the_sources_and_nothing_else(wheel: Path) -> None:
         name = module_name(path).replace(".", "/")
         return f"{name}/__init__.py" if path.name == "__init__.py" else f"{name}.py"
 
-    demo = {f"pocketlm/demo/{path.name}" for path in (ROOT / "pocketlm" / "demo").iterdir()}
-    templates = (ROOT / "benchmarks" / "html" / "templates").iterdir()
-    data = demo | {f"pocketlm/benchmarks/html/templates/{path.name}" for path in templates}
+    def in_folder(name: str, folder: Path) -> set[str]:
+        return {f"{name}/{path.name}" for path in folder.iterdir()}
+
+    benchmarks = ROOT / "benchmarks"
+    data = in_folder("pocketlm/demo", ROOT / "pocketlm" / "demo")
+    data |= in_folder("pocketlm/benchmarks/html/templates", benchmarks / "html" / "templates")
+    data |= in_folder(
+        "pocketlm/benchmarks/peers/requirements", benchmarks / "peers" / "requirements"
+    )
     expected = {in_wheel(path) for path in sources()} | data | {"pocketlm/py.typed"}
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
