@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -409,6 +410,12 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self.master, text.encode())
 
+    def interrupt(self) -> None:
+        """Ctrl-C at the prompt: readline shows it a moment before it waits for a key, and hears
+        a signal of that moment only with the next key."""
+        time.sleep(0.3)
+        self.type("\x03")
+
     def end(self) -> int:
         """The exit code."""
         return self.child.wait(20)
@@ -456,14 +463,14 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(terminal: Terminal, tmp_pat
 def test_ctrl_c_at_the_prompt_clears_the_line_and_twice_ends(terminal: Terminal) -> None:
     terminal.type("not sent")
     terminal.wait_for("not sent")
-    terminal.type("\x03")
+    terminal.interrupt()
     terminal.wait_for("> ")
     terminal.type("/help\n")
     terminal.wait_for("/exit")
     terminal.wait_for("> ")
-    terminal.type("\x03")
+    terminal.interrupt()
     terminal.wait_for("> ")
-    terminal.type("\x03")
+    terminal.interrupt()
     assert terminal.end() == 0
 
 
