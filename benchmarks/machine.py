@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from typing import Any
 # Instruction sets that decide which kernels ONNX Runtime uses on x86, as /proc/cpuinfo spells them.
 FEATURES = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8")
 PROC_STAT = Path("/proc/stat")
+MEMINFO = Path("/proc/meminfo")
 # Cores that others may use before we call the machine busy: daemons take some hundredths of one.
 BUSY_CORES = 0.2
 BUSY_LOAD = 1.0  # where the kernel does not tell: the load average before we began
@@ -46,6 +48,15 @@ def machine_sentence(about: dict[str, Any]) -> str:
         f"{about['command']}: {about['cpu']} ({features}), {about['cores']} cores, "
         f"{about['threads']} threads, ONNX Runtime {about['onnxruntime']}, Python {about['python']}"
     )
+
+
+def available_bytes(meminfo: Path = MEMINFO) -> int | None:
+    """Memory that programs can still take, as the kernel sees it; None where it does not tell."""
+    try:
+        found = re.search(r"^MemAvailable: +(\d+) kB$", meminfo.read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return int(found[1]) * 1024 if found else None
 
 
 def _command() -> str:

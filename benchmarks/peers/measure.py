@@ -8,20 +8,18 @@ of ``speed``: pp512 is one call for one token after 512, tg128 as many forward p
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from ..machine import CpuWatch, OthersUse
+from ..machine import CpuWatch, OthersUse, available_bytes
 from ..speed.measure import SpeedTest
 from .conversions import Contender
 from .environments import PeerError, child_environment
 from .process import PeerProcess
 
-MEMINFO = Path("/proc/meminfo")
 # What opening a model takes at most: its files, packed again; the cache and the libraries.
 MEMORY_FACTOR, MEMORY_BYTES = 2.0, 500_000_000
 WARMUP_TOKENS = 8  # of a generation, in the round that is not kept
@@ -180,15 +178,6 @@ def _check(entry: Entry, checks_of: Mapping[str, Checks]) -> None:
         for prompt, count in checks_of[entry.level]
     ]
     entry.peak_rss_bytes = entry.process.ask("memory")["peak_rss_bytes"]
-
-
-def available_bytes(meminfo: Path = MEMINFO) -> int | None:
-    """Memory that programs can still take, as the kernel sees it; None where it does not tell."""
-    try:
-        found = re.search(r"^MemAvailable: +(\d+) kB$", meminfo.read_text(), re.MULTILINE)
-    except OSError:
-        return None
-    return int(found[1]) * 1024 if found else None
 
 
 def fits(entry: Entry, group: Sequence[Entry], free: int | None) -> bool:

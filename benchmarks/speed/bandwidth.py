@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ..machine import MEMINFO, available_bytes
+
 PASSES = 7
 CACHES = 4  # array over last-level cache
 SMALLEST, LARGEST = 256 << 20, 2 << 30  # bytes of the array
@@ -36,10 +38,10 @@ def read_bandwidth(threads: int, size: int | None = None) -> float:
     return array.nbytes / min(seconds)
 
 
-def array_bytes(caches: Path = CPU_CACHES, meminfo: Path = Path("/proc/meminfo")) -> int:
+def array_bytes(caches: Path = CPU_CACHES, meminfo: Path = MEMINFO) -> int:
     """Large beside the last-level cache, and small beside the memory that is free."""
     size = max(SMALLEST, min(CACHES * last_level_cache(caches), LARGEST))
-    free = _free_memory(meminfo)
+    free = available_bytes(meminfo)
     return size if free is None else min(size, free // SHARE_OF_MEMORY)
 
 
@@ -50,12 +52,3 @@ def last_level_cache(caches: Path = CPU_CACHES) -> int:
         text = file.read_text().strip()  # "2048K"
         sizes.append(int(text.rstrip("KMG")) * UNITS.get(text[-1:], 1))
     return max(sizes)
-
-
-def _free_memory(meminfo: Path) -> int | None:
-    try:
-        lines = meminfo.read_text().splitlines()
-    except OSError:
-        return None
-    sizes = [int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")]
-    return sizes[0] if sizes else None

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from pocketlm.benchmarks.intervals import estimate
-from pocketlm.benchmarks.machine import OthersUse
+from pocketlm.benchmarks.machine import OthersUse, available_bytes
 from pocketlm.benchmarks.peers import __main__ as command
 from pocketlm.benchmarks.peers import comparison, environments, measure
 from pocketlm.benchmarks.peers.comparison import LEVELS, Comparison, Settings
@@ -43,7 +43,6 @@ from pocketlm.benchmarks.peers.measure import (
     PROMPTS,
     Entry,
     Options,
-    available_bytes,
     calls,
     fits,
     measure_level,
