@@ -15,7 +15,6 @@ nats), from which the tables, ``--output json`` and the report are made:
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,7 +23,7 @@ from typing import Any
 
 from ..export.folder import ModelFolder
 from .intervals import estimate, paired_ratio, spread
-from .machine import CpuWatch, OthersUse, busy_sentence, describe_machine
+from .machine import CpuWatch, OthersUse, busy_sentence, describe_machine, load_average
 from .quality.measure import check_texts, measure_quality
 from .speed.bandwidth import read_bandwidth
 from .speed.measure import Recording, Sample, SpeedTest, measure, thread_counts
@@ -130,7 +129,7 @@ def _begin(plan: Plan) -> dict[str, Any]:
     return {
         **describe_machine(plan.tests[0].threads),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "load_average": {"before": os.getloadavg()[0], "after": None},
+        "load_average": {"before": load_average(), "after": None},
         "read_bandwidth": {},
         "repetitions": plan.repetitions,
         "warmup": plan.warmup,
@@ -140,7 +139,7 @@ def _begin(plan: Plan) -> dict[str, Any]:
 def _end(circumstances: dict[str, Any], others: OthersUse | None) -> None:
     """Adds what is known once the speed has been measured."""
     load = circumstances["load_average"]
-    load["after"] = os.getloadavg()[0]
+    load["after"] = load_average()
     circumstances |= {
         "other_cores_busy": others.other_cores if others else None,
         "stolen_cores": others.stolen_cores if others else None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-import re
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -13,50 +13,69 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-# Instruction sets that decide which kernels ONNX Runtime uses on x86, as /proc/cpuinfo spells them.
-FEATURES = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8")
-PROC_STAT = Path("/proc/stat")
-MEMINFO = Path("/proc/meminfo")
+from ..export.errors import missing_extra
+
+try:
+    import psutil
+except ImportError as error:
+    raise missing_extra("cli", "measuring", error) from error
+
+# Instruction sets that decide which kernels ONNX Runtime uses, as /proc/cpuinfo spells them; the
+# first five are x86's, the others ARM's.
+FEATURES = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8", "asimddp", "i8mm", "sve")
+CPUINFO = Path("/proc/cpuinfo")
 # Cores that others may use before we call the machine busy: daemons take some hundredths of one.
 BUSY_CORES = 0.2
-BUSY_LOAD = 1.0  # where the kernel does not tell: the load average before we began
+# Time that a core works for this system; a guest's is within that of user.
+BUSY_KINDS = ("user", "nice", "system", "irq", "softirq")
+BUSY_LOAD = 1.0  # where the system does not tell: the load average before we began
 
 
 def describe_machine(threads: int) -> dict[str, Any]:
-    """CPU model and features, cores, threads, memory in bytes, versions, load average."""
+    """CPU model and features, cores, threads, memory in bytes, versions, load average.
+
+    Features are known on Linux only, and the load average (None) is not on Windows.
+    """
     model, flags = _cpu()
     return {
         "cpu": model,
         "features": [name for name in FEATURES if name in flags],
         "cores": os.cpu_count(),
         "threads": threads,
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "memory_bytes": psutil.virtual_memory().total,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "onnxruntime": version("onnxruntime"),
         "numpy": version("numpy"),
         "pocketlm": version("pocketlm"),
-        "load_average": [round(load, 2) for load in os.getloadavg()],
+        "load_average": load_average(),
         "command": _command(),
     }
 
 
 def machine_sentence(about: dict[str, Any]) -> str:
     """What ``describe_machine`` found, for a reader of figures: command, processor, versions."""
-    features = ", ".join(about["features"]) or "no vector extensions"
+    features = f" ({', '.join(about['features'])})" if about["features"] else ""
     return (
-        f"{about['command']}: {about['cpu']} ({features}), {about['cores']} cores, "
+        f"{about['command']}: {about['cpu']}{features}, {about['cores']} cores, "
         f"{about['threads']} threads, ONNX Runtime {about['onnxruntime']}, Python {about['python']}"
     )
 
 
-def available_bytes(meminfo: Path = MEMINFO) -> int | None:
-    """Memory that programs can still take, as the kernel sees it; None where it does not tell."""
-    try:
-        found = re.search(r"^MemAvailable: +(\d+) kB$", meminfo.read_text(), re.MULTILINE)
-    except OSError:
-        return None
-    return int(found[1]) * 1024 if found else None
+def load_average() -> float | None:
+    """Of the last minute; None where the system keeps none."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+
+
+def load_sentence(load: dict[str, float | None]) -> str:
+    """The load average before and, if it is there, after; nothing where the system keeps none."""
+    known = [f"{value:.1f} {when}" for when, value in load.items() if value is not None]
+    return f"; load average {' and '.join(known)}" if known else ""
+
+
+def available_bytes() -> int:
+    """Memory that programs can still take, as the system sees it."""
+    return int(psutil.virtual_memory().available)
 
 
 def _command() -> str:
@@ -71,15 +90,25 @@ def _command() -> str:
 
 
 def _cpu() -> tuple[str, set[str]]:
+    """The processor's name, and the features that the kernel lists (Linux only)."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = CPUINFO.read_text().splitlines()
     except OSError:
-        return platform.processor() or "unknown", set()
+        return _name_of_mac() or platform.processor() or platform.machine(), set()
     fields = dict(
         (name.strip(), value.strip()) for name, _, value in (line.partition(":") for line in lines)
     )
     flags = fields.get("flags", fields.get("Features", ""))
-    return fields.get("model name", platform.processor() or "unknown"), set(flags.split())
+    name = fields.get("model name") or platform.processor() or platform.machine()
+    return name, set(flags.split())
+
+
+def _name_of_mac() -> str:
+    """What macOS calls its processor, which Python does not know; nothing elsewhere."""
+    if platform.system() != "Darwin":
+        return ""
+    command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
 
 @dataclass(frozen=True)
@@ -98,21 +127,22 @@ def own_cpu_seconds() -> float:
 class CpuWatch:
     """What other processes take from the processor between its making and ``stop``.
 
-    That is what the kernel counts as busy, on all cores, less what we used ourselves; so the
+    That is what the system counts as busy, on all cores, less what we used ourselves; so the
     children whose time is ours must begin after the one and have been waited for before the other.
+    ``times`` are those of all cores, as psutil gives them.
     """
 
     def __init__(
         self,
-        stat: Path = PROC_STAT,
+        times: Callable[[], Any] = psutil.cpu_times,
         own: Callable[[], float] = own_cpu_seconds,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._stat, self._own, self._clock = stat, own, clock
+        self._times, self._own, self._clock = times, own, clock
         self._before = self._read()
 
     def stop(self) -> OthersUse | None:
-        """None where the kernel does not tell."""
+        """None where the system does not tell."""
         before, after = self._before, self._read()
         if before is None or after is None:
             return None
@@ -122,33 +152,22 @@ class CpuWatch:
         return OthersUse(max(0.0, busy - own) / seconds, stolen / seconds)
 
     def _read(self) -> tuple[float, float, float, float] | None:
-        """Wall, busy, stolen and own seconds."""
-        try:
-            busy, stolen = _processor_seconds(self._stat.read_text())
-        except (OSError, ValueError, IndexError):
+        """Wall, busy, stolen and own seconds; Windows does not say what our children used."""
+        if sys.platform == "win32":
             return None
-        return self._clock(), busy, stolen, self._own()
+        try:
+            times = self._times()
+        except OSError:  # some sandboxes hide it
+            return None
+        busy = sum(getattr(times, kind, 0.0) for kind in BUSY_KINDS)
+        return self._clock(), busy, getattr(times, "steal", 0.0), self._own()
 
 
-def _processor_seconds(text: str) -> tuple[float, float]:
-    """Busy and stolen seconds of all cores, from the first line of /proc/stat.
-
-    cpu  user nice system idle iowait irq softirq steal guest guest_nice, in ticks; a guest's time
-    is within that of user. See proc_stat(5).
-    """
-    name, *numbers = text.split("\n", 1)[0].split()
-    if name != "cpu":
-        raise ValueError(name)
-    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, numbers[:8])
-    ticks = os.sysconf("SC_CLK_TCK")
-    return (user + nice + system + irq + softirq) / ticks, steal / ticks
-
-
-def busy_sentence(others: OthersUse | None, load_before: float) -> str | None:
+def busy_sentence(others: OthersUse | None, load_before: float | None) -> str | None:
     """What to shout if others used the processor while we measured; None for a quiet machine."""
     advice = "these figures are off: measure again on a quiet machine"
     if others is None:
-        if load_before < BUSY_LOAD:
+        if load_before is None or load_before < BUSY_LOAD:
             return None
         return f"the machine was busy: load average {load_before:.1f} before we began; {advice}"
     if others.other_cores + others.stolen_cores < BUSY_CORES:

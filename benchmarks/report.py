@@ -22,9 +22,9 @@ from typing import Any
 
 from ..export.errors import PocketLMError, RequestError, StorageError, missing_extra
 from ..export.strict_json import load_json_object, shown
+from .bench import FORMAT
 from .html.inline_svg import require_matplotlib
 
-FORMAT = 1
 KEYS = {"reference", "circumstances", "models", "speed", "quality", "failed", "interrupted"}
 TEMPLATES = Path(__file__).parent / "html" / "templates"
 LARGEST_RESULTS = 50_000_000  # bytes; ten models with all samples are under 1 MB

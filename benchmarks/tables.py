@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .machine import machine_sentence
+from .machine import load_sentence, machine_sentence
 
 NOTHING = "-"
 
@@ -114,12 +114,11 @@ def describe_circumstances(results: dict[str, Any]) -> str:
         f"{rate / 1e9:.1f} GB/s with {threads} thread{'s' * (threads != '1')}"
         for threads, rate in about["read_bandwidth"].items()
     )
-    load = about["load_average"]
     return (
-        f"{machine_sentence(about)}. Memory reads {bandwidth}; {_rounds(results)}; load average "
-        f"{load['before']:.1f} before and {load['after']:.1f} after. First token: from the start "
-        "of a process, files in the page cache. Roofline: bytes that tokens read, of those that "
-        "memory delivers; above 100 % the weights stay in the processor's cache."
+        f"{machine_sentence(about)}. Memory reads {bandwidth}; {_rounds(results)}"
+        f"{load_sentence(about['load_average'])}. First token: from the start of a process, files "
+        "in the page cache. Roofline: bytes that tokens read, of those that memory delivers; above "
+        "100 % the weights stay in the processor's cache."
     )
 
 

@@ -6,8 +6,8 @@
 Every peer gets an environment of its own, made once (8 GB in all, and some minutes of compiling for
 llama.cpp); conversions of a checkpoint are kept as well, unless --discard is given. Shapes have
 random weights: enough for speed, and for the check that all run the same model. --rounds 0 prepares
-everything and makes that check. Needs the extra "export" and a system with select() on pipes, so
-not Windows.
+everything and makes that check. Needs the extra "cli" and a system with select() on pipes, so not
+Windows.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...export.folder import ModelFolder
-from ..machine import OthersUse, busy_sentence, describe_machine
+from ..machine import OthersUse, busy_sentence, describe_machine, load_average
 from ..shapes import SHAPES, write_checkpoint
 from ..speed.measure import Choice
 from .conversions import Contender, Peer, convert, our_peer, reference_peer
@@ -54,7 +53,7 @@ class Comparison:
     def __post_init__(self) -> None:
         """Exports our fp32, which judges the others and knows the shape."""
         settings = self.settings
-        self.load_before = os.getloadavg()[0]
+        self.load_before = load_average()
         self.started = datetime.now(UTC).isoformat(timespec="seconds")
         ours = convert(our_peer(), "fp32", self.checkpoint, settings.root)
         self.reference = Entry("pocketlm", "fp32", "fp32", replace(ours, peer=reference_peer()))
@@ -136,7 +135,7 @@ class Comparison:
             "circumstances": {
                 **describe_machine(self.options.threads),
                 "started": self.started,
-                "load_average": {"before": self.load_before, "after": os.getloadavg()[0]},
+                "load_average": {"before": self.load_before, "after": load_average()},
                 "others": None if worst is None else asdict(worst),
                 "busy": busy_sentence(worst, self.load_before),
                 "repetitions": self.options.rounds,

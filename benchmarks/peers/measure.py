@@ -180,10 +180,8 @@ def _check(entry: Entry, checks_of: Mapping[str, Checks]) -> None:
     entry.peak_rss_bytes = entry.process.ask("memory")["peak_rss_bytes"]
 
 
-def fits(entry: Entry, group: Sequence[Entry], free: int | None) -> bool:
+def fits(entry: Entry, group: Sequence[Entry], free: int) -> bool:
     """Whether ``entry`` fits beside ``group`` in what was ``free`` when ours was open."""
-    if free is None:
-        return True
     assert entry.contender is not None
     needed = MEMORY_FACTOR * entry.contender.weights_bytes + MEMORY_BYTES
     taken = sum(other.peak_rss_bytes or 0 for other in group[1:])

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..intervals import estimate, paired_ratio
-from ..machine import machine_sentence
+from ..machine import load_sentence, machine_sentence
 from ..speed.measure import SpeedTest
 from .measure import Entry
 
@@ -66,8 +66,8 @@ def markdown(results: dict[str, Any]) -> str:
         loud.append("interrupted: the rounds that were complete")
     caption = (
         f"{results['name']}, {results['parameters'] / 1e6:.0f} M weights. {machine_sentence(about)}"
-        f". {about['repetitions']} interleaved rounds; load average "
-        f"{about['load_average']['before']:.1f} before. {LEGEND}."
+        f". {about['repetitions']} interleaved rounds"
+        f"{load_sentence(about['load_average'])}. {LEGEND}."
     )
     return "\n\n".join(
         [*(f"**{text}**" for text in loud), peer_table(results["rows"], results["tests"]), caption]

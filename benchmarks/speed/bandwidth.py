@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..machine import MEMINFO, available_bytes
+from ..machine import available_bytes
 
 PASSES = 7
 CACHES = 4  # array over last-level cache
@@ -27,7 +27,8 @@ UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 def read_bandwidth(threads: int, size: int | None = None) -> float:
     """Bytes per second of the fastest of ``PASSES`` readings of ``size`` bytes by ``threads``."""
-    array = np.ones((size or array_bytes()) // 4, np.int32)  # written: unwritten pages are one page
+    size = size or array_bytes(last_level_cache(), available_bytes())
+    array = np.ones(size // 4, np.int32)  # written: unwritten pages are one page
     parts = np.array_split(array, threads)
     seconds = []
     with ThreadPoolExecutor(threads) as pool:
@@ -38,11 +39,9 @@ def read_bandwidth(threads: int, size: int | None = None) -> float:
     return array.nbytes / min(seconds)
 
 
-def array_bytes(caches: Path = CPU_CACHES, meminfo: Path = MEMINFO) -> int:
-    """Large beside the last-level cache, and small beside the memory that is free."""
-    size = max(SMALLEST, min(CACHES * last_level_cache(caches), LARGEST))
-    free = available_bytes(meminfo)
-    return size if free is None else min(size, free // SHARE_OF_MEMORY)
+def array_bytes(cache: int, free: int) -> int:
+    """Large beside the last-level cache, and small beside the memory that is free, in bytes."""
+    return min(max(SMALLEST, min(CACHES * cache, LARGEST)), free // SHARE_OF_MEMORY)
 
 
 def last_level_cache(caches: Path = CPU_CACHES) -> int:

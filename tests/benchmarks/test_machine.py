@@ -9,11 +9,19 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from pocketlm.benchmarks import machine
-from pocketlm.benchmarks.machine import CpuWatch, OthersUse, busy_sentence, describe_machine
+from pocketlm.benchmarks.machine import (
+    CpuWatch,
+    OthersUse,
+    busy_sentence,
+    describe_machine,
+    load_sentence,
+    machine_sentence,
+)
 from pocketlm.export.memory import peak_rss_bytes
 
 
@@ -37,8 +45,58 @@ def test_description_has_all_that_a_reader_needs_and_is_json() -> None:
     assert found["cores"] == os.cpu_count()
     assert found["memory_bytes"] > 1 << 28
     assert found["python"] == platform.python_version()
-    assert len(found["load_average"]) == 3
+    assert found["load_average"] >= 0
     assert found["cpu"]
+
+
+PROCESSORS = {
+    "x86": (
+        "model name\t: Fast (R) 9\nflags\t\t: fpu avx2 avx512f\n",
+        "Fast (R) 9",
+        ["avx2", "avx512f"],
+    ),
+    "ARM": ("CPU part\t: 0xd0c\nFeatures\t: fp asimd asimddp i8mm\n", "here", ["asimddp", "i8mm"]),
+}
+
+
+@pytest.mark.parametrize(("text", "name", "features"), PROCESSORS.values(), ids=PROCESSORS)
+def test_a_processor_is_named_with_the_features_that_decide(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, name: str, features: list[str]
+) -> None:
+    (tmp_path / "cpuinfo").write_text(text)
+    monkeypatch.setattr(machine, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(platform, "processor", lambda: "here")
+    found = describe_machine(1)
+    assert (found["cpu"], found["features"]) == (name, features)
+    assert f"{name} ({', '.join(features)}), " in machine_sentence(found)
+
+
+def test_a_mac_tells_its_processor_and_no_features_are_claimed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "sysctl"
+    program.write_text('#!/bin/sh\n[ "$2" = machdep.cpu.brand_string ] && echo "Apple M9"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(machine, "CPUINFO", tmp_path / "missing")
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+    assert ": Apple M9, " in machine_sentence(describe_machine(1))
+
+
+def test_a_system_without_a_load_average_is_described_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(os, "getloadavg")
+    assert describe_machine(1)["load_average"] is None
+    assert load_sentence({"before": None, "after": None}) == ""
+    assert busy_sentence(None, load_before=None) is None
+
+
+def test_the_load_average_is_told_for_the_times_it_is_known_of() -> None:
+    assert (
+        load_sentence({"before": 0.25, "after": 2.0}) == "; load average 0.2 before and 2.0 after"
+    )
+    assert load_sentence({"before": 1.26, "after": None}) == "; load average 1.3 before"
 
 
 def test_peak_memory_grows_with_what_is_touched_and_stays() -> None:
@@ -67,36 +125,25 @@ def test_peak_memory_is_in_bytes() -> None:
 
 # What others used --------------------------------------------------------------------------------
 
-TICKS = os.sysconf("SC_CLK_TCK")
-
 
 class FakeProcessor:
-    """A /proc/stat, a clock and our own seconds, all to be set."""
+    """The seconds of a system, a clock and our own seconds, all to be set."""
 
-    def __init__(self, folder: Path) -> None:
-        self.stat = folder / "stat"
+    def __init__(self, *kinds: str) -> None:
         self.now = 0.0
         self.own = 0.0
-        self.ticks = dict.fromkeys(
-            ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal", "guest"), 1000
-        )
-        self.write()
-
-    def write(self) -> None:
-        numbers = " ".join(str(ticks) for ticks in self.ticks.values())
-        self.stat.write_text(f"cpu  {numbers} 0\ncpu0 1 2 3\nintr 5\n")
+        self.seconds = dict.fromkeys(kinds, 1000.0)
 
     def run(self, seconds: float, own: float = 0.0, **others: float) -> None:
         """``seconds`` pass, in which we used ``own`` and others so much of each kind."""
         self.now += seconds
         self.own += own
-        self.ticks["user"] += round(own * TICKS)
+        self.seconds["user"] += own
         for kind, used in others.items():
-            self.ticks[kind] += round(used * TICKS)
-        self.write()
+            self.seconds[kind] += used
 
     def watch(self) -> CpuWatch:
-        return CpuWatch(self.stat, lambda: self.own, lambda: self.now)
+        return CpuWatch(lambda: SimpleNamespace(**self.seconds), lambda: self.own, lambda: self.now)
 
 
 def astuple(watch: CpuWatch) -> tuple[float, float]:
@@ -107,8 +154,10 @@ def astuple(watch: CpuWatch) -> tuple[float, float]:
 
 
 @pytest.fixture
-def processor(tmp_path: Path) -> FakeProcessor:
-    return FakeProcessor(tmp_path)
+def processor() -> FakeProcessor:
+    """One of Linux, which tells the most."""
+    kinds = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal", "guest")
+    return FakeProcessor(*kinds)
 
 
 def test_our_own_time_is_nobody_elses(processor: FakeProcessor) -> None:
@@ -136,14 +185,21 @@ def test_stolen_time_is_told_apart(processor: FakeProcessor) -> None:
     assert astuple(watch) == pytest.approx((0.1, 0.4))
 
 
-@pytest.mark.parametrize("text", ["", "cpu 1 2", "nothing like it 1 2 3 4 5 6 7 8", None])
-def test_a_kernel_that_does_not_tell_is_not_known(tmp_path: Path, text: str | None) -> None:
-    if text is not None:
-        (tmp_path / "stat").write_text(text)
-    assert CpuWatch(tmp_path / "stat").stop() is None
+def test_a_system_that_tells_less_is_watched_too() -> None:
+    processor = FakeProcessor("user", "nice", "system", "idle")  # as on macOS
+    watch = processor.watch()
+    processor.run(10, own=5, system=4, idle=11)
+    assert astuple(watch) == pytest.approx((0.4, 0))
 
 
-@pytest.mark.skipif(not machine.PROC_STAT.exists(), reason="needs /proc/stat, which Linux has")
+def test_a_system_that_hides_it_is_not_known() -> None:
+    def hidden() -> None:
+        raise PermissionError
+
+    assert CpuWatch(hidden).stop() is None
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="children's time is not to be had there")
 def test_a_busy_process_that_is_not_ours_is_seen() -> None:
     """A child that has not been waited for counts as another's; one that has been, as ours."""
     loop = "import time; end = time.process_time() + 0.6\nwhile time.process_time() < end: pass"

@@ -18,7 +18,7 @@ ALLOWED_PACKAGES = {
     "export": EXPORT_PACKAGES | {"huggingface_hub"},
     "quantize": EXPORT_PACKAGES,
     "runtime": RUNTIME_PACKAGES | {"jinja2"},
-    "benchmarks": RUNTIME_PACKAGES | {"jinja2", "matplotlib"},
+    "benchmarks": RUNTIME_PACKAGES | {"jinja2", "matplotlib", "psutil"},
     FRONT: RUNTIME_PACKAGES | {"click", "rich"},
 }
 # What runs in a process of its own, or inside another program, may import more.
@@ -51,7 +51,7 @@ def imports(path: Path) -> Iterator[tuple[int, str, int]]:
             # `from ..export import folder` imports a module too, for all that can be read here.
             for alias in node.names if node.module is None or name.count(".") == 1 else ():
                 yield node.lineno, f"{name}.{alias.name}", node.level
-            if name.count(".") != 1:
+            if name.count(".") != 1 and (node.module or "." in name):
                 yield node.lineno, name, node.level
 
 

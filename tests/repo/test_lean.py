@@ -15,7 +15,7 @@ from pocketlm.export.folder import ModelFolder
 
 BLOCKED = (
     *("onnx", "onnx_ir", "safetensors", "ml_dtypes", "torch", "optimum", "transformers"),
-    *("click", "rich", "jinja2", "huggingface_hub", "matplotlib", "lm_eval"),
+    *("click", "rich", "jinja2", "huggingface_hub", "matplotlib", "lm_eval", "psutil"),
 )
 BLOCK = f"""
 import importlib.abc, sys
