@@ -15,6 +15,7 @@ from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.run import export_model
 from pocketlm.quantize.run import export_checkpoint
+from pocketlm.runtime.session import Session
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +156,27 @@ def test_a_bad_task_file_is_refused(content: bytes, message: str, run: Run, tmp_
     (tmp_path / "bad.jsonl").write_bytes(content)
     ended = run("eval", tmp_path / "none", "--tasks", tmp_path / "bad.jsonl")
     assert_refused(ended, f"bad.jsonl.*{message}")
+
+
+def test_a_question_that_cannot_be_asked_is_found_before_the_work(
+    run: Run,
+    tiny_folder: ModelFolder,
+    words: Path,
+    book: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def opened(*arguments: object) -> None:
+        raise AssertionError("a model was opened")
+
+    monkeypatch.setattr(Session, "__init__", opened)
+    line = {"query": "a", "choices": ["a", "the rain " * 200], "gold": 0}
+    (tmp_path / "long.jsonl").write_text("\n" + json.dumps(line))
+    ended = run(
+        *("eval", tiny_folder.path, "--text", book, "--window", 64),
+        *("--tasks", words, tmp_path / "long.jsonl"),
+    )
+    assert_refused(ended, r"long.jsonl, line 2: the continuation has \d+ tokens, expected at most")
 
 
 @pytest.mark.parametrize("option", ["--tasks", "--recite"])

@@ -68,6 +68,15 @@ def encode_pair(
     return [start_id], ids
 
 
+def check_length(continuation: Sequence[int], context_length: int) -> None:
+    """Raises RequestError for more tokens than ``context_length``: they cannot all be scored."""
+    if len(continuation) > context_length:
+        raise RequestError(
+            f"the continuation has {len(continuation)} tokens, expected at most {context_length} "
+            "(the context length); shorten it"
+        )
+
+
 class Scorer:
     """Scores one pair after another; what a pair begins with like the one before is kept.
 
@@ -98,11 +107,7 @@ class Scorer:
         Raises RequestError for a continuation longer than the context length, NumericsError for
         logits that are not finite.
         """
-        if len(continuation) > self.context_length:
-            raise RequestError(
-                f"the continuation has {len(continuation)} tokens, expected at most "
-                f"{self.context_length} (the context length); shorten it"
-            )
+        check_length(continuation, self.context_length)
         # The last token is predicted, not fed.
         truncated = max(0, len(context) + len(continuation) - 1 - self.context_length)
         context = context[truncated:]

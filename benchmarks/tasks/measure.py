@@ -27,10 +27,23 @@ from ...runtime.tokenizer import Tokenizer
 from ..quality.measure import OnProgress
 from ..quality.text_windows import start_token
 from .files import MULTIPLE_CHOICE, Item, TaskFile
-from .loglikelihood import Score, Scorer, encode_pair
+from .loglikelihood import Score, Scorer, check_length, encode_pair
 
 Mean = dict[str, float | None]
 Progress = Callable[[int, float], None]  # items done, accuracy so far
+
+
+def check_tasks(folders: dict[str, ModelFolder], tasks: Sequence[TaskFile]) -> None:
+    """Whether every model can be asked every question; runs none of them.
+
+    Raises RequestError that names file and line for an item that cannot be asked: with a choice
+    longer than the context length or without a token of its own.
+    """
+    for folder in folders.values():
+        tokenizer, start = _tokenizer_and_start(folder)
+        for task in tasks:
+            for item in task.items:
+                encode_item(task, item, tokenizer, start, folder.shape.context_length)
 
 
 def measure_tasks(
@@ -42,15 +55,14 @@ def measure_tasks(
 ) -> list[dict[str, Any]]:
     """What each of ``folders``, the reference first, reaches in each task: by task, then by model.
 
-    One model is open at a time. Raises what ``answer`` and ``Session`` raise.
+    One model is open at a time. Raises what ``check_tasks`` and ``Session`` raise.
     """
     answers: dict[str, list[Answers]] = {}
     total = len(folders) * sum(len(task.items) for task in tasks)
     done = 0
     for name, folder in folders.items():
         session = Session(folder, threads)
-        tokenizer = Tokenizer.open(folder.path / "tokenizer.json")
-        start = start_token(tokenizer, folder.path)
+        tokenizer, start = _tokenizer_and_start(folder)
         answers[name] = []
         for task in tasks:
             what = f"{task.name}, {name}: accuracy"
@@ -63,6 +75,11 @@ def measure_tasks(
         for i in range(len(tasks))
         for name in answers
     ]
+
+
+def _tokenizer_and_start(folder: ModelFolder) -> tuple[Tokenizer, int | None]:
+    tokenizer = Tokenizer.open(folder.path / "tokenizer.json")
+    return tokenizer, start_token(tokenizer, folder.path)
 
 
 def share_of(
@@ -106,22 +123,13 @@ def answer(
     start_id: int | None,
     progress: Progress = lambda done, accuracy: None,
 ) -> Answers:
-    """Asks a model all the questions of a file.
-
-    Raises RequestError that names file and line for an item that cannot be asked: a choice longer
-    than the context length or without a token of its own.
-    """
+    """Asks a model all the questions of a file. Raises what ``encode_item`` does."""
     scorer = Scorer(session)
     answers: list[Answer] = []
     correct = 0
     for item in task.items:
-        try:
-            scores = [
-                scorer.score(*encode_pair(tokenizer, item.context, f" {choice}", start_id))
-                for choice in item.choices
-            ]
-        except RequestError as error:
-            raise RequestError(f"{task.path}, line {item.line}: {error}") from error
+        pairs = encode_item(task, item, tokenizer, start_id, scorer.context_length)
+        scores = [scorer.score(*pair) for pair in pairs]
         answers.append(_answer(item, scores))
         correct += answers[-1].chosen == item.gold
         progress(len(answers), correct / len(answers))
@@ -136,6 +144,23 @@ def answer(
         chosen,
         sum(found.truncated for found in answers),
     )
+
+
+def encode_item(
+    task: TaskFile, item: Item, tokenizer: Tokenizer, start_id: int | None, context_length: int
+) -> list[tuple[list[int], list[int]]]:
+    """Token ids of the context and of the continuation, for every choice.
+
+    Raises RequestError that names file and line: see ``check_tasks``.
+    """
+    pairs = []
+    for choice in item.choices:
+        try:
+            pairs.append(encode_pair(tokenizer, item.context, f" {choice}", start_id))
+            check_length(pairs[-1][1], context_length)
+        except RequestError as error:
+            raise RequestError(f"{task.path}, line {item.line}: {error}") from error
+    return pairs
 
 
 def _answer(item: Item, scores: Sequence[Score]) -> Answer:

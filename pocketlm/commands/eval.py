@@ -20,7 +20,7 @@ from pocketlm.benchmarks.recitation import figures as recitation_figures
 from pocketlm.benchmarks.recitation.measure import RecitationOptions, measure_recitation, read_books
 from pocketlm.benchmarks.tasks import figures as task_figures
 from pocketlm.benchmarks.tasks.files import read_task
-from pocketlm.benchmarks.tasks.measure import measure_tasks
+from pocketlm.benchmarks.tasks.measure import check_tasks, measure_tasks
 from pocketlm.commands.lists import ListCommand
 from pocketlm.commands.measuring import (
     drawn,
@@ -156,6 +156,7 @@ def command(
         passages=passages, prompt_tokens=prompt_tokens, continuation_tokens=continuation_tokens
     )
     folders = _open_all(models, against, options)
+    check_tasks(folders, task_files)
     books = read_books(folders, recite, recitation) if recite else []
     threads = default_threads() if threads is None else threads
     results: dict[str, Any] = {
