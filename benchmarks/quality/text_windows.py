@@ -1,10 +1,11 @@
 """A text file goes in, windows of token ids come out; neither is ever held as a whole.
 
-The text is encoded in pieces. A piece ends where whitespace begins or ends, at a place where the
-tokens before it are the same whether or not the text goes on; the next piece is encoded with what
-is before it, whose tokens are then dropped. So the ids are those of the text in one go: tokenizers
-split a text at such places before they merge (GPT-2's and Llama 3's regular expressions look one
-character ahead), or merge nothing across them (sentencepiece).
+The text is encoded in pieces. A piece ends where whitespace begins or ends, or before a full stop
+of scripts that put no space after it, at a place where the tokens before it are the same whether or
+not the text goes on; the next piece is encoded with what is before it, whose tokens are then
+dropped. So the ids are those of the text in one go: tokenizers split a text at such places before
+they merge (GPT-2's and Llama 3's regular expressions look one character ahead), or merge nothing
+across them (sentencepiece).
 
     tokens    0 1 2 3 4 5 6 7 8 9       window W = 6, stride S = 3
     window 0  . 1 2 3 4 5               the tokens with a number are scored there
@@ -39,7 +40,7 @@ BLOCK_SIZE = 1 << 16  # bytes read at once
 PIECE_SIZE = 1 << 14  # characters encoded at once, at least
 CONTEXT_SIZE = 256  # characters beside a cut that decide whether it may be there
 
-BREAK = re.compile(r"(?<=\S)(?=\s)|(?<=\s)(?=\S)")
+BREAK = re.compile(r"(?<=\S)(?=\s)|(?<=\s)(?=\S)|(?<=\w)(?=[。！？])")
 # Whether a character below U+3001 is whitespace; none is above.
 SPACES = np.array([chr(code).isspace() for code in range(0x3001)])
 

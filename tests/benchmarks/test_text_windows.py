@@ -170,12 +170,13 @@ def test_cutting_changes_no_id_and_loses_no_byte_or_word(tokenizer: Tokenizer, f
 
 @pytest.mark.usefixtures("small_pieces")
 def test_pieces_stay_short_and_join_to_the_text(tokenizer: Tokenizer, file: Path) -> None:
-    file.write_bytes(TRAINING.encode())
-    pieces = list(text_windows.text_pieces(tokenizer, text_windows.read_text(file)))
-    assert "".join(piece for _, piece in pieces) == TRAINING
-    # A piece ends with one of the first words of 4 characters or more after which it may.
-    assert max(len(piece) for _, piece in pieces) < 60
-    assert len(pieces) > len(TRAINING) / 20
+    for text in (TRAINING, "漢字かな。漢字！" * 40):  # the second is without a space
+        file.write_bytes(text.encode())
+        pieces = list(text_windows.text_pieces(tokenizer, text_windows.read_text(file)))
+        assert "".join(piece for _, piece in pieces) == text
+        # A piece ends with one of the first words of 4 characters or more after which it may.
+        assert max(len(piece) for _, piece in pieces) < 60
+        assert len(pieces) > len(text) / 20
 
 
 def real(test_data: Path, name: str, tmp_path: Path) -> Tokenizer:
