@@ -1,4 +1,4 @@
-"""What each peer makes of a checkpoint, kept until the checkpoint, the adapter or its pins change.
+"""What each peer makes of a checkpoint, kept until that, the adapter or what it runs with changes.
 
 models/CHECKPOINT/PEER-PRECISION-KEY/    the peer's files, and conversion.json
 models/CHECKPOINT/PEER-PRECISION-KEY.log what its converter said
@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ... import export, quantize
 from . import adapters, ours, protocol, reference
 from .environments import PeerError, child_environment, environment, run_logged
 
@@ -24,6 +25,7 @@ CONVERSION_SECONDS = 3600
 RECORD = "conversion.json"
 REQUIREMENTS = Path(__file__).with_name("requirements")
 PROTOCOL = Path(protocol.__file__)
+OUR_EXPORTER = [Path(package.__path__[0]) for package in (export, quantize)]
 # Not weights: a tokenizer's files, and what describes the rest.
 BESIDE_WEIGHTS = re.compile(r".*\.(json|txt|jinja|md|log)|openvino_(de)?tokenizer\..*")
 
@@ -41,6 +43,13 @@ class Peer:
     def key(self) -> str:
         """Its file's name: what ``--peer`` takes."""
         return Path(self.adapter.removesuffix(".py")).name.rpartition(".")[2]
+
+    @property
+    def sources(self) -> list[Path]:
+        """The files that decide what its conversion is."""
+        if self.adapter.endswith(".py"):
+            return [Path(self.adapter), *([self.requirements] if self.requirements else [])]
+        return [file for folder in OUR_EXPORTER for file in sorted(folder.rglob("*.py"))]
 
     def interpreter(self, root: Path) -> Path:
         """The python that runs it. Raises PeerError where its environment cannot be made."""
@@ -117,7 +126,8 @@ def convert(
     Raises PeerError with the converter's last words, or where ``needed_bytes`` are not free.
     """
     python = peer.interpreter(root)
-    key = _digest([_identity(checkpoint), *_sources(peer), str(our_folder)])
+    sources = (file.read_text("utf-8") for file in peer.sources)
+    key = _digest([_identity(checkpoint), *sources, str(our_folder)])
     folder = root / "models" / _digest([_identity(checkpoint)])
     folder /= f"{peer.key}-{precision.replace(' ', '-')}-{key}"
     if not (folder / RECORD).is_file():
@@ -155,12 +165,6 @@ def _identity(checkpoint: Path) -> str:
     """Its files with sizes and times: a digest of gigabytes would take longer than a round."""
     files = sorted(file for file in checkpoint.iterdir() if file.is_file())
     return repr([(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files])
-
-
-def _sources(peer: Peer) -> Iterable[str]:
-    yield Path(peer.adapter if peer.adapter.endswith(".py") else ours.__file__).read_text()
-    if peer.requirements is not None:
-        yield peer.requirements.read_text()
 
 
 def _digest(parts: Iterable[str]) -> str:

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 
 from pocketlm.benchmarks.intervals import estimate
-from pocketlm.benchmarks.machine import OthersUse, available_bytes
+from pocketlm.benchmarks.machine import OthersUse
 from pocketlm.benchmarks.peers import __main__ as command
-from pocketlm.benchmarks.peers import comparison, environments, measure
+from pocketlm.benchmarks.peers import comparison, conversions, environments, measure
 from pocketlm.benchmarks.peers.comparison import LEVELS, Comparison, Settings
 from pocketlm.benchmarks.peers.conversions import (
     REQUIREMENTS,
@@ -185,6 +185,19 @@ def test_a_conversion_is_kept_until_its_adapter_changes(
     assert (first.folder / "conversion.json").stat().st_mtime_ns == stamp
     changed = fake_peer(tmp_path, "healthy", HEALTHY + "# another\n")
     assert convert(changed, "whole", tiny_checkpoint, tmp_path).folder != first.folder
+
+
+def test_our_own_conversion_is_kept_until_the_exporter_changes(
+    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exporter = tmp_path / "exporter"
+    exporter.mkdir()
+    (exporter / "graph.py").write_text("A = 1\n")
+    monkeypatch.setattr(conversions, "OUR_EXPORTER", [*conversions.OUR_EXPORTER, exporter])
+    first = convert(our_peer(), "fp32", tiny_checkpoint, tmp_path)
+    assert convert(our_peer(), "fp32", tiny_checkpoint, tmp_path).folder == first.folder
+    (exporter / "graph.py").write_text("A = 2\n")
+    assert convert(our_peer(), "fp32", tiny_checkpoint, tmp_path).folder != first.folder
 
 
 def test_a_failed_conversion_leaves_nothing_but_its_log(
@@ -384,14 +397,6 @@ def test_fitting_counts_who_is_open_and_what_opening_takes(tmp_path: Path) -> No
     needed = measure.MEMORY_BYTES + 2000 + 70
     assert fits(entry, open_ones, needed + 1)
     assert not fits(entry, open_ones, needed)
-    assert fits(entry, open_ones, None)
-
-
-def test_available_memory_is_read_or_unknown(tmp_path: Path) -> None:
-    file = tmp_path / "meminfo"
-    assert available_bytes(file) is None
-    file.write_text("MemTotal:       16 kB\nMemAvailable:    7 kB\n")
-    assert available_bytes(file) == 7 * 1024
 
 
 def test_tests_are_those_of_llama_bench() -> None:
