@@ -16,7 +16,8 @@ import pytest
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+from llama2_tokenizer import as_llama2
+from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from pocketlm.benchmarks.quality import text_windows
 from pocketlm.export.errors import RequestError
@@ -66,35 +67,7 @@ def sentencepiece_like() -> tokenizers.Tokenizer:
     trained.train_from_iterator(
         [TRAINING], trainers.BpeTrainer(vocab_size=150, show_progress=False)
     )
-    model = json.loads(trained.to_str())["model"]
-    pieces = ["<unk>", "<s>", "</s>"] + [f"<0x{byte:02X}>" for byte in range(256)]
-    pieces += [*sorted(model["vocab"], key=model["vocab"].__getitem__), "▁▁", "▁▁▁▁"]
-    merges = [*model["merges"], ["▁", "▁"], ["▁▁", "▁▁"]]
-    library = tokenizers.Tokenizer(
-        models.BPE(
-            vocab={piece: i for i, piece in enumerate(dict.fromkeys(pieces))},
-            merges=[tuple(merge) for merge in merges],
-            unk_token="<unk>",
-            fuse_unk=True,
-            byte_fallback=True,
-        )
-    )
-    library.normalizer = normalizers.Sequence(
-        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
-    )
-    library.decoder = decoders.Sequence(
-        [
-            decoders.Replace("▁", " "),
-            decoders.ByteFallback(),
-            decoders.Fuse(),
-            decoders.Strip(" ", 1, 0),
-        ]
-    )
-    library.add_special_tokens(["<unk>", "<s>", "</s>"])
-    library.post_processor = processors.TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", 1)]
-    )
-    return library
+    return as_llama2(trained, [("▁", "▁"), ("▁▁", "▁▁")])
 
 
 FAMILIES = {family.__name__: family for family in (gpt2_like, llama3_like, sentencepiece_like)}

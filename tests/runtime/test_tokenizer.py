@@ -12,7 +12,8 @@ import pytest
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+from llama2_tokenizer import as_llama2
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from pocketlm.export.errors import ModelFolderError, RequestError
 from pocketlm.runtime import tokenizer as tokenizer_module
@@ -54,32 +55,7 @@ def sentencepiece() -> tokenizers.Tokenizer:
     )
     trainer = trainers.BpeTrainer(vocab_size=150, show_progress=False)
     trained.train_from_iterator(TEXTS[:2], trainer)
-    model = json.loads(trained.to_str())["model"]
-    pieces = ["<unk>", "<s>", "</s>"] + [f"<0x{byte:02X}>" for byte in range(256)]
-    pieces += sorted(model["vocab"], key=model["vocab"].__getitem__)
-    library = tokenizers.Tokenizer(
-        models.BPE(
-            vocab={piece: index for index, piece in enumerate(pieces)},
-            merges=[tuple(merge) for merge in model["merges"]],
-            unk_token="<unk>",
-            fuse_unk=True,
-            byte_fallback=True,
-        )
-    )
-    library.normalizer = trained.normalizer
-    library.decoder = decoders.Sequence(
-        [
-            decoders.Replace("▁", " "),
-            decoders.ByteFallback(),
-            decoders.Fuse(),
-            decoders.Strip(" ", 1, 0),
-        ]
-    )
-    library.add_special_tokens(["<unk>", "<s>", "</s>"])
-    library.post_processor = processors.TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", 1)]
-    )
-    return library
+    return as_llama2(trained)
 
 
 def character_level() -> tokenizers.Tokenizer:
