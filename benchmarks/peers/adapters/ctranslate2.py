@@ -1,13 +1,17 @@
 """CTranslate2: its converter for Transformers -> model.bin in float32 or int8.
 
-int8 quantizes activations as well, row by row. It has no 4-bit kernel for processors.
-Source: CTranslate2 4.8, ``converters/transformers.py`` and the page "Text generation".
+int8 quantizes activations as well, row by row. It has no 4-bit kernel for processors. Its converter
+marks Llama 3's rotary scaling and leaves out two of its four numbers, so that the model rotates as
+if there were none; they are added here.
+Source: CTranslate2 4.8, ``converters/transformers.py``, ``specs/attention_spec.py`` and the page
+"Text generation".
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 NAME = "CTranslate2"
 PACKAGE = "ctranslate2"
@@ -18,9 +22,31 @@ def convert(checkpoint: Path, out: Path, precision: str, ours: Path) -> str:
     """Writes model.bin and its vocabulary."""
     from ctranslate2.converters import TransformersConverter
 
-    converter = TransformersConverter(str(checkpoint), low_cpu_mem_usage=True)
+    missing = missing_scaling(json.loads((checkpoint / "config.json").read_text()))
+
+    class Converter(TransformersConverter):  # type: ignore[misc]
+        def _load(self) -> Any:
+            specification = super()._load()
+            for layer in specification.decoder.layer:
+                vars(layer.self_attention).update(missing)  # the class takes no new attributes
+            return specification
+
+    converter = Converter(str(checkpoint), low_cpu_mem_usage=True)
     converter.convert(str(out), quantization=precision, force=True)
-    return ""
+    return "rotary scaling added, which its converter leaves out" if missing else ""
+
+
+def missing_scaling(config: dict[str, Any]) -> dict[str, Any]:
+    """What its converter does not say of Llama 3's rotary scaling, by the names of its files."""
+    import numpy as np
+
+    scaling = config.get("rope_scaling") or {}
+    if scaling.get("rope_type") != "llama3":
+        return {}
+    return {
+        "rotary_scaling_factor": np.float32(scaling["factor"]),
+        "original_max_position_embeddings": np.int32(scaling["original_max_position_embeddings"]),
+    }
 
 
 class Model:
