@@ -11,7 +11,7 @@ JSON object when they are done or ready, and ``serve`` then one for each line it
     {"do": "memory"}                               ->  {"peak_rss_bytes": n}
 
 Any other ``do`` calls that method of the adapter's model. An error ends the process, with
-{"error": "Class: message"} as the last line and the traceback on stderr.
+{"error": "Class: message"} as the last line; stderr has the traceback, then the message.
 """
 
 from __future__ import annotations
@@ -107,6 +107,7 @@ def main() -> None:
     except BaseException as error:
         traceback.print_exc()
         message = " ".join(f"{type(error).__name__}: {error}".split())
+        print(message, file=sys.stderr)  # its beginning says more than a long one's last line
         print(json.dumps({"error": message}), file=replies, flush=True)
         sys.exit(1)
 

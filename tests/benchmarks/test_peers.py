@@ -92,7 +92,7 @@ class Model(Model):
 """,
     "does_not_convert": """
 def convert(checkpoint, out, precision, ours):
-    raise KeyError("no tensor named so")
+    raise ValueError("no tensors named so:\\n  a\\n  b")
 """,
 }
 
@@ -159,7 +159,7 @@ def test_every_peer_has_figures_or_a_reason(measured: dict[str, dict[str, Any]])
         ": no such instruction",
         "crashes_mid_round": "failed at generate: MemoryError: out of it",
         "disagrees": f"not the same model: 0 of {PROMPTS * CHECKED_TOKENS + NARROW} tokens agree",
-        "does_not_convert": "not converted: exit code 1: KeyError: 'no tensor named so'",
+        "does_not_convert": "not converted: exit code 1: ValueError: no tensors named so: a b",
         "not_installed": "not installed: exit code 1: ERROR: No matching distribution found for "
         "pocketlm-is-not-this==1.0",
     }
@@ -204,7 +204,7 @@ def test_a_failed_conversion_leaves_nothing_but_its_log(
     tmp_path: Path, tiny_checkpoint: Path
 ) -> None:
     peer = fake_peer(tmp_path, "broken", HEALTHY + BROKEN["does_not_convert"])
-    with pytest.raises(PeerError, match="no tensor named so"):
+    with pytest.raises(PeerError, match="no tensors named so: a b"):
         convert(peer, "whole", tiny_checkpoint, tmp_path)
     (log,) = (path for path in (tmp_path / "models").rglob("*") if path.is_file())
     assert "Traceback" in log.read_text()
@@ -241,7 +241,8 @@ def test_a_checkpoint_that_we_cannot_read_ends_it_with_the_reason(
     options = ["--checkpoint", str(tmp_path), "--folder", str(tmp_path / "kept"), "--quiet"]
     assert command.main(options) == 2
     err = capsys.readouterr().err
-    assert err.startswith("peers: pocketlm itself not converted: exit code 1: pocketlm.export.")
+    reason = "CheckpointError: model.safetensors has 0 bytes"
+    assert err.startswith(f"peers: pocketlm itself not converted: exit code 1: {reason}")
     assert len(err.splitlines()) == 1
 
 
