@@ -93,6 +93,16 @@ def test_click_from_elsewhere_is_not_enough(package: str, verb: list[str], tmp_p
         assert 'pip install "pocketlm[' in result.stderr
 
 
+@pytest.mark.parametrize("verb", [["bench", "x"], ["eval", "x", "--text", "y"]])
+def test_measuring_without_psutil_names_its_extra(verb: list[str], tmp_path: Path) -> None:
+    block = BLOCK.replace(repr(BLOCKED), repr(("psutil",)))
+    result = run_python(f"{block}\nfrom pocketlm.cli import main\nmain({verb!r})", folder=tmp_path)
+    assert result.returncode == 2
+    assert "measuring needs the package 'psutil'" in result.stderr
+    assert 'pip install "pocketlm[cli]"' in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
 def test_exporting_without_onnx_names_its_extra(tmp_path: Path) -> None:
     code = f"{BLOCK}\nimport pocketlm\npocketlm.load()"
     result = run_python(code, folder=tmp_path)
