@@ -28,9 +28,6 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("POCKETLM_CACHE", str(folder))
-        # Without this, Python started in the checkout finds the folder pocketlm/ before an
-        # installed wheel, and in it no pocketlm.export.
-        patch.setenv("PYTHONSAFEPATH", "1")
         yield folder
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 FRONT = "pocketlm"
+FRONT_FOLDER = ROOT / "src" / FRONT
 FOLDERS = ("export", "quantize", "runtime", "benchmarks")  # in the order of allowed imports
 LEFT_BY_TOOLS = {"__pycache__", "build", "dist"}
 
@@ -45,7 +46,7 @@ def sources(*folders: str) -> list[Path]:
     return sorted(
         path
         for folder in folders or (FRONT, *FOLDERS)
-        for path in (ROOT / folder).rglob("*.py")
+        for path in (FRONT_FOLDER if folder == FRONT else ROOT / folder).rglob("*.py")
         if not left_by_tools(path)
     )
 
@@ -53,8 +54,7 @@ def sources(*folders: str) -> list[Path]:
 def module_name(path: Path) -> str:
     """``export/readers/llmc.py`` is ``pocketlm.export.readers.llmc``."""
     parts = list(path.relative_to(ROOT).with_suffix("").parts)
-    if parts[0] != FRONT:
-        parts.insert(0, FRONT)
+    parts = parts[1:] if parts[0] == FRONT_FOLDER.parent.name else [FRONT, *parts]
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 

@@ -1,1 +1,1 @@
-../../pocketlm/__init__.py
+../../src/pocketlm/__init__.py

@@ -1,1 +1,1 @@
-../../pocketlm/__main__.py
+../../src/pocketlm/__main__.py

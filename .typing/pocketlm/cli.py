@@ -1,1 +1,1 @@
-../../pocketlm/cli.py
+../../src/pocketlm/cli.py

@@ -1,1 +1,1 @@
-../../pocketlm/exported.py
+../../src/pocketlm/exported.py

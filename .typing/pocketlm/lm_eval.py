@@ -1,1 +1,1 @@
-../../pocketlm/lm_eval.py
+../../src/pocketlm/lm_eval.py

@@ -1,1 +1,1 @@
-../../pocketlm/model.py
+../../src/pocketlm/model.py

@@ -1,1 +1,1 @@
-../../pocketlm/placement.py
+../../src/pocketlm/placement.py

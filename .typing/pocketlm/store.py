@@ -1,1 +1,1 @@
-../../pocketlm/store.py
+../../src/pocketlm/store.py

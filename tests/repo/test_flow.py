@@ -25,7 +25,7 @@ ALLOWED_PACKAGES = {
 ADAPTERS = "benchmarks/peers/adapters"
 CHILDREN = {
     "export/traced/child.py": {"torch", "transformers", "optimum", "onnxruntime"},
-    "pocketlm/lm_eval.py": {"lm_eval", "tqdm"},
+    "src/pocketlm/lm_eval.py": {"lm_eval", "tqdm"},
     f"{ADAPTERS}/ctranslate2.py": {"ctranslate2"},
     f"{ADAPTERS}/llama_cpp.py": {"gguf", "llama_cpp"},
     f"{ADAPTERS}/onnxruntime_genai.py": {"onnxruntime_genai"},

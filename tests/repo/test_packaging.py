@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tomllib
 
-from source_tree import FOLDERS, FRONT, ROOT, module_name, sources
+from source_tree import FOLDERS, FRONT, FRONT_FOLDER, ROOT, module_name, sources
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 SETUPTOOLS = PYPROJECT["tool"]["setuptools"]
@@ -22,7 +22,7 @@ def test_every_folder_with_modules_is_a_package() -> None:
 
 
 def test_package_folders_are_mapped() -> None:
-    expected = {FRONT: FRONT} | {f"pocketlm.{folder}": folder for folder in FOLDERS}
+    expected = {FRONT: f"src/{FRONT}"} | {f"pocketlm.{folder}": folder for folder in FOLDERS}
     assert SETUPTOOLS["package-dir"] == expected
 
 
@@ -30,10 +30,10 @@ def test_every_needed_link_exists_and_points_right() -> None:
     links = ROOT / ".typing" / FRONT
     front = {
         path.name
-        for path in (ROOT / FRONT).iterdir()
+        for path in FRONT_FOLDER.iterdir()
         if path.suffix == ".py" or path.name == "py.typed" or (path / "__init__.py").is_file()
     }
-    expected = {name: f"../../{FRONT}/{name}" for name in front}
+    expected = {name: f"../../src/{FRONT}/{name}" for name in front}
     expected |= {folder: f"../../{folder}" for folder in FOLDERS}
     assert {link.name: os.readlink(link) for link in links.iterdir()} == expected
 

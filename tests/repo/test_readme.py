@@ -20,7 +20,7 @@ from checkpoint_files import (
 )
 from hub_server import serving
 from llama_checkpoints import llama_config, llama_tensors
-from source_tree import ROOT
+from source_tree import FRONT_FOLDER, ROOT
 
 from pocketlm.benchmarks.readme_tables import fill
 
@@ -55,7 +55,7 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def test_commands_do_what_the_readme_says(tmp_path: Path) -> None:
-    demo = ROOT / "pocketlm" / "demo"
+    demo = FRONT_FOLDER / "demo"
     shutil.copytree(demo, tmp_path / "path" / "to" / "gpt2-folder")
     config = gpt2_config(vocab_size=300)
     write_llmc(tmp_path / "model_00019560.bin", config, gpt2_tensors(config))

@@ -11,7 +11,7 @@ import pytest
 from source_tree import ROOT, sources, tracked_files
 
 LARGEST_FILE = 1 << 20
-LARGE = {"pocketlm/demo/model.safetensors"}
+LARGE = {"src/pocketlm/demo/model.safetensors"}
 # Folders of somebody's machine; /usr, /etc and the like are the same everywhere.
 MACHINE_PATH = re.compile(rb"(?<![\w.~>)\]}/-])(?:/(?:home|Users|root|work|mnt|opt)/|[A-Z]:\\)\w")
 EMPTY_NAMES = {"utils", "util", "common", "base", "helpers", "helper", "manager", "misc"}

@@ -6,12 +6,13 @@ import os
 import re
 import subprocess
 import sys
+import sysconfig
 import venv
 import zipfile
 from pathlib import Path
 
 import pytest
-from source_tree import ROOT, clean_copy, module_name, sources
+from source_tree import FRONT_FOLDER, ROOT, clean_copy, module_name, sources
 
 from pocketlm.export.folder import ModelFolder
 
@@ -77,7 +78,7 @@ def test_wheel_holds_the_sources_and_nothing_else(wheel: Path) -> None:
         return {f"{name}/{path.name}" for path in folder.iterdir()}
 
     benchmarks = ROOT / "benchmarks"
-    data = in_folder("pocketlm/demo", ROOT / "pocketlm" / "demo")
+    data = in_folder("pocketlm/demo", FRONT_FOLDER / "demo")
     data |= in_folder("pocketlm/benchmarks/html/templates", benchmarks / "html" / "templates")
     data |= in_folder(
         "pocketlm/benchmarks/peers/requirements", benchmarks / "peers" / "requirements"
@@ -105,20 +106,57 @@ def test_every_module_of_the_wheel_imports_elsewhere(wheel: Path, tmp_path: Path
         "    assert module.__file__.startswith(sys.argv[1]), module.__file__\n"
     )
     site = tmp_path / "site"
-    # From the checkout, the place where a wheel is shadowed unless -P is given.
-    run_command(sys.executable, "-P", "-c", code, site, *names, folder=ROOT)
+    # From the checkout, where sources must not shadow what is installed.
+    run_command(sys.executable, "-c", code, site, *names, folder=ROOT)
 
 
 def test_base_install_generates(
     base_programs: Path, tiny_folder: ModelFolder, tmp_path: Path
 ) -> None:
     python = base_programs / "python"
-    found = run_command(python, "-c", GENERATE, tiny_folder.path, folder=tmp_path).stdout.split()
-    assert found[0].startswith(str(base_programs.parent))
-    assert found[1] == "5"
+    for folder in (tmp_path, ROOT):
+        found = run_command(python, "-c", GENERATE, tiny_folder.path, folder=folder).stdout.split()
+        assert found[0].startswith(str(base_programs.parent))
+        assert found[1] == "5"
     listed = run_command(python, "-m", "pip", "list", "--format=freeze", folder=tmp_path).stdout
     installed = {line.split("==")[0].replace("_", "-") for line in listed.splitlines()}
     assert not installed & {"onnx", "onnx-ir", "safetensors", "ml-dtypes", "torch"}
+
+
+@pytest.fixture(scope="module")
+def full_programs(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment with the wheel, and with every extra that the tests' own has."""
+    folder = tmp_path_factory.mktemp("full")
+    programs = new_environment(folder / "environment")
+    python = programs / "python"
+    pip = (python, "-m", "pip", "install", "-q", "--no-deps")
+    run_command(*pip, wheel, folder=folder)
+    where = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    site = run_command(python, "-c", where, folder=folder).stdout.strip()
+    # Behind the wheel; a .pth file of the tests' own environment is not read from there.
+    Path(site, "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return programs
+
+
+@pytest.mark.parametrize("installed", ["wheel", "editable"])
+@pytest.mark.parametrize("place", ["inside the checkout", "elsewhere"])
+def test_readme_python_runs(
+    installed: str, place: str, full_programs: Path, tmp_path: Path
+) -> None:
+    copy = clean_copy(tmp_path / "tree")
+    python = full_programs / "python"
+    if installed == "editable":
+        pip = (python, "-m", "pip", "install", "-q", "--no-deps", "--force-reinstall")
+        run_command(*pip, "-e", copy, folder=tmp_path)
+    folder = copy if place == "inside the checkout" else tmp_path
+    readme = (ROOT / "README.md").read_text("utf-8")
+    program = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)[0]
+    program += "print(pocketlm.__file__)\n"
+    found = run_command(python, "-c", program, folder=folder).stdout.splitlines()[-1]
+    parent = copy / "src" if installed == "editable" else full_programs.parent
+    assert found.startswith(str(parent))
+    for module in set(re.findall(r"python -m (pocketlm\.benchmarks[\w.]*)", readme)):
+        run_command(python, "-m", module, "--help", folder=folder)
 
 
 @pytest.mark.parametrize("program", [("pocketlm",), ("python", "-m", "pocketlm")])
@@ -150,11 +188,11 @@ def test_editable_install_works_from_anywhere(
     copy = clean_copy(tmp_path / "tree")
     pip = (base_programs / "python", "-m", "pip", "install", "-q")
     run_command(*pip, "--no-deps", "-e", copy, folder=tmp_path)
-    for folder in (tmp_path, copy, copy / "pocketlm", Path(tmp_path.anchor)):
+    for folder in (tmp_path, copy, copy / "src", Path(tmp_path.anchor)):
         found = run_command(
             base_programs / "python", "-c", GENERATE, tiny_folder.path, folder=folder
         ).stdout
-        assert found.split() == [str(copy / "pocketlm" / "__init__.py"), "5"], folder
+        assert found.split() == [str(copy / "src" / "pocketlm" / "__init__.py"), "5"], folder
     # A module added later is found without another install.
     (copy / "runtime" / "added.py").write_text("ANSWER = 42\n")
     code = "from pocketlm.runtime.added import ANSWER; print(ANSWER)"
