@@ -1,4 +1,4 @@
-"""Puts the tables of ``benchmarks/results/*.json`` into README.md, between their markers.
+"""Puts the tables of ``benchmarks/results/*.json`` into a document, between their markers.
 
     python -m pocketlm.benchmarks.readme_tables README.md benchmarks/results
 

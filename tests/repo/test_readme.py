@@ -1,4 +1,4 @@
-"""The README is true: its commands and its Python run, its tables are those of the results."""
+"""README and docs are true: commands and Python run, tables are those of the results."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from source_tree import ROOT
 from pocketlm.benchmarks.readme_tables import fill
 
 README = (ROOT / "README.md").read_text("utf-8")
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def blocks(language: str) -> list[str]:
@@ -113,7 +114,18 @@ def test_python_runs_as_printed(tmp_path: Path) -> None:
     assert re.search(r"\w+ \d+\n$", done.stdout)
 
 
-@pytest.mark.parametrize("words", re.findall(r"python -m (pocketlm\.benchmarks[\w.]*)", README))
+@pytest.mark.parametrize(
+    "words",
+    sorted(
+        {
+            words
+            for document in DOCUMENTS
+            for words in re.findall(
+                r"^    python -m (pocketlm\.benchmarks[\w.]*)", document.read_text("utf-8"), re.M
+            )
+        }
+    ),
+)
 def test_benchmarks_named_in_the_readme_explain_themselves(words: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", words, "--help"], cwd=tmp_path, capture_output=True, text=True
@@ -122,7 +134,16 @@ def test_benchmarks_named_in_the_readme_explain_themselves(words: str, tmp_path:
     assert "--threads" in done.stdout
 
 
-def test_tables_are_those_of_the_results() -> None:
-    assert fill(README, ROOT / "benchmarks" / "results") == README, (
-        "run: python -m pocketlm.benchmarks.readme_tables README.md benchmarks/results"
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_tables_are_those_of_the_results(document: Path) -> None:
+    text = document.read_text("utf-8")
+    name = document.relative_to(ROOT)
+    assert fill(text, ROOT / "benchmarks" / "results") == text, (
+        f"run: python -m pocketlm.benchmarks.readme_tables {name} benchmarks/results"
     )
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", document.read_text("utf-8")):
+        assert (document.parent / link).exists(), link
