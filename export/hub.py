@@ -308,9 +308,9 @@ def offline_error(repository: str, revision: str) -> HubError:
 
 def _missing(repository: str, endpoint: str) -> HubError:
     return HubError(
-        f"{repository}: found neither a folder of this name nor a repository that {endpoint} "
-        "shows to you, expected one of them; check the spelling, and for a private repository "
-        "log in with `hf auth login` or set HF_TOKEN"
+        f"{repository}: found no repository of this name that {endpoint} shows to you, expected "
+        "one; check the spelling, and for a private repository log in with `hf auth login` or set "
+        "HF_TOKEN"
     )
 
 

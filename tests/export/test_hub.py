@@ -739,7 +739,7 @@ def test_a_missing_repository_is_named(
     hub_server: HubServer, monkeypatch: pytest.MonkeyPatch, token: str | None
 ) -> None:
     set_token(monkeypatch, token)
-    message = "acme/nothing: found neither a folder of this name nor a repository .* set HF_TOKEN"
+    message = "acme/nothing: found no repository of this name that http.* set HF_TOKEN"
     with pytest.raises(HubError, match=message):
         Hub().snapshot("acme/nothing", "main")
 
