@@ -254,8 +254,8 @@ def test_without_a_writable_cache_it_runs_all_the_same(
     assert temporary in Path(done.stdout.strip()).parents
     assert done.stderr == (
         f"pocketlm: no cache: {tmp_path / 'file' / 'cache'} cannot be written (Not a directory); "
-        "the model is made in a temporary folder, and again at every start - name a folder to keep "
-        "it in POCKETLM_CACHE\n"
+        "what is fetched and made lies in a temporary folder, and is made again at every start - "
+        "name a folder to keep it in POCKETLM_CACHE\n"
     )
     assert list(temporary.iterdir()) == []
 

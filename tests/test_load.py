@@ -115,6 +115,25 @@ def test_a_moved_renamed_or_copied_checkpoint_finds_its_export(
     assert (entry.name, entry.source) == ("source", str(copy))  # where it was found again first
 
 
+@pytest.mark.parametrize("name", [".hidden", "..", "Llama-3.2-1B"])
+def test_whatever_its_folder_is_called_it_is_exported_once_and_listed(
+    checkpoint: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    exports, on_export = counting()
+    if name == "..":
+        (checkpoint / "below").mkdir()
+        monkeypatch.chdir(checkpoint / "below")
+    else:
+        checkpoint.rename(checkpoint.with_name(name))
+        monkeypatch.chdir(checkpoint.parent)
+    for _ in range(2):
+        pocketlm.load(name, on_export=on_export)
+    assert len(exports) == 1
+    (entry,) = store.entries(own_cache)
+    assert (entry.kind, entry.precision) == ("model", "int8")
+    assert entry.name == {".hidden": "hidden", "..": "source"}.get(name, name)
+
+
 def test_a_checkpoint_that_a_frozen_application_unpacks_is_exported_once(
     checkpoint: Path, own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -258,7 +277,7 @@ pocketlm.load(sys.argv[1], precision="fp32")
     assert list(temporary.iterdir()) == []
     assert done.stderr.count("\n") == 1
     assert f"no cache: {tmp_path / 'file' / 'cache'} cannot be written" in done.stderr
-    assert "again at every start - name a folder to keep it in POCKETLM_CACHE" in done.stderr
+    assert "made again at every start - name a folder to keep it in POCKETLM_CACHE" in done.stderr
 
 
 def test_exporting_without_its_extra_names_the_command(checkpoint: Path, own_cache: Path) -> None:

@@ -88,7 +88,7 @@ def export_once(
     precision = precision or DEFAULT_PRECISION
     settings = json.dumps(opened.generation_config, sort_keys=True)
     key = _key(files, precision, settings, with_times=not _is_carried(reference, path))
-    name = path.stem if path.is_file() else path.name
+    name = (path.stem if path.is_file() else path.name).lstrip(".") or "model"
     source = None if isinstance(reference, Demo) else path
     made = store.LocalModel(name, precision, key, source)
     cache = cache_folder()
@@ -142,7 +142,10 @@ def headers_folder(reference: Reference, options: HubOptions) -> Iterator[Path]:
 
 def checkpoint_path(reference: Demo | OnDisk) -> Path:
     """Where a checkpoint is that need not be downloaded, absolute."""
-    return demo_checkpoint() if isinstance(reference, Demo) else reference.path.absolute()
+    if isinstance(reference, Demo):
+        return demo_checkpoint()
+    path = reference.path.absolute()
+    return path.resolve() if ".." in path.parts else path
 
 
 @functools.cache

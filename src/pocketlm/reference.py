@@ -31,7 +31,9 @@ EXPECTED = 'a model folder, a checkpoint, org/name of the hub, or "demo"'
 HUB_HOSTS = ("huggingface.co", "hf.co")  # and that of HF_ENDPOINT
 # Models that the hub once had under a single word, which people still type.
 LEGACY_NAMES = {
-    **{name: f"openai-community/{name}" for name in ("gpt2", "gpt2-medium", "gpt2-large")},
+    "gpt2": "openai-community/gpt2",
+    "gpt2-medium": "openai-community/gpt2-medium",
+    "gpt2-large": "openai-community/gpt2-large",
     "gpt2-xl": "openai-community/gpt2-xl",
     "distilgpt2": "distilbert/distilgpt2",
 }
@@ -72,9 +74,6 @@ class OnHub:
 
     repository: str  # org/name
     revision: str | None  # as the name has it: a branch, tag or commit
-
-    def __str__(self) -> str:
-        return self.repository
 
 
 Reference = Demo | OnDisk | OnHub

@@ -63,8 +63,8 @@ def writable_root(say: Callable[[str], None]) -> Path:
             trouble = f"{cache} cannot be written ({error.strerror or error})"
     if cache not in _temporary:
         say(
-            f"no cache: {trouble}; the model is made in a temporary folder, and again at every "
-            "start - name a folder to keep it in POCKETLM_CACHE"
+            f"no cache: {trouble}; what is fetched and made lies in a temporary folder, and is "
+            "made again at every start - name a folder to keep it in POCKETLM_CACHE"
         )
         _temporary[cache] = Path(tempfile.mkdtemp(prefix="pocketlm-"))
         atexit.register(shutil.rmtree, _temporary[cache], ignore_errors=True)
@@ -132,8 +132,11 @@ def _source(folder: Path) -> str | None:
 def _write_record(file: Path, record: dict[str, str]) -> None:
     """Writes a file whole or not at all; raises OSError."""
     temporary = file.with_name(f".{uuid.uuid4().hex}")
-    temporary.write_text(json.dumps(record), "utf-8")
-    os.replace(temporary, file)
+    try:
+        temporary.write_text(json.dumps(record), "utf-8")
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

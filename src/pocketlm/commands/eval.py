@@ -37,9 +37,10 @@ from pocketlm.commands.options import (
     open_folders,
     window_options,
 )
-from pocketlm.export.folder import MANIFEST, ModelFolder
+from pocketlm.export.folder import ModelFolder
 from pocketlm.export.threads import default_threads
 from pocketlm.quantize.precisions import FULL
+from pocketlm.reference import OnDisk, find_reference
 
 
 @click.command("eval", cls=ListCommand)
@@ -188,7 +189,8 @@ def _open_all(
     names, given = list(models), [options] * len(models)
     if against is not None:
         names.insert(0, against)
-        made = (Path(against) / MANIFEST).is_file()
+        reference = find_reference(against)
+        made = isinstance(reference, OnDisk) and reference.is_made
         given.insert(0, options | {"precision": None if made else FULL})
     return named(names, open_folders(names, given))
 

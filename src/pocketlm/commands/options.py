@@ -227,9 +227,9 @@ def open_folders(
 
 
 def made_folder(name: str, precision: str | None = None) -> ModelFolder:
-    """The model folder at a path, or the one in the cache of a name; only the demo is made for it.
+    """The model folder at a path, or that of a name in the cache; nothing is fetched for it.
 
-    Raises ModelFolderError where there is none yet.
+    Raises ModelFolderError where there is none yet. The demo's is made.
     """
     from pocketlm.export.errors import HubError, ModelFolderError
     from pocketlm.export.folder import ModelFolder

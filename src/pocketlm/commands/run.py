@@ -90,15 +90,15 @@ def _model_and_prompt(words: tuple[str, ...]) -> tuple[str | None, str]:
         )
     if len(words) == 2:
         return words[0], words[1]
-    if not words or words[0] == "-":
-        return None, "".join(words)
+    if not words:
+        return None, ""
     word = words[0]
     if not word.strip():
         raise click.UsageError(
             "found one empty argument, expected a model or a prompt; is a variable not set? For an "
             'empty prompt leave it out, or name the model: pocketlm run demo ""'
         )
-    if names_model(word):
+    if word != "-" and names_model(word):
         return word, ""
     if meant := hub_name(word):
         click.echo(
