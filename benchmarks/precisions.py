@@ -25,6 +25,7 @@ from typing import Any
 
 from ..export.folder import ModelFolder
 from ..export.threads import default_threads
+from .arguments import given_path, model_name
 from .bench import Plan, run_bench
 from .scorecard import SCORECARDS, TESTS
 from .shapes import SHAPES, write_checkpoint
@@ -57,7 +58,7 @@ finally:
 
 
 def export_variants(
-    checkpoint: Path, variants: dict[str, list[str]], root: Path
+    checkpoint: str | Path, variants: dict[str, list[str]], root: Path
 ) -> tuple[dict[str, ModelFolder], dict[str, int]]:
     """A folder per variant under ``root``, and the peak resident bytes of each export."""
     folders, peaks = {}, {}
@@ -67,7 +68,7 @@ def export_variants(
     return folders, peaks
 
 
-def export_variant(checkpoint: Path, out: Path, options: list[str]) -> int:
+def export_variant(checkpoint: str | Path, out: Path, options: list[str]) -> int:
     """Exports through the command line in a process of its own; its peak resident bytes."""
     command = ["export", str(checkpoint), str(out), "--quiet", *options]
     done = subprocess.run(
@@ -140,11 +141,13 @@ def main() -> None:
     """Makes the folders, measures, prints the tables, and the scorecard of a shape that has one."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("checkpoint", type=Path, nargs="?", help="checkpoint folder or file")
+    source.add_argument(
+        "checkpoint", type=model_name, nargs="?", help="as `pocketlm export` takes it"
+    )
     source.add_argument("--shape", choices=SHAPES, help="random weights of a well-known shape")
     parser.add_argument("--text", type=Path, nargs="+", default=[], help="UTF-8: quality as well")
     parser.add_argument("--limit", type=int, help="at most this many tokens of each text")
-    parser.add_argument("--tokenizer", type=Path, help="folder with tokenizer.json")
+    parser.add_argument("--tokenizer", type=given_path, help="folder with tokenizer.json")
     parser.add_argument("--threads", type=int, default=default_threads(), help="CPU threads")
     parser.add_argument(
         "--rounds", type=int, default=Plan.repetitions, help="after one of warm-up (%(default)s)"

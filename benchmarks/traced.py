@@ -19,6 +19,7 @@ from typing import Any
 from ..export.folder import ModelFolder
 from ..export.run import open_decoder
 from ..export.threads import default_threads
+from .arguments import model_name
 from .bench import Plan, run_bench
 from .precisions import export_variants, show_progress
 from .shapes import SHAPES, write_checkpoint
@@ -59,7 +60,7 @@ def main() -> None:
     """Makes the folders, measures, prints the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--shape", choices=SHAPES, default="gpt2-124m")
-    parser.add_argument("--checkpoint", type=Path, help="measure this checkpoint instead")
+    parser.add_argument("--checkpoint", type=model_name, help="measure this checkpoint instead")
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--threads", type=int, default=default_threads(), help="CPU threads")
     parser.add_argument(

@@ -13,6 +13,7 @@ import importlib
 import ipaddress
 import os
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ DEFAULT_REVISION = "main"
 MINIMUM_LIBRARY = (1, 26)  # the first that checks names of files itself
 ATTEMPTS = 4  # of one request, as long as nothing arrives in between
 LONGEST_WAIT = 300  # seconds that the hub may ask for
+SILENT_SECONDS = 1.0  # of asking the hub, before it is said
 QUIET_WAIT = 5  # seconds that need no explanation
 MOST_REDIRECTS = 5
 RESUME = "the same command goes on where this one ended"
@@ -105,13 +107,15 @@ class Patience:
 class Hub:
     """The hub that the environment names. ``attempts`` 1 gives up at the first failure.
 
-    ``say`` hears why it takes longer; ``sleep`` and ``clock`` are time itself, but in tests.
+    ``say`` hears why it takes longer; ``sleep``, ``clock`` and ``timer`` are time itself, but in
+    tests.
     """
 
     attempts: int = ATTEMPTS
     say: Callable[[str], None] = lambda message: None
     sleep: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.monotonic
+    timer: Callable[[float, Callable[[], None]], threading.Timer] = threading.Timer
 
     @property
     def endpoint(self) -> str:
@@ -136,6 +140,21 @@ class Hub:
         """
         api = _library().HfApi(endpoint=self.endpoint, **_identity())
         self._headers(self.endpoint)  # finds a token that cannot be sent
+        with self._announced(f"asking {self.endpoint} for {repository}"):
+            return self._listing(api, repository, revision)
+
+    @contextlib.contextmanager
+    def _announced(self, what: str) -> Iterator[None]:
+        """Says ``what`` is done in the block, once that has taken a second."""
+        timer = self.timer(SILENT_SECONDS, lambda: self.say(what))
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _listing(self, api: Any, repository: str, revision: str) -> Snapshot:
         patience = self.patience()
         while True:
             try:
@@ -289,9 +308,9 @@ def offline_error(repository: str, revision: str) -> HubError:
 
 def _missing(repository: str, endpoint: str) -> HubError:
     return HubError(
-        f"{repository}: found neither a folder of this name nor a repository that {endpoint} "
-        "shows to you, expected one of them; check the spelling, and for a private repository "
-        "log in with `hf auth login` or set HF_TOKEN"
+        f"{repository}: found no repository of this name that {endpoint} shows to you, expected "
+        "one; check the spelling, and for a private repository log in with `hf auth login` or set "
+        "HF_TOKEN"
     )
 
 

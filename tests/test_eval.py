@@ -204,7 +204,7 @@ def test_a_bad_text_is_found_before_a_model_is_looked_for(run: Run, tmp_path: Pa
 
 def test_a_missing_reference_is_named(run: Run, models: tuple[Path, Path], text: Path) -> None:
     ended = run("eval", models[1], "--against", text.parent / "out-fp32", "--text", text)
-    assert_refused(ended, "out-fp32' does not exist, expected a folder")
+    assert_refused(ended, "out-fp32': found nothing at this path, expected")
 
 
 def test_a_damaged_reference_is_named(

@@ -24,6 +24,7 @@ from pathlib import Path
 from ...export.errors import PocketLMError, RequestError
 from ...export.folder import cache_folder
 from ...export.threads import default_threads
+from ..arguments import given_path
 from ..shapes import SHAPES
 from ..speed.measure import GENERATION, PROMPT, Choice
 from .comparison import LEVELS, Comparison, Settings, shape_checkpoint
@@ -83,7 +84,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--shape", action="append", choices=SHAPES, help="random weights of this shape; repeatable")
-    add("--checkpoint", type=Path, help="a folder of safetensors to measure as well")
+    add("--checkpoint", type=given_path, help="a folder of safetensors to measure as well")
     add("--peer", action="append", metavar="NAME", help="only this one; repeatable")
     add("--precision", action="append", choices=LEVELS, help="only this level; repeatable")
     add("--threads", type=at_least(1), default=default_threads())
@@ -91,7 +92,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--prompt", type=at_least(0), help=f"tokens of the prefill test, 0 for none; {PROMPT}")
     add("--generation", type=at_least(0), help=f"tokens generated, 0 for none; {GENERATION}")
     add("--depth", type=at_least(0), action="append", help="tokens before a generation; repeatable")
-    add("--folder", type=Path, help="for environments, checkpoints and conversions; in the cache")
+    add(
+        "--folder",
+        type=given_path,
+        help="for environments, checkpoints and conversions; in the cache",
+    )
     add("--timeout", type=float, default=ANSWER_SECONDS, help="seconds for one answer of a peer")
     add("--discard", action="store_true", help="remove each conversion when it is measured")
     add("--output", choices=("md", "json"), default="md")

@@ -20,6 +20,7 @@ from ...export.folder import ModelFolder
 from ...export.memory import peak_rss_bytes
 from ...export.threads import default_threads
 from ...runtime.session import Session
+from ..arguments import given_path
 from ..tables import Table
 from .measure import check_texts, evaluate
 
@@ -64,7 +65,9 @@ def cost(models: list[Path], text: Path, limit: int, threads: int) -> dict[str, 
 def main() -> None:
     """Prints a row per number of tokens."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("models", type=Path, nargs="+", help="model folders, the reference first")
+    parser.add_argument(
+        "models", type=given_path, nargs="+", help="model folders, the reference first"
+    )
     parser.add_argument("--text", type=Path, required=True, help="a UTF-8 text")
     parser.add_argument("--limit", type=int, nargs="+", default=[10_000, 100_000], help="tokens")
     parser.add_argument("--threads", type=int, default=default_threads())

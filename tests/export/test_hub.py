@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from email.utils import formatdate
 from pathlib import Path
@@ -690,12 +691,55 @@ def test_an_endpoint_that_is_no_address_is_named(
     assert clock.waits == []
 
 
+class Second(threading.Timer):
+    """A second that is over at once."""
+
+    def __init__(self, seconds: float, function: Callable[[], None]) -> None:
+        assert seconds == 1
+        super().__init__(seconds, function)
+
+    def start(self) -> None:
+        """Calls the function in this thread."""
+        self.function()
+
+
+class Never(Second):
+    """A second that is longer than anything."""
+
+    def start(self) -> None:
+        """Does nothing."""
+
+
+def test_asking_the_hub_is_said_once_when_it_takes_a_second(
+    hub_server: HubServer, clock: Clock
+) -> None:
+    hub_server.add(NAME, FILES)
+    hub_server.faults.append(Fault(INFO, "status", by_hub=True, times=2))  # tried three times
+    said: list[str] = []
+    Hub(say=said.append, sleep=clock.sleep, timer=Second).snapshot(NAME, "main")
+    assert said == [f"asking {hub_server.endpoint} for {NAME}"]
+    Hub(say=said.append, timer=Never).snapshot(NAME, "main")
+    assert len(said) == 1
+
+
+def test_a_hub_that_lets_us_wait_is_named_while_it_does(
+    hub_server: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a real timer: the answer comes when it has been said whom we are asking."""
+    hub_server.add(NAME, FILES)
+    heard = threading.Event()
+    hub_server.before_listing = heard.wait
+    monkeypatch.setattr("pocketlm.export.hub.SILENT_SECONDS", 0)
+    Hub(say=lambda message: heard.set()).snapshot(NAME, "main")
+    assert heard.is_set()
+
+
 @pytest.mark.parametrize("token", [None, "hf_right"])
 def test_a_missing_repository_is_named(
     hub_server: HubServer, monkeypatch: pytest.MonkeyPatch, token: str | None
 ) -> None:
     set_token(monkeypatch, token)
-    message = "acme/nothing: found neither a folder of this name nor a repository .* set HF_TOKEN"
+    message = "acme/nothing: found no repository of this name that http.* set HF_TOKEN"
     with pytest.raises(HubError, match=message):
         Hub().snapshot("acme/nothing", "main")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -30,10 +31,11 @@ sys.meta_path.insert(0, Blocked())
 
 
 def run_python(code: str, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Runs ``code`` in another process; warnings are errors."""
+    """Runs ``code`` in another process, with an empty cache; warnings are errors."""
     return subprocess.run(
         [sys.executable, "-W", "error", "-c", textwrap.dedent(code), *arguments],
         cwd=folder,
+        env=os.environ | {"POCKETLM_CACHE": str(folder / "cache")},
         capture_output=True,
         text=True,
         encoding="utf-8",

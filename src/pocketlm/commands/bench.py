@@ -31,7 +31,7 @@ from pocketlm.commands.options import (
     HUB_OPTIONS,
     MODEL_OPTIONS,
     debug_option,
-    open_folder,
+    open_folders,
     window_options,
 )
 from pocketlm.export.errors import PocketLMError
@@ -185,7 +185,7 @@ def command(
         )
     _check_files(texts, html)
     models_or_demo: tuple[str | None, ...] = models or (None,)
-    folders = named(models_or_demo, [open_folder(model, **options) for model in models_or_demo])
+    folders = named(models_or_demo, open_folders(models_or_demo, [options] * len(models_or_demo)))
     shortest = min(folder.shape.context_length for folder in folders.values())
     plan = Plan(
         folders,

@@ -32,19 +32,19 @@ Messages = list[dict[str, str]]
 
 
 @click.command("chat", context_settings={"default_map": {"max_tokens": 1024}})
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model")
 @system_option
 @sampling_options
 @model_options
 @debug_option
 def command(
-    model: Path, system: str | None, stop: tuple[str, ...], debug: bool, **options: Any
+    model: str, system: str | None, stop: tuple[str, ...], debug: bool, **options: Any
 ) -> None:
     """Talk with a model, which remembers the conversation.
 
-    MODEL is a model folder, a checkpoint or a name on the hub (org/name); best one that was trained
-    to chat. One that was not is given the conversation as a script to go on with. Each line of
-    input is a message; lines may also come from a file or a pipe. Commands begin with a slash,
+    MODEL is a model folder, a checkpoint, a name on the hub (org/name) or demo; best one that was
+    trained to chat. One that was not is given the conversation as a script to go on with. Each line
+    of input is a message; lines may also come from a file or a pipe. Commands begin with a slash,
     /help lists them. Ctrl-C stops an answer, Ctrl-D ends.
 
     \b

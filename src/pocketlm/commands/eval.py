@@ -34,12 +34,13 @@ from pocketlm.commands.options import (
     HUB_OPTIONS,
     MODEL_OPTIONS,
     debug_option,
-    open_folder,
+    open_folders,
     window_options,
 )
-from pocketlm.export.folder import MANIFEST, ModelFolder
+from pocketlm.export.folder import ModelFolder
 from pocketlm.export.threads import default_threads
 from pocketlm.quantize.precisions import FULL
+from pocketlm.reference import OnDisk, find_reference
 
 
 @click.command("eval", cls=ListCommand)
@@ -185,13 +186,13 @@ def _open_all(
 
     ``--precision`` is of MODEL: a REF that is not a model folder yet comes in full precision.
     """
-    names, opened = list(models), []
+    names, given = list(models), [options] * len(models)
     if against is not None:
         names.insert(0, against)
-        made = (Path(against) / MANIFEST).is_file()
-        opened.append(open_folder(against, **options | {"precision": None if made else FULL}))
-    opened += [open_folder(model, **options) for model in models]
-    return named(names, opened)
+        reference = find_reference(against)
+        made = isinstance(reference, OnDisk) and reference.is_made
+        given.insert(0, options | {"precision": None if made else FULL})
+    return named(names, open_folders(names, given))
 
 
 # What is printed ---------------------------------------------------------------------------------

@@ -3,32 +3,33 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import click
 from rich.console import Console
 
-from pocketlm.commands.options import debug_option
+from pocketlm.commands.options import debug_option, made_folder
 from pocketlm.commands.progress import graph_maker, megabytes, precision_table
 from pocketlm.export.folder import ModelFolder
 
 
 @click.command("info")
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("model")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 @click.option("--verify", is_flag=True, help="Read every file again and compare its SHA-256.")
 @debug_option
-def command(folder: Path, as_json: bool, verify: bool, debug: bool) -> None:
+def command(model: str, as_json: bool, verify: bool, debug: bool) -> None:
     """Show what a model folder holds: architecture, sizes, precision, files and their hashes.
 
-    FOLDER is a model folder that `pocketlm export` or `pocketlm quantize` wrote. Its sizes are
-    compared with the manifest each time, its bytes with --verify.
+    MODEL is a model folder that `pocketlm export` or `pocketlm quantize` wrote, or the name of a
+    model in the cache (org/name, demo). Its sizes are compared with the manifest each time, its
+    bytes with --verify.
 
     \b
-    Example:
+    Examples:
       pocketlm info gpt2-int4/ --verify
+      pocketlm info demo
     """
-    opened = ModelFolder.open(folder)
+    opened = made_folder(model)
     if verify:
         opened.verify(remembered=False)
     if as_json:

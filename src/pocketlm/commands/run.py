@@ -19,6 +19,7 @@ from pocketlm.commands.options import (
 from pocketlm.commands.terminal import print_stream
 from pocketlm.export.memory import peak_rss_bytes
 from pocketlm.model import Model
+from pocketlm.reference import hub_name, names_model
 from pocketlm.runtime.text import TextStream
 
 
@@ -44,10 +45,11 @@ def command(
     """Generate text from a prompt, as it comes.
 
     MODEL is a model folder, a checkpoint, or a name on the hub (org/name, org/name@revision);
-    without it the demo model runs. A checkpoint is exported once and kept in the cache folder; one
-    on the hub is downloaded first, and runs without the network from then on. PROMPT is the text to
-    continue; "-" reads it from stdin, and without one the text begins at the beginning. On a
-    terminal the prompt is shown before its continuation.
+    without it, or by the name of demo, the demo model runs. A folder comes before a name: write
+    ./demo for one that is called so. A checkpoint is exported once and kept in the cache folder;
+    one on the hub is downloaded first, and runs without the network from then on. PROMPT is the
+    text to continue; "-" reads it from stdin, and without one the text begins at the beginning. On
+    a terminal the prompt is shown before its continuation.
 
     \b
     Examples:
@@ -81,19 +83,30 @@ def command(
 
 
 def _model_and_prompt(words: tuple[str, ...]) -> tuple[str | None, str]:
-    """One word is a prompt for the demo, unless it names something that exists or is cached."""
+    """One word is a prompt for the demo, unless it can only be a model: see ``names_model``."""
     if len(words) > 2:
         raise click.UsageError(
             f"found {len(words)} arguments, expected a model and a prompt; quote the prompt"
         )
     if len(words) == 2:
         return words[0], words[1]
-    if words and words[0] not in ("", "-"):
-        from pocketlm.exported import names_model  # not above: a model folder runs without
-
-        if names_model(words[0]):
-            return words[0], ""
-    return None, words[0] if words else ""
+    if not words:
+        return None, ""
+    word = words[0]
+    if not word.strip():
+        raise click.UsageError(
+            "found one empty argument, expected a model or a prompt; is a variable not set? For an "
+            'empty prompt leave it out, or name the model: pocketlm run demo ""'
+        )
+    if word != "-" and names_model(word):
+        return word, ""
+    if meant := hub_name(word):
+        click.echo(
+            f"pocketlm: {word} is taken for a prompt of the demo model; to run the model of that "
+            f'name, give a prompt as well: pocketlm run {meant} ""',
+            err=True,
+        )
+    return None, word
 
 
 def conversation(system: str | None, prompt: str) -> list[dict[str, str]]:
