@@ -35,15 +35,11 @@ from .folder import (
     MINIMUM_ONNXRUNTIME,
     DecoderShape,
     ModelFolder,
-    check_free_space,
     describe_files,
-    free_space,
-    publishing,
-    storage_errors,
-    write_json,
 )
 from .genai import genai_config
 from .plan import Plan, predicted_peak, predicted_seconds
+from .publishing import check_free_space, free_space, publishing, storage_errors, write_json
 from .strict_json import load_json_object, shown
 from .threads import default_threads
 from .tokenizers import TokenizerSource, open_tokenizer

@@ -7,7 +7,8 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from pocketlm.export.folder import MANIFEST, ModelFolder, file_sha256
+from pocketlm.export.folder import MANIFEST, ModelFolder
+from pocketlm.export.verified import file_sha256
 
 
 def with_files(folder: ModelFolder, to: Path, files: Mapping[str, str]) -> ModelFolder:

@@ -21,8 +21,8 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 
+from ...export.cache_folder import cache_folder
 from ...export.errors import PocketLMError, RequestError
-from ...export.folder import cache_folder
 from ...export.threads import default_threads
 from ..shapes import SHAPES
 from ..speed.measure import GENERATION, PROMPT, Choice

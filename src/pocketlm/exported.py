@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from pocketlm import __version__, store
+from pocketlm.export.cache_folder import cache_folder
 from pocketlm.export.checkpoint import Checkpoint, open_checkpoint
 from pocketlm.export.download import OnDownload, download, download_config, held_bytes
 from pocketlm.export.errors import (
@@ -29,7 +30,7 @@ from pocketlm.export.errors import (
     StorageError,
     missing_extra,
 )
-from pocketlm.export.folder import MANIFEST, ModelFolder, cache_folder
+from pocketlm.export.folder import MANIFEST, ModelFolder
 from pocketlm.export.hub import (
     ATTEMPTS,
     DEFAULT_REVISION,

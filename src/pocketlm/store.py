@@ -27,9 +27,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from pocketlm.export.cache_folder import cache_folder
 from pocketlm.export.download import DOWNLOADED
 from pocketlm.export.errors import HubError, ModelFolderError
-from pocketlm.export.folder import MANIFEST, ModelFolder, cache_folder
+from pocketlm.export.folder import MANIFEST, ModelFolder
 from pocketlm.export.lock import locked
 from pocketlm.export.strict_json import load_json_object
 from pocketlm.quantize.precisions import PRECISIONS

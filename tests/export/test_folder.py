@@ -17,10 +17,12 @@ import pytest
 from checkpoint_files import write_checkpoint, write_safetensors
 
 import pocketlm
-from pocketlm.export import external_data, folder
+from pocketlm.export import external_data, folder, verified
+from pocketlm.export.cache_folder import cache_folder
 from pocketlm.export.checkpoint import Checkpoint, open_checkpoint
 from pocketlm.export.errors import CheckpointError, ModelFolderError, StorageError
-from pocketlm.export.folder import MANIFEST, ModelFolder, publishing
+from pocketlm.export.folder import MANIFEST, ModelFolder
+from pocketlm.export.publishing import publishing
 from pocketlm.export.run import export_model
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="locks and limits of POSIX")
@@ -516,7 +518,7 @@ def hashed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     """Names of the files that are read to be hashed; the memory starts empty."""
     monkeypatch.setenv("POCKETLM_CACHE", str(tmp_path / "cache"))
     read: list[str] = []
-    original = folder.file_sha256
+    original = verified.file_sha256
 
     def recorded(file: Path) -> str:
         read.append(file.name)
@@ -591,5 +593,5 @@ def test_without_a_home_there_is_no_memory(
 
     monkeypatch.delenv("POCKETLM_CACHE")
     monkeypatch.setattr(Path, "home", no_home)
-    assert folder.cache_folder() is None
+    assert cache_folder() is None
     assert verified_names(copy, hashed) == sorted(FILES)

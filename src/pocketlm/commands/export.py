@@ -11,7 +11,7 @@ import click
 
 from pocketlm.commands.options import hub_options, precision_options, writing_options
 from pocketlm.commands.progress import downloading, print_plan, print_report, shown
-from pocketlm.export.folder import check_target
+from pocketlm.export.publishing import check_target
 from pocketlm.export.traced.process import check_packages
 from pocketlm.exported import HubOptions, checkpoint_folder, headers_folder, opened_checkpoint
 from pocketlm.quantize.precisions import PRECISIONS
