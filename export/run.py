@@ -28,7 +28,6 @@ from .external_data import (
     write_weights,
 )
 from .folder import (
-    FORMAT_VERSION,
     IN_PLACE,
     LARGEST_GRAPH,
     MANIFEST,
@@ -38,6 +37,7 @@ from .folder import (
     describe_files,
 )
 from .genai import genai_config
+from .manifest import manifest_bytes
 from .plan import Plan, predicted_peak, predicted_seconds
 from .publishing import check_free_space, free_space, publishing, storage_errors, write_json
 from .strict_json import load_json_object, shown
@@ -208,7 +208,6 @@ def write_folder(
             for name, data in decoder.tokenizer_files.items():
                 (folder / name).write_bytes(data)
             manifest = {
-                "format_version": FORMAT_VERSION,
                 "architecture": decoder.architecture,
                 "num_parameters": decoder.num_parameters,
                 "source": source.result(),
@@ -219,7 +218,7 @@ def write_folder(
                 "precision": precision.describe(),
                 "files": describe_files(folder, known),
             }
-            write_json(folder / MANIFEST, manifest)
+            (folder / MANIFEST).write_bytes(manifest_bytes(manifest))
     return ModelFolder.open(out)
 
 

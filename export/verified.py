@@ -27,6 +27,7 @@ def file_sha256(file: Path) -> str:
 
 
 def file_identity(file: Path, sha256: str) -> str:
+    """Changes with the file (device, inode, size, times), and with what it was expected to be."""
     status = file.stat()
     return (
         f"{status.st_dev}:{status.st_ino}:{status.st_size}:{status.st_mtime_ns}:"
@@ -46,6 +47,7 @@ class VerifiedFiles:
 
     @classmethod
     def load(cls) -> VerifiedFiles:
+        """What is remembered; nothing where that cannot be read."""
         cache = cache_folder()
         file = cache / "verified" if cache else None
         try:
@@ -55,6 +57,7 @@ class VerifiedFiles:
         return cls(file, lines)
 
     def add(self, identity: str) -> None:
+        """Remembers one more, once ``save`` is called."""
         self.identities.append(identity)
         self.changed = True
 

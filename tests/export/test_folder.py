@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 import signal
@@ -363,105 +362,6 @@ def test_a_sharded_checkpoint_is_recognised_too(tmp_path: Path) -> None:
 def test_weights_without_a_config_are_listed(tmp_path: Path) -> None:
     write_safetensors(tmp_path, {})
     assert "found model.safetensors, expected" in message_of(tmp_path)
-
-
-# Manifests --------------------------------------------------------------------------------------
-
-Manifest = dict[str, Any]
-
-
-def set_at(*path: str, to: Any) -> Callable[[Manifest], None]:
-    def change(manifest: Manifest) -> None:
-        for name in path[:-1]:
-            manifest = manifest[name]
-        manifest[path[-1]] = to
-
-    return change
-
-
-def without(*path: str) -> Callable[[Manifest], None]:
-    def change(manifest: Manifest) -> None:
-        for name in path[:-1]:
-            manifest = manifest[name]
-        del manifest[path[-1]]
-
-    return change
-
-
-ENTRY = {"bytes": 1, "sha256": "0" * 64}
-DAMAGES: dict[str, Callable[[Manifest], None]] = {
-    "no version": without("format_version"),
-    "a later version": set_at("format_version", to=2),
-    "a version that is text": set_at("format_version", to="1"),
-    "a version that is true": set_at("format_version", to=True),
-    "no files": without("files"),
-    "files in a list": set_at("files", to=["model.onnx", "model.onnx_data"]),
-    "no graph": without("files", "model.onnx"),
-    "no weights": without("files", "model.onnx_data"),
-    "no tokenizer": without("files", "tokenizer.json"),
-    "no generation config": without("files", "generation_config.json"),
-    "an entry that is null": set_at("files", "model.onnx", to=None),
-    "an entry without a size": set_at("files", "model.onnx", to={"sha256": "0" * 64}),
-    "an entry without a hash": set_at("files", "model.onnx", to={"bytes": 1}),
-    "a size that is text": set_at("files", "model.onnx", "bytes", to="10"),
-    "a size that is wrong": set_at("files", "model.onnx", "bytes", to=10),
-    "a negative size": set_at("files", "model.onnx", "bytes", to=-1),
-    "a hash that is a number": set_at("files", "model.onnx", "sha256", to=7),
-    "a path upwards": set_at("files", "../file", to=ENTRY),
-    "an absolute path": set_at("files", "/etc/hostname", to=ENTRY),
-    "a Windows path": set_at("files", "a\\b", to=ENTRY),
-    "an empty name": set_at("files", "", to=ENTRY),
-    "the name of the folder": set_at("files", ".", to=ENTRY),
-    "the manifest itself": set_at("files", MANIFEST, to=ENTRY),
-    "a name with a zero byte": set_at("files", "a\0b", to=ENTRY),
-    "a name too long for a file": set_at("files", "a" * 5000, to=ENTRY),
-    "a file that is not there": set_at("files", "more.bin", to=ENTRY),
-    "no decoder": without("decoder"),
-    "a decoder that is a list": set_at("decoder", to=[1]),
-    "a decoder without a size": without("decoder", "num_heads"),
-    "a decoder with one too many": set_at("decoder", "num_experts", to=1),
-    "a size of zero": set_at("decoder", "num_layers", to=0),
-    "a size beyond belief": set_at("decoder", "num_layers", to=1 << 40),
-    "a fractional size": set_at("decoder", "head_size", to=8.0),
-    "a size that is true": set_at("decoder", "kv_heads", to=True),
-    "no precision": without("precision"),
-    "a precision without a name": set_at("precision", to={}),
-    "a precision that is text": set_at("precision", to="fp32"),
-    "no architecture": without("architecture"),
-    "no source": without("source"),
-}
-
-
-@pytest.mark.parametrize("name", DAMAGES)
-def test_a_damaged_manifest_is_a_model_folder_error(name: str, copy: Path) -> None:
-    manifest = json.loads((copy / MANIFEST).read_text())
-    DAMAGES[name](manifest)
-    (copy / MANIFEST).write_text(json.dumps(manifest))
-    with pytest.raises(ModelFolderError, match="found|missing"):
-        ModelFolder.open(copy)
-    with pytest.raises(ModelFolderError, match="found|missing"):
-        pocketlm.load(copy)
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"",
-        b"[]",
-        b"null",
-        b"{",
-        b"\xff\xfe",
-        b'{"format_version": 1, "format_version": 1}',
-        b'{"format_version": NaN}',
-        b"[" * 100_000,
-        b'{"format_version": 1e999}',
-    ],
-    ids=lambda data: str(data[:30]),
-)
-def test_a_manifest_that_is_no_json_object_is_a_model_folder_error(data: bytes, copy: Path) -> None:
-    (copy / MANIFEST).write_bytes(data)
-    with pytest.raises(ModelFolderError, match=MANIFEST):
-        ModelFolder.open(copy)
 
 
 # Verification -----------------------------------------------------------------------------------
