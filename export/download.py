@@ -23,7 +23,8 @@ from typing import Any, BinaryIO
 from .errors import HubError, StorageError
 from .hub import RESUME, Hub, RemoteFile, Snapshot, TransientError
 from .hub_selection import CONFIG, index_file, small_files, weight_files
-from .publishing import free_space, storage_errors, sync, write_json
+from .placing import sync
+from .publishing import free_space, storage_errors, write_json
 
 DOWNLOADED = "pocketlm-download.json"  # in a complete folder: repository, commit and digests
 CHUNK_BYTES = 1 << 20

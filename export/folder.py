@@ -146,13 +146,11 @@ def _not_a_model_folder(path: Path) -> str:
     )
 
 
-def describe_files(folder: Path, known: dict[str, str]) -> dict[str, dict[str, Any]]:
-    """The manifest's ``files``; ``known`` has hashes computed while writing."""
+def describe_files(folder: Path, known: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The manifest's ``files``; ``known`` has those whose size and hash the writing told."""
     return {
-        file.name: {
-            "bytes": file.stat().st_size,
-            "sha256": known.get(file.name) or file_sha256(file),
-        }
+        file.name: known.get(file.name)
+        or {"bytes": file.stat().st_size, "sha256": file_sha256(file)}
         for file in sorted(folder.iterdir())
         if file.name != MANIFEST
     }

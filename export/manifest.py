@@ -34,6 +34,13 @@ REQUIRED_FILES = (
     "generation_config.json",
     "tokenizer.json",
 )
+# All that is written today besides the manifest.
+WRITTEN_FILES = (
+    *REQUIRED_FILES,
+    "genai_config.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+)
 LARGEST_MANIFEST = 50_000_000  # bytes; one line per tensor of a 405B model is under 1 MB
 # What a graph does with the KV cache: append in place, or return a copy that is longer.
 IN_PLACE, GROWING = "in-place", "growing"

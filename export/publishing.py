@@ -6,156 +6,170 @@ Standard library only.
 from __future__ import annotations
 
 import contextlib
-import glob
 import json
 import os
 import shutil
-import sys
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from .errors import ModelFolderError, StorageError
-from .folder import MANIFEST
+from .folder import MANIFEST, ModelFolder
+from .leftovers import OLD, leftovers, new_name, remove
+from .manifest import WRITTEN_FILES, read_manifest
+from .placing import (
+    DROPPINGS,
+    ChangedMeanwhile,
+    Snapshot,
+    bring_back,
+    names_in,
+    put,
+    snapshot,
+    sync,
+)
+
+
+class Target:
+    """A place for a model folder, and what was there when this was made: only that is replaced.
+
+    Nothing or an empty folder; with ``force`` also a model folder, of which every file is ours.
+    ModelFolderError for anything else. Stands for its path in every call.
+    """
+
+    def __init__(self, out: str | os.PathLike[str], *, force: bool = False) -> None:
+        self._given = os.fspath(out)
+        self.path = Path(os.path.realpath(out))  # a link stays: what it points to is replaced
+        for left in leftovers(self.path):
+            if left.name.endswith(OLD) and (left / MANIFEST).exists():
+                bring_back(self.path, left)
+        self._replaced = _replaceable(self.path, force)
+
+    def __fspath__(self) -> str:
+        return self._given
+
+    def take(self, new: Path) -> None:
+        """Renames ``new`` to this place; ModelFolderError where something else came meanwhile."""
+        try:
+            put(new, self.path, self._replaced, _remove_model_folder)
+        except ChangedMeanwhile as found:
+            raise ModelFolderError(
+                f"{self.path}: found {found}, which was not there when this began, expected "
+                f"{'what was' if self._replaced else 'a new or empty folder'}; it stays, and what "
+                "was to be written here is gone - choose another name"
+            ) from None
+
+
+def target_of(out: str | os.PathLike[str], force: bool) -> Target:
+    """``out`` if it is a Target, which has looked already; else one, with ``force``."""
+    return out if isinstance(out, Target) else Target(out, force=force)
 
 
 @contextlib.contextmanager
-def publishing(out: str | Path, *, force: bool = False) -> Iterator[Path]:
+def publishing(out: str | os.PathLike[str], *, force: bool = False) -> Iterator[Path]:
     """A temporary sibling of ``out`` to write into, renamed to ``out`` when the block ends well.
 
-    An existing non-empty ``out`` is refused unless ``force``; then it is replaced only after the
-    new folder is complete, and only if it is a model folder. On any error, Ctrl-C included,
-    the sibling is removed. The next run collects what a killed process left, or puts it back.
-    Raises StorageError when the disk is full or the parent cannot be written.
+    What may be at ``out`` is as for ``Target``, which ``out`` may be; what is replaced is so only
+    after the new folder is complete. On any error, Ctrl-C included, the sibling is removed. The
+    next run collects what a killed process left, or puts it back. Raises StorageError when the disk
+    is full, the parent cannot be written, or somebody took away what was written.
     """
-    out = Path(os.path.realpath(out))  # a link stays: what it points to is replaced
-    _bring_back(out)
-    check_target(out, force)
-    with _beside(out) as partial:
+    target = target_of(out, force)
+    with folder_beside(target.path) as partial:
         yield partial
-        with storage_errors(out):
+        with storage_errors(target.path):
+            _check_complete(target.path, partial)
             for file in sorted(partial.iterdir(), key=lambda file: file.name == MANIFEST):
                 sync(file)
             sync(partial)
-            _replace(partial, out)
+            target.take(partial)
 
 
 @contextlib.contextmanager
-def working_beside(out: str | Path, *, force: bool = False) -> Iterator[Path]:
-    """A temporary sibling of ``out`` for files on the way to it; removed in every case.
+def folder_beside(target: Path) -> Iterator[Path]:
+    """A temporary sibling of ``target``, removed in the end unless it was renamed.
 
-    Refuses an ``out`` that ``publishing`` will refuse, before anything is done for it.
+    What killed processes left of others is collected first.
     """
-    out = Path(os.path.realpath(out))
-    _bring_back(out)
-    check_target(out, force)
-    with _beside(out) as folder:
-        yield folder
-
-
-@contextlib.contextmanager
-def _beside(out: Path) -> Iterator[Path]:
-    """A locked temporary sibling; what a killed process left of others is collected first."""
-    with storage_errors(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        _collect_leftovers(out)
-        partial = out.parent / f".{out.name}.partial-{uuid.uuid4().hex[:12]}"
+    with storage_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        collect_leftovers(target)
+        partial = new_name(target)
         partial.mkdir()
-    lock = _hold(partial)
     try:
         yield partial
     finally:
-        if lock is not None:
-            os.close(lock)
-        shutil.rmtree(partial, ignore_errors=True)
+        remove(partial)
 
 
-def check_target(out: Path, force: bool) -> None:
-    """Raises ModelFolderError if a folder may not be published at ``out``."""
+def collect_leftovers(target: Path) -> None:
+    """Removes what killed processes left beside ``target``."""
+    for left in leftovers(target):
+        if left.name.endswith(OLD):
+            _remove_model_folder(left)
+        else:
+            remove(left)
+
+
+def _check_complete(out: Path, partial: Path) -> None:
+    """Whether all that was written is still there, before it gets its name."""
+    try:
+        ModelFolder.open(partial)
+    except ModelFolderError as error:
+        raise StorageError(
+            f"{out}: found what was written for it changed ({error}), expected it as it was "
+            "written; nothing was kept - see who else uses this disk, and try again"
+        ) from error
+
+
+def _replaceable(out: Path, force: bool) -> Snapshot | None:
+    """What of ``out`` may be replaced: None where nothing has to be. ModelFolderError if not."""
     if not os.path.lexists(out):
-        return
+        return None
     if not out.is_dir():
         raise ModelFolderError(
             f"{out}: found a file, expected a folder to write to; choose another name"
         )
-    if not any(out.iterdir()):
-        return
+    if not os.listdir(out):
+        return None
     if not force:
         raise ModelFolderError(
             f"{out}: found a folder that is not empty, expected a new or empty one; "
             "choose another name, or replace it with --force"
         )
+    found = snapshot(out)
+    foreign = sorted(set(names_in(out)) - _our_names(out))
     if not (out / MANIFEST).exists():
         raise ModelFolderError(
             f"{out}: found files that pocketlm did not write, expected a model folder to replace; "
             "--force only replaces model folders - choose another name"
         )
+    if foreign:
+        raise ModelFolderError(
+            f"{out}: found {', '.join(foreign[:3])}{', …' if foreign[3:] else ''}, which pocketlm "
+            "did not write, expected nothing but a model folder to replace; move it elsewhere, or "
+            "choose another name"
+        )
+    return found
 
 
-def _replace(partial: Path, out: Path) -> None:
-    """Renames ``partial`` to ``out``; an old folder is moved aside first and removed afterwards."""
-    old = out.parent / f".{out.name}.partial-{uuid.uuid4().hex[:12]}-old"
-    had_old = out.is_dir() and any(out.iterdir())
-    try:
-        if had_old:
-            os.rename(out, old)
-        elif out.is_dir():
-            out.rmdir()
-        os.rename(partial, out)
-    except BaseException:  # Ctrl-C included
-        if had_old and not out.exists():
-            os.rename(old, out)
-        raise
-    sync(out.parent)
-    shutil.rmtree(old, ignore_errors=True)
+def _our_names(folder: Path) -> set[str]:
+    """Names of the files in ``folder`` that an export writes, now or when this one was made."""
+    names = {MANIFEST, *WRITTEN_FILES}
+    with contextlib.suppress(ModelFolderError):  # damaged
+        names |= read_manifest(folder / MANIFEST)["files"].keys()
+    return {name for name in names if (folder / name).is_file()}
 
 
-def _bring_back(out: Path) -> None:
-    """Undoes a replacement that was killed between its two renames, when nothing was at ``out``."""
-    for old in out.parent.glob(f".{glob.escape(out.name)}.partial-*-old"):
-        if not os.path.lexists(out):
-            with contextlib.suppress(OSError):
-                os.rename(old, out)
+def _remove_model_folder(folder: Path) -> None:
+    """Removes the files of a model folder, and the folder, unless somebody put more into it.
 
-
-def _hold(folder: Path) -> int | None:
-    """Locks ``folder`` for the life of this process, so that no other run collects it."""
-    if sys.platform == "win32":
-        return None
-    import fcntl
-
-    handle = os.open(folder, os.O_RDONLY)
-    with contextlib.suppress(OSError):  # a file system without locks costs leftovers, never bytes
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return handle
-
-
-def _collect_leftovers(out: Path) -> None:
-    """Removes partial folders of ``out`` whose process is gone (the kernel frees its lock)."""
-    if sys.platform == "win32":
-        return
-    import fcntl
-
-    for leftover in out.parent.glob(f".{glob.escape(out.name)}.partial-*"):
-        with contextlib.suppress(OSError):
-            handle = os.open(leftover, os.O_RDONLY)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(leftover, ignore_errors=True)
-            finally:
-                os.close(handle)
-
-
-def sync(path: Path) -> None:
-    """Waits until the file or folder ``path`` is on the disk; folders not on Windows."""
-    if sys.platform == "win32" and path.is_dir():
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    The manifest goes first: what is left of a killed removal is not brought back.
+    """
+    with contextlib.suppress(OSError):
+        names = _our_names(folder) | (DROPPINGS & set(os.listdir(folder)))
+        for name in sorted(names, key=lambda name: name != MANIFEST):
+            (folder / name).unlink()
+        folder.rmdir()
 
 
 @contextlib.contextmanager
@@ -170,7 +184,7 @@ def storage_errors(out: Path) -> Iterator[None]:
         ) from error
 
 
-def free_space(out: str | Path) -> int:
+def free_space(out: str | os.PathLike[str]) -> int:
     """Free bytes where ``out`` will be written."""
     folder = Path(os.path.abspath(out)).parent
     while not folder.exists():
@@ -178,7 +192,7 @@ def free_space(out: str | Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def check_free_space(out: str | Path, needed: int) -> None:
+def check_free_space(out: str | os.PathLike[str], needed: int) -> None:
     """Raises StorageError when ``needed`` bytes are not free where ``out`` will be written."""
     free = free_space(out)
     if free < needed:

@@ -25,13 +25,6 @@ from pocketlm.export.manifest import FIELDS, QUANTIZED_FIELDS, manifest_bytes, r
 from pocketlm.export.run import open_decoder, write_folder
 from pocketlm.quantize.run import precision_of
 
-
-@pytest.fixture
-def copy(tiny_folder: ModelFolder, tmp_path: Path) -> Path:
-    """A model folder that a test may damage."""
-    return Path(shutil.copytree(tiny_folder.path, tmp_path / "copy"))
-
-
 Manifest = dict[str, Any]
 
 

@@ -11,7 +11,7 @@ import click
 
 from pocketlm.commands.options import hub_options, precision_options, writing_options
 from pocketlm.commands.progress import downloading, print_plan, print_report, shown
-from pocketlm.export.publishing import check_target
+from pocketlm.export.publishing import Target
 from pocketlm.export.traced.process import check_packages
 from pocketlm.exported import HubOptions, checkpoint_folder, headers_folder, opened_checkpoint
 from pocketlm.quantize.precisions import PRECISIONS
@@ -108,8 +108,7 @@ def command(
         else:
             print_plan(plan)
         return
-    check_target(out, force)  # now: what follows may take hours
-    options["force"] = force
+    target = Target(out, force=force)  # now: what follows may take hours
     if via is not None:
         check_packages()
         with checkpoint_folder(checkpoint, hub, for_torch=True) as (folder, origin):
@@ -117,9 +116,9 @@ def command(
                 click.echo(f"tracing {checkpoint} with Optimum, in a process of its own", err=True)
             options |= {"tokenizer": tokenizer, "rewrite": not no_rewrite, "origin": origin}
             with shown(quiet) as callbacks:
-                model = export_traced(folder, out, precision, **options, **callbacks)
+                model = export_traced(folder, target, precision, **options, **callbacks)
     else:
         with opened_checkpoint(checkpoint, tokenizer, hub) as opened, shown(quiet) as callbacks:
-            model = export_checkpoint(opened, out, precision, **options, **callbacks)
+            model = export_checkpoint(opened, target, precision, **options, **callbacks)
     if not quiet:
         print_report(model)
