@@ -27,6 +27,7 @@ from ..export.folder import ModelFolder
 from ..export.threads import default_threads
 from .arguments import given_path, model_name
 from .bench import Plan, run_bench
+from .results_file import results_file, write_results
 from .scorecard import SCORECARDS, TESTS
 from .shapes import SHAPES, write_checkpoint
 from .speed.measure import Choice, parse_test
@@ -152,7 +153,7 @@ def main() -> None:
     parser.add_argument(
         "--rounds", type=int, default=Plan.repetitions, help="after one of warm-up (%(default)s)"
     )
-    parser.add_argument("--json", type=Path, help="also write the results to this file")
+    parser.add_argument("--json", type=results_file, help="also write the results to this file")
     arguments = parser.parse_args()
     threads = arguments.threads
     with tempfile.TemporaryDirectory(dir=os.environ.get("POCKETLM_CACHE")) as temporary:
@@ -173,8 +174,7 @@ def main() -> None:
         }
     print(markdown(results), "\n")
     print_scorecard(arguments.shape, results)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(to_keep(results), indent=1) + "\n")
+    write_results(to_keep(results), arguments.json)
 
 
 if __name__ == "__main__":

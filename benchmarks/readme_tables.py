@@ -16,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..export.errors import PocketLMError
+from ..export.output_file import OutputFile
 from .peers.table import markdown
 from .quality.figures import text_sentence
 from .tables import Table, describe_circumstances, rate_text, warnings
@@ -124,7 +126,11 @@ def main() -> None:
     parser.add_argument("results", type=Path)
     arguments = parser.parse_args()
     document: Path = arguments.document
-    document.write_text(fill(document.read_text("utf-8"), arguments.results), "utf-8")
+    try:
+        written = OutputFile(document, lambda data: True)  # it is named to be rewritten
+        written.write(fill(document.read_text("utf-8"), arguments.results).encode())
+    except PocketLMError as error:
+        raise SystemExit(str(error)) from None
 
 
 if __name__ == "__main__":

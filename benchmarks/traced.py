@@ -9,7 +9,6 @@ Needs the extra "optimum". The rest is ``bench``: ratios are to the declared gra
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import tempfile
 from dataclasses import replace
@@ -22,6 +21,7 @@ from ..export.threads import default_threads
 from .arguments import model_name
 from .bench import Plan, run_bench
 from .precisions import export_variants, show_progress
+from .results_file import results_file, write_results
 from .shapes import SHAPES, write_checkpoint
 from .speed.measure import parse_test
 from .tables import Table, describe_circumstances
@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument(
         "--rounds", type=int, default=Plan.repetitions, help="after one of warm-up (%(default)s)"
     )
-    parser.add_argument("--json", type=Path, help="also write the results to this file")
+    parser.add_argument("--json", type=results_file, help="also write the results to this file")
     arguments = parser.parse_args()
     precision = ["--precision", arguments.precision]
     variants = {name: [*precision, *options] for name, options in GRAPHS.items()}
@@ -82,8 +82,7 @@ def main() -> None:
     print(f"\n{describe_circumstances(results)}\n")
     for name, peak in peaks.items():
         print(f"export {name}: peak RSS of the exporting process {peak / 1e6:.0f} MB")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=1) + "\n")
+    write_results(results, arguments.json)
 
 
 if __name__ == "__main__":

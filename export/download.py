@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from .errors import HubError, StorageError
-from .folder import free_space, storage_errors, sync, write_json
 from .hub import RESUME, Hub, RemoteFile, Snapshot, TransientError
 from .hub_selection import CONFIG, index_file, small_files, weight_files
+from .placing import sync
+from .publishing import free_space, storage_errors, write_json
 
 DOWNLOADED = "pocketlm-download.json"  # in a complete folder: repository, commit and digests
 CHUNK_BYTES = 1 << 20

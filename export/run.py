@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,22 +29,18 @@ from .external_data import (
     write_weights,
 )
 from .folder import (
-    FORMAT_VERSION,
     IN_PLACE,
     LARGEST_GRAPH,
     MANIFEST,
     MINIMUM_ONNXRUNTIME,
     DecoderShape,
     ModelFolder,
-    check_free_space,
     describe_files,
-    free_space,
-    publishing,
-    storage_errors,
-    write_json,
 )
 from .genai import genai_config
+from .manifest import manifest_bytes
 from .plan import Plan, predicted_peak, predicted_seconds
+from .publishing import check_free_space, free_space, publishing, storage_errors, write_json
 from .strict_json import load_json_object, shown
 from .threads import default_threads
 from .tokenizers import TokenizerSource, open_tokenizer
@@ -95,7 +92,7 @@ class Decoder:
 
 def export_model(
     checkpoint: Checkpoint,
-    out: str | Path,
+    out: str | PathLike[str],
     precision: Precision | None = None,
     *,
     force: bool = False,
@@ -104,6 +101,7 @@ def export_model(
 ) -> ModelFolder:
     """Writes ``checkpoint`` as a model folder at ``out``, whole or not at all.
 
+    ``out`` may be a ``Target``, which remembers what was there before the checkpoint was opened.
     ``on_plan`` is called once before anything is written, ``progress`` with (bytes written, bytes
     in all). Raises CheckpointError, StorageError, or ModelFolderError when ``out`` is taken.
     """
@@ -114,7 +112,7 @@ def export_model(
 
 def plan_export(
     checkpoint: Checkpoint,
-    out: str | Path,
+    out: str | PathLike[str],
     precision: Precision | None = None,
     *,
     timed: bool = True,
@@ -178,7 +176,7 @@ def open_decoder(folder: ModelFolder) -> Decoder:
 
 def write_folder(
     decoder: Decoder,
-    out: str | Path,
+    out: str | PathLike[str],
     precision: Precision | None,
     *,
     force: bool,
@@ -195,7 +193,8 @@ def write_folder(
             on_plan(plan)
         with storage_errors(Path(out)), ThreadPoolExecutor(1) as beside:
             source = beside.submit(decoder.source)  # hashes what is read: leaves no core idle
-            known = {DATA_FILE: write_weights(decoder.model, folder, progress)}
+            digest = write_weights(decoder.model, folder, progress)
+            known = {DATA_FILE: {"bytes": plan.bytes_to_write, "sha256": digest}}
             ir.save(decoder.model, folder / GRAPH_FILE)
             write_json(folder / "config.json", decoder.config)
             write_json(folder / "generation_config.json", decoder.generation_config)
@@ -212,7 +211,6 @@ def write_folder(
             for name, data in decoder.tokenizer_files.items():
                 (folder / name).write_bytes(data)
             manifest = {
-                "format_version": FORMAT_VERSION,
                 "architecture": decoder.architecture,
                 "num_parameters": decoder.num_parameters,
                 "source": source.result(),
@@ -223,11 +221,11 @@ def write_folder(
                 "precision": precision.describe(),
                 "files": describe_files(folder, known),
             }
-            write_json(folder / MANIFEST, manifest)
-    return ModelFolder.open(out)
+            (folder / MANIFEST).write_bytes(manifest_bytes(manifest))
+    return ModelFolder.open(Path(out))
 
 
-def _plan(decoder: Decoder, out: str | Path, precision: Precision) -> Plan:
+def _plan(decoder: Decoder, out: str | PathLike[str], precision: Precision) -> Plan:
     _, weights_bytes = plan_ranges(decoder.model)
     tokenizer = sum(map(len, decoder.tokenizer_files.values()))
     return Plan(

@@ -36,6 +36,11 @@ def load_json_object(path: Path, max_bytes: int, error: type[PocketLMError]) -> 
 
     A file over ``max_bytes`` is refused before it is read.
     """
+    return parse_json_object(read_json(path, max_bytes, error), path.name, error)
+
+
+def read_json(path: Path, max_bytes: int, error: type[PocketLMError]) -> bytes:
+    """Returns the bytes of the JSON file ``path``, unparsed; ``error`` if over ``max_bytes``."""
     with RegularFile(path, error) as file:
         size = file.num_bytes()
         if size > max_bytes:
@@ -43,8 +48,7 @@ def load_json_object(path: Path, max_bytes: int, error: type[PocketLMError]) -> 
                 f"{path.name} has {size:,} bytes, expected at most {max_bytes:,} bytes of JSON; "
                 f"{_ADVICE}"
             )
-        data = file.read(0, max_bytes)
-    return parse_json_object(data, path.name, error)
+        return file.read(0, max_bytes)
 
 
 def parse_json_object(data: bytes, where: str, error: type[PocketLMError]) -> dict[str, Any]:

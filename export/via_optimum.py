@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
 
 import onnx_ir as ir
@@ -20,9 +21,10 @@ import onnx_ir as ir
 from .checkpoint import Checkpoint, load_config, open_checkpoint
 from .errors import CheckpointError
 from .external_data import Progress, adopt_weights
-from .folder import GROWING, IN_PLACE, ModelFolder, check_free_space, working_beside
+from .folder import GROWING, IN_PLACE, ModelFolder
 from .graph import Weight
 from .plan import Plan
+from .publishing import check_free_space, folder_beside, target_of
 from .run import (
     GRAPH_FILE,
     Decoder,
@@ -45,7 +47,7 @@ TORCH_INDEX = "pytorch_model.bin.index.json"
 
 def export_via_optimum(
     path: str | Path,
-    out: str | Path,
+    out: str | PathLike[str],
     precision: Precision | None = None,
     *,
     tokenizer: str | Path | None = None,
@@ -63,11 +65,12 @@ def export_via_optimum(
     """
     checkpoint = replace(open_for_tracing(path, tokenizer), origin=origin or {})
     check_free_space(out, 2 * float32_bytes(checkpoint))
-    with working_beside(out, force=force) as folder:
+    target = target_of(out, force)
+    with folder_beside(target.path) as folder:
         trace = run_trace(checkpoint.path, folder)
         decoder = traced_decoder(checkpoint, folder, trace, rewrite=rewrite)
         return write_folder(
-            decoder, out, precision, force=force, on_plan=on_plan, progress=progress
+            decoder, target, precision, force=force, on_plan=on_plan, progress=progress
         )
 
 

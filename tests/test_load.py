@@ -7,8 +7,10 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from command_line import Run, assert_refused
 
 import pocketlm
 from pocketlm import store
+from pocketlm.export import leftovers
 from pocketlm.export.errors import ModelFolderError
 from pocketlm.export.folder import ModelFolder
 
@@ -228,6 +231,44 @@ def test_a_damaged_export_in_the_cache_is_made_again(
     again = pocketlm.load(checkpoint, on_export=on_export)
     assert again.generate("the", temperature=0, max_tokens=5).token_ids == expected
     assert len(exports) == 2 and exports[0] == exports[1]
+
+
+@pytest.fixture
+def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk on which locks are granted and do nothing."""
+    fcntl = pytest.importorskip("fcntl")
+    monkeypatch.setattr(fcntl, "flock", lambda handle, kind: None)
+
+
+def test_where_locks_do_nothing_two_exports_at_once_leave_one_sound_model(
+    checkpoint: Path, own_cache: Path, no_locks: None
+) -> None:
+    together = threading.Barrier(2, timeout=60)
+
+    def on_export(out: Path) -> dict[str, Any]:
+        together.wait()
+        return {}
+
+    def load(_: int) -> ModelFolder:
+        return pocketlm.load(checkpoint, on_export=on_export).folder
+
+    with ThreadPoolExecutor(2) as pool:
+        one, two = pool.map(load, range(2))
+    assert one == two
+    one.verify(remembered=False)
+    assert list((own_cache / "models").iterdir()) == [one.path]
+
+
+def test_what_is_being_written_is_not_removed_where_locks_do_nothing(
+    own_cache: Path, no_locks: None
+) -> None:
+    partial = leftovers.new_name(own_cache / "models" / "x-int8-0123456789abcdef")
+    partial.mkdir(parents=True)
+    (entry,) = store.entries(own_cache)
+    assert entry.kind == store.UNFINISHED
+    with pytest.raises(pocketlm.RequestError, match="found a process that is writing"):
+        store.remove(own_cache, [entry], print)
+    assert partial.is_dir()
 
 
 def test_a_cached_export_opens_without_the_extra(checkpoint: Path, own_cache: Path) -> None:

@@ -21,10 +21,11 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 
+from ...export.cache_folder import cache_folder
 from ...export.errors import PocketLMError, RequestError
-from ...export.folder import cache_folder
 from ...export.threads import default_threads
 from ..arguments import given_path
+from ..results_file import as_json, results_file
 from ..shapes import SHAPES
 from ..speed.measure import GENERATION, PROMPT, Choice
 from .comparison import LEVELS, Comparison, Settings, shape_checkpoint
@@ -60,7 +61,7 @@ def at_least(least: int) -> Callable[[str], int]:
 
 
 def check_paths(arguments: argparse.Namespace) -> None:
-    """Finds out before hours of work what cannot be read or written. Raises RequestError."""
+    """Finds out before hours of work what cannot be read. Raises RequestError."""
     folder = arguments.checkpoint
     if folder is not None:
         if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
@@ -68,13 +69,6 @@ def check_paths(arguments: argparse.Namespace) -> None:
                 f"{folder}: found no config.json with safetensors files, expected a checkpoint as "
                 "it is published, which all peers read"
             )
-    if arguments.json is not None:
-        try:
-            arguments.json.open("a").close()
-        except OSError as error:
-            raise RequestError(
-                f"{arguments.json}: cannot be written ({error.strerror}); give another --json"
-            ) from error
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -100,7 +94,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--timeout", type=float, default=ANSWER_SECONDS, help="seconds for one answer of a peer")
     add("--discard", action="store_true", help="remove each conversion when it is measured")
     add("--output", choices=("md", "json"), default="md")
-    add("--json", type=Path, help="also write the results to this file")
+    add("--json", type=results_file, help="also write the results to this file")
     add("--quiet", action="store_true", help="no progress on stderr")
     found = parser.parse_args(arguments)
     if not found.shape and found.checkpoint is None:
@@ -144,7 +138,7 @@ def run(arguments: argparse.Namespace) -> int:
         comparison.measure()
         results.append(comparison.results())
         if arguments.json is not None:
-            arguments.json.write_text(json.dumps(results, indent=1) + "\n")
+            arguments.json.write(as_json(results))
         if arguments.output == "md":
             print(markdown(results[-1]), end="\n\n", flush=True)
         if comparison.interrupted:

@@ -6,6 +6,7 @@ models/CHECKPOINT/PEER-PRECISION-KEY.log what its converter said
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import json
@@ -18,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ... import export, quantize
+from ...export.placing import ChangedMeanwhile, rename_without_replacing
+from ...export.publishing import folder_beside
 from . import adapters, ours, protocol, reference
 from .environments import PeerError, child_environment, environment, run_logged
 
@@ -145,20 +148,17 @@ def convert(
 
 def _fill(folder: Path, program: list[str], precision: str, inputs: list[str]) -> None:
     """Converts beside ``folder`` and renames, so that a folder is complete."""
-    partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
     checkpoint, our_folder = inputs
-    command = [*program, "convert", checkpoint, str(partial), precision, our_folder]
-    try:
+    with folder_beside(folder) as partial:
+        command = [*program, "convert", checkpoint, str(partial), precision, our_folder]
         log = folder.with_name(f"{folder.name}.log")
-        said = run_logged(command, log, CONVERSION_SECONDS, child_environment())
+        try:
+            said = run_logged(command, log, CONVERSION_SECONDS, child_environment())
+        except PeerError as error:
+            raise PeerError(f"not converted: {error}") from error
         (partial / RECORD).write_text(said)
-        partial.rename(folder)
-    except PeerError as error:
-        raise PeerError(f"not converted: {error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        with contextlib.suppress(ChangedMeanwhile):  # another process was faster
+            rename_without_replacing(partial, folder)
 
 
 def _identity(checkpoint: Path) -> str:

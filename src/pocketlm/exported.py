@@ -11,7 +11,6 @@ import contextlib
 import functools
 import hashlib
 import json
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from types import ModuleType
 from typing import Any
 
 from pocketlm import __version__, store
+from pocketlm.export.cache_folder import cache_folder
 from pocketlm.export.checkpoint import Checkpoint, open_checkpoint
 from pocketlm.export.download import OnDownload, download, download_config, held_bytes
 from pocketlm.export.errors import (
@@ -33,7 +33,7 @@ from pocketlm.export.errors import (
     StorageError,
     missing_extra,
 )
-from pocketlm.export.folder import MANIFEST, ModelFolder, cache_folder
+from pocketlm.export.folder import ModelFolder
 from pocketlm.export.hub import (
     ATTEMPTS,
     DEFAULT_REVISION,
@@ -333,16 +333,17 @@ def _export(
 ) -> ModelFolder:
     """Exports to ``out``, in place of what is damaged there: nobody but this cache wrote it."""
     options = on_export(out) if on_export else {}
-    replacing = (out / MANIFEST).is_file()
-    if not replacing:
-        shutil.rmtree(out, ignore_errors=True)
+    # Where locks do not hold, another process may finish the same at any time: what appears after
+    # this line is not what is damaged.
+    damaged = out.exists()
+    if found := sound_model(out):
+        return found
+    if damaged:
+        discard(out)
     try:
-        made: ModelFolder = _exporting().export_checkpoint(
-            opened, out, precision, force=replacing, **options
-        )
+        made: ModelFolder = _exporting().export_checkpoint(opened, out, precision, **options)
         return made
     except (ModelFolderError, StorageError):
-        # Where locks do not hold, another process may have finished the same in the meantime.
         if found := sound_model(out):
             return found
         raise

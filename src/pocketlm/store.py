@@ -29,9 +29,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from pocketlm.export.cache_folder import cache_folder
 from pocketlm.export.download import DOWNLOADED
-from pocketlm.export.errors import HubError, ModelFolderError
-from pocketlm.export.folder import MANIFEST, ModelFolder, cache_folder
+from pocketlm.export.errors import HubError, ModelFolderError, RequestError
+from pocketlm.export.folder import MANIFEST, ModelFolder
+from pocketlm.export.leftovers import is_alive
 from pocketlm.export.lock import locked
 from pocketlm.export.strict_json import load_json_object
 from pocketlm.quantize.precisions import PRECISIONS
@@ -281,6 +283,11 @@ def remove(root: Path, gone: Iterable[Entry], on_wait: Callable[[str], None]) ->
     """Removes what ``entries`` found, after whoever is making it."""
     for entry in gone:
         with locked(_lock_of(root, entry), on_wait):
+            if is_alive(entry.path):
+                raise RequestError(
+                    f"{entry.name}: found a process that is writing {entry.path}, expected none; "
+                    "end it first, or wait until it is done"
+                )
             discard(entry.path)
     for folder in _folders(root / "hub"):
         if not Repository(root, folder.name.replace("--", "/", 1)).kept():

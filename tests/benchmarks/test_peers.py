@@ -225,9 +225,15 @@ def test_bad_paths_and_numbers_are_found_out_before_the_work(
 ) -> None:
     assert command.main(["--checkpoint", str(tmp_path)]) == 2
     assert "found no config.json with safetensors files" in capsys.readouterr().err
-    report = str(tmp_path / "nowhere" / "x.json")
-    assert command.main(["--shape", "gpt2-124m", "--json", report]) == 2
-    assert "x.json: cannot be written (No such file or directory)" in capsys.readouterr().err
+    (tmp_path / "mine.json").write_text('{"years": "of work"}')
+    for name, told in (
+        ("nowhere/x.json", "expected a folder; make it first"),
+        ("mine.json", "mine.json: found a file, expected a new name, or a file that this command"),
+    ):
+        with pytest.raises(SystemExit):
+            command.main(["--shape", "gpt2-124m", "--json", str(tmp_path / name)])
+        assert told in capsys.readouterr().err
+    assert (tmp_path / "mine.json").read_text() == '{"years": "of work"}'
     with pytest.raises(SystemExit):
         command.main(["--shape", "gpt2-124m", "--threads", "0"])
     assert "found 0, expected at least 1" in capsys.readouterr().err

@@ -18,7 +18,7 @@ import pocketlm
 from pocketlm import cli
 from pocketlm.export import via_optimum
 from pocketlm.export.errors import CheckpointError, ModelFolderError, StorageError
-from pocketlm.export.folder import GROWING, IN_PLACE, ModelFolder
+from pocketlm.export.folder import GROWING, IN_PLACE, MANIFEST, ModelFolder
 from pocketlm.export.traced import process
 from pocketlm.export.traced.process import Trace
 from pocketlm.export.via_optimum import export_via_optimum, float32_bytes, open_for_tracing
@@ -122,10 +122,26 @@ def test_a_taken_place_is_refused_before_anything_is_traced(
     assert traced == []
 
 
+@pytest.mark.parametrize("force", [False, True])
+def test_what_appeared_while_it_was_traced_is_not_replaced(
+    force: bool, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trace(checkpoint: Path, out: Path) -> Trace:
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / MANIFEST).write_text("of another export, say")
+        return write_trace(traced_model(GPT2), GPT2, out)
+
+    monkeypatch.setattr(via_optimum, "run_trace", trace)
+    with pytest.raises(ModelFolderError, match="not empty .*, which was not there when this began"):
+        export_via_optimum(source, tmp_path / "out", force=force)
+    assert (tmp_path / "out" / MANIFEST).read_text() == "of another export, say"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "source"]
+
+
 def test_a_small_disk_is_refused_before_anything_is_traced(
     source: Path, traced: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pocketlm.export.folder.free_space", lambda out: 1000)
+    monkeypatch.setattr("pocketlm.export.publishing.free_space", lambda out: 1000)
     with pytest.raises(StorageError, match="0 MB free, expected at least"):
         export_via_optimum(source, tmp_path / "out")
     assert traced == []

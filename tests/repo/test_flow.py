@@ -34,7 +34,8 @@ CHILDREN = {
     f"{ADAPTERS}/pytorch.py": {"torch", "transformers"},
 }
 # Modules of export that need nothing beyond the standard library and NumPy.
-LEAN = {"errors", "folder", "strict_json", "regular_file", "threads", "tokenizers"}
+LEAN = {"cache_folder", "errors", "folder", "leftovers", "manifest", "placing", "publishing"}
+LEAN |= {"regular_file", "strict_json", "threads", "tokenizers", "verified"}
 
 
 def imports(path: Path) -> Iterator[tuple[int, str, int]]:

@@ -35,6 +35,7 @@ from pocketlm.commands.options import (
     window_options,
 )
 from pocketlm.export.errors import PocketLMError
+from pocketlm.export.output_file import OutputFile
 from pocketlm.export.threads import default_threads
 from pocketlm.runtime.generate import CHUNK_SIZE
 
@@ -183,7 +184,7 @@ def command(
         raise click.UsageError(
             "found --window, --stride or --limit without --text, expected both; add --text FILE"
         )
-    _check_files(texts, html)
+    report = _check_files(texts, html)
     models_or_demo: tuple[str | None, ...] = models or (None,)
     folders = named(models_or_demo, open_folders(models_or_demo, [options] * len(models_or_demo)))
     shortest = min(folder.shape.context_length for folder in folders.values())
@@ -203,24 +204,25 @@ def command(
         click.echo("interrupted before a round was complete: nothing to show", err=True)
         raise
     PRINTERS[output](results)
-    if html is not None:
+    if report is not None:
         from pocketlm.benchmarks.report import write_report
 
-        write_report(results, html)
+        write_report(results, report)
     if results["interrupted"]:
         context.exit(INTERRUPTED)
     if results["failed"]:
         raise PocketLMError(results["failed"][0]["error"])
 
 
-def _check_files(texts: Sequence[Path], html: Path | None) -> None:
+def _check_files(texts: Sequence[Path], html: Path | None) -> OutputFile | None:
     """Before a model is opened, which may mean to download it, and before the hour of work."""
     for text in texts:
         check_text_file(text)
-    if html is not None:
-        from pocketlm.benchmarks.report import check_report
+    if html is None:
+        return None
+    from pocketlm.benchmarks.report import open_report
 
-        check_report(html)
+    return open_report(html)
 
 
 # What is under way -------------------------------------------------------------------------------

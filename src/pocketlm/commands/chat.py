@@ -23,7 +23,8 @@ from pocketlm.commands.options import (
     unescape,
 )
 from pocketlm.commands.terminal import print_stream
-from pocketlm.export.errors import PocketLMError, RequestError
+from pocketlm.export.errors import PocketLMError, RequestError, StorageError
+from pocketlm.export.output_file import OutputFile
 from pocketlm.model import Model
 from pocketlm.runtime.chat import ChatPrompt
 
@@ -182,13 +183,9 @@ class Conversation:
         path = Path(name).expanduser()
         text = json.dumps(self.messages, ensure_ascii=False, indent=1) + "\n"
         try:
-            with path.open("x", encoding="utf-8") as file:
-                file.write(text)
-        except FileExistsError:
-            say(f"{path}: found a file, expected a new name; choose another")
-        except (OSError, ValueError) as error:  # ValueError: a name that is no path
-            found = getattr(error, "strerror", None) or str(error)
-            say(f"{path}: found {found!r}, expected to write it; choose another place")
+            OutputFile(path).write(text.encode("utf-8", "backslashreplace"))
+        except (RequestError, StorageError) as error:
+            say(str(error))
         else:
             say(f"wrote {len(self.messages)} messages to {path}")
 

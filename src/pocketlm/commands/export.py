@@ -11,7 +11,7 @@ import click
 
 from pocketlm.commands.options import Place, hub_options, precision_options, writing_options
 from pocketlm.commands.progress import downloading, print_plan, print_report, shown
-from pocketlm.export.folder import check_target
+from pocketlm.export.publishing import Target
 from pocketlm.export.traced.process import check_packages
 from pocketlm.exported import HubOptions, checkpoint_folder, headers_folder, opened_checkpoint
 from pocketlm.quantize.precisions import PRECISIONS
@@ -111,7 +111,7 @@ def command(
         lambda name, total: downloading(name, total, quiet),
     )
     options: dict[str, Any] = {"block_size": block_size, "head": head}
-    check_target(out, force)  # now: what follows may take hours
+    target = Target(out, force=force)  # now: what follows may take hours
     if dry_run:
         with headers_folder(reference, hub) as folder:
             plan = plan_checkpoint(folder, out, precision, tokenizer=tokenizer, **options)
@@ -120,7 +120,6 @@ def command(
         else:
             print_plan(plan)
         return
-    options["force"] = force
     if via is not None:
         check_packages()
         with checkpoint_folder(reference, hub, for_torch=True) as (folder, origin):
@@ -128,9 +127,9 @@ def command(
                 click.echo(f"tracing {checkpoint} with Optimum, in a process of its own", err=True)
             options |= {"tokenizer": tokenizer, "rewrite": not no_rewrite, "origin": origin}
             with shown(quiet) as callbacks:
-                model = export_traced(folder, out, precision, **options, **callbacks)
+                model = export_traced(folder, target, precision, **options, **callbacks)
     else:
         with opened_checkpoint(reference, tokenizer, hub) as opened, shown(quiet) as callbacks:
-            model = export_checkpoint(opened, out, precision, **options, **callbacks)
+            model = export_checkpoint(opened, target, precision, **options, **callbacks)
     if not quiet:
         print_report(model)

@@ -10,6 +10,7 @@ from rich.console import Console
 from pocketlm.commands.options import debug_option, made_folder
 from pocketlm.commands.progress import graph_maker, megabytes, precision_table
 from pocketlm.export.folder import ModelFolder
+from pocketlm.export.manifest import WITHOUT_DIGEST
 
 
 @click.command("info")
@@ -48,7 +49,12 @@ def command(model: str, as_json: bool, verify: bool, debug: bool) -> None:
             f"{entry['sha256']}  {entry['bytes']:>12,}  {name}", markup=False, emoji=False
         )
     if verify:
-        console.print("all files are as they were written")
+        sealed = opened.manifest["format_version"] != WITHOUT_DIGEST
+        console.print(
+            "all files are as they were written"
+            if sealed
+            else "all other files are as the manifest says"
+        )
 
 
 def _summary(folder: ModelFolder) -> list[str]:
@@ -64,7 +70,11 @@ def _summary(folder: ModelFolder) -> list[str]:
     origin = ""
     if "repository" in source:
         origin = f" of {source['repository']} at {source.get('commit')}"
+    undetected = ""
+    if manifest["format_version"] == WITHOUT_DIGEST:
+        undetected = ", without a digest of itself: export again to have changes in it found"
     return [
+        f"manifest      of version {manifest['format_version']}{undetected}",
         f"architecture  {manifest['architecture']}, {manifest['num_parameters']:,} parameters",
         f"graph         {graph_maker(folder)}",
         f"decoder       {shape.num_layers} layers, width {shape.hidden_size}, {shape.num_heads} "

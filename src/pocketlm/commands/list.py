@@ -10,7 +10,7 @@ import click
 
 from pocketlm.commands.options import debug_option
 from pocketlm.commands.progress import size
-from pocketlm.export.folder import cache_folder
+from pocketlm.export.cache_folder import cache_folder
 from pocketlm.reference import DEMO
 from pocketlm.store import MODEL, Entry, entries
 

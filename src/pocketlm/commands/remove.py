@@ -7,8 +7,8 @@ import click
 from pocketlm import store
 from pocketlm.commands.options import debug_option
 from pocketlm.commands.progress import size
+from pocketlm.export.cache_folder import cache_folder
 from pocketlm.export.errors import RequestError
-from pocketlm.export.folder import cache_folder
 from pocketlm.exported import say
 from pocketlm.quantize.precisions import PRECISIONS
 
