@@ -232,7 +232,7 @@ def norm(
 def activation(g: Graph, x: ir.Value, bias: ir.Value, function: str) -> ir.Value:
     """``function(x + bias)`` with the add fused where ONNX Runtime has a kernel for it."""
     if function in TANH_GELU:
-        return g.FastGelu(x, bias, name="gelu")  # type: ignore[no-any-return]
+        return g.FastGelu(x, bias, name="gelu")
     if function == "gelu":
-        return g.BiasGelu(x, bias, name="gelu")  # type: ignore[no-any-return]
-    return g.Relu(g.Add(x, bias, name="add_bias"), name="relu")  # type: ignore[no-any-return]
+        return g.BiasGelu(x, bias, name="gelu")
+    return g.Relu(g.Add(x, bias, name="add_bias"), name="relu")
