@@ -22,10 +22,9 @@ from numpy.typing import NDArray
 from . import readers
 from .errors import CheckpointError, missing_extra
 from .regular_file import RegularFile
-from .strict_json import load_json_object, quoted
+from .strict_json import LARGEST_CONFIG, load_json_object, quoted
 from .tokenizers import TokenizerSource, find_tokenizer, open_tokenizer
 
-MAX_CONFIG_BYTES = 10_000_000
 _CHUNK_BYTES = 2 << 20
 READ_SCRATCH = 3 * _CHUNK_BYTES  # bytes held beside the rows while they are read and converted
 
@@ -105,7 +104,7 @@ def open_checkpoint(path: str | Path, tokenizer: str | Path | None = None) -> Ch
 
 def load_config(path: Path) -> dict[str, Any]:
     """Returns config.json or a file like it; raises CheckpointError if it is not a JSON object."""
-    return load_json_object(path, MAX_CONFIG_BYTES, CheckpointError)
+    return load_json_object(path, LARGEST_CONFIG, CheckpointError)
 
 
 # --- reading one tensor -----------------------------------------------------------------------

@@ -38,7 +38,7 @@ REQUIRED_FILES = (
 )
 FORMAT_VERSION = 1
 MINIMUM_ONNXRUNTIME = "1.31"
-LARGEST_MANIFEST = 50_000_000  # bytes; one line per tensor of a 405B model is under 1 MB
+LARGEST_MANIFEST = 10_000_000  # bytes; one line per tensor of a 405B model is under 1 MB
 LARGEST_GRAPH = 200_000_000  # bytes of model.onnx; weights are elsewhere
 PAGE = 4096
 # What a graph does with the KV cache: append in place, or return a copy that is longer.

@@ -44,7 +44,7 @@ from .folder import (
 )
 from .genai import genai_config
 from .plan import Plan, predicted_peak, predicted_seconds
-from .strict_json import load_json_object, shown
+from .strict_json import LARGEST_CONFIG, load_json_object, shown
 from .threads import default_threads
 from .tokenizers import TokenizerSource, open_tokenizer
 
@@ -167,9 +167,9 @@ def open_decoder(folder: ModelFolder) -> Decoder:
         architecture=str(folder.manifest["architecture"]),
         source=lambda: dict(folder.manifest["source"]),
         bytes_to_read=folder.weights_bytes,
-        config=load_json_object(folder.path / "config.json", 10_000_000, CheckpointError),
+        config=load_json_object(folder.path / "config.json", LARGEST_CONFIG, CheckpointError),
         generation_config=load_json_object(
-            folder.path / "generation_config.json", 10_000_000, CheckpointError
+            folder.path / "generation_config.json", LARGEST_CONFIG, CheckpointError
         ),
         tokenizer_files=read_tokenizer(open_tokenizer(folder.path), folder.shape.vocab_size),
         graph=dict(folder.manifest.get("graph", {})),

@@ -32,7 +32,7 @@ from .run import (
     require_tokenizer,
     write_folder,
 )
-from .strict_json import quoted
+from .strict_json import LARGEST_INDEX, load_json_object, quoted
 from .tokenizers import find_tokenizer, open_tokenizer
 from .traced.contract import check_graph, read_shape
 from .traced.in_place import rewrite_in_place
@@ -122,7 +122,7 @@ def torch_files(path: Path) -> list[Path]:
     if (path / TORCH_FILE).is_file():
         return [path / TORCH_FILE]
     index = path / TORCH_INDEX
-    weight_map = load_config(index).get("weight_map")
+    weight_map = load_json_object(index, LARGEST_INDEX, CheckpointError).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(
             f"{index}: found no weight_map, expected the file of every tensor; "

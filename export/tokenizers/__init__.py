@@ -20,8 +20,9 @@ from ..strict_json import load_json_object, quoted
 
 CONFIG_FILE = "tokenizer_config.json"
 TEMPLATE_FILE = "chat_template.jinja"
-LARGEST_CONFIG = 10_000_000  # bytes
-LARGEST_TOKENIZER = 200_000_000  # bytes
+LARGEST_CONFIG = 5_000_000  # bytes; Gemma 3's has 1.2 million
+LARGEST_TOKENIZER = 64_000_000  # bytes; Gemma 3's has 33 million, with 2.2 million values
+TOKENIZER_VALUES = 4_000_000  # keys and values
 LARGEST_TEMPLATE = 1_000_000  # bytes
 
 # In order of preference: what is published for the library comes before what must be converted.

@@ -15,7 +15,7 @@ from typing import Any
 from ..errors import CheckpointError
 from ..regular_file import RegularFile
 from ..strict_json import load_json_object, quoted, shown
-from . import LARGEST_TOKENIZER
+from . import LARGEST_TOKENIZER, TOKENIZER_VALUES
 from .added_tokens import added_token, around, configured_tokens, wanted
 from .byte_alphabet import byte_level, split_by
 
@@ -42,7 +42,7 @@ def read(vocab_file: Path, merges_file: Path, config: dict[str, Any]) -> dict[st
             f"{QWEN2} beside vocab.json and merges.txt; how it cuts a text into words is in "
             "neither file - take the model's tokenizer.json"
         )
-    vocab = load_json_object(vocab_file, LARGEST_TOKENIZER, CheckpointError)
+    vocab = load_json_object(vocab_file, LARGEST_TOKENIZER, CheckpointError, TOKENIZER_VALUES)
     ids = set(vocab.values())
     if ids != set(range(len(vocab))):
         raise CheckpointError(

@@ -207,7 +207,7 @@ def test_refuses_what_may_not_be_read(name: str, tmp_path: Path) -> None:
         (b"[]", "config.json holds a JSON array, expected a JSON object"),
         (b'{"n_layer": 1, "n_layer": 2}', "config.json has the key 'n_layer' twice"),
         (b'{"eps": NaN}', "config.json has the number NaN"),
-        (b"{" + b" " * 10_000_000, "has 10,000,001 bytes, expected at most 10,000,000"),
+        (b"{" + b" " * 1_000_000, "has 1,000,001 bytes, expected at most 1,000,000"),
         (b"", "config.json is not valid JSON"),
     ],
 )
