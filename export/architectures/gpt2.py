@@ -21,7 +21,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..checkpoint import Checkpoint
-from ..config_fields import read_fields, refuse_too_many_layers, refuse_unless, require
+from ..config_fields import read_fields, refuse_unless, require
 from ..errors import CheckpointError
 from ..folder import DecoderShape
 from ..graph import Dimension, Graph
@@ -95,7 +95,6 @@ def weights(checkpoint: Checkpoint, config: Config) -> WeightSource:
             return None
         return name
 
-    refuse_too_many_layers("n_layer", config.n_layer, checkpoint)
     source = WeightSource(checkpoint, bare, expected_shapes(config))
     source.allow("lm_head.bias", (config.vocab_size,))
     source.check()
