@@ -23,7 +23,7 @@ from . import readers
 from .errors import CheckpointError, missing_extra
 from .regular_file import RegularFile
 from .strict_json import LARGEST_CONFIG, load_json_object, quoted
-from .tokenizers import TokenizerSource, find_tokenizer, open_tokenizer
+from .tokenizers import TokenizerSource, given_tokenizer
 
 _CHUNK_BYTES = 2 << 20
 READ_SCRATCH = 3 * _CHUNK_BYTES  # bytes held beside the rows while they are read and converted
@@ -94,11 +94,8 @@ def open_checkpoint(path: str | Path, tokenizer: str | Path | None = None) -> Ch
     for reader in _readers():
         if reader.matches(path):
             checkpoint: Checkpoint = reader.read(path)
-            if tokenizer is not None:
-                source: TokenizerSource | None = open_tokenizer(Path(tokenizer).absolute())
-            else:
-                source = find_tokenizer(path if path.is_dir() else path.parent)
-            return replace(checkpoint, tokenizer=source)
+            beside = path if path.is_dir() else path.parent
+            return replace(checkpoint, tokenizer=given_tokenizer(tokenizer, beside))
     raise _unknown(path, names)
 
 

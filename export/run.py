@@ -43,10 +43,11 @@ from .folder import (
     write_json,
 )
 from .genai import genai_config
-from .plan import Plan, predicted_peak, predicted_seconds
+from .plan import HEADERS_FORMAT, Plan, predicted_peak, predicted_seconds
 from .strict_json import LARGEST_CONFIG, load_json_object, shown
 from .threads import default_threads
 from .tokenizers import TokenizerSource, open_tokenizer
+from .tokenizers.opening import open_library
 
 GRAPH_FILE = "model.onnx"
 OTHER_FILES = 4_000_000  # bytes: graph, configs and manifest together, generously
@@ -125,6 +126,8 @@ def plan_export(
     which takes some itself. Raises CheckpointError as ``export_model``.
     """
     decoder = build_decoder(checkpoint)
+    if checkpoint.format != HEADERS_FORMAT:  # from the hub comes config.json alone
+        require_tokenizer(checkpoint)
     precision = precision or FullPrecision()
     precision.apply(decoder.model, decoder.num_parameters)
     plan = _plan(decoder, out, precision)
@@ -298,13 +301,26 @@ def require_tokenizer(checkpoint: Checkpoint) -> TokenizerSource:
 def read_tokenizer(tokenizer: TokenizerSource | None, vocab_size: int) -> dict[str, bytes]:
     """The files of a tokenizer, read now: what that takes of memory is over before a plan is made.
 
-    Raises CheckpointError when it cannot belong to a vocabulary of ``vocab_size``.
+    Raises CheckpointError if it cannot belong to a vocabulary of ``vocab_size`` or cannot be run.
     """
     if tokenizer is None:
         return {}
     content = tokenizer.read()
     _check_tokenizer_size(tokenizer.files[0], content, vocab_size)
-    return tokenizer.folder_files(content)
+    files = tokenizer.folder_files(content)
+    del content
+    _check_tokenizer_runs(tokenizer.files[0], files["tokenizer.json"], vocab_size)
+    return files
+
+
+def _check_tokenizer_runs(file: Path, data: bytes, vocab_size: int) -> None:
+    library = open_library(data, file, CheckpointError)
+    around = library.encode("").ids
+    if around and max(around) >= vocab_size:
+        raise CheckpointError(
+            f"{file}: found the token id {max(around)} put around every text, expected 0 to "
+            f"{vocab_size - 1}, as in config.json; the tokenizer belongs to another model"
+        )
 
 
 def _check_tokenizer_size(file: Path, content: dict[str, Any], vocab_size: int) -> None:

@@ -33,7 +33,7 @@ from .run import (
     write_folder,
 )
 from .strict_json import LARGEST_INDEX, load_json_object, quoted
-from .tokenizers import find_tokenizer, open_tokenizer
+from .tokenizers import given_tokenizer
 from .traced.contract import check_graph, read_shape
 from .traced.in_place import rewrite_in_place
 from .traced.process import Trace, run_trace
@@ -113,7 +113,7 @@ def open_torch_folder(path: Path, tokenizer: str | Path | None) -> Checkpoint:
         generation_config=load_config(generation) if generation.is_file() else {},
         format="torch",
         files=(*torch_files(path), path / "config.json"),
-        tokenizer=open_tokenizer(Path(tokenizer).absolute()) if tokenizer else find_tokenizer(path),
+        tokenizer=given_tokenizer(tokenizer, path),
     )
 
 

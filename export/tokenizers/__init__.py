@@ -61,8 +61,7 @@ class TokenizerSource:
     def _spelled(self, content: Content) -> bytes:
         if self.converted:
             return json.dumps(content, ensure_ascii=False).encode()
-        with RegularFile(self.files[0], CheckpointError) as stream:
-            return stream.read(0, LARGEST_TOKENIZER)
+        return read_tokenizer_file(self.files[0], CheckpointError)
 
 
 def find_tokenizer(path: Path) -> TokenizerSource | None:
@@ -92,6 +91,13 @@ def find_tokenizer(path: Path) -> TokenizerSource | None:
     return None
 
 
+def given_tokenizer(given: str | Path | None, folder: Path) -> TokenizerSource | None:
+    """The tokenizer at ``given``, or where nothing is given the one in ``folder``, if any."""
+    if given is not None:
+        return open_tokenizer(Path(given).absolute())
+    return find_tokenizer(folder)
+
+
 def open_tokenizer(path: Path) -> TokenizerSource:
     """The tokenizer at ``path``, which must be there: CheckpointError otherwise."""
     try:
@@ -104,6 +110,17 @@ def open_tokenizer(path: Path) -> TokenizerSource:
             "with one; check the path given as the tokenizer"
         )
     return found
+
+
+def read_tokenizer_file(file: Path, error: type[PocketLMError]) -> bytes:
+    """The bytes of a tokenizer in any form; raises ``error`` if there are more than can belong."""
+    with RegularFile(file, error) as stream:
+        if stream.num_bytes() > LARGEST_TOKENIZER:
+            raise error(
+                f"{file.name} has {stream.num_bytes():,} bytes, expected at most "
+                f"{LARGEST_TOKENIZER:,} bytes of a tokenizer; get the file again from its source"
+            )
+        return stream.read(0, LARGEST_TOKENIZER)
 
 
 def read_template(file: Path, error: type[PocketLMError]) -> str:

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
-from ..regular_file import RegularFile
 from ..strict_json import load_json_object, quoted, shown
-from . import LARGEST_TOKENIZER, TOKENIZER_VALUES
+from . import LARGEST_TOKENIZER, TOKENIZER_VALUES, read_tokenizer_file
 from .added_tokens import added_token, around, configured_tokens, wanted
 from .byte_alphabet import byte_level, split_by
 
@@ -82,8 +81,7 @@ def read(vocab_file: Path, merges_file: Path, config: dict[str, Any]) -> dict[st
 
 
 def _merges(file: Path, vocab: dict[str, Any]) -> list[list[str]]:
-    with RegularFile(file, CheckpointError) as stream:
-        data = stream.read(0, LARGEST_TOKENIZER)
+    data = read_tokenizer_file(file, CheckpointError)
     merges = []
     for number, line in enumerate(data.decode("utf-8", errors="replace").split("\n"), 1):
         line = line.removesuffix("\r")

@@ -117,7 +117,7 @@ def test_millions_of_layers_are_refused_before_they_are_listed(name: str) -> Non
     field = "n_layer" if name == "gpt2" else "num_hidden_layers"
     tracemalloc.start()
     try:
-        with pytest.raises(CheckpointError, match=rf"{field} is '10000000', expected a .* to 2,048;"):
+        with pytest.raises(CheckpointError, match=f"{field} is '10000000', .* up to 2,048;"):
             find_architecture({"model_type": name}).tensor_shapes({field: 10_000_000})
         assert tracemalloc.get_traced_memory()[1] < 1_000_000
     finally:
