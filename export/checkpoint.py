@@ -93,9 +93,9 @@ def open_checkpoint(path: str | Path, tokenizer: str | Path | None = None) -> Ch
         )
     for reader in _readers():
         if reader.matches(path):
-            checkpoint: Checkpoint = reader.read(path)
-            beside = path if path.is_dir() else path.parent
-            return replace(checkpoint, tokenizer=given_tokenizer(tokenizer, beside))
+            source = given_tokenizer(tokenizer, path if path.is_dir() else path.parent)
+            checkpoint: Checkpoint = reader.read(path, source)
+            return replace(checkpoint, tokenizer=source)
     raise _unknown(path, names)
 
 

@@ -20,6 +20,7 @@ from ..checkpoint import Checkpoint, CheckpointTensor, StoredTensor, lazy_tensor
 from ..errors import CheckpointError
 from ..regular_file import RegularFile
 from ..strict_json import LARGEST_INDEX, load_json_object, parse_json_object, quoted, shown
+from ..tokenizers import TokenizerSource
 
 SINGLE_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
@@ -57,8 +58,8 @@ def matches(path: Path) -> bool:
     )
 
 
-def read(path: Path) -> Checkpoint:
-    """Opens the checkpoint in the folder ``path``; reads the headers, no tensor."""
+def read(path: Path, tokenizer: TokenizerSource | None = None) -> Checkpoint:
+    """Opens the checkpoint in the folder ``path``; reads the headers, no tensor or tokenizer."""
     config_path = path / "config.json"
     names = sorted(entry.name for entry in path.iterdir())
     if config_path.name not in names:

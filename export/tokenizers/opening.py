@@ -11,7 +11,8 @@ from contextlib import contextmanager
 
 import tokenizers
 
-from ..errors import PocketLMError
+from ..errors import CheckpointError, PocketLMError
+from . import TokenizerSource
 from .token_bytes import UnknownDecoder, read_decoder
 
 
@@ -32,6 +33,12 @@ def open_library(data: bytes, where: object, error: type[PocketLMError]) -> toke
         library.encode("")  # a text of its own might not be in the vocabulary
     decoding(library, where, error)
     return library
+
+
+def open_source(source: TokenizerSource) -> tokenizers.Tokenizer:
+    """The tokenizer of a checkpoint as a model folder will have it; CheckpointError as above."""
+    data = source.folder_files(source.read())["tokenizer.json"]
+    return open_library(data, source.files[0], CheckpointError)
 
 
 def decoding(

@@ -15,7 +15,7 @@ from typing import Any
 from ..errors import CheckpointError
 from ..strict_json import load_json_object, quoted, shown
 from . import LARGEST_TOKENIZER, TOKENIZER_VALUES, read_tokenizer_file
-from .added_tokens import added_token, around, configured_tokens, wanted
+from .added_tokens import added_token, around, configured_tokens, named_token, wanted
 from .byte_alphabet import byte_level, split_by
 
 GPT2, QWEN2 = "GPT2Tokenizer", "Qwen2Tokenizer"
@@ -42,8 +42,8 @@ def read(vocab_file: Path, merges_file: Path, config: dict[str, Any]) -> dict[st
             "neither file - take the model's tokenizer.json"
         )
     vocab = load_json_object(vocab_file, LARGEST_TOKENIZER, CheckpointError, TOKENIZER_VALUES)
-    ids = set(vocab.values())
-    if ids != set(range(len(vocab))):
+    are_ids = all(type(token_id) is int for token_id in vocab.values())
+    if not are_ids or set(vocab.values()) != set(range(len(vocab))):
         raise CheckpointError(
             f"{vocab_file.name} has {len(vocab):,} tokens with other ids than 0 to "
             f"{len(vocab) - 1:,}, expected each of these once; get the file again from its source"
@@ -52,8 +52,7 @@ def read(vocab_file: Path, merges_file: Path, config: dict[str, Any]) -> dict[st
     if not special and END_OF_TEXT in vocab:
         special = [added_token(vocab[END_OF_TEXT], END_OF_TEXT, special=True)]
     known = vocab | {token["content"]: int(token["id"]) for token in special}
-    begin = config.get("bos_token", END_OF_TEXT)
-    begin = begin.get("content") if isinstance(begin, dict) else begin
+    begin = named_token(config, "bos_token", END_OF_TEXT)
     begins = wanted(config, "add_bos_token", False) and begin in known
     qwen2 = family == QWEN2
     return {

@@ -291,7 +291,7 @@ def test_a_reader_is_found_by_being_there(tmp_path: Path, monkeypatch: pytest.Mo
     module = types.ModuleType("made_up")
     monkeypatch.setattr(module, "matches", lambda path: True, raising=False)
     made_up = Checkpoint(tmp_path, {"made": "up"}, {}, {})
-    monkeypatch.setattr(module, "read", lambda path: made_up, raising=False)
+    monkeypatch.setattr(module, "read", lambda path, tokenizer: made_up, raising=False)
     monkeypatch.setattr(checkpoint_module, "_readers", lambda: [module])
     assert open_checkpoint(tmp_path) == made_up
 
