@@ -34,10 +34,12 @@ from .run import (
 )
 from .strict_json import LARGEST_INDEX, load_json_object, quoted
 from .tokenizers import given_tokenizer
+from .tokenizers.opening import open_source
 from .traced.contract import check_graph, read_shape
 from .traced.in_place import rewrite_in_place
 from .traced.process import Trace, run_trace
 from .traced.simplify import Simplifier, lift_constants
+from .traced.torch_zip import check_torch_file
 
 TORCH_FILE = "pytorch_model.bin"
 TORCH_INDEX = "pytorch_model.bin.index.json"
@@ -63,6 +65,9 @@ def export_via_optimum(
     """
     checkpoint = replace(open_for_tracing(path, tokenizer), origin=origin or {})
     check_free_space(out, 2 * float32_bytes(checkpoint))
+    if checkpoint.format == "torch":
+        for file in checkpoint.files:
+            check_torch_file(file)
     with working_beside(out, force=force) as folder:
         trace = run_trace(checkpoint.path, folder)
         decoder = traced_decoder(checkpoint, folder, trace, rewrite=rewrite)
@@ -91,7 +96,7 @@ def open_for_tracing(path: str | Path, tokenizer: str | Path | None = None) -> C
             f"{path}: config.json has a quantization_config, expected weights in float32, float16 "
             "or bfloat16; quantized checkpoints cannot be exported"
         )
-    require_tokenizer(checkpoint)
+    open_source(require_tokenizer(checkpoint))  # now: tracing may take hours
     return checkpoint
 
 
