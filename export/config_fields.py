@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 import typing
 from collections.abc import Iterable
 from types import NoneType
 from typing import Any, TypeVar
 
+import numpy as np
+
 from .errors import CheckpointError
 from .strict_json import shown
 
 C = TypeVar("C")
+
+# As floats of Python, which compare with integers of any size.
+SMALLEST_FLOAT = float(np.finfo(np.float32).tiny)
+LARGEST_FLOAT = float(np.finfo(np.float32).max)
 
 # Far above every published model; stops a damaged config before it is multiplied out.
 LARGEST_COUNT = (1 << 24) - 1
@@ -23,7 +28,7 @@ LARGEST = {"n_layer": 2048, "num_hidden_layers": 2048}
 def read_fields(config_class: type[C], config: dict[str, Any]) -> C:
     """An instance of the dataclass ``config_class`` from ``config``; absent fields take defaults.
 
-    Integers must be positive and below 2**24, layers at most 2048, floats positive and finite.
+    Integers must be positive and below 2**24, layers at most 2048, floats positive in float32.
     Raises CheckpointError with the field, its value and what was expected.
     """
     hints = typing.get_type_hints(config_class)
@@ -47,7 +52,7 @@ def _checked(name: str, value: Any, allowed: tuple[type, ...]) -> Any:
     if isinstance(value, int | float) and not isinstance(value, bool):
         if int in allowed and isinstance(value, int) and 0 < value <= largest:
             return value
-        if float in allowed and 0 < value <= sys.float_info.max:
+        if float in allowed and fits_float32(value):
             return float(value)
     expected = " or ".join("null" if kind is NoneType else kind.__name__ for kind in allowed)
     if int in allowed:
@@ -58,6 +63,11 @@ def _checked(name: str, value: Any, allowed: tuple[type, ...]) -> Any:
         f"config.json: {name} is {shown(value, 80)}, expected {expected}; "
         "the file is damaged or belongs to another model"
     )
+
+
+def fits_float32(value: float) -> bool:
+    """Whether ``value`` is a positive number of the float32 that graphs compute in."""
+    return SMALLEST_FLOAT <= value <= LARGEST_FLOAT
 
 
 def refuse_unless(config: dict[str, Any], name: str, neutral: Any) -> None:

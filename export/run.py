@@ -334,10 +334,17 @@ def _check_tokenizer_size(file: Path, content: dict[str, Any], vocab_size: int) 
     ids = list(range(len(vocab))) if isinstance(vocab, list) else list(vocab.values())
     added = content.get("added_tokens") or []
     if not isinstance(added, list):
-        raise CheckpointError(f"{file}: found added_tokens that are no list; it is damaged")
+        raise CheckpointError(
+            f"{file}: found added_tokens that are {shown(added)}, expected a list; the file is "
+            "damaged: get it again from its source"
+        )
     ids += [token.get("id") if isinstance(token, dict) else None for token in added]
-    if not all(map(_is_id, ids)):
-        raise CheckpointError(f"{file}: found a token id that is not a number; it is damaged")
+    wrong = [token_id for token_id in ids if not _is_id(token_id)]
+    if wrong:
+        raise CheckpointError(
+            f"{file}: found the token id {shown(wrong[0])}, expected 0 or above; the file is "
+            "damaged: get it again from its source"
+        )
     size = max(ids, default=-1) + 1
     if not vocab_size - LARGEST_PADDING <= size <= vocab_size:
         raise CheckpointError(

@@ -45,7 +45,7 @@ def check_torch_file(path: Path) -> None:
         except (*UNREADABLE, ValueError, struct.error) as cause:
             raise CheckpointError(
                 f"{path.name}: {cause}, expected the archive that torch.save writes, with its "
-                "checksums; the file is damaged: get it again from its source"
+                "checksums; the file is damaged or was saved without them: get it again"
             ) from cause
 
 

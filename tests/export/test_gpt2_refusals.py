@@ -82,7 +82,7 @@ NO_COUNT: list[Any] = [0, -1, 1.5, "12", True, None, [], {}, 1 << 24, 10**350]
 REFUSED: dict[str, list[Any]] = {
     **dict.fromkeys(("vocab_size", "n_positions", "n_embd", "n_layer", "n_head"), NO_COUNT),
     "n_inner": [value for value in NO_COUNT if value is not None],
-    "layer_norm_epsilon": [0, -1e-5, "1e-5", True, None, [1e-5], -0.0, 10**350],
+    "layer_norm_epsilon": [0, -1e-5, "1e-5", True, None, [1e-5], -0.0, 10**350, 1e300],
     "scale_attn_weights": [0, 1, "true", None, []],
     "tie_word_embeddings": [0, 1, "true", None, {}],
     "activation_function": [3, None, True, ["relu"], "swish", "GELU", ""],
