@@ -20,7 +20,7 @@ from ..strict_json import load_json_object, quoted
 
 CONFIG_FILE = "tokenizer_config.json"
 TEMPLATE_FILE = "chat_template.jinja"
-LARGEST_CONFIG = 5_000_000  # bytes; Gemma 3's has 1.2 million
+LARGEST_TOKENIZER_CONFIG = 5_000_000  # bytes; Gemma 3's has 1.2 million
 LARGEST_TOKENIZER = 64_000_000  # bytes; Gemma 3's has 33 million, with 2.2 million values
 TOKENIZER_VALUES = 4_000_000  # keys and values
 LARGEST_TEMPLATE = 1_000_000  # bytes
@@ -74,7 +74,9 @@ def find_tokenizer(path: Path) -> TokenizerSource | None:
     beside = [folder / name for name in (CONFIG_FILE, TEMPLATE_FILE)]
     config_file, template_file = ([file] if file.is_file() else [] for file in beside)
     config = (
-        load_json_object(config_file[0], LARGEST_CONFIG, CheckpointError) if config_file else {}
+        load_json_object(config_file[0], LARGEST_TOKENIZER_CONFIG, CheckpointError)
+        if config_file
+        else {}
     )
     template = read_template(template_file[0], CheckpointError) if template_file else None
     for name in FORMS:

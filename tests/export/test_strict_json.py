@@ -117,12 +117,12 @@ def test_values_and_levels_are_counted_exactly(monkeypatch: pytest.MonkeyPatch) 
         assert parse_json_object(data, "x", CheckpointError, num_values) == value
         with pytest.raises(CheckpointError, match="too many values"):
             parse_json_object(data, "x", CheckpointError, num_values - 1)
-        monkeypatch.setattr(strict_json, "MAX_DEPTH", levels)
-        assert parse_json_object(data, "x", CheckpointError) == value
-        monkeypatch.setattr(strict_json, "MAX_DEPTH", levels - 1)
-        with pytest.raises(CheckpointError, match="nested too deeply"):
-            parse_json_object(data, "x", CheckpointError)
-        monkeypatch.undo()
+        with monkeypatch.context() as patch:
+            patch.setattr(strict_json, "MAX_DEPTH", levels)
+            assert parse_json_object(data, "x", CheckpointError) == value
+            patch.setattr(strict_json, "MAX_DEPTH", levels - 1)
+            with pytest.raises(CheckpointError, match="nested too deeply"):
+                parse_json_object(data, "x", CheckpointError)
 
 
 def keyed(value: str) -> Callable[[int], str]:
