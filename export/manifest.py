@@ -41,7 +41,7 @@ WRITTEN_FILES = (
     "tokenizer_config.json",
     "chat_template.jinja",
 )
-LARGEST_MANIFEST = 50_000_000  # bytes; one line per tensor of a 405B model is under 1 MB
+LARGEST_MANIFEST = 10_000_000  # bytes; one line per tensor of a 405B model is under 1 MB
 # What a graph does with the KV cache: append in place, or return a copy that is longer.
 IN_PLACE, GROWING = "in-place", "growing"
 AGAIN = "the manifest is damaged - export the model again"

@@ -25,11 +25,13 @@ from .external_data import Piece, computed_ahead, piece_starts, stored_weights
 from .graph import PIECE_BYTES, Rows
 from .memory import peak_rss_bytes, rss_bytes
 from .threads import default_threads
+from .tokenizers import given_tokenizer
 
 # Pieces of one kind of weight that are timed, for each thread; those over a size are not.
 TIMED_PIECES = 2
 LARGEST_TIMED = 32 * PIECE_BYTES
 HASHED = 1 << 26  # bytes
+HEADERS_FORMAT = "config.json"  # of a checkpoint that has nothing else
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,9 @@ def open_headers(path: str | Path, tokenizer: str | Path | None = None) -> Check
     folder = Path(path)
     config_file = folder / "config.json"
     if config_file.is_file() and not any(folder.glob("*.safetensors*")):
-        checkpoint = _described(folder, config_file)
+        checkpoint = replace(
+            _described(folder, config_file), tokenizer=given_tokenizer(tokenizer, folder)
+        )
     else:
         checkpoint = open_checkpoint(path, tokenizer)
     tile = np.random.default_rng(0).standard_normal(PIECE_BYTES // 4, np.float32)
@@ -162,4 +166,4 @@ def _described(folder: Path, config_file: Path) -> Checkpoint:
         )
         for name, shape in find_architecture(config).tensor_shapes(config).items()
     }
-    return Checkpoint(folder, config, tensors, {}, "config.json", (config_file,))
+    return Checkpoint(folder, config, tensors, {}, HEADERS_FORMAT, (config_file,))

@@ -39,11 +39,12 @@ from .folder import (
 )
 from .genai import genai_config
 from .manifest import manifest_bytes
-from .plan import Plan, predicted_peak, predicted_seconds
+from .plan import HEADERS_FORMAT, Plan, predicted_peak, predicted_seconds
 from .publishing import check_free_space, free_space, publishing, storage_errors, write_json
-from .strict_json import load_json_object, shown
+from .strict_json import LARGEST_CONFIG, load_json_object, shown
 from .threads import default_threads
 from .tokenizers import TokenizerSource, open_tokenizer
+from .tokenizers.opening import open_library
 
 GRAPH_FILE = "model.onnx"
 OTHER_FILES = 4_000_000  # bytes: graph, configs and manifest together, generously
@@ -123,6 +124,8 @@ def plan_export(
     which takes some itself. Raises CheckpointError as ``export_model``.
     """
     decoder = build_decoder(checkpoint)
+    if checkpoint.format != HEADERS_FORMAT:  # from the hub comes config.json alone
+        require_tokenizer(checkpoint)
     precision = precision or FullPrecision()
     precision.apply(decoder.model, decoder.num_parameters)
     plan = _plan(decoder, out, precision)
@@ -165,9 +168,9 @@ def open_decoder(folder: ModelFolder) -> Decoder:
         architecture=str(folder.manifest["architecture"]),
         source=lambda: dict(folder.manifest["source"]),
         bytes_to_read=folder.weights_bytes,
-        config=load_json_object(folder.path / "config.json", 10_000_000, CheckpointError),
+        config=load_json_object(folder.path / "config.json", LARGEST_CONFIG, CheckpointError),
         generation_config=load_json_object(
-            folder.path / "generation_config.json", 10_000_000, CheckpointError
+            folder.path / "generation_config.json", LARGEST_CONFIG, CheckpointError
         ),
         tokenizer_files=read_tokenizer(open_tokenizer(folder.path), folder.shape.vocab_size),
         graph=dict(folder.manifest.get("graph", {})),
@@ -296,13 +299,26 @@ def require_tokenizer(checkpoint: Checkpoint) -> TokenizerSource:
 def read_tokenizer(tokenizer: TokenizerSource | None, vocab_size: int) -> dict[str, bytes]:
     """The files of a tokenizer, read now: what that takes of memory is over before a plan is made.
 
-    Raises CheckpointError when it cannot belong to a vocabulary of ``vocab_size``.
+    Raises CheckpointError if it cannot belong to a vocabulary of ``vocab_size`` or cannot be run.
     """
     if tokenizer is None:
         return {}
     content = tokenizer.read()
     _check_tokenizer_size(tokenizer.files[0], content, vocab_size)
-    return tokenizer.folder_files(content)
+    files = tokenizer.folder_files(content)
+    del content
+    _check_tokenizer_runs(tokenizer.files[0], files["tokenizer.json"], vocab_size)
+    return files
+
+
+def _check_tokenizer_runs(file: Path, data: bytes, vocab_size: int) -> None:
+    library = open_library(data, file, CheckpointError)
+    around = library.encode("").ids
+    if around and max(around) >= vocab_size:
+        raise CheckpointError(
+            f"{file}: found the token id {max(around)} put around every text, expected 0 to "
+            f"{vocab_size - 1}, as in config.json; the tokenizer belongs to another model"
+        )
 
 
 def _check_tokenizer_size(file: Path, content: dict[str, Any], vocab_size: int) -> None:
@@ -316,10 +332,17 @@ def _check_tokenizer_size(file: Path, content: dict[str, Any], vocab_size: int) 
     ids = list(range(len(vocab))) if isinstance(vocab, list) else list(vocab.values())
     added = content.get("added_tokens") or []
     if not isinstance(added, list):
-        raise CheckpointError(f"{file}: found added_tokens that are no list; it is damaged")
+        raise CheckpointError(
+            f"{file}: found added_tokens that are {shown(added)}, expected a list; the file is "
+            "damaged: get it again from its source"
+        )
     ids += [token.get("id") if isinstance(token, dict) else None for token in added]
-    if not all(map(_is_id, ids)):
-        raise CheckpointError(f"{file}: found a token id that is not a number; it is damaged")
+    wrong = [token_id for token_id in ids if not _is_id(token_id)]
+    if wrong:
+        raise CheckpointError(
+            f"{file}: found the token id {shown(wrong[0])}, expected 0 or above; the file is "
+            "damaged: get it again from its source"
+        )
     size = max(ids, default=-1) + 1
     if not vocab_size - LARGEST_PADDING <= size <= vocab_size:
         raise CheckpointError(

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from ..export.errors import MissingExtraError, ModelFolderError, RequestError, missing_extra
 from ..export.folder import ModelFolder
 from ..export.strict_json import load_json_object, quoted, shown
-from ..export.tokenizers import CONFIG_FILE, LARGEST_CONFIG, TEMPLATE_FILE, read_template
+from ..export.tokenizers import CONFIG_FILE, LARGEST_TOKENIZER_CONFIG, TEMPLATE_FILE, read_template
 from . import template_worker as worker
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class ChatTemplate:
         file = folder.path / CONFIG_FILE
         config = {}
         if CONFIG_FILE in folder.files:  # what the manifest does not list was not verified
-            config = load_json_object(file, LARGEST_CONFIG, ModelFolderError)
+            config = load_json_object(file, LARGEST_TOKENIZER_CONFIG, ModelFolderError)
         source = _default_template(config.get("chat_template"), file)
         if TEMPLATE_FILE in folder.files:
             file = folder.path / TEMPLATE_FILE

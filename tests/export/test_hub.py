@@ -207,6 +207,11 @@ def test_safetensors_come_before_pickles(
         (sharded([], {"t": "/x.safetensors"}), "expected a plain name"),
         (sharded([], {"t": "x.pkl"}), "expected a plain name that ends in .safetensors"),
         (sharded([], {"t": 3}), "the shard name '3', expected"),
+        (sharded([], {"t": ["x.safetensors"]}), "the shard name .*, expected a plain name"),
+        (
+            {"config.json": CONFIG, "model.safetensors.index.json": b" " * 25_000_001},
+            "index.json has 25,000,001 bytes, expected at most 25,000,000 bytes of JSON",
+        ),
         (sharded([], {"t": "gone.safetensors"}), "'gone.safetensors', which is not in the repos"),
         (
             {"config.json": CONFIG, "model.safetensors.index.json": b'{"weight_map": []}'},

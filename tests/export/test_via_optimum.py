@@ -5,7 +5,9 @@ What torch and Optimum really make is tested in ``parity/test_traced_parity.py``
 
 from __future__ import annotations
 
+import io
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,6 +71,33 @@ def torch_checkpoint(folder: Path, shards: dict[str, bytes], index: Any = None) 
     if index is not None:
         (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
     return folder
+
+
+def test_damaged_weights_are_refused_before_anything_is_traced(
+    traced: list[Path], tmp_path: Path
+) -> None:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("archive/data/0", b"weights")
+    whole = file.getvalue()
+    shards = {"a.bin": whole, "b.bin": whole.replace(b"weights", b"weightz")}
+    index = {"weight_map": {"t": "a.bin", "u": "b.bin"}}
+    source = torch_checkpoint(tmp_path / "torch", shards, index)
+    with pytest.raises(CheckpointError, match="b.bin: .* in the entry 'archive/data/0' than its"):
+        export_via_optimum(source, tmp_path / "out")
+    (source / "b.bin").write_bytes(whole)
+    assert traced == []
+    export_via_optimum(source, tmp_path / "out")
+
+
+def test_a_tokenizer_that_cannot_be_run_is_refused_before_anything_is_traced(
+    source: Path, traced: list[Path], tmp_path: Path
+) -> None:
+    file = source / "tokenizer.json"
+    file.write_text(json.dumps(json.loads(file.read_text("utf-8")) | {"model": {}}), "utf-8")
+    with pytest.raises(CheckpointError, match="tokenizer.json: reading it failed"):
+        export_via_optimum(source, tmp_path / "out")
+    assert traced == []
 
 
 def run(*arguments: str | Path) -> None:
