@@ -65,8 +65,9 @@ def library_errors(doing: str, where: object, error: type[PocketLMError]) -> Ite
     except BaseException as cause:
         if not isinstance(cause, Exception) and type(cause).__name__ != "PanicException":
             raise
+        said = " ".join(str(cause).split())
         raise error(
-            f"{where}: {doing} failed ({type(cause).__name__}: {str(cause)[:300]}), expected a "
+            f"{where}: {doing} failed ({type(cause).__name__}: {said[:300]}), expected a "
             "tokenizer.json of the tokenizers library; take the tokenizer from where the weights "
             "are from, and export the checkpoint again"
         ) from cause
