@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..export.quantities import megabytes
 from .peers.table import markdown
 from .quality.figures import text_sentence
 from .tables import Table, describe_circumstances, rate_text, warnings
@@ -34,11 +35,11 @@ def speed_table(results: dict[str, Any]) -> str:
         rows.append(
             [
                 model["name"],
-                f"{model['disk_bytes'] / 1e6:.0f}",
+                megabytes(model["disk_bytes"]),
                 f"{model['bits_per_weight']:.2f}",
                 f"{model['load']['median']:.2f}",
                 f"{model['first_token']['median']:.2f}",
-                f"{model['peak_rss_bytes'] / 1e6:.0f}",
+                megabytes(model["peak_rss_bytes"]),
                 rate_text(prefill["tokens_per_second"]["median"]),
                 rate_text(decode["tokens_per_second"]["median"]),
                 _ratio(decode["ratio"]),
@@ -54,7 +55,7 @@ def quality_table(results: dict[str, Any]) -> str:
     sizes = {model["name"]: model["disk_bytes"] for model in results["models"]}
     rows = []
     for model in results["quality"]["models"]:
-        cells = [model["model"], f"{sizes[model['model']] / 1e6:.1f}", "0", "0", "100 %"]
+        cells = [model["model"], megabytes(sizes[model["model"]]), "0", "0", "100 %"]
         if against := model["against"]:
             kl, agreement = against["kl"], against["top1_agreement"]
             cells[2:] = [

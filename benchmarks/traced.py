@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..export.folder import ModelFolder
+from ..export.quantities import size_text
 from ..export.run import open_decoder
 from ..export.threads import default_threads
 from .bench import Plan, run_bench
@@ -80,7 +81,7 @@ def main() -> None:
     print(graph_table(results).markdown())
     print(f"\n{describe_circumstances(results)}\n")
     for name, peak in peaks.items():
-        print(f"export {name}: peak RSS of the exporting process {peak / 1e6:.0f} MB")
+        print(f"export {name}: peak RSS of the exporting process {size_text(peak)}")
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=1) + "\n")
 

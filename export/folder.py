@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ModelFolderError, StorageError
+from .quantities import size_text
 from .strict_json import load_json_object, quoted, shown
 
 MANIFEST = "pocketlm.json"
@@ -390,8 +391,8 @@ def check_free_space(out: str | Path, needed: int) -> None:
     free = free_space(out)
     if free < needed:
         raise StorageError(
-            f"{out}: found {free / 1e6:.0f} MB free, expected at least {needed / 1e6:.0f} MB; "
-            "free some space or choose another place"
+            f"{out}: found {size_text(free)} free, expected at least {size_text(needed)}; free "
+            "some space or choose another place"
         )
 
 

@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 from .errors import HubError, MissingExtraError, missing_extra
+from .quantities import duration_text
 from .strict_json import quoted, shown
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
@@ -96,7 +97,7 @@ class Patience:
         if self._left <= 0 or wait > LONGEST_WAIT:
             raise error
         if wait > QUIET_WAIT:
-            self._hub.say(f"{error}; waiting {wait:.0f} s as the hub asks")
+            self._hub.say(f"{error}; waiting {duration_text(wait, 2)} as the hub asks")
         self._hub.sleep(wait)
         self._wait *= 2
 

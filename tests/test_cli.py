@@ -561,7 +561,7 @@ def test_full_disk_is_found_before_anything_is_written(
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     ended = run("export", tiny_checkpoint, tmp_path / "out")
-    assert_refused(ended, "found 0 MB free, expected at least", code=4)
+    assert_refused(ended, "found 1.00 kB free, expected at least 4.20 MB; free some space", code=4)
     assert listing(tmp_path) == []
 
 

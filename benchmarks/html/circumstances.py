@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from .quantities import UNKNOWN, count, counted, number, size
+from .quantities import UNKNOWN, count, counted, size
 from .visible_text import printable
 
 LABELS = {
@@ -47,7 +47,7 @@ def circumstances(results: dict[str, Any]) -> Iterator[tuple[str, str]]:
 def _circumstance(key: str, value: Any) -> str:
     if key == "read_bandwidth" and isinstance(value, dict):
         return ", ".join(
-            f"{number(rate / 1e9)} GB/s with {counted(int(threads), 'thread')}"
+            f"{size(rate)}/s with {counted(int(threads), 'thread')}"
             for threads, rate in value.items()
             if rate
         )

@@ -18,6 +18,7 @@ from typing import Any
 
 from ...export.folder import ModelFolder
 from ...export.memory import peak_rss_bytes
+from ...export.quantities import megabytes
 from ...export.threads import default_threads
 from ...runtime.session import Session
 from ..tables import Table
@@ -79,7 +80,7 @@ def main() -> None:
                 f"{found['seconds']:.1f}",
                 f"{found['forward_seconds']:.1f}",
                 f"{found['seconds'] / found['forward_seconds']:.3f}",
-                f"{found['peak_rss_bytes'] / 1e6:.0f}",
+                megabytes(found["peak_rss_bytes"]),
             )
         )
     columns = ("tokens", "seconds", "forward passes", "ratio", "peak RSS MB")

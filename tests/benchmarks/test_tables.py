@@ -117,7 +117,7 @@ def test_the_model_table_has_what_a_model_costs() -> None:
         "first token s",
         "peak RSS MB",
     ]
-    assert list(table.rows[2]) == ["int4", "5.4", "5.46", "0.036", "0.225", "101"]
+    assert list(table.rows[2]) == ["int4", "5.43", "5.46", "0.036", "0.225", "101"]
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ CHILDREN = {
     f"{ADAPTERS}/pytorch.py": {"torch", "transformers"},
 }
 # Modules of export that need nothing beyond the standard library and NumPy.
-LEAN = {"errors", "folder", "strict_json", "regular_file", "threads", "tokenizers"}
+LEAN = {"errors", "folder", "quantities", "strict_json", "regular_file", "threads", "tokenizers"}
 
 
 def imports(path: Path) -> Iterator[tuple[int, str, int]]:

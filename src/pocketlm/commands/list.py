@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 import click
 
 from pocketlm.commands.options import debug_option
-from pocketlm.commands.progress import size
 from pocketlm.export.folder import cache_folder
+from pocketlm.export.quantities import size_text
 from pocketlm.store import MODEL, Entry, entries
 
 
@@ -40,7 +40,7 @@ def command(as_json: bool, debug: bool) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         click.echo("  ".join(map(str.ljust, row, widths)).rstrip())
-    click.echo(f"{size(sum(entry.num_bytes for entry in found))} in {root}")
+    click.echo(f"{size_text(sum(entry.num_bytes for entry in found))} in {root}")
 
 
 def _row(entry: Entry) -> tuple[str, ...]:
@@ -48,7 +48,7 @@ def _row(entry: Entry) -> tuple[str, ...]:
     return (
         entry.name,
         str(entry.precision) if entry.kind == MODEL else f"({entry.kind})",
-        size(entry.num_bytes),
+        size_text(entry.num_bytes),
         entry.commit[:12] if entry.commit else "-",
         f"{when:%Y-%m-%d %H:%M}",
     )

@@ -18,6 +18,7 @@ from pocketlm.commands.options import (
 )
 from pocketlm.commands.terminal import print_stream
 from pocketlm.export.memory import peak_rss_bytes
+from pocketlm.export.quantities import duration_text, size_text
 from pocketlm.model import Model
 from pocketlm.runtime.text import TextStream
 
@@ -145,10 +146,11 @@ def _result(model: Model, stream: TextStream, prompt: str, text: str) -> dict[st
 def _stats(model: Model, stream: TextStream) -> str:
     timings = stream.timings
     return (
-        f"load {model.load_seconds:.2f} s, first token {1e3 * timings.first_token_seconds:.0f} ms, "
+        f"load {duration_text(model.load_seconds)}, "
+        f"first token {duration_text(timings.first_token_seconds)}, "
         f"prefill {timings.prefill_rate:.0f} tokens/s ({timings.prompt_tokens} tokens), "
         f"decode {timings.decode_rate:.0f} tokens/s ({timings.new_tokens} tokens), "
-        f"peak memory {peak_rss_bytes() / 1e6:.0f} MB, {model.session.threads} threads "
+        f"peak memory {size_text(peak_rss_bytes())}, {model.session.threads} threads "
         f"on {model.session.place.name}, "
         f"finished by {stream.finish_reason}"
     )
