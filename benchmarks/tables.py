@@ -15,6 +15,7 @@ from typing import Any
 
 from ..export.quantities import megabytes, size_text
 from .machine import load_sentence, machine_sentence
+from .quality.unread import unread_sentence
 
 NOTHING = "-"
 
@@ -142,6 +143,8 @@ def warnings(results: dict[str, Any]) -> list[str]:
         rounds = f"{interrupted['rounds']} of {interrupted['of']} rounds"
         lost = ", and quality is missing" if interrupted.get("phase") == "quality" else ""
         found.append(f"interrupted after {rounds}{lost}")
+    if unread := unread_sentence(results["quality"]):
+        found.append(unread)
     return found + [f"not measured: {failed['error']}" for failed in results["failed"]]
 
 

@@ -191,6 +191,17 @@ class Tokenizer:
             ids = self._library.get_vocab(with_added_tokens=True).values()
         return max(ids, default=-1) + 1
 
+    @cached_property
+    def unknown_id(self) -> int | None:
+        """The token for what has none; None for a tokenizer without such a token."""
+        with self._library_errors("looking up a token"):
+            model = self._library.model
+            if isinstance(model, tokenizers.models.Unigram):
+                found: int | None = json.loads(model.__getstate__())["unk_id"]
+                return found
+            name = getattr(model, "unk_token", None)
+            return None if name is None else self._library.token_to_id(name)
+
     @property
     def strips_leading_spaces(self) -> int:
         """How many spaces at the start of a text decoding drops: 1 for sentencepiece."""

@@ -22,7 +22,8 @@ from ...export.quantities import megabytes
 from ...export.threads import default_threads
 from ...runtime.session import Session
 from ..tables import Table
-from .measure import check_texts, evaluate
+from .measure import evaluate
+from .plan import check_texts
 
 
 class TimedSession(Session):
