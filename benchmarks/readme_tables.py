@@ -59,9 +59,9 @@ def quality_table(results: dict[str, Any]) -> str:
         if against := model["against"]:
             kl, agreement = against["kl"], against["top1_agreement"]
             cells[2:] = [
-                f"{1e3 * kl['mean']['value']:.2f} ± {1e3 * kl['mean']['standard_error']:.2f}",
+                _with_error(kl["mean"], 1e3, 2),
                 f"{1e3 * kl['p99']['value']:.1f}",
-                f"{100 * agreement['value']:.1f} ± {100 * agreement['standard_error']:.1f} %",
+                f"{_with_error(agreement, 100, 1)} %",
             ]
         rows.append([*cells, f"{model['perplexity']['token']['value']:.2f}"])
     about = results["circumstances"]
@@ -70,6 +70,12 @@ def quality_table(results: dict[str, Any]) -> str:
         f"{about['onnxruntime']}, Python {about['python']}."
     )
     return f"{Table(columns, rows).markdown()}\n\n{caption}"
+
+
+def _with_error(mean: dict[str, Any], scale: float, decimals: int) -> str:
+    text = f"{scale * mean['value']:.{decimals}f}"
+    error = mean["standard_error"]
+    return text if error is None else f"{text} ± {scale * error:.{decimals}f}"
 
 
 def peers_table(results: list[dict[str, Any]]) -> str:

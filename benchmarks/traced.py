@@ -59,8 +59,9 @@ def describe_graph(folder: ModelFolder) -> dict[str, Any]:
 def main() -> None:
     """Makes the folders, measures, prints the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--shape", choices=SHAPES, default="gpt2-124m")
-    parser.add_argument("--checkpoint", type=Path, help="measure this checkpoint instead")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--shape", choices=SHAPES, default="gpt2-124m")
+    source.add_argument("--checkpoint", type=Path, help="measure this checkpoint instead")
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--threads", type=int, default=default_threads(), help="CPU threads")
     parser.add_argument(

@@ -26,6 +26,10 @@ TEXT_LABELS = {
     "words": "words scored",
     "start_token": "first token of a text",
     "limit": "limit of tokens per text",
+    "split": "between documents",
+    "skipped_documents": "documents with no token to score",
+    "clusters": "standard errors are between",
+    "without_token": "text without a token",
 }
 SHOWN_ELSEWHERE = {"command", "busy"}
 

@@ -26,6 +26,9 @@ NUM_BUCKETS = 2 + math.ceil(math.log(LARGEST / SMALLEST) / math.log(BUCKET_RATIO
 NUM_GROUPS = 32
 
 
+ROUNDING = 1e-14  # of the terms of a spread: less is what their own rounding leaves of it
+
+
 class Ratio:
     """Σ values / Σ weights over clusters, such as nats per token."""
 
@@ -52,11 +55,17 @@ class Ratio:
 
     @property
     def standard_error(self) -> float | None:
-        """√(G/(G-1) Σ (v - mean·w)²) / Σ w over G clusters; None for a single one."""
+        """√(G/(G-1) Σ (v - mean·w)²) / Σ w over G clusters.
+
+        None for a single one, and for clusters without a spread: what it is cannot be known then.
+        """
         if self.clusters < 2 or not self.weights:
             return None
         vv, vw, ww = self._squares + _squares(*self._last)
-        spread = max(0.0, float(vv - 2 * self.mean * vw + self.mean**2 * ww))
+        terms = np.array([vv, -2 * self.mean * vw, self.mean**2 * ww])
+        spread = float(terms.sum())
+        if spread <= ROUNDING * float(np.abs(terms).sum()):
+            return None
         return math.sqrt(self.clusters / (self.clusters - 1) * spread) / self.weights
 
     def result(self) -> dict[str, Any]:
@@ -90,7 +99,7 @@ class Quantiles:
         """The quantile below which ``share`` of the values lie, and its standard error.
 
         The error is half the distance of the quantiles whose ranks are one standard error of the
-        share of values below the quantile apart from its own; None for a single cluster.
+        share of values below the quantile apart from its own; None where that is not known.
         """
         totals = np.cumsum(self._counts.sum(axis=0))
         bucket, value = _quantile(totals, share)
@@ -100,7 +109,7 @@ class Quantiles:
         error = below.standard_error
         if error is not None:
             low, high = (_quantile(totals, share + sign * error)[1] for sign in (-1, 1))
-            error = (high - low) / 2
+            error = (high - low) / 2 or None
         return {"value": value, "standard_error": error}
 
 

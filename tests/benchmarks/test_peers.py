@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -252,6 +253,38 @@ def test_unknown_peers_and_no_checkpoint_are_refused(capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit):
         command.main([])
     assert "found neither --shape nor --checkpoint" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--generation", "0", "--depth", "9"], "found --depth and --generation 0, .* leave one"),
+        (["--rounds", "0", "--prompt", "9"], "found --prompt and --rounds 0, which runs no test"),
+        (["--rounds", "0", "--depth", "9"], "found --depth and --rounds 0, which runs no test"),
+        (["--rounds", "-1"], "found -1, expected at least 0"),
+    ],
+)
+def test_options_that_do_nothing_are_refused(
+    options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        command.parse(["--shape", "gpt2-124m", *options])
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_what_is_asked_for_twice_is_measured_once() -> None:
+    arguments = ["--shape", "gpt2-124m", *(2 * ["--peer", "pytorch", "--precision", "int8"])]
+    found = command.settings(command.parse(arguments))
+    assert ([peer.name for peer in found.peers], found.levels) == (
+        [known_peers()["pytorch"].name],
+        ["int8"],
+    )
+
+
+def test_a_prompt_is_run_without_a_depth() -> None:
+    """Which only what is generated has before it: a peer is given a prompt as a whole."""
+    tests = comparison.peer_tests(Choice((16,), (4,), depths=(0, 32, 64)), 160)
+    assert [test.name for test in tests] == ["pp16", "tg4", "tg4 @ d32", "tg4 @ d64"]
 
 
 # ---- rounds ----

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -131,6 +132,34 @@ def test_the_script_measures_a_checkpoint_and_keeps_what_it_found(
     assert found["memory"]["run"] is None  # 128 + 64 tokens do not fit the context of 160
     assert found["memory"]["exports"].keys() == {"fp32", "int4 b128"}
     assert "| tg128 | int4 b128 |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--shape", "gpt2-124m", "--limit", "9"], "found --limit without --text, .* leave it out"),
+        (["--shape", "gpt2-124m", "--split", "|"], "found --split without --text"),
+        (
+            ["--shape", "gpt2-124m", "--tokenizer", "gpt2/"],
+            "--tokenizer and --shape, which has its",
+        ),
+        (["gpt2/", "--rounds", "0"], "found 0, expected at least 1"),
+        (["gpt2/", "--threads", "0"], "found 0, expected at least 1"),
+        (["gpt2/", "--text", "no.txt"], r"^precisions: no.txt: cannot be read .*permissions\n$"),
+    ],
+)
+def test_options_that_do_nothing_and_bad_texts_end_it_before_any_export(
+    options: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["precisions", *options])
+    monkeypatch.setattr(precisions, "measure", lambda arguments: pytest.fail("it was begun"))
+    with pytest.raises(SystemExit) as ended:
+        precisions.main()
+    assert ended.value.code == 2
+    assert re.search(message, capsys.readouterr().err)
 
 
 def test_results_that_are_kept_hold_neither_quotes_nor_paths() -> None:

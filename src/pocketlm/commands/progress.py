@@ -144,11 +144,11 @@ def print_report(folder: ModelFolder) -> None:
 
 
 def precision_table(precision: dict[str, Any]) -> Table:
-    """One row per group of tensors that differ only in their layer's number."""
+    """One row per group of tensors that differ only in their layer's number, or its reason."""
     table = Table(box=None, pad_edge=False)
     for title in ("tensors", "format", "bits/weight", "relative error", "bytes"):
         table.add_column(title, justify="left" if title in ("tensors", "format") else "right")
-    for (group, number_format), tensors in tensor_groups(precision).items():
+    for (group, number_format), tensors in _groups(precision["tensors"], "format").items():
         low = min(tensor["relative_error"] for tensor in tensors)
         high = max(tensor["relative_error"] for tensor in tensors)
         size = sum(tensor["bytes_after"] for tensor in tensors)
@@ -160,15 +160,21 @@ def precision_table(precision: dict[str, Any]) -> Table:
             f"{low:.4f}" if low == high else f"{low:.4f} to {high:.4f}",
             size_text(size),
         )
-    for skipped in precision["skipped"]:
-        table.add_row(skipped["name"], "fp32", "32.00", skipped["reason"], "")
+    for (group, reason), skipped in _groups(precision["skipped"], "reason").items():
+        if len(skipped) > 1:
+            reason = f"{len(skipped)} {'layers' if group.count('*') == 1 else 'tensors'}: {reason}"
+        else:
+            group = skipped[0]["name"]
+        table.add_row(group, "fp32", "32.00", reason, "")
     return table
 
 
-def tensor_groups(precision: dict[str, Any]) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """Tensors of a report by (name with the layer's number as *, format)."""
+def _groups(
+    tensors: list[dict[str, Any]], what: str
+) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """Tensors of a report by (name with the layer's number as *, their format or reason)."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for tensor in precision["tensors"]:
+    for tensor in tensors:
         name = ".".join("*" if part.isdigit() else part for part in tensor["name"].split("."))
-        groups.setdefault((name, tensor["format"]), []).append(tensor)
+        groups.setdefault((name, tensor[what]), []).append(tensor)
     return groups
