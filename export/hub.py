@@ -283,7 +283,7 @@ def offline_error(repository: str, revision: str) -> HubError:
     """What to say when something is not in the cache and the network is forbidden."""
     return HubError(
         f"{repository}: found neither this model nor its download in the cache for revision "
-        f"{quoted(revision)}, expected one since the network is off (--offline or HF_HUB_OFFLINE); "
+        f"{quoted(revision)}, expected one since the network is off (offline or HF_HUB_OFFLINE); "
         "run it once with the network, or see what there is with: pocketlm list"
     )
 
