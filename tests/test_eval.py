@@ -263,6 +263,16 @@ def test_an_option_of_what_is_not_measured_is_refused(
     assert_refused(run("eval", models[1], *options), message)
 
 
+def test_a_tokenizer_is_for_models_without_one(
+    run: Run, models: tuple[Path, Path], tiny_checkpoint: Path, text: Path
+) -> None:
+    options = ["--text", text, "--tokenizer", tiny_checkpoint, *WINDOW]
+    for command in ("eval", "bench"):
+        ended = run(command, *models, *options)
+        assert_refused(ended, "found --tokenizer with model folders alone, .* leave it out")
+    assert run("eval", models[1], "--against", tiny_checkpoint, *options).code == 0
+
+
 # Documents, and what a tokenizer does not read ---------------------------------------------------
 
 

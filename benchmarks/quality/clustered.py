@@ -24,8 +24,6 @@ SMALLEST, LARGEST = 1e-12, 1e3  # what lies outside counts as 0, and as the larg
 NUM_BUCKETS = 2 + math.ceil(math.log(LARGEST / SMALLEST) / math.log(BUCKET_RATIO))
 # Clusters take turns in as many groups: more make the error of a quantile steadier.
 NUM_GROUPS = 32
-
-
 ROUNDING = 1e-14  # of the terms of a spread: less is what their own rounding leaves of it
 
 

@@ -33,9 +33,10 @@ def text_sentence(quality: dict[str, Any]) -> str:
     documents, skipped = _documents(quality)
     divided = documents + skipped > len(quality["texts"])
     noun = "document" if divided else "text"
+    count = f"{documents:,} document{'s' * (documents != 1)}, " if divided else ""
     more = f"; {skipped:,} more {noun}{'s have' if skipped > 1 else ' has'} no token to score"
     return (
-        f"{names}: {f'{documents:,} documents, ' * divided}{quality['tokens']:,} tokens, "
+        f"{names}: {count}{quality['tokens']:,} tokens, "
         f"{quality['bytes']:,} bytes, {quality['words']:,} words{more if skipped else ''}; window "
         f"{quality['window']:,}, stride {quality['stride']:,} tokens; a {noun} {beginning}"
     )

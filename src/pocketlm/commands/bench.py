@@ -27,6 +27,7 @@ from pocketlm.commands.measuring import (
     refuse_alone,
     shout,
     table_console,
+    tokenizers_for,
 )
 from pocketlm.commands.options import (
     HUB_OPTIONS,
@@ -184,7 +185,12 @@ def command(
     refuse_alone(context, "texts", ("window", "stride", "limit", "split"))
     _check_files(texts, split, html)
     models_or_demo: tuple[str | None, ...] = models or (None,)
-    folders = named(models_or_demo, [open_folder(model, **options) for model in models_or_demo])
+    tokenizers = tokenizers_for(models_or_demo, options.pop("tokenizer"))
+    opened = [
+        open_folder(model, tokenizer=own, **options)
+        for model, own in zip(models_or_demo, tokenizers, strict=True)
+    ]
+    folders = named(models_or_demo, opened)
     shortest = min(folder.shape.context_length for folder in folders.values())
     tests = choice.tests(shortest)
     if batch_size and not any(test.prompt for test in tests):

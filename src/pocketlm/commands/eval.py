@@ -31,6 +31,7 @@ from pocketlm.benchmarks.tasks.measure import check_tasks, measure_tasks
 from pocketlm.commands.lists import ListCommand
 from pocketlm.commands.measuring import (
     drawn,
+    is_model_folder,
     named,
     output_option,
     print_sentence,
@@ -38,6 +39,7 @@ from pocketlm.commands.measuring import (
     refuse_alone,
     shout,
     table_console,
+    tokenizers_for,
 )
 from pocketlm.commands.options import (
     HUB_OPTIONS,
@@ -46,7 +48,7 @@ from pocketlm.commands.options import (
     open_folder,
     window_options,
 )
-from pocketlm.export.folder import MANIFEST, ModelFolder
+from pocketlm.export.folder import ModelFolder
 from pocketlm.export.threads import default_threads
 from pocketlm.quantize.precisions import FULL
 
@@ -206,13 +208,18 @@ def _open_all(
 
     ``--precision`` is of MODEL: a REF that is not a model folder yet comes in full precision.
     """
-    names, opened = list(models), []
+    names = [*([] if against is None else [against]), *models]
+    precisions = [options.pop("precision")] * len(names)
     if against is not None:
-        names.insert(0, against)
-        made = (Path(against) / MANIFEST).is_file()
-        opened.append(open_folder(against, **options | {"precision": None if made else FULL}))
-    opened += [open_folder(model, **options) for model in models]
-    return named(names, opened)
+        precisions[0] = None if is_model_folder(against) else FULL
+    tokenizers = tokenizers_for(names, options.pop("tokenizer"))
+    return named(
+        names,
+        [
+            open_folder(name, precision=precision, tokenizer=tokenizer, **options)
+            for name, precision, tokenizer in zip(names, precisions, tokenizers, strict=True)
+        ],
+    )
 
 
 # What is printed ---------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from pocketlm.benchmarks.tables import Table
-from pocketlm.export.folder import ModelFolder
+from pocketlm.export.folder import MANIFEST, ModelFolder
 
 GAP = 2  # between the columns of a table
 PIPED_WIDTH = 1000  # a line of a table in a file is never broken
@@ -49,6 +49,25 @@ def refuse_alone(context: click.Context, needed: str, names: Sequence[str]) -> N
             f"found {found} without {spelled[needed]}, expected both; add {spelled[needed]} FILE, "
             f"or leave {them} out"
         )
+
+
+def is_model_folder(model: str | None) -> bool:
+    """Whether a model is one already, with a tokenizer and a precision of its own."""
+    return model is not None and (Path(model) / MANIFEST).is_file()
+
+
+def tokenizers_for(models: Sequence[str | None], tokenizer: Path | None) -> list[Path | None]:
+    """What --tokenizer is for each of the models: for those that are no model folders yet.
+
+    Raises UsageError where there are none such.
+    """
+    made = [is_model_folder(model) for model in models]
+    if tokenizer is not None and all(made):
+        raise click.UsageError(
+            "found --tokenizer with model folders alone, which have their own, expected a "
+            "checkpoint; leave it out"
+        )
+    return [None if has_own else tokenizer for has_own in made]
 
 
 def named(models: Sequence[str | None], folders: Sequence[ModelFolder]) -> dict[str, ModelFolder]:
