@@ -25,8 +25,9 @@ from typing import Any
 
 from ..export.folder import ModelFolder
 from ..export.threads import default_threads
-from .arguments import given_path, model_name
 from .bench import Plan, run_bench
+from .programs import at_least, errors_in_a_line, given_path, model_name, refuse_alone
+from .quality.documents import check_files
 from .results_file import results_file, write_results
 from .scorecard import SCORECARDS, TESTS
 from .shapes import SHAPES, write_checkpoint
@@ -138,8 +139,8 @@ def print_scorecard(shape: str | None, results: dict[str, Any]) -> None:
         print(f"{met}  {line.what}: {line.figure:.3g} ({line.relation} {line.bar:g})")
 
 
-def main() -> None:
-    """Makes the folders, measures, prints the tables, and the scorecard of a shape that has one."""
+def parse() -> argparse.Namespace:
+    """The options; what can be wrong with them is found before anything is exported."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
@@ -148,13 +149,39 @@ def main() -> None:
     source.add_argument("--shape", choices=SHAPES, help="random weights of a well-known shape")
     parser.add_argument("--text", type=Path, nargs="+", default=[], help="UTF-8: quality as well")
     parser.add_argument("--limit", type=int, help="at most this many tokens of each text")
+    parser.add_argument("--split", help="what stands between the documents of a text")
     parser.add_argument("--tokenizer", type=given_path, help="folder with tokenizer.json")
-    parser.add_argument("--threads", type=int, default=default_threads(), help="CPU threads")
     parser.add_argument(
-        "--rounds", type=int, default=Plan.repetitions, help="after one of warm-up (%(default)s)"
+        "--threads", type=at_least(1), default=default_threads(), help="CPU threads"
+    )
+    parser.add_argument(
+        "--rounds",
+        type=at_least(1),
+        default=Plan.repetitions,
+        help="after one of warm-up (%(default)s)",
     )
     parser.add_argument("--json", type=results_file, help="also write the results to this file")
     arguments = parser.parse_args()
+    refuse_alone(parser, arguments, "text", ("limit", "split"))
+    if arguments.shape and arguments.tokenizer:
+        parser.error("found --tokenizer and --shape, which has its own; leave one out")
+    if arguments.text:
+        check_files(arguments.text, arguments.split)
+    return arguments
+
+
+def main() -> None:
+    """Makes the folders, measures, prints the tables, and the scorecard of a shape that has one."""
+    with errors_in_a_line("precisions"):
+        arguments = parse()
+        results = measure(arguments)
+    print(markdown(results), "\n")
+    print_scorecard(arguments.shape, results)
+    write_results(to_keep(results), arguments.json)
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the options ask for, with what the scorecard needs."""
     threads = arguments.threads
     with tempfile.TemporaryDirectory(dir=os.environ.get("POCKETLM_CACHE")) as temporary:
         root = Path(temporary)
@@ -165,16 +192,19 @@ def main() -> None:
         tests = Choice(threads=[threads]).tests(folders["fp32"].shape.context_length)
         if arguments.shape:
             tests = [replace(parse_test(name), threads=threads) for name in TESTS]
-        plan = Plan(folders, tests, arguments.rounds, texts=arguments.text, limit=arguments.limit)
-        results = run_bench(plan, show_progress)
-        results |= {
+        plan = Plan(
+            folders,
+            tests,
+            arguments.rounds,
+            texts=arguments.text,
+            limit=arguments.limit,
+            split=arguments.split,
+        )
+        return run_bench(plan, show_progress) | {
             "shape": arguments.shape,
             "import_seconds": import_seconds(),
             "memory": _memory(folders, peaks, threads),
         }
-    print(markdown(results), "\n")
-    print_scorecard(arguments.shape, results)
-    write_results(to_keep(results), arguments.json)
 
 
 if __name__ == "__main__":

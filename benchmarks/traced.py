@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from ..export.folder import ModelFolder
+from ..export.quantities import size_text
 from ..export.run import open_decoder
 from ..export.threads import default_threads
-from .arguments import model_name
 from .bench import Plan, run_bench
 from .precisions import export_variants, show_progress
+from .programs import model_name
 from .results_file import results_file, write_results
 from .shapes import SHAPES, write_checkpoint
 from .speed.measure import parse_test
@@ -59,8 +60,9 @@ def describe_graph(folder: ModelFolder) -> dict[str, Any]:
 def main() -> None:
     """Makes the folders, measures, prints the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--shape", choices=SHAPES, default="gpt2-124m")
-    parser.add_argument("--checkpoint", type=model_name, help="measure this checkpoint instead")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--shape", choices=SHAPES, default="gpt2-124m")
+    source.add_argument("--checkpoint", type=model_name, help="measure this checkpoint instead")
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--threads", type=int, default=default_threads(), help="CPU threads")
     parser.add_argument(
@@ -81,7 +83,7 @@ def main() -> None:
     print(graph_table(results).markdown())
     print(f"\n{describe_circumstances(results)}\n")
     for name, peak in peaks.items():
-        print(f"export {name}: peak RSS of the exporting process {peak / 1e6:.0f} MB")
+        print(f"export {name}: peak RSS of the exporting process {size_text(peak)}")
     write_results(results, arguments.json)
 
 

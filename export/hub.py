@@ -21,6 +21,7 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 from .errors import HubError, MissingExtraError, missing_extra
+from .quantities import duration_text
 from .strict_json import quoted, shown
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
@@ -98,7 +99,7 @@ class Patience:
         if self._left <= 0 or wait > LONGEST_WAIT:
             raise error
         if wait > QUIET_WAIT:
-            self._hub.say(f"{error}; waiting {wait:.0f} s as the hub asks")
+            self._hub.say(f"{error}; waiting {duration_text(wait, 2)} as the hub asks")
         self._hub.sleep(wait)
         self._wait *= 2
 
@@ -301,7 +302,7 @@ def offline_error(repository: str, revision: str) -> HubError:
     """What to say when something is not in the cache and the network is forbidden."""
     return HubError(
         f"{repository}: found neither this model nor its download in the cache for revision "
-        f"{quoted(revision)}, expected one since the network is off (--offline or HF_HUB_OFFLINE); "
+        f"{quoted(revision)}, expected one since the network is off (offline or HF_HUB_OFFLINE); "
         "run it once with the network, or see what there is with: pocketlm list"
     )
 

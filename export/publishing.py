@@ -27,6 +27,7 @@ from .placing import (
     snapshot,
     sync,
 )
+from .quantities import size_text
 
 
 class Target:
@@ -197,8 +198,8 @@ def check_free_space(out: str | os.PathLike[str], needed: int) -> None:
     free = free_space(out)
     if free < needed:
         raise StorageError(
-            f"{out}: found {free / 1e6:.0f} MB free, expected at least {needed / 1e6:.0f} MB; "
-            "free some space or choose another place"
+            f"{out}: found {size_text(free)} free, expected at least {size_text(needed)}; free "
+            "some space or choose another place"
         )
 
 

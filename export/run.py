@@ -291,7 +291,7 @@ def require_tokenizer(checkpoint: Checkpoint) -> TokenizerSource:
     if checkpoint.tokenizer is None:
         raise CheckpointError(
             f"{checkpoint.path}: found no tokenizer, expected one beside the weights; "
-            "name the folder that has it with --tokenizer FOLDER"
+            "name the folder that has one as tokenizer (in a command: --tokenizer FOLDER)"
         )
     return checkpoint.tokenizer
 

@@ -58,7 +58,10 @@ class Session:
         ProviderError when ``place`` cannot be had, RequestError for a thread count below 1.
         """
         if threads is not None and (not isinstance(threads, int) or threads < 1):
-            raise RequestError(f"threads is {threads!r}, expected an integer from 1 up, or None")
+            raise RequestError(
+                f"threads is {threads!r}, expected an integer from 1 up; leave it "
+                "out for the cores at hand"
+            )
         _check_version(folder)
         self.shape: DecoderShape = folder.shape
         self.threads = threads or default_threads()
@@ -313,7 +316,7 @@ def _open(
         if place is not CPU:
             raise ProviderError(
                 f"provider is {place.name!r}: found {str(error).splitlines()[0]:.300}, expected a "
-                "session; free memory on the device, or use --provider cpu"
+                "session; free memory on the device, or use the provider cpu"
             ) from error
         raise ModelFolderError(
             f"{path / GRAPH_FILE}: ONNX Runtime {onnxruntime.__version__} cannot open it "

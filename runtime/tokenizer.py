@@ -8,6 +8,7 @@ unfinished character.
 from __future__ import annotations
 
 import codecs
+import json
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
@@ -164,6 +165,17 @@ class Tokenizer:
         with self._library_errors("listing the vocabulary"):
             ids = self._library.get_vocab(with_added_tokens=True).values()
         return max(ids, default=-1) + 1
+
+    @cached_property
+    def unknown_id(self) -> int | None:
+        """The token for what has none; None for a tokenizer without such a token."""
+        with self._library_errors("looking up a token"):
+            model = self._library.model
+            if isinstance(model, tokenizers.models.Unigram):
+                found: int | None = json.loads(model.__getstate__())["unk_id"]
+                return found
+            name = getattr(model, "unk_token", None)
+            return None if name is None else self._library.token_to_id(name)
 
     @property
     def strips_leading_spaces(self) -> int:

@@ -210,6 +210,26 @@ def test_info_names_sizes_and_hashes(run: Run, tiny_folder: ModelFolder) -> None
     assert json.loads(run("info", tiny_folder.path, "--json").out) == tiny_folder.manifest
 
 
+def test_errors_name_options_where_python_has_arguments(
+    run: Run, tiny_folder: ModelFolder, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    ended = run("run", tiny_folder.path, "x", "--top-k", "0")
+    assert_refused(ended, "^pocketlm: --top-k is 0, expected .* at least 1; .* or leave it out")
+    options = ["--precision", "fp32", "--block-size", "32", "--head", "int4"]
+    ended = run("export", tiny_checkpoint, tmp_path / "out", *options)
+    assert_refused(ended, "^pocketlm: --block-size and --head are given, .* or leave them out")
+
+
+def test_equal_reasons_are_one_row(run: Run, tmp_path: Path) -> None:
+    config = gpt2_config(vocab_size=300, n_positions=64, n_embd=40, n_head=5)
+    source = write_checkpoint(tmp_path / "gpt2", config)
+    assert run("export", source, tmp_path / "out", "--precision", "int4").code == 0
+    lines = run("info", tmp_path / "out").out.splitlines()
+    rows = [line for line in lines if "c_attn.weight" in line]
+    assert len(rows) == 1
+    assert re.match(r"h\.\*\.attn\.c_attn\.weight +fp32 +32\.00 +2 layers: 40 input", rows[0])
+
+
 def test_info_groups_tensors_over_layers(run: Run, tiny_checkpoint: Path, tmp_path: Path) -> None:
     run("export", tiny_checkpoint, tmp_path / "out", "--precision", "int8")
     assert "h.*.attn.c_attn.weight" in run("info", tmp_path / "out").out
@@ -469,14 +489,14 @@ def test_folder_with_foreign_files_is_kept(
         (["--temperature", "-1"], "temperature"),
         (["--temperature", "nan"], "temperature"),
         (["--temperature", "inf"], "temperature"),
-        (["--top-p", "0"], "top_p"),
-        (["--top-p", "1.5"], "top_p"),
-        (["--top-p", "nan"], "top_p"),
-        (["--top-k", "0"], "top_k"),
-        (["--min-p", "-0.1"], "min_p"),
-        (["--repetition-penalty", "0"], "repetition_penalty"),
+        (["--top-p", "0"], "--top-p is"),
+        (["--top-p", "1.5"], "--top-p is"),
+        (["--top-p", "nan"], "--top-p is"),
+        (["--top-k", "0"], "--top-k is"),
+        (["--min-p", "-0.1"], "--min-p is"),
+        (["--repetition-penalty", "0"], "--repetition-penalty is"),
         (["--seed", "-1"], "seed"),
-        (["--max-tokens", "0"], "max_tokens"),
+        (["--max-tokens", "0"], "--max-tokens is"),
         (["--stop", ""], "stop"),
         (["--threads", "0"], "threads"),
         (["--precision", "int8"], "found a model folder in fp32"),
@@ -522,25 +542,31 @@ EXPORT = ["export", "demo", "out"]
         ([*EXPORT, "--json"], "found --json without --dry-run, expected both"),
         ([*EXPORT, "--dry-run", "--quiet"], "found --quiet with --dry-run, expected one of them"),
         ([*EXPORT, "--dry-run", "--keep-download"], "found --keep-download with --dry-run"),
-        ([*EXPORT, "--keep-download"], "keep_download: found True for the demo model"),
-        ([*EXPORT, "--revision", "v2"], "revision: found 'v2' for the demo model"),
+        ([*EXPORT, "--keep-download"], "--keep-download is True for the demo model"),
+        ([*EXPORT, "--revision", "v2"], "--revision is 'v2' for the demo model"),
         ([*EXPORT, "--no-rewrite"], "found --no-rewrite, expected it with --via optimum only"),
-        ([*EXPORT, "--block-size", "32"], "block_size and head are given, expected neither with"),
-        ([*EXPORT, "--head", "int8"], "block_size and head are given, expected neither with fp32"),
+        (
+            [*EXPORT, "--block-size", "32"],
+            "--block-size and --head are given, expected neither with",
+        ),
+        (
+            [*EXPORT, "--head", "int8"],
+            "--block-size and --head are given, expected neither with fp32",
+        ),
         (
             [*EXPORT, "--precision", "int8", "--head", "fp32", "--block-size", "32"],
-            "block_size is 32, expected none for int8 with an fp32 head, which has no blocks",
+            "--block-size is 32, expected none for int8 with an fp32 head, which has no blocks",
         ),
-        (["run", "FOLDER", "x", "--tokenizer", "t"], "tokenizer: found 't' for a model folder"),
-        (["run", "FOLDER", "x", "--revision", "v2"], "revision: found 'v2' for a model folder"),
-        (["run", "FOLDER", "x", "--keep-download"], "keep_download: found True for a model folder"),
+        (["run", "FOLDER", "x", "--tokenizer", "t"], "--tokenizer is 't' for a model folder"),
+        (["run", "FOLDER", "x", "--revision", "v2"], "--revision is 'v2' for a model folder"),
+        (["run", "FOLDER", "x", "--keep-download"], "--keep-download is True for a model folder"),
         (["run", "FOLDER", "x", "--precision", "int4"], "found a model folder in fp32, expected"),
-        (["chat", "FOLDER", "--tokenizer", "t"], "tokenizer: found 't' for a model folder"),
-        (["bench", "FOLDER", "FOLDER", "--tokenizer", "t"], "tokenizer: found 't' for a model"),
-        (["bench", "FOLDER", "demo", "--keep-download"], "keep_download: found True for a model"),
+        (["chat", "FOLDER", "--tokenizer", "t"], "--tokenizer is 't' for a model folder"),
+        (["bench", "FOLDER", "FOLDER", "--tokenizer", "t"], "--tokenizer is 't' for a model"),
+        (["bench", "FOLDER", "demo", "--keep-download"], "--keep-download is True for a model"),
         (
             ["eval", "FOLDER", "--text", "TEXT", "--keep-download"],
-            "keep_download: found True for a model folder",
+            "--keep-download is True for a model folder",
         ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -628,7 +654,7 @@ def test_full_disk_is_found_before_anything_is_written(
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     ended = run("export", tiny_checkpoint, tmp_path / "out")
-    assert_refused(ended, "found 0 MB free, expected at least", code=4)
+    assert_refused(ended, "found 1.00 kB free, expected at least 4.20 MB; free some space", code=4)
     assert listing(tmp_path) == []
 
 

@@ -80,9 +80,9 @@ def test_a_checkpoint_is_exported_once_for_each_precision(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tokenizer": "x"}, "tokenizer: found 'x' for a model folder, expected it only for a ch"),
-        ({"revision": "v2"}, "revision: found 'v2' for a model folder, expected it only for one"),
-        ({"keep_download": True}, "keep_download: found True for a model folder, expected it only"),
+        ({"tokenizer": "x"}, "tokenizer is 'x' for a model folder, expected it only for a ch"),
+        ({"revision": "v2"}, "revision is 'v2' for a model folder, expected it only for one"),
+        ({"keep_download": True}, "keep_download is True for a model folder, expected it only"),
     ],
 )
 def test_an_option_that_does_nothing_for_a_model_folder_is_refused(
@@ -95,7 +95,7 @@ def test_an_option_that_does_nothing_for_a_model_folder_is_refused(
 
 @pytest.mark.parametrize("path", [None, "demo"])
 def test_there_is_no_download_of_the_demo_to_keep(path: str | None) -> None:
-    with pytest.raises(pocketlm.RequestError, match="keep_download: found True for the demo model"):
+    with pytest.raises(pocketlm.RequestError, match="keep_download is True for the demo model"):
         pocketlm.load(path, keep_download=True)
 
 

@@ -17,14 +17,14 @@ import json
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
 from ...export.cache_folder import cache_folder
 from ...export.errors import PocketLMError, RequestError
 from ...export.threads import default_threads
-from ..arguments import given_path
+from ..programs import at_least, given_path
 from ..results_file import as_json, results_file
 from ..shapes import SHAPES
 from ..speed.measure import GENERATION, PROMPT, Choice
@@ -46,18 +46,7 @@ def chosen_peers(names: Sequence[str] | None) -> list[Peer]:
     for name in names or ():
         if name not in known:
             raise RequestError(f"found the peer {name!r}, expected one of {', '.join(known)}")
-    return [known[name] for name in names or known]
-
-
-def at_least(least: int) -> Callable[[str], int]:
-    """The type of an option that takes whole numbers from ``least``."""
-
-    def number(text: str) -> int:
-        if (found := int(text)) < least:
-            raise argparse.ArgumentTypeError(f"found {found}, expected at least {least}")
-        return found
-
-    return number
+    return [known[name] for name in dict.fromkeys(names or known)]
 
 
 def check_paths(arguments: argparse.Namespace) -> None:
@@ -99,6 +88,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     found = parser.parse_args(arguments)
     if not found.shape and found.checkpoint is None:
         parser.error("found neither --shape nor --checkpoint, expected one of them")
+    if found.depth and found.generation == 0:
+        parser.error("found --depth and --generation 0, expected tokens after it; leave one out")
+    tests = [name for name in ("prompt", "generation", "depth") if getattr(found, name) is not None]
+    if tests and found.rounds == 0:
+        parser.error(f"found --{tests[0]} and --rounds 0, which runs no test; leave one out")
     if found.folder is None:
         found.folder = (cache_folder() or Path(tempfile.gettempdir())) / "peers"
     found.folder = found.folder.absolute()
@@ -117,7 +111,7 @@ def settings(arguments: argparse.Namespace) -> Settings:
         arguments.folder,
         chosen_peers(arguments.peer),
         choice,
-        arguments.precision or LEVELS,
+        list(dict.fromkeys(arguments.precision or LEVELS)),
         arguments.rounds,
         arguments.timeout,
         arguments.discard,

@@ -21,6 +21,7 @@ from pathlib import Path
 from ... import export, quantize
 from ...export.placing import ChangedMeanwhile, rename_without_replacing
 from ...export.publishing import folder_beside
+from ...export.quantities import size_text
 from . import adapters, ours, protocol, reference
 from .environments import PeerError, child_environment, environment, run_logged
 
@@ -137,8 +138,8 @@ def convert(
         folder.parent.mkdir(parents=True, exist_ok=True)
         if (free := shutil.disk_usage(root).free) < needed_bytes:
             raise PeerError(
-                f"not converted: found {free / 1e9:.1f} GB free, expected "
-                f"{needed_bytes / 1e9:.1f} GB; make room, or use --discard"
+                f"not converted: found {size_text(free)} free, expected "
+                f"{size_text(needed_bytes)}; make room, or use --discard"
             )
         program = [str(python), "-P", str(PROTOCOL), peer.adapter]
         _fill(folder, program, precision, [str(checkpoint), str(our_folder)])

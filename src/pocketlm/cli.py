@@ -9,9 +9,10 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import re
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -165,6 +166,19 @@ def _run(arguments: list[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
+def _with_options(message: str, params: Sequence[click.Parameter]) -> str:
+    """An error that begins with names of arguments, with the command's options in their place.
+
+    "top_k is 0, expected …" is what a caller from Python can act on; here it is --top-k.
+    """
+    options = {param.name: max(param.opts, key=len) for param in params if param.opts[0][0] == "-"}
+    subject = re.match(r"\w+( and \w+)*(?= (is|are) )", message)
+    if subject is None:
+        return message
+    words = [options.get(word, word) for word in subject[0].split(" ")]
+    return " ".join(words) + message[subject.end() :]
+
+
 def _group() -> click.Group:
     import click
 
@@ -183,6 +197,15 @@ def _group() -> click.Group:
                 module = importlib.import_module(f"pocketlm.commands.{name}")
             command: click.Command = module.command
             return command
+
+        def invoke(self, context: Any) -> Any:
+            try:
+                return super().invoke(context)
+            except PocketLMError as error:
+                command = self.get_command(context, context.invoked_subcommand)
+                if command is not None:
+                    error.args = (_with_options(str(error), command.params),)
+                raise
 
         def format_commands(self, context: Any, formatter: Any) -> None:
             with formatter.section("Commands"):

@@ -44,6 +44,7 @@ from pocketlm.export.hub import (
 )
 from pocketlm.export.hub_selection import relevant_files
 from pocketlm.export.lock import locked
+from pocketlm.export.quantities import size_text
 from pocketlm.export.tokenizers import TokenizerSource, open_tokenizer
 from pocketlm.fingerprint import fingerprint
 from pocketlm.quantize.precisions import FULL
@@ -185,7 +186,7 @@ class _Wanted:
         revision = reference.revision
         if revision is not None and options.revision not in (None, revision):
             raise RequestError(
-                f"revision: found {revision!r} in the name and {options.revision!r:.100}, expected "
+                f"revision is {revision!r} in the name and {options.revision!r:.100}, expected "
                 "one; leave one of them out"
             )
         chosen = options.revision or revision or DEFAULT_REVISION
@@ -317,8 +318,8 @@ class _Wanted:
         needed += plan.bytes_needed if precision else 0
         if needed > plan.bytes_free:
             raise StorageError(
-                f"{self.name}: found {plan.bytes_free / 1e6:,.0f} MB free in {folder.parent}, "
-                f"expected {needed / 1e6:,.0f} MB for its download"
+                f"{self.name}: found {size_text(plan.bytes_free)} free in {folder.parent}, "
+                f"expected {size_text(needed)} for its download"
                 f"{' and the model' if precision else ''}; free some space, or name another place "
                 "in POCKETLM_CACHE"
             )

@@ -145,12 +145,12 @@ def check_options(reference: Reference, options: Mapping[str, Any]) -> None:
     """Raises RequestError for one of ``options`` that is empty or would do nothing."""
     for name in ("revision", "tokenizer"):
         if options.get(name) is not None and not str(options[name]).strip():
-            raise RequestError(f"{name}: found an empty one, expected its name; leave it out")
+            raise RequestError(f"{name} is empty, expected its name; leave it out")
     for name, what in unused_options(reference, options).items():
         value = options[name]
         found = str(value) if isinstance(value, bool) else quoted(str(value))
         raise RequestError(
-            f"{name}: found {found} for {reference}, expected it only for {what}; leave it out"
+            f"{name} is {found} for {reference}, expected it only for {what}; leave it out"
         )
 
 

@@ -235,6 +235,13 @@ def test_what_makes_the_figures_doubtful_is_loud() -> None:
     results["failed"] = [{"model": "int2", "error": "int2: killed by signal 9"}]
     found = html(results)
     assert found.count('role="alert"') == 3
+    unread = {"characters": 12, "bytes": 36, "share": 0.01}
+    results = bench_results(tests=())
+    results["quality"] |= {"without_token": unread, "documents": 619, "skipped_documents": 0}
+    compared = html(results)
+    assert compared.count('role="alert"') == 1
+    assert "12 characters of the text (1.00 % of its bytes) have no token" in Page(compared).text
+    assert "tokens in 619 documents of held-out.txt" in Page(compared).text
     text = Page(found).text
     for told in ("others used 1.0 of 2 cores", "after 3 of 9 rounds", "killed by signal 9"):
         assert told in text
@@ -248,7 +255,13 @@ def test_the_figures_of_the_results_are_there(pages: dict[str, str]) -> None:
         assert f"{row['tokens_per_second']['median']:,.0f}" in text
     expected = ["7,498,240", "30.3 MB", "3.54× smaller", "5.46", "225 ms", "214–239 ms"]
     expected += ["4.60× (4.54–4.68)", "20.7 %", "30.35 ± 0.21", "0.04130 ± 0.00046", "1.303"]
-    expected += ["97.561 % ± 0.040", "98,304 tokens of held-out.txt", "window 512, stride 256"]
+    expected += [
+        "97.561 % ± 0.040",
+        "−0.103 % ± 0.014",
+        "percentage points",
+        "98,304 tokens of held-out.txt",
+        "window 512, stride 256",
+    ]
     assert [figure for figure in expected if figure not in text] == []
 
 

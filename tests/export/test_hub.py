@@ -398,7 +398,7 @@ def test_no_room_is_found_before_the_first_weight(
 ) -> None:
     hub_server.add(NAME, FILES)
     monkeypatch.setattr(downloading, "free_space", lambda path: 2_000_000)
-    with pytest.raises(StorageError, match="found 2 MB free in .*, expected 3 MB for what is miss"):
+    with pytest.raises(StorageError, match="found 2.00 MB free in .*, expected 3.15 MB for what"):
         get(hub_server, tmp_path / "out", clock)
     assert hub_server.asked(WEIGHT_FILE) == []
 

@@ -35,7 +35,7 @@ CHILDREN = {
 }
 # Modules of export that need nothing beyond the standard library and NumPy.
 LEAN = {"cache_folder", "errors", "folder", "leftovers", "manifest", "placing", "publishing"}
-LEAN |= {"regular_file", "strict_json", "threads", "tokenizers", "verified"}
+LEAN |= {"quantities", "regular_file", "strict_json", "threads", "tokenizers", "verified"}
 
 
 def imports(path: Path) -> Iterator[tuple[int, str, int]]:

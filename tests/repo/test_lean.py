@@ -118,6 +118,14 @@ def test_the_harness_model_without_the_harness_names_its_extra(tmp_path: Path) -
     assert 'pip install "pocketlm[lm-eval]"' in result.stderr
 
 
+def test_the_harness_program_without_the_harness_is_one_line(tmp_path: Path) -> None:
+    code = "import runpy\nrunpy.run_module('pocketlm.lm_eval', run_name='__main__')"
+    result = run_python(f"{BLOCK}\n{code}", folder=tmp_path)
+    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1)
+    assert result.stderr.startswith("pocketlm: evaluating by lm-evaluation-harness needs the pack")
+    assert 'pip install "pocketlm[lm-eval]"' in result.stderr
+
+
 def test_chatting_without_jinja2_names_its_extra(tiny_folder: ModelFolder, tmp_path: Path) -> None:
     folder = with_files(tiny_folder, tmp_path / "copy", {"chat_template.jinja": "x"})
     code = """

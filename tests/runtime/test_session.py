@@ -230,7 +230,7 @@ def test_a_graph_that_cannot_be_opened_is_named(tiny_folder: ModelFolder, tmp_pa
 @pytest.mark.parametrize("threads", [0, -1, 1.5, "2"])
 def test_wrong_threads_are_refused(tiny_folder: ModelFolder, threads: Any) -> None:
     with pytest.raises(
-        RequestError, match=r"threads is .*, expected an integer from 1 up, or None"
+        RequestError, match=r"threads is .*, expected an integer from 1 up; leave it out"
     ):
         Session(tiny_folder, threads)
 

@@ -8,9 +8,10 @@ import click
 from rich.console import Console
 
 from pocketlm.commands.options import debug_option, made_folder
-from pocketlm.commands.progress import graph_maker, megabytes, precision_table
+from pocketlm.commands.progress import graph_maker, precision_table
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.manifest import WITHOUT_DIGEST
+from pocketlm.export.quantities import size_text
 
 
 @click.command("info")
@@ -80,9 +81,9 @@ def _summary(folder: ModelFolder) -> list[str]:
         f"decoder       {shape.num_layers} layers, width {shape.hidden_size}, {shape.num_heads} "
         f"heads of {shape.head_size}, vocabulary {shape.vocab_size:,}",
         f"context       {shape.context_length:,} tokens, "
-        f"{shape.kv_bytes_per_token / 1e3:,.1f} KB of KV cache each",
+        f"{size_text(shape.kv_bytes_per_token)} of KV cache each",
         f"precision     {precision['name']}{quantized}",
-        f"size          {megabytes(total)} in {len(folder.files)} files, "
+        f"size          {size_text(total)} in {len(folder.files)} files, "
         f"{8 * folder.weights_bytes / manifest['num_parameters']:.2f} bits per weight",
         f"source        {source['format']}: {', '.join(source['files'])}{origin}",
         f"provider      {_provider(precision['name'])}",

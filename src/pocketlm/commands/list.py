@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 import click
 
 from pocketlm.commands.options import debug_option
-from pocketlm.commands.progress import size
 from pocketlm.export.cache_folder import cache_folder
+from pocketlm.export.quantities import size_text
 from pocketlm.reference import DEMO
 from pocketlm.store import MODEL, Entry, entries
 
@@ -40,7 +40,7 @@ def command(as_json: bool, debug: bool) -> None:
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for row in rows:
             click.echo("  ".join(map(str.ljust, row, widths)).rstrip())
-        click.echo(f"{size(sum(entry.num_bytes for entry in found))} in {root}")
+        click.echo(f"{size_text(sum(entry.num_bytes for entry in found))} in {root}")
     else:
         click.echo(f"nothing in {root or 'the cache: no home folder, and no POCKETLM_CACHE'}")
     if not any(entry.name == DEMO and entry.source is None for entry in found):
@@ -52,7 +52,7 @@ def _row(entry: Entry) -> tuple[str, ...]:
     return (
         entry.name,
         str(entry.precision) if entry.kind == MODEL else f"({entry.kind})",
-        size(entry.num_bytes),
+        size_text(entry.num_bytes),
         f"{when:%Y-%m-%d %H:%M}",
         entry.id,
         entry.commit[:12] if entry.commit else entry.source or "-",

@@ -130,6 +130,13 @@ window_options = _group(
         metavar="TOKENS",
         help="Use the first tokens of each text only.",
     ),
+    click.option(
+        "--split",
+        metavar="TEXT",
+        callback=lambda context, parameter, text: None if text is None else unescape(text),
+        help="What stands between the documents of a text, such as '<|endoftext|>'; each begins "
+        r'anew; \n is understood. A .jsonl has one a line, in its field "text".',
+    ),
 )
 
 system_option = click.option(

@@ -6,9 +6,9 @@ import click
 
 from pocketlm import store
 from pocketlm.commands.options import debug_option
-from pocketlm.commands.progress import size
 from pocketlm.export.cache_folder import cache_folder
 from pocketlm.export.errors import RequestError
+from pocketlm.export.quantities import size_text
 from pocketlm.exported import say
 from pocketlm.quantize.precisions import PRECISIONS
 
@@ -61,4 +61,4 @@ def command(name: str, precision: str | None, debug: bool) -> None:
     kinds = ", ".join(
         str(entry.precision) if entry.kind == store.MODEL else entry.kind for entry in gone
     )
-    click.echo(f"removed {gone[0].name} ({kinds}): {size(freed)} freed")
+    click.echo(f"removed {gone[0].name} ({kinds}): {size_text(freed)} freed")

@@ -18,9 +18,13 @@ from pocketlm.commands.options import (
 )
 from pocketlm.commands.terminal import print_stream
 from pocketlm.export.memory import peak_rss_bytes
+from pocketlm.export.quantities import duration_text, size_text
+from pocketlm.export.strict_json import quoted
 from pocketlm.model import Model
 from pocketlm.reference import hub_name, names_model
+from pocketlm.runtime.lost_characters import lost_characters
 from pocketlm.runtime.text import TextStream
+from pocketlm.runtime.tokenizer import MAX_CHARACTERS
 
 
 @click.command("run")
@@ -67,6 +71,7 @@ def command(
     if chat and not prompt:
         raise click.UsageError("found --chat and no prompt, expected what the model shall answer")
     model = open_model(path, options)
+    _tell_lost(model, prompt)
     options["stop"] = [unescape(text) for text in stop]
     if chat:
         stream = model.chat(conversation(system, prompt), **options)
@@ -80,6 +85,17 @@ def command(
         print_stream(stream, "" if chat else prompt)
     if stats:
         click.echo(_stats(model, stream), err=True)
+
+
+def _tell_lost(model: Model, prompt: str) -> None:
+    """A line on stderr for characters that do not reach the model."""
+    # A longer one is refused, whatever is in it.
+    if len(prompt) <= MAX_CHARACTERS and (lost := lost_characters(model.tokenizer, prompt)):
+        click.echo(
+            f"pocketlm: the model has no token for {len(lost):,} of the prompt's {len(prompt):,} "
+            f"characters, which are left out: {quoted(lost, 40)}",
+            err=True,
+        )
 
 
 def _model_and_prompt(words: tuple[str, ...]) -> tuple[str | None, str]:
@@ -158,10 +174,11 @@ def _result(model: Model, stream: TextStream, prompt: str, text: str) -> dict[st
 def _stats(model: Model, stream: TextStream) -> str:
     timings = stream.timings
     return (
-        f"load {model.load_seconds:.2f} s, first token {1e3 * timings.first_token_seconds:.0f} ms, "
+        f"load {duration_text(model.load_seconds)}, "
+        f"first token {duration_text(timings.first_token_seconds)}, "
         f"prefill {timings.prefill_rate:.0f} tokens/s ({timings.prompt_tokens} tokens), "
         f"decode {timings.decode_rate:.0f} tokens/s ({timings.new_tokens} tokens), "
-        f"peak memory {peak_rss_bytes() / 1e6:.0f} MB, {model.session.threads} threads "
+        f"peak memory {size_text(peak_rss_bytes())}, {model.session.threads} threads "
         f"on {model.session.place.name}, "
         f"finished by {stream.finish_reason}"
     )
