@@ -355,6 +355,25 @@ def test_a_download_stays_when_its_export_fails(
     assert kinds(own_cache) == ["int8"]
 
 
+@pytest.mark.parametrize("name", [WEIGHTS, "config.json"], ids=["lfs", "git"])
+def test_a_kept_download_with_a_flipped_bit_is_not_exported(
+    name: str,
+    hub_server: HubServer,
+    commit: str,
+    own_cache: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    first = pocketlm.load(NAME, keep_download=True)
+    (kept,) = own_cache.glob(f"hub/*/checkpoint-*/{name}")
+    sound = kept.read_bytes()
+    kept.write_bytes(sound[:-2] + bytes([sound[-2] ^ 1]) + sound[-1:])
+    with pytest.raises(pocketlm.HubError, match=f"{name} changed since it was downloaded"):
+        pocketlm.load(NAME, precision="int4", offline=True)
+    other = pocketlm.load(NAME, precision="int4")
+    assert "downloading it again" in capsys.readouterr().err
+    assert other.folder.manifest["source"] == first.folder.manifest["source"]
+
+
 def test_a_download_that_lost_a_file_is_made_again(
     hub_server: HubServer, commit: str, own_cache: Path
 ) -> None:
