@@ -28,9 +28,10 @@ from .errors import ModelFolderError, StorageError
 from .strict_json import load_json_object, quoted, shown
 
 MANIFEST = "pocketlm.json"
+GRAPH_FILE = "model.onnx"
 # Files without which a folder cannot be run or quantized; others may be listed beside them.
 REQUIRED_FILES = (
-    "model.onnx",
+    GRAPH_FILE,
     "model.onnx_data",
     "config.json",
     "generation_config.json",
@@ -43,6 +44,15 @@ LARGEST_GRAPH = 200_000_000  # bytes of model.onnx; weights are elsewhere
 PAGE = 4096
 # What a graph does with the KV cache: append in place, or return a copy that is longer.
 IN_PLACE, GROWING = "in-place", "growing"
+
+
+def cache_names(num_layers: int) -> list[tuple[str, str]]:
+    """(input, output) names in the graph of every layer's keys and values."""
+    return [
+        (f"past_key_values.{layer}.{kind}", f"present.{layer}.{kind}")
+        for layer in range(num_layers)
+        for kind in ("key", "value")
+    ]
 
 
 @dataclass(frozen=True)

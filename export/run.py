@@ -29,6 +29,7 @@ from .external_data import (
 )
 from .folder import (
     FORMAT_VERSION,
+    GRAPH_FILE,
     IN_PLACE,
     LARGEST_GRAPH,
     MANIFEST,
@@ -48,7 +49,6 @@ from .strict_json import load_json_object, shown
 from .threads import default_threads
 from .tokenizers import TokenizerSource, open_tokenizer
 
-GRAPH_FILE = "model.onnx"
 OTHER_FILES = 4_000_000  # bytes: graph, configs and manifest together, generously
 # Rows of an embedding that a tokenizer may leave unused: published models pad to multiples of
 # 64 to 1024; a larger difference means the tokenizer of another model.

@@ -20,11 +20,17 @@ import onnx_ir as ir
 from .checkpoint import Checkpoint, load_config, open_checkpoint
 from .errors import CheckpointError
 from .external_data import Progress, adopt_weights
-from .folder import GROWING, IN_PLACE, ModelFolder, check_free_space, working_beside
+from .folder import (
+    GRAPH_FILE,
+    GROWING,
+    IN_PLACE,
+    ModelFolder,
+    check_free_space,
+    working_beside,
+)
 from .graph import Weight
 from .plan import Plan
 from .run import (
-    GRAPH_FILE,
     Decoder,
     Precision,
     generation_defaults,

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from .cache import ConcatenatingCache, KVCache
+from .cache import Cache
 from .cancellation import Cancellation
 from .reuse import ReusableCache
 from .sampling import Sampler, logprob
@@ -29,7 +29,7 @@ class Step:
 def prefill(
     session: Session,
     prompt_ids: Sequence[int],
-    cache: KVCache | ConcatenatingCache,
+    cache: Cache,
     *,
     chunk_size: int = CHUNK_SIZE,
     cancellation: Cancellation | None = None,
@@ -67,7 +67,7 @@ def generate_tokens(
     sampler: Sampler,
     limit: int,
     *,
-    cache: KVCache | ConcatenatingCache | ReusableCache | None = None,
+    cache: Cache | ReusableCache | None = None,
     chunk_size: int = CHUNK_SIZE,
     logprobs: bool = False,
     cancellation: Cancellation | None = None,

@@ -17,7 +17,6 @@ from pocketlm.benchmarks.bench import OnEvent, Plan, run_bench
 from pocketlm.benchmarks.quality.text_windows import check_text_file
 from pocketlm.benchmarks.speed.measure import GENERATION, PROMPT, Choice
 from pocketlm.benchmarks.tables import Table
-from pocketlm.cli import INTERRUPTED
 from pocketlm.commands.lists import ListCommand
 from pocketlm.commands.measuring import (
     drawn,
@@ -36,6 +35,7 @@ from pocketlm.commands.options import (
 )
 from pocketlm.export.errors import PocketLMError
 from pocketlm.export.threads import default_threads
+from pocketlm.interrupts import INTERRUPTED
 from pocketlm.runtime.generate import CHUNK_SIZE
 
 
