@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import RequestError
-from .whole_number import whole_number
+from .whole_number import brief, whole_number
 
 
 def default_threads() -> int:
@@ -36,7 +36,7 @@ def check_threads(threads: Any) -> int:
     number, most = whole_number(threads), most_threads()
     if number is None or not 1 <= number <= most:
         raise RequestError(
-            f"threads is {threads!r:.40}, expected an integer from 1 to {most} (here; four for "
+            f"threads is {brief(threads)}, expected an integer from 1 to {most} (here; four for "
             "every processor, at least 64); leave it out for the cores at hand"
         )
     return number

@@ -24,6 +24,7 @@ from ..export.errors import ModelFolderError, PocketLMError, ProviderError, Requ
 from ..export.folder import GRAPH_FILE, GROWING, DecoderShape, ModelFolder, cache_names
 from ..export.memory import is_exhaustion, memory_errors
 from ..export.threads import check_threads
+from ..export.whole_number import brief
 from .cache import LESS_MEMORY, Cache, ConcatenatingCache, DeviceCache, KVCache
 from .cancellation import Cancellation, Cancelled
 from .engine import onnxruntime
@@ -169,7 +170,7 @@ class Session:
         if smallest < 0 or largest >= self.shape.vocab_size:
             wrong = smallest if smallest < 0 else largest
             raise RequestError(
-                f"found token id {wrong}, expected 0 to {self.shape.vocab_size - 1}; "
+                f"found token id {brief(wrong)}, expected 0 to {self.shape.vocab_size - 1}; "
                 "use ids of this model's tokenizer"
             )
 

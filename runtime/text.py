@@ -12,7 +12,6 @@ can end a generation is decided here, each with its finish reason:
 
 from __future__ import annotations
 
-import operator
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..export.errors import RequestError
+from ..export.whole_number import brief, whole_number
 from .cancellation import Cancellation, Cancelled
 from .generate import CHUNK_SIZE, Step, generate_tokens
 from .reuse import ReusableCache
@@ -46,8 +46,19 @@ class TextOptions:
         """Raises RequestError for a value outside its range."""
         for name in ("max_tokens", "chunk_size"):
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise RequestError(f"{name} is {value!r:.40}, expected an integer from 1 up")
+            number = whole_number(value)
+            if number is None or number < 1:
+                raise RequestError(
+                    f"{name} is {brief(value)}, expected an integer from 1 up; give how many tokens"
+                )
+            object.__setattr__(self, name, number)  # NumPy's becomes Python's
+        for name in ("ignore_eos", "logprobs"):
+            value = getattr(self, name)
+            if not isinstance(value, bool | np.bool_):
+                raise RequestError(
+                    f"{name} is {brief(value)}, expected True or False: a truth value, no number; "
+                    "leave it out for False"
+                )
 
 
 @dataclass(frozen=True)
@@ -234,15 +245,12 @@ def _check_ids(prompt: Any, vocab_size: int) -> list[int]:
             "sequence of token ids"
         )
     ids = []
-    for number in prompt:
-        try:
-            # A truth value counts as 0 or 1 in Python; as a token id it is a mistake.
-            ids.append(-1 if isinstance(number, bool | np.bool_) else operator.index(number))
-        except TypeError:
-            ids.append(-1)
-        if not 0 <= ids[-1] < vocab_size:
+    for value in prompt:
+        number = whole_number(value)
+        if number is None or not 0 <= number < vocab_size:
             raise RequestError(
-                f"prompt has the token id {number!r:.40}, expected 0 to {vocab_size - 1}; "
+                f"prompt has the token id {brief(value)}, expected 0 to {vocab_size - 1}; "
                 "use ids of this model's tokenizer"
             )
+        ids.append(number)
     return ids

@@ -7,10 +7,8 @@ import json
 import os
 import re
 import select
-import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -24,7 +22,6 @@ from model_folders import with_files
 
 import pocketlm
 from pocketlm import cli
-from pocketlm.commands.interrupts import interrupts_call
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.run import export_model
@@ -480,20 +477,3 @@ def test_a_refused_message_at_a_terminal_ends_nothing(terminal: Terminal) -> Non
     terminal.wait_for("> ")
     terminal.type("/exit\n")
     assert terminal.end() == 0
-
-
-def test_an_interrupt_is_heard_while_python_cannot_run_handlers() -> None:
-    """Not between two instructions of the main thread, where a chunk of a prompt has none."""
-    heard = threading.Event()
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with interrupts_call(heard.set):
-            signal.raise_signal(signal.SIGINT)
-            assert heard.wait(60)
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-        with interrupts_call(heard.clear):
-            pass
-        assert heard.is_set()
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 import pocketlm
 from pocketlm.benchmarks.machine import describe_machine
+from pocketlm.export.folder import cache_names
 from pocketlm.quantize.precisions import PRECISIONS
-from pocketlm.runtime.cache import KVCache, cache_names
+from pocketlm.runtime.cache import KVCache
 from pocketlm.runtime.generate import generate_tokens, prefill
 from pocketlm.runtime.sampling import SamplingOptions, make_sampler
 
@@ -78,7 +79,7 @@ def test_rows_of_a_batch_have_the_bits_of_the_prompt_alone(model: pocketlm.Model
             "attention_mask": np.ones_like(rows),
             "position_ids": np.tile(np.arange(length), (batch, 1)),
         }
-        inputs |= {name: past for name, _ in cache_names(shape)}
+        inputs |= {name: past for name, _ in cache_names(shape.num_layers)}
         return np.asarray(session.run(["logits"], inputs)[0])
 
     together = logits(ids)

@@ -25,6 +25,7 @@ from pocketlm.runtime.chat_template import ChatTemplate
 from pocketlm.runtime.generation_config import GenerationConfig
 from pocketlm.runtime.reuse import ReusableCache
 from pocketlm.runtime.sampling import SamplingOptions
+from pocketlm.runtime.stopping import stop_strings
 from pocketlm.runtime.text import (
     CHARACTERS_PER_TOKEN,
     TextOptions,
@@ -82,7 +83,7 @@ class Model:
         min_p: float | None = None,
         repetition_penalty: float | None = None,
         seed: int | None = None,
-        stop: str | Sequence[str] = (),
+        stop: str | Sequence[str] | None = None,
         ignore_eos: bool = False,
         logprobs: bool = False,
         cancellation: Cancellation | None = None,
@@ -105,10 +106,9 @@ class Model:
         }
         chosen = {name: value for name, value in given.items() if value is not None}
         chat = prompt if isinstance(prompt, ChatPrompt) else ChatPrompt([])
-        stops = (stop,) if isinstance(stop, str) else stop
         options = TextOptions(
             max_tokens=max_tokens,
-            stop=[*stops, *chat.stop] if chat.stop else stops,
+            stop=stop_strings(stop, chat.stop),
             ignore_eos=ignore_eos,
             logprobs=logprobs,
         )

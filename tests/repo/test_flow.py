@@ -34,7 +34,10 @@ CHILDREN = {
     f"{ADAPTERS}/pytorch.py": {"torch", "transformers"},
 }
 # Modules of export that need nothing beyond the standard library and NumPy.
-LEAN = {"errors", "folder", "strict_json", "regular_file", "threads", "tokenizers"}
+LEAN = {
+    *("errors", "folder", "memory", "regular_file", "strict_json", "threads", "tokenizers"),
+    "whole_number",
+}
 
 
 def imports(path: Path) -> Iterator[tuple[int, str, int]]:
