@@ -15,6 +15,7 @@ from pathlib import Path
 
 from .errors import PocketLMError, ResourceError
 
+SMALLER = "close other programs, or take a smaller model or precision"
 # How ONNX Runtime says it, whose errors have no class for it, with the bytes asked for if known.
 EXHAUSTED = re.compile(
     r"bad allocation|bad_alloc|out of memory|[Ff]ailed to allocate memory(?:.* size (\d{1,20}))?"
@@ -38,7 +39,7 @@ def peak_rss_bytes() -> int:
 
 
 @contextmanager
-def memory_errors(what: str, advice: str, needed: int | None = None) -> Iterator[None]:
+def memory_errors(what: str, needed: int | None = None, advice: str = SMALLER) -> Iterator[None]:
     """Turns memory that ran out, however it is told, into a ResourceError with the numbers.
 
     ``what`` needed it, ``needed`` bytes if that is known; ``advice`` is what makes do with less.
@@ -51,7 +52,7 @@ def memory_errors(what: str, advice: str, needed: int | None = None) -> Iterator
         found = EXHAUSTED.search(str(error))
         if needed is None and found is not None and found[1]:
             needed = int(found[1])
-        raise exhausted(what, advice, needed) from error
+        raise exhausted(what, needed, advice) from error
 
 
 def is_exhaustion(error: Exception) -> bool:
@@ -63,12 +64,12 @@ def is_exhaustion(error: Exception) -> bool:
     return isinstance(error, MemoryError) or EXHAUSTED.search(str(error)) is not None
 
 
-def exhausted(what: str, advice: str, needed: int | None = None) -> ResourceError:
+def exhausted(what: str, needed: int | None = None, advice: str = SMALLER) -> ResourceError:
     """The error of a ``what`` for which there was no memory."""
     free = free_bytes()
     told = free is not None and (needed is None or free < needed)
     found = f"{free / 1e6:,.0f} MB of memory free" if told and free is not None else "no memory"
-    expected = "more" if needed is None else f"{needed / 1e6:,.1f} MB for it"
+    expected = "more" if needed is None else f"at least {needed / 1e6:,.1f} MB for it"
     return ResourceError(f"{what}: found {found}, expected {expected}; {advice}")
 
 

@@ -44,6 +44,7 @@ from .folder import (
     write_json,
 )
 from .genai import genai_config
+from .memory import memory_errors
 from .plan import Plan, predicted_peak, predicted_seconds
 from .strict_json import load_json_object, shown
 from .threads import default_threads
@@ -193,7 +194,8 @@ def write_folder(
         check_free_space(out, plan.bytes_needed)
         if on_plan is not None:
             on_plan(plan)
-        with storage_errors(Path(out)), ThreadPoolExecutor(1) as beside:
+        short = memory_errors(f"{out}: writing it", plan.peak_memory_bytes)
+        with storage_errors(Path(out)), short, ThreadPoolExecutor(1) as beside:
             source = beside.submit(decoder.source)  # hashes what is read: leaves no core idle
             known = {DATA_FILE: write_weights(decoder.model, folder, progress)}
             ir.save(decoder.model, folder / GRAPH_FILE)

@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 
 from ..export.errors import ResourceError
 from ..export.folder import DecoderShape, cache_names
-from ..export.memory import memory_errors
+from ..export.memory import SMALLER, memory_errors
 from .engine import onnxruntime
 
 # Tokens of a cache's first allocation; a power of two keeps the doubling at round sizes.
 FIRST_CAPACITY = 128
 
 
-LESS_MEMORY = "shorten the text, close other programs, or take a smaller model"
+SHORTER = f"shorten the text, {SMALLER}"
 
 
 class Cache(Protocol):
@@ -94,9 +94,11 @@ class KVCache:
         size = (1, self.shape.kv_heads, capacity, self.shape.head_size)
         self._bound = None  # first: growing may fail half way, with some buffers replaced
         with _growing(capacity, self.shape):
-            for i, buffer in enumerate(self._buffers):
-                # One layer at a time: the peak is one layer above the sum.
-                self._buffers[i] = self._grown(buffer, size)
+            # One layer at a time: the peak is one layer above the sum. Keys and values together,
+            # since the kernel wants them alike.
+            for i in range(0, len(self._buffers), 2):
+                layer = [self._grown(buffer, size) for buffer in self._buffers[i : i + 2]]
+                self._buffers[i : i + 2] = layer
         self._capacity = capacity
 
     def truncate(self, length: int) -> None:
@@ -267,4 +269,4 @@ class ConcatenatingCache:
 def _growing(tokens: int, shape: DecoderShape) -> AbstractContextManager[None]:
     """Raises ResourceError where there is no memory for float32 rows of ``tokens``."""
     what = f"a KV cache for {tokens:,} tokens"
-    return memory_errors(what, LESS_MEMORY, tokens * shape.kv_bytes_per_token)
+    return memory_errors(what, tokens * shape.kv_bytes_per_token, SHORTER)

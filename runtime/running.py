@@ -15,6 +15,7 @@ main thread can wait and hear. No handler is installed: what Ctrl-C means is the
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import contextlib
 import os
@@ -108,35 +109,38 @@ def call_interruptibly(call: Callable[[], Result], stop: Stop) -> Result:
     """
     if threading.current_thread() is not threading.main_thread():
         return call()  # Python runs no handlers in this thread
-    outcome: list[tuple[Result | None, BaseException | None]] = []
+    outcome: tuple[Result | None, BaseException | None] = (None, MemoryError("for a result"))
     begun, returned = threading.Lock(), threading.Lock()
     returned.acquire()
 
     def work() -> None:
-        if not begun.acquire(blocking=False):
-            return
-        try:
-            outcome.append((call(), None))
-        except BaseException as error:
-            outcome.append((None, error))
-        returned.release()
+        """In whichever thread comes first."""
+        nonlocal outcome
+        if begun.acquire(blocking=False):
+            try:
+                outcome = (call(), None)
+            except BaseException as error:
+                outcome = (None, error)
+            finally:
+                returned.release()
 
     try:
-        try:
-            threading.Thread(target=work, name="pocketlm", daemon=True).start()
-        except RuntimeError:  # there are too many threads, or Python is finalizing
-            work()
+        with contextlib.suppress(RuntimeError):  # too many threads, or Python is finalizing
+            _thread.start_new_thread(work, ())
         while not returned.acquire(timeout=HEARING_SECONDS):
-            pass
+            work()  # unless the thread has begun: it may have died for want of memory
     except BaseException:
         stop()
         if not begun.acquire(blocking=False):  # else it never will
             _wait_for(returned)
         raise
-    result, error = outcome.pop()
-    if error is not None:
+    result, error = outcome
+    if error is None:
+        return cast(Result, result)
+    try:
         raise error
-    return cast(Result, result)
+    finally:
+        del outcome, error  # which would keep what the traceback names, a cache among it
 
 
 def _wait_for(returned: threading.Lock) -> None:

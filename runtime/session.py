@@ -25,7 +25,7 @@ from ..export.folder import GRAPH_FILE, GROWING, DecoderShape, ModelFolder, cach
 from ..export.memory import is_exhaustion, memory_errors
 from ..export.threads import check_threads
 from ..export.whole_number import brief
-from .cache import LESS_MEMORY, Cache, ConcatenatingCache, DeviceCache, KVCache
+from .cache import SHORTER, Cache, ConcatenatingCache, DeviceCache, KVCache
 from .cancellation import Cancellation, Cancelled
 from .engine import onnxruntime
 from .providers import CPU, Place, refused, start_obstacle
@@ -34,8 +34,8 @@ from .running import call_interruptibly, call_to_stop
 # Tokens from which on a step is worth interrupting: fewer take little longer than one, of which the
 # thread that makes it interruptible would take a share (0.1 ms).
 LONG_STEP = 16
+ERROR, FATAL = 3, 4  # severities of ONNX Runtime's log
 MASK_GROWTH = 1024  # tokens the mask grows by
-SMALLER_MODEL = "close other programs, or take a smaller model or precision"
 # Where a graph given as bytes has its weights.
 WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
@@ -72,7 +72,7 @@ class Session:
         self.place = place
         self.run_seconds = 0.0
         """Spent inside ONNX Runtime, by all steps so far."""
-        with memory_errors(f"{folder.path}: opening it", SMALLER_MODEL):
+        with memory_errors(f"{folder.path}: opening it", folder.weights_bytes):
             self._session = _open(folder.path, self.threads, place, graph)
         self._inputs = {value.name for value in self._session.get_inputs()}
         optional = {value.name for value in self._session.get_overridable_initializers()}
@@ -183,7 +183,7 @@ class Session:
         self._check_process()
 
         def turn() -> Logits:
-            with self._lock, memory_errors(f"a step of {count} tokens", LESS_MEMORY):
+            with self._lock, memory_errors(f"a step of {count} tokens", advice=SHORTER):
                 return compute()
 
         return call_interruptibly(turn, stopping.cancel) if count >= LONG_STEP else turn()
@@ -340,7 +340,9 @@ def _open(
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.enable_mem_pattern = False  # shapes change every step
-    options.log_severity_level = 3  # num_logits_to_keep has a default: one warning, on purpose
+    # Errors are ours to tell, but why CUDA did not start is in the log alone. Warnings would be of
+    # num_logits_to_keep, which has a default on purpose.
+    options.log_severity_level = FATAL if place is CPU else ERROR
     # Workers may spin between the nodes of a run, but not between two runs: an idle model is idle.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if graph is not None:

@@ -28,6 +28,7 @@ from typing import Any
 import tokenizers
 
 from ..export.errors import ModelFolderError, RequestError
+from ..export.memory import exhausted, is_exhaustion
 from ..export.tokenizers.byte_alphabet import byte_alphabet
 from .quoting import PlainTwin, Quotation
 
@@ -337,6 +338,8 @@ def _library_errors(path: Path, doing: str) -> Iterator[None]:
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
+        if isinstance(error, Exception) and is_exhaustion(error):
+            raise exhausted(f"{path}: {doing}") from error
         raise ModelFolderError(
             f"{path}: {doing} failed ({type(error).__name__}: {str(error)[:300]}), expected a "
             "tokenizer.json of the tokenizers library; export the checkpoint again"

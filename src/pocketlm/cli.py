@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _told(error: Exception) -> tuple[int, str]:
     """The exit code of an error, and what is said of it."""
     if is_exhaustion(error):
-        error = exhausted("memory ran out", "close other programs, or take a smaller model")
+        error = exhausted("memory ran out")
     if isinstance(error, PocketLMError):
         return error.exit_code, str(error)
     if isinstance(error, OSError):

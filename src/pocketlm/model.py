@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pocketlm.export.errors import ModelFolderError, RequestError
 from pocketlm.export.folder import MANIFEST, ModelFolder
+from pocketlm.export.memory import memory_errors
 from pocketlm.placement import open_session
 from pocketlm.runtime.cancellation import Cancellation
 from pocketlm.runtime.chat import (
@@ -62,10 +63,11 @@ class Model:
         """Opens ``folder``; see ``load`` for what it raises."""
         started = time.perf_counter()
         self.folder = folder
-        folder.verify()
-        self.tokenizer = Tokenizer.open(folder.path / "tokenizer.json")
-        self.session, self.fallback = open_session(folder, threads, provider)
-        config = GenerationConfig.read(folder.path / "generation_config.json")
+        with memory_errors(f"{folder.path}: opening it", folder.weights_bytes):
+            folder.verify()
+            self.tokenizer = Tokenizer.open(folder.path / "tokenizer.json")
+            self.session, self.fallback = open_session(folder, threads, provider)
+            config = GenerationConfig.read(folder.path / "generation_config.json")
         self.end_ids = config.end_ids
         self.start_id = config.start_id
         self.sampling_defaults = {**SAMPLING_DEFAULTS, **config.sampling}

@@ -6,6 +6,7 @@ depends on how long anything takes.
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import subprocess
@@ -83,11 +84,15 @@ def test_only_the_main_thread_needs_another() -> None:
 def test_without_another_thread_the_call_is_made_all_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def start(_: threading.Thread) -> None:
+    def refused(*_: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(threading.Thread, "start", start)
-    assert call_interruptibly(threading.get_ident, lambda: None) == threading.get_ident()
+    def dies(*_: object) -> None:
+        """For want of memory, before it has done anything."""
+
+    for start in (refused, dies):
+        monkeypatch.setattr(_thread, "start_new_thread", start)
+        assert call_interruptibly(threading.get_ident, lambda: None) == threading.get_ident()
 
 
 @pytest.fixture
