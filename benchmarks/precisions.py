@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from ..export.folder import ModelFolder
-from ..export.threads import default_threads
+from ..export.threads import check_threads
 from .bench import Plan, run_bench
 from .scorecard import SCORECARDS, TESTS
 from .shapes import SHAPES, write_checkpoint
@@ -145,13 +145,13 @@ def main() -> None:
     parser.add_argument("--text", type=Path, nargs="+", default=[], help="UTF-8: quality as well")
     parser.add_argument("--limit", type=int, help="at most this many tokens of each text")
     parser.add_argument("--tokenizer", type=Path, help="folder with tokenizer.json")
-    parser.add_argument("--threads", type=int, default=default_threads(), help="CPU threads")
+    parser.add_argument("--threads", type=int, help="CPU threads (the cores at hand)")
     parser.add_argument(
         "--rounds", type=int, default=Plan.repetitions, help="after one of warm-up (%(default)s)"
     )
     parser.add_argument("--json", type=Path, help="also write the results to this file")
     arguments = parser.parse_args()
-    threads = arguments.threads
+    threads = check_threads(arguments.threads)
     with tempfile.TemporaryDirectory(dir=os.environ.get("POCKETLM_CACHE")) as temporary:
         root = Path(temporary)
         checkpoint = arguments.checkpoint or write_checkpoint(root / "source", arguments.shape)

@@ -18,7 +18,7 @@ from typing import Any
 
 from ..export.folder import ModelFolder
 from ..export.run import open_decoder
-from ..export.threads import default_threads
+from ..export.threads import check_threads
 from .bench import Plan, run_bench
 from .precisions import export_variants, show_progress
 from .shapes import SHAPES, write_checkpoint
@@ -61,12 +61,13 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="gpt2-124m")
     parser.add_argument("--checkpoint", type=Path, help="measure this checkpoint instead")
     parser.add_argument("--precision", default="fp32")
-    parser.add_argument("--threads", type=int, default=default_threads(), help="CPU threads")
+    parser.add_argument("--threads", type=int, help="CPU threads (the cores at hand)")
     parser.add_argument(
         "--rounds", type=int, default=Plan.repetitions, help="after one of warm-up (%(default)s)"
     )
     parser.add_argument("--json", type=Path, help="also write the results to this file")
     arguments = parser.parse_args()
+    threads = check_threads(arguments.threads)
     precision = ["--precision", arguments.precision]
     variants = {name: [*precision, *options] for name, options in GRAPHS.items()}
     with tempfile.TemporaryDirectory(dir=os.environ.get("POCKETLM_CACHE")) as temporary:
@@ -74,7 +75,7 @@ def main() -> None:
         checkpoint = arguments.checkpoint or write_checkpoint(root / "source", arguments.shape)
         folders, peaks = export_variants(checkpoint, variants, root)
         graphs = {name: describe_graph(folder) for name, folder in folders.items()}
-        tests = [replace(parse_test(name), threads=arguments.threads) for name in TESTS]
+        tests = [replace(parse_test(name), threads=threads) for name in TESTS]
         results = run_bench(Plan(folders, tests, arguments.rounds), show_progress)
     results |= {"graphs": graphs, "export_peak_bytes": peaks}
     print(graph_table(results).markdown())

@@ -21,50 +21,39 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TypeVar, cast
+from collections.abc import Callable
+from typing import Generic, TypeVar, cast
 
 from .cancellation import Cancelled
 
 EXIT_SECONDS = 10.0  # most that exit waits: a call ends with its graph node, which takes less
 HELD_SECONDS = 2.0  # that exit takes at most once no call is under way
-HEARING_SECONDS = 0.1  # where a wait hears no signal (Windows), it is one of many
+HEARING_SECONDS = 0.1  # of a wait, after which it begins anew
 
 Result = TypeVar("Result")
 Stop = Callable[[], object]
 
 
 class _Calls:
-    """The calls of this process that are under way, each by what stops it."""
+    """The calls of this process that are under way, each by what stops it.
+
+    Without a lock: an exception of a signal may come between any two instructions, and would leave
+    it locked. A call is entered before it asks whether the end has come, and the end is told before
+    the calls are looked at.
+    """
 
     def __init__(self) -> None:
         self.closing = False
-        self._changed = threading.Condition()
-        self._stops: dict[object, Stop] = {}
-
-    @contextmanager
-    def under_way(self, stop: Stop) -> Iterator[None]:
-        """Counts a call. Raises Cancelled if the process is ending."""
-        call = object()
-        with self._changed:
-            if self.closing:
-                raise Cancelled("the process is ending")
-            self._stops[call] = stop
-        try:
-            yield
-        finally:
-            with self._changed:
-                del self._stops[call]
-                self._changed.notify_all()
+        self.stops: dict[object, Stop] = {}
 
     def close(self) -> None:
         """Stops all calls, waits until they have returned, and lets no other begin."""
-        with self._changed:
-            self.closing = True
-            for stop in self._stops.values():
+        self.closing = True
+        deadline = time.monotonic() + EXIT_SECONDS
+        while self.stops and time.monotonic() < deadline:
+            for stop in list(self.stops.values()):
                 stop()
-            self._changed.wait_for(lambda: not self._stops, EXIT_SECONDS)
+            time.sleep(0.001)
 
 
 _calls = _Calls()
@@ -72,8 +61,7 @@ _calls = _Calls()
 
 def _forget() -> None:
     """A fork has none of the threads whose calls were under way."""
-    global _calls  # its lock may be held by one of them
-    _calls = _Calls()
+    _calls.stops.clear()
 
 
 if hasattr(os, "register_at_fork"):
@@ -86,14 +74,17 @@ def call_to_stop(call: Callable[[], Result], stop: Stop) -> Result:
 
     Raises what it raises, and Cancelled if the process is ending.
     """
-    cause: Exception | None = None
+    entry, cause = object(), None
     try:
-        with _calls.under_way(stop):
+        _calls.stops[entry] = stop
+        if not _calls.closing:
             result = call()
     except Exception as error:
         cause = error
         if not _calls.closing:
             raise
+    finally:
+        _calls.stops.pop(entry, None)
     if _calls.closing:
         if threading.current_thread().daemon:
             # It will be ended wherever it is, and Python aborts if that is while it prints.
@@ -109,43 +100,63 @@ def call_interruptibly(call: Callable[[], Result], stop: Stop) -> Result:
     """
     if threading.current_thread() is not threading.main_thread():
         return call()  # Python runs no handlers in this thread
-    outcome: tuple[Result | None, BaseException | None] = (None, MemoryError("for a result"))
-    begun, returned = threading.Lock(), threading.Lock()
-    returned.acquire()
-
-    def work() -> None:
-        """In whichever thread comes first."""
-        nonlocal outcome
-        if begun.acquire(blocking=False):
-            try:
-                outcome = (call(), None)
-            except BaseException as error:
-                outcome = (None, error)
-            finally:
-                returned.release()
-
+    work = _Work(call)
+    here = False
     try:
         with contextlib.suppress(RuntimeError):  # too many threads, or Python is finalizing
-            _thread.start_new_thread(work, ())
-        while not returned.acquire(timeout=HEARING_SECONDS):
-            work()  # unless the thread has begun: it may have died for want of memory
+            _thread.start_new_thread(work.do, ())
+        while not work.done:
+            work.wait()
+            here = not work.begun
+            if here and work.claim():  # the thread may have died for want of memory
+                return call()
     except BaseException:
         stop()
-        if not begun.acquire(blocking=False):  # else it never will
-            _wait_for(returned)
+        while not (here or work.done or work.claim()):
+            with contextlib.suppress(KeyboardInterrupt):  # which has nothing to add
+                work.wait()
         raise
-    result, error = outcome
-    if error is None:
-        return cast(Result, result)
-    try:
-        raise error
-    finally:
-        del outcome, error  # which would keep what the traceback names, a cache among it
+    return work.result()
 
 
-def _wait_for(returned: threading.Lock) -> None:
-    """For a call that was told to stop; a second Ctrl-C has nothing to add."""
-    while True:
-        with contextlib.suppress(KeyboardInterrupt):
-            if returned.acquire(timeout=HEARING_SECONDS):
-                return
+class _Work(Generic[Result]):
+    """A call that is made once, by the thread that claims it first, and awaited by another."""
+
+    def __init__(self, call: Callable[[], Result]) -> None:
+        self.begun = self.done = False
+        self._call = call
+        self._claimed, self._bell = threading.Lock(), threading.Lock()
+        self._bell.acquire()
+        self._outcome: tuple[Result | None, BaseException | None]
+        self._outcome = (None, MemoryError("for a result"))
+
+    def claim(self) -> bool:
+        """Whether it was for the taking; from then on it is not."""
+        return self._claimed.acquire(blocking=False)
+
+    def do(self) -> None:
+        """Makes the call, unless another thread has claimed it."""
+        if self.claim():
+            self.begun = True
+            try:
+                self._outcome = (self._call(), None)
+            except BaseException as error:
+                self._outcome = (None, error)
+            finally:
+                self.done = True
+                self._bell.release()
+
+    def wait(self) -> None:
+        """Returns when it is done, or after a moment: where a wait hears no signal (Windows)."""
+        self._bell.acquire(timeout=HEARING_SECONDS)
+
+    def result(self) -> Result:
+        """What the call returned, or raises what it raised; once."""
+        result, error = self._outcome
+        del self._outcome  # whose traceback would keep what it names: a cache, say
+        if error is None:
+            return cast(Result, result)
+        try:
+            raise error
+        finally:
+            del error

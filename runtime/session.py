@@ -24,6 +24,7 @@ from ..export.errors import ModelFolderError, PocketLMError, ProviderError, Requ
 from ..export.folder import GRAPH_FILE, GROWING, DecoderShape, ModelFolder, cache_names
 from ..export.memory import is_exhaustion, memory_errors
 from ..export.threads import check_threads
+from ..export.utf8 import utf8
 from ..export.whole_number import brief
 from .cache import SHORTER, Cache, ConcatenatingCache, DeviceCache, KVCache
 from .cancellation import Cancellation, Cancelled
@@ -346,9 +347,9 @@ def _open(
     # Workers may spin between the nodes of a run, but not between two runs: an idle model is idle.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if graph is not None:
-        options.add_session_config_entry(WEIGHTS_FOLDER, str(path))
+        options.add_session_config_entry(WEIGHTS_FOLDER, utf8(str(path)))
     # Not session.set_denormal_as_zero: it would also flush the numbers of the caller's own thread.
-    source, places = graph or path / GRAPH_FILE, list(place.providers)
+    source, places = graph or utf8(str(path / GRAPH_FILE)), list(place.providers)
 
     def stop() -> None:
         options.set_load_cancellation_flag(True)

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from ...export.errors import PocketLMError, RequestError
 from ...export.folder import cache_folder
-from ...export.threads import default_threads
+from ...export.threads import check_threads
 from ..shapes import SHAPES
 from ..speed.measure import GENERATION, PROMPT, Choice
 from .comparison import LEVELS, Comparison, Settings, shape_checkpoint
@@ -86,7 +86,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--checkpoint", type=Path, help="a folder of safetensors to measure as well")
     add("--peer", action="append", metavar="NAME", help="only this one; repeatable")
     add("--precision", action="append", choices=LEVELS, help="only this level; repeatable")
-    add("--threads", type=at_least(1), default=default_threads())
+    add("--threads", type=int, help="the cores at hand")
     add("--rounds", type=at_least(0), default=9)
     add("--prompt", type=at_least(0), help=f"tokens of the prefill test, 0 for none; {PROMPT}")
     add("--generation", type=at_least(0), help=f"tokens generated, 0 for none; {GENERATION}")
@@ -103,6 +103,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if found.folder is None:
         found.folder = (cache_folder() or Path(tempfile.gettempdir())) / "peers"
     found.folder = found.folder.absolute()
+    found.threads = check_threads(found.threads)
     return found
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from ...export.folder import ModelFolder
 from ...export.memory import peak_rss_bytes
-from ...export.threads import default_threads
+from ...export.threads import check_threads
 from ...runtime.session import Session
 from ..tables import Table
 from .measure import check_texts, evaluate
@@ -67,12 +67,13 @@ def main() -> None:
     parser.add_argument("models", type=Path, nargs="+", help="model folders, the reference first")
     parser.add_argument("--text", type=Path, required=True, help="a UTF-8 text")
     parser.add_argument("--limit", type=int, nargs="+", default=[10_000, 100_000], help="tokens")
-    parser.add_argument("--threads", type=int, default=default_threads())
+    parser.add_argument("--threads", type=int, help="CPU threads (the cores at hand)")
     arguments = parser.parse_args()
+    threads = check_threads(arguments.threads)
     rows = []
     for limit in arguments.limit:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            found = pool.apply(cost, (arguments.models, arguments.text, limit, arguments.threads))
+            found = pool.apply(cost, (arguments.models, arguments.text, limit, threads))
         rows.append(
             (
                 f"{found['tokens']:,}",

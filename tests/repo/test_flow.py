@@ -36,7 +36,7 @@ CHILDREN = {
 # Modules of export that need nothing beyond the standard library and NumPy.
 LEAN = {
     *("errors", "folder", "memory", "regular_file", "strict_json", "threads", "tokenizers"),
-    "whole_number",
+    *("utf8", "whole_number"),
 }
 
 

@@ -201,7 +201,7 @@ def test_the_end_stops_what_runs_and_waits_for_it(
         thread.start()
     assert begun.acquire(timeout=PATIENCE)  # the other one waits for its turn
     calls.close()
-    assert calls._stops == {}
+    assert calls.stops == {}
     for thread in threads:
         thread.join(PATIENCE)
     assert ended == [Cancelled, Cancelled]
@@ -230,10 +230,13 @@ def test_what_an_ended_call_raised_is_the_cause(calls: running._Calls) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_fork_waits_for_none_of_its_parents_calls() -> None:
-    with running._calls.under_way(lambda: None):
+    def call() -> int:
         child = os.fork()
         if child == 0:
-            os._exit(len(running._calls._stops))
+            os._exit(len(running._calls.stops))
+        return child
+
+    child = call_to_stop(call, lambda: None)
     assert os.waitpid(child, 0)[1] == 0
 
 

@@ -34,7 +34,7 @@ from pocketlm.commands.options import (
     window_options,
 )
 from pocketlm.export.errors import PocketLMError
-from pocketlm.export.threads import default_threads
+from pocketlm.export.threads import default_threads, most_threads
 from pocketlm.interrupts import INTERRUPTED
 from pocketlm.runtime.generate import CHUNK_SIZE
 
@@ -105,7 +105,7 @@ def _parse_pairs(
 @_counts(
     *("-t", "--threads"),
     least=1,
-    most=1024,
+    most=most_threads(),
     help="CPU threads. Default: the cores at hand.",
 )
 @click.option(

@@ -51,6 +51,8 @@ def command(
       pocketlm chat llama-3.2-1b-instruct/
       pocketlm chat llama-3.2-1b-instruct/ --system "You answer in one sentence."
     """
+    if sys.stdin.encoding == "ascii" and hasattr(sys.stdin, "reconfigure"):
+        sys.stdin.reconfigure(encoding="utf-8", errors="strict")  # the locale "C" has no accents
     opened = open_model(model, options)
     options["stop"] = [unescape(text) for text in stop]
     # Ctrl-C means something else here than in other verbs, until the conversation is over.

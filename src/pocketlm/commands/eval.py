@@ -38,7 +38,7 @@ from pocketlm.commands.options import (
     window_options,
 )
 from pocketlm.export.folder import MANIFEST, ModelFolder
-from pocketlm.export.threads import default_threads
+from pocketlm.export.threads import check_threads
 from pocketlm.quantize.precisions import FULL
 
 
@@ -148,6 +148,7 @@ def command(
             "found nothing to evaluate on, expected a text or tasks; add --text FILE, --tasks FILE "
             "or --recite FILE"
         )
+    threads = check_threads(threads)
     # What can be wrong with a file is found before a model is opened, which may mean a download.
     for text in (*texts, *recite):
         check_text_file(text)
@@ -158,7 +159,6 @@ def command(
     folders = _open_all(models, against, options)
     check_tasks(folders, task_files)
     books = read_books(folders, recite, recitation) if recite else []
-    threads = default_threads() if threads is None else threads
     results: dict[str, Any] = {
         "circumstances": {
             **describe_machine(threads),

@@ -19,6 +19,7 @@ from pocketlm.commands.options import (
 )
 from pocketlm.commands.terminal import print_stream, say, why_it_stopped
 from pocketlm.export.memory import peak_rss_bytes
+from pocketlm.export.utf8 import utf8
 from pocketlm.model import Model
 from pocketlm.runtime.text import TextStream
 
@@ -62,6 +63,7 @@ def command(
       echo "some prompt" | pocketlm run gpt2-int4/ - --json
     """
     path, prompt = _model_and_prompt(words)
+    prompt = utf8(prompt)  # not the path: that is looked up as the system spelled it
     if prompt == "-":
         prompt = _read_stdin()
     if system is not None and not chat:
