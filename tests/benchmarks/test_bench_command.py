@@ -197,7 +197,7 @@ WRONG = {
     "an empty number": (["-n", "1,,2"], "'-n' / '--n-gen': found '1,,2', expected whole numbers"),
     "a negative number": (["-d", "-5"], "'-d' / '--n-depth': found '-5', expected whole numbers"),
     "digits of another script": (["-p", "٣"], "expected whole numbers from 0 to 1,000,000,000"),
-    "batches of one": (["-b", "1"], "'--batch-size': found '1', expected whole numbers from 2 to"),
+    "odd batches": (["-b", "7"], "'--batch-size': found '7', expected even numbers from 2 to"),
     "no threads": (["-t", "0"], f"found '0', expected whole numbers from 1 to {most_threads():,}"),
     "too many threads": (["-t", "9999"], "'--threads': found '9999', expected whole numbers from"),
     "half a pair": (["-pg", "5"], "'-pg': found '5', expected two numbers, as in 512,128"),
