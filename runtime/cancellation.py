@@ -9,9 +9,9 @@ class Cancellation:
     """Give one to a generation, call ``cancel()`` from any thread: it ends at the next graph node.
 
         stopping = pocketlm.Cancellation()
-        threading.Timer(5, stopping.cancel).start()
+        threading.Timer(0.1, stopping.cancel).start()
         result = model.generate("Once upon a time", cancellation=stopping)
-        result.finish_reason                      # "cancelled", if it took longer than 5 seconds
+        result.finish_reason                 # "cancelled", if it took longer than 0.1 seconds
 
     What was generated until then is returned. Once cancelled it stays so; use a new one for the
     next generation. A Ctrl-C that ends a generation cancels its ``Cancellation`` too, and so does

@@ -114,6 +114,11 @@ class Session:
     ) -> Logits:
         """Appends S tokens to ``cache``; the logits after the last one: a new float32 (V,) array.
 
+            cache = model.session.new_cache()
+            logits = model.session.step(model.tokenizer.encode("Once upon a"), cache)
+            likeliest = logits.argsort()[:-6:-1]      # ids of the five likeliest next tokens
+            logits = model.session.step([likeliest[0]], cache)
+
         Raises RequestError for no tokens, an id outside the vocabulary, or a full context;
         ResourceError when memory runs out; Cancelled when ``cancellation`` was used, or the process
         ends. After an error ``cache`` holds what it held, and can be used on.

@@ -63,7 +63,12 @@ class TextOptions:
 
 @dataclass(frozen=True)
 class Piece:
-    """Printable text, and the tokens that completed it; text may be empty on the last piece."""
+    """Printable text, and the tokens that completed it.
+
+    text    never half a character, and nothing that may be the start of a stop string; may be
+            empty on the last piece
+    steps   a ``Step`` for each token: ``token``, ``logprob`` (None unless asked for), ``seconds``
+    """
 
     text: str
     steps: tuple[Step, ...] = ()
@@ -76,14 +81,22 @@ class Piece:
 
 @dataclass
 class Timings:
-    """What a generation took; grows while it runs."""
+    """What a generation took; grows while it runs.
+
+    prompt_tokens         of the prompt
+    reused_tokens         of these, how many were found in a cache and not computed
+    new_tokens            generated so far
+    prefill_seconds       from the first step to the first token: the prompt, and one sampling
+    decode_seconds        of all tokens after the first
+    first_token_seconds   from the request on: tokenizing the prompt included
+    """
 
     prompt_tokens: int = 0
-    reused_tokens: int = 0  # of the prompt: found in a cache, not computed
+    reused_tokens: int = 0
     new_tokens: int = 0
-    prefill_seconds: float = 0.0  # from the first step to the first token: prompt, and one sampling
-    decode_seconds: float = 0.0  # all tokens after the first
-    first_token_seconds: float = 0.0  # from the request: tokenizing the prompt included
+    prefill_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    first_token_seconds: float = 0.0
 
     @property
     def prefill_rate(self) -> float:
@@ -99,7 +112,18 @@ class Timings:
 
 @dataclass
 class TextStream:
-    """An iterator of pieces that knows, at any time, what has been produced so far."""
+    """An iterator of pieces that knows, at any time, what has been produced so far.
+
+        stream = model.stream("Once upon a time", max_tokens=20)
+        text = "".join(piece.text for piece in stream)
+        stream.finish_reason, stream.token_ids, stream.timings.decode_rate
+
+    prompt_ids      the tokens of the prompt
+    token_ids       those generated so far
+    finish_reason   what ended it, see ``Result``; None while it goes on
+    timings         seconds and rates: a ``Timings``
+    cancellation    what ``cancel`` uses: the one that was given, or its own
+    """
 
     prompt_ids: tuple[int, ...]
     cancellation: Cancellation
