@@ -240,10 +240,12 @@ class Model:
         return ReusableCache(self.session)
 
     def generate(self, prompt: str | Sequence[int] | ChatPrompt = "", **options: Any) -> Result:
-        """The whole text at once: a ``Result``. Takes the options of ``stream``, raises the same.
+        """The whole text at once.
 
-        result = model.generate("Once upon a time", max_tokens=20, seed=1, logprobs=True)
-        result.text, result.finish_reason, result.timings.decode_rate, result.logprobs
+            result = model.generate("Once upon a time", max_tokens=20, seed=1, logprobs=True)
+            result.text, result.finish_reason, result.timings.decode_rate, result.logprobs
+
+        Takes the options of ``stream``, and raises the same errors.
         """
         stream = self.stream(prompt, **options)
         pieces = list(stream)
