@@ -24,7 +24,8 @@ from typing import Any
 from ..export.folder import ModelFolder
 from .intervals import estimate, paired_ratio, spread
 from .machine import CpuWatch, OthersUse, busy_sentence, describe_machine, load_average
-from .quality.measure import check_texts, measure_quality
+from .quality.measure import measure_quality
+from .quality.plan import check_texts
 from .speed.bandwidth import read_bandwidth
 from .speed.measure import Recording, Sample, SpeedTest, measure, thread_counts
 from .speed.roofline import kv_bytes_per_token, weight_bytes_per_token
@@ -48,6 +49,7 @@ class Plan:
     window: int | None = None  # tokens, as are the next two: see ``quality``
     stride: int | None = None
     limit: int | None = None
+    split: str | None = None  # what stands between the documents of a text
 
 
 def run_bench(plan: Plan, on_event: OnEvent = lambda event: None) -> dict[str, Any]:
@@ -114,8 +116,8 @@ def _measure_quality(plan: Plan, results: dict[str, Any], on_event: OnEvent) -> 
     )
 
 
-def _windows(plan: Plan) -> dict[str, int | None]:
-    return {"window": plan.window, "stride": plan.stride, "limit": plan.limit}
+def _windows(plan: Plan) -> dict[str, Any]:
+    return {name: getattr(plan, name) for name in ("window", "stride", "limit", "split")}
 
 
 def _measure_bandwidth(plan: Plan, best: dict[str, float], on_event: OnEvent) -> None:

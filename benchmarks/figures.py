@@ -11,12 +11,12 @@ import io
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from .tables import NOTHING, Table
 
-COLUMNS = ("section", "item", "measure", "model", "value", "standard_error")
+COLUMNS = ("section", "item", "measure", "model", "value", "standard_error", "unit")
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,11 @@ class Figure:
     value: float | None
     standard_error: float | None = None
     percent: bool = False  # a share, shown as a percentage
+
+    def row(self) -> dict[str, Any]:
+        """By the names of COLUMNS, as a program reads it: a share is one, not a percentage."""
+        fields = {name: getattr(self, name) for name in COLUMNS[:-1]}
+        return fields | {"unit": "share" if self.percent else None}
 
     @staticmethod
     def mean(
@@ -51,8 +56,7 @@ class Figure:
         scale, unit = (100, " %") if self.percent else (1, "")
         value = scale * self.value
         if not self.standard_error:
-            known = "" if self.standard_error is None else " ± 0"
-            return f"{value:.4g}{known}{unit}"
+            return f"{value:.4g}{unit}"
         error = scale * self.standard_error
         digits = max(0, 1 - math.floor(math.log10(error)))
         return f"{value:,.{digits}f} ± {error:,.{digits}f}{unit}"
@@ -75,13 +79,12 @@ def figure_table(figures: Sequence[Figure]) -> Table:
 def to_csv(figures: Sequence[Figure]) -> str:
     """A line per figure, under a line of names; unknown is empty."""
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(map(asdict, figures))
+    writer.writerows(figure.row() for figure in figures)
     return stream.getvalue().rstrip("\n")
 
 
 def to_jsonl(figures: Sequence[Figure]) -> str:
     """A JSON object per figure."""
-    rows = (asdict(figure) for figure in figures)
-    return "\n".join(json.dumps({name: row[name] for name in COLUMNS}) for row in rows)
+    return "\n".join(json.dumps(figure.row()) for figure in figures)

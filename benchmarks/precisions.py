@@ -24,8 +24,18 @@ from pathlib import Path
 from typing import Any
 
 from ..export.folder import ModelFolder
-from ..export.threads import check_threads
+from ..export.threads import default_threads
 from .bench import Plan, run_bench
+from .programs import (
+    at_least,
+    errors_in_a_line,
+    given_path,
+    model_name,
+    refuse_alone,
+    thread_count,
+)
+from .quality.documents import check_files
+from .results_file import results_file, write_results
 from .scorecard import SCORECARDS, TESTS
 from .shapes import SHAPES, write_checkpoint
 from .speed.measure import Choice, parse_test
@@ -57,7 +67,7 @@ finally:
 
 
 def export_variants(
-    checkpoint: Path, variants: dict[str, list[str]], root: Path
+    checkpoint: str | Path, variants: dict[str, list[str]], root: Path
 ) -> tuple[dict[str, ModelFolder], dict[str, int]]:
     """A folder per variant under ``root``, and the peak resident bytes of each export."""
     folders, peaks = {}, {}
@@ -67,7 +77,7 @@ def export_variants(
     return folders, peaks
 
 
-def export_variant(checkpoint: Path, out: Path, options: list[str]) -> int:
+def export_variant(checkpoint: str | Path, out: Path, options: list[str]) -> int:
     """Exports through the command line in a process of its own; its peak resident bytes."""
     command = ["export", str(checkpoint), str(out), "--quiet", *options]
     done = subprocess.run(
@@ -136,22 +146,50 @@ def print_scorecard(shape: str | None, results: dict[str, Any]) -> None:
         print(f"{met}  {line.what}: {line.figure:.3g} ({line.relation} {line.bar:g})")
 
 
-def main() -> None:
-    """Makes the folders, measures, prints the tables, and the scorecard of a shape that has one."""
+def parse() -> argparse.Namespace:
+    """The options; what can be wrong with them is found before anything is exported."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("checkpoint", type=Path, nargs="?", help="checkpoint folder or file")
+    source.add_argument(
+        "checkpoint", type=model_name, nargs="?", help="as `pocketlm export` takes it"
+    )
     source.add_argument("--shape", choices=SHAPES, help="random weights of a well-known shape")
     parser.add_argument("--text", type=Path, nargs="+", default=[], help="UTF-8: quality as well")
     parser.add_argument("--limit", type=int, help="at most this many tokens of each text")
-    parser.add_argument("--tokenizer", type=Path, help="folder with tokenizer.json")
-    parser.add_argument("--threads", type=int, help="CPU threads (the cores at hand)")
+    parser.add_argument("--split", help="what stands between the documents of a text")
+    parser.add_argument("--tokenizer", type=given_path, help="folder with tokenizer.json")
     parser.add_argument(
-        "--rounds", type=int, default=Plan.repetitions, help="after one of warm-up (%(default)s)"
+        "--threads", type=thread_count, default=default_threads(), help="CPU threads"
     )
-    parser.add_argument("--json", type=Path, help="also write the results to this file")
+    parser.add_argument(
+        "--rounds",
+        type=at_least(1),
+        default=Plan.repetitions,
+        help="after one of warm-up (%(default)s)",
+    )
+    parser.add_argument("--json", type=results_file, help="also write the results to this file")
     arguments = parser.parse_args()
-    threads = check_threads(arguments.threads)
+    refuse_alone(parser, arguments, "text", ("limit", "split"))
+    if arguments.shape and arguments.tokenizer:
+        parser.error("found --tokenizer and --shape, which has its own; leave one out")
+    if arguments.text:
+        check_files(arguments.text, arguments.split)
+    return arguments
+
+
+def main() -> None:
+    """Makes the folders, measures, prints the tables, and the scorecard of a shape that has one."""
+    with errors_in_a_line("precisions"):
+        arguments = parse()
+        results = measure(arguments)
+    print(markdown(results), "\n")
+    print_scorecard(arguments.shape, results)
+    write_results(to_keep(results), arguments.json)
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the options ask for, with what the scorecard needs."""
+    threads = arguments.threads
     with tempfile.TemporaryDirectory(dir=os.environ.get("POCKETLM_CACHE")) as temporary:
         root = Path(temporary)
         checkpoint = arguments.checkpoint or write_checkpoint(root / "source", arguments.shape)
@@ -161,17 +199,19 @@ def main() -> None:
         tests = Choice(threads=[threads]).tests(folders["fp32"].shape.context_length)
         if arguments.shape:
             tests = [replace(parse_test(name), threads=threads) for name in TESTS]
-        plan = Plan(folders, tests, arguments.rounds, texts=arguments.text, limit=arguments.limit)
-        results = run_bench(plan, show_progress)
-        results |= {
+        plan = Plan(
+            folders,
+            tests,
+            arguments.rounds,
+            texts=arguments.text,
+            limit=arguments.limit,
+            split=arguments.split,
+        )
+        return run_bench(plan, show_progress) | {
             "shape": arguments.shape,
             "import_seconds": import_seconds(),
             "memory": _memory(folders, peaks, threads),
         }
-    print(markdown(results), "\n")
-    print_scorecard(arguments.shape, results)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(to_keep(results), indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Puts the tables of ``benchmarks/results/*.json`` into README.md, between their markers.
+"""Puts the tables of ``benchmarks/results/*.json`` into a document, between their markers.
 
     python -m pocketlm.benchmarks.readme_tables README.md benchmarks/results
 
@@ -16,6 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..export.errors import PocketLMError
+from ..export.output_file import OutputFile
+from ..export.quantities import megabytes
 from .peers.table import markdown
 from .quality.figures import text_sentence
 from .tables import Table, describe_circumstances, rate_text, warnings
@@ -34,11 +37,11 @@ def speed_table(results: dict[str, Any]) -> str:
         rows.append(
             [
                 model["name"],
-                f"{model['disk_bytes'] / 1e6:.0f}",
+                megabytes(model["disk_bytes"]),
                 f"{model['bits_per_weight']:.2f}",
                 f"{model['load']['median']:.2f}",
                 f"{model['first_token']['median']:.2f}",
-                f"{model['peak_rss_bytes'] / 1e6:.0f}",
+                megabytes(model["peak_rss_bytes"]),
                 rate_text(prefill["tokens_per_second"]["median"]),
                 rate_text(decode["tokens_per_second"]["median"]),
                 _ratio(decode["ratio"]),
@@ -54,13 +57,13 @@ def quality_table(results: dict[str, Any]) -> str:
     sizes = {model["name"]: model["disk_bytes"] for model in results["models"]}
     rows = []
     for model in results["quality"]["models"]:
-        cells = [model["model"], f"{sizes[model['model']] / 1e6:.1f}", "0", "0", "100 %"]
+        cells = [model["model"], megabytes(sizes[model["model"]]), "0", "0", "100 %"]
         if against := model["against"]:
             kl, agreement = against["kl"], against["top1_agreement"]
             cells[2:] = [
-                f"{1e3 * kl['mean']['value']:.2f} ± {1e3 * kl['mean']['standard_error']:.2f}",
+                _with_error(kl["mean"], 1e3, 2),
                 f"{1e3 * kl['p99']['value']:.1f}",
-                f"{100 * agreement['value']:.1f} ± {100 * agreement['standard_error']:.1f} %",
+                f"{_with_error(agreement, 100, 1)} %",
             ]
         rows.append([*cells, f"{model['perplexity']['token']['value']:.2f}"])
     about = results["circumstances"]
@@ -69,6 +72,12 @@ def quality_table(results: dict[str, Any]) -> str:
         f"{about['onnxruntime']}, Python {about['python']}."
     )
     return f"{Table(columns, rows).markdown()}\n\n{caption}"
+
+
+def _with_error(mean: dict[str, Any], scale: float, decimals: int) -> str:
+    text = f"{scale * mean['value']:.{decimals}f}"
+    error = mean["standard_error"]
+    return text if error is None else f"{text} ± {scale * error:.{decimals}f}"
 
 
 def peers_table(results: list[dict[str, Any]]) -> str:
@@ -124,7 +133,11 @@ def main() -> None:
     parser.add_argument("results", type=Path)
     arguments = parser.parse_args()
     document: Path = arguments.document
-    document.write_text(fill(document.read_text("utf-8"), arguments.results), "utf-8")
+    try:
+        written = OutputFile(document, lambda data: True)  # it is named to be rewritten
+        written.write(fill(document.read_text("utf-8"), arguments.results).encode())
+    except PocketLMError as error:
+        raise SystemExit(str(error)) from None
 
 
 if __name__ == "__main__":

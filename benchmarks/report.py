@@ -11,16 +11,13 @@ numbers, ``html.charts`` and ``html.tradeoffs`` the charts.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
-import errno
-import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from ..export.errors import PocketLMError, RequestError, StorageError, missing_extra
+from ..export.errors import PocketLMError, RequestError, missing_extra
+from ..export.output_file import OutputFile
 from ..export.strict_json import load_json_object, shown
 from .bench import FORMAT
 from .html.inline_svg import require_matplotlib
@@ -30,46 +27,20 @@ TEMPLATES = Path(__file__).parent / "html" / "templates"
 LARGEST_RESULTS = 50_000_000  # bytes; ten models with all samples are under 1 MB
 
 
-def check_report(path: str | Path) -> None:
-    """Whether ``write_report`` will be able to write there: to be called before the measuring.
+def open_report(path: str | Path) -> OutputFile:
+    """The file for a report, and whether one can be made: to be called before the measuring.
 
-    Raises MissingExtraError where a package is missing, and RequestError where ``path`` is a
-    folder, its folder is not there, or nothing can be written to it.
+    Raises MissingExtraError where a package is missing, and RequestError where ``path`` cannot be
+    written, or is a file that is no report.
     """
     _jinja2()
     require_matplotlib()
-    target = _target(path)
-    try:
-        _check_target(path, target)
-    except OSError as cause:
-        raise RequestError(
-            f"{path}: cannot be written ({cause.strerror}), expected a place that can; "
-            "choose another, or change its permissions"
-        ) from cause
+    return OutputFile(path, _is_report)
 
 
-def _target(path: str | Path) -> Path:
-    """The file that is to be written: what a link points to, for the link is to stay."""
-    return Path(os.path.realpath(path))
-
-
-def _check_target(path: str | Path, target: Path) -> None:
-    """Raises RequestError for what is in the way, and OSError for what the system refuses."""
-    if target.is_dir():
-        raise RequestError(
-            f"{path}: found a folder, expected a file; add a name: {Path(path) / 'bench.html'}"
-        )
-    if target.exists() and not target.is_file():
-        raise RequestError(f"{path}: found no regular file, expected one or none; choose another")
-    if not target.parent.is_dir():
-        found = "a file" if target.parent.exists() else "nothing"
-        raise RequestError(
-            f"{path}: found {found} at {target.parent}, expected a folder; make it first"
-        )
-    # Permissions alone do not tell: of a read-only file system, or to root.
-    tempfile.TemporaryFile(dir=target.parent).close()
-    if target.exists() and not os.access(target, os.W_OK):
-        raise PermissionError(errno.EACCES, "the file is read-only")
+def _is_report(data: bytes) -> bool:
+    """By the end of the title, which every version had."""
+    return " – pocketlm bench</title>\n<style>".encode() in data
 
 
 def html(results: dict[str, Any]) -> str:
@@ -88,26 +59,13 @@ def html(results: dict[str, Any]) -> str:
     return str(environment.get_template("report.html").render(fields))
 
 
-def write_report(results: dict[str, Any], path: str | Path) -> None:
-    """Writes the page whole or not at all; what was there before is replaced.
+def write_report(results: dict[str, Any], file: OutputFile) -> None:
+    """Writes the page whole or not at all; a report that was there before is replaced.
 
-    Raises what ``check_report`` does, and StorageError when the disk is full.
+    Raises RequestError where another file came there meanwhile, and StorageError when the disk is
+    full.
     """
-    check_report(path)
-    target = _target(path)
-    content = html(results).encode("utf-8", "backslashreplace")
-    temporary = target.with_name(f".{target.name[:100]}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, target)
-    except OSError as cause:
-        raise StorageError(
-            f"{path}: cannot be written ({cause.strerror}), expected room for {len(content):,} "
-            "bytes; free some space or choose another place"
-        ) from cause
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    file.write(html(results).encode("utf-8", "backslashreplace"))
 
 
 def read_results(path: Path) -> dict[str, Any]:
@@ -144,7 +102,7 @@ def main() -> None:
     parser.add_argument("report", type=Path, help="HTML file to write")
     arguments = parser.parse_args()
     try:
-        write_report(read_results(arguments.results), arguments.report)
+        write_report(read_results(arguments.results), open_report(arguments.report))
     except PocketLMError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -13,7 +13,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ..export.quantities import megabytes, size_text
 from .machine import load_sentence, machine_sentence
+from .quality.unread import unread_sentence
 
 NOTHING = "-"
 
@@ -74,11 +76,11 @@ def model_table(results: dict[str, Any]) -> Table:
     rows = [
         (
             model["name"],
-            f"{model['disk_bytes'] / 1e6:.1f}",
+            megabytes(model["disk_bytes"]),
             f"{model['bits_per_weight']:.2f}",
             f"{model['load']['median']:.3f}",
             f"{model['first_token']['median']:.3f}",
-            f"{model['peak_rss_bytes'] / 1e6:.0f}",
+            megabytes(model["peak_rss_bytes"]),
         )
         for model in results["models"]
     ]
@@ -111,7 +113,7 @@ def describe_circumstances(results: dict[str, Any]) -> str:
     """What a reader of the tables has to know, in some lines of prose."""
     about = results["circumstances"]
     bandwidth = ", ".join(
-        f"{rate / 1e9:.1f} GB/s with {threads} thread{'s' * (threads != '1')}"
+        f"{size_text(rate)}/s with {threads} thread{'s' * (threads != '1')}"
         for threads, rate in about["read_bandwidth"].items()
     )
     return (
@@ -141,6 +143,8 @@ def warnings(results: dict[str, Any]) -> list[str]:
         rounds = f"{interrupted['rounds']} of {interrupted['of']} rounds"
         lost = ", and quality is missing" if interrupted.get("phase") == "quality" else ""
         found.append(f"interrupted after {rounds}{lost}")
+    if unread := unread_sentence(results["quality"]):
+        found.append(unread)
     return found + [f"not measured: {failed['error']}" for failed in results["failed"]]
 
 

@@ -9,7 +9,6 @@ Needs the extra "optimum". The rest is ``bench``: ratios are to the declared gra
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import tempfile
 from dataclasses import replace
@@ -17,10 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from ..export.folder import ModelFolder
+from ..export.quantities import size_text
 from ..export.run import open_decoder
-from ..export.threads import check_threads
+from ..export.threads import default_threads
 from .bench import Plan, run_bench
 from .precisions import export_variants, show_progress
+from .programs import model_name, thread_count
+from .results_file import results_file, write_results
 from .shapes import SHAPES, write_checkpoint
 from .speed.measure import parse_test
 from .tables import Table, describe_circumstances
@@ -58,16 +60,18 @@ def describe_graph(folder: ModelFolder) -> dict[str, Any]:
 def main() -> None:
     """Makes the folders, measures, prints the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--shape", choices=SHAPES, default="gpt2-124m")
-    parser.add_argument("--checkpoint", type=Path, help="measure this checkpoint instead")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--shape", choices=SHAPES, default="gpt2-124m")
+    source.add_argument("--checkpoint", type=model_name, help="measure this checkpoint instead")
     parser.add_argument("--precision", default="fp32")
-    parser.add_argument("--threads", type=int, help="CPU threads (the cores at hand)")
+    parser.add_argument(
+        "--threads", type=thread_count, default=default_threads(), help="CPU threads"
+    )
     parser.add_argument(
         "--rounds", type=int, default=Plan.repetitions, help="after one of warm-up (%(default)s)"
     )
-    parser.add_argument("--json", type=Path, help="also write the results to this file")
+    parser.add_argument("--json", type=results_file, help="also write the results to this file")
     arguments = parser.parse_args()
-    threads = check_threads(arguments.threads)
     precision = ["--precision", arguments.precision]
     variants = {name: [*precision, *options] for name, options in GRAPHS.items()}
     with tempfile.TemporaryDirectory(dir=os.environ.get("POCKETLM_CACHE")) as temporary:
@@ -75,15 +79,14 @@ def main() -> None:
         checkpoint = arguments.checkpoint or write_checkpoint(root / "source", arguments.shape)
         folders, peaks = export_variants(checkpoint, variants, root)
         graphs = {name: describe_graph(folder) for name, folder in folders.items()}
-        tests = [replace(parse_test(name), threads=threads) for name in TESTS]
+        tests = [replace(parse_test(name), threads=arguments.threads) for name in TESTS]
         results = run_bench(Plan(folders, tests, arguments.rounds), show_progress)
     results |= {"graphs": graphs, "export_peak_bytes": peaks}
     print(graph_table(results).markdown())
     print(f"\n{describe_circumstances(results)}\n")
     for name, peak in peaks.items():
-        print(f"export {name}: peak RSS of the exporting process {peak / 1e6:.0f} MB")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=1) + "\n")
+        print(f"export {name}: peak RSS of the exporting process {size_text(peak)}")
+    write_results(results, arguments.json)
 
 
 if __name__ == "__main__":

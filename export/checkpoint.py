@@ -22,10 +22,9 @@ from numpy.typing import NDArray
 from . import readers
 from .errors import CheckpointError, missing_extra
 from .regular_file import RegularFile
-from .strict_json import load_json_object, quoted
-from .tokenizers import TokenizerSource, find_tokenizer, open_tokenizer
+from .strict_json import LARGEST_CONFIG, load_json_object, quoted
+from .tokenizers import TokenizerSource, given_tokenizer
 
-MAX_CONFIG_BYTES = 10_000_000
 _CHUNK_BYTES = 2 << 20
 READ_SCRATCH = 3 * _CHUNK_BYTES  # bytes held beside the rows while they are read and converted
 
@@ -94,18 +93,15 @@ def open_checkpoint(path: str | Path, tokenizer: str | Path | None = None) -> Ch
         )
     for reader in _readers():
         if reader.matches(path):
-            checkpoint: Checkpoint = reader.read(path)
-            if tokenizer is not None:
-                source: TokenizerSource | None = open_tokenizer(Path(tokenizer).absolute())
-            else:
-                source = find_tokenizer(path if path.is_dir() else path.parent)
+            source = given_tokenizer(tokenizer, path if path.is_dir() else path.parent)
+            checkpoint: Checkpoint = reader.read(path, source)
             return replace(checkpoint, tokenizer=source)
     raise _unknown(path, names)
 
 
 def load_config(path: Path) -> dict[str, Any]:
     """Returns config.json or a file like it; raises CheckpointError if it is not a JSON object."""
-    return load_json_object(path, MAX_CONFIG_BYTES, CheckpointError)
+    return load_json_object(path, LARGEST_CONFIG, CheckpointError)
 
 
 # --- reading one tensor -----------------------------------------------------------------------

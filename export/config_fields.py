@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 import typing
 from collections.abc import Iterable
 from types import NoneType
 from typing import Any, TypeVar
 
-from .checkpoint import Checkpoint
+import numpy as np
+
 from .errors import CheckpointError
 from .strict_json import shown
 
 C = TypeVar("C")
 
+# As floats of Python, which compare with integers of any size.
+SMALLEST_FLOAT = float(np.finfo(np.float32).tiny)
+LARGEST_FLOAT = float(np.finfo(np.float32).max)
+
 # Far above every published model; stops a damaged config before it is multiplied out.
-LARGEST_COUNT = 1 << 24
+LARGEST_COUNT = (1 << 24) - 1
+# Layers have names, which are listed before a tensor is looked for; the deepest model has 126.
+LARGEST = {"n_layer": 2048, "num_hidden_layers": 2048}
 
 
 def read_fields(config_class: type[C], config: dict[str, Any]) -> C:
     """An instance of the dataclass ``config_class`` from ``config``; absent fields take defaults.
 
-    Integers must be positive and below 2**24, floats positive and finite. Raises CheckpointError
-    with the field, its value and what was expected.
+    Integers must be positive and below 2**24, layers at most 2048, floats positive in float32.
+    Raises CheckpointError with the field, its value and what was expected.
     """
     hints = typing.get_type_hints(config_class)
     values: dict[str, Any] = {}
@@ -42,19 +48,26 @@ def _checked(name: str, value: Any, allowed: tuple[type, ...]) -> Any:
         return value
     if str in allowed and isinstance(value, str):
         return value
+    largest = LARGEST.get(name, LARGEST_COUNT)
     if isinstance(value, int | float) and not isinstance(value, bool):
-        if int in allowed and isinstance(value, int) and 0 < value < LARGEST_COUNT:
+        if int in allowed and isinstance(value, int) and 0 < value <= largest:
             return value
-        if float in allowed and 0 < value <= sys.float_info.max:
+        if float in allowed and fits_float32(value):
             return float(value)
-    kinds = " or ".join("null" if kind is NoneType else kind.__name__ for kind in allowed)
+    expected = " or ".join("null" if kind is NoneType else kind.__name__ for kind in allowed)
+    if int in allowed:
+        expected = f"a positive {expected} up to {largest:,}"
+    elif float in allowed:
+        expected = f"a positive {expected}"
     raise CheckpointError(
-        f"config.json: {name} is {shown(value, 80)}, expected a positive {kinds}; "
-        "the file is damaged or belongs to another model"
-        if {int, float} & set(allowed)
-        else f"config.json: {name} is {shown(value, 80)}, expected {kinds}; "
+        f"config.json: {name} is {shown(value, 80)}, expected {expected}; "
         "the file is damaged or belongs to another model"
     )
+
+
+def fits_float32(value: float) -> bool:
+    """Whether ``value`` is a positive number of the float32 that graphs compute in."""
+    return SMALLEST_FLOAT <= value <= LARGEST_FLOAT
 
 
 def refuse_unless(config: dict[str, Any], name: str, neutral: Any) -> None:
@@ -79,13 +92,3 @@ def require(holds: bool, name: str, value: object, expected: Iterable[str]) -> N
 def _or(expected: Iterable[str]) -> str:
     *others, last = expected
     return f"one of {', '.join(others)}, {last}" if others else last
-
-
-def refuse_too_many_layers(name: str, num_layers: int, checkpoint: Checkpoint) -> None:
-    """Raises CheckpointError for more layers than tensors, before millions of names are listed."""
-    num_tensors = len(checkpoint.tensors)
-    if num_layers > num_tensors:
-        raise CheckpointError(
-            f"config.json: {name} is {num_layers}, expected at most {num_tensors}, the number of "
-            "tensors in the checkpoint; take config.json and weights from the same revision"
-        )

@@ -21,9 +21,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from .errors import HubError, StorageError
-from .folder import free_space, storage_errors, sync, write_json
 from .hub import RESUME, Hub, RemoteFile, Snapshot, TransientError
 from .hub_selection import CONFIG, index_file, small_files, weight_files
+from .placing import sync
+from .publishing import free_space, storage_errors, write_json
+from .quantities import size_text
 
 DOWNLOADED = "pocketlm-download.json"  # in a complete folder: repository, commit and digests
 CHUNK_BYTES = 1 << 20
@@ -128,8 +130,8 @@ def _check_room(snapshot: Snapshot, files: list[RemoteFile], staging: Path) -> N
     free = free_space(staging)
     if needed > free:
         raise StorageError(
-            f"{snapshot.repository}: found {free / 1e6:,.0f} MB free in {staging.parent}, expected "
-            f"{needed / 1e6:,.0f} MB for what is missing; free some space, or name another place "
+            f"{snapshot.repository}: found {size_text(free)} free in {staging.parent}, expected "
+            f"{size_text(needed)} for what is missing; free some space, or name another place "
             "in POCKETLM_CACHE"
         )
 

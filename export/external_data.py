@@ -122,12 +122,23 @@ class Piece:
 
 
 def pieces(model: ir.Model) -> Iterator[Piece]:
-    """What is computed to write ``model``, in the order of the file; shared weights come once."""
+    """What is computed to write ``model``, in the order of the file."""
+    for weight in stored_weights(model):
+        yield from (Piece(weight, start) for start in piece_starts(weight))
+
+
+def stored_weights(model: ir.Model) -> Iterator[Weight]:
+    """The weights of ``model`` in the order of the file; those that share a blob come once."""
     seen: set[Blob] = set()
     for weight in weights_of(model):
         if weight.blob not in seen:
             seen.add(weight.blob)
-            yield from (Piece(weight, start) for start in range(0, weight.num_rows, weight.step))
+            yield weight
+
+
+def piece_starts(weight: Weight) -> range:
+    """The first rows of its pieces."""
+    return range(0, weight.num_rows, weight.step)
 
 
 def computed_ahead(

@@ -3,8 +3,9 @@
     g = Graph("gpt2")
     x = g.input("x", np.float32, ["batch_size", "sequence_length", 768])
     with g.scope("h.0.mlp"):
-        x = g.MatMul(x, g.weight("c_fc.weight", (768, 3072), rows), name="c_fc")
+        x = g.MatMul(x, g.weight("h.0.mlp.c_fc.weight", (768, 3072), rows), name="c_fc")
 
+Nodes are named inside the open scope, here ``h.0.mlp.c_fc``; weights carry the name they are given.
 Weights are lazy: a ``Weight`` knows its shape and dtype, and is computed when it is written out, a
 run of rows at a time, so that memory does not grow with the largest tensor. Two weights may share
 one ``Blob`` (the tied embedding and head); it is written once.
@@ -17,7 +18,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol, overload
 
 import numpy as np
 import onnx_ir as ir
@@ -126,6 +127,18 @@ def rows_per_piece(row_bytes: int) -> int:
     return max(1, PIECE_BYTES // max(1, row_bytes))
 
 
+class Operator(Protocol):
+    """An operator as a function: one output is returned bare, several (``outputs``) as a tuple."""
+
+    @overload
+    def __call__(
+        self, *inputs: ir.Value | None, outputs: int, name: str = "", **attributes: Any
+    ) -> tuple[ir.Value, ...]: ...
+
+    @overload
+    def __call__(self, *inputs: ir.Value | None, name: str = "", **attributes: Any) -> ir.Value: ...
+
+
 class Graph:
     """Builds an ``ir.Graph``, or edits one (``Graph.editing``) at the node given to ``before``."""
 
@@ -222,26 +235,27 @@ class Graph:
 
     # Nodes ------------------------------------------------------------------------------------
 
-    def __getattr__(self, operator: str) -> Callable[..., Any]:
+    def __getattr__(self, operator: str) -> Operator:
         if not operator[:1].isupper():
             raise AttributeError(operator)
 
         def call(
-            *inputs: ir.Value | None, outputs: int = 1, name: str = "", **attributes: Any
+            *inputs: ir.Value | None, outputs: int | None = None, name: str = "", **attributes: Any
         ) -> Any:
-            return self.node(operator, inputs, outputs, name, attributes)
+            results = self._node(operator, inputs, outputs or 1, name, attributes)
+            return results[0] if outputs is None else results
 
         return call
 
-    def node(
+    def _node(
         self,
         operator: str,
         inputs: Sequence[ir.Value | None],
         outputs: int,
         name: str,
         attributes: dict[str, Any],
-    ) -> ir.Value | tuple[ir.Value, ...]:
-        """Adds one node; its outputs carry the node's name. One output is returned bare."""
+    ) -> tuple[ir.Value, ...]:
+        """Adds one node; its outputs carry the node's name."""
         name = self._unique(self._scoped(name or operator))
         results = [ir.Value(name=name if i == 0 else f"{name}:{i}") for i in range(outputs)]
         node = ir.node(
@@ -256,11 +270,11 @@ class Graph:
             self.ir.append(node)
         else:
             self.ir.insert_before(self._cursor, node)
-        return results[0] if outputs == 1 else tuple(results)
+        return tuple(results)
 
     @contextmanager
     def scope(self, name: str) -> Iterator[None]:
-        """Prefixes the names of nodes and weights made inside with ``name.``."""
+        """Prefixes the names of nodes made inside with ``name.``; weights keep the name given."""
         self._scopes.append(name)
         try:
             yield

@@ -13,6 +13,7 @@ import importlib
 import ipaddress
 import os
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 from .errors import HubError, MissingExtraError, missing_extra
+from .quantities import duration_text
 from .strict_json import quoted, shown
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
@@ -27,6 +29,7 @@ DEFAULT_REVISION = "main"
 MINIMUM_LIBRARY = (1, 26)  # the first that checks names of files itself
 ATTEMPTS = 4  # of one request, as long as nothing arrives in between
 LONGEST_WAIT = 300  # seconds that the hub may ask for
+SILENT_SECONDS = 1.0  # of asking the hub, before it is said
 QUIET_WAIT = 5  # seconds that need no explanation
 MOST_REDIRECTS = 5
 RESUME = "the same command goes on where this one ended"
@@ -96,7 +99,7 @@ class Patience:
         if self._left <= 0 or wait > LONGEST_WAIT:
             raise error
         if wait > QUIET_WAIT:
-            self._hub.say(f"{error}; waiting {wait:.0f} s as the hub asks")
+            self._hub.say(f"{error}; waiting {duration_text(wait, 2)} as the hub asks")
         self._hub.sleep(wait)
         self._wait *= 2
 
@@ -105,13 +108,15 @@ class Patience:
 class Hub:
     """The hub that the environment names. ``attempts`` 1 gives up at the first failure.
 
-    ``say`` hears why it takes longer; ``sleep`` and ``clock`` are time itself, but in tests.
+    ``say`` hears why it takes longer; ``sleep``, ``clock`` and ``timer`` are time itself, but in
+    tests.
     """
 
     attempts: int = ATTEMPTS
     say: Callable[[str], None] = lambda message: None
     sleep: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.monotonic
+    timer: Callable[[float, Callable[[], None]], threading.Timer] = threading.Timer
 
     @property
     def endpoint(self) -> str:
@@ -136,6 +141,21 @@ class Hub:
         """
         api = _library().HfApi(endpoint=self.endpoint, **_identity())
         self._headers(self.endpoint)  # finds a token that cannot be sent
+        with self._announced(f"asking {self.endpoint} for {repository}"):
+            return self._listing(api, repository, revision)
+
+    @contextlib.contextmanager
+    def _announced(self, what: str) -> Iterator[None]:
+        """Says ``what`` is done in the block, once that has taken a second."""
+        timer = self.timer(SILENT_SECONDS, lambda: self.say(what))
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _listing(self, api: Any, repository: str, revision: str) -> Snapshot:
         patience = self.patience()
         while True:
             try:
@@ -282,16 +302,16 @@ def offline_error(repository: str, revision: str) -> HubError:
     """What to say when something is not in the cache and the network is forbidden."""
     return HubError(
         f"{repository}: found neither this model nor its download in the cache for revision "
-        f"{quoted(revision)}, expected one since the network is off (--offline or HF_HUB_OFFLINE); "
+        f"{quoted(revision)}, expected one since the network is off (offline or HF_HUB_OFFLINE); "
         "run it once with the network, or see what there is with: pocketlm list"
     )
 
 
 def _missing(repository: str, endpoint: str) -> HubError:
     return HubError(
-        f"{repository}: found neither a folder of this name nor a repository that {endpoint} "
-        "shows to you, expected one of them; check the spelling, and for a private repository "
-        "log in with `hf auth login` or set HF_TOKEN"
+        f"{repository}: found no repository of this name that {endpoint} shows to you, expected "
+        "one; check the spelling, and for a private repository log in with `hf auth login` or set "
+        "HF_TOKEN"
     )
 
 

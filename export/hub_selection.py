@@ -11,7 +11,7 @@ import re
 from .errors import CheckpointError
 from .hub import RemoteFile, Snapshot
 from .readers.safetensors import INDEX_NAME, SINGLE_NAME
-from .strict_json import parse_json_object, quoted, shown
+from .strict_json import LARGEST_INDEX, parse_json_object, quoted, shown
 from .tokenizers import CONFIG_FILE, TEMPLATE_FILE
 
 CONFIG = "config.json"
@@ -55,13 +55,22 @@ def small_files(snapshot: Snapshot, for_torch: bool = False) -> list[RemoteFile]
 
 
 def index_file(snapshot: Snapshot, for_torch: bool = False) -> RemoteFile | None:
-    """The list of shards, None where the weights are one file; safetensors before all else."""
+    """The list of shards, None where the weights are one file; safetensors before all else.
+
+    Raises CheckpointError for one that is too large to be a list: it is not worth its download.
+    """
     files = snapshot.files
+    found = None
     if SINGLE_NAME not in files and INDEX_NAME in files:
-        return files[INDEX_NAME]
-    if for_torch and not _safetensors(files) and TORCH_SINGLE_NAME not in files:
-        return files.get(TORCH_INDEX_NAME)
-    return None
+        found = files[INDEX_NAME]
+    elif for_torch and not _safetensors(files) and TORCH_SINGLE_NAME not in files:
+        found = files.get(TORCH_INDEX_NAME)
+    if found is not None and found.num_bytes > LARGEST_INDEX:
+        raise CheckpointError(
+            f"{snapshot.repository}: {found.name} has {found.num_bytes:,} bytes, expected at most "
+            f"{LARGEST_INDEX:,} bytes of JSON; the repository is damaged"
+        )
+    return found
 
 
 def weight_files(
@@ -117,8 +126,7 @@ def _shards(snapshot: Snapshot, index: bytes, file: RemoteFile | None) -> list[R
             f"{where}: found weight_map {shown(weight_map)}, expected the shard of every tensor; "
             "the repository is damaged"
         )
-    names = list(dict.fromkeys(weight_map.values()))
-    for name in names:
+    for name in weight_map.values():
         if not isinstance(name, str) or not _PLAIN.fullmatch(name) or not name.endswith(suffix):
             raise CheckpointError(
                 f"{where}: found the shard name {shown(name)}, expected a plain name that ends "
@@ -129,7 +137,7 @@ def _shards(snapshot: Snapshot, index: bytes, file: RemoteFile | None) -> list[R
                 f"{where} names the shard {quoted(name)}, which is not in the repository at "
                 f"{snapshot.commit[:12]}; its upload is incomplete: choose another revision"
             )
-    return [snapshot.files[name] for name in sorted(names)]
+    return [snapshot.files[name] for name in sorted(set(weight_map.values()))]
 
 
 def _listed(names: dict[str, RemoteFile] | list[str]) -> str:

@@ -136,7 +136,7 @@ def attention(
     dims = ["batch_size", kv_heads, "total_sequence_length", head_size]
     for output, kind in zip(present, ("key", "value"), strict=True):
         g.output(output, f"present.{layer}.{kind}", np.float32, dims)
-    return attended  # type: ignore[no-any-return]
+    return attended
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ class Rotation:
         """Rotates (B, S, num_heads·E) by the positions (B, S), in a node of its own."""
         assert self.cosines.shape is not None
         size = 2 * int(self.cosines.shape.numpy()[1])
-        return g.RotaryEmbedding(  # type: ignore[no-any-return]
+        return g.RotaryEmbedding(
             x,
             position_ids,
             self.cosines,
@@ -179,7 +179,7 @@ def linear(
 
 def rms_norm(g: Graph, x: ir.Value, weight: ir.Value, epsilon: float, name: str) -> ir.Value:
     """x / sqrt(mean(x²) + epsilon) · weight over the last axis (Zhang and Sennrich 2019)."""
-    return g.RMSNormalization(x, weight, axis=-1, epsilon=epsilon, name=name)  # type: ignore[no-any-return]
+    return g.RMSNormalization(x, weight, axis=-1, epsilon=epsilon, name=name)
 
 
 def head_rms_norm(
@@ -188,7 +188,7 @@ def head_rms_norm(
     """``rms_norm`` of each head by itself: (B, S, heads·E), weight (E,)."""
     heads = g.Reshape(x, g.int64s(0, 0, -1, head_size), name=f"{name}.split")  # -> (B, S, heads, E)
     normed = rms_norm(g, heads, weight, epsilon, name)
-    return g.Reshape(normed, g.int64s(0, 0, -1), name=f"{name}.join")  # type: ignore[no-any-return]
+    return g.Reshape(normed, g.int64s(0, 0, -1), name=f"{name}.join")
 
 
 def skip_rms_norm(
@@ -209,17 +209,17 @@ def skip_rms_norm(
 def activation(g: Graph, x: ir.Value, function: str) -> ir.Value:
     """The activation that transformers calls ``function``, one of ``ACTIVATIONS``."""
     if function in ("silu", "swish"):
-        return g.QuickGelu(x, alpha=1.0, name="silu")  # type: ignore[no-any-return]
+        return g.QuickGelu(x, alpha=1.0, name="silu")
     if function in TANH_GELU:
-        return g.FastGelu(x, name="gelu")  # type: ignore[no-any-return]
+        return g.FastGelu(x, name="gelu")
     if function == "gelu":
-        return g.Gelu(x, name="gelu")  # type: ignore[no-any-return]
-    return g.Relu(x, name="relu")  # type: ignore[no-any-return]
+        return g.Gelu(x, name="gelu")
+    return g.Relu(x, name="relu")
 
 
 def embedding(g: Graph, table: ir.Value, input_ids: ir.Value, name: str) -> ir.Value:
     """Rows of ``table`` (V, D) by token id: (B, S) -> (B, S, D)."""
-    return g.Gather(table, input_ids, name=name)  # type: ignore[no-any-return]
+    return g.Gather(table, input_ids, name=name)
 
 
 def skip_layer_norm(
@@ -242,4 +242,4 @@ def last_rows(g: Graph, x: ir.Value, count: ir.Value) -> ir.Value:
     """Keeps the last ``count`` rows of (B, S, D) along S; a count of 0 keeps all (-0 is 0)."""
     start = g.Reshape(g.Neg(count), g.int64s(1))
     end = g.int64s(np.iinfo(np.int64).max)
-    return g.Slice(x, start, end, g.int64s(1), name="last_rows")  # type: ignore[no-any-return]
+    return g.Slice(x, start, end, g.int64s(1), name="last_rows")

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import PocketLMError, ResourceError
+from .quantities import size_text
 
 SMALLER = "close other programs, or take a smaller model or precision"
 # How ONNX Runtime says it, whose errors have no class for it, with the bytes asked for if known.
@@ -68,8 +69,8 @@ def exhausted(what: str, needed: int | None = None, advice: str = SMALLER) -> Re
     """The error of a ``what`` for which there was no memory."""
     free = free_bytes()
     told = free is not None and (needed is None or free < needed)
-    found = f"{free / 1e6:,.0f} MB of memory free" if told and free is not None else "no memory"
-    expected = "more" if needed is None else f"at least {needed / 1e6:,.1f} MB for it"
+    found = f"{size_text(free)} of memory free" if told and free is not None else "no memory"
+    expected = "more" if needed is None else f"at least {size_text(needed)} for it"
     return ResourceError(f"{what}: found {found}, expected {expected}; {advice}")
 
 

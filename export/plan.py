@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,15 +21,17 @@ from numpy.typing import NDArray
 from .architectures import find_architecture
 from .checkpoint import Checkpoint, CheckpointTensor, load_config, open_checkpoint
 from .config_fields import read_fields
-from .external_data import Piece, computed_ahead, pieces
+from .external_data import Piece, computed_ahead, piece_starts, stored_weights
 from .graph import PIECE_BYTES, Rows
 from .memory import peak_rss_bytes, rss_bytes
 from .threads import default_threads
+from .tokenizers import given_tokenizer
 
 # Pieces of one kind of weight that are timed, for each thread; those over a size are not.
 TIMED_PIECES = 2
 LARGEST_TIMED = 32 * PIECE_BYTES
 HASHED = 1 << 26  # bytes
+HEADERS_FORMAT = "config.json"  # of a checkpoint that has nothing else
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ def predicted_peak(model: ir.Model) -> int:
     threads = default_threads()
     window: deque[tuple[int, int]] = deque(maxlen=threads + 1)
     most = kept = 0
-    for piece in pieces(model):
+    for piece in _telling_pieces(model, threads + 1):
         if piece.weight.blob.at_hand:
             kept = max(kept, piece.num_bytes)
             continue
@@ -72,25 +75,39 @@ def predicted_peak(model: ir.Model) -> int:
 def predicted_seconds(model: ir.Model, bytes_to_read: int, bytes_to_write: int) -> float:
     """Seconds to pack and hash everything on this machine's cores, measured on a part of it."""
     threads = default_threads()
+    count = TIMED_PIECES * threads
     kinds: dict[tuple[str, int], list[Piece]] = {}
-    for piece in pieces(model):
-        if not piece.weight.blob.at_hand:
-            kinds.setdefault((piece.weight.dtype.name, piece.weight.row_bytes), []).append(piece)
+    num_bytes: Counter[tuple[str, int]] = Counter()
+    for weight in stored_weights(model):
+        if not weight.blob.at_hand and weight.nbytes:
+            kind = (weight.dtype.name, weight.row_bytes)
+            num_bytes[kind] += weight.nbytes
+            samples = kinds.setdefault(kind, [])
+            starts = piece_starts(weight)[: count - len(samples)]
+            samples += [Piece(weight, start) for start in starts]
     rates: dict[str, float] = {}  # bytes per second by dtype, of the last kind that was timed
     seconds = 0.0
-    for (dtype, _), group in sorted(kinds.items(), key=lambda item: item[1][0].num_bytes):
-        if group[0].num_bytes <= LARGEST_TIMED or dtype not in rates:
-            sample = group[: TIMED_PIECES * threads]
+    for kind, sample in sorted(kinds.items(), key=lambda item: item[1][0].num_bytes):
+        dtype = kind[0]
+        if sample[0].num_bytes <= LARGEST_TIMED or dtype not in rates:
             started = time.perf_counter()
             for _ in computed_ahead(((piece, piece.compute, True) for piece in sample), threads):
                 pass
             sampled = sum(piece.num_bytes for piece in sample)
             rates[dtype] = sampled / (time.perf_counter() - started)
-        seconds += sum(piece.num_bytes for piece in group) / rates[dtype]
+        seconds += num_bytes[kind] / rates[dtype]
     started = time.perf_counter()
     hashlib.sha256(bytes(HASHED))
     hashing = (bytes_to_read + bytes_to_write) / HASHED * (time.perf_counter() - started)
     return seconds + hashing / threads
+
+
+def _telling_pieces(model: ir.Model, count: int) -> Iterator[Piece]:
+    """Of every weight ``count`` pieces and the last one: those between are like the first."""
+    for weight in stored_weights(model):
+        starts = piece_starts(weight)
+        for start in (*starts[:count], *starts[count:][-1:]):
+            yield Piece(weight, start)
 
 
 # Checkpoints without weights --------------------------------------------------------------------
@@ -104,7 +121,9 @@ def open_headers(path: str | Path, tokenizer: str | Path | None = None) -> Check
     folder = Path(path)
     config_file = folder / "config.json"
     if config_file.is_file() and not any(folder.glob("*.safetensors*")):
-        checkpoint = _described(folder, config_file)
+        checkpoint = replace(
+            _described(folder, config_file), tokenizer=given_tokenizer(tokenizer, folder)
+        )
     else:
         checkpoint = open_checkpoint(path, tokenizer)
     tile = np.random.default_rng(0).standard_normal(PIECE_BYTES // 4, np.float32)
@@ -147,4 +166,4 @@ def _described(folder: Path, config_file: Path) -> Checkpoint:
         )
         for name, shape in find_architecture(config).tensor_shapes(config).items()
     }
-    return Checkpoint(folder, config, tensors, {}, "config.json", (config_file,))
+    return Checkpoint(folder, config, tensors, {}, HEADERS_FORMAT, (config_file,))

@@ -24,6 +24,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from .config_fields import fits_float32
 from .errors import CheckpointError
 from .graph import Graph
 from .strict_json import shown
@@ -125,7 +126,7 @@ class Rope:
 
 
 def _positive(name: str, value: Any) -> float:
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf:
+    if isinstance(value, int | float) and not isinstance(value, bool) and fits_float32(value):
         return float(value)
     raise CheckpointError(
         f"config.json: {name} of the rotary embedding is {shown(value)}, expected a positive "

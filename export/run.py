@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,7 +29,6 @@ from .external_data import (
     write_weights,
 )
 from .folder import (
-    FORMAT_VERSION,
     GRAPH_FILE,
     IN_PLACE,
     LARGEST_GRAPH,
@@ -36,19 +36,17 @@ from .folder import (
     MINIMUM_ONNXRUNTIME,
     DecoderShape,
     ModelFolder,
-    check_free_space,
     describe_files,
-    free_space,
-    publishing,
-    storage_errors,
-    write_json,
 )
 from .genai import genai_config
+from .manifest import manifest_bytes
 from .memory import memory_errors
-from .plan import Plan, predicted_peak, predicted_seconds
-from .strict_json import load_json_object, shown
+from .plan import HEADERS_FORMAT, Plan, predicted_peak, predicted_seconds
+from .publishing import check_free_space, free_space, publishing, storage_errors, write_json
+from .strict_json import LARGEST_CONFIG, load_json_object, shown
 from .threads import default_threads
 from .tokenizers import TokenizerSource, open_tokenizer
+from .tokenizers.opening import open_library
 
 OTHER_FILES = 4_000_000  # bytes: graph, configs and manifest together, generously
 # Rows of an embedding that a tokenizer may leave unused: published models pad to multiples of
@@ -96,7 +94,7 @@ class Decoder:
 
 def export_model(
     checkpoint: Checkpoint,
-    out: str | Path,
+    out: str | PathLike[str],
     precision: Precision | None = None,
     *,
     force: bool = False,
@@ -105,6 +103,7 @@ def export_model(
 ) -> ModelFolder:
     """Writes ``checkpoint`` as a model folder at ``out``, whole or not at all.
 
+    ``out`` may be a ``Target``, which remembers what was there before the checkpoint was opened.
     ``on_plan`` is called once before anything is written, ``progress`` with (bytes written, bytes
     in all). Raises CheckpointError, StorageError, or ModelFolderError when ``out`` is taken.
     """
@@ -115,7 +114,7 @@ def export_model(
 
 def plan_export(
     checkpoint: Checkpoint,
-    out: str | Path,
+    out: str | PathLike[str],
     precision: Precision | None = None,
     *,
     timed: bool = True,
@@ -126,6 +125,8 @@ def plan_export(
     which takes some itself. Raises CheckpointError as ``export_model``.
     """
     decoder = build_decoder(checkpoint)
+    if checkpoint.format != HEADERS_FORMAT:  # from the hub comes config.json alone
+        require_tokenizer(checkpoint)
     precision = precision or FullPrecision()
     precision.apply(decoder.model, decoder.num_parameters)
     plan = _plan(decoder, out, precision)
@@ -168,9 +169,9 @@ def open_decoder(folder: ModelFolder) -> Decoder:
         architecture=str(folder.manifest["architecture"]),
         source=lambda: dict(folder.manifest["source"]),
         bytes_to_read=folder.weights_bytes,
-        config=load_json_object(folder.path / "config.json", 10_000_000, CheckpointError),
+        config=load_json_object(folder.path / "config.json", LARGEST_CONFIG, CheckpointError),
         generation_config=load_json_object(
-            folder.path / "generation_config.json", 10_000_000, CheckpointError
+            folder.path / "generation_config.json", LARGEST_CONFIG, CheckpointError
         ),
         tokenizer_files=read_tokenizer(open_tokenizer(folder.path), folder.shape.vocab_size),
         graph=dict(folder.manifest.get("graph", {})),
@@ -179,7 +180,7 @@ def open_decoder(folder: ModelFolder) -> Decoder:
 
 def write_folder(
     decoder: Decoder,
-    out: str | Path,
+    out: str | PathLike[str],
     precision: Precision | None,
     *,
     force: bool,
@@ -194,10 +195,11 @@ def write_folder(
         check_free_space(out, plan.bytes_needed)
         if on_plan is not None:
             on_plan(plan)
-        short = memory_errors(f"{out}: writing it", plan.peak_memory_bytes)
+        short = memory_errors(f"{plan.out}: writing it", plan.peak_memory_bytes)
         with storage_errors(Path(out)), short, ThreadPoolExecutor(1) as beside:
             source = beside.submit(decoder.source)  # hashes what is read: leaves no core idle
-            known = {DATA_FILE: write_weights(decoder.model, folder, progress)}
+            digest = write_weights(decoder.model, folder, progress)
+            known = {DATA_FILE: {"bytes": plan.bytes_to_write, "sha256": digest}}
             ir.save(decoder.model, folder / GRAPH_FILE)
             write_json(folder / "config.json", decoder.config)
             write_json(folder / "generation_config.json", decoder.generation_config)
@@ -214,7 +216,6 @@ def write_folder(
             for name, data in decoder.tokenizer_files.items():
                 (folder / name).write_bytes(data)
             manifest = {
-                "format_version": FORMAT_VERSION,
                 "architecture": decoder.architecture,
                 "num_parameters": decoder.num_parameters,
                 "source": source.result(),
@@ -225,11 +226,11 @@ def write_folder(
                 "precision": precision.describe(),
                 "files": describe_files(folder, known),
             }
-            write_json(folder / MANIFEST, manifest)
-    return ModelFolder.open(out)
+            (folder / MANIFEST).write_bytes(manifest_bytes(manifest))
+    return ModelFolder.open(Path(out))
 
 
-def _plan(decoder: Decoder, out: str | Path, precision: Precision) -> Plan:
+def _plan(decoder: Decoder, out: str | PathLike[str], precision: Precision) -> Plan:
     _, weights_bytes = plan_ranges(decoder.model)
     tokenizer = sum(map(len, decoder.tokenizer_files.values()))
     return Plan(
@@ -292,7 +293,7 @@ def require_tokenizer(checkpoint: Checkpoint) -> TokenizerSource:
     if checkpoint.tokenizer is None:
         raise CheckpointError(
             f"{checkpoint.path}: found no tokenizer, expected one beside the weights; "
-            "name the folder that has it with --tokenizer FOLDER"
+            "name the folder that has one as tokenizer (in a command: --tokenizer FOLDER)"
         )
     return checkpoint.tokenizer
 
@@ -300,13 +301,26 @@ def require_tokenizer(checkpoint: Checkpoint) -> TokenizerSource:
 def read_tokenizer(tokenizer: TokenizerSource | None, vocab_size: int) -> dict[str, bytes]:
     """The files of a tokenizer, read now: what that takes of memory is over before a plan is made.
 
-    Raises CheckpointError when it cannot belong to a vocabulary of ``vocab_size``.
+    Raises CheckpointError if it cannot belong to a vocabulary of ``vocab_size`` or cannot be run.
     """
     if tokenizer is None:
         return {}
     content = tokenizer.read()
     _check_tokenizer_size(tokenizer.files[0], content, vocab_size)
-    return tokenizer.folder_files(content)
+    files = tokenizer.folder_files(content)
+    del content
+    _check_tokenizer_runs(tokenizer.files[0], files["tokenizer.json"], vocab_size)
+    return files
+
+
+def _check_tokenizer_runs(file: Path, data: bytes, vocab_size: int) -> None:
+    library = open_library(data, file, CheckpointError)
+    around = library.encode("").ids
+    if around and max(around) >= vocab_size:
+        raise CheckpointError(
+            f"{file}: found the token id {max(around)} put around every text, expected 0 to "
+            f"{vocab_size - 1}, as in config.json; the tokenizer belongs to another model"
+        )
 
 
 def _check_tokenizer_size(file: Path, content: dict[str, Any], vocab_size: int) -> None:
@@ -320,10 +334,17 @@ def _check_tokenizer_size(file: Path, content: dict[str, Any], vocab_size: int) 
     ids = list(range(len(vocab))) if isinstance(vocab, list) else list(vocab.values())
     added = content.get("added_tokens") or []
     if not isinstance(added, list):
-        raise CheckpointError(f"{file}: found added_tokens that are no list; it is damaged")
+        raise CheckpointError(
+            f"{file}: found added_tokens that are {shown(added)}, expected a list; the file is "
+            "damaged: get it again from its source"
+        )
     ids += [token.get("id") if isinstance(token, dict) else None for token in added]
-    if not all(map(_is_id, ids)):
-        raise CheckpointError(f"{file}: found a token id that is not a number; it is damaged")
+    wrong = [token_id for token_id in ids if not _is_id(token_id)]
+    if wrong:
+        raise CheckpointError(
+            f"{file}: found the token id {shown(wrong[0])}, expected 0 or above; the file is "
+            "damaged: get it again from its source"
+        )
     size = max(ids, default=-1) + 1
     if not vocab_size - LARGEST_PADDING <= size <= vocab_size:
         raise CheckpointError(

@@ -1,19 +1,40 @@
 """JSON objects read strictly: what two parsers could understand differently is refused.
 
 Refused are duplicate keys, bytes that are not UTF-8, half surrogate pairs, NaN and Infinity,
-numbers outside float64, nesting too deep to parse, files over a size limit, and any top level that
-is not an object (RFC 8259 leaves these to the parser). Standard library only: the runtime uses it.
+numbers outside float64, files over a size limit, more values or nesting than the file can need, and
+any top level that is not an object (RFC 8259 leaves these to the parser). Standard library only:
+the runtime uses it.
+
+A file is judged before an object is made of it: its punctuation says how many keys and values there
+will be, and how deep. Reading n bytes with v keys and values takes at most
+``TEXT_FACTOR * n + VALUE_BYTES * v`` bytes of memory, and refusing it ``4 * n``, plus a megabyte.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from array import array
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from .errors import PocketLMError
 from .regular_file import RegularFile
+
+MAX_DEPTH = 100  # arrays and objects inside each other; published files have about six
+MAX_VALUES = 1_000_000  # keys and values, where a caller says nothing else
+LARGEST_CONFIG = 1_000_000  # bytes of config.json and its like; published ones have some thousand
+LARGEST_INDEX = 25_000_000  # bytes that list tensors; those of 140,000 tensors have 13 million
+# The file, its text, and its strings, with four bytes a character where one of them needs that.
+TEXT_FACTOR = 10
+VALUE_BYTES = 150  # the dearest are the keys and values of one large object
+
+_STRUCTURE = b'"[]{},:'
+_NOT_STRUCTURE = bytes(set(range(256)) - set(_STRUCTURE))
+# A step down for each bracket that opens, back up for each that closes, as signed bytes.
+_STEPS = bytes({0x5B: 1, 0x7B: 1, 0x5D: 255, 0x7D: 255}.get(byte, 0) for byte in range(256))
+_PIECE_BYTES = 1 << 14
 
 _ADVICE = "the file is damaged or not what its name says: get it again from its source"
 
@@ -24,18 +45,26 @@ def quoted(text: str, limit: int = 100) -> str:
 
 
 def shown(value: object, limit: int = 60) -> str:
-    """Returns a parsed JSON value of the wrong kind on one line, cut to ``limit`` characters."""
+    """Returns a JSON value of the wrong kind on one line, cut to ``limit`` characters."""
     try:
         return quoted(value if isinstance(value, str) else str(value), limit)
-    except RecursionError:  # what could just be parsed may be too deep to print
+    except RecursionError:  # no file is that deep, but what a caller made may be
         return "a deeply nested value"
 
 
-def load_json_object(path: Path, max_bytes: int, error: type[PocketLMError]) -> dict[str, Any]:
+def load_json_object(
+    path: Path, max_bytes: int, error: type[PocketLMError], max_values: int = MAX_VALUES
+) -> dict[str, Any]:
     """Returns the JSON object in the file ``path``; raises ``error`` if it is not a strict one.
 
-    A file over ``max_bytes`` is refused before it is read.
+    A file over ``max_bytes`` is refused before it is read, one with more than ``max_values`` keys
+    and values before they are made.
     """
+    return parse_json_object(read_json(path, max_bytes, error), path.name, error, max_values)
+
+
+def read_json(path: Path, max_bytes: int, error: type[PocketLMError]) -> bytes:
+    """Returns the bytes of the JSON file ``path``, unparsed; ``error`` if over ``max_bytes``."""
     with RegularFile(path, error) as file:
         size = file.num_bytes()
         if size > max_bytes:
@@ -43,16 +72,18 @@ def load_json_object(path: Path, max_bytes: int, error: type[PocketLMError]) -> 
                 f"{path.name} has {size:,} bytes, expected at most {max_bytes:,} bytes of JSON; "
                 f"{_ADVICE}"
             )
-        data = file.read(0, max_bytes)
-    return parse_json_object(data, path.name, error)
+        return file.read(0, max_bytes)
 
 
-def parse_json_object(data: bytes, where: str, error: type[PocketLMError]) -> dict[str, Any]:
+def parse_json_object(
+    data: bytes, where: str, error: type[PocketLMError], max_values: int = MAX_VALUES
+) -> dict[str, Any]:
     """Returns the JSON object in ``data``; raises ``error``, its message beginning with ``where``.
 
     ``-0`` becomes the float -0.0, as in parsers that have no signed integer zero.
     """
     try:
+        _judge(data, max_values)
         value = json.loads(
             data.decode("utf-8"),
             object_pairs_hook=_unique,
@@ -69,9 +100,6 @@ def parse_json_object(data: bytes, where: str, error: type[PocketLMError]) -> di
     except UnicodeEncodeError as cause:
         problem = "has a string with half a surrogate pair"
         raise error(f"{where} {problem}, expected Unicode text; {_ADVICE}") from cause
-    except RecursionError as cause:
-        problem = "is nested too deeply to be parsed"
-        raise error(f"{where} {problem}, expected a flat JSON object; {_ADVICE}") from cause
     except json.JSONDecodeError as cause:
         problem = f"is not valid JSON ({cause.msg} at character {cause.pos})"
         raise error(f"{where} {problem}, expected a JSON object; {_ADVICE}") from cause
@@ -85,6 +113,26 @@ def parse_json_object(data: bytes, where: str, error: type[PocketLMError]) -> di
 
 class _Refused(ValueError):
     """Valid for Python's parser, refused by us; the message has found and expected."""
+
+
+def _judge(data: bytes, max_values: int) -> None:
+    """Raises _Refused for more than ``max_values`` keys and values, or ``MAX_DEPTH`` levels."""
+    # Without escapes every quote begins or ends a string; an empty string hides nothing.
+    text = data.replace(rb"\\", b"").replace(rb"\"", b"")
+    text = text.translate(None, _NOT_STRUCTURE).replace(b'""', b"")
+    inside = level = values = 0
+    for start in range(0, len(text), _PIECE_BYTES):
+        parts = text[start : start + _PIECE_BYTES].split(b'"')
+        outside = b"".join(parts[inside::2])
+        inside ^= len(parts) - 1 & 1
+        levels = array("i", accumulate(array("b", outside.translate(_STEPS)), initial=level))
+        level = levels[-1]
+        if max(levels) > MAX_DEPTH:
+            raise _Refused(f"is nested too deeply, expected at most {MAX_DEPTH} levels")
+        # Each follows a comma, a colon, or the bracket that it is the first behind.
+        values += len(outside) - outside.count(b"]") - outside.count(b"}")
+        if values > max_values:
+            raise _Refused(f"has too many values, expected at most {max_values:,}")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
 
 import onnx_ir as ir
@@ -20,16 +21,10 @@ import onnx_ir as ir
 from .checkpoint import Checkpoint, load_config, open_checkpoint
 from .errors import CheckpointError
 from .external_data import Progress, adopt_weights
-from .folder import (
-    GRAPH_FILE,
-    GROWING,
-    IN_PLACE,
-    ModelFolder,
-    check_free_space,
-    working_beside,
-)
+from .folder import GRAPH_FILE, GROWING, IN_PLACE, ModelFolder
 from .graph import Weight
 from .plan import Plan
+from .publishing import check_free_space, folder_beside, target_of
 from .run import (
     Decoder,
     Precision,
@@ -38,12 +33,14 @@ from .run import (
     require_tokenizer,
     write_folder,
 )
-from .strict_json import quoted
-from .tokenizers import find_tokenizer, open_tokenizer
+from .strict_json import LARGEST_INDEX, load_json_object, quoted
+from .tokenizers import given_tokenizer
+from .tokenizers.opening import open_source
 from .traced.contract import check_graph, read_shape
 from .traced.in_place import rewrite_in_place
 from .traced.process import Trace, run_trace
 from .traced.simplify import Simplifier, lift_constants
+from .traced.torch_zip import check_torch_file
 
 TORCH_FILE = "pytorch_model.bin"
 TORCH_INDEX = "pytorch_model.bin.index.json"
@@ -51,7 +48,7 @@ TORCH_INDEX = "pytorch_model.bin.index.json"
 
 def export_via_optimum(
     path: str | Path,
-    out: str | Path,
+    out: str | PathLike[str],
     precision: Precision | None = None,
     *,
     tokenizer: str | Path | None = None,
@@ -69,11 +66,15 @@ def export_via_optimum(
     """
     checkpoint = replace(open_for_tracing(path, tokenizer), origin=origin or {})
     check_free_space(out, 2 * float32_bytes(checkpoint))
-    with working_beside(out, force=force) as folder:
+    target = target_of(out, force)
+    if checkpoint.format == "torch":
+        for file in checkpoint.files:
+            check_torch_file(file)
+    with folder_beside(target.path) as folder:
         trace = run_trace(checkpoint.path, folder)
         decoder = traced_decoder(checkpoint, folder, trace, rewrite=rewrite)
         return write_folder(
-            decoder, out, precision, force=force, on_plan=on_plan, progress=progress
+            decoder, target, precision, force=force, on_plan=on_plan, progress=progress
         )
 
 
@@ -97,7 +98,7 @@ def open_for_tracing(path: str | Path, tokenizer: str | Path | None = None) -> C
             f"{path}: config.json has a quantization_config, expected weights in float32, float16 "
             "or bfloat16; quantized checkpoints cannot be exported"
         )
-    require_tokenizer(checkpoint)
+    open_source(require_tokenizer(checkpoint))  # now: tracing may take hours
     return checkpoint
 
 
@@ -119,7 +120,7 @@ def open_torch_folder(path: Path, tokenizer: str | Path | None) -> Checkpoint:
         generation_config=load_config(generation) if generation.is_file() else {},
         format="torch",
         files=(*torch_files(path), path / "config.json"),
-        tokenizer=open_tokenizer(Path(tokenizer).absolute()) if tokenizer else find_tokenizer(path),
+        tokenizer=given_tokenizer(tokenizer, path),
     )
 
 
@@ -128,7 +129,7 @@ def torch_files(path: Path) -> list[Path]:
     if (path / TORCH_FILE).is_file():
         return [path / TORCH_FILE]
     index = path / TORCH_INDEX
-    weight_map = load_config(index).get("weight_map")
+    weight_map = load_json_object(index, LARGEST_INDEX, CheckpointError).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(
             f"{index}: found no weight_map, expected the file of every tensor; "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ..export.errors import RequestError
 from ..export.external_data import Progress
 from ..export.folder import ModelFolder
 from ..export.plan import Plan, open_headers
+from ..export.publishing import target_of
 from ..export.run import Precision, export_model, open_decoder, plan_export, write_folder
 from ..export.via_optimum import export_via_optimum
 from .precisions import FULL
@@ -53,7 +55,7 @@ def precision_of(
 
 def export_checkpoint(
     checkpoint: Checkpoint,
-    out: str | Path,
+    out: str | PathLike[str],
     precision: str = FULL,
     *,
     block_size: int | None = None,
@@ -69,7 +71,7 @@ def export_checkpoint(
 
 def export_traced(
     path: str | Path,
-    out: str | Path,
+    out: str | PathLike[str],
     precision: str = FULL,
     *,
     block_size: int | None = None,
@@ -97,7 +99,7 @@ def export_traced(
 
 def plan_checkpoint(
     path: str | Path,
-    out: str | Path,
+    out: str | PathLike[str],
     precision: str = FULL,
     *,
     block_size: int | None = None,
@@ -116,7 +118,7 @@ def plan_checkpoint(
 
 def quantize_model(
     folder: ModelFolder,
-    out: str | Path,
+    out: str | PathLike[str],
     precision: str,
     *,
     block_size: int | None = None,
@@ -136,7 +138,8 @@ def quantize_model(
             "than once - export the checkpoint in the precision you want"
         )
     change = precision_of(precision, block_size, head)
+    target = target_of(out, force)
     folder.verify()
     return write_folder(
-        open_decoder(folder), out, change, force=force, on_plan=on_plan, progress=progress
+        open_decoder(folder), target, change, force=force, on_plan=on_plan, progress=progress
     )

@@ -63,4 +63,9 @@ def choose(precision: str, block_size: int | None = None, head: str | None = Non
                 "choose int8, int8-weight or int4, or leave them out"
             )
         return None
+    if block_size is not None and precision == "int8" and head == FULL:
+        raise RequestError(
+            f"block_size is {block_size}, expected none for int8 with an fp32 head, which has no "
+            "blocks; leave it out, or choose another head"
+        )
     return Choice(precision, block_size or DEFAULT_BLOCK[precision], head or "int8")

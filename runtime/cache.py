@@ -177,7 +177,7 @@ class DeviceCache(KVCache):
             raise ResourceError(
                 f"provider is {self._memory!r}: found no memory for a KV cache of {size[2]} tokens "
                 f"({str(error).splitlines()[0]:.300}), expected {rows.nbytes} bytes for each of "
-                f"{len(self._names)} buffers; shorten the text, or use --provider cpu"
+                f"{len(self._names)} buffers; shorten the text, or use the provider cpu"
             ) from error
 
     def _bind_buffer(

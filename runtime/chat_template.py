@@ -24,15 +24,16 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..export.errors import MissingExtraError, ModelFolderError, RequestError, missing_extra
 from ..export.folder import ModelFolder
+from ..export.quantities import size_text
 from ..export.strict_json import load_json_object, quoted, shown
-from ..export.tokenizers import CONFIG_FILE, LARGEST_CONFIG, TEMPLATE_FILE, read_template
+from ..export.tokenizers import CONFIG_FILE, LARGEST_TOKENIZER_CONFIG, TEMPLATE_FILE, read_template
 from . import template_worker as worker
 
 if TYPE_CHECKING:
     import subprocess
 
 RENDER_SECONDS = 2.0
-RENDER_BYTES = 256 << 20
+RENDER_BYTES = 256_000_000
 START_SECONDS = 30.0  # until Python and jinja2 are there: a cold disk, a virus scanner
 MINIMUM_JINJA2 = (3, 1, 6)  # earlier sandboxes have known ways out
 TOKEN_VARIABLES = [f"{kind}_token" for kind in ("bos", "eos", "unk", "pad", "sep", "cls", "mask")]
@@ -68,7 +69,7 @@ class ChatTemplate:
         file = folder.path / CONFIG_FILE
         config = {}
         if CONFIG_FILE in folder.files:  # what the manifest does not list was not verified
-            config = load_json_object(file, LARGEST_CONFIG, ModelFolderError)
+            config = load_json_object(file, LARGEST_TOKENIZER_CONFIG, ModelFolderError)
         source = _default_template(config.get("chat_template"), file)
         if TEMPLATE_FILE in folder.files:
             file = folder.path / TEMPLATE_FILE
@@ -111,16 +112,16 @@ class ChatTemplate:
                 f"{self.where}: the text of the messages has more than {max_characters:,} "
                 "characters, expected what fits the context; shorten the messages"
             )
-        seconds, megabytes = f"{self._process.seconds:g} s", f"{self._process.num_bytes >> 20} MB"
+        seconds, memory = f"{self._process.seconds:g} s", size_text(self._process.num_bytes)
         found = {
             TIME: f"took longer than {seconds}",
             DIED: "ended its process",
-            worker.MEMORY: f"needed more than {megabytes}",
+            worker.MEMORY: f"needed more than {memory}",
             worker.BROKEN: f"failed ({quoted(detail, 300)})",
         }
         raise ModelFolderError(
             f"{self.where}: the chat template {found[kind]}, expected a text within {seconds} and "
-            f"{megabytes}; export the model again with a template that works"
+            f"{memory}; export the model again with a template that works"
         )
 
 

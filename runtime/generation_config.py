@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..export.errors import ModelFolderError, RequestError
-from ..export.strict_json import load_json_object, shown
+from ..export.strict_json import LARGEST_CONFIG, load_json_object, shown
 from .sampling import SamplingOptions
 
 SAMPLING_FIELDS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
@@ -34,7 +34,7 @@ class GenerationConfig:
     @staticmethod
     def read(file: Path) -> GenerationConfig:
         """Reads ``file``; ModelFolderError names the field that is not as it should be."""
-        fields = load_json_object(file, 10_000_000, ModelFolderError)
+        fields = load_json_object(file, LARGEST_CONFIG, ModelFolderError)
         end_ids = _ids(file, fields, "eos_token_id")
         starts = _ids(file, fields, "bos_token_id") or end_ids
         return GenerationConfig(end_ids, min(starts) if starts else None, _sampling(file, fields))

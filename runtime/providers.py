@@ -95,7 +95,7 @@ def start_obstacle() -> Obstacle:
     return Obstacle(
         "that ONNX Runtime could not start CUDA (its log above says why)",
         "a session there",
-        "free the device or update its driver, or use --provider cpu",
+        "free the device or update its driver, or use the provider cpu",
     )
 
 
@@ -117,7 +117,7 @@ def _installed(package: str) -> bool:
 def _driver_obstacle() -> Obstacle | None:
     """Asks the driver for devices; loads nothing else."""
     expected = "an NVIDIA GPU and its driver"
-    advice = "install the driver, let this process see the device, or use --provider cpu"
+    advice = "install the driver, let this process see the device, or use the provider cpu"
     try:
         driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError as error:
@@ -135,7 +135,7 @@ def _precision_obstacle(precision: str) -> Obstacle | None:
     return Obstacle(
         f"precision {precision}, whose products of integers have no CUDA kernel",
         "int4, int8-weight or fp32",
-        "export it again with --precision int4, or use --provider cpu",
+        "export it again with --precision int4, or use the provider cpu",
     )
 
 

@@ -66,8 +66,8 @@ class SamplingOptions:
         _check_number(
             "repetition_penalty", self.repetition_penalty, "above 0", lambda x: x > 0, "1.0 (none)"
         )
-        _check_integer("top_k", self.top_k, 1, "no limit")
-        _check_integer("seed", self.seed, 0, "fresh entropy")
+        _check_integer("top_k", self.top_k, 1, "(no limit)")
+        _check_integer("seed", self.seed, 0, "(fresh entropy)")
 
 
 def _check_number(
@@ -83,7 +83,7 @@ def _check_number(
             return
     raise RequestError(
         f"{name} is {brief(value)}, expected a finite number {expected}; "
-        f"give such a number, or leave it out or pass {neutral}"
+        f"give such a number, leave it out, or give {neutral}"
     )
 
 
@@ -93,7 +93,7 @@ def _check_integer(name: str, value: object, least: int, neutral: str) -> None:
         return
     raise RequestError(
         f"{name} is {brief(value)}, expected an integer of at least {least}; "
-        f"give such an integer, or leave it out for {neutral}"
+        f"give such an integer, or leave it out {neutral}"
     )
 
 

@@ -375,7 +375,7 @@ def _open(
         if place is not CPU:
             raise ProviderError(
                 f"provider is {place.name!r}: found {str(error).splitlines()[0]:.300}, expected a "
-                "session; free memory on the device, or use --provider cpu"
+                "session; free memory on the device, or use the provider cpu"
             ) from error
         if is_exhaustion(error):
             raise

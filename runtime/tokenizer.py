@@ -1,35 +1,24 @@
 """Text in, token ids out, and back: tokenizer.json through the ``tokenizers`` library.
 
 Encoding is the library's. Decoding is ours and goes by bytes: every token stands for a fixed run
-of bytes, a text is the UTF-8 reading of their concatenation, and what a stream holds back is never
-more than an unfinished character. The bytes follow from the ``decoder`` section of the file:
-
-    ByteLevel                          each character names a byte (GPT-2's printable alphabet)
-    Sequence of Replace, ByteFallback, "▁" is a space, <0xE2> is a byte, the rest is UTF-8
-      Fuse, Strip (at the start)         (sentencepiece, Llama)
-    Fuse, or none                      UTF-8 of the token, nothing put in between
-
-Other decoders (WordPiece, CTC, ...) rewrite text depending on the neighbours and are refused.
-
-Sources: ``bytes_to_unicode`` in the GPT-2 repository's encoder.py; the decoders of the tokenizers
-library, with which decoding agrees on all valid UTF-8.
+of bytes (``export.tokenizers.token_bytes``), and what a stream holds back is never more than an
+unfinished character.
 """
 
 from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import tokenizers
 
 from ..export.errors import ModelFolderError, RequestError
-from ..export.memory import exhausted, is_exhaustion
-from ..export.tokenizers.byte_alphabet import byte_alphabet
+from ..export.tokenizers import read_tokenizer_file
+from ..export.tokenizers.opening import decoding, library_errors, open_library
 from .quoting import PlainTwin, Quotation
 
 MAX_CHARACTERS = 16 * 131072
@@ -39,8 +28,6 @@ The library (0.23) takes linear time: with GPT-2's vocabulary about 0.6 s per mi
 and 1.7 s per million Chinese ones, in one run or in words. Pass less where that is too long.
 """
 
-KNOWN_DECODERS = "ByteLevel, Fuse, none, or a Sequence of Replace, ByteFallback, Fuse and Strip"
-
 
 class Tokenizer:
     """The tokenizer of a model folder; open it with ``Tokenizer.open``."""
@@ -48,10 +35,9 @@ class Tokenizer:
     def __init__(self, library: tokenizers.Tokenizer, path: Path) -> None:
         self._library = library
         self._path = path
-        with self._library_errors("reading the decoder"):
-            state = None if library.decoder is None else library.decoder.__getstate__()
+        self._to_bytes, self._strip = decoding(library, path, ModelFolderError)
+        with self._library_errors("listing the added tokens"):
             added = library.get_added_tokens_decoder()
-        self._to_bytes, self._strip = _read_decoder(json.loads(state) if state else None, path)
         self._bytes: dict[int, bytes] = {}
         special = {token_id: token for token_id, token in added.items() if token.special}
         self.special_ids: frozenset[int] = frozenset(special)
@@ -63,23 +49,11 @@ class Tokenizer:
     def open(path: str | Path) -> Tokenizer:
         """Opens a tokenizer.json. Truncation, padding and BPE dropout set in it are switched off.
 
-        Raises ModelFolderError for a file that cannot be read or has a decoder unknown to us.
+        Raises ModelFolderError for a file that cannot be read or run.
         """
         path = Path(path)
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ModelFolderError(
-                f"{path}: cannot be read ({error}), expected a tokenizer.json in UTF-8; "
-                "export the checkpoint again"
-            ) from error
-        with _library_errors(path, "reading it"):
-            library = tokenizers.Tokenizer.from_str(text)
-            library.no_truncation()
-            library.no_padding()
-            if getattr(library.model, "dropout", None) is not None:
-                library.model.dropout = None
-        return Tokenizer(library, path)
+        data = read_tokenizer_file(path, ModelFolderError)
+        return Tokenizer(open_library(data, path, ModelFolderError), path)
 
     def encode(
         self,
@@ -192,6 +166,17 @@ class Tokenizer:
             ids = self._library.get_vocab(with_added_tokens=True).values()
         return max(ids, default=-1) + 1
 
+    @cached_property
+    def unknown_id(self) -> int | None:
+        """The token for what has none; None for a tokenizer without such a token."""
+        with self._library_errors("looking up a token"):
+            model = self._library.model
+            if isinstance(model, tokenizers.models.Unigram):
+                found: int | None = json.loads(model.__getstate__())["unk_id"]
+                return found
+            name = getattr(model, "unk_token", None)
+            return None if name is None else self._library.token_to_id(name)
+
     @property
     def strips_leading_spaces(self) -> int:
         """How many spaces at the start of a text decoding drops: 1 for sentencepiece."""
@@ -209,7 +194,7 @@ class Tokenizer:
         return b"" if content is None else self._to_bytes(content)
 
     def _library_errors(self, doing: str) -> AbstractContextManager[None]:
-        return _library_errors(self._path, doing)
+        return library_errors(doing, self._path, ModelFolderError)
 
 
 class Detokenizer:
@@ -252,95 +237,3 @@ def _strip_start(text: bytes, spaces: int) -> tuple[bytes, int]:
     dropped = min(spaces, len(text) - len(stripped))
     rest = text[dropped:]
     return rest, 0 if rest else spaces - dropped
-
-
-# ---- the decoder section ----
-
-
-def _read_decoder(decoder: dict[str, Any] | None, path: Path) -> tuple[Callable[[str], bytes], int]:
-    """The function token -> bytes, and how many spaces to strip at the start of a text."""
-    steps: list[Callable[[str | bytes], str | bytes]] = []
-    strip = 0
-    fused = False
-    for part in _flatten(decoder):
-        match part:
-            case {"type": "ByteLevel"}:
-                steps.append(_from_byte_level)
-            case {"type": "ByteFallback"}:
-                steps.append(_from_byte_fallback)
-            case {"type": "Replace", "pattern": {"String": str(old)}, "content": str(new)} if (
-                not fused
-            ):
-                steps.append(_replacing(old, new))
-            case {"type": "Fuse"}:
-                fused = True
-            case {"type": "Strip", "content": " ", "start": int(start), "stop": 0} if fused:
-                strip += start
-            case _:
-                found = json.dumps(part, ensure_ascii=False)
-                raise ModelFolderError(
-                    f"{path}: decoder has the part {found[:200]}, expected {KNOWN_DECODERS}; "
-                    "this tokenizer is not supported"
-                )
-
-    def to_bytes(token: str) -> bytes:
-        value: str | bytes = token
-        for step in steps:
-            value = step(value)
-        return value.encode("utf-8") if isinstance(value, str) else value
-
-    return to_bytes, strip
-
-
-def _flatten(decoder: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
-    if decoder is None:
-        return
-    if decoder.get("type") == "Sequence":
-        for part in decoder.get("decoders", ()):
-            yield from _flatten(part)
-    else:
-        yield decoder
-
-
-_ALPHABET = {character: byte for byte, character in enumerate(byte_alphabet())}
-
-
-def _from_byte_level(token: str | bytes) -> str | bytes:
-    """Bytes of a token written in the alphabet; an added token with other characters is text."""
-    if isinstance(token, str) and all(character in _ALPHABET for character in token):
-        return bytes(_ALPHABET[character] for character in token)
-    return token
-
-
-def _from_byte_fallback(token: str | bytes) -> str | bytes:
-    """<0xE2> is the byte E2; everything else stays."""
-    if isinstance(token, str) and len(token) == 6 and token[:3] == "<0x" and token[5] == ">":
-        try:
-            return bytes.fromhex(token[3:5])
-        except ValueError:
-            pass
-    return token
-
-
-def _replacing(old: str, new: str) -> Callable[[str | bytes], str | bytes]:
-    return lambda token: token.replace(old, new) if isinstance(token, str) else token
-
-
-@contextmanager
-def _library_errors(path: Path, doing: str) -> Iterator[None]:
-    """Turns every failure of the library into a ModelFolderError that names the file.
-
-    A panic in it arrives as PyO3's PanicException, which derives from BaseException alone and
-    cannot be imported; KeyboardInterrupt, SystemExit and others of that kind pass through.
-    """
-    try:
-        yield
-    except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        if isinstance(error, Exception) and is_exhaustion(error):
-            raise exhausted(f"{path}: {doing}") from error
-        raise ModelFolderError(
-            f"{path}: {doing} failed ({type(error).__name__}: {str(error)[:300]}), expected a "
-            "tokenizer.json of the tokenizers library; export the checkpoint again"
-        ) from error

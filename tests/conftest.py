@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -96,6 +97,12 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_folder(tiny_checkpoint: Path) -> ModelFolder:
     """The fp32 model folder of ``tiny_checkpoint``; not to be written to."""
     return export_model(open_checkpoint(tiny_checkpoint), tiny_checkpoint.parent / "fp32")
+
+
+@pytest.fixture
+def copy(tiny_folder: ModelFolder, tmp_path: Path) -> Path:
+    """A model folder that a test may damage."""
+    return Path(shutil.copytree(tiny_folder.path, tmp_path / "copy"))
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -73,6 +73,7 @@ class HubServer:
         self.faults: list[Fault] = []
         self.log: list[Request] = []
         self.lock = threading.Lock()
+        self.before_listing: Callable[[], object] = lambda: None  # may keep the client waiting
         self.servers = [_server(self, "hub"), _server(self, "storage")]
         self.endpoint = f"http://127.0.0.1:{self.servers[0].server_port}"
         self.storage = f"http://localhost:{self.servers[1].server_port}"
@@ -188,6 +189,7 @@ class _Handler(BaseHTTPRequestHandler):
         return None
 
     def _info(self, name: str, revision: str) -> None:
+        self.hub.before_listing()
         if (repo := self._repo(name, for_file=False)) is None:
             return
         commit = repo.revisions.get(revision, revision)

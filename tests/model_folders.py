@@ -7,7 +7,9 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from pocketlm.export.folder import MANIFEST, ModelFolder, file_sha256
+from pocketlm.export.folder import MANIFEST, ModelFolder
+from pocketlm.export.manifest import manifest_bytes
+from pocketlm.export.verified import file_sha256
 
 
 def with_files(folder: ModelFolder, to: Path, files: Mapping[str, str]) -> ModelFolder:
@@ -18,5 +20,5 @@ def with_files(folder: ModelFolder, to: Path, files: Mapping[str, str]) -> Model
         (to / name).write_text(text, encoding="utf-8")
         size = (to / name).stat().st_size
         manifest["files"][name] = {"bytes": size, "sha256": file_sha256(to / name)}
-    (to / MANIFEST).write_text(json.dumps(manifest))
+    (to / MANIFEST).write_bytes(manifest_bytes(manifest))
     return ModelFolder.open(to)

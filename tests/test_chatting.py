@@ -284,8 +284,8 @@ def test_system_is_replaced_and_taken_away(call: Call, folder: ModelFolder, tmp_
         ("/", "found /, expected one of /reset"),
         ("/save", "found no name, expected /save FILE"),
         ("/save {file}", "kept: found a file, expected a new name; choose another"),
-        ("/save {file}/x", "found 'Not a directory', expected to write it"),
-        ("/save a\0b", "found 'embedded null byte', expected to write it"),
+        ("/save {file}/x", "kept, expected a folder; make it first"),
+        ("/save a\0b", "cannot be written (embedded null byte), expected a place"),
     ],
 )
 def test_a_command_that_cannot_be_says_so_and_ends_nothing(

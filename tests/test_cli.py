@@ -37,7 +37,7 @@ from llama_checkpoints import llama_config, llama_tensors
 
 import pocketlm
 from pocketlm import cli
-from pocketlm.commands.options import unescape
+from pocketlm.commands.options import open_folders, unescape
 from pocketlm.commands.run import command as RUN
 from pocketlm.commands.terminal import printable
 from pocketlm.export.folder import MANIFEST, ModelFolder
@@ -230,6 +230,26 @@ def test_info_names_sizes_and_hashes(run: Run, tiny_folder: ModelFolder) -> None
     assert json.loads(run("info", tiny_folder.path, "--json").out) == tiny_folder.manifest
 
 
+def test_errors_name_options_where_python_has_arguments(
+    run: Run, tiny_folder: ModelFolder, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    ended = run("run", tiny_folder.path, "x", "--top-k", "0")
+    assert_refused(ended, "^pocketlm: --top-k is 0, expected .* at least 1; .* or leave it out")
+    options = ["--precision", "fp32", "--block-size", "32", "--head", "int4"]
+    ended = run("export", tiny_checkpoint, tmp_path / "out", *options)
+    assert_refused(ended, "^pocketlm: --block-size and --head are given, .* or leave them out")
+
+
+def test_equal_reasons_are_one_row(run: Run, tmp_path: Path) -> None:
+    config = gpt2_config(vocab_size=300, n_positions=64, n_embd=40, n_head=5)
+    source = write_checkpoint(tmp_path / "gpt2", config)
+    assert run("export", source, tmp_path / "out", "--precision", "int4").code == 0
+    lines = run("info", tmp_path / "out").out.splitlines()
+    rows = [line for line in lines if "c_attn.weight" in line]
+    assert len(rows) == 1
+    assert re.match(r"h\.\*\.attn\.c_attn\.weight +fp32 +32\.00 +2 layers: 40 input", rows[0])
+
+
 def test_info_groups_tensors_over_layers(run: Run, tiny_checkpoint: Path, tmp_path: Path) -> None:
     run("export", tiny_checkpoint, tmp_path / "out", "--precision", "int8")
     assert "h.*.attn.c_attn.weight" in run("info", tmp_path / "out").out
@@ -319,7 +339,7 @@ OVERLAP = (
     '"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}'
 )
 BAD_CHECKPOINTS: dict[str, tuple[Callable[[Path], Path], str]] = {
-    "nothing there": (lambda p: p / "absent", "absent' does not exist"),
+    "nothing there": (lambda p: p / "absent", "absent': found nothing at this path"),
     "a text file": (lambda p: _file(p, "notes.txt", "hello"), "notes.txt"),
     "an empty folder": (lambda p: _file(p, "x", "").parent, "config.json"),
     "a missing tensor": (
@@ -489,14 +509,14 @@ def test_folder_with_foreign_files_is_kept(
         (["--temperature", "-1"], "temperature"),
         (["--temperature", "nan"], "temperature"),
         (["--temperature", "inf"], "temperature"),
-        (["--top-p", "0"], "top_p"),
-        (["--top-p", "1.5"], "top_p"),
-        (["--top-p", "nan"], "top_p"),
-        (["--top-k", "0"], "top_k"),
-        (["--min-p", "-0.1"], "min_p"),
-        (["--repetition-penalty", "0"], "repetition_penalty"),
+        (["--top-p", "0"], "--top-p is"),
+        (["--top-p", "1.5"], "--top-p is"),
+        (["--top-p", "nan"], "--top-p is"),
+        (["--top-k", "0"], "--top-k is"),
+        (["--min-p", "-0.1"], "--min-p is"),
+        (["--repetition-penalty", "0"], "--repetition-penalty is"),
         (["--seed", "-1"], "seed"),
-        (["--max-tokens", "0"], "max_tokens"),
+        (["--max-tokens", "0"], "--max-tokens is"),
         (["--stop", ""], "stop"),
         (["--threads", "0"], "threads"),
         (["--threads", "4097"], "threads is 4097, expected an integer from 1 to"),
@@ -534,8 +554,81 @@ def test_wrong_usage_points_to_the_help(run: Run, arguments: list[str]) -> None:
     assert_refused(run(*arguments), "see: pocketlm .*--help")
 
 
+EXPORT = ["export", "demo", "out"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ([*EXPORT, "--json"], "found --json without --dry-run, expected both"),
+        ([*EXPORT, "--dry-run", "--quiet"], "found --quiet with --dry-run, expected one of them"),
+        ([*EXPORT, "--dry-run", "--keep-download"], "found --keep-download with --dry-run"),
+        ([*EXPORT, "--keep-download"], "--keep-download is True for the demo model"),
+        ([*EXPORT, "--revision", "v2"], "--revision is 'v2' for the demo model"),
+        ([*EXPORT, "--no-rewrite"], "found --no-rewrite, expected it with --via optimum only"),
+        (
+            [*EXPORT, "--block-size", "32"],
+            "--block-size and --head are given, expected neither with",
+        ),
+        (
+            [*EXPORT, "--head", "int8"],
+            "--block-size and --head are given, expected neither with fp32",
+        ),
+        (
+            [*EXPORT, "--precision", "int8", "--head", "fp32", "--block-size", "32"],
+            "--block-size is 32, expected none for int8 with an fp32 head, which has no blocks",
+        ),
+        (["run", "FOLDER", "x", "--tokenizer", "t"], "--tokenizer is 't' for a model folder"),
+        (["run", "FOLDER", "x", "--revision", "v2"], "--revision is 'v2' for a model folder"),
+        (["run", "FOLDER", "x", "--keep-download"], "--keep-download is True for a model folder"),
+        (["run", "FOLDER", "x", "--precision", "int4"], "found a model folder in fp32, expected"),
+        (["chat", "FOLDER", "--tokenizer", "t"], "--tokenizer is 't' for a model folder"),
+        (["bench", "FOLDER", "FOLDER", "--tokenizer", "t"], "--tokenizer is 't' for a model"),
+        (["bench", "FOLDER", "demo", "--keep-download"], "--keep-download is True for a model"),
+        (
+            ["eval", "FOLDER", "--text", "TEXT", "--keep-download"],
+            "--keep-download is True for a model folder",
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_an_option_that_would_do_nothing_is_refused(
+    run: Run, tiny_folder: ModelFolder, tmp_path: Path, line: list[str], message: str
+) -> None:
+    (tmp_path / "text").write_text("the sea " * 100)
+    places = {"FOLDER": tiny_folder.path, "TEXT": tmp_path / "text", "out": tmp_path / "out"}
+    assert_refused(run(*[places.get(word, word) for word in line]), message)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_option_is_for_those_of_several_models_that_have_a_use_for_it(
+    tiny_folder: ModelFolder, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """A model folder beside a checkpoint whose tokenizer is elsewhere."""
+    bare = tmp_path / "bare"
+    shutil.copytree(tiny_checkpoint, bare)
+    tokenizer = (bare / "tokenizer.json").rename(tmp_path / "tokenizer.json")
+    options = {"tokenizer": tokenizer, "precision": "fp32"}
+    models = [str(tiny_folder.path), str(bare)]
+    folder, made = open_folders(models, [options, options])
+    assert folder.path == tiny_folder.path
+    assert made.files["tokenizer.json"] == folder.files["tokenizer.json"]
+
+
+def test_a_dry_run_says_what_the_export_would_say_of_its_place(
+    run: Run, tiny_checkpoint: Path, tiny_folder: ModelFolder, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    for dry in ([], ["--dry-run"]):
+        line = ["export", tiny_checkpoint, tmp_path, *dry]
+        assert_refused(run(*line), "found a folder that is not empty")
+        assert_refused(run(*line, "--force"), "found files that pocketlm did not write")
+    line = ["export", tiny_checkpoint, tiny_folder.path]
+    assert run(*line, "--dry-run", "--force").code == 0
+
+
 def test_line_breaks_and_escapes_in_a_message_are_shown_not_sent(run: Run) -> None:
-    assert_refused(run("info", "a\nb\x1b[2J"), r"a\\nb\\x1b\[2J: found nothing, expected")
+    assert_refused(run("info", "a\nb\x1b[2J"), r"a\\nb\\x1b\[2J': found no path")
 
 
 # Our own mistakes, missing parts, full disks -----------------------------------------------------
@@ -559,9 +652,9 @@ def test_bug_is_called_a_bug(
 
 
 def test_debug_shows_the_traceback_of_an_error() -> None:
-    with pytest.raises(pocketlm.ModelFolderError):
+    with pytest.raises(pocketlm.CheckpointError):
         cli.main(["info", "absent", "--debug"])
-    with pytest.raises(pocketlm.ModelFolderError):
+    with pytest.raises(pocketlm.CheckpointError):
         cli.main(["--debug", "info", "absent"])
 
 
@@ -582,7 +675,7 @@ def test_full_disk_is_found_before_anything_is_written(
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     ended = run("export", tiny_checkpoint, tmp_path / "out")
-    assert_refused(ended, "found 0 MB free, expected at least", code=4)
+    assert_refused(ended, "found 1.00 kB free, expected at least 4.20 MB; free some space", code=4)
     assert listing(tmp_path) == []
 
 

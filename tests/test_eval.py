@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from character_tokenizers import characters, opened
 from checkpoint_files import gpt2_config, write_checkpoint
 from command_line import Run, assert_refused
 from model_folders import with_files
@@ -71,10 +73,12 @@ def test_the_first_line_is_the_self_check(compare: Any) -> None:
     assert lines[3].split() == ["measure", "fp32", "int4"]
     for line, measure in zip(lines[4:], MEASURES, strict=False):
         assert line.startswith(measure)
-        if measure not in ("bits per byte", "KL max"):
+        if measure not in ("bits per byte", "KL max", "|Δp| p99"):  # that of few texts may be alone
             assert "±" in line
     *_, legend, _, circumstances = lines
-    assert legend.startswith("KL(fp32 ‖ model) in nats per token; Δp: of the true token; ±")
+    assert legend.startswith(
+        "KL(fp32 ‖ model) in nats per token; Δp: of the true token's probability, in "
+    )
     assert legend.endswith("between 30 windows")
     assert re.search(r"\d+ cores, \d+ threads, ONNX Runtime [\d.]+, Python 3", circumstances)
 
@@ -164,7 +168,7 @@ def test_the_running_value_is_drawn_on_a_terminal(
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
     ended = run("eval", *models, "--text", text, *WINDOW, "-o", "csv")
     assert re.search(r"KL\(int4\) 0\.\d{5}", ended.err)
-    assert ended.out.startswith("section,item,measure,model,value,standard_error\n")
+    assert ended.out.startswith("section,item,measure,model,value,standard_error,unit\n")
 
 
 # Bad input ---------------------------------------------------------------------------------------
@@ -173,13 +177,12 @@ def test_the_running_value_is_drawn_on_a_terminal(
 @pytest.mark.parametrize(
     ("content", "options", "message"),
     [
-        (b"too short", [], "held-out.txt: found 9 tokens, expected .* window of 160.* --window 9"),
         (b"", [], "held-out.txt: found an empty file"),
         (b"one\ntwo\xff", [], r"held-out.txt: found the byte 0xff at 7 \(line 2\), expected UTF-8"),
         (None, [], "held-out.txt: cannot be read .* check path and permissions"),
         (b"x" * 99, ["--window", "161"], "window is 161 tokens, expected 3 to 160"),
         (b"x" * 99, ["--window", "50", "--stride", "50"], "stride is 50 tokens, expected 1 to 49"),
-        (b"x" * 99, ["--limit", "9"], "limit is 9 tokens, expected at least a window of 160"),
+        (b"x" * 99, ["--limit", "1"], "limit is 1 tokens, expected at least 2"),
         (b"x" * 999, ["--threads", "0"], "threads is 0, expected an integer from 1 to"),
     ],
 )
@@ -204,7 +207,7 @@ def test_a_bad_text_is_found_before_a_model_is_looked_for(run: Run, tmp_path: Pa
 
 def test_a_missing_reference_is_named(run: Run, models: tuple[Path, Path], text: Path) -> None:
     ended = run("eval", models[1], "--against", text.parent / "out-fp32", "--text", text)
-    assert_refused(ended, "out-fp32' does not exist, expected a folder")
+    assert_refused(ended, "out-fp32': found nothing at this path, expected")
 
 
 def test_a_damaged_reference_is_named(
@@ -237,3 +240,127 @@ def test_nothing_to_evaluate_on_says_what_to_give(run: Run, models: tuple[Path, 
     assert_refused(run("eval", models[1]), "found nothing to evaluate on.*add --text FILE")
     assert_refused(run("eval", models[1], "--text"), "'--text' requires an argument")
     assert_refused(run("eval"), "Missing argument 'MODEL...'")
+
+
+# Options that belong to something else -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--tasks", "x.jsonl", "--limit", "9"], "found --limit without --text, .* leave it out"),
+        (["--recite", "x.txt", "--split", "|"], "found --split without --text"),
+        (["--tasks", "x.jsonl", "--window", "9", "--stride", "3"], "--window and --stride without"),
+        (["--text", "x.txt", "--items", "3"], "found --items without --tasks, .* add --tasks FILE"),
+        (["--text", "x.txt", "--passages", "50"], "found --passages without --recite"),
+        (["--tasks", "x.jsonl", "--prompt-tokens", "5", "--continuation-tokens", "5"],
+         "found --prompt-tokens and --continuation-tokens without --recite, .* leave them out"),
+    ],
+)  # fmt: skip
+def test_an_option_of_what_is_not_measured_is_refused(
+    options: list[str], message: str, run: Run, models: tuple[Path, Path]
+) -> None:
+    assert_refused(run("eval", models[1], *options), message)
+
+
+def test_a_tokenizer_is_for_models_without_one(
+    run: Run, models: tuple[Path, Path], tiny_checkpoint: Path, text: Path
+) -> None:
+    options = ["--text", text, "--tokenizer", tiny_checkpoint, *WINDOW]
+    for command in ("eval", "bench"):
+        ended = run(command, *models, *options)
+        assert_refused(ended, "--tokenizer is .* for a model folder, expected it only for")
+    assert run("eval", models[1], "--against", tiny_checkpoint, *options).code == 0
+
+
+# Documents, and what a tokenizer does not read ---------------------------------------------------
+
+
+def test_a_text_is_split_and_json_lines_have_a_document_a_line(
+    run: Run, models: tuple[Path, Path], tmp_path: Path
+) -> None:
+    stories = [f"It was {number}.\nNo one heard." for number in range(40)]
+    text, lines = tmp_path / "stories.txt", tmp_path / "stories.jsonl"
+    text.write_text("\n\n\n".join(stories))
+    lines.write_text("\n".join(json.dumps({"text": story}) for story in stories))
+    split = run("eval", *models, "--text", text, "--split", r"\n\n\n")
+    assert re.search(
+        r"stories.txt: 40 documents, \d+ tokens, 950 bytes, 240 words; window 160, stride 80 "
+        r"tokens; a document begins with <\|endoftext\|>",
+        split.out,
+    )
+    assert "± one standard error, between 40 documents" in split.out
+    figures = [
+        run("eval", *models, "--text", *arguments, "-o", "json").out
+        for arguments in ([text, "--split", "\n\n\n"], [lines])
+    ]
+    one, other = (json.loads(found)["quality"] for found in figures)
+    assert one["models"] == other["models"]
+    assert (one["split"], other["split"]) == ("\n\n\n", None)
+
+
+def test_a_short_text_is_a_window_of_its_own(
+    run: Run, models: tuple[Path, Path], text: Path, tmp_path: Path
+) -> None:
+    short = tmp_path / "short.txt"
+    short.write_text("too short")
+    ended = run("eval", models[1], "--text", short)
+    assert "short.txt: 8 tokens, 9 bytes, 2 words; window 160" in ended.out
+    assert "\na single window, so no standard errors\n" in ended.out
+    together = run("eval", models[1], "--text", short, text, *WINDOW, "-o", "json")
+    assert json.loads(together.out)["quality"]["documents"] == 2
+
+
+@pytest.fixture(scope="module")
+def character_model(tiny_folder: ModelFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Knows eight characters, and drops all others."""
+    root = tmp_path_factory.mktemp("characters")
+    opened(characters(), root)
+    files = {"tokenizer.json": (root / "tokenizer.json").read_text("utf-8")}
+    return with_files(tiny_folder, root / "model", files).path
+
+
+def test_characters_that_a_tokenizer_drops_are_told_in_every_form(
+    run: Run, character_model: Path, tmp_path: Path
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("abc 한국 dead. é\n" * 30, encoding="utf-8")
+    for form in ("table", "md", "csv", "json", "jsonl"):
+        ended = run("eval", character_model, "--text", text, "-o", form)
+        out, said = ended.out, ended.out if form == "table" else ended.err
+        assert ended.code == 0
+        assert re.match(
+            r"WARNING: 90 characters of the text \(40.0 % of its bytes\) have no token in this "
+            r"tokenizer: the models did not read them",
+            said,
+        )
+        if form == "md":
+            assert out.startswith("**90 characters of the text")
+        if form == "json":
+            quality = json.loads(out)["quality"]
+            assert (quality["bytes"], quality["words"]) == (30 * 12, 61)
+            assert quality["without_token"] == {
+                "characters": 90, "bytes": 240, "share": pytest.approx(240 / 600),
+            }  # fmt: skip
+            loss = quality["models"][0]["loss"]["value"] * quality["tokens"]
+            bits = quality["models"][0]["bits_per_byte"]
+            assert bits == pytest.approx(loss / (30 * 12) / math.log(2))
+
+
+def test_a_text_of_which_nothing_is_left_is_refused(
+    run: Run, character_model: Path, tmp_path: Path
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("한국어" * 30, encoding="utf-8")
+    ended = run("eval", character_model, "--text", text)
+    assert_refused(ended, "text.txt: found no token to score, expected a character that this")
+
+
+def test_a_prompt_is_told_what_does_not_reach_the_model(run: Run, character_model: Path) -> None:
+    ended = run("run", character_model, "ab한국c", "--max-tokens", "2", "--temperature", "0")
+    assert ended.code == 0
+    assert ended.err == (
+        "pocketlm: the model has no token for 2 of the prompt's 5 characters, which are left out: "
+        "'한국'\n"
+    )
+    assert run("run", character_model, "abc", "--max-tokens", "2").err == ""

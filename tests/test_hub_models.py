@@ -32,9 +32,11 @@ from pocketlm import cli, exported, store
 from pocketlm.commands.progress import downloading
 from pocketlm.export.folder import MANIFEST
 from pocketlm.export.lock import locked
+from pocketlm.reference import find_reference
 
 NAME = "acme/tiny-gpt2"
 WEIGHTS = "model.safetensors"
+DEMO_LINE = "demo: comes with pocketlm; exported to the cache when it first runs\n"
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 5}
 
 
@@ -189,7 +191,7 @@ def test_revisions_are_branches_tags_and_commits(
     [
         (f"{NAME}@main", "found 'main' in the name and 'v2', expected one"),
         (".", "found 'v2' for a model on this disk, expected it only for one on the hub"),
-        (None, "found 'v2' for a model on this disk"),
+        (None, "found 'v2' for the demo model, expected it only for one on the hub"),
     ],
 )
 def test_a_revision_that_cannot_be_meant_is_refused(path: str | None, message: str) -> None:
@@ -249,7 +251,12 @@ def test_without_a_writable_cache_it_runs_all_the_same(
     done = subprocess.run(
         [sys.executable, "-c", program], env=os.environ | places, capture_output=True, text=True
     )
-    assert (done.stderr, temporary in Path(done.stdout.strip()).parents) == ("", True)
+    assert temporary in Path(done.stdout.strip()).parents
+    assert done.stderr == (
+        f"pocketlm: no cache: {tmp_path / 'file' / 'cache'} cannot be written (Not a directory); "
+        "what is fetched and made lies in a temporary folder, and is made again at every start - "
+        "name a folder to keep it in POCKETLM_CACHE\n"
+    )
     assert list(temporary.iterdir()) == []
 
 
@@ -430,10 +437,10 @@ def test_room_for_download_and_model_is_found_missing_before_the_weights(
     monkeypatch.setattr("pocketlm.export.run.free_space", lambda path: 50_000)
     code, out, err = run("run", NAME, "the sea")
     assert (code, out, err.count("\n")) == (4, "", 1)
-    assert re.search("found 0 MB free in .*, expected 4 MB for its download and the model; fr", err)
+    assert re.search("found 50.0 kB free in .*, expected 4.15 MB for its download and the", err)
     code, out, err = run("export", NAME, tmp_path / "out")
     assert (code, err.count("\n")) == (4, 1)
-    assert re.search("expected 0 MB for its download; free some space", err)
+    assert re.search("expected .* kB for its download; free some space", err)
     assert hub_server.asked(WEIGHTS) == []
 
 
@@ -492,6 +499,7 @@ def test_a_lock_is_free_when_its_holder_is_killed(tmp_path: Path) -> None:
 import time
 from pathlib import Path
 from pocketlm.export.lock import locked
+from pocketlm.reference import find_reference
 with locked(Path({str(lock)!r}), print):
     print("held", flush=True)
     time.sleep(60)
@@ -588,11 +596,57 @@ def test_one_word_is_a_model_of_the_hub_only_if_it_is_cached(
     assert NAME.replace("/", "--") in json.loads(out)["model"]["path"]
 
 
+@pytest.mark.parametrize(
+    "name", ["./acme/tiny-gpt2", "../acme/tiny-gpt2", "acme/tiny-gpt2/", "a/b/c"]
+)
+def test_a_mistyped_path_makes_no_request(
+    run: Run, hub_server: HubServer, commit: str, name: str
+) -> None:
+    for line in (["run", name, "the sea"], ["export", name, "out"], ["chat", name], ["info", name]):
+        code, out, err = run(*line)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert f"{name!r}: found nothing at this path" in err
+    assert hub_server.log == []
+
+
+def test_a_name_that_could_be_a_path_says_both(
+    run: Run, hub_server: HubServer, working_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (working_folder / "out" / "int8-weight").mkdir(parents=True)
+    path = working_folder / "out" / "int8"
+    both = f"; nor is there a folder {path} - did you mean out/int8-weight?\n"
+    code, _, err = run("run", "out/int8", "the sea")
+    assert code == 3
+    assert "out/int8: found no repository of this name that http://127" in err
+    assert err.endswith(both)
+    assert run("run", "out/int8", "the sea", "--offline")[2].endswith(both)
+    monkeypatch.setattr("pocketlm.exported.ATTEMPTS", 1)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+    code, _, err = run("run", "out/int8", "the sea")
+    assert (code, "found no usable connection to http://127.0.0.1:1" in err) == (3, True)
+    assert err.endswith(both)
+
+
+def test_info_and_quantize_take_names_of_what_is_in_the_cache(
+    run: Run, hub_server: HubServer, commit: str, tmp_path: Path
+) -> None:
+    code, out, err = run("info", NAME)
+    assert (code, out) == (2, "")
+    assert f"{NAME}: found no model of this name in the cache" in err
+    pocketlm.load(NAME)
+    assert f" of {NAME} at {commit}\n" in run("info", NAME)[1]
+    quantize = ["quantize", NAME, tmp_path / "out", "--to", "int4"]
+    assert "found no model of this name in fp32 in the cache" in run(*quantize)[2]
+    pocketlm.load(NAME, precision="fp32")
+    assert run(*quantize)[0] == 0
+
+
 @pytest.mark.parametrize("name", ["acme/nothing", "acme/nothing@v1"])
 def test_what_the_hub_has_not_ends_with_3(run: Run, hub_server: HubServer, name: str) -> None:
     code, out, err = run("run", name, "the sea")
     assert (code, out, err.count("\n")) == (3, "", 1)
-    assert "found neither a folder of this name nor a repository" in err
+    assert "found no repository of this name that http://" in err
+    assert f"; nor is there a folder {Path('acme/nothing').absolute()}\n" in err
     code, out, err = run("run", name, "the sea", "--offline")
     assert (code, out, err.count("\n")) == (3, "", 1)
     assert "found neither this model nor its download in the cache for revision" in err
@@ -644,11 +698,12 @@ def test_torch_weights_are_for_those_who_ask_and_new_ones_are_fetched(
     options = exported.HubOptions()
     for weights in (b"first", b"other"):
         commit = hub_server.add(NAME, files | {"pytorch_model.bin": weights})
-        with exported.checkpoint_folder(NAME, options, for_torch=True) as (folder, origin):
+        named = find_reference(NAME)
+        with exported.checkpoint_folder(named, options, for_torch=True) as (folder, origin):
             assert (folder / "pytorch_model.bin").read_bytes() == weights
             assert origin == {"repository": NAME, "commit": commit}
         assert not folder.exists()
-    with exported.checkpoint_folder(own_cache, options) as found:
+    with exported.checkpoint_folder(find_reference(own_cache), options) as found:
         assert found == (own_cache, {})
 
 
@@ -668,7 +723,7 @@ def test_a_dry_run_fetches_config_json_alone(
 def test_list_shows_what_there_is(
     run: Run, hub_server: HubServer, commit: str, own_cache: Path, tiny_checkpoint: Path
 ) -> None:
-    assert run("list") == (0, f"nothing in {own_cache}\n", "")
+    assert run("list") == (0, f"nothing in {own_cache}\n{DEMO_LINE}", "")
     assert run("list", "--json") == (0, "[]\n", "")
     pocketlm.load(NAME, keep_download=True)
     pocketlm.load(NAME, precision="int4")
@@ -686,17 +741,22 @@ def test_list_shows_what_there_is(
         files = [path for path in Path(entry["path"]).rglob("*") if path.is_file()]
         assert entry["num_bytes"] == sum(path.stat().st_size for path in files) > 0
         assert entry["commit"] == (commit if entry["name"] == NAME else None)
+        assert entry["source"] == (None if entry["name"] == NAME else str(tiny_checkpoint))
+    assert len({entry["id"] for entry in listed}) == len(listed)
     code, out, err = run("list")
     lines = out.splitlines()
-    assert lines[0].split() == ["NAME", "PRECISION", "SIZE", "COMMIT", "WHEN"]
+    assert lines[0].split() == ["NAME", "PRECISION", "SIZE", "WHEN", "ID", "FROM"]
     assert sum(commit[:12] in line for line in lines) == 3
     assert sum("(download)" in line for line in lines) == 1
-    assert lines[-1].endswith(f" MB in {own_cache}")
+    assert sum(line.endswith(str(tiny_checkpoint)) for line in lines) == 1
+    assert lines[-2].endswith(f" kB in {own_cache}")
+    assert lines[-1] + "\n" == DEMO_LINE
 
 
 def test_without_a_home_nothing_is_listed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pocketlm.commands.list.cache_folder", lambda: None)
-    assert run("list")[1] == "nothing in the cache: no home folder, and no POCKETLM_CACHE\n"
+    nothing = "nothing in the cache: no home folder, and no POCKETLM_CACHE\n"
+    assert run("list")[1] == nothing + DEMO_LINE
 
 
 def test_a_download_is_drawn_on_a_terminal_only(
@@ -714,7 +774,7 @@ def test_a_download_is_drawn_on_a_terminal_only(
     monkeypatch.setenv("FORCE_COLOR", "1")  # stands for a terminal
     assert drawn(quiet=True) == ""
     text = re.sub("\x1b[^a-zA-Z]*[a-zA-Z]", "", drawn(quiet=False))
-    assert text.startswith(f"downloading {NAME}, 4.0 MB\n")
+    assert text.startswith(f"downloading {NAME}, 4.00 MB\n")
     assert "4.0/4.0 MB" in text
 
 
@@ -726,7 +786,7 @@ def test_remove_says_what_it_freed_and_leaves_the_rest(
     pocketlm.load(tiny_checkpoint)
     assert run("remove", NAME, "--precision", "int8")[:2] == (
         0,
-        f"removed {NAME} (int8): 0.1 MB freed\n",
+        f"removed {NAME} (int8): 105 kB freed\n",
     )
     assert sorted(kinds(own_cache)) == ["download", "int4", "int8"]
     code, out, _ = run("remove", "tiny-gpt2")
@@ -736,7 +796,7 @@ def test_remove_says_what_it_freed_and_leaves_the_rest(
     assert list((own_cache / "hub").iterdir()) == []
     assert (tiny_checkpoint / WEIGHTS).is_file()
     assert run("remove", "gpt2")[0] == 0
-    assert run("list") == (0, f"nothing in {own_cache}\n", "")
+    assert run("list") == (0, f"nothing in {own_cache}\n{DEMO_LINE}", "")
 
 
 def test_remove_of_what_is_not_there_lists_what_is(

@@ -7,15 +7,20 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from checkpoint_files import gpt2_config, write_checkpoint
+from command_line import Run, assert_refused
 
 import pocketlm
+from pocketlm import store
+from pocketlm.export import leftovers
 from pocketlm.export.errors import ModelFolderError
 from pocketlm.export.folder import ModelFolder
 
@@ -72,9 +77,112 @@ def test_a_checkpoint_is_exported_once_for_each_precision(
     assert all(out.is_relative_to(tmp_path / "cache") for out in exports)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tokenizer": "x"}, "tokenizer is 'x' for a model folder, expected it only for a ch"),
+        ({"revision": "v2"}, "revision is 'v2' for a model folder, expected it only for one"),
+        ({"keep_download": True}, "keep_download is True for a model folder, expected it only"),
+    ],
+)
+def test_an_option_that_does_nothing_for_a_model_folder_is_refused(
+    tiny_folder: ModelFolder, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(pocketlm.RequestError, match=message):
+        pocketlm.load(tiny_folder.path, **options)
+    assert pocketlm.load(tiny_folder.path, offline=True).folder.path == tiny_folder.path
+
+
+@pytest.mark.parametrize("path", [None, "demo"])
+def test_there_is_no_download_of_the_demo_to_keep(path: str | None) -> None:
+    with pytest.raises(pocketlm.RequestError, match="keep_download is True for the demo model"):
+        pocketlm.load(path, keep_download=True)
+
+
 def test_a_path_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(pocketlm.PocketLMError, match="nowhere"):
         pocketlm.load(tmp_path / "nowhere")
+
+
+def test_a_moved_renamed_or_copied_checkpoint_finds_its_export(
+    checkpoint: Path, own_cache: Path, tmp_path: Path
+) -> None:
+    exports, on_export = counting()
+    first = pocketlm.load(checkpoint, on_export=on_export).folder.path
+    copy = shutil.copytree(checkpoint, tmp_path / "a copy")
+    moved = checkpoint.rename(tmp_path / "Llama-3.2-1B")
+    for place in (copy, moved, copy):
+        assert pocketlm.load(place, on_export=on_export).folder.path == first
+    assert len(exports) == 1
+    (entry,) = store.entries(own_cache)
+    assert (entry.name, entry.source) == ("source", str(copy))  # where it was found again first
+
+
+@pytest.mark.parametrize("name", [".hidden", "..", "Llama-3.2-1B"])
+def test_whatever_its_folder_is_called_it_is_exported_once_and_listed(
+    checkpoint: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    exports, on_export = counting()
+    if name == "..":
+        (checkpoint / "below").mkdir()
+        monkeypatch.chdir(checkpoint / "below")
+    else:
+        checkpoint.rename(checkpoint.with_name(name))
+        monkeypatch.chdir(checkpoint.parent)
+    for _ in range(2):
+        pocketlm.load(name, on_export=on_export)
+    assert len(exports) == 1
+    (entry,) = store.entries(own_cache)
+    assert (entry.kind, entry.precision) == ("model", "int8")
+    assert entry.name == {".hidden": "hidden", "..": "source"}.get(name, name)
+
+
+def test_a_checkpoint_that_a_frozen_application_unpacks_is_exported_once(
+    checkpoint: Path, own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exports, on_export = counting()
+    for start in (1, 2):
+        unpacked = shutil.copytree(checkpoint, tmp_path / f"_MEI{start}" / "model")
+        for file in unpacked.iterdir():
+            os.utime(file, (start, start))
+        monkeypatch.setattr(sys, "_MEIPASS", str(unpacked.parent), raising=False)
+        pocketlm.load(unpacked, on_export=on_export)
+    assert len(exports) == 1
+    pocketlm.load(checkpoint, on_export=on_export)  # not the application's
+    assert len(exports) == 2
+
+
+def test_checkpoints_of_one_name_are_told_apart_in_the_list_and_removed_one_by_one(
+    checkpoint: Path, own_cache: Path, tmp_path: Path, run: Run
+) -> None:
+    other = write_checkpoint(tmp_path / "other" / "source", gpt2_config(vocab_size=98))
+    for place in (checkpoint, other):
+        pocketlm.load(place)
+    rows = run("list").out.splitlines()[1:3]
+    assert {row.split()[-1] for row in rows} == {str(checkpoint), str(other)}
+    ended = run("remove", "source")
+    assert_refused(ended, f"found models of 2 checkpoints.*{other} or {checkpoint}, or an ID")
+    assert run("remove", other).out.startswith("removed source (int8): ")
+    (entry,) = store.entries(own_cache)
+    assert entry.source == str(checkpoint)
+    pocketlm.load(checkpoint, precision="fp32")
+    assert run("remove", entry.id).out.startswith("removed source (int8): ")
+    assert run("remove", "source").out.startswith("removed source (fp32): ")
+    assert store.entries(own_cache) == []
+    assert (other / "config.json").is_file()
+
+
+def test_a_checkpoint_called_demo_is_not_the_demo(
+    checkpoint: Path, own_cache: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    named = checkpoint.rename(tmp_path / "demo")
+    assert pocketlm.load("demo").session.shape.vocab_size == 97
+    assert "comes with pocketlm" in run("list").out
+    monkeypatch.chdir(named)
+    assert_refused(run("remove", "demo"), "demo: found nothing of this name")
+    assert run("remove", named).out.startswith("removed demo (int8)")
+    assert named.is_dir()
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
@@ -125,6 +233,44 @@ def test_a_damaged_export_in_the_cache_is_made_again(
     assert len(exports) == 2 and exports[0] == exports[1]
 
 
+@pytest.fixture
+def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk on which locks are granted and do nothing."""
+    fcntl = pytest.importorskip("fcntl")
+    monkeypatch.setattr(fcntl, "flock", lambda handle, kind: None)
+
+
+def test_where_locks_do_nothing_two_exports_at_once_leave_one_sound_model(
+    checkpoint: Path, own_cache: Path, no_locks: None
+) -> None:
+    together = threading.Barrier(2, timeout=60)
+
+    def on_export(out: Path) -> dict[str, Any]:
+        together.wait()
+        return {}
+
+    def load(_: int) -> ModelFolder:
+        return pocketlm.load(checkpoint, on_export=on_export).folder
+
+    with ThreadPoolExecutor(2) as pool:
+        one, two = pool.map(load, range(2))
+    assert one == two
+    one.verify(remembered=False)
+    assert list((own_cache / "models").iterdir()) == [one.path]
+
+
+def test_what_is_being_written_is_not_removed_where_locks_do_nothing(
+    own_cache: Path, no_locks: None
+) -> None:
+    partial = leftovers.new_name(own_cache / "models" / "x-int8-0123456789abcdef")
+    partial.mkdir(parents=True)
+    (entry,) = store.entries(own_cache)
+    assert entry.kind == store.UNFINISHED
+    with pytest.raises(pocketlm.RequestError, match="found a process that is writing"):
+        store.remove(own_cache, [entry], print)
+    assert partial.is_dir()
+
+
 def test_a_cached_export_opens_without_the_extra(checkpoint: Path, own_cache: Path) -> None:
     expected = pocketlm.load(checkpoint).folder.path
     program = """
@@ -147,6 +293,7 @@ def test_an_unknown_precision_is_refused(checkpoint: Path, own_cache: Path) -> N
 def test_without_a_writable_cache_a_temporary_folder_is_used_and_removed(
     checkpoint: Path, tmp_path: Path
 ) -> None:
+    """And that is said, once for all models of a process."""
     (tmp_path / "file").write_text("where the cache should be")
     temporary = tmp_path / "temporary"
     temporary.mkdir()
@@ -156,6 +303,8 @@ import pocketlm
 model = pocketlm.load(sys.argv[1])
 print(model.folder.path)
 model.generate("a", max_tokens=2)
+assert pocketlm.load(sys.argv[1]).folder.path == model.folder.path
+pocketlm.load(sys.argv[1], precision="fp32")
 """
     done = subprocess.run(
         [sys.executable, "-c", program, checkpoint],
@@ -167,6 +316,9 @@ model.generate("a", max_tokens=2)
     )
     assert temporary in Path(done.stdout.strip()).parents
     assert list(temporary.iterdir()) == []
+    assert done.stderr.count("\n") == 1
+    assert f"no cache: {tmp_path / 'file' / 'cache'} cannot be written" in done.stderr
+    assert "made again at every start - name a folder to keep it in POCKETLM_CACHE" in done.stderr
 
 
 def test_exporting_without_its_extra_names_the_command(checkpoint: Path, own_cache: Path) -> None:

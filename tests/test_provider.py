@@ -148,7 +148,7 @@ def test_cuda_that_cannot_be_had_ends_in_one_line(
     with pytest.raises(SystemExit) as ended:
         cli.main(["run", str(tiny_folder.path), "a", "--provider", "cuda"])
     assert ended.value.code == 2
-    assert capsys.readouterr() == ("", f"pocketlm: provider is 'cuda': {SAID}\n")
+    assert capsys.readouterr() == ("", f"pocketlm: --provider is 'cuda': {SAID}\n")
 
 
 def test_the_folder_is_the_same(tiny_folder: ModelFolder, cuda_build: None) -> None:

@@ -72,18 +72,18 @@ class Tracer:
 
     def constant(self, value: Any, dtype: Any = np.int64) -> ir.Value:
         array = np.array(value, dtype)
-        return self.g.Constant(value=ir.Tensor(array))  # type: ignore[no-any-return]
+        return self.g.Constant(value=ir.Tensor(array))
 
     def size(self, x: ir.Value, axis: int) -> ir.Value:
         """x.size(axis): a scalar."""
-        return self.g.Gather(self.g.Shape(x), self.constant(axis), axis=0)  # type: ignore[no-any-return]
+        return self.g.Gather(self.g.Shape(x), self.constant(axis), axis=0)
 
     def view(self, x: ir.Value, *sizes: int | ir.Value) -> ir.Value:
         parts = [
             self.g.Unsqueeze(self.constant(s) if isinstance(s, int) else s, self.constant([0]))
             for s in sizes
         ]
-        return self.g.Reshape(x, self.g.Concat(*parts, axis=0), allowzero=0)  # type: ignore[no-any-return]
+        return self.g.Reshape(x, self.g.Concat(*parts, axis=0), allowzero=0)
 
     def weight(self, name: str, *shape: int, scale: float = 0.1) -> ir.Value:
         array = (scale * self.random.standard_normal(shape)).astype(np.float32)
@@ -101,7 +101,7 @@ class Tracer:
         g = self.g
         if not self.style.gemm:
             weight = self.weight(f"{name}.weight", outputs, inputs)
-            return g.MatMul(x, g.Transpose(weight, perm=[1, 0]))  # type: ignore[no-any-return]
+            return g.MatMul(x, g.Transpose(weight, perm=[1, 0]))
         weight = self.weight(f"{name}.weight", inputs, outputs)
         rows = self.view(x, -1, self.last_size(x))
         rows = g.Gemm(rows, weight, self.weight(f"{name}.bias", outputs), alpha=1.0, beta=1.0)
@@ -110,12 +110,12 @@ class Tracer:
     def last_size(self, x: ir.Value) -> ir.Value:
         g = self.g
         last = g.Slice(g.Shape(x), self.constant([-1]), self.constant([MAX]), self.constant([0]))
-        return g.Squeeze(last, self.constant([0]))  # type: ignore[no-any-return]
+        return g.Squeeze(last, self.constant([0]))
 
     def heads(self, x: ir.Value) -> ir.Value:
         """(B, S, n·E) -> (B, n, S, E)."""
         split = self.view(x, self.size(x, 0), self.size(x, 1), -1, self.style.head_size)
-        return self.g.Transpose(split, perm=[0, 2, 1, 3])  # type: ignore[no-any-return]
+        return self.g.Transpose(split, perm=[0, 2, 1, 3])
 
     def expand(self, x: ir.Value, *sizes: int | ir.Value) -> ir.Value:
         """x.expand(sizes), with the detour that turns -1 into 1."""
@@ -127,7 +127,7 @@ class Tracer:
         shape = g.Reshape(g.Concat(*parts, axis=0), self.constant([-1]), allowzero=0)
         ones = g.ConstantOfShape(g.Shape(shape), value=ir.Tensor(np.array([1], np.int64)))
         negative = g.Equal(shape, g.Mul(ones, self.constant(-1)))
-        return g.Expand(x, g.Where(negative, ones, shape))  # type: ignore[no-any-return]
+        return g.Expand(x, g.Where(negative, ones, shape))
 
     def repeat(self, x: ir.Value) -> ir.Value:
         """repeat_kv: every key/value head H / K times in a row."""
@@ -149,7 +149,7 @@ class Tracer:
         low = g.Slice(x, self.constant([0]), half, axis, step)
         high = g.Slice(x, half, self.constant([MAX]), axis, step)
         turned = g.Concat(g.Neg(high), low, axis=-1)
-        return g.Add(g.Mul(x, cos), g.Mul(turned, sin))  # type: ignore[no-any-return]
+        return g.Add(g.Mul(x, cos), g.Mul(turned, sin))
 
     def angles(self, positions: ir.Value) -> tuple[ir.Value, ir.Value]:
         """Cosines and sines (B, 1, S, E)."""
@@ -184,7 +184,7 @@ class Tracer:
         if self.style.mask == "ids":
             extra = g.Unsqueeze(g.Cast(ids, to=ir.DataType.FLOAT), self.constant([1, 3]))
             bias = g.Add(bias, g.Mul(extra, self.constant(0.001, np.float32)))
-        return bias  # type: ignore[no-any-return]
+        return bias
 
     def slopes(self, mask: ir.Value) -> ir.Value:
         """ALiBi as BLOOM makes it: (B·H, 1, T)."""
@@ -261,7 +261,7 @@ class Tracer:
         if style.folded:
             batch = g.Div(self.size(weighted, 0), self.constant(style.heads))
             weighted = self.view(weighted, batch, style.heads, self.size(weighted, 1), -1)
-        return weighted  # type: ignore[no-any-return]
+        return weighted
 
     def causal_buffer(self, q: ir.Value, keys: ir.Value) -> ir.Value:
         """bias[:, :, T - S : T, :T] of a (1, 1, C, C) buffer."""
@@ -270,7 +270,7 @@ class Tracer:
         total, new = self.size(keys, 2), self.size(q, 2)
         ends = [g.Unsqueeze(n, self.constant([0])) for n in (g.Sub(total, new), total)]
         rows = g.Slice(buffer, *ends, self.constant([2]), self.constant([1]))
-        return g.Slice(rows, self.constant([0]), ends[1], self.constant([3]), self.constant([1]))  # type: ignore[no-any-return]
+        return g.Slice(rows, self.constant([0]), ends[1], self.constant([3]), self.constant([1]))
 
 
 def traced_model(style: Style, seed: int = 0) -> ir.Model:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from .quantities import UNKNOWN, count, counted, number, size
+from .quantities import UNKNOWN, count, counted, size
 from .visible_text import printable
 
 LABELS = {
@@ -26,6 +26,10 @@ TEXT_LABELS = {
     "words": "words scored",
     "start_token": "first token of a text",
     "limit": "limit of tokens per text",
+    "split": "between documents",
+    "skipped_documents": "documents with no token to score",
+    "clusters": "standard errors are between",
+    "without_token": "text without a token",
 }
 SHOWN_ELSEWHERE = {"command", "busy"}
 
@@ -47,7 +51,7 @@ def circumstances(results: dict[str, Any]) -> Iterator[tuple[str, str]]:
 def _circumstance(key: str, value: Any) -> str:
     if key == "read_bandwidth" and isinstance(value, dict):
         return ", ".join(
-            f"{number(rate / 1e9)} GB/s with {counted(int(threads), 'thread')}"
+            f"{size(rate)}/s with {counted(int(threads), 'thread')}"
             for threads, rate in value.items()
             if rate
         )

@@ -191,6 +191,7 @@ QUALITY_ROWS: tuple[QualityRow, ...] = (
     ("loss", "nats per token", lambda entry: _mean(entry["loss"])),
     ("bits per byte", "", lambda entry: Cell(number(entry["bits_per_byte"], 4))),
 )
+POINTS = "percentage points"
 AGAINST_ROWS: tuple[QualityRow, ...] = (
     ("KL divergence, mean", "nats", lambda against: _mean(against["kl"]["mean"])),
     ("KL divergence, median", "nats", lambda against: _mean(against["kl"]["median"])),
@@ -198,9 +199,9 @@ AGAINST_ROWS: tuple[QualityRow, ...] = (
     ("KL divergence, largest", "nats", lambda against: Cell(number(against["kl"]["max"]))),
     ("same first choice", "top-1 agreement", lambda against: _share(against["top1_agreement"])),
     ("same first five", "top-5 overlap", lambda against: _share(against["top5_overlap"])),
-    ("Δp of the true token, mean", "", lambda against: _mean(against["delta_p"]["mean"])),
-    ("|Δp|, mean", "", lambda against: _mean(against["delta_p"]["mean_absolute"])),
-    ("|Δp|, 99th percentile", "", lambda against: _mean(against["delta_p"]["p99_absolute"])),
+    ("Δp of the true token, mean", POINTS, lambda against: _share(against["delta_p"]["mean"])),
+    ("|Δp|, mean", POINTS, lambda against: _share(against["delta_p"]["mean_absolute"])),
+    ("|Δp|, 99th percentile", POINTS, lambda against: _share(against["delta_p"]["p99_absolute"])),
 )
 
 
@@ -221,8 +222,10 @@ def _quality_title(results: Results) -> str:
     quality = results.get("quality") or {}
     texts = [printable(PurePath(text).name) for text in quality.get("texts") or ["the text"]]
     where = listed(texts) if len(texts) <= MOST_TEXTS else f"{len(texts)} texts"
+    documents = quality.get("documents") or 0
+    divided = f" in {count(documents)} documents" if documents > len(texts) else ""
     return (
-        f"Quality on {count(quality.get('tokens'))} tokens of {where}, "
+        f"Quality on {count(quality.get('tokens'))} tokens{divided} of {where}, "
         f"window {count(quality.get('window'))}, stride {count(quality.get('stride'))}; "
         "± one standard error"
     )

@@ -17,13 +17,15 @@ import json
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
+from ...export.cache_folder import cache_folder
 from ...export.errors import PocketLMError, RequestError
-from ...export.folder import cache_folder
-from ...export.threads import check_threads
+from ...export.threads import default_threads
+from ..programs import at_least, given_path, thread_count
+from ..results_file import as_json, results_file
 from ..shapes import SHAPES
 from ..speed.measure import GENERATION, PROMPT, Choice
 from .comparison import LEVELS, Comparison, Settings, shape_checkpoint
@@ -44,22 +46,11 @@ def chosen_peers(names: Sequence[str] | None) -> list[Peer]:
     for name in names or ():
         if name not in known:
             raise RequestError(f"found the peer {name!r}, expected one of {', '.join(known)}")
-    return [known[name] for name in names or known]
-
-
-def at_least(least: int) -> Callable[[str], int]:
-    """The type of an option that takes whole numbers from ``least``."""
-
-    def number(text: str) -> int:
-        if (found := int(text)) < least:
-            raise argparse.ArgumentTypeError(f"found {found}, expected at least {least}")
-        return found
-
-    return number
+    return [known[name] for name in dict.fromkeys(names or known)]
 
 
 def check_paths(arguments: argparse.Namespace) -> None:
-    """Finds out before hours of work what cannot be read or written. Raises RequestError."""
+    """Finds out before hours of work what cannot be read. Raises RequestError."""
     folder = arguments.checkpoint
     if folder is not None:
         if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
@@ -67,13 +58,6 @@ def check_paths(arguments: argparse.Namespace) -> None:
                 f"{folder}: found no config.json with safetensors files, expected a checkpoint as "
                 "it is published, which all peers read"
             )
-    if arguments.json is not None:
-        try:
-            arguments.json.open("a").close()
-        except OSError as error:
-            raise RequestError(
-                f"{arguments.json}: cannot be written ({error.strerror}); give another --json"
-            ) from error
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -83,27 +67,35 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--shape", action="append", choices=SHAPES, help="random weights of this shape; repeatable")
-    add("--checkpoint", type=Path, help="a folder of safetensors to measure as well")
+    add("--checkpoint", type=given_path, help="a folder of safetensors to measure as well")
     add("--peer", action="append", metavar="NAME", help="only this one; repeatable")
     add("--precision", action="append", choices=LEVELS, help="only this level; repeatable")
-    add("--threads", type=int, help="the cores at hand")
+    add("--threads", type=thread_count, default=default_threads())
     add("--rounds", type=at_least(0), default=9)
     add("--prompt", type=at_least(0), help=f"tokens of the prefill test, 0 for none; {PROMPT}")
     add("--generation", type=at_least(0), help=f"tokens generated, 0 for none; {GENERATION}")
     add("--depth", type=at_least(0), action="append", help="tokens before a generation; repeatable")
-    add("--folder", type=Path, help="for environments, checkpoints and conversions; in the cache")
+    add(
+        "--folder",
+        type=given_path,
+        help="for environments, checkpoints and conversions; in the cache",
+    )
     add("--timeout", type=float, default=ANSWER_SECONDS, help="seconds for one answer of a peer")
     add("--discard", action="store_true", help="remove each conversion when it is measured")
     add("--output", choices=("md", "json"), default="md")
-    add("--json", type=Path, help="also write the results to this file")
+    add("--json", type=results_file, help="also write the results to this file")
     add("--quiet", action="store_true", help="no progress on stderr")
     found = parser.parse_args(arguments)
     if not found.shape and found.checkpoint is None:
         parser.error("found neither --shape nor --checkpoint, expected one of them")
+    if found.depth and found.generation == 0:
+        parser.error("found --depth and --generation 0, expected tokens after it; leave one out")
+    tests = [name for name in ("prompt", "generation", "depth") if getattr(found, name) is not None]
+    if tests and found.rounds == 0:
+        parser.error(f"found --{tests[0]} and --rounds 0, which runs no test; leave one out")
     if found.folder is None:
         found.folder = (cache_folder() or Path(tempfile.gettempdir())) / "peers"
     found.folder = found.folder.absolute()
-    found.threads = check_threads(found.threads)
     return found
 
 
@@ -119,7 +111,7 @@ def settings(arguments: argparse.Namespace) -> Settings:
         arguments.folder,
         chosen_peers(arguments.peer),
         choice,
-        arguments.precision or LEVELS,
+        list(dict.fromkeys(arguments.precision or LEVELS)),
         arguments.rounds,
         arguments.timeout,
         arguments.discard,
@@ -140,7 +132,7 @@ def run(arguments: argparse.Namespace) -> int:
         comparison.measure()
         results.append(comparison.results())
         if arguments.json is not None:
-            arguments.json.write_text(json.dumps(results, indent=1) + "\n")
+            arguments.json.write(as_json(results))
         if arguments.output == "md":
             print(markdown(results[-1]), end="\n\n", flush=True)
         if comparison.interrupted:

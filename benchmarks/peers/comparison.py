@@ -13,7 +13,7 @@ from typing import Any
 from ...export.folder import ModelFolder
 from ..machine import OthersUse, busy_sentence, describe_machine, load_average
 from ..shapes import SHAPES, write_checkpoint
-from ..speed.measure import Choice
+from ..speed.measure import Choice, SpeedTest
 from .conversions import Contender, Peer, convert, our_peer, reference_peer
 from .environments import PeerError
 from .measure import Entry, OnProgress, Options, checks, judge, measure_level
@@ -62,7 +62,7 @@ class Comparison:
         logs = settings.root / "logs"
         logs.mkdir(parents=True, exist_ok=True)
         self.options = Options(
-            settings.choice.tests(self.shape.context_length),
+            peer_tests(settings.choice, self.shape.context_length),
             settings.choice.threads[0],
             settings.rounds,
             logs,
@@ -144,6 +144,13 @@ class Comparison:
             "tests": [test.name for test in self.options.tests],
             "rows": rows(self.entries, self.options.tests, self.parameters),
         }
+
+
+def peer_tests(choice: Choice, context: int) -> list[SpeedTest]:
+    """The tests of ``choice``; a prompt is run without a depth, which only a generation has."""
+    tests = choice.tests(context)
+    found = [test if test.generation else replace(test, depth=0) for test in tests]
+    return list(dict.fromkeys(found))
 
 
 def shape_checkpoint(root: Path, name: str) -> Path:

@@ -6,6 +6,7 @@ models/CHECKPOINT/PEER-PRECISION-KEY.log what its converter said
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import json
@@ -18,6 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ... import export, quantize
+from ...export.placing import ChangedMeanwhile, rename_without_replacing
+from ...export.publishing import folder_beside
+from ...export.quantities import size_text
 from . import adapters, ours, protocol, reference
 from .environments import PeerError, child_environment, environment, run_logged
 
@@ -134,8 +138,8 @@ def convert(
         folder.parent.mkdir(parents=True, exist_ok=True)
         if (free := shutil.disk_usage(root).free) < needed_bytes:
             raise PeerError(
-                f"not converted: found {free / 1e9:.1f} GB free, expected "
-                f"{needed_bytes / 1e9:.1f} GB; make room, or use --discard"
+                f"not converted: found {size_text(free)} free, expected "
+                f"{size_text(needed_bytes)}; make room, or use --discard"
             )
         program = [str(python), "-P", str(PROTOCOL), peer.adapter]
         _fill(folder, program, precision, [str(checkpoint), str(our_folder)])
@@ -145,20 +149,17 @@ def convert(
 
 def _fill(folder: Path, program: list[str], precision: str, inputs: list[str]) -> None:
     """Converts beside ``folder`` and renames, so that a folder is complete."""
-    partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
     checkpoint, our_folder = inputs
-    command = [*program, "convert", checkpoint, str(partial), precision, our_folder]
-    try:
+    with folder_beside(folder) as partial:
+        command = [*program, "convert", checkpoint, str(partial), precision, our_folder]
         log = folder.with_name(f"{folder.name}.log")
-        said = run_logged(command, log, CONVERSION_SECONDS, child_environment())
+        try:
+            said = run_logged(command, log, CONVERSION_SECONDS, child_environment())
+        except PeerError as error:
+            raise PeerError(f"not converted: {error}") from error
         (partial / RECORD).write_text(said)
-        partial.rename(folder)
-    except PeerError as error:
-        raise PeerError(f"not converted: {error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        with contextlib.suppress(ChangedMeanwhile):  # another process was faster
+            rename_without_replacing(partial, folder)
 
 
 def _identity(checkpoint: Path) -> str:

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ...export.errors import PocketLMError
+from ...export.quantities import duration_text
 
 BUILD_SECONDS = 3600  # llama.cpp is compiled: 6 minutes on two cores
 STAMP = "made-from"
@@ -90,7 +91,7 @@ def run_logged(
                 env=env,
             )
         except subprocess.TimeoutExpired:
-            raise PeerError(f"not done after {seconds:.0f} s; see {log.name}") from None
+            raise PeerError(f"not done after {duration_text(seconds, 2)}; see {log.name}") from None
         except OSError as error:
             raise PeerError(f"{command[0]}: {error.strerror}") from error
     if done.returncode:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...export.quantities import duration_text
 from .environments import PeerError, how_it_ended
 
 ANSWER_SECONDS = 900
@@ -77,7 +78,7 @@ class PeerProcess:
             selector.register(self._process.stdout, selectors.EVENT_READ)
             while b"\n" not in self._pending:
                 if not selector.select(max(0, deadline - time.monotonic())):
-                    raise PeerError(f"no answer after {self._seconds:.0f} s at {what}")
+                    raise PeerError(f"no answer after {duration_text(self._seconds, 2)} at {what}")
                 if not (read := os.read(self._process.stdout.fileno(), 1 << 16)):
                     return b""
                 self._pending += read

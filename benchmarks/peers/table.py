@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ...export.quantities import megabytes, number_text
 from ..intervals import estimate, paired_ratio
 from ..machine import load_sentence, machine_sentence
 from ..speed.measure import SpeedTest
@@ -65,8 +66,8 @@ def markdown(results: dict[str, Any]) -> str:
     if results["interrupted"]:
         loud.append("interrupted: the rounds that were complete")
     caption = (
-        f"{results['name']}, {results['parameters'] / 1e6:.0f} M weights. {machine_sentence(about)}"
-        f". {about['repetitions']} interleaved rounds"
+        f"{results['name']}, {number_text(results['parameters'] / 1e6)} M weights. "
+        f"{machine_sentence(about)}. {about['repetitions']} interleaved rounds"
         f"{load_sentence(about['load_average'])}. {LEGEND}."
     )
     return "\n\n".join(
@@ -95,11 +96,11 @@ def _cells(row: dict[str, Any], tests: Sequence[str]) -> list[str]:
         row["peer"],
         row["version"] or "",
         row["precision"],
-        _number(row["weights_bytes"], 0, 1e6),
+        _megabytes(row["weights_bytes"]),
         _number(row["bits_per_weight"], 2),
         _number(row["load_seconds"], 2),
         *figures,
-        _number(row["peak_rss_bytes"], 0, 1e6),
+        _megabytes(row["peak_rss_bytes"]),
         "" if agreement is None else f"{agreement:.0%}",
     ]
 
@@ -119,8 +120,12 @@ def _notes(row: dict[str, Any], found: Sequence[dict[str, Any]]) -> list[str]:
     return notes
 
 
-def _number(value: float | None, digits: int, unit: float = 1) -> str:
-    return "" if value is None else f"{value / unit:.{digits}f}"
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def _megabytes(num_bytes: int | None) -> str:
+    return "" if num_bytes is None else megabytes(num_bytes)
 
 
 def _ratio(ratio: dict[str, float] | None) -> str:

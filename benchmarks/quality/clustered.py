@@ -2,6 +2,7 @@
 
 Losses of neighbouring tokens are correlated, so a window of text, not a token, is what counts as
 one draw: a mean is a ratio of two sums over windows, and its error is taken between the windows.
+Where there are many documents a cluster is a document, whose windows are added one by one.
 
 Sources: the ratio estimator and its variance by linearization, Cochran, "Sampling Techniques" (3rd
 edition), sections 6.4 and 9A.2; the error of a quantile by way of its ranks, Woodruff 1952,
@@ -23,6 +24,7 @@ SMALLEST, LARGEST = 1e-12, 1e3  # what lies outside counts as 0, and as the larg
 NUM_BUCKETS = 2 + math.ceil(math.log(LARGEST / SMALLEST) / math.log(BUCKET_RATIO))
 # Clusters take turns in as many groups: more make the error of a quantile steadier.
 NUM_GROUPS = 32
+ROUNDING = 1e-14  # of the terms of a spread: less is what their own rounding leaves of it
 
 
 class Ratio:
@@ -31,14 +33,18 @@ class Ratio:
     def __init__(self) -> None:
         self.clusters = 0
         self.values = self.weights = 0.0
-        self._squares = np.zeros(3)  # Σ v², Σ v w, Σ w²
+        self._squares = np.zeros(3)  # Σ v², Σ v w, Σ w² over all clusters but the last
+        self._last = (0.0, 0.0)  # v and w of the last one
 
-    def add(self, value: float, weight: float) -> None:
-        """Adds the sums of one cluster."""
-        self.clusters += 1
+    def add(self, value: float, weight: float, more: bool = False) -> None:
+        """Adds the sums of one cluster, or ``more`` of the last one."""
+        if not more:
+            self._squares += _squares(*self._last)
+            self._last = (0.0, 0.0)
+            self.clusters += 1
         self.values += value
         self.weights += weight
-        self._squares += value * value, value * weight, weight * weight
+        self._last = (self._last[0] + value, self._last[1] + weight)
 
     @property
     def mean(self) -> float:
@@ -47,16 +53,26 @@ class Ratio:
 
     @property
     def standard_error(self) -> float | None:
-        """√(G/(G-1) Σ (v - mean·w)²) / Σ w over G clusters; None for a single one."""
+        """√(G/(G-1) Σ (v - mean·w)²) / Σ w over G clusters.
+
+        None for a single one, and for clusters without a spread: what it is cannot be known then.
+        """
         if self.clusters < 2 or not self.weights:
             return None
-        vv, vw, ww = self._squares
-        spread = max(0.0, float(vv - 2 * self.mean * vw + self.mean**2 * ww))
+        vv, vw, ww = self._squares + _squares(*self._last)
+        terms = np.array([vv, -2 * self.mean * vw, self.mean**2 * ww])
+        spread = float(terms.sum())
+        if spread <= ROUNDING * float(np.abs(terms).sum()):
+            return None
         return math.sqrt(self.clusters / (self.clusters - 1) * spread) / self.weights
 
     def result(self) -> dict[str, Any]:
         """As it stands in results."""
         return {"value": self.mean, "standard_error": self.standard_error}
+
+
+def _squares(value: float, weight: float) -> NDArray[np.float64]:
+    return np.array([value * value, value * weight, weight * weight])
 
 
 class Quantiles:
@@ -66,19 +82,22 @@ class Quantiles:
         self._counts = np.zeros((NUM_GROUPS, NUM_BUCKETS), np.int64)
         self._clusters = 0
 
-    def add(self, values: NDArray[np.float64]) -> None:
-        """Adds the values of one cluster; what is not above SMALLEST counts as 0."""
+    def add(self, values: NDArray[np.float64], more: bool = False) -> None:
+        """Adds the values of one cluster, or ``more`` of the last one.
+
+        What is not above SMALLEST counts as 0.
+        """
         positions = np.log(np.clip(values, SMALLEST, LARGEST) / SMALLEST) / math.log(BUCKET_RATIO)
         buckets = np.ceil(positions).astype(np.int64)
-        group = self._clusters % NUM_GROUPS
+        self._clusters += not more
+        group = (self._clusters - 1) % NUM_GROUPS
         self._counts[group] += np.bincount(buckets, minlength=NUM_BUCKETS)
-        self._clusters += 1
 
     def result(self, share: float) -> dict[str, Any]:
         """The quantile below which ``share`` of the values lie, and its standard error.
 
         The error is half the distance of the quantiles whose ranks are one standard error of the
-        share of values below the quantile apart from its own; None for a single cluster.
+        share of values below the quantile apart from its own; None where that is not known.
         """
         totals = np.cumsum(self._counts.sum(axis=0))
         bucket, value = _quantile(totals, share)
@@ -88,7 +107,7 @@ class Quantiles:
         error = below.standard_error
         if error is not None:
             low, high = (_quantile(totals, share + sign * error)[1] for sign in (-1, 1))
-            error = (high - low) / 2
+            error = (high - low) / 2 or None
         return {"value": value, "standard_error": error}
 
 

@@ -18,10 +18,14 @@ from typing import Any
 
 from ...export.folder import ModelFolder
 from ...export.memory import peak_rss_bytes
-from ...export.threads import check_threads
+from ...export.quantities import megabytes
+from ...export.threads import default_threads
 from ...runtime.session import Session
+from ..programs import errors_in_a_line, given_path, thread_count
 from ..tables import Table
-from .measure import check_texts, evaluate
+from .documents import check_files
+from .measure import evaluate
+from .plan import check_texts
 
 
 class TimedSession(Session):
@@ -64,27 +68,31 @@ def cost(models: list[Path], text: Path, limit: int, threads: int) -> dict[str, 
 def main() -> None:
     """Prints a row per number of tokens."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("models", type=Path, nargs="+", help="model folders, the reference first")
+    parser.add_argument(
+        "models", type=given_path, nargs="+", help="model folders, the reference first"
+    )
     parser.add_argument("--text", type=Path, required=True, help="a UTF-8 text")
     parser.add_argument("--limit", type=int, nargs="+", default=[10_000, 100_000], help="tokens")
-    parser.add_argument("--threads", type=int, help="CPU threads (the cores at hand)")
+    parser.add_argument("--threads", type=thread_count, default=default_threads())
     arguments = parser.parse_args()
-    threads = check_threads(arguments.threads)
-    rows = []
-    for limit in arguments.limit:
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            found = pool.apply(cost, (arguments.models, arguments.text, limit, threads))
-        rows.append(
-            (
-                f"{found['tokens']:,}",
-                f"{found['seconds']:.1f}",
-                f"{found['forward_seconds']:.1f}",
-                f"{found['seconds'] / found['forward_seconds']:.3f}",
-                f"{found['peak_rss_bytes'] / 1e6:.0f}",
-            )
-        )
+    with errors_in_a_line("cost"):
+        check_files([arguments.text])
+        rows = [_row(arguments, limit) for limit in arguments.limit]
     columns = ("tokens", "seconds", "forward passes", "ratio", "peak RSS MB")
     print(Table(columns, rows, labels=0).markdown())
+
+
+def _row(arguments: argparse.Namespace, limit: int) -> tuple[str, ...]:
+    """Measured in a process of its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        found = pool.apply(cost, (arguments.models, arguments.text, limit, arguments.threads))
+    return (
+        f"{found['tokens']:,}",
+        f"{found['seconds']:.1f}",
+        f"{found['forward_seconds']:.1f}",
+        f"{found['seconds'] / found['forward_seconds']:.3f}",
+        megabytes(found["peak_rss_bytes"]),
+    )
 
 
 if __name__ == "__main__":

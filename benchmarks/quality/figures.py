@@ -30,20 +30,36 @@ def text_sentence(quality: dict[str, Any]) -> str:
         if start is not None
         else "has no start token: its first token is not scored"
     )
+    documents, skipped = _documents(quality)
+    divided = documents + skipped > len(quality["texts"])
+    noun = "document" if divided else "text"
+    count = f"{documents:,} document{'s' * (documents != 1)}, " if divided else ""
+    more = f"; {skipped:,} more {noun}{'s have' if skipped > 1 else ' has'} no token to score"
     return (
-        f"{names}: {quality['tokens']:,} tokens, {quality['bytes']:,} bytes, "
-        f"{quality['words']:,} words; window {quality['window']:,}, stride {quality['stride']:,} "
-        f"tokens; a text {beginning}"
+        f"{names}: {count}{quality['tokens']:,} tokens, "
+        f"{quality['bytes']:,} bytes, {quality['words']:,} words{more if skipped else ''}; window "
+        f"{quality['window']:,}, stride {quality['stride']:,} tokens; a {noun} {beginning}"
     )
+
+
+def _documents(quality: dict[str, Any]) -> tuple[int, int]:
+    """Scored and skipped; of results that were saved when a text was always one document too."""
+    return quality.get("documents", len(quality["texts"])), quality.get("skipped_documents", 0)
 
 
 def reference_sentence(quality: dict[str, Any]) -> str:
     """What ± is, and KL and Δp if there is a model beside the reference."""
-    error = f"± one standard error, between {quality['windows']:,} windows"
+    clusters = quality.get("clusters", "windows")
+    error = f"± one standard error, between {quality[clusters]:,} {clusters}"
+    if quality[clusters] == 1:
+        error = f"a single {clusters[:-1]}, so no standard errors"
     if len(quality["models"]) == 1:
         return error
     name = quality["models"][0]["model"]
-    return f"KL({name} ‖ model) in nats per token; Δp: of the true token; {error}"
+    return (
+        f"KL({name} ‖ model) in nats per token; Δp: of the true token's probability, in percentage "
+        f"points; {error}"
+    )
 
 
 def quality_figures(quality: dict[str, Any]) -> Iterator[Figure]:

@@ -1,4 +1,4 @@
-"""A text file goes in, windows of token ids come out; neither is ever held as a whole.
+"""A document goes in, windows of token ids come out; neither is ever held as a whole.
 
 The text is encoded in pieces. A piece ends where whitespace begins or ends, or before a full stop
 of scripts that put no space after it, at a place where the tokens before it are the same whether or
@@ -13,30 +13,31 @@ across them (sentencepiece).
     window 2              . . . 9       the rest of the text
 
 Every token is scored once, in the first window that has it: after at least W - S tokens, except at
-the beginning. The first token follows the start token, which is never scored itself; where a
-tokenizer has none, the text's first token is not scored. Source of the strided window: "Perplexity
-of fixed-length models" in the documentation of transformers.
+the beginning. A document shorter than a window is a window of its own length. The first token
+follows the start token, which is never scored itself; where a tokenizer has none, the document's
+first token is not scored. Source of the strided window: "Perplexity of fixed-length models" in the
+documentation of transformers.
 
-Text that spells a special token is read as that token. Bytes are those of the file; words are the
-parts between runs of whitespace, len(re.split(r"\\s+", text)), as in lm-evaluation-harness.
+Text that spells a special token is read as that token. Bytes are those of the text; words are the
+parts between runs of whitespace, len(re.split(r"\\s+", text)), as in lm-evaluation-harness. A
+character without a token was not read: it counts among neither, but among what is lost.
 """
 
 from __future__ import annotations
 
-import codecs
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...export.errors import RequestError
 from ...runtime.generation_config import GenerationConfig
+from ...runtime.lost_characters import kept_characters
 from ...runtime.tokenizer import Tokenizer
 
-BLOCK_SIZE = 1 << 16  # bytes read at once
 PIECE_SIZE = 1 << 14  # characters encoded at once, at least
 CONTEXT_SIZE = 256  # characters beside a cut that decide whether it may be there
 
@@ -49,24 +50,26 @@ Integers = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Tokens:
-    """Successive tokens of a text, with the bytes and words up to the end of each: (n,)."""
+    """Successive tokens of a document, with what there is of it up to the end of each: (n,)."""
 
     ids: Integers
     bytes: Integers
     words: Integers
+    lost_characters: Integers  # without a token
+    lost_bytes: Integers  # of these, not among the bytes
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, part: slice) -> Tokens:
-        return Tokens(self.ids[part], self.bytes[part], self.words[part])
+        return Tokens(*(values[part] for values in self._arrays()))
 
     def __add__(self, other: Tokens) -> Tokens:
-        return Tokens(
-            np.concatenate([self.ids, other.ids]),
-            np.concatenate([self.bytes, other.bytes]),
-            np.concatenate([self.words, other.words]),
-        )
+        pairs = zip(self._arrays(), other._arrays(), strict=True)
+        return Tokens(*map(np.concatenate, pairs))
+
+    def _arrays(self) -> list[Integers]:
+        return [getattr(self, field.name) for field in fields(self)]
 
 
 @dataclass(frozen=True)
@@ -75,9 +78,12 @@ class Window:
 
     ids: Integers
     num_scored: int
-    num_bytes: int  # of the scored tokens, as are the words
+    num_bytes: int  # of the scored tokens, as are words and what is lost
     num_words: int
-    bytes_done: int  # of the text, up to the window's end
+    lost_characters: int
+    lost_bytes: int
+    bytes_done: int  # of the file's documents, up to the window's end
+    document: int = 0  # its number in the file
 
     @property
     def inputs(self) -> Integers:
@@ -93,28 +99,43 @@ class Window:
 def text_windows(
     tokenizer: Tokenizer,
     start: int | None,
-    path: Path,
+    documents: Iterable[Iterator[str]],
     window: int,
     stride: int,
     limit: int | None = None,
 ) -> Iterator[Window]:
-    """Windows of the first ``limit`` tokens (None: all) of a text, the start token included.
+    """Windows of the first ``limit`` tokens (None: all) of documents, start tokens included.
 
-    ``stride`` is from 1 to ``window`` - 1. A text shorter than a window gives one, if there is a
-    token to score. Raises RequestError for a file that cannot be read or is not UTF-8.
+    ``stride`` is from 1 to ``window`` - 1. A document is in blocks; one shorter than a window gives
+    one, if there is a token to score, else none. Raises what reading the documents raises.
     """
-    held = _tokens([], [], [])
+    done = 0
+    for number, blocks in enumerate(documents):
+        tokens, num_scored, before = text_tokens(tokenizer, start, blocks), 0, done
+        for found in _windows(_limited(tokens, limit), window, stride):
+            num_scored += found.num_scored
+            done = before + found.bytes_done
+            yield replace(found, bytes_done=done, document=number)
+        # One token is left to come before others, and is never scored.
+        if limit is not None and (limit := limit - num_scored - 1) < 2:
+            return
+
+
+def _windows(pieces: Iterator[Tokens], window: int, stride: int) -> Iterator[Window]:
+    held = _tokens([])
     known = 1  # tokens of ``held`` that were scored, or are the first
-    for tokens in _limited(text_tokens(tokenizer, start, path), limit):
+    lost = 0, 0  # characters and bytes before the window, which begin with the document
+    for tokens in pieces:
         held += tokens
         while len(held) >= window:
-            yield _window(held[:window], known)
+            yield _window(held[:window], known, lost)
+            lost = int(held.lost_characters[window - 1]), int(held.lost_bytes[window - 1])
             held, known = held[stride:], window - stride
     if len(held) > known:
-        yield _window(held, known)
+        yield _window(held, known, lost)
 
 
-def _window(tokens: Tokens, known: int) -> Window:
+def _window(tokens: Tokens, known: int, lost: tuple[int, int]) -> Window:
     def count(totals: Integers) -> int:
         return int(totals[-1] - totals[known - 1])
 
@@ -123,7 +144,9 @@ def _window(tokens: Tokens, known: int) -> Window:
         len(tokens) - known,
         count(tokens.bytes),
         count(tokens.words),
-        int(tokens.bytes[-1]),
+        int(tokens.lost_characters[-1]) - lost[0],
+        int(tokens.lost_bytes[-1]) - lost[1],
+        int(tokens.bytes[-1] + tokens.lost_bytes[-1]),
     )
 
 
@@ -132,16 +155,6 @@ def _limited(pieces: Iterator[Tokens], limit: int | None) -> Iterator[Tokens]:
         yield tokens[:limit]
         if limit is not None and (limit := limit - len(tokens)) <= 0:
             return
-
-
-def count_tokens(tokenizer: Tokenizer, start: int | None, path: Path, enough: int) -> int:
-    """Tokens of a text, the start token included; the rest is not read once there are enough."""
-    count = 0
-    for tokens in text_tokens(tokenizer, start, path):
-        count += len(tokens)
-        if count >= enough:
-            break
-    return count
 
 
 def start_token(tokenizer: Tokenizer, folder: Path) -> int | None:
@@ -155,31 +168,89 @@ def start_token(tokenizer: Tokenizer, folder: Path) -> int | None:
     return GenerationConfig.read(folder / "generation_config.json").start_id
 
 
-def text_tokens(tokenizer: Tokenizer, start: int | None, path: Path) -> Iterator[Tokens]:
-    """The tokens of a text in one go, piece by piece, after ``start`` if there is one."""
-    if start is not None:
-        yield _tokens([start], [0], [0])
-    num_bytes, num_words, after_space = 0, 1, False
-    for context, piece in text_pieces(tokenizer, read_text(path)):
+def text_tokens(tokenizer: Tokenizer, start: int | None, blocks: Iterator[str]) -> Iterator[Tokens]:
+    """The tokens of a document in one go, piece by piece, after ``start`` if there is one."""
+    counts = _Counts()
+    held = _tokens([] if start is None else [start])
+    for context, piece in text_pieces(tokenizer, blocks):
         ids, ends = tokenizer.encode_with_ends(context + piece)
         skipped = len(tokenizer.encode(context, add_special_tokens=False))
-        codes = np.frombuffer(piece.encode("utf-32-le"), np.uint32)
-        spaces = SPACES[np.minimum(codes, len(SPACES) - 1)] & (codes < len(SPACES))
+        ids, ends = ids[skipped:], [max(0, end - len(context)) for end in ends[skipped:]]
+        kept = kept_characters(tokenizer, piece, ids, ends)
+        if kept is not None:
+            ends = _ends_of_kept(tokenizer, ids, piece, kept)
+        tokens = counts.tokens(ids, ends, piece, kept)
+        if ids:
+            if len(held):
+                yield held
+            held = tokens
+    if len(held):
+        yield counts.closing(held)
+
+
+def _ends_of_kept(
+    tokenizer: Tokenizer, ids: Sequence[int], text: str, kept: NDArray[np.bool_]
+) -> list[int]:
+    """The character of ``text`` at which each token ends, by the bytes that it stands for.
+
+    The library's own ends are shifted by what its tokenizer drops.
+    """
+    sizes = [
+        0 if i == tokenizer.unknown_id else len(tokenizer.token_bytes(i, skip_special_tokens=False))
+        for i in ids
+    ]
+    places = np.flatnonzero(kept)
+    num_bytes = np.cumsum([0, *(len(text[place].encode()) for place in places)])
+    last = np.searchsorted(num_bytes[:-1], np.cumsum(sizes))
+    found: list[int] = np.concatenate([[0], places + 1])[np.minimum(last, len(places))].tolist()
+    return found
+
+
+class _Counts:
+    """Bytes, words and lost characters of a document so far."""
+
+    def __init__(self) -> None:
+        self._bytes, self._words, self._after_space = 0, 1, False
+        self._lost_characters = self._lost_bytes = 0
+
+    def tokens(
+        self, ids: Sequence[int], ends: Sequence[int], text: str, kept: NDArray[np.bool_] | None
+    ) -> Tokens:
+        """The tokens of the next piece of text, which each end at a character of it."""
+        kept = np.ones(len(text), bool) if kept is None else kept
+        codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
         sizes = 1 + (codes > 0x7F) + (codes > 0x7FF) + (codes > 0xFFFF)  # bytes in UTF-8
-        begins = spaces & ~np.concatenate([[after_space], spaces[:-1]])
-        bytes_before = num_bytes + np.concatenate([[0], np.cumsum(sizes)])
-        words_before = num_words + np.concatenate([[0], np.cumsum(begins)])
-        if len(ids) > skipped:
-            at = np.clip(np.array(ends[skipped:]) - len(context), 0, len(piece))
-            at = np.maximum.accumulate(at)
-            at[-1] = len(piece)
-            yield _tokens(ids[skipped:], bytes_before[at], words_before[at])
-        num_bytes, num_words = int(bytes_before[-1]), int(words_before[-1])
-        after_space = bool(spaces[-1])
+        spaces = SPACES[np.minimum(codes, len(SPACES) - 1)] & (codes < len(SPACES))
+        begins = np.zeros(len(text), bool)
+        begins[kept] = spaces[kept] & ~np.concatenate([[self._after_space], spaces[kept]])[:-1]
+        num_bytes = _running(self._bytes, sizes * kept)
+        num_words = _running(self._words, begins)
+        characters = _running(self._lost_characters, ~kept)
+        lost_bytes = _running(self._lost_bytes, sizes * ~kept)
+        self._bytes, self._words = int(num_bytes[-1]), int(num_words[-1])
+        self._lost_characters, self._lost_bytes = int(characters[-1]), int(lost_bytes[-1])
+        if kept.any():
+            self._after_space = bool(spaces[kept][-1])
+        at = np.maximum.accumulate(np.clip(np.array(ends, np.int64), 0, len(text)))
+        at[-1:] = len(text)
+        return _tokens(ids, num_bytes[at], num_words[at], characters[at], lost_bytes[at])
+
+    def closing(self, tokens: Tokens) -> Tokens:
+        """A document's last tokens; what is lost after the last one counts as before its end."""
+        tokens.lost_characters[-1:] = self._lost_characters
+        tokens.lost_bytes[-1:] = self._lost_bytes
+        return tokens
 
 
-def _tokens(ids: object, num_bytes: object, num_words: object) -> Tokens:
-    return Tokens(*(np.array(values, np.int64) for values in (ids, num_bytes, num_words)))
+def _running(before: int, values: NDArray[Any]) -> Integers:
+    """(n + 1,): the sum before each of the n values, and after the last one."""
+    return before + np.concatenate([[0], np.cumsum(values)])
+
+
+def _tokens(ids: Sequence[int], *counts: Integers) -> Tokens:
+    """Tokens with their four counts, all 0 unless given."""
+    arrays = counts or [np.zeros(len(ids), np.int64) for _ in range(4)]
+    return Tokens(np.array(ids, np.int64), *(values.astype(np.int64) for values in arrays))
 
 
 def text_pieces(tokenizer: Tokenizer, blocks: Iterator[str]) -> Iterator[tuple[str, str]]:
@@ -213,45 +284,3 @@ def _find_cut(tokenizer: Tokenizer, text: str, first: int) -> tuple[int | None, 
         if tokenizer.encode(before + after, add_special_tokens=False)[: len(ids)] == ids:
             return cut, cut
     return None, max(first, last + 1)
-
-
-def check_text_file(path: Path) -> None:
-    """Raises the RequestError that ``read_text`` would end with."""
-    for _ in read_text(path):
-        pass
-
-
-def read_text(path: Path) -> Iterator[str]:
-    """A file as it is, in blocks; RequestError if it cannot be read, is empty or not UTF-8."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    done, line = 0, 1
-    try:
-        with path.open("rb") as file:
-            while block := file.read(BLOCK_SIZE):
-                pending = len(decoder.getstate()[0])
-                try:
-                    yield decoder.decode(block)
-                except UnicodeDecodeError as error:
-                    raise _not_utf8(path, error, done - pending, line) from error
-                done += len(block)
-                line += block.count(b"\n")
-            try:
-                decoder.decode(b"", final=True)
-            except UnicodeDecodeError as error:
-                raise _not_utf8(path, error, done - len(error.object), line) from error
-    except OSError as error:
-        raise RequestError(
-            f"{path}: cannot be read ({error.strerror or error}), expected a text file; "
-            "check path and permissions"
-        ) from error
-    if done == 0:
-        raise RequestError(f"{path}: found an empty file, expected a text; give another")
-
-
-def _not_utf8(path: Path, error: UnicodeDecodeError, before: int, line: int) -> RequestError:
-    line += error.object[: error.start].count(b"\n")
-    return RequestError(
-        f"{path}: found the byte {error.object[error.start]:#04x} at {before + error.start} "
-        f"(line {line}), expected UTF-8 text; convert it, for instance with: "
-        "iconv -f latin1 -t utf-8"
-    )

@@ -29,15 +29,18 @@ class Totals:
         self.against = Against(tokenizer)
         self.along = Along()
 
-    def add(self, window: Window, rows: Rows, reference: Rows) -> None:
-        """Adds what the model says in a window, beside what the reference does."""
+    def add(self, window: Window, rows: Rows, reference: Rows, more: bool) -> None:
+        """Adds what the model says in a window, beside what the reference does.
+
+        ``more``: the window goes on with the cluster of the one before.
+        """
         loss = float(rows.loss.sum())
-        self.loss.add(loss, window.num_scored)
-        self._per_byte.add(loss, window.num_bytes)
-        self._per_word.add(loss, window.num_words)
+        self.loss.add(loss, window.num_scored, more)
+        self._per_byte.add(loss, window.num_bytes, more)
+        self._per_word.add(loss, window.num_words, more)
         self.along.add(rows.kl, rows.loss)
         if rows is not reference:
-            self.against.add(window, rows, reference, self.num_tokens - window.num_scored)
+            self.against.add(window, rows, reference, self.num_tokens - window.num_scored, more)
 
     @property
     def num_tokens(self) -> int:
@@ -70,7 +73,7 @@ class Totals:
                 "word": _perplexity(self._per_word),
             },
             "loss": self.loss.result(),
-            "bits_per_byte": self._per_byte.mean / math.log(2),
+            "bits_per_byte": self._per_byte.mean / math.log(2) if self.num_bytes else None,
             "against": None if is_reference else self.against.result(),
             "along": self.along.result(is_reference),
             "examples": [] if is_reference else self.against.examples.result(self.num_tokens),
@@ -99,18 +102,20 @@ class Against:
         self._largest = -math.inf
         self.examples = Examples(tokenizer)
 
-    def add(self, window: Window, rows: Rows, reference: Rows, before: int) -> None:
+    def add(
+        self, window: Window, rows: Rows, reference: Rows, before: int, more: bool = False
+    ) -> None:
         """Adds a window that comes after ``before`` scored tokens."""
         count = window.num_scored
         delta = rows.probability - reference.probability
         shared = (rows.top[:, :, None] == reference.top[:, None, :]).any(axis=-1).mean(axis=-1)
-        self.kl.add(float(rows.kl.sum()), count)
-        self._top1.add(float((rows.top[:, 0] == reference.top[:, 0]).sum()), count)
-        self._top5.add(float(shared.sum()), count)
-        self._delta.add(float(delta.sum()), count)
-        self._absolute.add(float(np.abs(delta).sum()), count)
-        self._kls.add(rows.kl)
-        self._absolutes.add(np.abs(delta))
+        self.kl.add(float(rows.kl.sum()), count, more)
+        self._top1.add(float((rows.top[:, 0] == reference.top[:, 0]).sum()), count, more)
+        self._top5.add(float(shared.sum()), count, more)
+        self._delta.add(float(delta.sum()), count, more)
+        self._absolute.add(float(np.abs(delta).sum()), count, more)
+        self._kls.add(rows.kl, more)
+        self._absolutes.add(np.abs(delta), more)
         self._largest = max(self._largest, float(rows.kl.max()))
         self.examples.add(window, rows, reference, before)
 

@@ -31,6 +31,7 @@ from ...runtime.sampling import SamplingOptions, make_sampler
 from ...runtime.session import Session
 from ...runtime.shared_beginning import shared_beginning
 from ...runtime.tokenizer import Tokenizer
+from ..quality.documents import read_text
 from ..quality.measure import OnProgress
 from ..quality.same_tokenizer import check_same_tokenizer
 from ..quality.text_windows import text_tokens
@@ -156,9 +157,15 @@ def passages(ids: Sequence[int], options: RecitationOptions, name: str) -> list[
     ]
 
 
+def check_book(path: Path) -> None:
+    """Raises the RequestError that reading a text would end with."""
+    for _ in read_text(path):
+        pass
+
+
 def read_passages(path: Path, tokenizer: Tokenizer, options: RecitationOptions) -> list[Passage]:
     """The passages of a text file. Raises RequestError for one that is not UTF-8 or too short."""
-    ids = np.concatenate([tokens.ids for tokens in text_tokens(tokenizer, None, path)])
+    ids = np.concatenate([tokens.ids for tokens in text_tokens(tokenizer, None, read_text(path))])
     return passages(ids.tolist(), options, str(path))
 
 

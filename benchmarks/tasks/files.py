@@ -17,16 +17,15 @@ of query, choices and gold are those of MosaicML's llm-foundry.
 
 from __future__ import annotations
 
-import codecs
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from ...export.errors import RequestError
-from ...export.strict_json import parse_json_object, shown
+from ...export.strict_json import shown
+from ..json_lines import Line, read_lines
 
 LAST_WORD, MULTIPLE_CHOICE = "last_word", "multiple_choice"
 
@@ -62,7 +61,7 @@ class Format:
 
     fields: tuple[str, ...]
     kind: str
-    item: Callable[[_Line], Item]
+    item: Callable[[Line], Item]
 
 
 def read_task(path: Path, limit: int | None = None) -> TaskFile:
@@ -73,7 +72,7 @@ def read_task(path: Path, limit: int | None = None) -> TaskFile:
     """
     found: Format | None = None
     items: list[Item] = []
-    for line in islice(_lines(path), limit):
+    for line in islice(read_lines(path), limit):
         found = found or _recognise(line)
         items.append(found.item(line))
     if found is None:
@@ -83,66 +82,7 @@ def read_task(path: Path, limit: int | None = None) -> TaskFile:
     return TaskFile(path, found.kind, found.fields, tuple(items))
 
 
-class _Line:
-    """A JSON object of a file; its methods take out a field or say what is wrong with it."""
-
-    def __init__(self, where: str, number: int, fields: Mapping[str, Any]) -> None:
-        self.number = number
-        self.fields = fields
-        self._where = where
-
-    def error(self, found: str, expected: str) -> RequestError:
-        """Names the place; ``found`` and ``expected`` are what the message says of them."""
-        return RequestError(
-            f"{self._where}: found {found}, expected {expected}; correct the line or give another "
-            "file"
-        )
-
-    def text(self, name: str, *, may_be_empty: bool = False) -> str:
-        """A field that holds a string."""
-        value = self._get(name)
-        if not isinstance(value, str) or not (value or may_be_empty):
-            raise self.error(f"{name} {shown(value)}", "a text")
-        return value
-
-    def texts(self, name: str) -> tuple[str, ...]:
-        """A field that holds a list of two strings or more."""
-        value = self._get(name)
-        if (
-            not isinstance(value, list)
-            or len(value) < 2
-            or not all(isinstance(text, str) and text for text in value)
-        ):
-            raise self.error(f"{name} {shown(value)}", "a list of two texts or more")
-        return tuple(value)
-
-    def index(self, name: str, count: int) -> int:
-        """A field that holds which of ``count`` choices is right: a number, or one as text."""
-        value = self._get(name)
-        number = value
-        if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
-            number = int(value)
-        if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < count:
-            raise self.error(f"{name} {shown(value)}", f"0 to {count - 1}, the right choice")
-        return number
-
-    def _get(self, name: str) -> Any:
-        if name not in self.fields:
-            found = ", ".join(self.fields) or "none"
-            raise self.error(f"the fields {found:.200}", f"{name} too, as in the first line")
-        return self.fields[name]
-
-
-def _lines(path: Path) -> Iterator[_Line]:
-    with path.open("rb") as file:
-        for number, content in enumerate(file, start=1):
-            content = content.removeprefix(codecs.BOM_UTF8 if number == 1 else b"").strip()
-            if content:
-                where = f"{path}, line {number}"
-                yield _Line(where, number, parse_json_object(content, where, RequestError))
-
-
-def _recognise(line: _Line) -> Format:
+def _recognise(line: Line) -> Format:
     for known in FORMATS:
         if line.fields.keys() >= set(known.fields):
             return known
@@ -151,19 +91,19 @@ def _recognise(line: _Line) -> Format:
     raise line.error(f"the fields {found:.200}", f"{expected}")
 
 
-def _context_and_continuation(line: _Line) -> Item:
+def _context_and_continuation(line: Line) -> Item:
     context, word = line.text("context", may_be_empty=True), line.text("continuation")
     return Item(line.number, context, (word,))
 
 
-def _text(line: _Line) -> Item:
+def _text(line: Line) -> Item:
     context, _, word = line.text("text").rpartition(" ")
     if not word:
         raise line.error(f"text {shown(line.fields['text'])}", "one that ends with a word")
     return Item(line.number, context, (word,))
 
 
-def _hellaswag(line: _Line) -> Item:
+def _hellaswag(line: Line) -> Item:
     parts = line.text("ctx_a", may_be_empty=True), line.text("ctx_b", may_be_empty=True)
     context = f"{line.text('activity_label')}: {parts[0]} {parts[1].capitalize()}"
     endings = tuple(_without_brackets(ending) for ending in line.texts("endings"))
@@ -178,13 +118,13 @@ def _without_brackets(text: str) -> str:
     return re.sub(r"\[.*?\]", "", text).replace("  ", " ")
 
 
-def _piqa(line: _Line) -> Item:
+def _piqa(line: Line) -> Item:
     context = f"Question: {line.text('goal')}\nAnswer:"
     solutions = (line.text("sol1"), line.text("sol2"))
     return Item(line.number, context, solutions, line.index("label", 2))
 
 
-def _query(line: _Line) -> Item:
+def _query(line: Line) -> Item:
     query, choices = line.text("query"), line.texts("choices")
     if query.startswith("Question:") and not query.endswith("Answer:"):
         query = query.removesuffix("\n") + "\nAnswer:"

@@ -209,8 +209,9 @@ def result(name: str, answers: Answers, reference: Answers | None = None) -> dic
 
 
 def mean(values: NDArray[Any]) -> Mean:
-    """The mean and its standard error, which a single value does not have."""
-    error = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
+    """The mean and its standard error; None, not 0, where no spread of the values tells it."""
+    spread = values.min() < values.max()
+    error = float(values.std(ddof=1) / math.sqrt(len(values))) if spread else None
     return {"value": float(values.mean()), "standard_error": error}
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..checkpoint import Checkpoint
-from ..config_fields import read_fields, refuse_too_many_layers, refuse_unless, require
+from ..config_fields import read_fields, refuse_unless, require
 from ..errors import CheckpointError
 from ..folder import DecoderShape
 from ..graph import Dimension, Graph
@@ -95,7 +95,6 @@ def weights(checkpoint: Checkpoint, config: Config) -> WeightSource:
             return None
         return name
 
-    refuse_too_many_layers("n_layer", config.n_layer, checkpoint)
     source = WeightSource(checkpoint, bare, expected_shapes(config))
     source.allow("lm_head.bias", (config.vocab_size,))
     source.check()
@@ -232,7 +231,7 @@ def norm(
 def activation(g: Graph, x: ir.Value, bias: ir.Value, function: str) -> ir.Value:
     """``function(x + bias)`` with the add fused where ONNX Runtime has a kernel for it."""
     if function in TANH_GELU:
-        return g.FastGelu(x, bias, name="gelu")  # type: ignore[no-any-return]
+        return g.FastGelu(x, bias, name="gelu")
     if function == "gelu":
-        return g.BiasGelu(x, bias, name="gelu")  # type: ignore[no-any-return]
-    return g.Relu(g.Add(x, bias, name="add_bias"), name="relu")  # type: ignore[no-any-return]
+        return g.BiasGelu(x, bias, name="gelu")
+    return g.Relu(g.Add(x, bias, name="add_bias"), name="relu")

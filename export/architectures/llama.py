@@ -22,7 +22,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..checkpoint import Checkpoint
-from ..config_fields import read_fields, refuse_too_many_layers, require
+from ..config_fields import read_fields, require
 from ..folder import DecoderShape
 from ..graph import Dimension, Graph
 from ..layers import (
@@ -181,7 +181,6 @@ def weights(checkpoint: Checkpoint, config: Config, layer: Shapes) -> WeightSour
             return None
         return name
 
-    refuse_too_many_layers("num_hidden_layers", config.num_hidden_layers, checkpoint)
     source = WeightSource(checkpoint, bare, decoder_shapes(config, layer))
     source.check()
     return source

@@ -71,7 +71,7 @@ def projections(
     qkv = linear(g, x, w(f"{layer}.self_attn.qkv_proj.weight"), name="qkv_proj")
     e, h, k = config.head_size, config.num_attention_heads, config.kv_heads
     sizes = g.int64s(h * e, k * e, k * e)
-    return g.Split(qkv, sizes, outputs=3, axis=-1, name="qkv")  # type: ignore[no-any-return]
+    return g.Split(qkv, sizes, outputs=3, axis=-1, name="qkv")
 
 
 def feed_forward(

@@ -21,8 +21,12 @@ from typing import Any
 from ..checkpoint import Checkpoint, CheckpointTensor, StoredTensor, lazy_tensor
 from ..errors import CheckpointError
 from ..regular_file import RegularFile
+from ..tokenizers import TokenizerSource
+from ..tokenizers.added_tokens import named_token
+from ..tokenizers.opening import open_source
 
 HEADER_BYTES = 1024
+END_OF_TEXT = "<|endoftext|>"  # begins and ends every text of GPT-2
 MODEL_MAGIC = 20240326
 VERSIONS = {3: "float32", 5: "bfloat16"}
 ITEM_BYTES = {"float32": 4, "bfloat16": 2}
@@ -59,8 +63,11 @@ def matches(path: Path) -> bool:
     return len(start) == 4 and (magic == MODEL_MAGIC or magic in OTHER_MAGICS)
 
 
-def read(path: Path) -> Checkpoint:
-    """Opens the checkpoint in the file ``path``; reads its header, no tensor."""
+def read(path: Path, tokenizer: TokenizerSource | None = None) -> Checkpoint:
+    """Opens the checkpoint in the file ``path``; reads its header, no tensor.
+
+    ``tokenizer`` says by which tokens a text begins and ends, which the file does not.
+    """
     with RegularFile(path, CheckpointError) as file:
         size = file.num_bytes()
         data = file.read(0, HEADER_BYTES)
@@ -69,7 +76,7 @@ def read(path: Path) -> Checkpoint:
     dtype = _check_size(header, size, path.name)
     return Checkpoint(
         path=path,
-        config=_config(header),
+        config=_config(header) | _ends(header.vocab_size, tokenizer),
         tensors=_tensors(header, dtype, path, size),
         generation_config={},
         format="llm.c",
@@ -259,8 +266,6 @@ def _tensors(header: Header, dtype: str, path: Path, size: int) -> dict[str, Che
 
 def _config(header: Header) -> dict[str, Any]:
     """Returns the config.json of the same model; what is not stored, llm.c's code fixes."""
-    # Only the GPT-2 vocabulary has a known end of text; the last id is where others put theirs.
-    end_of_text = 50256 if header.vocab_size == 50257 else header.vocab_size - 1
     return {
         "model_type": "gpt2",
         "architectures": ["GPT2LMHeadModel"],
@@ -273,7 +278,27 @@ def _config(header: Header) -> dict[str, Any]:
         "n_inner": None,
         "activation_function": "gelu_new",
         "layer_norm_epsilon": 1e-5,
-        "bos_token_id": end_of_text,
-        "eos_token_id": end_of_text,
         "tie_word_embeddings": True,
     }
+
+
+def _ends(vocab_size: int, tokenizer: TokenizerSource | None) -> dict[str, int | None]:
+    """Ids of the tokens that begin and end a text, as config.json spells them."""
+    last = vocab_size - 1  # where GPT-2 has its end of text
+    if tokenizer is None:
+        return {"bos_token_id": last, "eos_token_id": last}
+    library = open_source(tokenizer)
+
+    def named(name: str) -> int | None:
+        spelled = named_token(tokenizer.config, name)
+        return None if spelled is None else library.token_to_id(spelled)
+
+    def first(*ids: int | None) -> int | None:
+        return next((token_id for token_id in ids if token_id is not None), None)
+
+    # A last row with a word of the vocabulary in it ends nothing.
+    added = library.get_added_tokens_decoder().get(last)
+    is_word = library.id_to_token(last) is not None and not (added and added.special)
+    end_of_text = library.token_to_id(END_OF_TEXT)
+    eos = first(named("eos_token"), end_of_text, None if is_word else last)
+    return {"bos_token_id": first(named("bos_token"), end_of_text, eos), "eos_token_id": eos}

@@ -19,11 +19,12 @@ from typing import Any
 from ..checkpoint import Checkpoint, CheckpointTensor, StoredTensor, lazy_tensor, load_config
 from ..errors import CheckpointError
 from ..regular_file import RegularFile
-from ..strict_json import load_json_object, parse_json_object, quoted, shown
+from ..strict_json import LARGEST_INDEX, load_json_object, parse_json_object, quoted, shown
+from ..tokenizers import TokenizerSource
 
 SINGLE_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
-MAX_HEADER_BYTES = 100_000_000  # the reference reader's limit
+MAX_HEADER_BYTES = LARGEST_INDEX  # the reference reader takes 100 million
 MAX_RANK = 32  # of numpy before 2.0
 MAX_SIZE = 2**63 - 1  # bytes; what numpy and every operating system can count
 
@@ -57,8 +58,8 @@ def matches(path: Path) -> bool:
     )
 
 
-def read(path: Path) -> Checkpoint:
-    """Opens the checkpoint in the folder ``path``; reads the headers, no tensor."""
+def read(path: Path, tokenizer: TokenizerSource | None = None) -> Checkpoint:
+    """Opens the checkpoint in the folder ``path``; reads the headers, no tensor or tokenizer."""
     config_path = path / "config.json"
     names = sorted(entry.name for entry in path.iterdir())
     if config_path.name not in names:
@@ -142,7 +143,7 @@ def _read_shards(
 
 
 def _read_weight_map(path: Path) -> dict[str, str]:
-    weight_map = load_json_object(path, MAX_HEADER_BYTES, CheckpointError).get("weight_map")
+    weight_map = load_json_object(path, LARGEST_INDEX, CheckpointError).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(
             f"{path.name} has no weight_map, expected an object from tensor to shard; {_AGAIN}"

@@ -20,8 +20,9 @@ from ..strict_json import load_json_object, quoted
 
 CONFIG_FILE = "tokenizer_config.json"
 TEMPLATE_FILE = "chat_template.jinja"
-LARGEST_CONFIG = 10_000_000  # bytes
-LARGEST_TOKENIZER = 200_000_000  # bytes
+LARGEST_TOKENIZER_CONFIG = 5_000_000  # bytes; Gemma 3's has 1.2 million
+LARGEST_TOKENIZER = 64_000_000  # bytes; Gemma 3's has 33 million, with 2.2 million values
+TOKENIZER_VALUES = 4_000_000  # keys and values
 LARGEST_TEMPLATE = 1_000_000  # bytes
 
 # In order of preference: what is published for the library comes before what must be converted.
@@ -60,8 +61,7 @@ class TokenizerSource:
     def _spelled(self, content: Content) -> bytes:
         if self.converted:
             return json.dumps(content, ensure_ascii=False).encode()
-        with RegularFile(self.files[0], CheckpointError) as stream:
-            return stream.read(0, LARGEST_TOKENIZER)
+        return read_tokenizer_file(self.files[0], CheckpointError)
 
 
 def find_tokenizer(path: Path) -> TokenizerSource | None:
@@ -74,7 +74,9 @@ def find_tokenizer(path: Path) -> TokenizerSource | None:
     beside = [folder / name for name in (CONFIG_FILE, TEMPLATE_FILE)]
     config_file, template_file = ([file] if file.is_file() else [] for file in beside)
     config = (
-        load_json_object(config_file[0], LARGEST_CONFIG, CheckpointError) if config_file else {}
+        load_json_object(config_file[0], LARGEST_TOKENIZER_CONFIG, CheckpointError)
+        if config_file
+        else {}
     )
     template = read_template(template_file[0], CheckpointError) if template_file else None
     for name in FORMS:
@@ -91,6 +93,13 @@ def find_tokenizer(path: Path) -> TokenizerSource | None:
     return None
 
 
+def given_tokenizer(given: str | Path | None, folder: Path) -> TokenizerSource | None:
+    """The tokenizer at ``given``, or where nothing is given the one in ``folder``, if any."""
+    if given is not None:
+        return open_tokenizer(Path(given).absolute())
+    return find_tokenizer(folder)
+
+
 def open_tokenizer(path: Path) -> TokenizerSource:
     """The tokenizer at ``path``, which must be there: CheckpointError otherwise."""
     try:
@@ -103,6 +112,17 @@ def open_tokenizer(path: Path) -> TokenizerSource:
             "with one; check the path given as the tokenizer"
         )
     return found
+
+
+def read_tokenizer_file(file: Path, error: type[PocketLMError]) -> bytes:
+    """The bytes of a tokenizer in any form; raises ``error`` if there are more than can belong."""
+    with RegularFile(file, error) as stream:
+        if stream.num_bytes() > LARGEST_TOKENIZER:
+            raise error(
+                f"{file.name} has {stream.num_bytes():,} bytes, expected at most "
+                f"{LARGEST_TOKENIZER:,} bytes of a tokenizer; get the file again from its source"
+            )
+        return stream.read(0, LARGEST_TOKENIZER)
 
 
 def read_template(file: Path, error: type[PocketLMError]) -> str:

@@ -66,6 +66,15 @@ def around(ids: dict[str, int], begin: str | None, end: str | None) -> Token | N
     }
 
 
+def named_token(config: dict[str, Any], name: str, default: str | None = None) -> str | None:
+    """How ``config`` spells ``name``, such as "eos_token"; None where there is none."""
+    value = config.get(name, default)
+    text = value.get("content") if isinstance(value, dict) else value
+    if text is not None and not isinstance(text, str):
+        raise _wrong(name, value)
+    return text
+
+
 def wanted(config: dict[str, Any], name: str, default: bool) -> bool:
     """``add_bos_token`` and its like: true, false, or absent."""
     value = config.get(name, default)

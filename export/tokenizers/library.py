@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import CheckpointError
 from ..strict_json import load_json_object
-from . import LARGEST_TOKENIZER
+from . import LARGEST_TOKENIZER, TOKENIZER_VALUES
 
 
 def find(path: Path) -> tuple[Path] | None:
@@ -20,4 +20,4 @@ def find(path: Path) -> tuple[Path] | None:
 
 def read(file: Path, config: dict[str, Any]) -> dict[str, Any]:
     """The content of ``file``."""
-    return load_json_object(file, LARGEST_TOKENIZER, CheckpointError)
+    return load_json_object(file, LARGEST_TOKENIZER, CheckpointError, TOKENIZER_VALUES)

@@ -25,9 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
-from ..regular_file import RegularFile
 from ..strict_json import quoted
-from . import LARGEST_TOKENIZER
+from . import read_tokenizer_file
 from .added_tokens import added_token, around, configured_tokens, wanted
 
 BPE = 2  # TrainerSpec.ModelType
@@ -71,8 +70,7 @@ def read(file: Path, config: dict[str, Any]) -> dict[str, Any]:
 
     Raises CheckpointError for a damaged file, and for a model that cannot be had exactly.
     """
-    with RegularFile(file, CheckpointError) as stream:
-        data = stream.read(0, LARGEST_TOKENIZER)
+    data = read_tokenizer_file(file, CheckpointError)
     try:
         model = _parse(data)
     except (ValueError, struct.error) as cause:

@@ -19,7 +19,7 @@ from typing import Any
 from ..errors import CheckpointError
 from ..regular_file import RegularFile
 from ..strict_json import shown
-from . import LARGEST_TOKENIZER
+from . import read_tokenizer_file
 from .added_tokens import Token, added_token, around, configured_tokens, wanted
 from .byte_alphabet import byte_alphabet, byte_level, split_by
 
@@ -98,8 +98,7 @@ def read(file: Path, config: dict[str, Any]) -> dict[str, Any]:
 
 def _ranks(file: Path) -> dict[bytes, int]:
     """Rank by byte string, in the order of the ranks, which have no gaps."""
-    with RegularFile(file, CheckpointError) as stream:
-        lines = stream.read(0, LARGEST_TOKENIZER).split(b"\n")
+    lines = read_tokenizer_file(file, CheckpointError).split(b"\n")
     ranks: dict[bytes, int] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip():

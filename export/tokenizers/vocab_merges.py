@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
-from ..regular_file import RegularFile
 from ..strict_json import load_json_object, quoted, shown
-from . import LARGEST_TOKENIZER
-from .added_tokens import added_token, around, configured_tokens, wanted
+from . import LARGEST_TOKENIZER, TOKENIZER_VALUES, read_tokenizer_file
+from .added_tokens import added_token, around, configured_tokens, named_token, wanted
 from .byte_alphabet import byte_level, split_by
 
 GPT2, QWEN2 = "GPT2Tokenizer", "Qwen2Tokenizer"
@@ -42,9 +41,9 @@ def read(vocab_file: Path, merges_file: Path, config: dict[str, Any]) -> dict[st
             f"{QWEN2} beside vocab.json and merges.txt; how it cuts a text into words is in "
             "neither file - take the model's tokenizer.json"
         )
-    vocab = load_json_object(vocab_file, LARGEST_TOKENIZER, CheckpointError)
-    ids = set(vocab.values())
-    if ids != set(range(len(vocab))):
+    vocab = load_json_object(vocab_file, LARGEST_TOKENIZER, CheckpointError, TOKENIZER_VALUES)
+    are_ids = all(type(token_id) is int for token_id in vocab.values())
+    if not are_ids or set(vocab.values()) != set(range(len(vocab))):
         raise CheckpointError(
             f"{vocab_file.name} has {len(vocab):,} tokens with other ids than 0 to "
             f"{len(vocab) - 1:,}, expected each of these once; get the file again from its source"
@@ -53,8 +52,7 @@ def read(vocab_file: Path, merges_file: Path, config: dict[str, Any]) -> dict[st
     if not special and END_OF_TEXT in vocab:
         special = [added_token(vocab[END_OF_TEXT], END_OF_TEXT, special=True)]
     known = vocab | {token["content"]: int(token["id"]) for token in special}
-    begin = config.get("bos_token", END_OF_TEXT)
-    begin = begin.get("content") if isinstance(begin, dict) else begin
+    begin = named_token(config, "bos_token", END_OF_TEXT)
     begins = wanted(config, "add_bos_token", False) and begin in known
     qwen2 = family == QWEN2
     return {
@@ -82,8 +80,7 @@ def read(vocab_file: Path, merges_file: Path, config: dict[str, Any]) -> dict[st
 
 
 def _merges(file: Path, vocab: dict[str, Any]) -> list[list[str]]:
-    with RegularFile(file, CheckpointError) as stream:
-        data = stream.read(0, LARGEST_TOKENIZER)
+    data = read_tokenizer_file(file, CheckpointError)
     merges = []
     for number, line in enumerate(data.decode("utf-8", errors="replace").split("\n"), 1):
         line = line.removesuffix("\r")

@@ -268,7 +268,7 @@ class Rewriter:
             return value
         g = self._graph
         shape = g.Concat(g.int64s(-1, num_heads), g.Shape(value, start=1), axis=0)
-        return g.Reshape(value, shape)  # type: ignore[no-any-return]
+        return g.Reshape(value, shape)
 
     def _kept(self, masks: Masks, num_heads: int) -> ir.Value:
         """The traced mask as a bias: (B or 1, H or 1, S, T), finite."""
@@ -287,7 +287,7 @@ class Rewriter:
             return bias
         ids, mask = self._inputs["input_ids"], self._inputs["attention_mask"]
         rows, columns = g.Shape(ids, start=1, end=2), g.Shape(mask, start=1, end=2)
-        return g.Expand(bias, g.Concat(g.int64s(1, 1), rows, columns, axis=0))  # type: ignore[no-any-return]
+        return g.Expand(bias, g.Concat(g.int64s(1, 1), rows, columns, axis=0))
 
     # Changing ---------------------------------------------------------------------------------
 
@@ -329,7 +329,7 @@ class Rewriter:
                     return split.inputs[0]
         g = self._graph
         heads = g.Transpose(value, perm=[0, 2, 1, 3])  # (B, S, heads, E)
-        return g.Reshape(heads, g.int64s(0, 0, -1), name="merged")  # type: ignore[no-any-return]
+        return g.Reshape(heads, g.int64s(0, 0, -1), name="merged")
 
     def _packed(self, qkv: list[ir.Value]) -> ir.Value | None:
         """What q, k and v were split from, if it was nothing but them along the last axis."""

@@ -115,9 +115,9 @@ class Simplifier:
         ids, mask = self._inputs["input_ids"], self._inputs["attention_mask"]
         if letter == PAST:
             # Not from the cache's own shape: a cache in place is longer than what it holds.
-            return self._graph.Sub(self._vector((TOTAL,)), self._vector((NEW,)), name="size_P")  # type: ignore[no-any-return]
+            return self._graph.Sub(self._vector((TOTAL,)), self._vector((NEW,)), name="size_P")
         source, axis = {BATCH: (ids, 0), NEW: (ids, 1), TOTAL: (mask, 1)}[letter]
-        return self._graph.Shape(source, start=axis, end=axis + 1, name=f"size_{letter}")  # type: ignore[no-any-return]
+        return self._graph.Shape(source, start=axis, end=axis + 1, name=f"size_{letter}")
 
     def _remember(self, value: ir.Value, items: Any) -> None:
         self.symbols.elements[value] = np.array(items, object)
@@ -223,7 +223,7 @@ class Simplifier:
             product = self._graph.MatMul(x, weight, name="product")
         self._made(product, node)
         if not bias or bias[0] is None:
-            return product  # type: ignore[no-any-return]
+            return product
         return self._made(self._graph.Add(product, bias[0], name="add_bias"), node)
 
     def _made(self, value: ir.Value, node: ir.Node) -> ir.Value:

@@ -10,7 +10,9 @@ import contextlib
 import errno
 import importlib
 import os
+import re
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from pocketlm import __version__
@@ -148,6 +150,19 @@ def _run(arguments: list[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
+def _with_options(message: str, params: Sequence[click.Parameter]) -> str:
+    """An error that begins with names of arguments, with the command's options in their place.
+
+    "top_k is 0, expected …" is what a caller from Python can act on; here it is --top-k.
+    """
+    options = {param.name: max(param.opts, key=len) for param in params if param.opts[0][0] == "-"}
+    subject = re.match(r"\w+( and \w+)*(?= (is|are) )", message)
+    if subject is None:
+        return message
+    words = [options.get(word, word) for word in subject[0].split(" ")]
+    return " ".join(words) + message[subject.end() :]
+
+
 def _group() -> click.Group:
     import click
 
@@ -166,6 +181,15 @@ def _group() -> click.Group:
                 module = importlib.import_module(f"pocketlm.commands.{name}")
             command: click.Command = module.command
             return command
+
+        def invoke(self, context: Any) -> Any:
+            try:
+                return super().invoke(context)
+            except PocketLMError as error:
+                command = self.get_command(context, context.invoked_subcommand)
+                if command is not None:
+                    error.args = (_with_options(str(error), command.params),)
+                raise
 
         def format_commands(self, context: Any, formatter: Any) -> None:
             with formatter.section("Commands"):

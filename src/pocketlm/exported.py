@@ -6,22 +6,26 @@ Of the processes that ask for the same model at the same time one makes it, and 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import hashlib
 import json
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from importlib import resources
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from pocketlm import __version__, store
+from pocketlm.export.cache_folder import cache_folder
 from pocketlm.export.checkpoint import Checkpoint, open_checkpoint
 from pocketlm.export.download import OnDownload, download, download_config, held_bytes
 from pocketlm.export.errors import (
+    CheckpointError,
     HubError,
     ModelFolderError,
     PocketLMError,
@@ -29,7 +33,7 @@ from pocketlm.export.errors import (
     StorageError,
     missing_extra,
 )
-from pocketlm.export.folder import MANIFEST, ModelFolder, cache_folder
+from pocketlm.export.folder import ModelFolder
 from pocketlm.export.hub import (
     ATTEMPTS,
     DEFAULT_REVISION,
@@ -37,15 +41,16 @@ from pocketlm.export.hub import (
     Snapshot,
     offline_by_environment,
     offline_error,
-    split_name,
 )
 from pocketlm.export.hub_selection import relevant_files
 from pocketlm.export.lock import locked
+from pocketlm.export.quantities import size_text
 from pocketlm.export.tokenizers import TokenizerSource, open_tokenizer
+from pocketlm.fingerprint import fingerprint
 from pocketlm.quantize.precisions import FULL
+from pocketlm.reference import DEMO, Demo, OnDisk, OnHub, Reference, nothing_here
 from pocketlm.store import Pinned, Repository, discard, is_download, sound_model
 
-DEMO_CHECKPOINT = Path(__file__).parent / "demo"
 DEFAULT_PRECISION = "int8"
 OnExport = Callable[[Path], dict[str, Any]]
 
@@ -66,117 +71,105 @@ class HubOptions:
 
 
 def export_once(
-    checkpoint: str | Path | None,
+    reference: Reference,
     precision: str | None,
     tokenizer: str | Path | None,
     on_export: OnExport | None,
     options: HubOptions,
 ) -> ModelFolder:
-    """The model folder of ``checkpoint`` (None: the demo) in ``precision``, exported if need be.
+    """The model folder of the checkpoint ``reference`` in ``precision``, exported if need be.
 
     Without a writable cache folder it goes to a temporary folder that is removed at exit.
     """
-    if wanted := _on_hub(checkpoint, options):
-        return wanted.model(precision, tokenizer, on_export)
-    opened = open_checkpoint(checkpoint or DEMO_CHECKPOINT, tokenizer)
+    if isinstance(reference, OnHub):
+        return _Wanted.of(reference, options).model(precision, tokenizer, on_export)
+    path = checkpoint_path(reference)
+    opened = open_checkpoint(path, tokenizer)
     files = [*opened.files, *(opened.tokenizer.files if opened.tokenizer else ())]
     precision = precision or DEFAULT_PRECISION
-    key = _key(files, precision, json.dumps(opened.generation_config, sort_keys=True))
-    name = f"{'demo' if checkpoint is None else opened.path.stem}-{precision}-{key}"
+    settings = json.dumps(opened.generation_config, sort_keys=True)
+    key = _key(files, precision, settings, with_times=not _is_carried(reference, path))
+    name = (path.stem if path.is_file() else path.name).lstrip(".") or "model"
+    source = None if isinstance(reference, Demo) else path
+    made = store.LocalModel(name, precision, key, source)
     cache = cache_folder()
-    if cache is not None and (found := sound_model(cache / "models" / name)):
+    if cache is not None and (found := made.find(cache)):
         return found
-    root = store.writable_root()
-    out = root / "models" / name
-    with locked(store.lock_file(root, name), _waiting_for(name)):
-        return sound_model(out) or _export(opened, out, precision, on_export)
+    root = store.writable_root(say)
+    with locked(made.lock(root), _waiting_for(name)):
+        if found := made.find(root):
+            return found
+        folder = _export(opened, made.place(root), precision, on_export)
+        made.note(folder.path)
+        return folder
 
 
 @contextlib.contextmanager
 def opened_checkpoint(
-    checkpoint: str | Path, tokenizer: str | Path | None, options: HubOptions
+    reference: Reference, tokenizer: str | Path | None, options: HubOptions
 ) -> Iterator[Checkpoint]:
-    """The checkpoint at a path, or of the hub's repository, downloaded if need be.
+    """The checkpoint on this disk, the demo, or the hub's repository, downloaded if need be.
 
     When the block ends well, a download goes unless it is to be kept. Raises as ``load``.
     """
-    wanted = _on_hub(checkpoint, options)
-    if wanted is None:
-        yield open_checkpoint(checkpoint, tokenizer)
-        return
-    with wanted.checkpoint(for_torch=False) as (folder, origin):
+    with checkpoint_folder(reference, options) as (folder, origin):
         yield replace(open_checkpoint(folder, tokenizer), origin=origin)
 
 
 @contextlib.contextmanager
 def checkpoint_folder(
-    checkpoint: str | Path, options: HubOptions, *, for_torch: bool = False
+    reference: Reference, options: HubOptions, *, for_torch: bool = False
 ) -> Iterator[tuple[Path, dict[str, str]]]:
     """The folder of ``opened_checkpoint``, unopened, and its repository and commit if it has any.
 
     ``for_torch`` brings what transformers loads: see ``export.download``.
     """
-    wanted = _on_hub(checkpoint, options)
-    if wanted is None:
-        yield Path(checkpoint), {}
-        return
-    with wanted.checkpoint(for_torch) as found:
-        yield found
+    if isinstance(reference, OnHub):
+        with _Wanted.of(reference, options).checkpoint(for_torch) as found:
+            yield found
+    else:
+        yield checkpoint_path(reference), {}
 
 
 @contextlib.contextmanager
-def headers_folder(checkpoint: str | Path, options: HubOptions) -> Iterator[Path]:
+def headers_folder(reference: Reference, options: HubOptions) -> Iterator[Path]:
     """A folder to plan an export from: of a repository on the hub no more than config.json."""
-    wanted = _on_hub(checkpoint, options)
-    if wanted is None:
-        yield Path(checkpoint)
-        return
-    with wanted.headers() as folder:
-        yield folder
+    if isinstance(reference, OnHub):
+        with _Wanted.of(reference, options).headers() as folder:
+            yield folder
+    else:
+        yield checkpoint_path(reference)
 
 
-def names_model(word: str) -> bool:
-    """Whether ``word`` alone is a model: a path that exists, or a full name that is cached."""
-    return _exists(word) or (split_name(word) is not None and _cached_name(word) is not None)
+def checkpoint_path(reference: Demo | OnDisk) -> Path:
+    """Where a checkpoint is that need not be downloaded, absolute."""
+    if isinstance(reference, Demo):
+        return demo_checkpoint()
+    path = reference.path.absolute()
+    return path.resolve() if ".." in path.parts else path
 
 
-def _cached_name(word: str) -> str | None:
-    """The hub's name of the one repository in the cache that ``word`` means, if there is one."""
-    root = cache_folder()
-    names = [repository.name for repository in store.repositories(root)] if root else []
-    if split := split_name(word):
-        return word if split[0] in names else None
-    found = [name for name in names if name.rpartition("/")[2] == word]
-    return found[0] if len(found) == 1 else None
-
-
-def _on_hub(checkpoint: str | Path | None, options: HubOptions) -> _Wanted | None:
-    """The repository that ``checkpoint`` names; None for what is on this disk."""
-    split = None
-    if checkpoint is not None and not _exists(checkpoint):
-        name = Path(checkpoint).as_posix()
-        split = split_name(name) or split_name(_cached_name(name) or "")
-    if split is None:
-        if options.revision is not None:
-            raise RequestError(
-                f"revision: found {options.revision!r:.100} for a model on this disk, expected it "
-                "only for one on the hub (org/name); leave it out"
-            )
-        return None
-    repository, revision = split
-    if revision is not None and options.revision not in (None, revision):
-        raise RequestError(
-            f"revision: found {revision!r} in the name and {options.revision!r:.100}, expected "
-            "one; leave one of them out"
+@functools.cache
+def demo_checkpoint() -> Path:
+    """The demo's folder; of a package in an archive it is unpacked while this process runs."""
+    kept = contextlib.ExitStack()
+    atexit.register(kept.close)
+    folder = kept.enter_context(resources.as_file(resources.files("pocketlm") / DEMO))
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"{folder}: found no demo model, expected its files beside the program's; a frozen "
+            "application must bring the data of the package (PyInstaller: --collect-data pocketlm)"
         )
-    return _Wanted(repository, options.revision or revision or DEFAULT_REVISION, options)
+    return folder
 
 
-def _exists(path: str | Path) -> bool:
-    try:
-        return Path(path).exists()
-    except (OSError, ValueError):  # longer than a file name may be, or with a NUL
-        return False
+def _is_carried(reference: Reference, path: Path) -> bool:
+    """Whether ``path`` came with the program, so that its times are those of an installation.
+
+    A frozen application in one file even unpacks what it carries at every start.
+    """
+    unpacked = getattr(sys, "_MEIPASS", None)
+    return isinstance(reference, Demo) or (unpacked is not None and path.is_relative_to(unpacked))
 
 
 @dataclass(frozen=True)
@@ -186,6 +179,18 @@ class _Wanted:
     name: str
     revision: str
     options: HubOptions
+
+    @classmethod
+    def of(cls, reference: OnHub, options: HubOptions) -> _Wanted:
+        """RequestError when name and options ask for different revisions."""
+        revision = reference.revision
+        if revision is not None and options.revision not in (None, revision):
+            raise RequestError(
+                f"revision is {revision!r} in the name and {options.revision!r:.100}, expected "
+                "one; leave one of them out"
+            )
+        chosen = options.revision or revision or DEFAULT_REVISION
+        return cls(reference.repository, chosen, options)
 
     def model(
         self, precision: str | None, tokenizer: str | Path | None, on_export: OnExport | None
@@ -198,7 +203,7 @@ class _Wanted:
             self._note_cached(pinned, answer)
             return found
         precision = precision or DEFAULT_PRECISION
-        repository = Repository(store.writable_root(), self.name)
+        repository = Repository(store.writable_root(say), self.name)
         out = repository.model(precision, key)
         with locked(repository.lock, _waiting_for(self.name)):
             if found := sound_model(out):
@@ -211,7 +216,7 @@ class _Wanted:
     def checkpoint(self, for_torch: bool) -> Iterator[tuple[Path, dict[str, str]]]:
         """Its checkpoint's folder, which goes after the block unless it is to be kept."""
         pinned, answer = self._look_up()
-        repository = Repository(store.writable_root(), self.name)
+        repository = Repository(store.writable_root(say), self.name)
         with (
             locked(repository.lock, _waiting_for(self.name)),
             self._downloaded(repository, pinned, answer, for_torch=for_torch) as found,
@@ -235,7 +240,7 @@ class _Wanted:
 
     def _cached(self) -> Repository:
         """To look into; not necessarily writable."""
-        return Repository(cache_folder() or store.writable_root(), self.name)
+        return Repository(cache_folder() or store.writable_root(say), self.name)
 
     def _look_up(self) -> tuple[Pinned, Snapshot | HubError]:
         """What the revision means, and what the hub has of it, or why it was not asked or heard.
@@ -247,7 +252,7 @@ class _Wanted:
         if self._is_offline():
             error = offline_error(self.name, self.revision)
             if known is None:
-                raise error
+                raise self._unknown(error)
             return known, error
         usable = known and any(not folder.name.startswith(".") for folder in repository.kept())
         try:
@@ -255,12 +260,16 @@ class _Wanted:
             snapshot = hub.snapshot(self.name, self.revision)
         except HubError as error:
             if known is None:
-                raise
+                raise self._unknown(error) from error
             return known, error
         pinned = Pinned(snapshot.commit, store.checkpoint_id(relevant_files(snapshot)))
         if pinned != known:
             repository.pin(self.revision, pinned)
         return pinned, snapshot
+
+    def _unknown(self, error: HubError) -> HubError:
+        """A name that only was not found on this disk may have been a path."""
+        return HubError(f"{error}; {nothing_here(self.name)}")
 
     def _is_offline(self) -> bool:
         return self.options.offline or offline_by_environment()
@@ -309,8 +318,8 @@ class _Wanted:
         needed += plan.bytes_needed if precision else 0
         if needed > plan.bytes_free:
             raise StorageError(
-                f"{self.name}: found {plan.bytes_free / 1e6:,.0f} MB free in {folder.parent}, "
-                f"expected {needed / 1e6:,.0f} MB for its download"
+                f"{self.name}: found {size_text(plan.bytes_free)} free in {folder.parent}, "
+                f"expected {size_text(needed)} for its download"
                 f"{' and the model' if precision else ''}; free some space, or name another place "
                 "in POCKETLM_CACHE"
             )
@@ -325,16 +334,17 @@ def _export(
 ) -> ModelFolder:
     """Exports to ``out``, in place of what is damaged there: nobody but this cache wrote it."""
     options = on_export(out) if on_export else {}
-    replacing = (out / MANIFEST).is_file()
-    if not replacing:
-        shutil.rmtree(out, ignore_errors=True)
+    # Where locks do not hold, another process may finish the same at any time: what appears after
+    # this line is not what is damaged.
+    damaged = out.exists()
+    if found := sound_model(out):
+        return found
+    if damaged:
+        discard(out)
     try:
-        made: ModelFolder = _exporting().export_checkpoint(
-            opened, out, precision, force=replacing, **options
-        )
+        made: ModelFolder = _exporting().export_checkpoint(opened, out, precision, **options)
         return made
     except (ModelFolderError, StorageError):
-        # Where locks do not hold, another process may have finished the same in the meantime.
         if found := sound_model(out):
             return found
         raise
@@ -351,12 +361,9 @@ def _exporting() -> ModuleType:
     return pocketlm.quantize.run
 
 
-def _key(files: list[Path], *others: str) -> str:
+def _key(files: list[Path], *others: str, with_times: bool = True) -> str:
     """Changes with the checkpoint's files, the precision and the version of pocketlm."""
-    parts = [__version__, *others]
-    for file in files:
-        status = file.stat()
-        parts += [str(file.resolve()), str(status.st_size), str(status.st_mtime_ns)]
+    parts = [__version__, *others, fingerprint(files, with_times=with_times)]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 

@@ -16,18 +16,26 @@ lm_eval/models/huggingface.py for what a model does with requests that do not fi
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from pocketlm import __version__
 from pocketlm.benchmarks.quality.text_windows import start_token
 from pocketlm.benchmarks.tasks.loglikelihood import Scorer
-from pocketlm.export.errors import RequestError, missing_extra
+from pocketlm.export.errors import PocketLMError, RequestError, missing_extra
 from pocketlm.model import load
 from pocketlm.runtime.chat import ChatPrompt, answer_end_ids
 from pocketlm.runtime.text import CHARACTERS_PER_TOKEN
+
+
+def end(error: PocketLMError) -> NoReturn:
+    """Ends the program with a line on stderr."""
+    print(f"pocketlm: {error}", file=sys.stderr)
+    sys.exit(error.exit_code)
+
 
 try:
     from lm_eval.api.model import TemplateLM
@@ -35,7 +43,10 @@ try:
     from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
     from tqdm import tqdm
 except ImportError as error:
-    raise missing_extra("lm-eval", "evaluating by lm-evaluation-harness", error) from error
+    missing = missing_extra("lm-eval", "evaluating by lm-evaluation-harness", error)
+    if __name__ == "__main__":
+        end(missing)
+    raise missing from error
 
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 # Spoken to the harness's own logger, which prints what a run should know.
@@ -220,7 +231,10 @@ def main() -> None:
 
     if "pocketlm" not in model_registry:
         model_registry.register("pocketlm", target="pocketlm.lm_eval:PocketLM")
-    cli_evaluate()
+    try:
+        cli_evaluate()
+    except PocketLMError as error:
+        end(error)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pocketlm.export.errors import ModelFolderError, RequestError
-from pocketlm.export.folder import MANIFEST, ModelFolder
+from pocketlm.export.folder import ModelFolder
 from pocketlm.export.memory import memory_errors
 from pocketlm.placement import open_session
+from pocketlm.reference import OnDisk, check_options, find_reference
 from pocketlm.runtime.cancellation import Cancellation
 from pocketlm.runtime.chat import (
     TRANSCRIPT_STOPS,
@@ -275,6 +276,9 @@ def load(
 ) -> Model:
     """Opens a model folder, or a checkpoint after exporting it; without ``path``, the demo model.
 
+    ``path`` may also be "demo", or a name on the hub, see below; what exists on this disk comes
+    first, and a ``pathlib.Path`` is never anything else.
+
     A checkpoint is exported once to the cache folder with ``precision`` ("fp32", "int8",
     "int8-weight" or "int4"; "int8" unless given) and opened from there the next time; that needs
     the extra "export". ``threads`` None means the cores this process may use. ``provider`` is
@@ -282,12 +286,15 @@ def load(
     a FallbackWarning if ONNX Runtime is built for CUDA. ``on_export`` is called when an export
     begins and returns keyword arguments for it, such as a progress callback.
 
-    A ``path`` that does not exist and reads org/name (or org/name@revision) is a repository on the
+    A string that is no path here and reads org/name (or org/name@revision) is a repository on the
     hub: its ``revision`` (a branch, tag or commit; "main" unless given) is looked up, and what the
     cache lacks is downloaded and exported; that needs the extra "hub". Without ``precision`` it is
     the one in the cache, else "int8". ``offline`` never touches the network. A download is removed
     after its export unless ``keep_download``. ``on_download`` is called with the repository and
     the number of bytes and returns a context with the progress callback.
+
+    An option that would do nothing is refused: ``tokenizer`` with a model folder, ``revision`` and
+    ``keep_download`` with what is not on the hub, another ``precision`` than a model folder's.
 
     Raises ModelFolderError, CheckpointError, StorageError, RequestError, ProviderError,
     HubError or MissingExtraError.
@@ -317,8 +324,11 @@ def find_folder(
     on_download: OnDownload | None = None,
 ) -> ModelFolder:
     """The model folder that ``load`` opens, exported if need be; raises what ``load`` raises."""
-    if path is not None and _is_graph(Path(path)):
-        folder = ModelFolder.open(path)
+    reference = find_reference(path)
+    given = {"tokenizer": tokenizer, "revision": revision, "keep_download": keep_download}
+    check_options(reference, given)
+    if isinstance(reference, OnDisk) and reference.is_made:
+        folder = ModelFolder.open(reference.path)
         found = folder.manifest["precision"]["name"]
         if precision not in (None, found):
             raise ModelFolderError(
@@ -329,11 +339,4 @@ def find_folder(
     from pocketlm.exported import HubOptions, export_once
 
     options = HubOptions(revision, offline, keep_download, on_download)
-    return export_once(path, precision, tokenizer, on_export, options)
-
-
-def _is_graph(path: Path) -> bool:
-    """Whether ``path`` is a model folder, or others' ONNX that must be refused as such."""
-    if (path / MANIFEST).is_file() or path.suffix == ".onnx":
-        return True
-    return any(path.glob("*.onnx")) and not any(path.glob("*.safetensors"))
+    return export_once(reference, precision, tokenizer, on_export, options)

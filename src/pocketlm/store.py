@@ -1,14 +1,16 @@
 """The cache folder: what is kept where, what there is, and removing it.
 
     locks/                            one file for each thing that is made; held meanwhile
-    models/STEM-PRECISION-KEY/        model folders of checkpoints on this disk, and of the demo
+    models/NAME-PRECISION-KEY/        model folders of checkpoints on this disk, and of the demo
     hub/ORG--NAME/refs/REVISION.json  what the revision meant last time
     hub/ORG--NAME/checkpoint-ID/      a complete download; .checkpoint-ID.partial is not complete
     hub/ORG--NAME/PRECISION-KEY/      model folders
 
 ID is a digest of the names and digests of a checkpoint's files at its commit, so that a commit that
 changes none of them changes nothing here. KEY adds the version of pocketlm and a tokenizer from
-elsewhere. All are real files; removing the whole folder is always safe.
+elsewhere; of a checkpoint on this disk it is made of the files (``pocketlm.fingerprint``) and not
+of NAME or place, so that a folder that was moved or renamed finds its model. All are real files;
+removing the whole folder is always safe.
 """
 
 from __future__ import annotations
@@ -27,33 +29,48 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from pocketlm.export.cache_folder import cache_folder
 from pocketlm.export.download import DOWNLOADED
-from pocketlm.export.errors import HubError, ModelFolderError
-from pocketlm.export.folder import MANIFEST, ModelFolder, cache_folder
+from pocketlm.export.errors import HubError, ModelFolderError, RequestError
+from pocketlm.export.folder import MANIFEST, ModelFolder
+from pocketlm.export.leftovers import is_alive
 from pocketlm.export.lock import locked
 from pocketlm.export.strict_json import load_json_object
 from pocketlm.quantize.precisions import PRECISIONS
+from pocketlm.reference import DEMO
 
 LARGEST_RECORD = 10_000_000  # bytes of a JSON file of ours
+SOURCE = "pocketlm-source.json"  # in a model folder of models/: where its checkpoint lies
 KEEP = "pocketlm-keep"  # a file that a download has when it was asked for beyond the export
 MODEL, DOWNLOAD, UNFINISHED, DAMAGED = "model", "download", "unfinished", "damaged"
-# A model folder's name: the stem is of a checkpoint on this disk.
-_MODEL_NAME = re.compile(rf"(?:(.+)-)?({'|'.join(PRECISIONS)})-[0-9a-f]{{16}}")
+# A model folder's name: the first part is of a checkpoint on this disk.
+_MODEL_NAME = re.compile(rf"(?:(.+)-)?({'|'.join(PRECISIONS)})-([0-9a-f]{{16}})")
+# Cache folders that cannot be written, None for no home, and what this process takes instead.
+_temporary: dict[Path | None, Path] = {}
 
 
-def writable_root() -> Path:
-    """The cache folder; where it cannot be written, a temporary one that is removed at exit."""
+def writable_root(say: Callable[[str], None]) -> Path:
+    """The cache folder; where it cannot be written, a temporary one that is removed at exit.
+
+    ``say`` hears of that, once in a process.
+    """
     cache = cache_folder()
+    trouble = "there is no home folder, nor POCKETLM_CACHE"
     if cache is not None:
         try:
             cache.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=cache):
                 return cache
-        except OSError:
-            pass
-    temporary = Path(tempfile.mkdtemp(prefix="pocketlm-"))
-    atexit.register(shutil.rmtree, temporary, ignore_errors=True)
-    return temporary
+        except OSError as error:
+            trouble = f"{cache} cannot be written ({error.strerror or error})"
+    if cache not in _temporary:
+        say(
+            f"no cache: {trouble}; what is fetched and made lies in a temporary folder, and is "
+            "made again at every start - name a folder to keep it in POCKETLM_CACHE"
+        )
+        _temporary[cache] = Path(tempfile.mkdtemp(prefix="pocketlm-"))
+        atexit.register(shutil.rmtree, _temporary[cache], ignore_errors=True)
+    return _temporary[cache]
 
 
 def lock_file(root: Path, name: str) -> Path:
@@ -71,6 +88,57 @@ def sound_model(folder: Path) -> ModelFolder | None:
     except ModelFolderError:
         return None
     return found
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """The model folder of a checkpoint on this disk, or of the demo, made or not."""
+
+    name: str  # for people: of the checkpoint's folder
+    precision: str
+    key: str  # KEY of the module docstring
+    source: Path | None  # the checkpoint's place, absolute; None for the demo
+
+    def lock(self, root: Path) -> Path:
+        """Held while it is made or removed, whatever its name is there."""
+        return lock_file(root, f"{self.precision}-{self.key}")
+
+    def place(self, root: Path) -> Path:
+        """Where it is, perhaps by the name that its checkpoint had before, or will be."""
+        ending = f"-{self.precision}-{self.key}"
+        there = sorted((root / "models").glob(f"[!.]*{ending}"))
+        return there[0] if there else root / "models" / f"{self.name}{ending}"
+
+    def find(self, root: Path) -> ModelFolder | None:
+        """It, if it is there and sound; a checkpoint that was moved is noted at its new place."""
+        found = sound_model(self.place(root))
+        if found and self.source and not os.path.exists(_source(found.path) or ""):
+            self.note(found.path)
+        return found
+
+    def note(self, folder: Path) -> None:
+        """Keeps the checkpoint's place with its model, as far as the cache can be written."""
+        if self.source is not None:
+            with contextlib.suppress(OSError):
+                _write_record(folder / SOURCE, {"path": str(self.source)})
+
+
+def _source(folder: Path) -> str | None:
+    """What ``LocalModel.note`` has written."""
+    with contextlib.suppress(HubError):
+        path = load_json_object(folder / SOURCE, LARGEST_RECORD, HubError).get("path")
+        return path if isinstance(path, str) else None
+    return None
+
+
+def _write_record(file: Path, record: dict[str, str]) -> None:
+    """Writes a file whole or not at all; raises OSError."""
+    temporary = file.with_name(f".{uuid.uuid4().hex}")
+    try:
+        temporary.write_text(json.dumps(record), "utf-8")
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -124,9 +192,7 @@ class Repository:
             }
             with contextlib.suppress(OSError):
                 self._ref(name).parent.mkdir(parents=True, exist_ok=True)
-                temporary = self._ref(name).with_name(f".{uuid.uuid4().hex}")
-                temporary.write_text(json.dumps(record), "utf-8")
-                os.replace(temporary, self._ref(name))
+                _write_record(self._ref(name), record)
 
     def _ref(self, revision: str) -> Path:
         return self.folder / "refs" / f"{quote(revision, safe='')[:200]}.json"
@@ -172,7 +238,9 @@ class Entry:
     kind: str  # MODEL, DOWNLOAD, UNFINISHED or DAMAGED
     precision: str | None
     num_bytes: int
-    commit: str | None
+    id: str  # tells it from all others
+    commit: str | None  # of a repository
+    source: str | None  # place of a checkpoint on this disk; None for the demo, or if not known
     modified: float  # seconds since the epoch
     path: Path
 
@@ -192,27 +260,47 @@ def entries(root: Path) -> list[Entry]:
 
 
 def named(root: Path, name: str) -> list[Entry]:
-    """The entries called ``name``, or, if there are none, whose last word it is and no others'."""
+    """The entries that ``name`` means: the one with this ID, else those of this place or name.
+
+    If there are none, it is the last word of a repository's name, if no other has the same. As
+    everywhere, what is on this disk comes first; elsewhere "demo" is the demo alone.
+    """
     everything = entries(root)
-    exact = [entry for entry in everything if entry.name == name]
-    if exact:
-        return exact
+    place = os.path.realpath(name)
+    meanings: list[Callable[[Entry], bool]] = [
+        lambda entry: entry.id == name,
+        lambda entry: entry.source is not None and os.path.realpath(entry.source) == place,
+        lambda entry: entry.name == name and (name != DEMO or entry.source is None),
+    ]
+    for meant in meanings:
+        if found := [entry for entry in everything if meant(entry)]:
+            return found
     short = [entry for entry in everything if entry.name.rpartition("/")[2] == name]
-    return short if len({entry.name for entry in short}) == 1 else []
+    return short if len({entry.name for entry in short}) == 1 and name != DEMO else []
 
 
 def remove(root: Path, gone: Iterable[Entry], on_wait: Callable[[str], None]) -> None:
     """Removes what ``entries`` found, after whoever is making it."""
     for entry in gone:
-        if entry.path.parent == root / "models":
-            lock = lock_file(root, _without_partial(entry.path.name))
-        else:
-            lock = Repository(root, entry.name).lock
-        with locked(lock, on_wait):
+        with locked(_lock_of(root, entry), on_wait):
+            if is_alive(entry.path):
+                raise RequestError(
+                    f"{entry.name}: found a process that is writing {entry.path}, expected none; "
+                    "end it first, or wait until it is done"
+                )
             discard(entry.path)
     for folder in _folders(root / "hub"):
         if not Repository(root, folder.name.replace("--", "/", 1)).kept():
             discard(folder)
+
+
+def _lock_of(root: Path, entry: Entry) -> Path:
+    """The lock under which ``entry`` is made."""
+    if entry.path.parent != root / "models":
+        return Repository(root, entry.name).lock
+    name = _without_partial(entry.path.name)
+    match = _MODEL_NAME.fullmatch(name)
+    return lock_file(root, f"{match[2]}-{match[3]}" if match else name)
 
 
 def discard(folder: Path) -> None:
@@ -261,7 +349,9 @@ def _entry(folder: Path, repository: str | None) -> Entry:
         kind=kind,
         precision=precision,
         num_bytes=sum(_size(file) for file in folder.rglob("*")),
+        id=hashlib.sha256(f"{folder.parent.name}/{folder.name}".encode()).hexdigest()[:8],
         commit=commit if isinstance(commit, str) else None,
+        source=None if repository else _source(folder),
         modified=_modified(folder),
         path=folder,
     )

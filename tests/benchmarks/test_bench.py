@@ -274,9 +274,9 @@ def test_texts_are_refused_before_any_work(
     folders: dict[str, ModelFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bench, "measure", lambda *args, **kwargs: pytest.fail("it began"))
-    (tmp_path / "short.txt").write_text("too short")
-    with pytest.raises(RequestError, match="short.txt: found .* tokens, expected at least a win"):
-        run_bench(Plan(folders, TESTS, texts=[tmp_path / "short.txt"]))
+    (tmp_path / "text.txt").write_text("A text.")
+    with pytest.raises(RequestError, match="split is '<|end|>', .* nowhere in .*text.txt"):
+        run_bench(Plan(folders, TESTS, texts=[tmp_path / "text.txt"], split="<|end|>"))
 
 
 # The verdict -------------------------------------------------------------------------------------

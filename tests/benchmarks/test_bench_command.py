@@ -208,16 +208,18 @@ WRONG = {
     "a long generation": (["-n", "161"], "the test tg161 of 161 tokens, expected at most 160"),
     "a depth without room": (["-d", "160"], "the depth 160, expected fewer tokens than the cont"),
     "no test": (["-p", "0", "-n", "0"], "found no test, expected a prompt or a generation"),
-    "a window of no text": (
-        ["--window", "9"],
-        "found --window, --stride or --limit without --text",
+    "a window of no text": (["--window", "9"], "found --window without --text, expected both; add"),
+    "a separator of no text": (
+        ["--split", "|"],
+        "found --split without --text, expected both; add",
     ),
+    "a batch of no prompt": (["-p", "0", "-b", "16"], "found --batch-size and no test with a prom"),
     "no such text": (["--text", "{tmp}/missing"], "missing: cannot be read .*expected a text file"),
     "an empty text": (["--text", "{tmp}/empty.txt"], "empty.txt: found an empty file, expected"),
     "a text not in UTF-8": (["--text", "{tmp}/latin1.txt"], "latin1.txt: .*expected UTF-8"),
-    "a short text": (
-        ["--text", "{tmp}/short.txt"],
-        "short.txt: found .* tokens, expected at least",
+    "a separator that is not there": (
+        ["--text", "{tmp}/short.txt", "--split", "|"],
+        r"split is '\|', expected what stands between the documents of a text: found it nowhere in",
     ),
     "a report that is a folder": (["--html", "{tmp}"], "found a folder, expected a file; add a n"),
     "a report in no folder": (["--html", "{tmp}/no/r.html"], "found nothing at .*no, expected a"),

@@ -23,7 +23,7 @@ def test_a_ratio_and_its_error_are_those_of_the_formula(clusters: list[tuple[flo
     count = len(clusters)
     variance = count / (count - 1) * np.square(values - mean * weights).sum() / weights.sum() ** 2
     assert ratio.mean == pytest.approx(mean, abs=1e-12)
-    assert ratio.standard_error == pytest.approx(np.sqrt(variance), rel=1e-6, abs=1e-6)
+    assert (ratio.standard_error or 0) == pytest.approx(np.sqrt(variance), rel=1e-6, abs=1e-6)
 
 
 def test_equal_clusters_give_the_textbook_error() -> None:
@@ -40,6 +40,31 @@ def test_one_cluster_has_a_mean_and_no_error() -> None:
     quantiles.add(np.array([1.0, 2.0, 3.0]))
     assert ratio.result() == {"value": 2, "standard_error": None}
     assert quantiles.result(0.5) == {"value": pytest.approx(2, rel=0.01), "standard_error": None}
+
+
+def test_clusters_without_a_spread_have_no_error() -> None:
+    ratio, quantiles = Ratio(), Quantiles()
+    for _ in range(5):
+        ratio.add(6, 3)
+        quantiles.add(np.zeros(3))
+    assert ratio.result() == {"value": 2, "standard_error": None}
+    assert quantiles.result(0.99) == {"value": 0, "standard_error": None}
+
+
+@given(st.lists(st.lists(st.floats(0.01, 9), min_size=1, max_size=4), min_size=1, max_size=40))
+def test_a_cluster_may_be_added_in_parts(clusters: list[list[float]]) -> None:
+    ratios, quantiles = (Ratio(), Ratio()), (Quantiles(), Quantiles())
+    for cluster in clusters:
+        ratios[0].add(sum(cluster), len(cluster))
+        quantiles[0].add(np.array(cluster))
+        for place, value in enumerate(cluster):
+            ratios[1].add(value, 1, more=place > 0)
+            quantiles[1].add(np.array([value]), more=place > 0)
+    assert ratios[1].clusters == len(clusters)
+    assert ratios[1].mean == pytest.approx(ratios[0].mean)
+    errors = [ratio.standard_error or 0 for ratio in ratios]
+    assert errors[1] == pytest.approx(errors[0], rel=1e-6, abs=1e-6)
+    assert quantiles[0].result(0.5) == quantiles[1].result(0.5)
 
 
 @settings(deadline=None, max_examples=50)

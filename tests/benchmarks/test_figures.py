@@ -26,7 +26,8 @@ FIGURES = [
         (-0.00167, 0.000475, True, "-0.167 ± 0.048 %"),
         (0.25, None, True, "25 %"),
         (2.90712, None, False, "2.907"),
-        (0.0, 0.0, False, "0 ± 0"),
+        (0.0, 0.0, False, "0"),
+        (1.0, 0.0, True, "100 %"),
         (None, None, False, "-"),
     ],
 )
@@ -49,12 +50,12 @@ def test_tables_have_models_across_and_items_if_there_are_several() -> None:
 def test_lines_have_the_plain_numbers() -> None:
     assert to_csv(FIGURES).splitlines() == [
         ",".join(COLUMNS),
-        "tasks,piqa,accuracy,fp32,0.625,0.0123",
-        "tasks,piqa,accuracy,int4,0.5,",
-        "tasks,lambada,perplexity,int4,,",
+        "tasks,piqa,accuracy,fp32,0.625,0.0123,share",
+        "tasks,piqa,accuracy,int4,0.5,,share",
+        "tasks,lambada,perplexity,int4,,,",
     ]
     rows = [json.loads(line) for line in to_jsonl(FIGURES).splitlines()]
     assert rows[0] == dict(
-        zip(COLUMNS, ("tasks", "piqa", "accuracy", "fp32", 0.625, 0.0123), strict=True)
+        zip(COLUMNS, ("tasks", "piqa", "accuracy", "fp32", 0.625, 0.0123, "share"), strict=True)
     )
     assert rows[2]["value"] is None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -214,7 +215,7 @@ def test_a_full_disk_is_a_reason_unless_it_is_converted_already(
     tmp_path: Path, tiny_checkpoint: Path
 ) -> None:
     peer = fake_peer(tmp_path, "healthy", HEALTHY)
-    with pytest.raises(PeerError, match=r"expected 1000000000\.0 GB; make room, or use --discard"):
+    with pytest.raises(PeerError, match=r"expected 1,000,000 TB; make room, or use --discard"):
         convert(peer, "whole", tiny_checkpoint, tmp_path, needed_bytes=1e18)
     first = convert(peer, "whole", tiny_checkpoint, tmp_path)
     assert convert(peer, "whole", tiny_checkpoint, tmp_path, needed_bytes=1e18) == first
@@ -225,10 +226,17 @@ def test_bad_paths_and_numbers_are_found_out_before_the_work(
 ) -> None:
     assert command.main(["--checkpoint", str(tmp_path)]) == 2
     assert "found no config.json with safetensors files" in capsys.readouterr().err
-    report = str(tmp_path / "nowhere" / "x.json")
-    assert command.main(["--shape", "gpt2-124m", "--json", report]) == 2
-    assert "x.json: cannot be written (No such file or directory)" in capsys.readouterr().err
-    assert command.main(["--shape", "gpt2-124m", "--threads", "0"]) == 2
+    (tmp_path / "mine.json").write_text('{"years": "of work"}')
+    for name, told in (
+        ("nowhere/x.json", "expected a folder; make it first"),
+        ("mine.json", "mine.json: found a file, expected a new name, or a file that this command"),
+    ):
+        with pytest.raises(SystemExit):
+            command.main(["--shape", "gpt2-124m", "--json", str(tmp_path / name)])
+        assert told in capsys.readouterr().err
+    assert (tmp_path / "mine.json").read_text() == '{"years": "of work"}'
+    with pytest.raises(SystemExit):
+        command.main(["--shape", "gpt2-124m", "--threads", "0"])
     assert "threads is 0, expected an integer from 1 to" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         command.main(["--shape", "gpt2-124m", "--rounds", "-1"])
@@ -254,6 +262,38 @@ def test_unknown_peers_and_no_checkpoint_are_refused(capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit):
         command.main([])
     assert "found neither --shape nor --checkpoint" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--generation", "0", "--depth", "9"], "found --depth and --generation 0, .* leave one"),
+        (["--rounds", "0", "--prompt", "9"], "found --prompt and --rounds 0, which runs no test"),
+        (["--rounds", "0", "--depth", "9"], "found --depth and --rounds 0, which runs no test"),
+        (["--rounds", "-1"], "found -1, expected at least 0"),
+    ],
+)
+def test_options_that_do_nothing_are_refused(
+    options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        command.parse(["--shape", "gpt2-124m", *options])
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_what_is_asked_for_twice_is_measured_once() -> None:
+    arguments = ["--shape", "gpt2-124m", *(2 * ["--peer", "pytorch", "--precision", "int8"])]
+    found = command.settings(command.parse(arguments))
+    assert ([peer.name for peer in found.peers], found.levels) == (
+        [known_peers()["pytorch"].name],
+        ["int8"],
+    )
+
+
+def test_a_prompt_is_run_without_a_depth() -> None:
+    """Which only what is generated has before it: a peer is given a prompt as a whole."""
+    tests = comparison.peer_tests(Choice((16,), (4,), depths=(0, 32, 64)), 160)
+    assert [test.name for test in tests] == ["pp16", "tg4", "tg4 @ d32", "tg4 @ d64"]
 
 
 # ---- rounds ----
@@ -480,7 +520,7 @@ def test_too_few_tokens_are_an_error(serving: Callable[..., PeerProcess]) -> Non
 
 def test_a_hanging_peer_is_a_reason(serving: Callable[..., PeerProcess]) -> None:
     source = "import time\nclass Model:\n def __init__(self, *a): time.sleep(60)"
-    with pytest.raises(PeerError, match=r"no answer after 0 s at opening the model"):
+    with pytest.raises(PeerError, match=r"no answer after 300 ms at opening the model"):
         serving(source, seconds=0.3)
 
 
@@ -559,7 +599,7 @@ def test_an_environment_is_made_again_when_its_pins_change_or_it_was_not_finishe
 
 def test_a_command_that_takes_too_long_or_is_not_there_is_a_reason(tmp_path: Path) -> None:
     log = tmp_path / "x.log"
-    with pytest.raises(PeerError, match=r"not done after 0 s; see x\.log"):
+    with pytest.raises(PeerError, match=r"not done after 200 ms; see x\.log"):
         run_logged([sys.executable, "-c", "import time; time.sleep(60)"], log, 0.2)
     kill = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
     with pytest.raises(PeerError, match="^killed, as the system does when memory runs out$"):
@@ -588,7 +628,7 @@ def test_table_shows_rates_ratios_and_reasons() -> None:
     tests = (SpeedTest(8, 0),)
     lines = peer_table(rows([good, bad], tests, 1000), [test.name for test in tests]).splitlines()
     assert lines[0].startswith("| runtime | version | precision | weights MB |")
-    assert lines[2] == "| a | 1.0 | q8 |  |  | 0.25 | 4.0 | 1.00 (0.50–2.00) | 5 | 90% |  |"
+    assert lines[2] == "| a | 1.0 | q8 |  |  | 0.25 | 4.0 | 1.00 (0.50–2.00) | 5.00 | 90% |  |"
     assert lines[3] == "| b |  | q4 |  |  |  |  |  |  |  | not installed: no network |"
     assert estimate([0.5, 1, 2]).low == 0.5
 

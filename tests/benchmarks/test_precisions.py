@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -133,6 +134,34 @@ def test_the_script_measures_a_checkpoint_and_keeps_what_it_found(
     assert "| tg128 | int4 b128 |" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--shape", "gpt2-124m", "--limit", "9"], "found --limit without --text, .* leave it out"),
+        (["--shape", "gpt2-124m", "--split", "|"], "found --split without --text"),
+        (
+            ["--shape", "gpt2-124m", "--tokenizer", "gpt2/"],
+            "--tokenizer and --shape, which has its",
+        ),
+        (["gpt2/", "--rounds", "0"], "found 0, expected at least 1"),
+        (["gpt2/", "--threads", "0"], "found 0, expected at least 1"),
+        (["gpt2/", "--text", "no.txt"], r"^precisions: no.txt: cannot be read .*permissions\n$"),
+    ],
+)
+def test_options_that_do_nothing_and_bad_texts_end_it_before_any_export(
+    options: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["precisions", *options])
+    monkeypatch.setattr(precisions, "measure", lambda arguments: pytest.fail("it was begun"))
+    with pytest.raises(SystemExit) as ended:
+        precisions.main()
+    assert ended.value.code == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
 def test_results_that_are_kept_hold_neither_quotes_nor_paths() -> None:
     full = bench_results()
     kept = to_keep(full)
@@ -181,7 +210,7 @@ def test_a_speed_table_has_a_line_per_model(kept: Path) -> None:
 def test_a_quality_table_has_errors_and_says_of_which_text(kept: Path) -> None:
     lines = fill(DOCUMENT.format("quality-demo"), kept).splitlines()
     assert lines[4].startswith("| fp32 | 30.3 | 0 | 0 | 100 % | 30.3")
-    assert lines[6].startswith("| int4 | 5.4 | 41.30 ± 0.46 | ")
+    assert lines[6].startswith("| int4 | 5.43 | 41.30 ± 0.46 | ")
     assert "held-out.txt: 98,304 tokens" in lines[8] and "window 512, stride 256" in lines[8]
 
 

@@ -22,7 +22,9 @@ from numpy.typing import NDArray
 
 from pocketlm.benchmarks.quality import divergence, window_scores
 from pocketlm.benchmarks.quality import measure as quality
-from pocketlm.benchmarks.quality.measure import check_texts, measure_quality
+from pocketlm.benchmarks.quality.figures import text_sentence
+from pocketlm.benchmarks.quality.measure import measure_quality
+from pocketlm.benchmarks.quality.plan import MANY_DOCUMENTS, check_texts
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.errors import NumericsError, RequestError
 from pocketlm.export.folder import ModelFolder
@@ -106,7 +108,9 @@ def twin_log_softmax(folder: ModelFolder, ids: list[int], window: int, stride: i
 
 
 def twin_error(values: list[float], weights: list[float]) -> float:
-    """Of Σ values / Σ weights between windows."""
+    """Of Σ values / Σ weights between windows; 0 for a single one."""
+    if len(values) == 1:
+        return 0
     v, w = np.array(values), np.array(weights)
     rest = v - v.sum() / w.sum() * w
     return float(np.sqrt(len(v) / (len(v) - 1) * np.square(rest).sum()) / w.sum())
@@ -218,6 +222,68 @@ def _check_examples(found: dict[str, Any], kl: Array, parted: Array) -> None:
             assert len(shares) == 5 and shares == sorted(shares, reverse=True)
 
 
+def twin_clusters(parts: list[list[Array]], between_documents: bool) -> list[Array]:
+    """Of the windows of each document: the documents, or all windows."""
+    if between_documents:
+        return [np.concatenate(windows) for windows in parts]
+    return [window for windows in parts for window in windows]
+
+
+words = st.lists(st.sampled_from(["It was late", " The rest", "\n", " é", " "]), min_size=1)
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    st.lists(words.map("".join).filter(lambda text: text.strip("\r\n")), min_size=1, max_size=9),
+    st.sampled_from([1, 8]),
+    st.integers(3, CONTEXT),
+    st.data(),
+)
+def test_documents_are_scored_as_each_alone(
+    two: Folders, text: Path, stories: list[str], times: int, window: int, data: st.DataObject
+) -> None:
+    """Every one from the start token on, with an empty cache; short ones in one window."""
+    stride = data.draw(st.integers(max(1, window // 4), window - 1), label="stride")
+    stories = [story.strip("\r\n") for story in stories] * times
+    tokenizer = Tokenizer.open(two["fp32"].path / "tokenizer.json")
+    losses: list[list[Array]] = []
+    kls: list[list[Array]] = []
+    for story in stories:
+        ids = [299, *tokenizer.encode(story)]
+        true = [np.array(ids[s:end]) for _, s, end in twin_windows(len(ids), window, stride)]
+        p, q = (twin_log_softmax(folder, ids, window, stride) for folder in two.values())
+        losses.append([-w[np.arange(len(t)), t] for w, t in zip(p, true, strict=True)])
+        kls.append([(np.exp(a) * (a - b)).sum(axis=-1) for a, b in zip(p, q, strict=True)])
+
+    split = text.with_name("split.txt")
+    split.write_text("<|>\n".join([*stories, ""]))
+    lines = text.with_name("lines.jsonl")
+    lines.write_text("\n".join(json.dumps({"text": story}) for story in stories))
+    sizes = {"window": window, "stride": stride}
+    found = measure(two, split, split="<|>", **sizes)
+    assert found["models"] == measure(two, lines, **sizes)["models"]
+
+    total = np.concatenate([window for windows in losses for window in windows])
+    many = len(stories) >= MANY_DOCUMENTS
+    assert found["clusters"] == ("documents" if many else "windows")
+    assert (found["documents"], found["skipped_documents"]) == (len(stories), 0)
+    assert found["windows"] == sum(map(len, losses))
+    assert found["tokens"] == len(total)
+    assert found["bytes"] == sum(len(story.encode()) for story in stories)
+    assert found["words"] == sum(len(re.split(r"\s+", story)) for story in stories)
+    perplexity = found["models"][0]["perplexity"]
+    assert perplexity["byte"]["value"] == near(np.exp(total.sum() / found["bytes"]))
+    assert perplexity["word"]["value"] == near(np.exp(total.sum() / found["words"]))
+    for told, parts in (
+        (found["models"][0]["loss"], losses),
+        (found["models"][1]["against"]["kl"]["mean"], kls),
+    ):
+        clusters = twin_clusters(parts, many)
+        assert told["value"] == near(np.concatenate(clusters).mean())
+        error = twin_error([c.sum() for c in clusters], [len(c) for c in clusters])
+        assert told["standard_error"] == (None if error < 1e-6 else near(error))
+
+
 # What it says ------------------------------------------------------------------------------------
 
 
@@ -227,9 +293,9 @@ def test_a_model_loses_nothing_against_itself(folders: Folders, text: Path) -> N
     first, second = found["models"]
     assert second["perplexity"] == first["perplexity"]
     assert second["against"]["kl"] == {
-        "mean": {"value": 0, "standard_error": 0},
-        "median": {"value": 0, "standard_error": 0},
-        "p99": {"value": 0, "standard_error": 0},
+        "mean": {"value": 0, "standard_error": None},
+        "median": {"value": 0, "standard_error": None},
+        "p99": {"value": 0, "standard_error": None},
         "max": 0,
     }
     assert second["against"]["top1_agreement"]["value"] == 1
@@ -292,6 +358,48 @@ def test_progress_ends_at_one_with_a_value(folders: Folders, text: Path) -> None
             shares = [share for share, _ in told]
             assert shares == sorted(shares) and shares[-1] == pytest.approx(1)
             assert all(re.match(value, shown) for _, shown in told)
+
+
+def test_the_limit_counts_the_tokens_of_all_documents(
+    folders: Folders, text: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "text.txt"
+    file.write_text("|".join(["abcd"] * 100))
+    only = {"fp32": folders["fp32"]}
+    found = measure(only, file, split="|", limit=5 * 40 + 3)
+    assert (found["documents"], found["tokens"], found["clusters"]) == (41, 4 * 40 + 2, "documents")
+    found = measure(only, file, split="|", limit=13)
+    assert (found["documents"], found["tokens"], found["clusters"]) == (3, 4 + 4 + 2, "windows")
+    assert measure(only, text, limit=9)["tokens"] == 8
+
+
+def test_what_has_no_token_to_score_is_skipped_and_counted(
+    folders: Folders, text: Path, tmp_path: Path
+) -> None:
+    """A single token, where none begins a text; an empty line of JSON."""
+    folder = with_files(folders["fp32"], tmp_path / "model", {"generation_config.json": "{}"})
+    file, short = tmp_path / "text.txt", tmp_path / "short.txt"
+    file.write_text("abc|d||e|fg")
+    short.write_text("h")
+    lines = tmp_path / "lines.jsonl"
+    lines.write_text('{"text": ""}\n{"text": "ij"}\n')
+    found = measure({"fp32": folder}, short, file, lines, split="|")
+    assert (found["documents"], found["skipped_documents"]) == (3, 4)
+    assert (found["tokens"], found["bytes"]) == (4, 4)
+    assert "; 4 more documents have no token to score; window" in text_sentence(found)
+    found = measure({"fp32": folder}, short, text)
+    assert "; 1 more text has no token to score; window" in text_sentence(found)
+    with pytest.raises(RequestError, match="short.txt: found no token to score, expected a charac"):
+        measure({"fp32": folder}, short)
+    assert measure({"fp32": folders["fp32"]}, short)["tokens"] == 1
+
+
+def test_the_same_token_all_over_passes_the_self_check(folders: Folders, tmp_path: Path) -> None:
+    folder = with_files(folders["fp32"], tmp_path / "model", {"generation_config.json": "{}"})
+    file = tmp_path / "text.txt"
+    file.write_text(" " * 99)
+    check = measure({"fp32": folder}, file)["self_check"]
+    assert check["kl"] == 0 < check["kl_other_text"]
 
 
 def test_without_a_start_token_the_first_token_is_not_scored(
@@ -392,8 +500,6 @@ def never_run(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("content", "options", "message"),
     [
-        (b"too short", {}, "text.txt: found 9 tokens, expected .* window of 64; .* --window 9"),
-        (b"a", {}, "text.txt: found 2 tokens, expected .* window of 64; give a longer text$"),
         (b"", {}, "text.txt: found an empty file, expected a text"),
         (b"caf\xe9", {}, r"text.txt: found the byte 0xe9 at 3 \(line 1\), expected UTF-8"),
         (None, {}, "text.txt: cannot be read"),
@@ -401,7 +507,8 @@ def never_run(monkeypatch: pytest.MonkeyPatch) -> None:
         (b"x" * 99, {"window": 2}, "window is 2 tokens, expected 3 to 64"),
         (b"x" * 99, {"stride": 0}, "stride is 0 tokens, expected 1 to 63"),
         (b"x" * 99, {"window": 9, "stride": 9}, "stride is 9 tokens, expected 1 to 8"),
-        (b"x" * 99, {"limit": 63}, "limit is 63 tokens, expected .* 64; .* or give --window 63"),
+        (b"x" * 99, {"limit": 1}, "limit is 1 tokens, expected at least 2; raise it or leave it"),
+        (b"x" * 99, {"split": "|"}, r"split is '\|', expected what stands between the documents"),
     ],
 )
 def test_bad_input_is_refused_before_a_model_is_opened(

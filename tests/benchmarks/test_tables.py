@@ -117,7 +117,7 @@ def test_the_model_table_has_what_a_model_costs() -> None:
         "first token s",
         "peak RSS MB",
     ]
-    assert list(table.rows[2]) == ["int4", "5.4", "5.46", "0.036", "0.225", "101"]
+    assert list(table.rows[2]) == ["int4", "5.43", "5.46", "0.036", "0.225", "101"]
 
 
 @pytest.mark.parametrize(
@@ -160,6 +160,17 @@ def test_warnings_are_the_first_and_the_last_that_is_said() -> None:
     assert parts[:3] == parts[-3:] == loud
     found["interrupted"]["phase"] = "quality"
     assert tables.warnings(found)[1] == "interrupted after 3 of 9 rounds, and quality is missing"
+
+
+def test_what_a_tokenizer_did_not_read_is_a_warning() -> None:
+    found = results()
+    found["quality"]["without_token"] = {"characters": 1234, "bytes": 3702, "share": 0.00456}
+    (warning,) = tables.warnings(found)
+    assert warning.startswith(
+        "1,234 characters of the text (0.456 % of its bytes) have no token in this tokenizer: "
+    )
+    found["quality"]["without_token"] = {"characters": 0, "bytes": 0, "share": 0.0}
+    assert tables.warnings(found) == []
 
 
 def test_a_quiet_bench_begins_with_its_self_check() -> None:

@@ -75,7 +75,8 @@ def test_last_words_equal_the_formulas(last_words: TaskFile, tiny_model: pocketl
         greedy += said == ids
     share = greedy / 30
     assert found["accuracy"]["value"] == share
-    assert found["accuracy"]["standard_error"] == pytest.approx(math.sqrt(share * (1 - share) / 29))
+    error = math.sqrt(share * (1 - share) / 29)
+    assert found["accuracy"]["standard_error"] == (pytest.approx(error) if error else None)
     assert (found["items"], found["kind"], found["truncated"]) == (30, "last_word", 0)
     assert found["accuracy_normalised"] is None
 
@@ -115,9 +116,9 @@ def test_a_model_against_itself_loses_nothing(
     answers = ask(choices, tiny_model)
     assert result("tiny", answers)["against"] is None
     assert result("tiny", answers, answers)["against"] == {
-        "accuracy": {"value": 0.0, "standard_error": 0.0},
-        "accuracy_normalised": {"value": 0.0, "standard_error": 0.0},
-        "same_answer": {"value": 1.0, "standard_error": 0.0},
+        "accuracy": {"value": 0.0, "standard_error": None},
+        "accuracy_normalised": {"value": 0.0, "standard_error": None},
+        "same_answer": {"value": 1.0, "standard_error": None},
     }
 
 
@@ -144,8 +145,10 @@ def test_progress_tells_the_accuracy_so_far(choices: TaskFile, tiny_model: pocke
     assert [accuracy for _, accuracy in seen] == pytest.approx(running.tolist())
 
 
-def test_a_single_item_has_no_standard_error() -> None:
-    assert mean(np.array([True])) == {"value": 1.0, "standard_error": None}
+@pytest.mark.parametrize("count", [1, 2, 30])
+def test_items_without_a_spread_have_no_standard_error(count: int) -> None:
+    """What it is cannot be known from them: it is not 0."""
+    assert mean(np.array([True] * count)) == {"value": 1.0, "standard_error": None}
 
 
 def test_contexts_that_do_not_fit_are_counted(tmp_path: Path, tiny_model: pocketlm.Model) -> None:

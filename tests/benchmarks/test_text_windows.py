@@ -14,12 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tokenizers
+from character_tokenizers import ALPHABET, opened
+from character_tokenizers import FAMILIES as LOSSY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from llama2_tokenizer import as_llama2
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from pocketlm.benchmarks.quality import text_windows
+from pocketlm.benchmarks.quality import documents, text_windows
 from pocketlm.export.errors import RequestError
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.tokenizers import open_tokenizer, tiktoken
@@ -92,7 +94,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cuts everywhere they may be."""
     monkeypatch.setattr(text_windows, "PIECE_SIZE", 4)
     monkeypatch.setattr(text_windows, "CONTEXT_SIZE", 24)
-    monkeypatch.setattr(text_windows, "BLOCK_SIZE", 7)
+    monkeypatch.setattr(documents, "BLOCK_SIZE", 7)
 
 
 fragments = st.sampled_from(
@@ -131,7 +133,7 @@ def test_cutting_changes_no_id_and_loses_no_byte_or_word(tokenizer: Tokenizer, f
     @given(texts)
     def check(text: str) -> None:
         file.write_bytes(text.encode())
-        tokens = list(text_windows.text_tokens(tokenizer, None, file))
+        tokens = list(text_windows.text_tokens(tokenizer, None, documents.read_text(file)))
         assert [i for part in tokens for i in part.ids.tolist()] == in_one_go(tokenizer, text)
         assert tokens[-1].bytes[-1] == len(text.encode())
         assert tokens[-1].words[-1] == len(re.split(r"\s+", text))
@@ -145,7 +147,7 @@ def test_cutting_changes_no_id_and_loses_no_byte_or_word(tokenizer: Tokenizer, f
 def test_pieces_stay_short_and_join_to_the_text(tokenizer: Tokenizer, file: Path) -> None:
     for text in (TRAINING, "漢字かな。漢字！" * 40):  # the second is without a space
         file.write_bytes(text.encode())
-        pieces = list(text_windows.text_pieces(tokenizer, text_windows.read_text(file)))
+        pieces = list(text_windows.text_pieces(tokenizer, documents.read_text(file)))
         assert "".join(piece for _, piece in pieces) == text
         # A piece ends with one of the first words of 4 characters or more after which it may.
         assert max(len(piece) for _, piece in pieces) < 60
@@ -167,7 +169,7 @@ def test_real_texts_keep_their_ids(
     for text in sorted((test_data / "texts").glob("*.txt")):
         part = tmp_path / "part.txt"
         part.write_bytes(text.read_bytes()[:60_000])
-        found = [*text_windows.text_tokens(tokenizer, None, part)]
+        found = [*text_windows.text_tokens(tokenizer, None, documents.read_text(part))]
         expected = in_one_go(tokenizer, part.read_bytes().decode())
         assert [i for tokens in found for i in tokens.ids.tolist()] == expected, text.name
         assert len(found) > 50
@@ -177,17 +179,51 @@ def test_bytes_and_words_are_counted_where_tokens_end(tokenizer: Tokenizer, file
     """A prefix that ends with a token counts as a text of its own would."""
     text = "One  two\n\nthree é漢🙂 four. "
     file.write_bytes(text.encode())
-    (tokens,) = text_windows.text_tokens(tokenizer, None, file)
+    (tokens,) = text_windows.text_tokens(tokenizer, None, documents.read_text(file))
     for num_bytes, num_words in zip(tokens.bytes.tolist(), tokens.words.tolist(), strict=True):
         prefix = text.encode()[:num_bytes].decode()
         assert len(prefix.encode()) == num_bytes
         assert num_words == len(re.split(r"\s+", prefix))
 
 
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize("family", LOSSY)
+def test_what_has_no_token_counts_as_lost_and_nowhere_else(
+    family: str, file: Path, tmp_path: Path
+) -> None:
+    """A window's bytes and words are those of the text without it, as far as its tokens reach."""
+    tokenizer = opened(LOSSY[family](), tmp_path)
+    parts = st.sampled_from([*ALPHABET, "ab. ", "한", "é \n", "  ", "b\n한국 c", "xx"])
+
+    @settings(deadline=None)
+    @given(st.lists(parts, min_size=1, max_size=30).map("".join), st.integers(2, 9), st.booleans())
+    def check(text: str, window: int, starts: bool) -> None:
+        file.write_bytes(text.encode())
+        blocks = documents.read_documents(file)
+        start = 0 if starts else None
+        found = list(text_windows.text_windows(tokenizer, start, blocks, window, 1))
+        read = "".join(c for c in text if c in ALPHABET)
+        lost = "".join(c for c in text if c not in ALPHABET)
+        ids = [*([0] * starts), *in_one_go(tokenizer, text)]
+        assert [i for w in found for i in w.targets.tolist()] == ids[1:]
+        if not found:
+            assert len(ids) < 2
+            return
+        assert sum(w.lost_characters for w in found) == len(lost)
+        assert sum(w.lost_bytes for w in found) == len(lost.encode())
+        assert found[-1].bytes_done == len(text.encode())
+        if starts:
+            assert sum(w.num_bytes for w in found) == len(read)
+            assert sum(w.num_words for w in found) == len(re.split(r"\s+", read))
+
+    check()
+
+
 def windows_of(file: Path, tokenizer: Tokenizer, *sizes: int | None) -> Windows:
     window, stride, *limit = sizes
     assert window is not None and stride is not None
-    return list(text_windows.text_windows(tokenizer, 0, file, window, stride, *limit))
+    found = documents.read_documents(file)
+    return list(text_windows.text_windows(tokenizer, 0, found, window, stride, *limit))
 
 
 @given(st.integers(2, 40), st.integers(2, 30), st.data())
@@ -197,12 +233,12 @@ def test_every_token_is_scored_once_with_the_most_context(
     stride = data.draw(st.integers(1, window - 1))
     numbers = np.arange(num_tokens)
     stream = [
-        text_windows.Tokens(part, 10 * part, part // 3)
+        text_windows.Tokens(part, 10 * part, part // 3, 2 * part, 6 * part)
         for part in np.split(numbers, sorted(data.draw(st.sets(st.integers(1, num_tokens)))))
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(text_windows, "text_tokens", lambda *_: iter(stream))
-        found = list(text_windows.text_windows(None, 0, Path(), window, stride))  # type: ignore[arg-type]
+        found = list(text_windows.text_windows(None, 0, [iter("")], window, stride))  # type: ignore[arg-type]
 
     # As in the documentation of transformers, whose first target of all is shifted away.
     expected, previous = [], 1
@@ -217,6 +253,8 @@ def test_every_token_is_scored_once_with_the_most_context(
     assert [i for w in found for i in w.targets.tolist()] == numbers[1:].tolist()
     assert sum(w.num_bytes for w in found) == 10 * (num_tokens - 1)
     assert sum(w.num_words for w in found) == (num_tokens - 1) // 3
+    assert sum(w.lost_characters for w in found) == 2 * (num_tokens - 1)
+    assert sum(w.lost_bytes for w in found) == 6 * (num_tokens - 1)
     assert all(w.inputs.tolist() == w.ids[:-1].tolist() for w in found)
 
 
@@ -225,9 +263,8 @@ def test_the_limit_counts_tokens_of_the_text(tokenizer: Tokenizer, file: Path) -
     for limit in (10, 37):
         windows = windows_of(file, tokenizer, 10, 5, limit)
         assert sum(window.num_scored for window in windows) == limit - 1
-    assert text_windows.count_tokens(tokenizer, 0, file, 10**9) == 1 + len(
-        in_one_go(tokenizer, TRAINING)
-    )
+    windows = windows_of(file, tokenizer, 10, 5, 10**9)
+    assert sum(window.num_scored for window in windows) == len(in_one_go(tokenizer, TRAINING))
 
 
 def test_texts_begin_with_the_tokenizers_start_token_or_the_configs(
@@ -255,15 +292,15 @@ def test_texts_begin_with_the_tokenizers_start_token_or_the_configs(
 def test_what_is_no_text_is_refused(
     data: bytes, message: str, block_size: int, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(text_windows, "BLOCK_SIZE", block_size)
+    monkeypatch.setattr(documents, "BLOCK_SIZE", block_size)
     file.write_bytes(data)
     with pytest.raises(RequestError, match=f"text.txt: {message}"):
-        text_windows.check_text_file(file)
+        documents.check_files([file])
 
 
 def test_a_missing_text_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="no.txt: cannot be read .No such file.*check path"):
-        text_windows.check_text_file(tmp_path / "no.txt")
+        documents.check_files([tmp_path / "no.txt"])
 
 
 def test_memory_does_not_grow_with_the_text(tokenizer: Tokenizer) -> None:

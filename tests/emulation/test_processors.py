@@ -22,7 +22,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pocketlm.export.checkpoint import open_checkpoint
-from pocketlm.exported import DEMO_CHECKPOINT
+from pocketlm.exported import demo_checkpoint
 from pocketlm.quantize.formats import int8_channel
 from pocketlm.quantize.run import export_checkpoint
 from pocketlm.runtime.tokenizer import Tokenizer
@@ -72,7 +72,7 @@ def logits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Logi
     """Processor -> what was exported -> logits of the demo model on TEXT, (S, V)."""
     place = tmp_path_factory.mktemp("emulation")
     folders = export_demo(place)
-    token_ids = Tokenizer.open(DEMO_CHECKPOINT / "tokenizer.json").encode(TEXT)
+    token_ids = Tokenizer.open(demo_checkpoint() / "tokenizer.json").encode(TEXT)
     tokens = place / "tokens.json"
     tokens.write_text(json.dumps(list(token_ids)))
     found = {}
@@ -86,7 +86,7 @@ def logits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Logi
 
 def export_demo(place: Path) -> list[Path]:
     """One folder per key of LARGEST_DIFFERENCE, named after it, and one with weights up to 127."""
-    checkpoint = open_checkpoint(DEMO_CHECKPOINT)
+    checkpoint = open_checkpoint(demo_checkpoint())
     for precision in PRECISIONS:
         export_checkpoint(checkpoint, place / precision, precision)
     export_checkpoint(checkpoint, place / INTEGER, "int8", head="fp32")

@@ -131,6 +131,7 @@ def test_llmc_and_safetensors_give_the_same_folder_but_for_the_source(tmp_path: 
     manifests = [json.loads(files.pop("pocketlm.json")) for files in folders]
     assert folders[0] == folders[1]
     assert [manifest.pop("source")["format"] for manifest in manifests] == ["llm.c", "safetensors"]
+    assert len({manifest.pop("sha256") for manifest in manifests}) == 2
     assert manifests[0] == manifests[1]
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.float16_attention import attend_in_float16, float16_attention_graph
 from pocketlm.export.folder import ModelFolder
-from pocketlm.exported import DEMO_CHECKPOINT
+from pocketlm.exported import demo_checkpoint
 from pocketlm.quantize.run import export_checkpoint
 from pocketlm.runtime.session import WEIGHTS_FOLDER
 
@@ -101,7 +101,7 @@ def error(folder: ModelFolder) -> float:
 
 
 def test_a_trained_model_stays_within_a_thousandth(tmp_path: Path) -> None:
-    demo = export_checkpoint(open_checkpoint(DEMO_CHECKPOINT), tmp_path / "demo")
+    demo = export_checkpoint(open_checkpoint(demo_checkpoint()), tmp_path / "demo")
     assert 0 < error(demo) < 1e-3
 
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from email.utils import formatdate
 from pathlib import Path
@@ -206,6 +207,11 @@ def test_safetensors_come_before_pickles(
         (sharded([], {"t": "/x.safetensors"}), "expected a plain name"),
         (sharded([], {"t": "x.pkl"}), "expected a plain name that ends in .safetensors"),
         (sharded([], {"t": 3}), "the shard name '3', expected"),
+        (sharded([], {"t": ["x.safetensors"]}), "the shard name .*, expected a plain name"),
+        (
+            {"config.json": CONFIG, "model.safetensors.index.json": b" " * 25_000_001},
+            "index.json has 25,000,001 bytes, expected at most 25,000,000 bytes of JSON",
+        ),
         (sharded([], {"t": "gone.safetensors"}), "'gone.safetensors', which is not in the repos"),
         (
             {"config.json": CONFIG, "model.safetensors.index.json": b'{"weight_map": []}'},
@@ -392,7 +398,7 @@ def test_no_room_is_found_before_the_first_weight(
 ) -> None:
     hub_server.add(NAME, FILES)
     monkeypatch.setattr(downloading, "free_space", lambda path: 2_000_000)
-    with pytest.raises(StorageError, match="found 2 MB free in .*, expected 3 MB for what is miss"):
+    with pytest.raises(StorageError, match="found 2.00 MB free in .*, expected 3.15 MB for what"):
         get(hub_server, tmp_path / "out", clock)
     assert hub_server.asked(WEIGHT_FILE) == []
 
@@ -690,12 +696,55 @@ def test_an_endpoint_that_is_no_address_is_named(
     assert clock.waits == []
 
 
+class Second(threading.Timer):
+    """A second that is over at once."""
+
+    def __init__(self, seconds: float, function: Callable[[], None]) -> None:
+        assert seconds == 1
+        super().__init__(seconds, function)
+
+    def start(self) -> None:
+        """Calls the function in this thread."""
+        self.function()
+
+
+class Never(Second):
+    """A second that is longer than anything."""
+
+    def start(self) -> None:
+        """Does nothing."""
+
+
+def test_asking_the_hub_is_said_once_when_it_takes_a_second(
+    hub_server: HubServer, clock: Clock
+) -> None:
+    hub_server.add(NAME, FILES)
+    hub_server.faults.append(Fault(INFO, "status", by_hub=True, times=2))  # tried three times
+    said: list[str] = []
+    Hub(say=said.append, sleep=clock.sleep, timer=Second).snapshot(NAME, "main")
+    assert said == [f"asking {hub_server.endpoint} for {NAME}"]
+    Hub(say=said.append, timer=Never).snapshot(NAME, "main")
+    assert len(said) == 1
+
+
+def test_a_hub_that_lets_us_wait_is_named_while_it_does(
+    hub_server: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a real timer: the answer comes when it has been said whom we are asking."""
+    hub_server.add(NAME, FILES)
+    heard = threading.Event()
+    hub_server.before_listing = heard.wait
+    monkeypatch.setattr("pocketlm.export.hub.SILENT_SECONDS", 0)
+    Hub(say=lambda message: heard.set()).snapshot(NAME, "main")
+    assert heard.is_set()
+
+
 @pytest.mark.parametrize("token", [None, "hf_right"])
 def test_a_missing_repository_is_named(
     hub_server: HubServer, monkeypatch: pytest.MonkeyPatch, token: str | None
 ) -> None:
     set_token(monkeypatch, token)
-    message = "acme/nothing: found neither a folder of this name nor a repository .* set HF_TOKEN"
+    message = "acme/nothing: found no repository of this name that http.* set HF_TOKEN"
     with pytest.raises(HubError, match=message):
         Hub().snapshot("acme/nothing", "main")
 

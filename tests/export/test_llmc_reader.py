@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import os
 import struct
 from pathlib import Path
@@ -27,6 +28,7 @@ from checkpoint_files import (
 
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.errors import CheckpointError
+from pocketlm.export.run import export_model
 
 CONFIG = gpt2_config()
 TENSORS = gpt2_tensors(CONFIG)
@@ -123,6 +125,82 @@ def test_config_of_the_published_model_names_its_end_of_text(tmp_path: Path) -> 
     assert checkpoint.config["bos_token_id"] == checkpoint.config["eos_token_id"] == 50256
     assert (checkpoint.config["n_head"], checkpoint.config["n_inner"]) == (2, None)
     assert checkpoint.generation_config == {}
+
+
+def end_of_text_first(folder: Path, spelling: str = "<|endoftext|>") -> Path:
+    """The tokenizer of the tests with its end of text at id 0, as other trainers put it."""
+    file = write_tokenizer(folder, 97)
+    content = json.loads(file.read_text("utf-8"))
+    vocab = content["model"]["vocab"]
+    words = sorted(vocab, key=lambda word: int((vocab[word] + 1) % 97))
+    content["model"]["vocab"] = {words[0].replace("<|endoftext|>", spelling): 0} | {
+        word: i for i, word in enumerate(words) if i
+    }
+    content["added_tokens"][0] |= {"id": 0, "content": spelling}
+    file.write_text(json.dumps(content), "utf-8")
+    return file
+
+
+def ends(path: Path, tokenizer: Path | None) -> tuple[Any, Any]:
+    config = open_checkpoint(path, tokenizer).config
+    return config["bos_token_id"], config["eos_token_id"]
+
+
+def test_a_text_begins_and_ends_as_the_tokenizer_says(tmp_path: Path) -> None:
+    path = write_llmc(tmp_path / "m.bin", CONFIG, TENSORS)
+    assert ends(path, None) == (96, 96)
+    assert ends(path, write_tokenizer(tmp_path / "last", 97)) == (96, 96)
+    assert ends(path, end_of_text_first(tmp_path / "first")) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({}, (None, None)),  # 96 is a word, and "</s>" might be anything
+        ({"eos_token": "</s>"}, (0, 0)),
+        ({"eos_token": {"content": "</s>", "lstrip": False}}, (0, 0)),
+        ({"eos_token": "</s>", "bos_token": "a"}, (65, 0)),
+        ({"bos_token": "a", "eos_token": None}, (65, None)),
+        ({"eos_token": "<nowhere>"}, (None, None)),
+    ],
+    ids=str,
+)
+def test_begin_and_end_may_have_other_names(
+    config: dict[str, Any], expected: tuple[Any, Any], tmp_path: Path
+) -> None:
+    path = write_llmc(tmp_path / "m.bin", CONFIG, TENSORS)
+    tokenizer = end_of_text_first(tmp_path / "other", "</s>")
+    (tmp_path / "other/tokenizer_config.json").write_text(json.dumps(config))
+    assert ends(path, tokenizer) == expected
+
+
+def test_rows_that_the_tokenizer_leaves_unused_do_not_move_the_end(tmp_path: Path) -> None:
+    """Of 97 rows the tokenizer has 90, the last of them added behind the vocabulary."""
+    path = write_llmc(tmp_path / "m.bin", CONFIG, TENSORS, padded_vocab_size=128)
+    file = write_tokenizer(tmp_path / "short", 89)
+    assert ends(path, file) == (88, 88)
+    content = json.loads(file.read_text("utf-8"))
+    pad = content["added_tokens"][0] | {"id": 89, "content": "[PAD]"}
+    content["added_tokens"].append(pad)
+    file.write_text(json.dumps(content), "utf-8")
+    assert ends(path, file) == (88, 88)
+    file = end_of_text_first(tmp_path / "unnamed", "</s>")
+    content = json.loads(file.read_text("utf-8"))
+    content["model"]["vocab"].pop(max(content["model"]["vocab"], key=content["model"]["vocab"].get))
+    file.write_text(json.dumps(content), "utf-8")
+    assert ends(path, file) == (96, 96)  # a row without a token, as GPT-2 has its end there
+
+
+def test_the_model_folder_has_the_tokenizers_end(tmp_path: Path) -> None:
+    config = gpt2_config(n_embd=16, n_layer=1, n_head=2)
+    path = write_llmc(tmp_path / "m.bin", config, gpt2_tensors(config))
+    tokenizer = end_of_text_first(tmp_path / "first")
+    folder = export_model(open_checkpoint(path, tokenizer), tmp_path / "out")
+    for name in ("config.json", "generation_config.json"):
+        written = json.loads((folder.path / name).read_text())
+        assert (written["bos_token_id"], written["eos_token_id"]) == (0, 0)
+    model = json.loads((folder.path / "genai_config.json").read_text())["model"]
+    assert (model["bos_token_id"], model["eos_token_id"]) == (0, [0])
 
 
 def test_tokenizer_is_found_beside_the_file_or_where_it_is_named(tmp_path: Path) -> None:

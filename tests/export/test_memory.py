@@ -49,11 +49,11 @@ def test_other_errors_pass(error: Exception) -> None:
 @pytest.mark.parametrize(
     ("free", "needed", "said"),
     [
-        (1_500_000, 3_400_000, "found 2 MB of memory free, expected at least 3.4 MB for it"),
-        (1_500_000, None, "found 2 MB of memory free, expected more"),
+        (1_500_000, 3_400_000, "found 1.50 MB of memory free, expected at least 3.40 MB for it"),
+        (1_500_000, None, "found 1.50 MB of memory free, expected more"),
         # Of the machine there is enough, and yet none was given: that is not the number to tell.
-        (9_000_000, 3_400_000, "found no memory, expected at least 3.4 MB for it"),
-        (None, 3_400_000, "found no memory, expected at least 3.4 MB for it"),
+        (9_000_000, 3_400_000, "found no memory, expected at least 3.40 MB for it"),
+        (None, 3_400_000, "found no memory, expected at least 3.40 MB for it"),
     ],
 )
 def test_what_was_needed_and_what_there_was_are_told(
@@ -65,7 +65,9 @@ def test_what_was_needed_and_what_there_was_are_told(
 
 def test_the_size_in_the_error_of_onnxruntime_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "free_bytes", lambda: 0)
-    with pytest.raises(ResourceError, match="found 0 MB .*, expected at least 3.5 MB for it"):
+    with pytest.raises(
+        ResourceError, match="found 0 B of memory free, expected at least 3.50 MB for it"
+    ):
         with memory_errors("it"):
             raise TOLD[3]
 

@@ -15,9 +15,14 @@ from llama_checkpoints import CASES, Case, llama_config, llama_tensors
 from pocketlm.benchmarks.shapes import SHAPES
 from pocketlm.benchmarks.shapes import write_checkpoint as write_shape
 from pocketlm.cli import main
+from pocketlm.export import graph
+from pocketlm.export import plan as plan_module
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.errors import CheckpointError
-from pocketlm.quantize.run import export_checkpoint, plan_checkpoint
+from pocketlm.export.external_data import pieces
+from pocketlm.export.plan import predicted_peak
+from pocketlm.export.run import build_decoder
+from pocketlm.quantize.run import export_checkpoint, plan_checkpoint, precision_of
 
 TINY = [CASES["llama"], CASES["qwen3, biases, tied"], CASES["phi3"], CASES["gemma3"]]
 
@@ -74,12 +79,31 @@ def test_plan_refuses_what_the_export_would_refuse(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
+def test_skipping_alike_pieces_changes_no_prediction_of_memory(
+    precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = llama_config()
+    monkeypatch.setattr(graph, "PIECE_BYTES", 700)  # many pieces of every weight
+    for name in ("rss_bytes", "peak_rss_bytes"):
+        monkeypatch.setattr(plan_module, name, lambda: 0)
+    checkpoint = open_checkpoint(write_checkpoint(tmp_path, config, llama_tensors(config)))
+    model = build_decoder(checkpoint).model
+    change = precision_of(precision)
+    if change is not None:
+        change.apply(model, 1)
+    skipping = predicted_peak(model)
+    assert len([*pieces(model)]) > len([*plan_module._telling_pieces(model, 3)])
+    monkeypatch.setattr(plan_module, "_telling_pieces", lambda model, _: pieces(model))
+    assert skipping == predicted_peak(model) > 0
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
 def test_predicted_memory_is_within_15_percent_of_the_measured(
     precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A few layers of a wide model, sparse, in a process of its own."""
+    """A layer of a wide model, sparse, in a process of its own: more layers take no more."""
     wide = SHAPES["llama-8b"] | {
-        "num_hidden_layers": 3,
+        "num_hidden_layers": 1,
         "intermediate_size": 8192,
         "vocab_size": 4096,
         "max_position_embeddings": 4096,

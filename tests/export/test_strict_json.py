@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
+import random
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from checkpoint_files import count_bytes_read
 
+from pocketlm.export import strict_json
 from pocketlm.export.errors import CheckpointError, ModelFolderError
-from pocketlm.export.strict_json import load_json_object, parse_json_object, quoted
+from pocketlm.export.strict_json import (
+    MAX_DEPTH,
+    TEXT_FACTOR,
+    VALUE_BYTES,
+    load_json_object,
+    parse_json_object,
+    quoted,
+)
 
 REFUSED = {
     "duplicate key": (b'{"a": 1, "b": 2, "a": 3}', "has the key 'a' twice, expected each key once"),
@@ -42,7 +55,10 @@ REFUSED = {
     "single quotes": (b"{'a': 1}", "is not valid JSON"),
     "arrays 100,000 deep": (b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deeply"),
     "objects 100,000 deep": (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "nested too deeply"),
-    "open arrays": (b"[" * 1_000_000, "nested too deeply"),
+    "open arrays": (b"[" * 1_000_000, "nested too deeply, expected at most 100 levels"),
+    "101 deep": (b'{"a":' + b"[" * 100 + b"]" * 100 + b"}", "nested too deeply"),
+    "deep behind many values": (b'{"a":[' + b"0," * 20_000 + b"[" * 99, "nested too deeply"),
+    "many values": (b'{"a":[' + b"0," * 1_000_000 + b"0]}", "expected at most 1,000,000"),
 }
 
 
@@ -61,6 +77,102 @@ def test_accepts_plain_objects() -> None:
     data = b' {"a": [1, 2.5, true, null, "\xc3\xa9\\ud83d\\ude00"], "b": {"a": {}}}\n'
     expected = {"a": [1, 2.5, True, None, "é😀"], "b": {"a": {}}}
     assert parse_json_object(data, "x", CheckpointError) == expected
+
+
+# --- how much, and how deep ---------------------------------------------------------------------
+
+
+def count(value: Any) -> int:
+    """Keys and values inside; an empty array or object counts as if it held one."""
+    if isinstance(value, dict):
+        return max(1, 2 * len(value) + sum(map(count, value.values())))
+    return max(1, len(value) + sum(map(count, value))) if isinstance(value, list) else 0
+
+
+def depth(value: Any) -> int:
+    inner = list(value.values()) if isinstance(value, dict) else value
+    return 1 + max(map(depth, inner), default=0) if isinstance(inner, list) else 0
+
+
+def made(generator: random.Random, levels: int) -> Any:
+    """Some JSON with punctuation, quotes and backslashes in its strings and keys."""
+    texts = ["", "a", '"', "\\", '\\"', "[[[", '}{,:"]', "\\\\", "é[", "\U0001f600,", "\n,"]
+    word = "".join(generator.choices(texts, k=3))
+    kind = generator.randrange(5 if levels else 3)
+    if kind == 3:
+        return [made(generator, levels - 1) for _ in range(generator.randrange(5))]
+    if kind == 4:
+        names = [f"{word}{i}" for i in range(generator.randrange(5))]
+        return {name: made(generator, levels - 1) for name in names}
+    return (word, generator.choice([0, -1.5, 10**20]), generator.choice([None, True]))[kind]
+
+
+def test_values_and_levels_are_counted_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strict_json, "_PIECE_BYTES", 7)
+    generator = random.Random(1)
+    for round_ in range(300):
+        value = {"a": made(generator, round_ % 6)}
+        data = json.dumps(value, ensure_ascii=round_ % 2 == 0).encode()
+        num_values, levels = count(value), depth(value)
+        assert parse_json_object(data, "x", CheckpointError, num_values) == value
+        with pytest.raises(CheckpointError, match="too many values"):
+            parse_json_object(data, "x", CheckpointError, num_values - 1)
+        with monkeypatch.context() as patch:
+            patch.setattr(strict_json, "MAX_DEPTH", levels)
+            assert parse_json_object(data, "x", CheckpointError) == value
+            patch.setattr(strict_json, "MAX_DEPTH", levels - 1)
+            with pytest.raises(CheckpointError, match="nested too deeply"):
+                parse_json_object(data, "x", CheckpointError)
+
+
+def keyed(value: str) -> Callable[[int], str]:
+    return lambda i: f'"{i:05x}":{value % i if "%" in value else value}'
+
+
+FILLINGS: dict[str, Callable[[int], str]] = {
+    "empty arrays": lambda i: "[]",
+    "empty objects": lambda i: "{}",
+    "small arrays": lambda i: "[0]",
+    "arrays in arrays": lambda i: "[" * 5 + "]" * 5,
+    "small objects": lambda i: f'{{"{i:05x}":1}}',
+    "strings": lambda i: f'"{i:05x}"',
+    "strings with four bytes a character": lambda i: f'"\U0001f600{i:05x}"',
+    "numbers": lambda i: "257",
+    "keys and numbers": keyed("257"),
+    "keys and strings": keyed('"\U0001f600%05x"'),
+    "keys and objects": keyed("{}"),
+    "one string": lambda i: f'"{"a" * 1000}"' if i else '"\U0001f600"',
+}
+
+
+@pytest.mark.parametrize("filling", FILLINGS)
+def test_memory_is_bounded_by_bytes_and_values(filling: str) -> None:
+    parts = [FILLINGS[filling](i) for i in range(5462)]  # a dict that has just grown
+    inner = ",".join(parts)
+    text = f"{{{inner}}}" if filling.startswith("keys") else f'{{"a":[{inner}]}}'
+    data, megabyte = text.encode(), 1 << 20
+    tracemalloc.start()
+    try:
+        value = parse_json_object(data, "x", CheckpointError)
+        taken = tracemalloc.get_traced_memory()[1]
+        num_values = count(value)
+        del value
+        tracemalloc.reset_peak()
+        with pytest.raises(CheckpointError, match="too many values"):
+            parse_json_object(data, "x", CheckpointError, num_values // 2)
+        refused = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert taken < (TEXT_FACTOR - 1) * len(data) + VALUE_BYTES * num_values + megabyte
+    assert refused < 3 * len(data) + megabyte
+
+
+def test_the_deepest_that_is_allowed_is_read() -> None:
+    inner = "[" * (MAX_DEPTH - 1) + "]" * (MAX_DEPTH - 1)
+    assert "a" in parse_json_object(f'{{"a":{inner}}}'.encode(), "x", CheckpointError)
+
+
+# --- the rest -----------------------------------------------------------------------------------
 
 
 def test_negative_zero_is_no_integer() -> None:

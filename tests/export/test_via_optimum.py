@@ -5,7 +5,9 @@ What torch and Optimum really make is tested in ``parity/test_traced_parity.py``
 
 from __future__ import annotations
 
+import io
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ import pocketlm
 from pocketlm import cli
 from pocketlm.export import via_optimum
 from pocketlm.export.errors import CheckpointError, ModelFolderError, StorageError
-from pocketlm.export.folder import GROWING, IN_PLACE, ModelFolder
+from pocketlm.export.folder import GROWING, IN_PLACE, MANIFEST, ModelFolder
 from pocketlm.export.traced import process
 from pocketlm.export.traced.process import Trace
 from pocketlm.export.via_optimum import export_via_optimum, float32_bytes, open_for_tracing
@@ -69,6 +71,33 @@ def torch_checkpoint(folder: Path, shards: dict[str, bytes], index: Any = None) 
     if index is not None:
         (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
     return folder
+
+
+def test_damaged_weights_are_refused_before_anything_is_traced(
+    traced: list[Path], tmp_path: Path
+) -> None:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("archive/data/0", b"weights")
+    whole = file.getvalue()
+    shards = {"a.bin": whole, "b.bin": whole.replace(b"weights", b"weightz")}
+    index = {"weight_map": {"t": "a.bin", "u": "b.bin"}}
+    source = torch_checkpoint(tmp_path / "torch", shards, index)
+    with pytest.raises(CheckpointError, match="b.bin: .* in the entry 'archive/data/0' than its"):
+        export_via_optimum(source, tmp_path / "out")
+    (source / "b.bin").write_bytes(whole)
+    assert traced == []
+    export_via_optimum(source, tmp_path / "out")
+
+
+def test_a_tokenizer_that_cannot_be_run_is_refused_before_anything_is_traced(
+    source: Path, traced: list[Path], tmp_path: Path
+) -> None:
+    file = source / "tokenizer.json"
+    file.write_text(json.dumps(json.loads(file.read_text("utf-8")) | {"model": {}}), "utf-8")
+    with pytest.raises(CheckpointError, match="tokenizer.json: reading it failed"):
+        export_via_optimum(source, tmp_path / "out")
+    assert traced == []
 
 
 def run(*arguments: str | Path) -> None:
@@ -122,11 +151,27 @@ def test_a_taken_place_is_refused_before_anything_is_traced(
     assert traced == []
 
 
+@pytest.mark.parametrize("force", [False, True])
+def test_what_appeared_while_it_was_traced_is_not_replaced(
+    force: bool, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trace(checkpoint: Path, out: Path) -> Trace:
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / MANIFEST).write_text("of another export, say")
+        return write_trace(traced_model(GPT2), GPT2, out)
+
+    monkeypatch.setattr(via_optimum, "run_trace", trace)
+    with pytest.raises(ModelFolderError, match="not empty .*, which was not there when this began"):
+        export_via_optimum(source, tmp_path / "out", force=force)
+    assert (tmp_path / "out" / MANIFEST).read_text() == "of another export, say"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "source"]
+
+
 def test_a_small_disk_is_refused_before_anything_is_traced(
     source: Path, traced: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pocketlm.export.folder.free_space", lambda out: 1000)
-    with pytest.raises(StorageError, match="0 MB free, expected at least"):
+    monkeypatch.setattr("pocketlm.export.publishing.free_space", lambda out: 1000)
+    with pytest.raises(StorageError, match="found 1.00 kB free, expected at least .* kB; free"):
         export_via_optimum(source, tmp_path / "out")
     assert traced == []
 

@@ -9,7 +9,7 @@ import pytest
 
 import pocketlm
 from pocketlm.export.checkpoint import open_checkpoint
-from pocketlm.exported import DEMO_CHECKPOINT
+from pocketlm.exported import demo_checkpoint
 from pocketlm.quantize.precisions import PRECISIONS
 from pocketlm.quantize.run import export_checkpoint
 
@@ -26,7 +26,7 @@ def genai() -> Any:
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_genai_prefers_the_same_tokens(precision: str, genai: Any, tmp_path: Path) -> None:
-    folder = export_checkpoint(open_checkpoint(DEMO_CHECKPOINT), tmp_path / precision, precision)
+    folder = export_checkpoint(open_checkpoint(demo_checkpoint()), tmp_path / precision, precision)
     ours = pocketlm.Model(folder, threads=1)
     prompt = ours.tokenizer.encode(TEXT)
     expected = ours.generate(prompt, max_tokens=NEW_TOKENS, temperature=0, ignore_eos=True)

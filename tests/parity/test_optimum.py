@@ -19,7 +19,7 @@ import pocketlm
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.run import export_model
-from pocketlm.exported import DEMO_CHECKPOINT
+from pocketlm.exported import demo_checkpoint
 from pocketlm.runtime.session import Session
 
 pytestmark = pytest.mark.optimum
@@ -57,7 +57,7 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     """A folder with a checkpoint as transformers reads it."""
     place = tmp_path_factory.mktemp("checkpoint")
     if request.param == DEMO:
-        return Path(shutil.copytree(DEMO_CHECKPOINT, place / DEMO))
+        return Path(shutil.copytree(demo_checkpoint(), place / DEMO))
     config = gpt2_config(vocab_size=300, **CASES[request.param])
     # Five times the usual scale, so that greedy tokens are not all the same.
     tensors = {

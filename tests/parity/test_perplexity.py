@@ -18,14 +18,16 @@ from pocketlm.benchmarks.quality.measure import measure_quality
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.run import export_model
-from pocketlm.exported import DEMO_CHECKPOINT
+from pocketlm.exported import demo_checkpoint
 
 pytestmark = pytest.mark.optimum
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
-    return export_model(open_checkpoint(DEMO_CHECKPOINT), tmp_path_factory.mktemp("demo") / "fp32")
+    return export_model(
+        open_checkpoint(demo_checkpoint()), tmp_path_factory.mktemp("demo") / "fp32"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +41,9 @@ def transformers_loss(text: Path, window: int, stride: int) -> tuple[float, int]
     """Mean negative log-likelihood in nats, and of how many tokens."""
     torch = pytest.importorskip("torch")
     transformers: Any = pytest.importorskip("transformers")
-    model = transformers.AutoModelForCausalLM.from_pretrained(DEMO_CHECKPOINT).eval()
+    model = transformers.AutoModelForCausalLM.from_pretrained(demo_checkpoint()).eval()
     tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_file=str(DEMO_CHECKPOINT / "tokenizer.json")
+        tokenizer_file=str(demo_checkpoint() / "tokenizer.json")
     )
     ids = tokenizer(text.read_bytes().decode(), verbose=False)["input_ids"]
     input_ids = torch.tensor([[model.config.bos_token_id, *ids]])

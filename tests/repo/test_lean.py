@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -30,10 +31,11 @@ sys.meta_path.insert(0, Blocked())
 
 
 def run_python(code: str, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Runs ``code`` in another process; warnings are errors."""
+    """Runs ``code`` in another process, with an empty cache; warnings are errors."""
     return subprocess.run(
         [sys.executable, "-W", "error", "-c", textwrap.dedent(code), *arguments],
         cwd=folder,
+        env=os.environ | {"POCKETLM_CACHE": str(folder / "cache")},
         capture_output=True,
         text=True,
         encoding="utf-8",
@@ -113,6 +115,14 @@ def test_exporting_without_onnx_names_its_extra(tmp_path: Path) -> None:
 def test_the_harness_model_without_the_harness_names_its_extra(tmp_path: Path) -> None:
     result = run_python(f"{BLOCK}\nimport pocketlm.lm_eval", folder=tmp_path)
     assert "MissingExtraError" in result.stderr
+    assert 'pip install "pocketlm[lm-eval]"' in result.stderr
+
+
+def test_the_harness_program_without_the_harness_is_one_line(tmp_path: Path) -> None:
+    code = "import runpy\nrunpy.run_module('pocketlm.lm_eval', run_name='__main__')"
+    result = run_python(f"{BLOCK}\n{code}", folder=tmp_path)
+    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1)
+    assert result.stderr.startswith("pocketlm: evaluating by lm-evaluation-harness needs the pack")
     assert 'pip install "pocketlm[lm-eval]"' in result.stderr
 
 

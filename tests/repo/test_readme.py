@@ -1,11 +1,10 @@
-"""The README is true: its commands and its Python run, its tables are those of the results."""
+"""README and docs are true: commands and Python run, tables are those of the results."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,18 +19,12 @@ from checkpoint_files import (
 )
 from hub_server import serving
 from llama_checkpoints import llama_config, llama_tensors
-from source_tree import FRONT_FOLDER, ROOT
+from source_tree import ROOT
 
 from pocketlm.benchmarks.readme_tables import fill
 
-# Precision and name of the model folders that the commands find.
-FOLDERS = (
-    ("fp32", "fp32-folder"),
-    ("fp32", "out-fp32"),
-    ("int8", "out-int8"),
-    ("int4", "out-int4"),
-)
 README = (ROOT / "README.md").read_text("utf-8")
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def blocks(language: str) -> list[str]:
@@ -55,16 +48,13 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def test_commands_do_what_the_readme_says(tmp_path: Path) -> None:
-    demo = FRONT_FOLDER / "demo"
-    shutil.copytree(demo, tmp_path / "path" / "to" / "gpt2-folder")
-    config = gpt2_config(vocab_size=300)
+    """Pasted one after another into one folder, with what a user has there."""
+    config = gpt2_config(vocab_size=300, n_positions=1024)
+    write_checkpoint(tmp_path / "path" / "to" / "gpt2-folder", config, gpt2_tensors(config))
     write_llmc(tmp_path / "model_00019560.bin", config, gpt2_tensors(config))
     write_tokenizer(tmp_path / "gpt2-tokenizer-folder", 300)
     llama = write_llama(tmp_path / "path" / "to" / "llama-folder")
     env = environment(tmp_path)
-    for precision, out in FOLDERS:
-        command = ["pocketlm", "export", str(demo), out, "--precision", precision]
-        subprocess.run(command, cwd=tmp_path, env=env, check=True)
     write_texts(tmp_path)
     lines = commands()
     assert len(lines) >= 10
@@ -72,8 +62,6 @@ def test_commands_do_what_the_readme_says(tmp_path: Path) -> None:
         hub.add("meta-llama/Llama-3.2-1B-Instruct", llama)
         env |= {"HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0"}
         for line in lines:
-            if " out/ --" in line and not line.startswith("pocketlm run"):
-                shutil.rmtree(tmp_path / "out", ignore_errors=True)
             done = subprocess.run(
                 ["bash", "-c", line + (" -r 1" if line.startswith("pocketlm bench") else "")],
                 cwd=tmp_path,
@@ -126,7 +114,18 @@ def test_python_runs_as_printed(tmp_path: Path) -> None:
     assert re.search(r"\w+ \d+\n$", done.stdout)
 
 
-@pytest.mark.parametrize("words", re.findall(r"python -m (pocketlm\.benchmarks[\w.]*)", README))
+@pytest.mark.parametrize(
+    "words",
+    sorted(
+        {
+            words
+            for document in DOCUMENTS
+            for words in re.findall(
+                r"^    python -m (pocketlm\.benchmarks[\w.]*)", document.read_text("utf-8"), re.M
+            )
+        }
+    ),
+)
 def test_benchmarks_named_in_the_readme_explain_themselves(words: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", words, "--help"], cwd=tmp_path, capture_output=True, text=True
@@ -135,7 +134,16 @@ def test_benchmarks_named_in_the_readme_explain_themselves(words: str, tmp_path:
     assert "--threads" in done.stdout
 
 
-def test_tables_are_those_of_the_results() -> None:
-    assert fill(README, ROOT / "benchmarks" / "results") == README, (
-        "run: python -m pocketlm.benchmarks.readme_tables README.md benchmarks/results"
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_tables_are_those_of_the_results(document: Path) -> None:
+    text = document.read_text("utf-8")
+    name = document.relative_to(ROOT)
+    assert fill(text, ROOT / "benchmarks" / "results") == text, (
+        f"run: python -m pocketlm.benchmarks.readme_tables {name} benchmarks/results"
     )
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", document.read_text("utf-8")):
+        assert (document.parent / link).exists(), link

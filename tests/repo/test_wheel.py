@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import sysconfig
 import venv
 import zipfile
 from pathlib import Path
@@ -124,34 +123,32 @@ def test_base_install_generates(
 
 
 @pytest.fixture(scope="module")
-def full_programs(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment with the wheel, and with every extra that the tests' own has."""
+def full_programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment with every package that the tests' own has, but pocketlm."""
     folder = tmp_path_factory.mktemp("full")
     programs = new_environment(folder / "environment")
     python = programs / "python"
-    pip = (python, "-m", "pip", "install", "-q", "--no-deps")
-    run_command(*pip, wheel, folder=folder)
     where = "import sysconfig; print(sysconfig.get_path('purelib'))"
     site = run_command(python, "-c", where, folder=folder).stdout.strip()
-    # Behind the wheel; a .pth file of the tests' own environment is not read from there.
-    Path(site, "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    # Behind what is installed here; .pth files of our own environment are not read there.
+    ours = [path for path in sys.path if any(Path(path).glob("*.dist-info"))]
+    Path(site, "others.pth").write_text("\n".join(ours))
     return programs
 
 
 @pytest.mark.parametrize("installed", ["wheel", "editable"])
 @pytest.mark.parametrize("place", ["inside the checkout", "elsewhere"])
 def test_readme_python_runs(
-    installed: str, place: str, full_programs: Path, tmp_path: Path
+    installed: str, place: str, wheel: Path, full_programs: Path, tmp_path: Path
 ) -> None:
     copy = clean_copy(tmp_path / "tree")
     python = full_programs / "python"
-    if installed == "editable":
-        pip = (python, "-m", "pip", "install", "-q", "--no-deps", "--force-reinstall")
-        run_command(*pip, "-e", copy, folder=tmp_path)
+    pip = (python, "-m", "pip", "install", "-q", "--no-deps", "--force-reinstall")
+    run_command(*pip, *(["-e", copy] if installed == "editable" else [wheel]), folder=tmp_path)
     folder = copy if place == "inside the checkout" else tmp_path
     readme = (ROOT / "README.md").read_text("utf-8")
     program = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)[0]
-    program += "print(pocketlm.__file__)\n"
+    program += "print()\nprint(pocketlm.__file__)\n"
     found = run_command(python, "-c", program, folder=folder).stdout.splitlines()[-1]
     parent = copy / "src" if installed == "editable" else full_programs.parent
     assert found.startswith(str(parent))

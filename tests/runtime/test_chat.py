@@ -188,7 +188,7 @@ def test_a_script_begins_as_any_text() -> None:
         ("Hi", "messages is of type str, expected a list"),
         ({"role": "user", "content": "Hi"}, "messages is of type dict.*put a single message into"),
         (None, "messages is of type NoneType"),
-        (iter(()), "expected a list"),
+        pytest.param(iter(()), "expected a list", id="an iterator"),
         ([], "messages is empty, expected at least one"),
         (["Hi"], r"messages\[0\] is 'Hi', expected an object with role and content alone"),
         ([{"role": "user"}], r"messages\[0\] is .*, expected an object with role and content"),

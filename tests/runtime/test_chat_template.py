@@ -26,7 +26,7 @@ from pocketlm.runtime import chat_template
 from pocketlm.runtime.chat_template import ChatTemplate, TemplateProcess, special_tokens
 
 PATIENT = 30.0  # seconds: nothing that should end is stopped on a busy machine
-MB = 1 << 20
+MB = 10**6
 
 
 @pytest.fixture(scope="module")

@@ -171,7 +171,7 @@ def test_a_session_that_cannot_be_opened_on_the_device_says_so(
     with pytest.raises(
         ProviderError,
         match="^provider is 'cuda': found CUDA failure 2: out of memory, expected a session; "
-        "free memory on the device, or use --provider cpu$",
+        "free memory on the device, or use the provider cpu$",
     ):
         Session(tiny_folder, threads=1, place=CUDA)
 
@@ -254,6 +254,6 @@ def test_a_cache_that_does_not_fit_says_so(tiny_session: Session) -> None:
     with pytest.raises(
         ResourceError,
         match="provider is 'nowhere': found no memory for a KV cache of 128 tokens .*, expected "
-        "8192 bytes for each of 4 buffers; shorten the text, or use --provider cpu",
+        "8192 bytes for each of 4 buffers; shorten the text, or use the provider cpu",
     ):
         DeviceCache(tiny_session.shape, "nowhere", np.float16)

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from pocketlm.export.errors import ModelFolderError, PocketLMError, RequestError
 from pocketlm.export.folder import MANIFEST, ModelFolder
+from pocketlm.export.manifest import manifest_bytes
 from pocketlm.runtime.session import Session
 
 IDS = [int(number) for number in np.random.default_rng(3).integers(0, 300, 60)]
@@ -32,7 +33,7 @@ def copy_folder(folder: ModelFolder, to: Path, **decoder: int) -> ModelFolder:
     shutil.copytree(folder.path, to)
     manifest: dict[str, Any] = json.loads((to / MANIFEST).read_text())
     manifest["decoder"] |= decoder
-    (to / MANIFEST).write_text(json.dumps(manifest))
+    (to / MANIFEST).write_bytes(manifest_bytes(manifest))
     return ModelFolder.open(to)
 
 

@@ -16,7 +16,7 @@ from llama2_tokenizer import as_llama2
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from pocketlm.export.errors import ModelFolderError, RequestError
-from pocketlm.runtime import tokenizer as tokenizer_module
+from pocketlm.export.tokenizers.opening import library_errors
 from pocketlm.runtime.tokenizer import Tokenizer
 
 FAMILY = "\N{MAN}\N{ZERO WIDTH JOINER}\N{WOMAN}\N{ZERO WIDTH JOINER}\N{GIRL}"
@@ -325,16 +325,24 @@ def damaged(change: Callable[[dict[str, Any]], object]) -> str:
 def test_damaged_files_are_named(tmp_path: Path, content: str, found: str) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_text(content, encoding="utf-8")
-    with pytest.raises(ModelFolderError, match=f"tokenizer.json: {found} .*; export the check"):
+    with pytest.raises(ModelFolderError, match=f"tokenizer.json: {found} .* export the checkpoint"):
         Tokenizer.open(path)
 
 
 def test_missing_and_binary_files_are_named(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
-    with pytest.raises(ModelFolderError, match="tokenizer.json: cannot be read"):
+    with pytest.raises(ModelFolderError, match="'tokenizer.json' cannot be opened"):
         Tokenizer.open(path)
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ModelFolderError, match="tokenizer.json: cannot be read"):
+    with pytest.raises(ModelFolderError, match="tokenizer.json: reading it failed .Unicode"):
+        Tokenizer.open(path)
+
+
+def test_a_file_too_large_to_be_a_tokenizer_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(ModelFolderError, match="expected at most 64,000,000 bytes of a tokenizer"):
         Tokenizer.open(path)
 
 
@@ -365,13 +373,13 @@ def test_without_a_decoder_tokens_are_put_side_by_side(tmp_path: Path) -> None:
     assert ours.decode(ours.encode("the fox")) == "the fox"
 
 
-def test_a_real_panic_while_encoding_names_the_file(tmp_path: Path) -> None:
+def test_a_panic_in_encoding_is_found_by_opening(tmp_path: Path) -> None:
     content = json.loads(KINDS["sentencepiece"].to_str())
     content["post_processor"]["special_tokens"] = {}  # its template still says <s>
     path = tmp_path / "tokenizer.json"
     path.write_text(json.dumps(content), encoding="utf-8")
-    with pytest.raises(ModelFolderError, match="tokenizer.json: encoding a text failed"):
-        Tokenizer.open(path).encode("text")
+    with pytest.raises(ModelFolderError, match="tokenizer.json: encoding a text failed .Panic"):
+        Tokenizer.open(path)
 
 
 class PanicException(BaseException):
@@ -381,10 +389,10 @@ class PanicException(BaseException):
 @pytest.mark.parametrize("stops", [KeyboardInterrupt, SystemExit, GeneratorExit])
 def test_panics_become_errors_and_interrupts_pass(stops: type[BaseException]) -> None:
     with pytest.raises(ModelFolderError, match=r"t.json: testing failed \(PanicException: index"):
-        with tokenizer_module._library_errors(Path("t.json"), "testing"):
+        with library_errors("testing", "t.json", ModelFolderError):
             raise PanicException("index out of bounds")
     with pytest.raises(stops):
-        with tokenizer_module._library_errors(Path("t.json"), "testing"):
+        with library_errors("testing", "t.json", ModelFolderError):
             raise stops
 
 

@@ -10,11 +10,10 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.text import Text
 
 from pocketlm.benchmarks import summary, tables
 from pocketlm.benchmarks.bench import OnEvent, Plan, run_bench
-from pocketlm.benchmarks.quality.text_windows import check_text_file
+from pocketlm.benchmarks.quality.documents import check_files
 from pocketlm.benchmarks.speed.measure import GENERATION, PROMPT, Choice
 from pocketlm.benchmarks.tables import Table
 from pocketlm.commands.lists import ListCommand
@@ -24,16 +23,19 @@ from pocketlm.commands.measuring import (
     output_option,
     print_sentence,
     progress_bar,
+    refuse_alone,
+    shout,
     table_console,
 )
 from pocketlm.commands.options import (
     HUB_OPTIONS,
     MODEL_OPTIONS,
     debug_option,
-    open_folder,
+    open_folders,
     window_options,
 )
 from pocketlm.export.errors import PocketLMError
+from pocketlm.export.output_file import OutputFile
 from pocketlm.export.threads import default_threads, most_threads
 from pocketlm.interrupts import INTERRUPTED
 from pocketlm.runtime.generate import CHUNK_SIZE
@@ -155,6 +157,7 @@ def command(
     window: int | None,
     stride: int | None,
     limit: int | None,
+    split: str | None,
     html: Path | None,
     output: str,
     debug: bool,
@@ -183,22 +186,26 @@ def command(
         batches=batch_size or (CHUNK_SIZE,),
         threads=threads or (default_threads(),),
     )
-    if not texts and any(size is not None for size in (window, stride, limit)):
-        raise click.UsageError(
-            "found --window, --stride or --limit without --text, expected both; add --text FILE"
-        )
-    _check_files(texts, html)
+    refuse_alone(context, "texts", ("window", "stride", "limit", "split"))
+    report = _check_files(texts, split, html)
     models_or_demo: tuple[str | None, ...] = models or (None,)
-    folders = named(models_or_demo, [open_folder(model, **options) for model in models_or_demo])
+    folders = named(models_or_demo, open_folders(models_or_demo, [options] * len(models_or_demo)))
     shortest = min(folder.shape.context_length for folder in folders.values())
+    tests = choice.tests(shortest)
+    if batch_size and not any(test.prompt for test in tests):
+        raise click.UsageError(
+            "found --batch-size and no test with a prompt, expected both; leave it out, or give -p "
+            "or -pg"
+        )
     plan = Plan(
         folders,
-        choice.tests(shortest),
+        tests,
         repetitions,
         texts=texts,
         window=window,
         stride=stride,
         limit=limit,
+        split=split,
     )
     try:
         with _progress() as on_event:
@@ -207,24 +214,25 @@ def command(
         click.echo("interrupted before a round was complete: nothing to show", err=True)
         raise
     PRINTERS[output](results)
-    if html is not None:
+    if report is not None:
         from pocketlm.benchmarks.report import write_report
 
-        write_report(results, html)
+        write_report(results, report)
     if results["interrupted"]:
         context.exit(INTERRUPTED)
     if results["failed"]:
         raise PocketLMError(results["failed"][0]["error"])
 
 
-def _check_files(texts: Sequence[Path], html: Path | None) -> None:
+def _check_files(texts: Sequence[Path], split: str | None, html: Path | None) -> OutputFile | None:
     """Before a model is opened, which may mean to download it, and before the hour of work."""
-    for text in texts:
-        check_text_file(text)
-    if html is not None:
-        from pocketlm.benchmarks.report import check_report
+    if texts:
+        check_files(texts, split)
+    if html is None:
+        return None
+    from pocketlm.benchmarks.report import open_report
 
-        check_report(html)
+    return open_report(html)
 
 
 # What is under way -------------------------------------------------------------------------------
@@ -250,19 +258,14 @@ def _progress() -> Iterator[OnEvent]:
 def _print_summary(results: dict[str, Any]) -> None:
     """Tables as wide as the terminal allows, and warnings above and below everything."""
     console = table_console()
-    _shout(console, results)
+    shout(console, tables.warnings(results))
     for part in summary.sections(results):
         if isinstance(part, Table):
             console.print(drawn(part, console.width))
         else:
             print_sentence(console, part)
         console.print()
-    _shout(console, results)
-
-
-def _shout(console: Console, results: dict[str, Any]) -> None:
-    for text in tables.warnings(results):
-        console.print(Text(f"WARNING: {text}", style="bold red"), soft_wrap=True)
+    shout(console, tables.warnings(results))
 
 
 def _print_text(form: Callable[[dict[str, Any]], str]) -> Callable[[dict[str, Any]], None]:
@@ -270,7 +273,7 @@ def _print_text(form: Callable[[dict[str, Any]], str]) -> Callable[[dict[str, An
 
     def print_form(results: dict[str, Any]) -> None:
         click.echo(form(results))
-        _shout(Console(stderr=True, highlight=False), results)
+        shout(Console(stderr=True, highlight=False), tables.warnings(results))
 
     return print_form
 

@@ -21,7 +21,8 @@ from pocketlm.commands.options import (
     unescape,
 )
 from pocketlm.commands.terminal import print_stream, say, why_it_stopped
-from pocketlm.export.errors import PocketLMError, RequestError
+from pocketlm.export.errors import PocketLMError, RequestError, StorageError
+from pocketlm.export.output_file import OutputFile
 from pocketlm.interrupts import on_interrupt
 from pocketlm.model import Model
 from pocketlm.runtime.chat import ChatPrompt
@@ -31,19 +32,19 @@ Messages = list[dict[str, str]]
 
 
 @click.command("chat", context_settings={"default_map": {"max_tokens": 1024}})
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model")
 @system_option
 @sampling_options
 @model_options
 @debug_option
 def command(
-    model: Path, system: str | None, stop: tuple[str, ...], debug: bool, **options: Any
+    model: str, system: str | None, stop: tuple[str, ...], debug: bool, **options: Any
 ) -> None:
     """Talk with a model, which remembers the conversation.
 
-    MODEL is a model folder, a checkpoint or a name on the hub (org/name); best one that was trained
-    to chat. One that was not is given the conversation as a script to go on with. Each line of
-    input is a message; lines may also come from a file or a pipe. Commands begin with a slash,
+    MODEL is a model folder, a checkpoint, a name on the hub (org/name) or demo; best one that was
+    trained to chat. One that was not is given the conversation as a script to go on with. Each line
+    of input is a message; lines may also come from a file or a pipe. Commands begin with a slash,
     /help lists them. Ctrl-C stops an answer, Ctrl-D ends.
 
     \b
@@ -181,13 +182,9 @@ class Conversation:
         path = Path(name).expanduser()
         text = json.dumps(self.messages, ensure_ascii=False, indent=1) + "\n"
         try:
-            with path.open("x", encoding="utf-8") as file:
-                file.write(text)
-        except FileExistsError:
-            say(f"{path}: found a file, expected a new name; choose another")
-        except (OSError, ValueError) as error:  # ValueError: a name that is no path
-            found = getattr(error, "strerror", None) or str(error)
-            say(f"{path}: found {found!r}, expected to write it; choose another place")
+            OutputFile(path).write(text.encode("utf-8", "backslashreplace"))
+        except (RequestError, StorageError) as error:
+            say(str(error))
         else:
             say(f"wrote {len(self.messages)} messages to {path}")
 

@@ -9,15 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.console import Console
 
 from pocketlm.benchmarks import figures
 from pocketlm.benchmarks.figures import Figure, figure_table
 from pocketlm.benchmarks.machine import describe_machine, machine_sentence
 from pocketlm.benchmarks.quality import figures as quality_figures
+from pocketlm.benchmarks.quality.documents import check_files
 from pocketlm.benchmarks.quality.measure import measure_quality
-from pocketlm.benchmarks.quality.text_windows import check_text_file
+from pocketlm.benchmarks.quality.unread import unread_sentence
 from pocketlm.benchmarks.recitation import figures as recitation_figures
-from pocketlm.benchmarks.recitation.measure import RecitationOptions, measure_recitation, read_books
+from pocketlm.benchmarks.recitation.measure import (
+    RecitationOptions,
+    check_book,
+    measure_recitation,
+    read_books,
+)
 from pocketlm.benchmarks.tasks import figures as task_figures
 from pocketlm.benchmarks.tasks.files import read_task
 from pocketlm.benchmarks.tasks.measure import check_tasks, measure_tasks
@@ -28,18 +35,21 @@ from pocketlm.commands.measuring import (
     output_option,
     print_sentence,
     progress_bar,
+    refuse_alone,
+    shout,
     table_console,
 )
 from pocketlm.commands.options import (
     HUB_OPTIONS,
     MODEL_OPTIONS,
     debug_option,
-    open_folder,
+    open_folders,
     window_options,
 )
-from pocketlm.export.folder import MANIFEST, ModelFolder
+from pocketlm.export.folder import ModelFolder
 from pocketlm.export.threads import check_threads
 from pocketlm.quantize.precisions import FULL
+from pocketlm.reference import OnDisk, find_reference
 
 
 @click.command("eval", cls=ListCommand)
@@ -108,13 +118,17 @@ from pocketlm.quantize.precisions import FULL
 @HUB_OPTIONS["offline"]
 @HUB_OPTIONS["keep_download"]
 @debug_option
+@click.pass_context
 def command(
+    context: click.Context,
+    /,
     models: tuple[str, ...],
     against: str | None,
     texts: tuple[Path, ...],
     window: int | None,
     stride: int | None,
     limit: int | None,
+    split: str | None,
     tasks: tuple[Path, ...],
     items: int | None,
     recite: tuple[Path, ...],
@@ -131,14 +145,17 @@ def command(
     MODEL is a model folder, a checkpoint, or a name on the hub. With a text: perplexity per token,
     byte and word over a strided sliding window, and against REF the KL divergence, how often both
     hold the same token for the likeliest, and how far the true token's probability moves, all with
-    standard errors. Models that are compared run side by side, and must share a tokenizer. With
-    tasks: accuracy as lm-evaluation-harness scores it. With texts to recite: how far the greedy
-    continuation of their passages is that of the text.
+    standard errors. A text is one document unless it is split, or a .jsonl with one a line; each
+    document begins anew, and a short one is a window of its own length. Models that are compared
+    run side by side, and must share a tokenizer. With tasks: accuracy as lm-evaluation-harness
+    scores it. With texts to recite: how far the greedy continuation of their passages is that of
+    the text.
 
     \b
     Examples:
       pocketlm eval out-int4/ --against out-fp32/ --text held-out.txt
       pocketlm eval out-int8/ out-int4/ --against out-fp32/ --text *.txt --output md
+      pocketlm eval out-int8/ --text stories.txt --split '<|endoftext|>'
       pocketlm eval out-int8/ --text held-out.txt --window 512 --stride 256 --output json
       pocketlm eval out-int8/ --tasks lambada.jsonl hellaswag.jsonl piqa.jsonl
       pocketlm eval out-int8/ --against out-fp32/ --recite novel.txt another.txt
@@ -148,10 +165,15 @@ def command(
             "found nothing to evaluate on, expected a text or tasks; add --text FILE, --tasks FILE "
             "or --recite FILE"
         )
+    refuse_alone(context, "texts", ("window", "stride", "limit", "split"))
+    refuse_alone(context, "tasks", ("items",))
+    refuse_alone(context, "recite", ("passages", "prompt_tokens", "continuation_tokens"))
     threads = check_threads(threads)
     # What can be wrong with a file is found before a model is opened, which may mean a download.
-    for text in (*texts, *recite):
-        check_text_file(text)
+    if texts:
+        check_files(texts, split)
+    for book in recite:
+        check_book(book)
     task_files = [read_task(path, items) for path in tasks]
     recitation = RecitationOptions(
         passages=passages, prompt_tokens=prompt_tokens, continuation_tokens=continuation_tokens
@@ -169,7 +191,7 @@ def command(
         run: dict[str, Any] = {"threads": threads, "on_progress": on_progress}
         if texts:
             results["quality"] = measure_quality(
-                folders, texts, window=window, stride=stride, limit=limit, **run
+                folders, texts, window=window, stride=stride, limit=limit, split=split, **run
             )
         if tasks:
             results["tasks"] = measure_tasks(folders, task_files, **run)
@@ -185,13 +207,13 @@ def _open_all(
 
     ``--precision`` is of MODEL: a REF that is not a model folder yet comes in full precision.
     """
-    names, opened = list(models), []
+    names, given = list(models), [options] * len(models)
     if against is not None:
         names.insert(0, against)
-        made = (Path(against) / MANIFEST).is_file()
-        opened.append(open_folder(against, **options | {"precision": None if made else FULL}))
-    opened += [open_folder(model, **options) for model in models]
-    return named(names, opened)
+        reference = find_reference(against)
+        made = isinstance(reference, OnDisk) and reference.is_made
+        given.insert(0, options | {"precision": None if made else FULL})
+    return named(names, open_folders(names, given))
 
 
 # What is printed ---------------------------------------------------------------------------------
@@ -216,13 +238,20 @@ def _sections(results: dict[str, Any]) -> Iterator[tuple[list[str], list[Figure]
         yield sentences, found, [recitation_figures.MEASURE_SENTENCE]
 
 
+def _warnings(results: dict[str, Any]) -> list[str]:
+    unread = unread_sentence(results.get("quality"))
+    return [] if unread is None else [unread]
+
+
 def _print(results: dict[str, Any], output: str) -> None:
+    if output == "table":
+        _print_tables(results)
+        return
     if output == "json":
         click.echo(json.dumps(results, indent=1))
-    elif output == "table":
-        _print_tables(results)
     elif output == "md":
-        parts = [
+        parts = [f"**{text}**" for text in _warnings(results)]
+        parts += [
             "\n\n".join([*above, figure_table(found).markdown(), *below])
             for above, found, below in _sections(results)
         ]
@@ -233,10 +262,12 @@ def _print(results: dict[str, Any], output: str) -> None:
             "jsonl": figures.to_jsonl,
         }[output]
         click.echo(form([figure for _, found, _ in _sections(results) for figure in found]))
+    shout(Console(stderr=True, highlight=False), _warnings(results))
 
 
 def _print_tables(results: dict[str, Any]) -> None:
     console = table_console()
+    shout(console, _warnings(results))
     for above, found, below in _sections(results):
         for text in above:
             print_sentence(console, text)

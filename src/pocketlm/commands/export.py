@@ -9,18 +9,19 @@ from typing import Any
 
 import click
 
-from pocketlm.commands.options import hub_options, precision_options, writing_options
+from pocketlm.commands.options import Place, hub_options, precision_options, writing_options
 from pocketlm.commands.progress import downloading, print_plan, print_report, shown
-from pocketlm.export.folder import check_target
+from pocketlm.export.publishing import Target
 from pocketlm.export.traced.process import check_packages
 from pocketlm.exported import HubOptions, checkpoint_folder, headers_folder, opened_checkpoint
 from pocketlm.quantize.precisions import PRECISIONS
 from pocketlm.quantize.run import export_checkpoint, export_traced, plan_checkpoint
+from pocketlm.reference import check_options, find_reference
 
 
 @click.command("export")
 @click.argument("checkpoint")
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=Place())
 @click.option(
     "--precision",
     type=click.Choice(PRECISIONS),
@@ -31,7 +32,7 @@ from pocketlm.quantize.run import export_checkpoint, export_traced, plan_checkpo
 @precision_options
 @click.option(
     "--tokenizer",
-    type=click.Path(path_type=Path),
+    type=Place(),
     help="Folder with tokenizer.json, for a checkpoint that has none.",
 )
 @click.option(
@@ -74,8 +75,8 @@ def command(
 ) -> None:
     """Turn a checkpoint into a model folder, ready for `pocketlm run`.
 
-    CHECKPOINT is a Hugging Face folder (config.json, *.safetensors, tokenizer.json), an llm.c
-    .bin file, or a name on the hub (org/name), which is downloaded first; with --via optimum also
+    CHECKPOINT is a Hugging Face folder (config.json, *.safetensors, tokenizer.json), an llm.c .bin
+    file, a name on the hub (org/name), which is downloaded first, or demo; with --via optimum also
     one of another architecture, or with pytorch_model.bin. OUT is a new folder; it appears when it
     is complete. The plan, a progress bar and the report go to stderr.
 
@@ -93,6 +94,16 @@ def command(
             "found --dry-run with --via, expected one of them: the graph of a trace is not known "
             "before it is made"
         )
+    if as_json and not dry_run:
+        raise click.UsageError("found --json without --dry-run, expected both; add --dry-run")
+    for name, given in (("--quiet", quiet), ("--keep-download", keep_download)):
+        if dry_run and given:
+            raise click.UsageError(
+                f"found {name} with --dry-run, expected one of them: a dry run prints its plan and "
+                "fetches no weights"
+            )
+    reference = find_reference(checkpoint)
+    check_options(reference, {"revision": revision, "keep_download": keep_download})
     hub = HubOptions(
         revision,
         offline,
@@ -100,26 +111,25 @@ def command(
         lambda name, total: downloading(name, total, quiet),
     )
     options: dict[str, Any] = {"block_size": block_size, "head": head}
+    target = Target(out, force=force)  # now: what follows may take hours
     if dry_run:
-        with headers_folder(checkpoint, hub) as folder:
+        with headers_folder(reference, hub) as folder:
             plan = plan_checkpoint(folder, out, precision, tokenizer=tokenizer, **options)
         if as_json:
             click.echo(json.dumps(asdict(plan) | {"out": str(out)}))
         else:
             print_plan(plan)
         return
-    check_target(out, force)  # now: what follows may take hours
-    options["force"] = force
     if via is not None:
         check_packages()
-        with checkpoint_folder(checkpoint, hub, for_torch=True) as (folder, origin):
+        with checkpoint_folder(reference, hub, for_torch=True) as (folder, origin):
             if not quiet:
                 click.echo(f"tracing {checkpoint} with Optimum, in a process of its own", err=True)
             options |= {"tokenizer": tokenizer, "rewrite": not no_rewrite, "origin": origin}
             with shown(quiet) as callbacks:
-                model = export_traced(folder, out, precision, **options, **callbacks)
+                model = export_traced(folder, target, precision, **options, **callbacks)
     else:
-        with opened_checkpoint(checkpoint, tokenizer, hub) as opened, shown(quiet) as callbacks:
-            model = export_checkpoint(opened, out, precision, **options, **callbacks)
+        with opened_checkpoint(reference, tokenizer, hub) as opened, shown(quiet) as callbacks:
+            model = export_checkpoint(opened, target, precision, **options, **callbacks)
     if not quiet:
         print_report(model)

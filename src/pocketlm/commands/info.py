@@ -3,32 +3,35 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import click
 from rich.console import Console
 
-from pocketlm.commands.options import debug_option
-from pocketlm.commands.progress import graph_maker, megabytes, precision_table
+from pocketlm.commands.options import debug_option, made_folder
+from pocketlm.commands.progress import graph_maker, precision_table
 from pocketlm.export.folder import ModelFolder
+from pocketlm.export.manifest import WITHOUT_DIGEST
+from pocketlm.export.quantities import size_text
 
 
 @click.command("info")
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("model")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 @click.option("--verify", is_flag=True, help="Read every file again and compare its SHA-256.")
 @debug_option
-def command(folder: Path, as_json: bool, verify: bool, debug: bool) -> None:
+def command(model: str, as_json: bool, verify: bool, debug: bool) -> None:
     """Show what a model folder holds: architecture, sizes, precision, files and their hashes.
 
-    FOLDER is a model folder that `pocketlm export` or `pocketlm quantize` wrote. Its sizes are
-    compared with the manifest each time, its bytes with --verify.
+    MODEL is a model folder that `pocketlm export` or `pocketlm quantize` wrote, or the name of a
+    model in the cache (org/name, demo). Its sizes are compared with the manifest each time, its
+    bytes with --verify.
 
     \b
-    Example:
+    Examples:
       pocketlm info gpt2-int4/ --verify
+      pocketlm info demo
     """
-    opened = ModelFolder.open(folder)
+    opened = made_folder(model)
     if verify:
         opened.verify(remembered=False)
     if as_json:
@@ -47,7 +50,12 @@ def command(folder: Path, as_json: bool, verify: bool, debug: bool) -> None:
             f"{entry['sha256']}  {entry['bytes']:>12,}  {name}", markup=False, emoji=False
         )
     if verify:
-        console.print("all files are as they were written")
+        sealed = opened.manifest["format_version"] != WITHOUT_DIGEST
+        console.print(
+            "all files are as they were written"
+            if sealed
+            else "all other files are as the manifest says"
+        )
 
 
 def _summary(folder: ModelFolder) -> list[str]:
@@ -63,15 +71,19 @@ def _summary(folder: ModelFolder) -> list[str]:
     origin = ""
     if "repository" in source:
         origin = f" of {source['repository']} at {source.get('commit')}"
+    undetected = ""
+    if manifest["format_version"] == WITHOUT_DIGEST:
+        undetected = ", without a digest of itself: export again to have changes in it found"
     return [
+        f"manifest      of version {manifest['format_version']}{undetected}",
         f"architecture  {manifest['architecture']}, {manifest['num_parameters']:,} parameters",
         f"graph         {graph_maker(folder)}",
         f"decoder       {shape.num_layers} layers, width {shape.hidden_size}, {shape.num_heads} "
         f"heads of {shape.head_size}, vocabulary {shape.vocab_size:,}",
         f"context       {shape.context_length:,} tokens, "
-        f"{shape.kv_bytes_per_token / 1e3:,.1f} KB of KV cache each",
+        f"{size_text(shape.kv_bytes_per_token)} of KV cache each",
         f"precision     {precision['name']}{quantized}",
-        f"size          {megabytes(total)} in {len(folder.files)} files, "
+        f"size          {size_text(total)} in {len(folder.files)} files, "
         f"{8 * folder.weights_bytes / manifest['num_parameters']:.2f} bits per weight",
         f"source        {source['format']}: {', '.join(source['files'])}{origin}",
         f"provider      {_provider(precision['name'])}",

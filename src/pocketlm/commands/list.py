@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 import click
 
 from pocketlm.commands.options import debug_option
-from pocketlm.commands.progress import size
-from pocketlm.export.folder import cache_folder
+from pocketlm.export.cache_folder import cache_folder
+from pocketlm.export.quantities import size_text
+from pocketlm.reference import DEMO
 from pocketlm.store import MODEL, Entry, entries
 
 
@@ -21,8 +22,9 @@ def command(as_json: bool, debug: bool) -> None:
     """List the models and downloads in the cache folder.
 
     There are models of the hub, exports of checkpoints on this disk and of the demo, and downloads
-    that are kept or were not finished. The cache folder is pocketlm's own among the platform's
-    caches, or what POCKETLM_CACHE names.
+    that are kept or were not finished. FROM is the commit of a repository, or the place of a
+    checkpoint on this disk. `pocketlm remove` takes the NAME, the ID or that place. The cache
+    folder is pocketlm's own among the platform's caches, or what POCKETLM_CACHE names.
 
     \b
     Example:
@@ -33,14 +35,16 @@ def command(as_json: bool, debug: bool) -> None:
     if as_json:
         click.echo(json.dumps([asdict(e) | {"path": str(e.path)} for e in found], indent=1))
         return
-    if not found:
+    if found:
+        rows = [("NAME", "PRECISION", "SIZE", "WHEN", "ID", "FROM"), *map(_row, found)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            click.echo("  ".join(map(str.ljust, row, widths)).rstrip())
+        click.echo(f"{size_text(sum(entry.num_bytes for entry in found))} in {root}")
+    else:
         click.echo(f"nothing in {root or 'the cache: no home folder, and no POCKETLM_CACHE'}")
-        return
-    rows = [("NAME", "PRECISION", "SIZE", "COMMIT", "WHEN"), *map(_row, found)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        click.echo("  ".join(map(str.ljust, row, widths)).rstrip())
-    click.echo(f"{size(sum(entry.num_bytes for entry in found))} in {root}")
+    if not any(entry.name == DEMO and entry.source is None for entry in found):
+        click.echo(f"{DEMO}: comes with pocketlm; exported to the cache when it first runs")
 
 
 def _row(entry: Entry) -> tuple[str, ...]:
@@ -48,7 +52,8 @@ def _row(entry: Entry) -> tuple[str, ...]:
     return (
         entry.name,
         str(entry.precision) if entry.kind == MODEL else f"({entry.kind})",
-        size(entry.num_bytes),
-        entry.commit[:12] if entry.commit else "-",
+        size_text(entry.num_bytes),
         f"{when:%Y-%m-%d %H:%M}",
+        entry.id,
+        entry.commit[:12] if entry.commit else entry.source or "-",
     )

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table as RichTable
@@ -29,6 +30,25 @@ output_option = click.option(
     show_default=True,
     help="What is printed to stdout.",
 )
+
+
+def refuse_alone(context: click.Context, needed: str, names: Sequence[str]) -> None:
+    """Raises UsageError where one of the options ``names`` is given, but not ``needed``.
+
+    All by the names of their parameters.
+    """
+    spelled = {parameter.name: max(parameter.opts, key=len) for parameter in context.command.params}
+    given = [
+        spelled[name]
+        for name in names
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    ]
+    if given and not context.params[needed]:
+        found, them = " and ".join(given), "it" if len(given) == 1 else "them"
+        raise click.UsageError(
+            f"found {found} without {spelled[needed]}, expected both; add {spelled[needed]} FILE, "
+            f"or leave {them} out"
+        )
 
 
 def named(models: Sequence[str | None], folders: Sequence[ModelFolder]) -> dict[str, ModelFolder]:
@@ -90,6 +110,12 @@ def table_console() -> Console:
 def print_sentence(console: Console, text: str) -> None:
     """A paragraph, broken at words on a terminal only."""
     console.print(Text(text), soft_wrap=not sys.stdout.isatty())
+
+
+def shout(console: Console, warnings: Sequence[str]) -> None:
+    """What figures do not count without, each a line."""
+    for text in warnings:
+        console.print(Text(f"WARNING: {text}", style="bold red"), soft_wrap=True)
 
 
 def drawn(table: Table, width: int = PIPED_WIDTH) -> RichTable:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,19 @@ def _group(*options: Decorator) -> Decorator:
     return decorate
 
 
+class Place(click.Path):
+    """A path; not an empty one, which pathlib would take for the current folder."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """click's own, for what is not blank."""
+        if not str(value).strip():
+            self.fail("found an empty path, expected a name; is a variable not set?", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 debug_option = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 
 precision_options = _group(
@@ -40,7 +53,7 @@ precision_options = _group(
         "--block-size",
         type=click.Choice(BLOCK_SIZES),
         help="Weights that share one scale: smaller is closer to fp32, larger is faster. "
-        "Default: 128 (int8-weight: 64).",
+        "Default: 128 (int8-weight: 64). Of int8 only the head has blocks.",
     ),
     click.option(
         "--head",
@@ -119,6 +132,13 @@ window_options = _group(
         metavar="TOKENS",
         help="Use the first tokens of each text only.",
     ),
+    click.option(
+        "--split",
+        metavar="TEXT",
+        callback=lambda context, parameter, text: None if text is None else unescape(text),
+        help="What stands between the documents of a text, such as '<|endoftext|>'; each begins "
+        r'anew; \n is understood. A .jsonl has one a line, in its field "text".',
+    ),
 )
 
 system_option = click.option(
@@ -163,7 +183,7 @@ MODEL_OPTIONS = {
         "model of the hub the one in the cache, if there is one.",
     ),
     "tokenizer": click.option(
-        "--tokenizer", type=click.Path(path_type=Path), help="For a checkpoint without its own."
+        "--tokenizer", type=Place(), help="For a checkpoint without its own."
     ),
     **HUB_OPTIONS,
 }
@@ -194,6 +214,47 @@ def open_folder(path: str | Path | None, **options: Any) -> ModelFolder:
 
     with _shown_exports() as callbacks:
         return find_folder(path, **callbacks, **options)
+
+
+def open_folders(
+    models: Sequence[str | None], options: Sequence[dict[str, Any]]
+) -> list[ModelFolder]:
+    """``open_folder`` of each model with its own options.
+
+    An option is for those of the models that have a use for it: it is refused, as it is for a
+    single one, if that is none.
+    """
+    from pocketlm.reference import find_reference, unused_options
+
+    references = [find_reference(model) for model in models]
+    unused = [set(unused_options(*pair)) for pair in zip(references, options, strict=True)]
+    refused = set.intersection(*unused)
+    return [
+        open_folder(model, **{k: v for k, v in given.items() if k not in left_out - refused})
+        for model, given, left_out in zip(models, options, unused, strict=True)
+    ]
+
+
+def made_folder(name: str, precision: str | None = None) -> ModelFolder:
+    """The model folder at a path, or that of a name in the cache; nothing is fetched for it.
+
+    Raises ModelFolderError where there is none yet. The demo's is made.
+    """
+    from pocketlm.export.errors import HubError, ModelFolderError
+    from pocketlm.export.folder import ModelFolder
+    from pocketlm.reference import OnDisk, find_reference
+
+    reference = find_reference(name)
+    if isinstance(reference, OnDisk):
+        return ModelFolder.open(reference.path)
+    try:
+        return open_folder(name, precision=precision, offline=True)
+    except HubError as error:
+        wanted = f" in {precision}" if precision else ""
+        raise ModelFolderError(
+            f"{name}: found no model of this name{wanted} in the cache, expected one that was made "
+            f"before, or a model folder; make one with: pocketlm export {name} OUT"
+        ) from error
 
 
 @contextmanager

@@ -21,11 +21,7 @@ from rich.table import Table
 
 from pocketlm.export.folder import IN_PLACE, ModelFolder
 from pocketlm.export.plan import Plan
-
-
-def megabytes(size: float) -> str:
-    """A size in bytes as text: 154.4 MB."""
-    return f"{size / 1e6:,.1f} MB"
+from pocketlm.export.quantities import duration_text, size_text
 
 
 @contextmanager
@@ -41,8 +37,8 @@ def shown(quiet: bool) -> Iterator[dict[str, Any]]:
     def on_plan(plan: Plan) -> None:
         console.print(
             f"{plan.architecture}, {plan.num_parameters:,} parameters, to {plan.precision}: "
-            f"read {megabytes(plan.bytes_to_read)}, write {megabytes(plan.bytes_to_write)} "
-            f"of {megabytes(plan.bytes_free)} free to {plan.out}",
+            f"read {size_text(plan.bytes_to_read)}, write {size_text(plan.bytes_to_write)} "
+            f"of {size_text(plan.bytes_free)} free to {plan.out}",
             highlight=False,
             markup=False,
             emoji=False,
@@ -71,7 +67,8 @@ def downloading(name: str, total: int, quiet: bool) -> Iterator[Callable[[int, i
     if quiet or not console.is_terminal:
         yield lambda done, total: None
         return
-    console.print(f"downloading {name}, {size(total)}", highlight=False, markup=False, emoji=False)
+    text = f"downloading {name}, {size_text(total)}"
+    console.print(text, highlight=False, markup=False, emoji=False)
     with _bytes_bar(console) as bar:
         task: TaskID | None = None
 
@@ -99,33 +96,22 @@ def _bytes_bar(console: Console) -> Progress:
 def print_plan(plan: Plan) -> None:
     """What a dry run found out, on stdout."""
     enough = "" if plan.bytes_free >= plan.bytes_needed else ": NOT ENOUGH"
-    rate = plan.bytes_to_read / plan.seconds / 1e6 if plan.seconds else 0.0
+    rate = plan.bytes_to_read / plan.seconds if plan.seconds else 0.0
     lines = {
         "architecture": plan.architecture,
         "parameters": f"{plan.num_parameters:,} in {plan.num_tensors:,} tensors",
         "precision": plan.precision,
-        "read": size(plan.bytes_to_read),
-        "write": size(plan.bytes_to_write),
-        "disk": f"needs {size(plan.bytes_needed)}, {size(plan.bytes_free)} are free{enough}",
-        "peak memory": f"about {size(plan.peak_memory_bytes)}",
-        "time": f"about {duration(plan.seconds or 0)} on {plan.threads} threads, reading "
-        f"{rate:.0f} MB/s, if the disk keeps up",
+        "read": size_text(plan.bytes_to_read),
+        "write": size_text(plan.bytes_to_write),
+        "disk": f"needs {size_text(plan.bytes_needed)}, {size_text(plan.bytes_free)} are free"
+        + enough,
+        "peak memory": f"about {size_text(plan.peak_memory_bytes)}",
+        "time": f"about {duration_text(plan.seconds or 0, 2)} on {plan.threads} threads, "
+        f"reading {size_text(rate)}/s, if the disk keeps up",
     }
     click.echo(f"plan for {plan.out}; nothing was written")
     for name, text in lines.items():
         click.echo(f"  {name:<13} {text}")
-
-
-def size(count: float) -> str:
-    """A number of bytes as text: 154.4 MB, 16.1 GB."""
-    return f"{count / 1e9:,.1f} GB" if count >= 1e10 else megabytes(count)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as text: 9 s, 85 s, 12 min, 3.4 h."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def graph_maker(folder: ModelFolder) -> str:
@@ -147,7 +133,7 @@ def print_report(folder: ModelFolder) -> None:
         console.print(precision_table(precision))
         console.print(
             f"{100 * precision['share_quantized']:.1f} % of the parameters quantized: "
-            f"{megabytes(precision['bytes_before'])} -> {megabytes(precision['bytes_after'])}",
+            f"{size_text(precision['bytes_before'])} -> {size_text(precision['bytes_after'])}",
             highlight=False,
         )
     if folder.manifest.get("graph"):
@@ -158,11 +144,11 @@ def print_report(folder: ModelFolder) -> None:
 
 
 def precision_table(precision: dict[str, Any]) -> Table:
-    """One row per group of tensors that differ only in their layer's number."""
+    """One row per group of tensors that differ only in their layer's number, or its reason."""
     table = Table(box=None, pad_edge=False)
     for title in ("tensors", "format", "bits/weight", "relative error", "bytes"):
         table.add_column(title, justify="left" if title in ("tensors", "format") else "right")
-    for (group, number_format), tensors in tensor_groups(precision).items():
+    for (group, number_format), tensors in _groups(precision["tensors"], "format").items():
         low = min(tensor["relative_error"] for tensor in tensors)
         high = max(tensor["relative_error"] for tensor in tensors)
         size = sum(tensor["bytes_after"] for tensor in tensors)
@@ -172,17 +158,23 @@ def precision_table(precision: dict[str, Any]) -> Table:
             number_format,
             f"{8 * size / weights:.2f}",
             f"{low:.4f}" if low == high else f"{low:.4f} to {high:.4f}",
-            megabytes(size),
+            size_text(size),
         )
-    for skipped in precision["skipped"]:
-        table.add_row(skipped["name"], "fp32", "32.00", skipped["reason"], "")
+    for (group, reason), skipped in _groups(precision["skipped"], "reason").items():
+        if len(skipped) > 1:
+            reason = f"{len(skipped)} {'layers' if group.count('*') == 1 else 'tensors'}: {reason}"
+        else:
+            group = skipped[0]["name"]
+        table.add_row(group, "fp32", "32.00", reason, "")
     return table
 
 
-def tensor_groups(precision: dict[str, Any]) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """Tensors of a report by (name with the layer's number as *, format)."""
+def _groups(
+    tensors: list[dict[str, Any]], what: str
+) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """Tensors of a report by (name with the layer's number as *, their format or reason)."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for tensor in precision["tensors"]:
+    for tensor in tensors:
         name = ".".join("*" if part.isdigit() else part for part in tensor["name"].split("."))
-        groups.setdefault((name, tensor["format"]), []).append(tensor)
+        groups.setdefault((name, tensor[what]), []).append(tensor)
     return groups

@@ -6,16 +6,15 @@ from pathlib import Path
 
 import click
 
-from pocketlm.commands.options import precision_options, writing_options
+from pocketlm.commands.options import Place, made_folder, precision_options, writing_options
 from pocketlm.commands.progress import print_report, shown
-from pocketlm.export.folder import ModelFolder
 from pocketlm.quantize.precisions import FULL, PRECISIONS
 from pocketlm.quantize.run import quantize_model
 
 
 @click.command("quantize")
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("model")
+@click.argument("out", type=Place())
 @click.option(
     "--to",
     "precision",
@@ -26,7 +25,7 @@ from pocketlm.quantize.run import quantize_model
 @precision_options
 @writing_options
 def command(
-    folder: Path,
+    model: str,
     out: Path,
     precision: str,
     block_size: int | None,
@@ -37,15 +36,16 @@ def command(
 ) -> None:
     """Make a smaller model folder from an fp32 one, the same as exporting in that precision.
 
-    FOLDER is a model folder that `pocketlm export` wrote in fp32, and stays as it is. OUT is a
-    new folder; it appears when it is complete. Every tensor's format, bits per weight and error
-    are printed to stderr and stored in OUT/pocketlm.json.
+    MODEL is a model folder that `pocketlm export` wrote in fp32, or the name of one in the cache
+    (org/name, demo), and stays as it is. OUT is a new folder; it appears when it is complete. Every
+    tensor's format, bits per weight and error are printed to stderr and stored in
+    OUT/pocketlm.json.
 
     \b
     Example:
       pocketlm quantize gpt2-fp32/ gpt2-int8/ --to int8
     """
-    source = ModelFolder.open(folder)
+    source = made_folder(model, FULL)
     with shown(quiet) as callbacks:
         result = quantize_model(
             source, out, precision, block_size=block_size, head=head, force=force, **callbacks

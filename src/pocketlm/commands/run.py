@@ -19,9 +19,14 @@ from pocketlm.commands.options import (
 )
 from pocketlm.commands.terminal import print_stream, say, why_it_stopped
 from pocketlm.export.memory import peak_rss_bytes
+from pocketlm.export.quantities import duration_text, size_text
+from pocketlm.export.strict_json import quoted
 from pocketlm.export.utf8 import utf8
 from pocketlm.model import Model
+from pocketlm.reference import hub_name, names_model
+from pocketlm.runtime.lost_characters import lost_characters
 from pocketlm.runtime.text import TextStream
+from pocketlm.runtime.tokenizer import MAX_CHARACTERS
 
 
 @click.command("run")
@@ -49,10 +54,11 @@ def command(
     """Generate text from a prompt, as it comes.
 
     MODEL is a model folder, a checkpoint, or a name on the hub (org/name, org/name@revision);
-    without it the demo model runs. A checkpoint is exported once and kept in the cache folder; one
-    on the hub is downloaded first, and runs without the network from then on. PROMPT is the text to
-    continue; "-" reads it from stdin, and without one the text begins at the beginning. On a
-    terminal the prompt is shown before its continuation.
+    without it, or by the name of demo, the demo model runs. A folder comes before a name: write
+    ./demo for one that is called so. A checkpoint is exported once and kept in the cache folder;
+    one on the hub is downloaded first, and runs without the network from then on. PROMPT is the
+    text to continue; "-" reads it from stdin, and without one the text begins at the beginning. On
+    a terminal the prompt is shown before its continuation.
 
     \b
     Examples:
@@ -71,6 +77,7 @@ def command(
     if chat and not prompt:
         raise click.UsageError("found --chat and no prompt, expected what the model shall answer")
     model = open_model(path, options)
+    _tell_lost(model, prompt)
     options["stop"] = [unescape(text) for text in stop]
     if chat:
         stream = model.chat(conversation(system, prompt), **options)
@@ -91,20 +98,42 @@ def command(
         click.echo(_stats(model, stream), err=True)
 
 
+def _tell_lost(model: Model, prompt: str) -> None:
+    """A line on stderr for characters that do not reach the model."""
+    # A longer one is refused, whatever is in it.
+    if len(prompt) <= MAX_CHARACTERS and (lost := lost_characters(model.tokenizer, prompt)):
+        click.echo(
+            f"pocketlm: the model has no token for {len(lost):,} of the prompt's {len(prompt):,} "
+            f"characters, which are left out: {quoted(lost, 40)}",
+            err=True,
+        )
+
+
 def _model_and_prompt(words: tuple[str, ...]) -> tuple[str | None, str]:
-    """One word is a prompt for the demo, unless it names something that exists or is cached."""
+    """One word is a prompt for the demo, unless it can only be a model: see ``names_model``."""
     if len(words) > 2:
         raise click.UsageError(
             f"found {len(words)} arguments, expected a model and a prompt; quote the prompt"
         )
     if len(words) == 2:
         return words[0], words[1]
-    if words and words[0] not in ("", "-"):
-        from pocketlm.exported import names_model  # not above: a model folder runs without
-
-        if names_model(words[0]):
-            return words[0], ""
-    return None, words[0] if words else ""
+    if not words:
+        return None, ""
+    word = words[0]
+    if not word.strip():
+        raise click.UsageError(
+            "found one empty argument, expected a model or a prompt; is a variable not set? For an "
+            'empty prompt leave it out, or name the model: pocketlm run demo ""'
+        )
+    if word != "-" and names_model(word):
+        return word, ""
+    if meant := hub_name(word):
+        click.echo(
+            f"pocketlm: {word} is taken for a prompt of the demo model; to run the model of that "
+            f'name, give a prompt as well: pocketlm run {meant} ""',
+            err=True,
+        )
+    return None, word
 
 
 def conversation(system: str | None, prompt: str) -> list[dict[str, str]]:
@@ -156,10 +185,11 @@ def _result(model: Model, stream: TextStream, prompt: str, text: str) -> dict[st
 def _stats(model: Model, stream: TextStream) -> str:
     timings = stream.timings
     return (
-        f"load {model.load_seconds:.2f} s, first token {1e3 * timings.first_token_seconds:.0f} ms, "
+        f"load {duration_text(model.load_seconds)}, "
+        f"first token {duration_text(timings.first_token_seconds)}, "
         f"prefill {timings.prefill_rate:.0f} tokens/s ({timings.prompt_tokens} tokens), "
         f"decode {timings.decode_rate:.0f} tokens/s ({timings.new_tokens} tokens), "
-        f"peak memory {peak_rss_bytes() / 1e6:.0f} MB, {model.session.threads} threads "
+        f"peak memory {size_text(peak_rss_bytes())}, {model.session.threads} threads "
         f"on {model.session.place.name}, "
         f"finished by {stream.finish_reason}"
     )
