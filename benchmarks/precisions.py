@@ -26,7 +26,14 @@ from typing import Any
 from ..export.folder import ModelFolder
 from ..export.threads import default_threads
 from .bench import Plan, run_bench
-from .programs import at_least, errors_in_a_line, given_path, model_name, refuse_alone
+from .programs import (
+    at_least,
+    errors_in_a_line,
+    given_path,
+    model_name,
+    refuse_alone,
+    thread_count,
+)
 from .quality.documents import check_files
 from .results_file import results_file, write_results
 from .scorecard import SCORECARDS, TESTS
@@ -152,7 +159,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--split", help="what stands between the documents of a text")
     parser.add_argument("--tokenizer", type=given_path, help="folder with tokenizer.json")
     parser.add_argument(
-        "--threads", type=at_least(1), default=default_threads(), help="CPU threads"
+        "--threads", type=thread_count, default=default_threads(), help="CPU threads"
     )
     parser.add_argument(
         "--rounds",

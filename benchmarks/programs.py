@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..export.errors import PocketLMError
+from ..export.errors import PocketLMError, RequestError
+from ..export.threads import check_threads
 
 
 def at_least(least: int) -> Callable[[str], int]:
@@ -20,6 +21,14 @@ def at_least(least: int) -> Callable[[str], int]:
         return found
 
     return number
+
+
+def thread_count(text: str) -> int:
+    """The type of an option for CPU threads."""
+    try:
+        return check_threads(int(text))
+    except RequestError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def model_name(text: str) -> str:

@@ -21,7 +21,7 @@ from ..export.run import open_decoder
 from ..export.threads import default_threads
 from .bench import Plan, run_bench
 from .precisions import export_variants, show_progress
-from .programs import model_name
+from .programs import model_name, thread_count
 from .results_file import results_file, write_results
 from .shapes import SHAPES, write_checkpoint
 from .speed.measure import parse_test
@@ -64,7 +64,9 @@ def main() -> None:
     source.add_argument("--shape", choices=SHAPES, default="gpt2-124m")
     source.add_argument("--checkpoint", type=model_name, help="measure this checkpoint instead")
     parser.add_argument("--precision", default="fp32")
-    parser.add_argument("--threads", type=int, default=default_threads(), help="CPU threads")
+    parser.add_argument(
+        "--threads", type=thread_count, default=default_threads(), help="CPU threads"
+    )
     parser.add_argument(
         "--rounds", type=int, default=Plan.repetitions, help="after one of warm-up (%(default)s)"
     )

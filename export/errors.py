@@ -41,6 +41,12 @@ class StorageError(PocketLMError):
     exit_code = 4
 
 
+class ResourceError(PocketLMError):
+    """Memory ran out; what was under way is undone, and what was opened before stays usable."""
+
+    exit_code = 4
+
+
 class HubError(PocketLMError):
     """The hub cannot be reached, refuses, or sent something else than it listed; or we are offline.
 
@@ -51,7 +57,7 @@ class HubError(PocketLMError):
 
 
 class MissingExtraError(PocketLMError, ImportError):
-    """An optional dependency is not installed; the message has the install command."""
+    """A dependency is not installed, or only in part; the message has the install command."""
 
 
 def missing_extra(extra: str, purpose: str, cause: ImportError) -> MissingExtraError:

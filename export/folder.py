@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ModelFolderError
+from .manifest import GRAPH_FILE as GRAPH_FILE
 from .manifest import GROWING as GROWING
 from .manifest import IN_PLACE as IN_PLACE
 from .manifest import read_manifest
@@ -23,6 +24,15 @@ MANIFEST = "pocketlm.json"
 MINIMUM_ONNXRUNTIME = "1.31"
 LARGEST_GRAPH = 200_000_000  # bytes of model.onnx; weights are elsewhere
 PAGE = 4096
+
+
+def cache_names(num_layers: int) -> list[tuple[str, str]]:
+    """(input, output) names in the graph of every layer's keys and values."""
+    return [
+        (f"past_key_values.{layer}.{kind}", f"present.{layer}.{kind}")
+        for layer in range(num_layers)
+        for kind in ("key", "value")
+    ]
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,10 @@ from .strict_json import parse_json_object, quoted, read_json, shown
 
 FORMAT_VERSION = 2
 WITHOUT_DIGEST = 1  # the version before, which is still read
+GRAPH_FILE = "model.onnx"
 # Files without which a folder cannot be run or quantized; others may be listed beside them.
 REQUIRED_FILES = (
-    "model.onnx",
+    GRAPH_FILE,
     "model.onnx_data",
     "config.json",
     "generation_config.json",

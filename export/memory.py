@@ -1,9 +1,26 @@
-"""How much memory this process holds; lean, for the plan of an export and for measurements."""
+"""How much memory this process holds and may still take, and what it means when there is no more.
+
+Lean: for the plan of an export, for measurements and for the runtime.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from .errors import PocketLMError, ResourceError
+from .quantities import size_text
+
+SMALLER = "close other programs, or take a smaller model or precision"
+# How ONNX Runtime says it, whose errors have no class for it, with the bytes asked for if known.
+EXHAUSTED = re.compile(
+    r"bad allocation|bad_alloc|out of memory|[Ff]ailed to allocate memory(?:.* size (\d{1,20}))?"
+)
 
 
 def rss_bytes() -> int:
@@ -22,11 +39,84 @@ def peak_rss_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+@contextmanager
+def memory_errors(what: str, needed: int | None = None, advice: str = SMALLER) -> Iterator[None]:
+    """Turns memory that ran out, however it is told, into a ResourceError with the numbers.
+
+    ``what`` needed it, ``needed`` bytes if that is known; ``advice`` is what makes do with less.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_exhaustion(error):
+            raise
+        found = EXHAUSTED.search(str(error))
+        if needed is None and found is not None and found[1]:
+            needed = int(found[1])
+        raise exhausted(what, needed, advice) from error
+
+
+def is_exhaustion(error: Exception) -> bool:
+    """Whether memory ran out; False of an error of ours, which says it in its own way."""
+    if isinstance(error, PocketLMError):
+        return False
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, MemoryError) or EXHAUSTED.search(str(error)) is not None
+
+
+def exhausted(what: str, needed: int | None = None, advice: str = SMALLER) -> ResourceError:
+    """The error of a ``what`` for which there was no memory."""
+    free = free_bytes()
+    told = free is not None and (needed is None or free < needed)
+    found = f"{size_text(free)} of memory free" if told and free is not None else "no memory"
+    expected = "more" if needed is None else f"at least {size_text(needed)} for it"
+    return ResourceError(f"{what}: found {found}, expected {expected}; {advice}")
+
+
+def free_bytes() -> int | None:
+    """What this process may still take: of the machine, its control group and its own limits.
+
+    None where nothing tells: beyond Linux.
+    """
+    machine = _kilobytes(Path("/proc/meminfo"), "MemAvailable")
+    groups = _group_room(Path("/sys/fs/cgroup"))
+    rooms = [room for room in (machine, groups, *_limit_rooms()) if room is not None]
+    return max(0, min(rooms)) if rooms else None
+
+
+def _group_room(root: Path) -> int | None:
+    """Of a control group, version 2 or 1."""
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        with contextlib.suppress(OSError, ValueError):  # "max": no limit
+            return int((root / limit).read_text()) - int((root / used).read_text())
+    return None
+
+
+def _limit_rooms() -> Iterator[int]:
+    """Of this process's limits, those it has."""
+    with contextlib.suppress(ImportError):
+        import resource
+
+        for limit, field in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
+            most, used = resource.getrlimit(limit)[0], _status(field)
+            if most != resource.RLIM_INFINITY and used:
+                yield most - used
+
+
 def _status(field: str) -> int:
     """A line of Linux's account of this process, in bytes; 0 elsewhere."""
+    return _kilobytes(Path("/proc/self/status"), field) or 0
+
+
+def _kilobytes(file: Path, field: str) -> int | None:
+    """The line of ``field`` in a file of Linux's, in bytes; None elsewhere."""
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = file.read_text().splitlines()
     except OSError:
-        return 0
+        return None
     sizes = [int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:")]
-    return sizes[0] if sizes else 0
+    return sizes[0] if sizes else None

@@ -29,6 +29,7 @@ from .external_data import (
     write_weights,
 )
 from .folder import (
+    GRAPH_FILE,
     IN_PLACE,
     LARGEST_GRAPH,
     MANIFEST,
@@ -39,6 +40,7 @@ from .folder import (
 )
 from .genai import genai_config
 from .manifest import manifest_bytes
+from .memory import memory_errors
 from .plan import HEADERS_FORMAT, Plan, predicted_peak, predicted_seconds
 from .publishing import check_free_space, free_space, publishing, storage_errors, write_json
 from .strict_json import LARGEST_CONFIG, load_json_object, shown
@@ -46,7 +48,6 @@ from .threads import default_threads
 from .tokenizers import TokenizerSource, open_tokenizer
 from .tokenizers.opening import open_library
 
-GRAPH_FILE = "model.onnx"
 OTHER_FILES = 4_000_000  # bytes: graph, configs and manifest together, generously
 # Rows of an embedding that a tokenizer may leave unused: published models pad to multiples of
 # 64 to 1024; a larger difference means the tokenizer of another model.
@@ -194,7 +195,8 @@ def write_folder(
         check_free_space(out, plan.bytes_needed)
         if on_plan is not None:
             on_plan(plan)
-        with storage_errors(Path(out)), ThreadPoolExecutor(1) as beside:
+        short = memory_errors(f"{plan.out}: writing it", plan.peak_memory_bytes)
+        with storage_errors(Path(out)), short, ThreadPoolExecutor(1) as beside:
             source = beside.submit(decoder.source)  # hashes what is read: leaves no core idle
             digest = write_weights(decoder.model, folder, progress)
             known = {DATA_FILE: {"bytes": plan.bytes_to_write, "sha256": digest}}

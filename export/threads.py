@@ -6,6 +6,10 @@ import contextlib
 import math
 import os
 from pathlib import Path
+from typing import Any
+
+from .errors import RequestError
+from .whole_number import brief, whole_number
 
 
 def default_threads() -> int:
@@ -15,6 +19,27 @@ def default_threads() -> int:
     """
     cores = _allowed_cores(Path("/sys/devices/system/cpu"))
     return max(1, min(cores, _quota(Path("/sys/fs/cgroup"))))
+
+
+def most_threads() -> int:
+    """Four for every processor of the machine, at least 64: more gain nothing and may never start.
+
+    So many that a number which serves on one machine is seldom refused on another.
+    """
+    return max(64, 4 * (os.cpu_count() or 1))
+
+
+def check_threads(threads: Any) -> int:
+    """``threads``, or ``default_threads`` for None. RequestError says the bound."""
+    if threads is None:
+        return default_threads()
+    number, most = whole_number(threads), most_threads()
+    if number is None or not 1 <= number <= most:
+        raise RequestError(
+            f"threads is {brief(threads)}, expected an integer from 1 to {most} (here; four for "
+            "every processor, at least 64); leave it out for the cores at hand"
+        )
+    return number
 
 
 def _allowed_cores(root: Path) -> int:

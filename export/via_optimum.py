@@ -21,12 +21,11 @@ import onnx_ir as ir
 from .checkpoint import Checkpoint, load_config, open_checkpoint
 from .errors import CheckpointError
 from .external_data import Progress, adopt_weights
-from .folder import GROWING, IN_PLACE, ModelFolder
+from .folder import GRAPH_FILE, GROWING, IN_PLACE, ModelFolder
 from .graph import Weight
 from .plan import Plan
 from .publishing import check_free_space, folder_beside, target_of
 from .run import (
-    GRAPH_FILE,
     Decoder,
     Precision,
     generation_defaults,

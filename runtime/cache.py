@@ -10,38 +10,51 @@ held.
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
-from ..export.errors import ProviderError
-from ..export.folder import DecoderShape
+from ..export.errors import ResourceError
+from ..export.folder import DecoderShape, cache_names
+from ..export.memory import SMALLER, memory_errors
+from .engine import onnxruntime
 
 # Tokens of a cache's first allocation; a power of two keeps the doubling at round sizes.
 FIRST_CAPACITY = 128
 
 
+SHORTER = f"shorten the text, {SMALLER}"
+
+
 class Cache(Protocol):
-    """What a session asks of a cache."""
+    """The rows of one sequence, as a session fills them and a caller takes them back."""
 
     length: int
+    """T: the tokens held."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes allocated."""
+
+    def truncate(self, length: int) -> None:
+        """Forgets every token from position ``length`` on; ValueError if it holds fewer."""
+
+    def reset(self) -> None:
+        """Forgets all tokens and keeps the memory."""
 
     def bind(self, binding: onnxruntime.IOBinding, new_tokens: int) -> None:
-        """Binds every past and present for a step of ``new_tokens``."""
+        """Binds every past and present for a step of ``new_tokens``.
+
+        Raises ResourceError where there is no memory for them; what is held stays as it is.
+        """
+
+    def unbind(self) -> None:
+        """Tells the cache that the binding now belongs to another cache."""
 
     def advance(self, new_tokens: int) -> None:
         """The step succeeded: the new rows count from now on."""
-
-
-def cache_names(shape: DecoderShape) -> list[tuple[str, str]]:
-    """(input, output) names of every layer's keys and values."""
-    return [
-        (f"past_key_values.{layer}.{kind}", f"present.{layer}.{kind}")
-        for layer in range(shape.num_layers)
-        for kind in ("key", "value")
-    ]
 
 
 class KVCache:
@@ -53,7 +66,7 @@ class KVCache:
     def __init__(self, shape: DecoderShape, capacity: int = FIRST_CAPACITY) -> None:
         self.shape = shape
         self.length = 0
-        self._names = cache_names(shape)
+        self._names = cache_names(shape.num_layers)
         self._buffers: list[Any] = [None] * len(self._names)
         self._capacity = 0
         self._bound: onnxruntime.IOBinding | None = None
@@ -79,11 +92,14 @@ class KVCache:
         assert tokens <= self.shape.context_length
         capacity = min(max(tokens, 2 * self.capacity), self.shape.context_length)
         size = (1, self.shape.kv_heads, capacity, self.shape.head_size)
-        for i, buffer in enumerate(self._buffers):
-            # One layer at a time: the peak is one layer above the sum.
-            self._buffers[i] = self._grown(buffer, size)
+        self._bound = None  # first: growing may fail half way, with some buffers replaced
+        with _growing(capacity, self.shape):
+            # One layer at a time: the peak is one layer above the sum. Keys and values together,
+            # since the kernel wants them alike.
+            for i in range(0, len(self._buffers), 2):
+                layer = [self._grown(buffer, size) for buffer in self._buffers[i : i + 2]]
+                self._buffers[i : i + 2] = layer
         self._capacity = capacity
-        self._bound = None
 
     def truncate(self, length: int) -> None:
         """Forgets every token from position ``length`` on; ValueError if it holds fewer."""
@@ -158,7 +174,7 @@ class DeviceCache(KVCache):
         try:
             return onnxruntime.OrtValue.ortvalue_from_numpy(rows, self._memory, 0)
         except Exception as error:
-            raise ProviderError(
+            raise ResourceError(
                 f"provider is {self._memory!r}: found no memory for a KV cache of {size[2]} tokens "
                 f"({str(error).splitlines()[0]:.300}), expected {rows.nbytes} bytes for each of "
                 f"{len(self._names)} buffers; shorten the text, or use the provider cpu"
@@ -181,7 +197,7 @@ class ConcatenatingCache:
     def __init__(self, shape: DecoderShape) -> None:
         self.shape = shape
         self.length = 0
-        self._names = cache_names(shape)
+        self._names = cache_names(shape.num_layers)
         self._capacity = 0  # tokens
         self._past: list[NDArray[np.float32]] = []
         self._present: list[NDArray[np.float32]] = []
@@ -227,18 +243,20 @@ class ConcatenatingCache:
         if tokens <= self._capacity:
             return
         limit = max(tokens, self.shape.context_length)
-        self._capacity = min(max(tokens, 2 * self._capacity, FIRST_CAPACITY), limit)
-        room = math.prod(self._size(self._capacity))
+        capacity = min(max(tokens, 2 * self._capacity, FIRST_CAPACITY), limit)
+        room = math.prod(self._size(capacity))
         held = math.prod(self._size(self.length))
-        self._present = []
-        for i in range(len(self._names)):
-            grown = np.empty(room, np.float32)
-            if i < len(self._past):
-                grown[:held] = self._past[i][:held]
-                self._past[i] = grown
-            else:
-                self._past.append(grown)
-        self._present = [np.empty(room, np.float32) for _ in self._names]
+        self._present, self._capacity = [], 0  # growing may fail half way, and is then done again
+        with _growing(2 * capacity, self.shape):
+            for i in range(len(self._names)):
+                grown = np.empty(room, np.float32)
+                if i < len(self._past):
+                    grown[:held] = self._past[i][:held]
+                    self._past[i] = grown
+                else:
+                    self._past.append(grown)
+            self._present = [np.empty(room, np.float32) for _ in self._names]
+        self._capacity = capacity
 
     def _size(self, tokens: int) -> tuple[int, int, int, int]:
         return 1, self.shape.kv_heads, tokens, self.shape.head_size
@@ -246,3 +264,9 @@ class ConcatenatingCache:
     def _view(self, buffer: NDArray[np.float32], tokens: int) -> NDArray[np.float32]:
         size = self._size(tokens)
         return buffer[: math.prod(size)].reshape(size)
+
+
+def _growing(tokens: int, shape: DecoderShape) -> AbstractContextManager[None]:
+    """Raises ResourceError where there is no memory for float32 rows of ``tokens``."""
+    what = f"a KV cache for {tokens:,} tokens"
+    return memory_errors(what, tokens * shape.kv_bytes_per_token, SHORTER)

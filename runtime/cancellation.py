@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-import onnxruntime
+from .engine import onnxruntime
 
 
 class Cancellation:
     """Give one to a generation, call ``cancel()`` from any thread: it ends at the next graph node.
 
-    Once cancelled it stays so; use a new one for the next generation.
+        stopping = pocketlm.Cancellation()
+        threading.Timer(0.1, stopping.cancel).start()
+        result = model.generate("Once upon a time", cancellation=stopping)
+        result.finish_reason                 # "cancelled", if it took longer than 0.1 seconds
+
+    What was generated until then is returned. Once cancelled it stays so; use a new one for the
+    next generation. A Ctrl-C that ends a generation cancels its ``Cancellation`` too, and so does
+    the end of the process. A ``TextStream`` has one of its own: ``stream.cancel()``.
     """
 
     def __init__(self) -> None:
@@ -21,10 +28,13 @@ class Cancellation:
         return self._cancelled
 
     def cancel(self) -> None:
-        """Ends the generation; tokens already produced stay valid."""
+        """Ends the generation; tokens already produced stay valid. May be called at any time."""
         self._cancelled = True
         self.run_options.terminate = True
 
 
 class Cancelled(Exception):
-    """Raised inside the loop when its ``Cancellation`` was used; never leaves ``text.py``."""
+    """Raised by a step whose ``Cancellation`` was used, or that the end of the process cut short.
+
+    A stream of text ends with the finish reason "cancelled" instead.
+    """

@@ -15,9 +15,8 @@ import io
 import sys
 from dataclasses import dataclass
 
-import onnxruntime
-
 from ..export.errors import ProviderError, RequestError
+from .engine import INSTALL_CUDA, onnxruntime
 
 AUTO, ON_CPU, ON_CUDA = "auto", "cpu", "cuda"
 PROVIDERS = (AUTO, ON_CPU, ON_CUDA)
@@ -25,9 +24,6 @@ PROVIDERS = (AUTO, ON_CPU, ON_CUDA)
 CPU_ONLY_PRECISIONS = frozenset({"int8"})
 FAILURE = "Failed to load "  # how preload_dlls begins to tell of a library it needs
 ASKED_FOR_CUDA = "provider is 'cuda': "
-INSTALL_CUDA = (
-    'pip uninstall -y onnxruntime onnxruntime-gpu && pip install "onnxruntime-gpu[cuda,cudnn]"'
-)
 
 
 @dataclass(frozen=True)

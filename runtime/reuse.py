@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from ..export.errors import RequestError
 from .session import Session
+from .shared_beginning import shared_beginning
 
 
 class ReusableCache:
@@ -29,8 +30,7 @@ class ReusableCache:
         appends to it what it feeds.
         """
         held = self._token_ids[: self.cache.length]
-        pairs = enumerate(zip(held, token_ids, strict=False))
-        shared = next((i for i, (old, new) in pairs if old != new), min(len(held), len(token_ids)))
+        shared = shared_beginning(held, token_ids)
         self.num_reused = max(0, min(shared, len(token_ids) - 2))
         self.cache.truncate(self.num_reused)
         self._token_ids = token_ids

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..export.errors import NumericsError, RequestError
+from ..export.whole_number import brief, whole_number
 
 Logits: TypeAlias = NDArray[np.float32]
 TokenIds: TypeAlias = NDArray[np.intp]
@@ -81,27 +82,19 @@ def _check_number(
         if math.isfinite(number) and holds(number):
             return
     raise RequestError(
-        f"{name} is {_brief(value)}, expected a finite number {expected}; "
+        f"{name} is {brief(value)}, expected a finite number {expected}; "
         f"give such a number, leave it out, or give {neutral}"
     )
 
 
 def _check_integer(name: str, value: object, least: int, neutral: str) -> None:
-    if value is None:
-        return
-    if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= least:
+    number = whole_number(value)
+    if value is None or (number is not None and number >= least):
         return
     raise RequestError(
-        f"{name} is {_brief(value)}, expected an integer of at least {least}; "
+        f"{name} is {brief(value)}, expected an integer of at least {least}; "
         f"give such an integer, or leave it out {neutral}"
     )
-
-
-def _brief(value: object) -> str:
-    if isinstance(value, int) and abs(value) > 10**30:
-        return f"an integer of {value.bit_length()} bits"
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 # ---- the steps: logits (V,) -> logits (V,) ----

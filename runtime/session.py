@@ -11,24 +11,31 @@ from __future__ import annotations
 import os
 import re
 import threading
+import time
 import weakref
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from ..export.errors import ModelFolderError, PocketLMError, ProviderError, RequestError
-from ..export.folder import GROWING, DecoderShape, ModelFolder
-from ..export.threads import default_threads
-from .cache import ConcatenatingCache, DeviceCache, KVCache, cache_names
+from ..export.folder import GRAPH_FILE, GROWING, DecoderShape, ModelFolder, cache_names
+from ..export.memory import is_exhaustion, memory_errors
+from ..export.threads import check_threads
+from ..export.utf8 import utf8
+from ..export.whole_number import brief
+from .cache import SHORTER, Cache, ConcatenatingCache, DeviceCache, KVCache
 from .cancellation import Cancellation, Cancelled
+from .engine import onnxruntime
 from .providers import CPU, Place, refused, start_obstacle
+from .running import call_interruptibly, call_to_stop
 
-GRAPH_FILE = "model.onnx"
+# Tokens from which on a step is worth interrupting: fewer take little longer than one, of which the
+# thread that makes it interruptible would take a share (0.1 ms).
+LONG_STEP = 16
+ERROR, FATAL = 3, 4  # severities of ONNX Runtime's log
 MASK_GROWTH = 1024  # tokens the mask grows by
 # Where a graph given as bytes has its weights.
 WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
@@ -39,7 +46,9 @@ Logits = NDArray[np.float32]
 class Session:
     """Runs the graph of a model folder for one sequence at a time; safe to share between threads.
 
-    Steps of several threads take turns. A process forked after loading must load its own.
+    Steps of several threads take turns. A process forked after loading must load its own. Steps
+    that are under way when the process ends are ended, and waited for; so is a long one of the main
+    thread by Ctrl-C.
     """
 
     def __init__(
@@ -55,18 +64,17 @@ class Session:
         float16.
 
         Raises ModelFolderError when ONNX Runtime refuses the graph or it is not a decoder of ours,
-        ProviderError when ``place`` cannot be had, RequestError for a thread count below 1.
+        ProviderError when ``place`` cannot be had, RequestError for a thread count out of bounds,
+        ResourceError when memory runs out.
         """
-        if threads is not None and (not isinstance(threads, int) or threads < 1):
-            raise RequestError(
-                f"threads is {threads!r}, expected an integer from 1 up; leave it "
-                "out for the cores at hand"
-            )
+        self.threads = check_threads(threads)
         _check_version(folder)
         self.shape: DecoderShape = folder.shape
-        self.threads = threads or default_threads()
         self.place = place
-        self._session = _open(folder.path, self.threads, place, graph)
+        self.run_seconds = 0.0
+        """Spent inside ONNX Runtime, by all steps so far."""
+        with memory_errors(f"{folder.path}: opening it", folder.weights_bytes):
+            self._session = _open(folder.path, self.threads, place, graph)
         self._inputs = {value.name for value in self._session.get_inputs()}
         optional = {value.name for value in self._session.get_overridable_initializers()}
         self._can_keep = "num_logits_to_keep" in optional
@@ -76,7 +84,7 @@ class Session:
         self._lock = threading.Lock()
         self._process = os.getpid()
         # Weak, so that the memory of a finished generation is not kept until the next one.
-        self._cache: weakref.ref[KVCache | ConcatenatingCache] | None = None
+        self._cache: weakref.ref[Cache] | None = None
         self._num_bound_ids = 0
         self._binding = self._session.io_binding()
         self._mask = np.ones((1, MASK_GROWTH), np.int64)
@@ -86,7 +94,7 @@ class Session:
         self._keep = {n: np.array(n, np.int64) for n in (0, 1)}
         self._keeping = -1
 
-    def new_cache(self) -> KVCache | ConcatenatingCache:
+    def new_cache(self) -> Cache:
         """An empty cache for one sequence, of the kind the graph was made for."""
         if self._growing:
             return ConcatenatingCache(self.shape)
@@ -101,45 +109,58 @@ class Session:
     def step(
         self,
         token_ids: Sequence[int] | NDArray[np.int64],
-        cache: KVCache | ConcatenatingCache,
+        cache: Cache,
         cancellation: Cancellation | None = None,
     ) -> Logits:
         """Appends S tokens to ``cache``; the logits after the last one: a new float32 (V,) array.
 
-        Raises RequestError for no tokens, an id outside the vocabulary, or a full context.
+            cache = model.session.new_cache()
+            logits = model.session.step(model.tokenizer.encode("Once upon a"), cache)
+            likeliest = logits.argsort()[:-6:-1]      # ids of the five likeliest next tokens
+            logits = model.session.step([likeliest[0]], cache)
+
+        Raises RequestError for no tokens, an id outside the vocabulary, or a full context;
+        ResourceError when memory runs out; Cancelled when ``cancellation`` was used, or the process
+        ends. After an error ``cache`` holds what it held, and can be used on.
         """
-        self._check_process()
-        with self._lock:
+
+        def last_row() -> Logits:
             logits = self._last_row
             if not self._can_keep and len(token_ids) > 1:
                 logits = np.empty((1, len(token_ids), self.shape.vocab_size), np.float32)
-            self._run(token_ids, cache, int(self._can_keep), logits, cancellation)
+            self._run(token_ids, cache, int(self._can_keep), logits, stopping)
             # A copy: the next step, perhaps another thread's, overwrites what stays bound.
             last: Logits = logits[0, -1].copy()
             return last
 
+        stopping = cancellation or Cancellation()
+        return self._in_turn(last_row, len(token_ids), stopping)
+
     def all_logits(
         self,
         token_ids: Sequence[int] | NDArray[np.int64],
-        cache: KVCache | ConcatenatingCache,
+        cache: Cache,
         out: Logits | None = None,
     ) -> Logits:
         """As ``step``, with the logits after every one of the S tokens: (S, V).
 
         They are written to ``out``, the first rows of a contiguous float32 array, or a new one.
         """
-        self._check_process()
-        shape = (1, len(token_ids), self.shape.vocab_size)
-        logits = np.empty(shape, np.float32) if out is None else out[: shape[1]].reshape(shape)
-        with self._lock:
-            self._run(token_ids, cache, 0, logits, None)
-        rows: Logits = logits[0]
-        return rows
+
+        def rows() -> Logits:
+            shape = (1, len(token_ids), self.shape.vocab_size)
+            logits = np.empty(shape, np.float32) if out is None else out[: shape[1]].reshape(shape)
+            self._run(token_ids, cache, 0, logits, stopping)
+            found: Logits = logits[0]
+            return found
+
+        stopping = Cancellation()
+        return self._in_turn(rows, len(token_ids), stopping)
 
     def check_step(
         self,
         token_ids: Sequence[int] | NDArray[np.int64],
-        cache: KVCache | ConcatenatingCache,
+        cache: Cache,
     ) -> None:
         """Raises the RequestError with which a step of ``token_ids`` would end."""
         count, length = len(token_ids), cache.length
@@ -155,38 +176,60 @@ class Session:
         if smallest < 0 or largest >= self.shape.vocab_size:
             wrong = smallest if smallest < 0 else largest
             raise RequestError(
-                f"found token id {wrong}, expected 0 to {self.shape.vocab_size - 1}; "
+                f"found token id {brief(wrong)}, expected 0 to {self.shape.vocab_size - 1}; "
                 "use ids of this model's tokenizer"
             )
+
+    def _in_turn(self, compute: Callable[[], Logits], count: int, stopping: Cancellation) -> Logits:
+        """What ``compute`` makes of a step of ``count`` tokens, once no other thread's is running.
+
+        A long one is interruptible, and as a whole, so that an exception at whatever moment finds
+        the session between two steps.
+        """
+        self._check_process()
+
+        def turn() -> Logits:
+            with self._lock, memory_errors(f"a step of {count} tokens", advice=SHORTER):
+                return compute()
+
+        return call_interruptibly(turn, stopping.cancel) if count >= LONG_STEP else turn()
 
     def _run(
         self,
         token_ids: Sequence[int] | NDArray[np.int64],
-        cache: KVCache | ConcatenatingCache,
+        cache: Cache,
         keep: int,
         logits: Logits,
-        cancellation: Cancellation | None,
+        stopping: Cancellation,
     ) -> None:
         self.check_step(token_ids, cache)
         count = len(token_ids)
         self._bind_cache(cache, count)
         self._bind_ids(token_ids, count, cache.length)
         self._bind_logits(keep, logits)
+        started = time.perf_counter()
         try:
-            if self._on_device:
-                self._binding.synchronize_inputs()
-            self._session.run_with_iobinding(
-                self._binding, cancellation.run_options if cancellation else None
-            )
-            if self._on_device:
-                self._binding.synchronize_outputs()
+            call_to_stop(lambda: self._run_bound(stopping), stopping.cancel)
+        except Cancelled:
+            raise
         except Exception as error:
-            if cancellation is not None and cancellation.cancelled:
-                raise Cancelled from error
+            if stopping.cancelled:
+                raise Cancelled("the step was cancelled") from error
+            if is_exhaustion(error):
+                raise
             raise PocketLMError(
                 f"ONNX Runtime failed on {count} tokens after {cache.length}: {error}"
             ) from error
+        finally:
+            self.run_seconds += time.perf_counter() - started
         cache.advance(count)
+
+    def _run_bound(self, stopping: Cancellation) -> None:
+        if self._on_device:
+            self._binding.synchronize_inputs()
+        self._session.run_with_iobinding(self._binding, stopping.run_options)
+        if self._on_device:
+            self._binding.synchronize_outputs()
 
     def _check_process(self) -> None:
         """Asked before the lock: in a fork a thread that is not there may hold it for ever."""
@@ -196,7 +239,7 @@ class Session:
                 f"({os.getpid()}); load the model in the process that uses it"
             )
 
-    def _bind_cache(self, cache: KVCache | ConcatenatingCache, count: int) -> None:
+    def _bind_cache(self, cache: Cache, count: int) -> None:
         bound = self._cache() if self._cache is not None else None
         if bound is not cache:
             if bound is not None:
@@ -212,15 +255,16 @@ class Session:
         self._bind_int64("attention_mask", (1, total), self._mask)
         rebind = self._on_device or count != self._num_bound_ids
         if count != self._num_bound_ids:
+            self._num_bound_ids = 0  # until they are bound
             self._token = np.empty((1, count), np.int64)
             self._position = np.empty((1, count), np.int64)
-            self._num_bound_ids = count
         self._token[0] = token_ids
         self._position[0] = range(length, total) if count > 1 else length
         if rebind:
             self._bind_int64("input_ids", (1, count), self._token)
             if "position_ids" in self._inputs:
                 self._bind_int64("position_ids", (1, count), self._position)
+            self._num_bound_ids = count
 
     def _bind_logits(self, keep: int, logits: Logits) -> None:
         if keep == self._keeping == 1:
@@ -243,7 +287,7 @@ class Session:
         outputs = {value.name: value for value in self._session.get_outputs()}
         # A damaged manifest may claim billions of layers: one more than there can be is enough.
         layers = min(self.shape.num_layers, len(inputs))
-        past, present = zip(*cache_names(replace(self.shape, num_layers=layers)), strict=True)
+        past, present = zip(*cache_names(layers), strict=True)
         wrong = (
             ({"input_ids", "attention_mask", *past} ^ (inputs.keys() - {"position_ids"}))
             | ({"logits", *present} ^ outputs.keys())
@@ -302,22 +346,39 @@ def _open(
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.enable_mem_pattern = False  # shapes change every step
-    options.log_severity_level = 3  # num_logits_to_keep has a default: one warning, on purpose
+    # Errors are ours to tell, but why CUDA did not start is in the log alone. Warnings would be of
+    # num_logits_to_keep, which has a default on purpose.
+    options.log_severity_level = FATAL if place is CPU else ERROR
     # Workers may spin between the nodes of a run, but not between two runs: an idle model is idle.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if graph is not None:
-        options.add_session_config_entry(WEIGHTS_FOLDER, str(path))
+        options.add_session_config_entry(WEIGHTS_FOLDER, utf8(str(path)))
     # Not session.set_denormal_as_zero: it would also flush the numbers of the caller's own thread.
-    try:
-        session = onnxruntime.InferenceSession(
-            graph or path / GRAPH_FILE, options, providers=list(place.providers), enable_fallback=0
+    source, places = graph or utf8(str(path / GRAPH_FILE)), list(place.providers)
+
+    def stop() -> None:
+        options.set_load_cancellation_flag(True)
+
+    def open_it() -> onnxruntime.InferenceSession:
+        return call_to_stop(
+            lambda: onnxruntime.InferenceSession(
+                source, options, providers=places, enable_fallback=0
+            ),
+            stop,
         )
+
+    try:
+        session = call_interruptibly(open_it, stop)
+    except Cancelled:
+        raise
     except Exception as error:
         if place is not CPU:
             raise ProviderError(
                 f"provider is {place.name!r}: found {str(error).splitlines()[0]:.300}, expected a "
                 "session; free memory on the device, or use the provider cpu"
             ) from error
+        if is_exhaustion(error):
+            raise
         raise ModelFolderError(
             f"{path / GRAPH_FILE}: ONNX Runtime {onnxruntime.__version__} cannot open it "
             f"({str(error).splitlines()[0]:.300}); export the model again"

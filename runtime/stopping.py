@@ -79,6 +79,13 @@ class StopMatcher:
         return len(text)
 
 
+def stop_strings(given: str | Sequence[str] | None, more: Sequence[str] = ()) -> Sequence[str]:
+    """What a caller gave, one, several or none, and ``more``; RequestError for other things."""
+    if given is None:
+        return more
+    return [*_checked([given] if isinstance(given, str) else given), *more]
+
+
 def _checked(stops: Sequence[str]) -> tuple[str, ...]:
     if isinstance(stops, (str, bytes)) or not isinstance(stops, Iterable):
         raise RequestError(

@@ -12,7 +12,6 @@ can end a generation is decided here, each with its finish reason:
 
 from __future__ import annotations
 
-import operator
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..export.errors import RequestError
+from ..export.whole_number import brief, whole_number
 from .cancellation import Cancellation, Cancelled
 from .generate import CHUNK_SIZE, Step, generate_tokens
 from .reuse import ReusableCache
@@ -46,13 +46,29 @@ class TextOptions:
         """Raises RequestError for a value outside its range."""
         for name in ("max_tokens", "chunk_size"):
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise RequestError(f"{name} is {value!r:.40}, expected an integer from 1 up")
+            number = whole_number(value)
+            if number is None or number < 1:
+                raise RequestError(
+                    f"{name} is {brief(value)}, expected an integer from 1 up; give how many tokens"
+                )
+            object.__setattr__(self, name, number)  # NumPy's becomes Python's
+        for name in ("ignore_eos", "logprobs"):
+            value = getattr(self, name)
+            if not isinstance(value, bool | np.bool_):
+                raise RequestError(
+                    f"{name} is {brief(value)}, expected True or False: a truth value, no number; "
+                    "leave it out for False"
+                )
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Printable text, and the tokens that completed it; text may be empty on the last piece."""
+    """Printable text, and the tokens that completed it.
+
+    text    never half a character, and nothing that may be the start of a stop string; may be
+            empty on the last piece
+    steps   a ``Step`` for each token: ``token``, ``logprob`` (None unless asked for), ``seconds``
+    """
 
     text: str
     steps: tuple[Step, ...] = ()
@@ -65,14 +81,22 @@ class Piece:
 
 @dataclass
 class Timings:
-    """What a generation took; grows while it runs."""
+    """What a generation took; grows while it runs.
+
+    prompt_tokens         of the prompt
+    reused_tokens         of these, how many were found in a cache and not computed
+    new_tokens            generated so far
+    prefill_seconds       from the first step to the first token: the prompt, and one sampling
+    decode_seconds        of all tokens after the first
+    first_token_seconds   from the request on: tokenizing the prompt included
+    """
 
     prompt_tokens: int = 0
-    reused_tokens: int = 0  # of the prompt: found in a cache, not computed
+    reused_tokens: int = 0
     new_tokens: int = 0
-    prefill_seconds: float = 0.0  # from the first step to the first token: prompt, and one sampling
-    decode_seconds: float = 0.0  # all tokens after the first
-    first_token_seconds: float = 0.0  # from the request: tokenizing the prompt included
+    prefill_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    first_token_seconds: float = 0.0
 
     @property
     def prefill_rate(self) -> float:
@@ -88,7 +112,18 @@ class Timings:
 
 @dataclass
 class TextStream:
-    """An iterator of pieces that knows, at any time, what has been produced so far."""
+    """An iterator of pieces that knows, at any time, what has been produced so far.
+
+        stream = model.stream("Once upon a time", max_tokens=20)
+        text = "".join(piece.text for piece in stream)
+        stream.finish_reason, stream.token_ids, stream.timings.decode_rate
+
+    prompt_ids      the tokens of the prompt
+    token_ids       those generated so far
+    finish_reason   what ended it, see ``Result``; None while it goes on
+    timings         seconds and rates: a ``Timings``
+    cancellation    what ``cancel`` uses: the one that was given, or its own
+    """
 
     prompt_ids: tuple[int, ...]
     cancellation: Cancellation
@@ -234,15 +269,12 @@ def _check_ids(prompt: Any, vocab_size: int) -> list[int]:
             "sequence of token ids"
         )
     ids = []
-    for number in prompt:
-        try:
-            # A truth value counts as 0 or 1 in Python; as a token id it is a mistake.
-            ids.append(-1 if isinstance(number, bool | np.bool_) else operator.index(number))
-        except TypeError:
-            ids.append(-1)
-        if not 0 <= ids[-1] < vocab_size:
+    for value in prompt:
+        number = whole_number(value)
+        if number is None or not 0 <= number < vocab_size:
             raise RequestError(
-                f"prompt has the token id {number!r:.40}, expected 0 to {vocab_size - 1}; "
+                f"prompt has the token id {brief(value)}, expected 0 to {vocab_size - 1}; "
                 "use ids of this model's tokenizer"
             )
+        ids.append(number)
     return ids

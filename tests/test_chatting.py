@@ -7,10 +7,8 @@ import json
 import os
 import re
 import select
-import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -24,7 +22,6 @@ from model_folders import with_files
 
 import pocketlm
 from pocketlm import cli
-from pocketlm.commands.interrupts import interrupts_call
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.run import export_model
@@ -338,6 +335,18 @@ def test_input_that_is_not_text_is_refused(
     assert "stdin: found the byte 0xff, expected UTF-8 text" in capsys.readouterr().err
 
 
+def test_the_locale_c_reads_accents_in_a_line(
+    folder: ModelFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = f"é\n/save {tmp_path / 'a.json'}\n".encode()
+    stdin = io.TextIOWrapper(io.BytesIO(lines), "ascii", errors="surrogateescape")
+    monkeypatch.setattr(sys, "stdin", stdin)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["chat", str(folder.path), *GREEDY])
+    assert ended.value.code == 0
+    assert json.loads((tmp_path / "a.json").read_text("utf-8"))[0]["content"] == "é"
+
+
 def test_a_full_context_forgets_the_oldest_turns(
     call: Call, folder: ModelFolder, tmp_path: Path
 ) -> None:
@@ -410,6 +419,13 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self.master, text.encode())
 
+    def ask(self, text: str) -> None:
+        """Types a message, and waits for the beginning of the answer."""
+        self.type(f"{text}\n")
+        self.wait_for(f"{text}\r\n")
+        while len(self.seen) < 20:
+            self.seen += os.read(self.master, 100).decode("utf-8", "replace")
+
     def interrupt(self) -> None:
         """Ctrl-C at the prompt: readline shows it a moment before it waits for a key, and hears
         a signal of that moment only with the next key."""
@@ -440,10 +456,7 @@ def terminal(folder: ModelFolder) -> Iterator[Terminal]:
 
 
 def test_ctrl_c_stops_the_answer_and_not_the_program(terminal: Terminal, tmp_path: Path) -> None:
-    terminal.type("Hi\n")
-    terminal.wait_for("Hi\r\n")
-    while len(terminal.seen) < 20:
-        terminal.seen += os.read(terminal.master, 100).decode("utf-8", "replace")
+    terminal.ask("Hi")
     terminal.type("\x03")
     terminal.wait_for("> ")
     terminal.type(f"/save {tmp_path / 'a.json'}\n")
@@ -452,8 +465,8 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(terminal: Terminal, tmp_pat
     assert user == HI[0]
     assert assistant["role"] == "assistant"
     assert 0 < len(assistant["content"]) < 200
-    terminal.type("Go on\n")
-    terminal.wait_for("Go on\r\n")
+    terminal.wait_for("> ")
+    terminal.ask("Go on")
     terminal.type("\x03")
     terminal.wait_for("> ")
     terminal.type("\x04")
@@ -480,20 +493,3 @@ def test_a_refused_message_at_a_terminal_ends_nothing(terminal: Terminal) -> Non
     terminal.wait_for("> ")
     terminal.type("/exit\n")
     assert terminal.end() == 0
-
-
-def test_an_interrupt_is_heard_while_python_cannot_run_handlers() -> None:
-    """Not between two instructions of the main thread, where a chunk of a prompt has none."""
-    heard = threading.Event()
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with interrupts_call(heard.set):
-            signal.raise_signal(signal.SIGINT)
-            assert heard.wait(60)
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-        with interrupts_call(heard.clear):
-            pass
-        assert heard.is_set()
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 import pocketlm
 from pocketlm.benchmarks.machine import describe_machine
+from pocketlm.export.folder import cache_names
 from pocketlm.quantize.precisions import PRECISIONS
-from pocketlm.runtime.cache import KVCache, cache_names
+from pocketlm.runtime.cache import KVCache
 from pocketlm.runtime.generate import generate_tokens, prefill
 from pocketlm.runtime.sampling import SamplingOptions, make_sampler
 
@@ -25,9 +26,9 @@ PROMPT = (
     "harbours where the ships lay so close that a boy might cross from shore to shore upon their "
     "decks, and of a storm that came out of a clear sky and took the half of them."
 )
-# MatMulNBits has one kernel for a single row and others for two, four or more; with AVX-512 their
-# last bits were seen to differ in blocks of 128, so there only W8A8 and float32 promise equal bits.
-EXACT = ("fp32", "int8") if "avx512f" in describe_machine(1)["features"] else PRECISIONS
+# Two rows and more take other kernels of MatMulNBits than one; with AVX-512 their last bits were
+# seen to differ in blocks of 128, so there only W8A8 and float32 promise equal bits to batch mates.
+EQUAL_IN_BATCHES = ("fp32", "int8") if "avx512f" in describe_machine(1)["features"] else PRECISIONS
 
 
 @pytest.fixture(scope="module", params=PRECISIONS)
@@ -44,14 +45,10 @@ def test_logits_are_the_same_for_every_chunk_size(model: pocketlm.Model) -> None
     whole = prefill(model.session, ids, model.session.new_cache(), chunk_size=512)
     for size in (1, 2, 3, 5, 8, 13, 32, len(ids) - 1):
         found = prefill(model.session, ids, model.session.new_cache(), chunk_size=size)
-        if precision(model) in EXACT:
-            assert np.array_equal(found, whole), size
-        np.testing.assert_allclose(found, whole, rtol=0, atol=5e-2 * np.abs(whole).max())
+        assert np.array_equal(found, whole), size
 
 
 def test_greedy_text_is_the_same_for_every_chunk_size_and_growth(model: pocketlm.Model) -> None:
-    if precision(model) not in EXACT:
-        pytest.skip(f"{precision(model)} promises closeness on this processor, not equality")
     ids = model.tokenizer.encode(PROMPT)
     sampler = make_sampler(SamplingOptions(temperature=0))
     texts = set()
@@ -78,11 +75,11 @@ def test_rows_of_a_batch_have_the_bits_of_the_prompt_alone(model: pocketlm.Model
             "attention_mask": np.ones_like(rows),
             "position_ids": np.tile(np.arange(length), (batch, 1)),
         }
-        inputs |= {name: past for name, _ in cache_names(shape)}
+        inputs |= {name: past for name, _ in cache_names(shape.num_layers)}
         return np.asarray(session.run(["logits"], inputs)[0])
 
     together = logits(ids)
     alone = np.concatenate([logits(ids[i : i + 1]) for i in range(3)])
-    if precision(model) in EXACT:
+    if precision(model) in EQUAL_IN_BATCHES:
         assert np.array_equal(together, alone)
     np.testing.assert_allclose(together, alone, rtol=0, atol=5e-2 * np.abs(alone).max())

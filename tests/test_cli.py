@@ -38,8 +38,10 @@ from llama_checkpoints import llama_config, llama_tensors
 import pocketlm
 from pocketlm import cli
 from pocketlm.commands.options import open_folders, unescape
+from pocketlm.commands.run import command as RUN
 from pocketlm.commands.terminal import printable
 from pocketlm.export.folder import MANIFEST, ModelFolder
+from pocketlm.export.utf8 import utf8
 
 GREEDY = ["--temperature", "0", "--max-tokens", "6"]
 
@@ -75,6 +77,24 @@ def test_stats_go_to_stderr(run: Run, tiny_folder: ModelFolder) -> None:
     assert ended.out == plain.out
     for part in ("load ", "first token ", "prefill ", "decode ", "tokens/s", "MB", "by length"):
         assert part in ended.err
+
+
+def test_a_limit_that_nobody_asked_for_is_told_on_stderr(
+    run: Run, tiny_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["run", tiny_folder.path, "the sea", "--temperature", "0"]
+    full = "stopped: the context of 160 tokens is full\n"
+    assert run(*command).err == full
+    assert run(*command, "--max-tokens", "999").err == full
+    assert run(*command, "--max-tokens", "6").err == ""
+    monkeypatch.setattr(
+        next(option for option in RUN.params if option.name == "max_tokens"), "default", 6
+    )
+    ended = run(*command)
+    assert ended.err == "stopped after 6 tokens, see --max-tokens\n"
+    assert ended.out == run(*command, "--max-tokens", "6").out
+    ended = run(*command, "--json")
+    assert (json.loads(ended.out)["finish_reason"], ended.err) == ("length", "")
 
 
 def test_json_is_one_object_in_ascii(
@@ -499,6 +519,7 @@ def test_folder_with_foreign_files_is_kept(
         (["--max-tokens", "0"], "--max-tokens is"),
         (["--stop", ""], "stop"),
         (["--threads", "0"], "threads"),
+        (["--threads", "4097"], "threads is 4097, expected an integer from 1 to"),
         (["--precision", "int8"], "found a model folder in fp32"),
     ],
 )
@@ -754,6 +775,33 @@ def test_interrupt_that_an_import_turned_into_its_own_error_is_still_one(
         signal.signal(signal.SIGINT, before)
 
 
+# A step of the prompt stands still until it is told to stop, as long as Ctrl-C does not.
+IN_A_STEP = """
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from pocketlm.runtime.session import Session
+run = Session._run_bound
+def wait(session, stopping):
+    print("waiting", file=sys.stderr, flush=True)
+    while not stopping.cancelled:
+        time.sleep(0.001)
+    print("told to stop", file=sys.stderr, flush=True)
+    run(session, stopping)
+Session._run_bound = wait
+from pocketlm.cli import main
+main(sys.argv[1:])
+"""
+
+
+def test_interrupt_ends_the_step_it_finds(tiny_folder: ModelFolder) -> None:
+    with start("-c", IN_A_STEP, "run", tiny_folder.path, "the sea " * 10) as child:
+        assert child.stderr is not None
+        assert child.stderr.readline() == "waiting\n"
+        child.send_signal(signal.SIGINT)
+        out, err = child.communicate(timeout=30)
+    assert (child.returncode, out, err.strip()) == (130, "", "told to stop")
+
+
 def test_closed_pipe_ends_quietly(tiny_folder: ModelFolder) -> None:
     with start("-m", "pocketlm", "run", tiny_folder.path, "the sea", "--ignore-eos") as child:
         assert child.stdout is not None and child.stderr is not None
@@ -767,6 +815,14 @@ def test_full_device_behind_stdout_is_an_error(tiny_folder: ModelFolder) -> None
         child = start("-m", "pocketlm", "info", tiny_folder.path, stdout=full)
         _, err = child.communicate(timeout=30)
     assert_refused(Ended(child.returncode, "", err), "standard output: found 'No space left", 4)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a Linux device")
+def test_an_error_that_cannot_be_told_has_its_exit_code(tmp_path: Path) -> None:
+    with open("/dev/full", "w") as full:
+        child = start("-m", "pocketlm", "info", tmp_path / "absent", stderr=full)
+        assert child.communicate(timeout=30)[0] == ""
+    assert child.returncode == 2
 
 
 def test_closed_streams_are_empty_ones(tiny_folder: ModelFolder) -> None:
@@ -787,3 +843,31 @@ def test_ascii_locale_gets_escapes(tiny_folder: ModelFolder, tiny_model: pocketl
     out, err = child.communicate(timeout=30)
     assert (child.returncode, err) == (0, "")
     assert out == text.encode("ascii", "backslashreplace").decode() + "\n"
+
+
+def test_the_locale_c_reads_accents_in_arguments_and_paths(
+    tiny_folder: ModelFolder, tiny_model: pocketlm.Model, tmp_path: Path
+) -> None:
+    """Python hands them on as lone surrogates where it may not use UTF-8."""
+    model = tmp_path / "modèle"
+    model.symlink_to(tiny_folder.path)
+    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0"}
+    options = ["--stop", "é", "--temperature", "0", "--max-tokens", "6", "--json"]
+    child = start("-m", "pocketlm", "run", model, "é — the sea", *options, env=environment)
+    out, err = child.communicate(timeout=30)
+    assert (child.returncode, err) == (0, "")
+    result = json.loads(out)
+    assert result["prompt"] == "é — the sea"
+    expected = tiny_model.generate("é — the sea", temperature=0, max_tokens=6, stop="é")
+    assert result["token_ids"] == expected.token_ids
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [("é", "é"), ("a\udcc3\udca9", "aé"), ("a\udcff", "a\udcff"), ("\ud800", "\ud800")],
+)
+def test_bytes_that_the_locale_has_no_letters_for_are_utf_8(
+    given: str, read: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsencode", lambda text: text.encode("ascii", "surrogateescape"))
+    assert utf8(given) == read

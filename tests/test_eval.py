@@ -183,7 +183,7 @@ def test_the_running_value_is_drawn_on_a_terminal(
         (b"x" * 99, ["--window", "161"], "window is 161 tokens, expected 3 to 160"),
         (b"x" * 99, ["--window", "50", "--stride", "50"], "stride is 50 tokens, expected 1 to 49"),
         (b"x" * 99, ["--limit", "1"], "limit is 1 tokens, expected at least 2"),
-        (b"x" * 999, ["--threads", "0"], "threads is 0, expected an integer from 1 up"),
+        (b"x" * 999, ["--threads", "0"], "threads is 0, expected an integer from 1 to"),
     ],
 )
 def test_bad_texts_and_sizes_are_refused(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 
 import pocketlm
@@ -98,7 +99,10 @@ def test_every_finish_reason_has_its_name(tiny_model: Model, tiny_folder: ModelF
         ("stop", ""),
         ("stop", [""]),
         ("stop", ["a", 1]),
-        ("stop", None),
+        ("stop", ["a", None]),
+        ("logprobs", 5),
+        ("logprobs", None),
+        ("ignore_eos", 1),
         ("stop", 5),
         ("stop", b"a"),
     ],
@@ -112,6 +116,21 @@ def test_wrong_parameters_are_refused_before_anything_runs(
     assert "expected" in str(caught.value)
     with pytest.raises(RequestError):
         tiny_model.generate("the", **{name: value})
+
+
+def test_numbers_of_numpy_and_no_stop_string_will_do(tiny_model: Model) -> None:
+    expected = tiny_model.generate("the", max_tokens=3, top_k=4, seed=1)
+    found = tiny_model.generate(
+        "the", max_tokens=np.int64(3), top_k=np.int32(4), seed=np.uint8(1), stop=None
+    )
+    assert found.token_ids == expected.token_ids
+    assert not tiny_model.generate("the", max_tokens=1, logprobs=np.False_).logprobs
+
+
+def test_an_integer_too_long_to_spell_is_refused_as_any_other(tiny_model: Model) -> None:
+    for options in ({"max_tokens": -(10**5000)}, {"prompt": [10**5000]}):
+        with pytest.raises(RequestError, match="is an integer of|id an integer of"):
+            tiny_model.generate(**options)
 
 
 class ShapeAlone:

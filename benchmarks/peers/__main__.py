@@ -24,7 +24,7 @@ from pathlib import Path
 from ...export.cache_folder import cache_folder
 from ...export.errors import PocketLMError, RequestError
 from ...export.threads import default_threads
-from ..programs import at_least, given_path
+from ..programs import at_least, given_path, thread_count
 from ..results_file import as_json, results_file
 from ..shapes import SHAPES
 from ..speed.measure import GENERATION, PROMPT, Choice
@@ -70,7 +70,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--checkpoint", type=given_path, help="a folder of safetensors to measure as well")
     add("--peer", action="append", metavar="NAME", help="only this one; repeatable")
     add("--precision", action="append", choices=LEVELS, help="only this level; repeatable")
-    add("--threads", type=at_least(1), default=default_threads())
+    add("--threads", type=thread_count, default=default_threads())
     add("--rounds", type=at_least(0), default=9)
     add("--prompt", type=at_least(0), help=f"tokens of the prefill test, 0 for none; {PROMPT}")
     add("--generation", type=at_least(0), help=f"tokens generated, 0 for none; {GENERATION}")

@@ -21,7 +21,7 @@ from ...export.memory import peak_rss_bytes
 from ...export.quantities import megabytes
 from ...export.threads import default_threads
 from ...runtime.session import Session
-from ..programs import errors_in_a_line, given_path
+from ..programs import errors_in_a_line, given_path, thread_count
 from ..tables import Table
 from .documents import check_files
 from .measure import evaluate
@@ -73,7 +73,7 @@ def main() -> None:
     )
     parser.add_argument("--text", type=Path, required=True, help="a UTF-8 text")
     parser.add_argument("--limit", type=int, nargs="+", default=[10_000, 100_000], help="tokens")
-    parser.add_argument("--threads", type=int, default=default_threads())
+    parser.add_argument("--threads", type=thread_count, default=default_threads())
     arguments = parser.parse_args()
     with errors_in_a_line("cost"):
         check_files([arguments.text])

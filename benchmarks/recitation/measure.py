@@ -29,6 +29,7 @@ from ...export.folder import ModelFolder
 from ...runtime.generate import generate_tokens
 from ...runtime.sampling import SamplingOptions, make_sampler
 from ...runtime.session import Session
+from ...runtime.shared_beginning import shared_beginning
 from ...runtime.tokenizer import Tokenizer
 from ..quality.documents import read_text
 from ..quality.measure import OnProgress
@@ -184,7 +185,7 @@ def recite(
             session, [*before, *passage.prompt_ids], greedy, len(passage.true_ids)
         )
         continuations.append([step.token for step in steps])
-        matched += common_prefix(continuations[-1], passage.true_ids)
+        matched += shared_beginning(continuations[-1], passage.true_ids)
         progress(len(continuations), matched / len(continuations))
     return continuations
 
@@ -228,7 +229,7 @@ def _compare_one(
     true = _text(tokenizer, passage, passage.true_ids)
     return {
         "position": passage.position,
-        "exact_match_tokens": common_prefix(continuation, passage.true_ids),
+        "exact_match_tokens": shared_beginning(continuation, passage.true_ids),
         "exact_match_characters": len(os.path.commonprefix([said, true])),
         "edit_distance": edit_distance(continuation, passage.true_ids) / len(passage.true_ids),
         "prompt": tokenizer.decode(passage.prompt_ids),
@@ -241,12 +242,6 @@ def _text(tokenizer: Tokenizer, passage: Passage, ids: Sequence[int]) -> str:
     """The text that ``ids`` add to the passage's prompt."""
     detokenizer = tokenizer.detokenizer(after=passage.prompt_ids)
     return "".join(detokenizer.add(token) for token in ids) + detokenizer.finish()
-
-
-def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many tokens two sequences begin with in common."""
-    pairs = enumerate(zip(first, second, strict=False))
-    return next((i for i, (a, b) in pairs if a != b), min(len(first), len(second)))
 
 
 def edit_distance(first: Sequence[int], second: Sequence[int]) -> int:

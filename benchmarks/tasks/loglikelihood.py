@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from ...export.errors import NumericsError, RequestError
 from ...runtime.generate import CHUNK_SIZE, chunks
 from ...runtime.session import Logits, Session
+from ...runtime.shared_beginning import shared_beginning
 from ...runtime.tokenizer import Tokenizer
 
 
@@ -127,8 +128,7 @@ class Scorer:
     def _feed(self, ids: Sequence[int]) -> None:
         """Leaves the cache with the rows of ``ids``, keeping the chunks it begins with."""
         wanted = list(chunks(ids, CHUNK_SIZE))
-        pairs = enumerate(zip(self._held, wanted, strict=False))
-        same = next((i for i, (old, new) in pairs if old != new), min(len(self._held), len(wanted)))
+        same = shared_beginning(self._held, wanted)
         del self._held[same:]
         self._cache.truncate(sum(map(len, self._held)))
         for chunk in wanted[same:]:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import tokenizers
 
 from ..errors import CheckpointError, PocketLMError
+from ..memory import exhausted, is_exhaustion
 from . import TokenizerSource
 from .token_bytes import UnknownDecoder, read_decoder
 
@@ -65,6 +66,8 @@ def library_errors(doing: str, where: object, error: type[PocketLMError]) -> Ite
     except BaseException as cause:
         if not isinstance(cause, Exception) and type(cause).__name__ != "PanicException":
             raise
+        if isinstance(cause, Exception) and is_exhaustion(cause):
+            raise exhausted(f"{where}: {doing}") from cause
         said = " ".join(str(cause).split())
         raise error(
             f"{where}: {doing} failed ({type(cause).__name__}: {said[:300]}), expected a "

@@ -28,8 +28,8 @@ import numpy as np
 import onnx_ir as ir
 
 from ..errors import PocketLMError
-from ..folder import DecoderShape
-from .contract import cache_names, check_graph, read_shape
+from ..folder import GRAPH_FILE, DecoderShape, cache_names
+from .contract import check_graph, read_shape
 
 TASK = "text-generation-with-past"
 # Operators of the quantizing pass take their axes as inputs, which begins with opset 18.
@@ -119,10 +119,10 @@ def trace(checkpoint: Path, out: Path) -> None:
         preprocessors=[],
     )
     sizes = config_sizes(model.config)
-    graph = ir.load(out / "model.onnx")
+    graph = ir.load(out / GRAPH_FILE)
     check_graph(graph)
     shape = read_shape(graph, sizes)
-    difference = compare(model, out / "model.onnx", shape)
+    difference = compare(model, out / GRAPH_FILE, shape)
     if not difference < TOLERANCE:
         raise TraceError(
             f"the traced graph's logits differ from torch's by {difference:.1e} of the largest"

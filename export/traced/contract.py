@@ -13,20 +13,11 @@ import onnx_ir as ir
 
 from ..errors import CheckpointError
 from ..external_data import DATA_FILE
-from ..folder import DecoderShape
+from ..folder import DecoderShape, cache_names
 
 OPSETS = range(18, 24)
 # Of a model that does not say how many tokens it can attend to: ALiBi has no such limit.
 DEFAULT_CONTEXT = 2048
-
-
-def cache_names(num_layers: int) -> list[tuple[str, str]]:
-    """(input, output) names of every layer's keys and values."""
-    return [
-        (f"past_key_values.{layer}.{kind}", f"present.{layer}.{kind}")
-        for layer in range(num_layers)
-        for kind in ("key", "value")
-    ]
 
 
 def check_graph(model: ir.Model) -> None:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         PocketLMError,
         ProviderError,
         RequestError,
+        ResourceError,
         StorageError,
     )
     from pocketlm.model import Model, Result, load
@@ -58,6 +59,7 @@ _HOMES = {
         "PocketLMError",
         "ProviderError",
         "RequestError",
+        "ResourceError",
         "StorageError",
     ],
 }
@@ -75,6 +77,7 @@ __all__ = [
     "PocketLMError",
     "ProviderError",
     "RequestError",
+    "ResourceError",
     "Result",
     "StorageError",
     "TextStream",

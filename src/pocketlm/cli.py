@@ -1,23 +1,24 @@
 """The command line: lists the verbs, loads only the one that was asked for, ends every error well.
 
 Exit codes: 0 success, 1 a bug of ours, 2 bad input or option, 3 the hub refuses or
-cannot be reached, 4 out of disk, 130 interrupted.
+cannot be reached, 4 out of disk or memory, 130 interrupted.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
 import os
 import re
-import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from pocketlm import __version__
 from pocketlm.export.errors import PocketLMError, missing_extra
+from pocketlm.export.memory import exhausted, is_exhaustion
+from pocketlm.interrupts import INTERRUPTED, on_interrupt
 
 if TYPE_CHECKING:
     import click
@@ -34,7 +35,7 @@ VERBS = {
     "list": "List the models and downloads in the cache folder.",
     "remove": "Remove a model from the cache folder.",
 }
-BUG, BAD_INPUT, DISK, INTERRUPTED = 1, 2, 4, 130
+BUG, BAD_INPUT, DISK = 1, 2, 4
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
@@ -49,44 +50,46 @@ def main(arguments: list[str] | None = None) -> None:
         code = INTERRUPTED
     except BrokenPipeError:
         # The reader went away (``| head``): its right, not an error.
-        _discard_stdout()
+        _discard(sys.stdout)
         code = 0
-    except PocketLMError as error:
-        if debug:
-            raise
-        _complain(str(error))
-        code = error.exit_code
-    except OSError as error:
-        if debug:
-            raise
-        _discard_stdout()
-        code = DISK if error.errno in DISK_ERRORS else BAD_INPUT
-        advice = "free some space" if code == DISK else "check path and permissions"
-        _complain(
-            f"{error.filename or 'standard output'}: found {str(error.strerror or error)!r}, "
-            f"expected to read or write it; {advice}"
-        )
-    except ModuleNotFoundError as error:
-        # Another package may have brought click, but not the rest of what a verb needs.
-        if debug:
-            raise
-        _complain(str(missing_extra("cli", "this command", error)))
-        code = BAD_INPUT
     except Exception as error:
         if debug:
             raise
-        _complain(
-            f"this is a bug in pocketlm: {type(error).__name__}: {error}; "
-            "run it again with --debug and report what it prints"
-        )
-        code = BUG
+        code, message = _told(error)
+        _complain(message)
     sys.exit(code)
+
+
+def _told(error: Exception) -> tuple[int, str]:
+    """The exit code of an error, and what is said of it."""
+    if is_exhaustion(error):
+        error = exhausted("memory ran out")
+    if isinstance(error, PocketLMError):
+        return error.exit_code, str(error)
+    if isinstance(error, OSError):
+        _discard(sys.stdout)
+        code = DISK if error.errno in DISK_ERRORS else BAD_INPUT
+        advice = "free some space" if code == DISK else "check path and permissions"
+        return code, (
+            f"{error.filename or 'standard output'}: found {str(error.strerror or error)!r}, "
+            f"expected to read or write it; {advice}"
+        )
+    if isinstance(error, ModuleNotFoundError):
+        # Another package may have brought click, but not the rest of what a verb needs.
+        return BAD_INPUT, str(missing_extra("cli", "this command", error))
+    return BUG, (
+        f"this is a bug in pocketlm: {type(error).__name__}: {error}; "
+        "run it again with --debug and report what it prints"
+    )
 
 
 def _complain(message: str) -> None:
     """One line on stderr; what a file's content put into it may not drive the terminal."""
     line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
-    print(f"pocketlm: {line}", file=sys.stderr)
+    try:
+        print(f"pocketlm: {line}", file=sys.stderr, flush=True)
+    except OSError:  # full or gone: the exit code says it
+        _discard(sys.stderr)
 
 
 def _open_missing_streams() -> None:
@@ -96,13 +99,10 @@ def _open_missing_streams() -> None:
     sys.stderr = sys.stderr or open(os.devnull, "w")
 
 
-def _discard_stdout() -> None:
-    """What stdout still holds cannot be written; without this Python tries, and fails, at exit."""
-    try:
-        handle = sys.stdout.fileno()
-    except (OSError, ValueError):  # not a file: a test's buffer
-        return
-    os.dup2(os.open(os.devnull, os.O_WRONLY), handle)
+def _discard(stream: TextIO) -> None:
+    """What it still holds cannot be written; without this Python tries, and fails, at exit."""
+    with contextlib.suppress(OSError, ValueError):  # not a file: a test's buffer
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _run_interruptibly(arguments: list[str]) -> int:
@@ -121,22 +121,6 @@ def _run_interruptibly(arguments: list[str]) -> int:
             if interrupted:
                 return INTERRUPTED
             raise
-
-
-@contextmanager
-def on_interrupt(handler: Any) -> Iterator[None]:
-    """Sets the handler of Ctrl-C, unless it is ignored or this is not the main thread."""
-    old = signal.getsignal(signal.SIGINT)
-    try:
-        if callable(old):
-            signal.signal(signal.SIGINT, handler)
-    except ValueError:
-        old = None
-    try:
-        yield
-    finally:
-        if callable(old):
-            signal.signal(signal.SIGINT, old)
 
 
 def _run(arguments: list[str]) -> int:

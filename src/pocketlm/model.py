@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pocketlm.export.errors import ModelFolderError, RequestError
 from pocketlm.export.folder import ModelFolder
+from pocketlm.export.memory import memory_errors
 from pocketlm.placement import open_session
 from pocketlm.reference import OnDisk, check_options, find_reference
 from pocketlm.runtime.cancellation import Cancellation
@@ -26,6 +27,7 @@ from pocketlm.runtime.chat_template import ChatTemplate
 from pocketlm.runtime.generation_config import GenerationConfig
 from pocketlm.runtime.reuse import ReusableCache
 from pocketlm.runtime.sampling import SamplingOptions
+from pocketlm.runtime.stopping import stop_strings
 from pocketlm.runtime.text import (
     CHARACTERS_PER_TOKEN,
     TextOptions,
@@ -44,28 +46,60 @@ SAMPLING_DEFAULTS = {"temperature": 0.8, "top_p": 0.95}
 
 @dataclass(frozen=True)
 class Result:
-    """A finished generation."""
+    """A finished generation, as ``Model.generate`` returns it.
+
+    text            what was generated, without the prompt and without a stop string
+    token_ids       the new tokens; an end token, if that ended it, included
+    finish_reason   what ended it:
+                      "eos"        the model produced an end token
+                      "stop"       a stop string appeared; neither it nor what follows is returned
+                      "length"     ``max_tokens`` tokens were produced
+                      "context"    the context length was reached
+                      "cancelled"  ``cancel()`` was called, or the process is ending
+    timings         seconds and rates: a ``Timings``
+    logprobs        natural log of each token's probability; None unless asked for
+    """
 
     text: str
-    token_ids: list[int]  # the new ones; an end token, if that ended it, included
-    finish_reason: str  # eos, stop, length, context or cancelled: see pocketlm.runtime.text
+    token_ids: list[int]
+    finish_reason: str
     timings: Timings
-    logprobs: list[float] | None  # one per token, natural log; None unless asked for
+    logprobs: list[float] | None
 
 
 class Model:
-    """An open model folder: session, tokenizer and generation defaults."""
+    """A model that is open: text goes in, text comes out. ``pocketlm.load`` makes one.
+
+        model = pocketlm.load()
+        for piece in model.stream("Once upon a time", max_tokens=20):
+            print(piece.text, end="", flush=True)
+        text = model.generate("Once upon a time", temperature=0, max_tokens=20).text
+
+    ``stream`` and ``generate`` continue a text, ``chat`` answers messages; what they have in common
+    is described at ``stream``. Threads may share a model: their steps take turns. Ctrl-C ends a
+    generation of the main thread with KeyboardInterrupt; one in a daemon thread ends with the
+    process.
+
+    session             token ids to logits, the rung below: see ``session.step``
+    tokenizer           ``encode`` and ``decode``
+    folder              the model folder: its ``path``, ``manifest`` and ``shape``
+    sampling_defaults   how tokens are chosen where a call does not say
+    end_ids, start_id   the tokens with which a text ends, and begins if the prompt is empty
+    fallback            why it is on the CPU although ONNX Runtime is built for CUDA, else None
+    load_seconds        what opening it took
+    """
 
     def __init__(
         self, folder: ModelFolder, threads: int | None = None, provider: str = "auto"
     ) -> None:
-        """Opens ``folder``; see ``load`` for what it raises."""
+        """Opens ``folder``; ``threads``, ``provider`` and what is raised are those of ``load``."""
         started = time.perf_counter()
         self.folder = folder
-        folder.verify()
-        self.tokenizer = Tokenizer.open(folder.path / "tokenizer.json")
-        self.session, self.fallback = open_session(folder, threads, provider)
-        config = GenerationConfig.read(folder.path / "generation_config.json")
+        with memory_errors(f"{folder.path}: opening it", folder.weights_bytes):
+            folder.verify()
+            self.tokenizer = Tokenizer.open(folder.path / "tokenizer.json")
+            self.session, self.fallback = open_session(folder, threads, provider)
+            config = GenerationConfig.read(folder.path / "generation_config.json")
         self.end_ids = config.end_ids
         self.start_id = config.start_id
         self.sampling_defaults = {**SAMPLING_DEFAULTS, **config.sampling}
@@ -83,19 +117,39 @@ class Model:
         min_p: float | None = None,
         repetition_penalty: float | None = None,
         seed: int | None = None,
-        stop: str | Sequence[str] = (),
+        stop: str | Sequence[str] | None = None,
         ignore_eos: bool = False,
         logprobs: bool = False,
         cancellation: Cancellation | None = None,
         cache: ReusableCache | None = None,
     ) -> TextStream:
-        """Generates text after ``prompt`` (a string, token ids or a chat prompt), piece by piece.
+        """Generates text after ``prompt``, piece by piece, as it comes.
 
-        How tokens are chosen is the model's own default unless given, see ``sampling_defaults``;
-        ``temperature=0`` is greedy. The same seed and settings give the same tokens on one machine.
-        An empty prompt starts from the end-of-text token. ``cache`` comes from ``new_cache``: what
-        it holds of the prompt is not computed again. Raises RequestError before anything runs when
-        an argument is out of range or the prompt is longer than the context.
+        prompt              a string, a sequence of token ids, or what ``chat_prompt`` returns; an
+                            empty one starts from the token a text begins with
+        max_tokens          most tokens to generate
+        temperature         0 takes the likeliest token (greedy); above it, the larger the wilder
+        top_k               sample from the ``top_k`` likeliest tokens only
+        top_p               from the likeliest that together reach this probability, up to 1
+        min_p               from those with at least this share, 0 to 1, of the likeliest's
+        repetition_penalty  above 1 makes tokens that already appeared less likely
+        seed                an integer: the same one and the same settings give the same tokens on
+                            one machine; None takes fresh randomness
+        stop                a string, or several, before whose first appearance the text ends
+        ignore_eos          go on after a token that ends a text
+        logprobs            True: each step has the natural log of its token's probability, by the
+                            model alone, before any option; those of other tokens are to be had
+                            from ``session.step``, which returns all logits
+        cancellation        a ``Cancellation``, to end it from another thread; ``cancel()`` of the
+                            stream does the same
+        cache               from ``new_cache``: what it holds of the prompt is not computed again
+
+        How tokens are chosen is the model's own default where it is None: ``sampling_defaults``.
+        Nothing runs before the first piece is asked for.
+
+        Raises RequestError, before anything runs, for an argument out of range or a prompt longer
+        than the context; ResourceError when memory runs out, and NumericsError for a model whose
+        numbers are not finite.
         """
         given = {
             "temperature": temperature,
@@ -106,10 +160,9 @@ class Model:
         }
         chosen = {name: value for name, value in given.items() if value is not None}
         chat = prompt if isinstance(prompt, ChatPrompt) else ChatPrompt([])
-        stops = (stop,) if isinstance(stop, str) else stop
         options = TextOptions(
             max_tokens=max_tokens,
-            stop=[*stops, *chat.stop] if chat.stop else stops,
+            stop=stop_strings(stop, chat.stop),
             ignore_eos=ignore_eos,
             logprobs=logprobs,
         )
@@ -131,9 +184,18 @@ class Model:
         """Answers ``messages``, piece by piece; takes the options of ``stream``.
 
         A message is {"role": "system", "user" or "assistant", "content": text}; roles and their
-        order are up to the model's chat template. Nothing is remembered: give the whole
+        order are up to the model's chat template. A base model has none: ``transcript=True`` gives
+        it the conversation as a script to go on with. Nothing is remembered: give the whole
         conversation each time, and a ``cache``, if it goes on, so that only what is new is
-        computed. For the whole answer at once: ``generate(chat_prompt(messages))``. Raises what
+        computed.
+
+            cache = model.new_cache()
+            messages = [{"role": "user", "content": "Why is the sky blue?"}]
+            stream = model.chat(messages, transcript=True, cache=cache, max_tokens=20)
+            answer = "".join(piece.text for piece in stream)
+            messages += [{"role": "assistant", "content": answer}]
+
+        For the whole answer at once: ``generate(chat_prompt(messages))``. Raises what
         ``chat_prompt`` and ``stream`` raise.
         """
         return self.stream(self.chat_prompt(messages, transcript=transcript), **options)
@@ -171,11 +233,21 @@ class Model:
         return ChatTemplate.open(self.folder)
 
     def new_cache(self) -> ReusableCache:
-        """An empty cache for one conversation, to be given to one call after another."""
+        """An empty cache for one conversation, to be given to one call after another.
+
+        A call computes its prompt from where that differs from what the cache holds. One call at a
+        time may use it: RequestError otherwise.
+        """
         return ReusableCache(self.session)
 
     def generate(self, prompt: str | Sequence[int] | ChatPrompt = "", **options: Any) -> Result:
-        """The whole text at once; takes the options of ``stream``."""
+        """The whole text at once.
+
+            result = model.generate("Once upon a time", max_tokens=20, seed=1, logprobs=True)
+            result.text, result.finish_reason, result.timings.decode_rate, result.logprobs
+
+        Takes the options of ``stream``, and raises the same errors.
+        """
         stream = self.stream(prompt, **options)
         pieces = list(stream)
         steps = [step for piece in pieces for step in piece.steps]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 
 from pocketlm.export.errors import MissingExtraError, PocketLMError, ProviderError, missing_extra
-from pocketlm.export.folder import GROWING, ModelFolder
+from pocketlm.export.folder import GRAPH_FILE, GROWING, ModelFolder
 from pocketlm.runtime.providers import (
     ASKED_FOR_CUDA,
     AUTO,
@@ -16,7 +16,7 @@ from pocketlm.runtime.providers import (
     cuda_obstacle,
     has_cuda_build,
 )
-from pocketlm.runtime.session import GRAPH_FILE, Session
+from pocketlm.runtime.session import Session
 
 
 def open_session(

@@ -31,6 +31,7 @@ from pocketlm.commands.measuring import GAP, drawn, unique_names
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.run import export_model
+from pocketlm.export.threads import most_threads
 from pocketlm.quantize.run import export_checkpoint
 
 QUICK = ["-p", "16", "-n", "4", "-t", "1", "-r", "1"]
@@ -196,8 +197,8 @@ WRONG = {
     "an empty number": (["-n", "1,,2"], "'-n' / '--n-gen': found '1,,2', expected whole numbers"),
     "a negative number": (["-d", "-5"], "'-d' / '--n-depth': found '-5', expected whole numbers"),
     "digits of another script": (["-p", "٣"], "expected whole numbers from 0 to 1,000,000,000"),
-    "batches of one": (["-b", "1"], "'--batch-size': found '1', expected whole numbers from 2 to"),
-    "no threads": (["-t", "0"], "'--threads': found '0', expected whole numbers from 1 to 1,024"),
+    "odd batches": (["-b", "7"], "'--batch-size': found '7', expected even numbers from 2 to"),
+    "no threads": (["-t", "0"], f"found '0', expected whole numbers from 1 to {most_threads():,}"),
     "too many threads": (["-t", "9999"], "'--threads': found '9999', expected whole numbers from"),
     "half a pair": (["-pg", "5"], "'-pg': found '5', expected two numbers, as in 512,128"),
     "a pair of nothing": (["-pg", "5,0"], "'-pg': found '5,0', expected whole numbers from 1 to"),

@@ -237,7 +237,10 @@ def test_bad_paths_and_numbers_are_found_out_before_the_work(
     assert (tmp_path / "mine.json").read_text() == '{"years": "of work"}'
     with pytest.raises(SystemExit):
         command.main(["--shape", "gpt2-124m", "--threads", "0"])
-    assert "found 0, expected at least 1" in capsys.readouterr().err
+    assert "threads is 0, expected an integer from 1 to" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        command.main(["--shape", "gpt2-124m", "--rounds", "-1"])
+    assert "found -1, expected at least 0" in capsys.readouterr().err
 
 
 def test_a_checkpoint_that_we_cannot_read_ends_it_with_the_reason(

@@ -16,7 +16,6 @@ import pocketlm
 from pocketlm.benchmarks.recitation.measure import (
     Passage,
     RecitationOptions,
-    common_prefix,
     compare,
     edit_distance,
     measure_recitation,
@@ -27,6 +26,7 @@ from pocketlm.benchmarks.recitation.measure import (
 )
 from pocketlm.export.errors import RequestError
 from pocketlm.export.folder import ModelFolder
+from pocketlm.runtime.shared_beginning import shared_beginning
 from pocketlm.runtime.tokenizer import Tokenizer
 
 tokens = st.lists(st.integers(0, 3), max_size=12)
@@ -77,8 +77,8 @@ def test_known_distances(first: str, second: str, expected: int) -> None:
 
 
 @given(first=tokens, second=tokens)
-def test_a_common_prefix_is_the_longest(first: list[int], second: list[int]) -> None:
-    count = common_prefix(first, second)
+def test_a_shared_beginning_is_the_longest(first: list[int], second: list[int]) -> None:
+    count = shared_beginning(first, second)
     assert first[:count] == second[:count]
     assert first[: count + 1] != second[: count + 1] or count in (len(first), len(second))
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from pocketlm.export import threads
-from pocketlm.export.threads import default_threads
+from pocketlm.export.errors import RequestError
+from pocketlm.export.threads import check_threads, default_threads
+from pocketlm.export.whole_number import brief
 
 UNLIMITED = 1 << 16
 
@@ -93,3 +97,29 @@ def test_default_is_the_smaller_of_both(
 
 def test_default_on_this_machine_is_within_its_cpus() -> None:
     assert 1 <= default_threads() <= (os.cpu_count() or 1)
+
+
+@pytest.mark.parametrize(("cpus", "most"), [(1, 64), (2, 64), (16, 64), (17, 68), (128, 512)])
+def test_the_bound_is_four_for_every_processor(
+    cpus: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: cpus)
+    assert check_threads(most) == most
+    with pytest.raises(
+        RequestError, match=f"threads is {most + 1}, expected an integer from 1 to {most} .*; leave"
+    ):
+        check_threads(most + 1)
+
+
+def test_any_whole_number_will_do_and_none_is_the_default() -> None:
+    assert check_threads(1) == check_threads(np.int64(1)) == 1
+    assert type(check_threads(np.int64(1))) is int
+    assert check_threads(None) == default_threads()
+
+
+@pytest.mark.parametrize(
+    "threads", [0, -1, 1.5, 2.0, "2", True, np.True_, [1], 10**5000], ids=brief
+)
+def test_other_threads_are_refused(threads: Any) -> None:
+    with pytest.raises(RequestError, match="threads is .*, expected an integer from 1 to"):
+        check_threads(threads)

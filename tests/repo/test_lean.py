@@ -137,6 +137,51 @@ def test_chatting_without_jinja2_names_its_extra(tiny_folder: ModelFolder, tmp_p
     assert 'pip install "pocketlm[chat]"' in result.stderr
 
 
+# What is left of ONNX Runtime when one of its two packages was removed: nothing, a folder without
+# modules, or modules without what they import from each other.
+HALVES = {
+    "nothing": "sys.modules['onnxruntime'] = None",
+    "an empty package": "sys.modules['onnxruntime'] = types.ModuleType('onnxruntime')",
+    "no library": "sys.meta_path.insert(0, NoLibrary())",
+}
+NO_LIBRARY = """
+import importlib.abc, sys, types
+class NoLibrary(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name == "onnxruntime":
+            raise ImportError("cannot import name 'get_device' from 'onnxruntime.capi'")
+"""
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_half_of_onnxruntime_names_what_to_install(
+    half: str, tiny_folder: ModelFolder, tmp_path: Path
+) -> None:
+    """At every entry: from Python, and at each verb that runs a model."""
+    code = f"""{NO_LIBRARY}
+{HALVES[half]}
+import pocketlm
+from pocketlm.cli import main
+folder = sys.argv[1]
+try:
+    pocketlm.load(folder)
+except pocketlm.MissingExtraError as error:
+    print(error)
+for verb in (["run", folder, "x"], ["chat", folder], ["bench", folder], ["eval", folder]):
+    try:
+        main(verb)
+    except SystemExit as ended:
+        print(ended.code)
+"""
+    ended = run_python(code, str(tiny_folder.path), folder=tmp_path)
+    message, *codes = ended.stdout.splitlines()
+    found = "no package onnxruntime" if half == "nothing" else "only a part of onnxruntime"
+    assert message.startswith(f"running a model: found {found}")
+    assert "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime" in message
+    assert ended.stderr == 4 * f"pocketlm: {message}\n"
+    assert codes == 4 * ["2"]
+
+
 def test_importing_is_cheap_and_switches_telemetry_off(tmp_path: Path) -> None:
     code = """
         import os, sys

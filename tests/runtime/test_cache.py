@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from pocketlm.export.folder import DecoderShape, ModelFolder
-from pocketlm.runtime.cache import FIRST_CAPACITY, ConcatenatingCache, KVCache
+from pocketlm.runtime.cache import FIRST_CAPACITY, Cache, ConcatenatingCache, KVCache
 from pocketlm.runtime.session import Session
 
 SHAPE = DecoderShape(
@@ -22,9 +24,7 @@ SHAPE = DecoderShape(
 IDS = [int(number) for number in np.random.default_rng(7).integers(0, 300, 160)]
 
 
-def feed(
-    session: Session, cache: KVCache | ConcatenatingCache, ids: list[int], *sizes: int
-) -> list[NDArray[np.float32]]:
+def feed(session: Session, cache: Cache, ids: list[int], *sizes: int) -> list[NDArray[np.float32]]:
     """The last logits of every step; the steps have ``sizes`` tokens, then one each."""
     logits = []
     position = 0
@@ -82,7 +82,7 @@ def test_num_bytes_is_what_the_tokens_take() -> None:
 @pytest.mark.parametrize("kind", [KVCache, ConcatenatingCache])
 @pytest.mark.parametrize("length", [0, 1, 17, 40])
 def test_truncate_and_continue_equals_recompute(
-    tiny_session: Session, kind: type[KVCache | ConcatenatingCache], length: int
+    tiny_session: Session, kind: Callable[[DecoderShape], Cache], length: int
 ) -> None:
     cache = kind(tiny_session.shape)
     feed(tiny_session, cache, IDS[:40])

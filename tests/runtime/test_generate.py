@@ -185,11 +185,13 @@ def test_a_model_that_overflows_is_reported_and_the_session_lives_on(tmp_path: P
 
 
 @given(st.integers(1, 60), st.integers(1, 20))
-def test_chunks_cover_the_prompt_and_leave_no_token_alone(count: int, size: int) -> None:
+def test_chunks_are_even_cover_the_prompt_and_leave_no_token_alone(count: int, size: int) -> None:
     prompt = list(range(count))
-    parts = list(chunks(prompt, size))
-    assert [number for part in parts for number in part] == prompt
-    assert all(2 <= len(part) <= max(size, 2) + 1 for part in parts) or count == 1
+    *parts, last = chunks(prompt, size)
+    assert [number for part in [*parts, last] for number in part] == prompt
+    even = max(size + size % 2, 2)
+    assert all(len(part) == even for part in parts)
+    assert 2 <= len(last) <= even + 1 or count == 1
 
 
 def test_seconds_leave_out_what_the_caller_does(

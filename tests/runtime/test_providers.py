@@ -15,7 +15,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from pocketlm.export.errors import ProviderError, RequestError
+from pocketlm.export.errors import ProviderError, RequestError, ResourceError
 from pocketlm.export.float16_attention import float16_attention_graph
 from pocketlm.export.folder import ModelFolder
 from pocketlm.runtime.cache import DeviceCache, KVCache
@@ -252,7 +252,7 @@ def test_the_loop_generates_on_a_device(tiny_session: Session, tiny_folder: Mode
 def test_a_cache_that_does_not_fit_says_so(tiny_session: Session) -> None:
     """This ONNX Runtime has no such device: what it raises stands for what a full one raises."""
     with pytest.raises(
-        ProviderError,
+        ResourceError,
         match="provider is 'nowhere': found no memory for a KV cache of 128 tokens .*, expected "
         "8192 bytes for each of 4 buffers; shorten the text, or use the provider cpu",
     ):

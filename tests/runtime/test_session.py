@@ -227,11 +227,9 @@ def test_a_graph_that_cannot_be_opened_is_named(tiny_folder: ModelFolder, tmp_pa
         Session(folder, threads=1)
 
 
-@pytest.mark.parametrize("threads", [0, -1, 1.5, "2"])
+@pytest.mark.parametrize("threads", [0, 100_000])
 def test_wrong_threads_are_refused(tiny_folder: ModelFolder, threads: Any) -> None:
-    with pytest.raises(
-        RequestError, match=r"threads is .*, expected an integer from 1 up; leave it out"
-    ):
+    with pytest.raises(RequestError, match=rf"threads is {threads}, expected an integer from 1 to"):
         Session(tiny_folder, threads)
 
 

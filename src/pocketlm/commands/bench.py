@@ -16,7 +16,6 @@ from pocketlm.benchmarks.bench import OnEvent, Plan, run_bench
 from pocketlm.benchmarks.quality.documents import check_files
 from pocketlm.benchmarks.speed.measure import GENERATION, PROMPT, Choice
 from pocketlm.benchmarks.tables import Table
-from pocketlm.cli import INTERRUPTED
 from pocketlm.commands.lists import ListCommand
 from pocketlm.commands.measuring import (
     drawn,
@@ -37,30 +36,34 @@ from pocketlm.commands.options import (
 )
 from pocketlm.export.errors import PocketLMError
 from pocketlm.export.output_file import OutputFile
-from pocketlm.export.threads import default_threads
+from pocketlm.export.threads import default_threads, most_threads
+from pocketlm.interrupts import INTERRUPTED
 from pocketlm.runtime.generate import CHUNK_SIZE
 
 
-def parse_counts(text: str, least: int, most: int) -> list[int]:
+def parse_counts(text: str, least: int, most: int, step: int = 1) -> list[int]:
     """The whole numbers of "128,512". Raises click.BadParameter for anything else."""
     parts = text.split(",")
     # ASCII: isdecimal and int take digits of other scripts as well.
     if all(part.isascii() and part.isdecimal() and len(part) < 12 for part in parts):
         counts = [int(part) for part in parts]
-        if all(least <= count <= most for count in counts):
+        if all(least <= count <= most and count % step == 0 for count in counts):
             return counts
+    kind = "whole" if step == 1 else "even"
     raise click.BadParameter(
-        f"found {text!r:.60}, expected whole numbers from {least} to {most:,}, separated by commas"
+        f"found {text!r:.60}, expected {kind} numbers from {least} to {most:,}, separated by commas"
     )
 
 
-def _counts(*names: str, least: int, help: str, most: int = 10**9) -> Callable[..., Any]:
+def _counts(
+    *names: str, least: int, help: str, most: int = 10**9, step: int = 1
+) -> Callable[..., Any]:
     """An option for a list of numbers, which may also be given several times."""
 
     def parse(
         context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
     ) -> list[int] | None:
-        return [count for text in values for count in parse_counts(text, least, most)] or None
+        return [count for text in values for count in parse_counts(text, least, most, step)] or None
 
     return click.option(*names, multiple=True, callback=parse, metavar="N[,N...]", help=help)
 
@@ -101,13 +104,14 @@ def _parse_pairs(
 )
 @_counts(
     *("-b", "--batch-size"),
-    least=2,  # as many rows as any chunk of a prefill has
-    help=f"Tokens of a prompt per forward pass, at least 2. Default: {CHUNK_SIZE}.",
+    least=2,
+    step=2,  # as the chunks of a prefill
+    help=f"Tokens of a prompt per forward pass, an even number. Default: {CHUNK_SIZE}.",
 )
 @_counts(
     *("-t", "--threads"),
     least=1,
-    most=1024,
+    most=most_threads(),
     help="CPU threads. Default: the cores at hand.",
 )
 @click.option(

@@ -12,8 +12,6 @@ from typing import Any
 
 import click
 
-from pocketlm.cli import on_interrupt
-from pocketlm.commands.interrupts import interrupts_call
 from pocketlm.commands.options import (
     debug_option,
     model_options,
@@ -22,9 +20,10 @@ from pocketlm.commands.options import (
     system_option,
     unescape,
 )
-from pocketlm.commands.terminal import print_stream
+from pocketlm.commands.terminal import print_stream, say, why_it_stopped
 from pocketlm.export.errors import PocketLMError, RequestError, StorageError
 from pocketlm.export.output_file import OutputFile
+from pocketlm.interrupts import on_interrupt
 from pocketlm.model import Model
 from pocketlm.runtime.chat import ChatPrompt
 
@@ -53,6 +52,8 @@ def command(
       pocketlm chat llama-3.2-1b-instruct/
       pocketlm chat llama-3.2-1b-instruct/ --system "You answer in one sentence."
     """
+    if sys.stdin.encoding == "ascii" and hasattr(sys.stdin, "reconfigure"):
+        sys.stdin.reconfigure(encoding="utf-8", errors="strict")  # the locale "C" has no accents
     opened = open_model(model, options)
     options["stop"] = [unescape(text) for text in stop]
     # Ctrl-C means something else here than in other verbs, until the conversation is over.
@@ -132,14 +133,12 @@ class Conversation:
         stream = self.model.stream(prompt, cache=self.cache, **self.options)
         if forgotten := len(self.messages) + 1 - len(messages):
             say(f"the context is full: forgot the oldest {forgotten} messages")
-        with interrupts_call(stream.cancel):
+        with on_interrupt(lambda *_: stream.cancel()):
             answer = print_stream(stream)
         if answer or stream.finish_reason != "cancelled":
             self.messages = [*messages, {"role": "assistant", "content": answer}]
-        if stream.finish_reason == "length":
-            say(f"stopped after {self.options['max_tokens']} tokens, see --max-tokens")
-        if stream.finish_reason == "context":
-            say(f"stopped: the context of {self._context_length} tokens is full")
+        if limit := why_it_stopped(stream, self.model):
+            say(limit)
 
     def _fitting(self, messages: Messages) -> tuple[Messages, ChatPrompt]:
         """``messages`` and their prompt, without the oldest if there is no room for an answer.
@@ -205,8 +204,3 @@ def _later(messages: Messages) -> Messages:
     said = messages[len(told) :]
     questions = [index for index, message in enumerate(said) if message["role"] == "user"]
     return [*told, *said[questions[1] :]] if len(questions) > 1 else []
-
-
-def say(text: str) -> None:
-    """What is not the model's goes to stderr."""
-    click.echo(text, err=True)

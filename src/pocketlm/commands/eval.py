@@ -47,7 +47,7 @@ from pocketlm.commands.options import (
     window_options,
 )
 from pocketlm.export.folder import ModelFolder
-from pocketlm.export.threads import default_threads
+from pocketlm.export.threads import check_threads
 from pocketlm.quantize.precisions import FULL
 from pocketlm.reference import OnDisk, find_reference
 
@@ -168,6 +168,7 @@ def command(
     refuse_alone(context, "texts", ("window", "stride", "limit", "split"))
     refuse_alone(context, "tasks", ("items",))
     refuse_alone(context, "recite", ("passages", "prompt_tokens", "continuation_tokens"))
+    threads = check_threads(threads)
     # What can be wrong with a file is found before a model is opened, which may mean a download.
     if texts:
         check_files(texts, split)
@@ -180,7 +181,6 @@ def command(
     folders = _open_all(models, against, options)
     check_tasks(folders, task_files)
     books = read_books(folders, recite, recitation) if recite else []
-    threads = default_threads() if threads is None else threads
     results: dict[str, Any] = {
         "circumstances": {
             **describe_machine(threads),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pocketlm.export.utf8 import utf8
 from pocketlm.quantize.precisions import BLOCK_SIZES, HEADS, PRECISIONS
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ sampling_options = _group(
     click.option("--seed", type=int, help="Makes sampling repeatable on this machine."),
     click.option(
         "--stop",
+        type=utf8,
         multiple=True,
         metavar="TEXT",
         help=r"End before this text; \n and \t are understood. May be given several times.",
@@ -144,7 +146,7 @@ window_options = _group(
 )
 
 system_option = click.option(
-    "--system", metavar="TEXT", help="What the model is told before the conversation."
+    "--system", type=utf8, metavar="TEXT", help="What the model is told before the conversation."
 )
 
 # How a repository on the hub is used: fields of ``HubOptions``, and keyword arguments of ``load``.

@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from pocketlm.commands.options import (
     debug_option,
@@ -16,10 +17,11 @@ from pocketlm.commands.options import (
     system_option,
     unescape,
 )
-from pocketlm.commands.terminal import print_stream
+from pocketlm.commands.terminal import print_stream, say, why_it_stopped
 from pocketlm.export.memory import peak_rss_bytes
 from pocketlm.export.quantities import duration_text, size_text
 from pocketlm.export.strict_json import quoted
+from pocketlm.export.utf8 import utf8
 from pocketlm.model import Model
 from pocketlm.reference import hub_name, names_model
 from pocketlm.runtime.lost_characters import lost_characters
@@ -36,7 +38,10 @@ from pocketlm.runtime.tokenizer import MAX_CHARACTERS
 @click.option("--stats", is_flag=True, help="Print times, rates and peak memory to stderr.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 @debug_option
+@click.pass_context
 def command(
+    context: click.Context,
+    /,
     words: tuple[str, ...],
     chat: bool,
     system: str | None,
@@ -64,6 +69,7 @@ def command(
       echo "some prompt" | pocketlm run gpt2-int4/ - --json
     """
     path, prompt = _model_and_prompt(words)
+    prompt = utf8(prompt)  # not the path: that is looked up as the system spelled it
     if prompt == "-":
         prompt = _read_stdin()
     if system is not None and not chat:
@@ -83,6 +89,11 @@ def command(
         click.echo(json.dumps(_result(model, stream, prompt, text)))
     else:
         print_stream(stream, "" if chat else prompt)
+        # A limit that was asked for is no news.
+        asked = context.get_parameter_source("max_tokens") is not ParameterSource.DEFAULT
+        limit = why_it_stopped(stream, model)
+        if limit and not (asked and stream.finish_reason == "length"):
+            say(limit)
     if stats:
         click.echo(_stats(model, stream), err=True)
 

@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from pocketlm.model import Model
 from pocketlm.runtime.text import TextStream
 
 
@@ -28,3 +29,18 @@ def printable(text: str) -> str:
     return "".join(
         "\ufffd" if (ord(c) < 32 and c not in "\n\t") or 127 <= ord(c) < 160 else c for c in text
     )
+
+
+def why_it_stopped(stream: TextStream, model: Model) -> str | None:
+    """Which limit cut a text short, if one did."""
+    if stream.finish_reason == "length":
+        return f"stopped after {len(stream.token_ids)} tokens, see --max-tokens"
+    if stream.finish_reason == "context":
+        length = model.session.shape.context_length
+        return f"stopped: the context of {length} tokens is full"
+    return None
+
+
+def say(text: str) -> None:
+    """What is not the model's goes to stderr."""
+    click.echo(text, err=True)

@@ -1,0 +1,30 @@
+"""ONNX Runtime, whole, or an error that says what to install.
+
+Its builds for CPU and CUDA are packages of different names that lie in one folder: removing one
+takes files from the other, and what is left may even be imported, as an empty package.
+"""
+
+from __future__ import annotations
+
+from ..export.errors import MissingExtraError
+
+INSTALL = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install {}"
+INSTALL_CPU = INSTALL.format("onnxruntime")
+INSTALL_CUDA = INSTALL.format('"onnxruntime-gpu[cuda,cudnn]"')
+# One of each kind that is used: the extension, what is written in Python, and the version.
+PARTS = ("InferenceSession", "RunOptions", "OrtValue", "get_available_providers", "__version__")
+
+try:
+    import onnxruntime
+
+    for name in PARTS:
+        getattr(onnxruntime, name)
+except (ImportError, AttributeError, OSError) as error:
+    missing = isinstance(error, ModuleNotFoundError) and error.name == "onnxruntime"
+    found = "no package onnxruntime" if missing else f"only a part of onnxruntime ({error})"
+    raise MissingExtraError(
+        f"running a model: found {found}, expected the whole of it; install it with: {INSTALL_CPU} "
+        f"(with CUDA: {INSTALL_CUDA})"
+    ) from error
+
+__all__ = ["INSTALL_CUDA", "onnxruntime"]

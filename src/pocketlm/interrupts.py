@@ -1,0 +1,26 @@
+"""What Ctrl-C means, for as long as a command says so."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+INTERRUPTED = 130  # exit code
+
+
+@contextmanager
+def on_interrupt(handler: Any) -> Iterator[None]:
+    """Sets the handler of Ctrl-C, unless it is ignored or this is not the main thread."""
+    old = signal.getsignal(signal.SIGINT)
+    try:
+        if callable(old):
+            signal.signal(signal.SIGINT, handler)
+    except ValueError:
+        old = None
+    try:
+        yield
+    finally:
+        if callable(old):
+            signal.signal(signal.SIGINT, old)

@@ -1,0 +1,95 @@
+"""Memory that ran out: recognised however it is told, and reported with what there was."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from pocketlm.export import memory
+from pocketlm.export.errors import ModelFolderError, ResourceError
+from pocketlm.export.memory import exhausted, free_bytes, is_exhaustion, memory_errors
+
+TOLD = [
+    MemoryError(),
+    MemoryError("std::bad_alloc"),
+    RuntimeError("Exception during initialization: bad allocation"),
+    RuntimeError("bfc_arena.cc:360 Failed to allocate memory for requested buffer of size 3500000"),
+    RuntimeError("CUDA failure 2: out of memory ; GPU=0"),
+    OSError(errno.ENOMEM, "Cannot allocate memory"),
+]
+
+
+@pytest.mark.parametrize("error", TOLD, ids=str)
+def test_exhaustion_is_one_kind_of_error(error: Exception) -> None:
+    assert is_exhaustion(error)
+    with pytest.raises(ResourceError, match="^it: found .*, expected .*; close other") as caught:
+        with memory_errors("it"):
+            raise error
+    assert caught.value.__cause__ is error
+    assert caught.value.exit_code == 4
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("nothing of the kind"),
+        OSError(errno.ENOSPC, "No space left on device"),
+        ModelFolderError("x: ONNX Runtime cannot open it (bad allocation)"),
+    ],
+    ids=str,
+)
+def test_other_errors_pass(error: Exception) -> None:
+    with pytest.raises(type(error)) as caught, memory_errors("it"):
+        raise error
+    assert caught.value is error
+
+
+@pytest.mark.parametrize(
+    ("free", "needed", "said"),
+    [
+        (1_500_000, 3_400_000, "found 1.50 MB of memory free, expected at least 3.40 MB for it"),
+        (1_500_000, None, "found 1.50 MB of memory free, expected more"),
+        # Of the machine there is enough, and yet none was given: that is not the number to tell.
+        (9_000_000, 3_400_000, "found no memory, expected at least 3.40 MB for it"),
+        (None, 3_400_000, "found no memory, expected at least 3.40 MB for it"),
+    ],
+)
+def test_what_was_needed_and_what_there_was_are_told(
+    free: int | None, needed: int | None, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "free_bytes", lambda: free)
+    assert str(exhausted("a cache", needed, "do it")) == f"a cache: {said}; do it"
+
+
+def test_the_size_in_the_error_of_onnxruntime_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "free_bytes", lambda: 0)
+    with pytest.raises(
+        ResourceError, match="found 0 B of memory free, expected at least 3.50 MB for it"
+    ):
+        with memory_errors("it"):
+            raise TOLD[3]
+
+
+def test_what_is_free_is_the_least_of_all_limits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in {
+        "v2/memory.max": "5000\n",
+        "v2/memory.current": "3000\n",
+        "v1/memory/memory.limit_in_bytes": "700\n",
+        "v1/memory/memory.usage_in_bytes": "600\n",
+        "none/memory.max": "max\n",
+        "none/memory.current": "3000\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    rooms = [memory._group_room(tmp_path / name) for name in ("v2", "v1", "none", "absent")]
+    assert rooms == [2000, 100, None, None]
+    monkeypatch.setattr(memory, "_group_room", lambda root: 2000)
+    monkeypatch.setattr(memory, "_kilobytes", lambda file, field: 10**9)
+    monkeypatch.setattr(memory, "_limit_rooms", lambda: iter([3000]))
+    assert free_bytes() == 2000
+    monkeypatch.setattr(memory, "_limit_rooms", lambda: iter([-5]))
+    assert free_bytes() == 0
