@@ -189,13 +189,13 @@ def test_revisions_are_branches_tags_and_commits(
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        (f"{NAME}@main", "found 'main' in the name and 'v2', expected one"),
-        (".", "found 'v2' for a model on this disk, expected it only for one on the hub"),
-        (None, "found 'v2' for the demo model, expected it only for one on the hub"),
+        (f"{NAME}@main", "is 'main' in the name and 'v2', expected one"),
+        (".", "is 'v2' for a model on this disk, expected it only for one on the hub"),
+        (None, "is 'v2' for the demo model, expected it only for one on the hub"),
     ],
 )
 def test_a_revision_that_cannot_be_meant_is_refused(path: str | None, message: str) -> None:
-    with pytest.raises(pocketlm.RequestError, match=f"revision: {message}"):
+    with pytest.raises(pocketlm.RequestError, match=f"revision {message}"):
         pocketlm.load(path, revision="v2")
 
 
