@@ -34,8 +34,9 @@ CHILDREN = {
     f"{ADAPTERS}/pytorch.py": {"torch", "transformers"},
 }
 # Modules of export that need nothing beyond the standard library and NumPy.
-LEAN = {"cache_folder", "errors", "folder", "leftovers", "manifest", "placing", "publishing"}
-LEAN |= {"quantities", "regular_file", "strict_json", "threads", "tokenizers", "verified"}
+LEAN = {"cache_folder", "errors", "folder", "graph_check", "leftovers", "manifest", "placing"}
+LEAN |= {"publishing", "quantities", "regular_file", "strict_json", "threads", "tokenizers"}
+LEAN |= {"verified"}
 
 
 def imports(path: Path) -> Iterator[tuple[int, str, int]]:
