@@ -21,7 +21,6 @@ from .architectures import find_architecture
 from .checkpoint import Checkpoint
 from .errors import CheckpointError
 from .external_data import (
-    DATA_FILE,
     Progress,
     adopt_weights,
     plan_ranges,
@@ -30,7 +29,6 @@ from .external_data import (
 )
 from .folder import (
     IN_PLACE,
-    LARGEST_GRAPH,
     MANIFEST,
     MINIMUM_ONNXRUNTIME,
     DecoderShape,
@@ -38,6 +36,9 @@ from .folder import (
     describe_files,
 )
 from .genai import genai_config
+from .graph_check.graph import GRAPH_FILE, check_graph, inspect
+from .graph_check.onnx_file import GraphRefused
+from .graph_check.weights import DATA_FILE
 from .manifest import manifest_bytes
 from .plan import HEADERS_FORMAT, Plan, predicted_peak, predicted_seconds
 from .publishing import check_free_space, free_space, publishing, storage_errors, write_json
@@ -46,7 +47,6 @@ from .threads import default_threads
 from .tokenizers import TokenizerSource, open_tokenizer
 from .tokenizers.opening import open_library
 
-GRAPH_FILE = "model.onnx"
 OTHER_FILES = 4_000_000  # bytes: graph, configs and manifest together, generously
 # Rows of an embedding that a tokenizer may leave unused: published models pad to multiples of
 # 64 to 1024; a larger difference means the tokenizer of another model.
@@ -154,11 +154,12 @@ def build_decoder(checkpoint: Checkpoint) -> Decoder:
 
 
 def open_decoder(folder: ModelFolder) -> Decoder:
-    """The graph of an existing folder with lazy weights, ready to be changed and written again."""
-    file = folder.path / GRAPH_FILE
-    if file.stat().st_size > LARGEST_GRAPH:
-        raise CheckpointError(f"{file}: larger than {LARGEST_GRAPH} bytes; it is not one of ours")
-    model = ir.load(file)
+    """The graph of an existing folder with lazy weights, ready to be changed and written again.
+
+    Raises ModelFolderError for a graph that we cannot have written.
+    """
+    check_graph(folder)
+    model = ir.load(folder.path / GRAPH_FILE)
     adopt_weights(model, folder.path)
     return Decoder(
         model=model,
@@ -224,8 +225,20 @@ def write_folder(
                 "precision": precision.describe(),
                 "files": describe_files(folder, known),
             }
+            _check_written(ModelFolder(folder, manifest))
             (folder / MANIFEST).write_bytes(manifest_bytes(manifest))
     return ModelFolder.open(Path(out))
+
+
+def _check_written(folder: ModelFolder) -> None:
+    """What is published can be opened: a traced graph may have what no rule knows."""
+    try:
+        inspect(folder)
+    except GraphRefused as refused:
+        raise CheckpointError(
+            f"the graph of this {folder.manifest['architecture']} has {refused.found}, expected "
+            f"{refused.expected}; this runtime cannot run it"
+        ) from refused
 
 
 def _plan(decoder: Decoder, out: str | PathLike[str], precision: Precision) -> Plan:

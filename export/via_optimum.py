@@ -23,10 +23,10 @@ from .errors import CheckpointError
 from .external_data import Progress, adopt_weights
 from .folder import GROWING, IN_PLACE, ModelFolder
 from .graph import Weight
+from .graph_check.graph import GRAPH_FILE
 from .plan import Plan
 from .publishing import check_free_space, folder_beside, target_of
 from .run import (
-    GRAPH_FILE,
     Decoder,
     Precision,
     generation_defaults,
@@ -37,7 +37,7 @@ from .run import (
 from .strict_json import LARGEST_INDEX, load_json_object, quoted
 from .tokenizers import given_tokenizer
 from .tokenizers.opening import open_source
-from .traced.contract import check_graph, read_shape
+from .traced.contract import check_graph, check_operators, read_shape
 from .traced.in_place import rewrite_in_place
 from .traced.process import Trace, run_trace
 from .traced.simplify import Simplifier, lift_constants
@@ -179,6 +179,7 @@ def traced_decoder(
             value.const_value.learned = False
     Simplifier(model).run()
     reason = rewrite_in_place(model, shape) if rewrite else "asked to stay as traced"
+    check_operators(model)
     return Decoder(
         model=model,
         shape=shape,

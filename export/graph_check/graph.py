@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import ModelFolderError
-from ..folder import GROWING, LARGEST_GRAPH, DecoderShape, ModelFolder
+from ..folder import GROWING, DecoderShape, ModelFolder
 from ..regular_file import RegularFile
 from ..strict_json import quoted
 from .call import Call
@@ -56,6 +56,7 @@ LARGEST = DecoderShape(
     head_size=1 << 16,
 )
 LARGEST_WIDTH = 1 << 20  # heads · head size
+LARGEST_GRAPH = 200_000_000  # bytes of the file; weights are elsewhere
 LARGEST_LENGTH = 50_000  # nodes; a decoder of 126 layers (405B) in int8 has 9,000
 # Bytes of what a node makes of ``facts.NEW`` tokens, unless a weight takes more than half of it.
 LARGEST_VALUE = 1 << 30

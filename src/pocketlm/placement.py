@@ -16,7 +16,7 @@ from pocketlm.runtime.providers import (
     cuda_obstacle,
     has_cuda_build,
 )
-from pocketlm.runtime.session import GRAPH_FILE, Session
+from pocketlm.runtime.session import Session
 
 
 def open_session(
@@ -53,4 +53,4 @@ def _open_on_cuda(folder: ModelFolder, threads: int | None) -> Session:
         if isinstance(error, PocketLMError):
             raise
         raise missing_extra("cuda", "running on CUDA", error) from error
-    return Session(folder, threads, CUDA, float16_attention_graph(folder.path / GRAPH_FILE))
+    return Session(folder, threads, CUDA, float16_attention_graph(folder))
