@@ -54,13 +54,18 @@ def chunks(prompt_ids: Sequence[int], size: int) -> Iterator[Sequence[int]]:
     of 11). With even cuts the same row is the odd one, or none, whatever the size. One row alone
     also takes the attention kernel of decoding: a last token joins the chunk before it.
     """
-    start, size = 0, max(2, size + size % 2)
+    start, size = 0, longest_chunk(size) - 1
     while start < len(prompt_ids):
         end = start + size
         if len(prompt_ids) - end == 1:
             end += 1
         yield prompt_ids[start:end]
         start = end
+
+
+def longest_chunk(size: int) -> int:
+    """The most tokens of a run that ``chunks`` makes of ``size``."""
+    return max(2, size + size % 2) + 1
 
 
 def generate_tokens(

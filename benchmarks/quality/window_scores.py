@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ...runtime.generate import CHUNK_SIZE, chunks
+from ...runtime.generate import CHUNK_SIZE, chunks, longest_chunk
 from ...runtime.session import Session
 from .divergence import Comparison, Logits, Rows
 
@@ -52,7 +52,7 @@ class _Run:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._cache = session.new_cache()
-        self._logits = np.empty((ROWS + 1, session.shape.vocab_size), np.float32)
+        self._logits = np.empty((longest_chunk(ROWS), session.shape.vocab_size), np.float32)
 
     def chunks(self, ids: list[int], first: int) -> Iterator[Logits]:
         """The logits of rows ``first`` to the last, chunk by chunk, each overwritten by the next.
