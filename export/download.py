@@ -158,6 +158,26 @@ def _publish(snapshot: Snapshot, files: list[RemoteFile], staging: Path, folder:
     sync(folder.parent)
 
 
+def damaged_file(folder: Path, files: dict[str, dict[str, Any]]) -> str | None:
+    """The first of a complete download's ``files`` that is not what the hub listed, if any is.
+
+    ``files`` is as in its record, ``{name: {"bytes": size, "digest": hex}}``. Reads them all.
+    """
+    for name, listed in files.items():
+        found = _hash_for(listed["digest"], listed["bytes"])
+        with open(folder / name, "rb") as stream:
+            while chunk := stream.read(CHUNK_BYTES):
+                found.update(chunk)
+        if found.hexdigest() != listed["digest"]:
+            return name
+    return None
+
+
+def _hash_for(digest: str, num_bytes: int) -> hashlib._Hash:
+    """What computes a digest of this kind: see ``RemoteFile``."""
+    return hashlib.sha256() if len(digest) == 64 else hashlib.sha1(b"blob %d\0" % num_bytes)
+
+
 # One file ----------------------------------------------------------------------------------------
 
 
@@ -180,10 +200,7 @@ class _Part:
         self.path = self._folder / f"{self._file.digest}.{uuid.uuid4().hex}.part"
         self._stream: BinaryIO = open(self.path, "xb")
         self.size = 0
-        if len(self._file.digest) == 64:
-            self._hash = hashlib.sha256()
-        else:
-            self._hash = hashlib.sha1(b"blob %d\0" % self._file.num_bytes)
+        self._hash = _hash_for(self._file.digest, self._file.num_bytes)
 
     def adopt(self) -> None:
         """Copies the longest part that another process left, and removes them all."""

@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 from .errors import ModelFolderError
 from .folder import PAGE
 from .graph import Blob, Rows, Weight
+from .graph_check.onnx_file import GraphRefused
+from .graph_check.weights import DATA_FILE, check_place
 from .threads import default_threads
 
-DATA_FILE = "model.onnx_data"
 SMALL_ALIGNMENT = 64
 
 K = TypeVar("K")
@@ -187,16 +188,13 @@ def adopt_weights(model: ir.Model, folder: Path) -> None:
         if not isinstance(tensor, ir.ExternalTensor):
             continue
         place = Range(tensor.offset or 0, tensor.length or tensor.nbytes)
-        if tensor.location != DATA_FILE or place.offset < 0 or place.length != tensor.nbytes:
-            raise ModelFolderError(
-                f"{folder}: weight {value.name!r} lies in {tensor.location!r} at {place}, expected "
-                f"{tensor.nbytes} bytes of {DATA_FILE}; export the model again"
+        needed = tensor.nbytes
+        try:
+            check_place(
+                str(value.name), str(tensor.location), place.offset, place.length, needed, size
             )
-        if place.offset + place.length > size:
-            raise ModelFolderError(
-                f"{file}: {size} bytes, expected at least {place.offset + place.length} for "
-                f"weight {value.name!r}; export the model again"
-            )
+        except GraphRefused as refused:
+            raise ModelFolderError(f"{file}: {refused}; export the model again") from refused
         dtype = tensor.dtype.numpy()
         shape = tensor.shape.numpy()
         row_size = math.prod(shape[1:])

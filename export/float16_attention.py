@@ -15,20 +15,23 @@ as well; ONNX Runtime does that once, when it opens the graph.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import onnx_ir as ir
+
+from .folder import GRAPH_FILE, ModelFolder
+from .graph_check.graph import check_graph
 
 QUERY, KEY, VALUE, PAST_KEY, PAST_VALUE = range(5)
 COSINES, SINES, ATTENTION_BIAS = 7, 8, 10
 
 
-def float16_attention_graph(path: Path) -> bytes:
-    """The graph file at ``path`` with its attention in float16, as bytes of a ModelProto.
+def float16_attention_graph(folder: ModelFolder) -> bytes:
+    """The graph of ``folder`` with its attention in float16, as bytes of a ModelProto.
 
-    Weights stay in the files beside ``path``, which the bytes name relative to its folder.
+    Weights stay in the folder's file, which the bytes name relative to it. Raises ModelFolderError
+    for a graph that we cannot have written.
     """
-    model = ir.load(path)
+    check_graph(folder)
+    model = ir.load(folder.path / GRAPH_FILE)
     attend_in_float16(model)
     data: bytes = ir.to_proto(model).SerializeToString()
     return data

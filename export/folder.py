@@ -22,7 +22,6 @@ from .verified import VerifiedFiles, file_identity, file_sha256
 
 MANIFEST = "pocketlm.json"
 MINIMUM_ONNXRUNTIME = "1.31"
-LARGEST_GRAPH = 200_000_000  # bytes of model.onnx; weights are elsewhere
 PAGE = 4096
 
 

@@ -21,7 +21,6 @@ from .architectures import find_architecture
 from .checkpoint import Checkpoint
 from .errors import CheckpointError
 from .external_data import (
-    DATA_FILE,
     Progress,
     adopt_weights,
     plan_ranges,
@@ -31,7 +30,6 @@ from .external_data import (
 from .folder import (
     GRAPH_FILE,
     IN_PLACE,
-    LARGEST_GRAPH,
     MANIFEST,
     MINIMUM_ONNXRUNTIME,
     DecoderShape,
@@ -39,6 +37,9 @@ from .folder import (
     describe_files,
 )
 from .genai import genai_config
+from .graph_check.graph import check_graph, inspect
+from .graph_check.onnx_file import GraphRefused
+from .graph_check.weights import DATA_FILE
 from .manifest import manifest_bytes
 from .memory import memory_errors
 from .plan import HEADERS_FORMAT, Plan, predicted_peak, predicted_seconds
@@ -155,11 +156,12 @@ def build_decoder(checkpoint: Checkpoint) -> Decoder:
 
 
 def open_decoder(folder: ModelFolder) -> Decoder:
-    """The graph of an existing folder with lazy weights, ready to be changed and written again."""
-    file = folder.path / GRAPH_FILE
-    if file.stat().st_size > LARGEST_GRAPH:
-        raise CheckpointError(f"{file}: larger than {LARGEST_GRAPH} bytes; it is not one of ours")
-    model = ir.load(file)
+    """The graph of an existing folder with lazy weights, ready to be changed and written again.
+
+    Raises ModelFolderError for a graph that we cannot have written.
+    """
+    check_graph(folder)
+    model = ir.load(folder.path / GRAPH_FILE)
     adopt_weights(model, folder.path)
     return Decoder(
         model=model,
@@ -226,8 +228,20 @@ def write_folder(
                 "precision": precision.describe(),
                 "files": describe_files(folder, known),
             }
+            _check_written(ModelFolder(folder, manifest))
             (folder / MANIFEST).write_bytes(manifest_bytes(manifest))
     return ModelFolder.open(Path(out))
+
+
+def _check_written(folder: ModelFolder) -> None:
+    """What is published can be opened: a traced graph may have what no rule knows."""
+    try:
+        inspect(folder)
+    except GraphRefused as refused:
+        raise CheckpointError(
+            f"the graph of this {folder.manifest['architecture']} has {refused.found}, expected "
+            f"{refused.expected}; this runtime cannot run it"
+        ) from refused
 
 
 def _plan(decoder: Decoder, out: str | PathLike[str], precision: Precision) -> Plan:

@@ -36,7 +36,7 @@ from .run import (
 from .strict_json import LARGEST_INDEX, load_json_object, quoted
 from .tokenizers import given_tokenizer
 from .tokenizers.opening import open_source
-from .traced.contract import check_graph, read_shape
+from .traced.contract import check_graph, check_operators, read_shape
 from .traced.in_place import rewrite_in_place
 from .traced.process import Trace, run_trace
 from .traced.simplify import Simplifier, lift_constants
@@ -178,6 +178,7 @@ def traced_decoder(
             value.const_value.learned = False
     Simplifier(model).run()
     reason = rewrite_in_place(model, shape) if rewrite else "asked to stay as traced"
+    check_operators(model)
     return Decoder(
         model=model,
         shape=shape,

@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 import onnx_ir as ir
 
+from ..export.errors import CheckpointError
 from ..export.graph import Graph, Weight
 from .formats.block import Block
 from .report import Loss, Report
@@ -148,9 +149,7 @@ def _are_token_ids(value: ir.Value | None) -> bool:
 def _vocabulary_weights(model: ir.Model) -> set[Weight]:
     """Embedding and head: tables by token id, and products as wide as the logits."""
     found = set()
-    logits = next(value for value in model.graph.outputs if value.name == "logits")
-    assert logits.shape is not None
-    width = logits.shape[-1]
+    width = _vocabulary_size(model)
     for node in model.graph:
         table, product = match_embedding(node), match_product(node)
         if table is not None:
@@ -158,6 +157,19 @@ def _vocabulary_weights(model: ir.Model) -> set[Weight]:
         if product is not None and product.transposed and product.out_features == width:
             found.add(product.weight)
     return found
+
+
+def _vocabulary_size(model: ir.Model) -> object:
+    """The last dimension of the logits; CheckpointError where there are none."""
+    names = [str(value.name) for value in model.graph.outputs]
+    if "logits" not in names:
+        raise CheckpointError(
+            f"the graph has the outputs {', '.join(names)[:200] or 'none'}, expected logits among "
+            "them; it is no decoder - export the checkpoint again with: pocketlm export"
+        )
+    shape = model.graph.outputs[names.index("logits")].shape
+    assert shape is not None
+    return shape[-1]
 
 
 def _unused(value: ir.Value) -> bool:

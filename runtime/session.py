@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..export.errors import ModelFolderError, PocketLMError, ProviderError, RequestError
-from ..export.folder import GRAPH_FILE, GROWING, DecoderShape, ModelFolder, cache_names
+from ..export.folder import GRAPH_FILE, GROWING, DecoderShape, ModelFolder
+from ..export.graph_check.graph import check_graph
 from ..export.memory import is_exhaustion, memory_errors
 from ..export.threads import check_threads
 from ..export.utf8 import utf8
@@ -63,12 +64,13 @@ class Session:
         ``graph`` is opened instead of the folder's, over the same weights; its cache may be of
         float16.
 
-        Raises ModelFolderError when ONNX Runtime refuses the graph or it is not a decoder of ours,
-        ProviderError when ``place`` cannot be had, RequestError for a thread count out of bounds,
-        ResourceError when memory runs out.
+        Raises ModelFolderError when the graph is none that we can have written, or ONNX Runtime
+        refuses it, ProviderError when ``place`` cannot be had, RequestError for a thread count out
+        of bounds, ResourceError when memory runs out.
         """
         self.threads = check_threads(threads)
         _check_version(folder)
+        check_graph(folder)
         self.shape: DecoderShape = folder.shape
         self.place = place
         self.run_seconds = 0.0
@@ -80,7 +82,6 @@ class Session:
         self._can_keep = "num_logits_to_keep" in optional
         self._growing = folder.graph_cache == GROWING
         self._cache_dtype = np.float32 if graph is None else np.float16
-        self._check_contract(folder.path)
         self._lock = threading.Lock()
         self._process = os.getpid()
         # Weak, so that the memory of a finished generation is not kept until the next one.
@@ -276,51 +277,6 @@ class Session:
 
     def _bind_int64(self, name: str, shape: tuple[int, ...], array: NDArray[np.int64]) -> None:
         self._binding.bind_input(name, "cpu", 0, np.int64, shape, array.ctypes.data)
-
-    def _check_contract(self, path: Path) -> None:
-        """Compares the graph's inputs and outputs with the manifest's, before memory is allocated.
-
-        A graph traced by others may lack ``position_ids``; one whose cache grows may return the
-        logits of all rows.
-        """
-        inputs = {value.name: value for value in self._session.get_inputs()}
-        outputs = {value.name: value for value in self._session.get_outputs()}
-        # A damaged manifest may claim billions of layers: one more than there can be is enough.
-        layers = min(self.shape.num_layers, len(inputs))
-        past, present = zip(*cache_names(layers), strict=True)
-        wrong = (
-            ({"input_ids", "attention_mask", *past} ^ (inputs.keys() - {"position_ids"}))
-            | ({"logits", *present} ^ outputs.keys())
-            | (set() if self._can_keep or self._growing else {"num_logits_to_keep"})
-        )
-        if wrong:
-            raise ModelFolderError(
-                f"{path / GRAPH_FILE}: inputs or outputs differ from the manifest in "
-                f"{', '.join(sorted(wrong)[:4])}; export the model again"
-            )
-        found = {
-            "vocab_size": outputs["logits"].shape[2:],
-            "kv_heads": inputs[past[0]].shape[1:2],
-            "head_size": inputs[past[0]].shape[3:],
-        }
-        for name, sizes in found.items():
-            expected = getattr(self.shape, name)
-            if sizes != [expected]:
-                raise ModelFolderError(
-                    f"{path / GRAPH_FILE}: found {name} {sizes}, expected {expected} as in the "
-                    "manifest; export the model again"
-                )
-        for name, value in (inputs | outputs).items():
-            cached = name in past or name in present
-            kind = "tensor(float)" if cached or name == "logits" else "tensor(int64)"
-            if cached and self._cache_dtype is np.float16:
-                kind = "tensor(float16)"
-            rank = 4 if cached else 3 if name == "logits" else 2
-            if value.type != kind or len(value.shape) != rank:
-                raise ModelFolderError(
-                    f"{path / GRAPH_FILE}: {name} is a {value.type} of {len(value.shape)} "
-                    f"dimensions, expected a {kind} of {rank}; export the model again"
-                )
 
 
 def _check_version(folder: ModelFolder) -> None:

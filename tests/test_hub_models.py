@@ -189,13 +189,13 @@ def test_revisions_are_branches_tags_and_commits(
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        (f"{NAME}@main", "found 'main' in the name and 'v2', expected one"),
-        (".", "found 'v2' for a model on this disk, expected it only for one on the hub"),
-        (None, "found 'v2' for the demo model, expected it only for one on the hub"),
+        (f"{NAME}@main", "is 'main' in the name and 'v2', expected one"),
+        (".", "is 'v2' for a model on this disk, expected it only for one on the hub"),
+        (None, "is 'v2' for the demo model, expected it only for one on the hub"),
     ],
 )
 def test_a_revision_that_cannot_be_meant_is_refused(path: str | None, message: str) -> None:
-    with pytest.raises(pocketlm.RequestError, match=f"revision: {message}"):
+    with pytest.raises(pocketlm.RequestError, match=f"revision {message}"):
         pocketlm.load(path, revision="v2")
 
 
@@ -353,6 +353,25 @@ def test_a_download_stays_when_its_export_fails(
     pocketlm.load(NAME)
     assert hub_server.bytes_sent(WEIGHTS) == sent
     assert kinds(own_cache) == ["int8"]
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, "config.json"], ids=["lfs", "git"])
+def test_a_kept_download_with_a_flipped_bit_is_not_exported(
+    name: str,
+    hub_server: HubServer,
+    commit: str,
+    own_cache: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    first = pocketlm.load(NAME, keep_download=True)
+    (kept,) = own_cache.glob(f"hub/*/checkpoint-*/{name}")
+    sound = kept.read_bytes()
+    kept.write_bytes(sound[:-2] + bytes([sound[-2] ^ 1]) + sound[-1:])
+    with pytest.raises(pocketlm.HubError, match=f"{name} changed since it was downloaded"):
+        pocketlm.load(NAME, precision="int4", offline=True)
+    other = pocketlm.load(NAME, precision="int4")
+    assert "downloading it again" in capsys.readouterr().err
+    assert other.folder.manifest["source"] == first.folder.manifest["source"]
 
 
 def test_a_download_that_lost_a_file_is_made_again(

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 import onnx_ir as ir
 
 from ..errors import CheckpointError
-from ..external_data import DATA_FILE
 from ..folder import DecoderShape, cache_names
+from ..graph_check.operators import TRACED
+from ..graph_check.weights import DATA_FILE
 
 OPSETS = range(18, 24)
 # Of a model that does not say how many tokens it can attend to: ALiBi has no such limit.
@@ -36,6 +37,13 @@ def check_graph(model: ir.Model) -> None:
                 raise _refused(f"{name!r} in the file {tensor.location!r}", DATA_FILE)
             if isinstance(tensor, ir.ExternalTensor) and graph is not model.graph:
                 raise _refused(f"the weight {name!r} in a branch", "weights of the whole graph")
+
+
+def check_operators(model: ir.Model) -> None:
+    """Raises CheckpointError for an operator that a folder may not have, of a finished graph."""
+    for node in model.graph:
+        if (node.domain, node.op_type) not in TRACED:
+            raise _refused(f"the operator {node.op_type}", "one of those that decoders need")
 
 
 def _tensors(graph: ir.Graph) -> Iterator[tuple[str, ir.TensorProtocol]]:

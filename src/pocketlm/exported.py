@@ -292,6 +292,12 @@ class _Wanted:
         With ``precision`` a model in it is to be made on the same disk.
         """
         folder = repository.checkpoint(pinned, for_torch)
+        if damaged := store.damaged_download(folder):
+            problem = f"{self.name}: found {folder / damaged} changed since it was downloaded"
+            if isinstance(answer, HubError):
+                raise HubError(f"{problem}, expected what the hub listed; use the network once")
+            say(f"{problem}; downloading it again")
+            discard(folder)
         if is_download(folder):
             self._note_cached(pinned, answer)
         elif isinstance(answer, HubError):

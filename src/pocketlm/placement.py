@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 
 from pocketlm.export.errors import MissingExtraError, PocketLMError, ProviderError, missing_extra
-from pocketlm.export.folder import GRAPH_FILE, GROWING, ModelFolder
+from pocketlm.export.folder import GROWING, ModelFolder
 from pocketlm.runtime.providers import (
     ASKED_FOR_CUDA,
     AUTO,
@@ -53,4 +53,4 @@ def _open_on_cuda(folder: ModelFolder, threads: int | None) -> Session:
         if isinstance(error, PocketLMError):
             raise
         raise missing_extra("cuda", "running on CUDA", error) from error
-    return Session(folder, threads, CUDA, float16_attention_graph(folder.path / GRAPH_FILE))
+    return Session(folder, threads, CUDA, float16_attention_graph(folder))

@@ -30,7 +30,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from pocketlm.export.cache_folder import cache_folder
-from pocketlm.export.download import DOWNLOADED
+from pocketlm.export.download import DOWNLOADED, damaged_file
 from pocketlm.export.errors import HubError, ModelFolderError, RequestError
 from pocketlm.export.folder import MANIFEST, ModelFolder
 from pocketlm.export.leftovers import is_alive
@@ -225,6 +225,14 @@ def is_download(folder: Path) -> bool:
         return all((folder / name).stat().st_size == files[name]["bytes"] for name in files)
     except (HubError, OSError, KeyError, TypeError):
         return False
+
+
+def damaged_download(folder: Path) -> str | None:
+    """The first file of a complete download that is no longer what the hub listed; reads them."""
+    if not is_download(folder):
+        return None
+    record = load_json_object(folder / DOWNLOADED, LARGEST_RECORD, HubError)
+    return damaged_file(folder, record["files"])
 
 
 # What there is -----------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ def logits(
 
 def test_only_the_attention_and_its_cache_change(tiny_folder: ModelFolder) -> None:
     before = ir.load(tiny_folder.path / "model.onnx")
-    graph = float16_attention_graph(tiny_folder.path / "model.onnx")
+    graph = float16_attention_graph(tiny_folder)
     after = ir.from_proto(onnx.load_model_from_string(graph))
     known = {node.name for node in before.graph}
     added = [node.op_type for node in after.graph if node.name not in known]
@@ -69,7 +69,7 @@ def test_only_the_attention_and_its_cache_change(tiny_folder: ModelFolder) -> No
 
 def test_the_weights_stay_where_they_are(tiny_folder: ModelFolder) -> None:
     before = ir.load(tiny_folder.path / "model.onnx")
-    graph = float16_attention_graph(tiny_folder.path / "model.onnx")
+    graph = float16_attention_graph(tiny_folder)
     after = ir.from_proto(onnx.load_model_from_string(graph))
     places = weight_places(before)
     assert len(places) > 10 and {file for file, _, _ in places.values()} == {"model.onnx_data"}
@@ -96,7 +96,7 @@ def error(folder: ModelFolder) -> float:
     """The largest difference that float16 attention makes, as a share of the largest logit."""
     file = folder.path / "model.onnx"
     expected = logits(file, folder, np.float32)
-    found = logits(float16_attention_graph(file), folder, np.float16)
+    found = logits(float16_attention_graph(folder), folder, np.float16)
     return float(np.abs(found - expected).max() / np.abs(expected).max())
 
 

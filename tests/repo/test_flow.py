@@ -34,9 +34,9 @@ CHILDREN = {
     f"{ADAPTERS}/pytorch.py": {"torch", "transformers"},
 }
 # Modules of export that need nothing beyond the standard library and NumPy.
-LEAN = {"cache_folder", "errors", "folder", "leftovers", "manifest", "memory", "placing"}
-LEAN |= {"publishing", "quantities", "regular_file", "strict_json", "threads", "tokenizers"}
-LEAN |= {"utf8", "verified", "whole_number"}
+LEAN = {"cache_folder", "errors", "folder", "graph_check", "leftovers", "manifest", "memory"}
+LEAN |= {"placing", "publishing", "quantities", "regular_file", "strict_json", "threads"}
+LEAN |= {"tokenizers", "utf8", "verified", "whole_number"}
 
 
 def imports(path: Path) -> Iterator[tuple[int, str, int]]:

@@ -16,7 +16,7 @@ import pytest
 
 import pocketlm
 from pocketlm.export.checkpoint import open_checkpoint
-from pocketlm.export.errors import ModelFolderError
+from pocketlm.export.errors import CheckpointError, ModelFolderError
 from pocketlm.export.folder import GROWING, MANIFEST, DecoderShape, ModelFolder
 from pocketlm.export.graph import Graph
 from pocketlm.export.manifest import manifest_bytes
@@ -119,7 +119,7 @@ def test_called_in_place_it_is_refused(tiny_checkpoint: Path, tmp_path: Path) ->
     """Bound to one buffer, the kernel would read what it is writing."""
     folder = write(tmp_path / "out", tiny_checkpoint, growing_model())
     change_manifest(folder, graph={})
-    with pytest.raises(ModelFolderError, match="differ from the manifest in num_logits_to_keep"):
+    with pytest.raises(ModelFolderError, match="differ from the manifest in 'num_logits_to_keep'"):
         Session(ModelFolder.open(folder.path), threads=1)
 
 
@@ -131,12 +131,9 @@ def test_another_kind_of_cache_is_refused(tiny_checkpoint: Path, tmp_path: Path)
 
 
 def test_an_input_of_another_dtype_is_named(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    folder = write(tmp_path / "out", tiny_checkpoint, growing_model(mask_dtype=np.float32))
-    with pytest.raises(ModelFolderError) as caught:
-        Session(folder, threads=1)
-    assert "attention_mask is a tensor(float) of 2 dimensions, expected a tensor(int64) of 2" in (
-        str(caught.value)
-    )
+    model = growing_model(mask_dtype=np.float32)
+    with pytest.raises(CheckpointError, match="attention_mask of float32 .* 2 dimensions of int64"):
+        write(tmp_path / "out", tiny_checkpoint, model)
 
 
 def test_a_declared_graph_gets_the_cache_in_place(tiny_session: Session) -> None:

@@ -215,7 +215,7 @@ def test_a_device_cache_truncates_and_resets(tiny_folder: ModelFolder) -> None:
 
 
 def float16_session(folder: ModelFolder) -> Session:
-    graph = float16_attention_graph(folder.path / "model.onnx")
+    graph = float16_attention_graph(folder)
     return Session(folder, threads=1, place=DEVICE, graph=graph)
 
 

@@ -63,7 +63,11 @@ precision_options = _group(
 )
 
 writing_options = _group(
-    click.option("--force", is_flag=True, help="Replace OUT if it is a model folder."),
+    click.option(
+        "--force",
+        is_flag=True,
+        help="Replace OUT if it is a model folder with no other file in it.",
+    ),
     click.option("--quiet", is_flag=True, help="Print neither plan, progress nor report."),
     debug_option,
 )
