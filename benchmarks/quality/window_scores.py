@@ -17,7 +17,7 @@ from ...runtime.generate import CHUNK_SIZE, chunks, longest_chunk
 from ...runtime.session import Session
 from .divergence import Comparison, Logits, Rows
 
-ROWS = 128  # scored at once
+ROWS = 128  # scored at once; even, as chunks are
 
 
 class WindowScores:

@@ -117,7 +117,7 @@ class Model:
         min_p: float | None = None,
         repetition_penalty: float | None = None,
         seed: int | None = None,
-        stop: str | Sequence[str] | None = None,
+        stop: str | Sequence[str] | None = (),
         ignore_eos: bool = False,
         logprobs: bool = False,
         cancellation: Cancellation | None = None,

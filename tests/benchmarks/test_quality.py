@@ -138,7 +138,7 @@ def test_every_measure_equals_its_definition(
     two: Folders, text: Path, window: int, data: st.DataObject
 ) -> None:
     stride = data.draw(st.integers(max(1, window // 8), window - 1), label="stride")
-    rows = data.draw(st.sampled_from([2, 5, 128]), label="rows")
+    rows = data.draw(st.sampled_from([2, 6, 128]), label="rows")
     tokenizer = Tokenizer.open(two["fp32"].path / "tokenizer.json")
     ids = [299, *tokenizer.encode(TEXT)]
     places = twin_windows(len(ids), window, stride)
