@@ -38,7 +38,7 @@ OnEvent = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
-class Plan:
+class BenchPlan:
     """What to measure on which folders, by their unique names; the first is the reference."""
 
     folders: dict[str, ModelFolder]
@@ -52,7 +52,7 @@ class Plan:
     split: str | None = None  # what stands between the documents of a text
 
 
-def run_bench(plan: Plan, on_event: OnEvent = lambda event: None) -> dict[str, Any]:
+def run_bench(plan: BenchPlan, on_event: OnEvent = lambda event: None) -> dict[str, Any]:
     """Measures and returns the dict above: speed first, then, alone in memory, quality.
 
     Ctrl-C ends the measuring: what is there of complete rounds is returned, and ``interrupted``
@@ -86,7 +86,7 @@ def run_bench(plan: Plan, on_event: OnEvent = lambda event: None) -> dict[str, A
 
 
 def _measure_speed(
-    plan: Plan, recording: Recording, bandwidth: dict[str, float], on_event: OnEvent
+    plan: BenchPlan, recording: Recording, bandwidth: dict[str, float], on_event: OnEvent
 ) -> None:
     _measure_bandwidth(plan, bandwidth, on_event)
     measure(
@@ -102,7 +102,7 @@ def _measure_speed(
     _measure_bandwidth(plan, bandwidth, on_event)
 
 
-def _measure_quality(plan: Plan, results: dict[str, Any], on_event: OnEvent) -> dict[str, Any]:
+def _measure_quality(plan: BenchPlan, results: dict[str, Any], on_event: OnEvent) -> dict[str, Any]:
     """Of the models that are left, with the threads of the first test."""
     names = [model["name"] for model in results["models"]]
     return measure_quality(
@@ -116,18 +116,18 @@ def _measure_quality(plan: Plan, results: dict[str, Any], on_event: OnEvent) -> 
     )
 
 
-def _windows(plan: Plan) -> dict[str, Any]:
+def _windows(plan: BenchPlan) -> dict[str, Any]:
     return {name: getattr(plan, name) for name in ("window", "stride", "limit", "split")}
 
 
-def _measure_bandwidth(plan: Plan, best: dict[str, float], on_event: OnEvent) -> None:
+def _measure_bandwidth(plan: BenchPlan, best: dict[str, float], on_event: OnEvent) -> None:
     """By number of threads; before and after the tests, since others may slow down either."""
     on_event({"phase": "bandwidth"})
     for threads in thread_counts(plan.tests):
         best[str(threads)] = max(read_bandwidth(threads), best.get(str(threads), 0.0))
 
 
-def _begin(plan: Plan) -> dict[str, Any]:
+def _begin(plan: BenchPlan) -> dict[str, Any]:
     return {
         **describe_machine(plan.tests[0].threads),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -149,7 +149,9 @@ def _end(circumstances: dict[str, Any], others: OthersUse | None) -> None:
     }
 
 
-def _results(plan: Plan, recording: Recording, circumstances: dict[str, Any]) -> dict[str, Any]:
+def _results(
+    plan: BenchPlan, recording: Recording, circumstances: dict[str, Any]
+) -> dict[str, Any]:
     names = [name for name in plan.folders if name not in recording.failed]
     if not names:
         raise next(iter(recording.failed.values()))
@@ -188,7 +190,7 @@ def describe_model(name: str, folder: ModelFolder, recording: Recording) -> dict
 
 
 def _speed(
-    plan: Plan, names: Sequence[str], recording: Recording, bandwidth: dict[str, float]
+    plan: BenchPlan, names: Sequence[str], recording: Recording, bandwidth: dict[str, float]
 ) -> list[dict[str, Any]]:
     """A row per test that has samples, and model."""
     weights = {name: weight_bytes_per_token(plan.folders[name]) for name in names}

@@ -25,7 +25,7 @@ from typing import Any
 
 from ..export.folder import ModelFolder
 from ..export.threads import default_threads
-from .bench import Plan, run_bench
+from .bench import BenchPlan, run_bench
 from .programs import (
     at_least,
     errors_in_a_line,
@@ -38,7 +38,7 @@ from .quality.documents import check_files
 from .results_file import results_file, write_results
 from .scorecard import SCORECARDS, TESTS
 from .shapes import SHAPES, write_checkpoint
-from .speed.measure import Choice, parse_test
+from .speed.measure import SpeedGrid, parse_test
 from .summary import markdown
 
 # Name in tables -> options of ``pocketlm export``; the first is what the others are compared with.
@@ -164,7 +164,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--rounds",
         type=at_least(1),
-        default=Plan.repetitions,
+        default=BenchPlan.repetitions,
         help="after one of warm-up (%(default)s)",
     )
     parser.add_argument("--json", type=results_file, help="also write the results to this file")
@@ -196,10 +196,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         more = ["--tokenizer", str(arguments.tokenizer)] if arguments.tokenizer else []
         variants = {name: [*options, *more] for name, options in VARIANTS.items()}
         folders, peaks = export_variants(checkpoint, variants, root)
-        tests = Choice(threads=[threads]).tests(folders["fp32"].shape.context_length)
+        tests = SpeedGrid(threads=[threads]).tests(folders["fp32"].shape.context_length)
         if arguments.shape:
             tests = [replace(parse_test(name), threads=threads) for name in TESTS]
-        plan = Plan(
+        plan = BenchPlan(
             folders,
             tests,
             arguments.rounds,

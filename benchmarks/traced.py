@@ -17,9 +17,9 @@ from typing import Any
 
 from ..export.folder import ModelFolder
 from ..export.quantities import size_text
-from ..export.run import open_decoder
 from ..export.threads import default_threads
-from .bench import Plan, run_bench
+from ..export.writing import open_decoder
+from .bench import BenchPlan, run_bench
 from .precisions import export_variants, show_progress
 from .programs import model_name, thread_count
 from .results_file import results_file, write_results
@@ -68,7 +68,10 @@ def main() -> None:
         "--threads", type=thread_count, default=default_threads(), help="CPU threads"
     )
     parser.add_argument(
-        "--rounds", type=int, default=Plan.repetitions, help="after one of warm-up (%(default)s)"
+        "--rounds",
+        type=int,
+        default=BenchPlan.repetitions,
+        help="after one of warm-up (%(default)s)",
     )
     parser.add_argument("--json", type=results_file, help="also write the results to this file")
     arguments = parser.parse_args()
@@ -80,7 +83,7 @@ def main() -> None:
         folders, peaks = export_variants(checkpoint, variants, root)
         graphs = {name: describe_graph(folder) for name, folder in folders.items()}
         tests = [replace(parse_test(name), threads=arguments.threads) for name in TESTS]
-        results = run_bench(Plan(folders, tests, arguments.rounds), show_progress)
+        results = run_bench(BenchPlan(folders, tests, arguments.rounds), show_progress)
     results |= {"graphs": graphs, "export_peak_bytes": peaks}
     print(graph_table(results).markdown())
     print(f"\n{describe_circumstances(results)}\n")

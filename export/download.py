@@ -25,14 +25,13 @@ from .hub import RESUME, Hub, RemoteFile, Snapshot, TransientError
 from .hub_selection import CONFIG, index_file, small_files, weight_files
 from .placing import sync
 from .publishing import free_space, storage_errors, write_json
-from .quantities import size_text
+from .quantities import ByteProgress, size_text
 
 DOWNLOADED = "pocketlm-download.json"  # in a complete folder: repository, commit and digests
 CHUNK_BYTES = 1 << 20
 SLOW_SECONDS, SLOW_BYTES = 60, 60_000  # less in that time is no connection
 TRIES = 20  # where locks do not hold and processes take each other's files away
-Progress = Callable[[int, int], None]  # bytes complete, bytes in all
-OnDownload = Callable[[str, int], AbstractContextManager[Progress]]  # repository, bytes in all
+OnDownload = Callable[[str, int], AbstractContextManager[ByteProgress]]  # repository, bytes in all
 
 
 def download(
@@ -75,7 +74,7 @@ def _make(
     files = [*small, *weight_files(snapshot, content, for_torch)]
     _check_room(snapshot, files, staging)
     total = sum(file.num_bytes for file in files)
-    heard: AbstractContextManager[Progress] = (
+    heard: AbstractContextManager[ByteProgress] = (
         on_download(snapshot.repository, total) if on_download else nullcontext(lambda *_: None)
     )
     done = {file.name: _held_bytes(file, staging) for file in files}

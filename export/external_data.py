@@ -25,13 +25,13 @@ from .folder import PAGE
 from .graph import Blob, Rows, Weight
 from .graph_check.onnx_file import GraphRefused
 from .graph_check.weights import DATA_FILE, check_place
+from .quantities import ByteProgress
 from .threads import default_threads
 
 SMALL_ALIGNMENT = 64
 
 K = TypeVar("K")
 T = TypeVar("T")
-Progress = Callable[[int, int], None]  # bytes written so far, bytes in all
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def plan_ranges(model: ir.Model) -> tuple[dict[Blob, Range], int]:
     return ranges, end
 
 
-def write_weights(model: ir.Model, folder: Path, progress: Progress | None = None) -> str:
+def write_weights(model: ir.Model, folder: Path, progress: ByteProgress | None = None) -> str:
     """Writes every weight of ``model`` and points its initializers at the file.
 
     Returns the file's SHA-256 in hex. Runs of rows are read and packed on all cores, and written

@@ -35,7 +35,7 @@ HEADERS_FORMAT = "config.json"  # of a checkpoint that has nothing else
 
 
 @dataclass(frozen=True)
-class Plan:
+class ExportPlan:
     """What an export will do, known before the first byte is written. Sizes in bytes."""
 
     out: Path

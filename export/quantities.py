@@ -5,6 +5,9 @@ Units are decimal: 1 kB is 1000 bytes. What is written grows with what it is of,
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+ByteProgress = Callable[[int, int], None]  # bytes done so far, bytes in all
 MINUS = "\N{MINUS SIGN}"
 BYTES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B"))
 # From 100 of one unit on it is the next: 99 s are easier to grasp than 1.7 min.

@@ -20,19 +20,12 @@ import onnx_ir as ir
 
 from .checkpoint import Checkpoint, load_config, open_checkpoint
 from .errors import CheckpointError
-from .external_data import Progress, adopt_weights
+from .external_data import adopt_weights
 from .folder import GRAPH_FILE, GROWING, IN_PLACE, ModelFolder
 from .graph import Weight
-from .plan import Plan
+from .plan import ExportPlan
 from .publishing import check_free_space, folder_beside, target_of
-from .run import (
-    Decoder,
-    Precision,
-    generation_defaults,
-    read_tokenizer,
-    require_tokenizer,
-    write_folder,
-)
+from .quantities import ByteProgress
 from .strict_json import LARGEST_INDEX, load_json_object, quoted
 from .tokenizers import given_tokenizer
 from .tokenizers.opening import open_source
@@ -41,6 +34,14 @@ from .traced.in_place import rewrite_in_place
 from .traced.process import Trace, run_trace
 from .traced.simplify import Simplifier, lift_constants
 from .traced.torch_zip import check_torch_file
+from .writing import (
+    Decoder,
+    Precision,
+    generation_defaults,
+    read_tokenizer,
+    require_tokenizer,
+    write_folder,
+)
 
 TORCH_FILE = "pytorch_model.bin"
 TORCH_INDEX = "pytorch_model.bin.index.json"
@@ -55,8 +56,8 @@ def export_via_optimum(
     origin: dict[str, str] | None = None,
     rewrite: bool = True,
     force: bool = False,
-    on_plan: Callable[[Plan], None] | None = None,
-    progress: Progress | None = None,
+    on_plan: Callable[[ExportPlan], None] | None = None,
+    progress: ByteProgress | None = None,
 ) -> ModelFolder:
     """Traces the checkpoint folder ``path`` and writes it as a model folder at ``out``.
 

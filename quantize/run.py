@@ -16,12 +16,12 @@ import onnx_ir as ir
 
 from ..export.checkpoint import Checkpoint
 from ..export.errors import RequestError
-from ..export.external_data import Progress
 from ..export.folder import ModelFolder
-from ..export.plan import Plan, open_headers
+from ..export.plan import ExportPlan, open_headers
 from ..export.publishing import target_of
-from ..export.run import Precision, export_model, open_decoder, plan_export, write_folder
+from ..export.quantities import ByteProgress
 from ..export.via_optimum import export_via_optimum
+from ..export.writing import Precision, export_model, open_decoder, plan_export, write_folder
 from .precisions import FULL
 from .report import Report
 from .rewrite import Rewrite
@@ -61,8 +61,8 @@ def export_checkpoint(
     block_size: int | None = None,
     head: str | None = None,
     force: bool = False,
-    on_plan: Callable[[Plan], None] | None = None,
-    progress: Progress | None = None,
+    on_plan: Callable[[ExportPlan], None] | None = None,
+    progress: ByteProgress | None = None,
 ) -> ModelFolder:
     """``export_model`` in a precision chosen by name, in one pass over the checkpoint."""
     change = precision_of(precision, block_size, head)
@@ -80,8 +80,8 @@ def export_traced(
     origin: dict[str, str] | None = None,
     rewrite: bool = True,
     force: bool = False,
-    on_plan: Callable[[Plan], None] | None = None,
-    progress: Progress | None = None,
+    on_plan: Callable[[ExportPlan], None] | None = None,
+    progress: ByteProgress | None = None,
 ) -> ModelFolder:
     """``export_via_optimum`` in a precision chosen by name."""
     return export_via_optimum(
@@ -106,7 +106,7 @@ def plan_checkpoint(
     head: str | None = None,
     tokenizer: str | Path | None = None,
     timed: bool = True,
-) -> Plan:
+) -> ExportPlan:
     """What ``export_checkpoint`` of the checkpoint at ``path`` would do; reads headers only.
 
     A folder with nothing but a config.json will do. ``timed`` is as for ``plan_export``. Raises
@@ -124,8 +124,8 @@ def quantize_model(
     block_size: int | None = None,
     head: str | None = None,
     force: bool = False,
-    on_plan: Callable[[Plan], None] | None = None,
-    progress: Progress | None = None,
+    on_plan: Callable[[ExportPlan], None] | None = None,
+    progress: ByteProgress | None = None,
 ) -> ModelFolder:
     """Writes an fp32 model folder again at ``out`` in ``precision``; the source stays as it is.
 

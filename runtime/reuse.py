@@ -2,7 +2,7 @@
 
 In a conversation every prompt begins with the one before it and the answer to that. Rows that were
 computed one at a time, as an answer's are, may differ in the last bit from those of a prompt (see
-``chunks``), so the text may in time part ways with that of an empty cache, as between two machines;
+``chunks``), so the text may in time diverge from that of an empty cache, as between two machines;
 the same sequence of prompts gives the same texts.
 """
 

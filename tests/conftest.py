@@ -18,7 +18,7 @@ import pocketlm
 from pocketlm import cli
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.folder import ModelFolder
-from pocketlm.export.run import export_model
+from pocketlm.export.writing import export_model
 from pocketlm.runtime.session import Session
 from pocketlm.runtime.tokenizer import Tokenizer
 

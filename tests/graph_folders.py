@@ -16,9 +16,9 @@ from traced_graphs import VOCAB, Style, traced_model, write_trace
 
 from pocketlm.export.folder import MANIFEST, ModelFolder
 from pocketlm.export.manifest import manifest_bytes
-from pocketlm.export.run import write_folder
 from pocketlm.export.verified import file_sha256
 from pocketlm.export.via_optimum import open_for_tracing, traced_decoder
+from pocketlm.export.writing import write_folder
 
 Change = Callable[[ModelProto], object]
 

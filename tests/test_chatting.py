@@ -24,7 +24,7 @@ import pocketlm
 from pocketlm import cli
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.folder import ModelFolder
-from pocketlm.export.run import export_model
+from pocketlm.export.writing import export_model
 from pocketlm.runtime.chat import TRANSCRIPT_STOPS
 
 HI = [{"role": "user", "content": "Hi"}]

@@ -1,7 +1,7 @@
 """The demo model's text does not depend on chunks, the growth of the cache, or batch mates.
 
 On a real model it shows: one float bit in the attention's result rounds quantized activations to a
-neighbour, and the text parts ways within a few dozen tokens.
+neighbour, and the text diverges within a few dozen tokens.
 """
 
 from __future__ import annotations

@@ -683,7 +683,7 @@ def test_disk_full_half_way_leaves_nothing(
     run: Run, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    monkeypatch.setattr("pocketlm.export.run.write_json", _fail(full))
+    monkeypatch.setattr("pocketlm.export.writing.write_json", _fail(full))
     ended = run("export", tiny_checkpoint, tmp_path / "out", "--quiet")
     assert_refused(ended, "out: cannot write .No space left on device., expected", code=4)
     assert listing(tmp_path) == []
@@ -728,9 +728,9 @@ PHASES = {
     "load": ("pocketlm.placement", "Session", "run {model} x"),
     "generation": ("pocketlm.runtime.text:TextStream", "__next__", "run {model} x"),
     "export": ("rich.progress:Progress", "update", "export {checkpoint} {out}"),
-    "last files": ("pocketlm.export.run", "write_json", "export {checkpoint} {out}"),
+    "last files": ("pocketlm.export.writing", "write_json", "export {checkpoint} {out}"),
     "quantize": ("rich.progress:Progress", "update", "quantize {model} {out} --to int8"),
-    "export of run": ("pocketlm.export.run", "write_json", "run {checkpoint} x"),
+    "export of run": ("pocketlm.export.writing", "write_json", "run {checkpoint} x"),
 }
 
 

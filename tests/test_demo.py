@@ -20,7 +20,7 @@ from command_line import Run
 
 import pocketlm
 from pocketlm import exported
-from pocketlm.benchmarks.bench import Plan
+from pocketlm.benchmarks.bench import BenchPlan
 from pocketlm.export.errors import CheckpointError, RequestError
 from pocketlm.exported import demo_checkpoint
 
@@ -101,7 +101,7 @@ def test_demo_is_a_name_that_the_verbs_take(
 
 
 def test_demo_is_a_name_that_bench_takes(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def plan_only(plan: Plan, on_event: object) -> dict[str, Any]:
+    def plan_only(plan: BenchPlan, on_event: object) -> dict[str, Any]:
         raise RequestError(f"planned {', '.join(plan.folders)}")
 
     monkeypatch.setattr("pocketlm.commands.bench.run_bench", plan_only)

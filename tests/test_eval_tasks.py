@@ -13,7 +13,7 @@ from command_line import Run, assert_refused
 
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.folder import ModelFolder
-from pocketlm.export.run import export_model
+from pocketlm.export.writing import export_model
 from pocketlm.quantize.run import export_checkpoint
 from pocketlm.runtime.session import Session
 

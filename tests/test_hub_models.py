@@ -453,7 +453,7 @@ def test_what_cannot_be_exported_is_refused_before_its_weights_are_fetched(
 def test_room_for_download_and_model_is_found_missing_before_the_weights(
     run: Run, hub_server: HubServer, commit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pocketlm.export.run.free_space", lambda path: 50_000)
+    monkeypatch.setattr("pocketlm.export.writing.free_space", lambda path: 50_000)
     code, out, err = run("run", NAME, "the sea")
     assert (code, out, err.count("\n")) == (4, "", 1)
     assert re.search("found 50.0 kB free in .*, expected 4.15 MB for its download and the", err)

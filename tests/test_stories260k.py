@@ -9,7 +9,7 @@ import pytest
 
 from pocketlm import Model
 from pocketlm.export.checkpoint import open_checkpoint
-from pocketlm.export.run import export_model
+from pocketlm.export.writing import export_model
 
 
 def test_stories260k_has_the_loss_its_readme_states(test_data: Path, tmp_path: Path) -> None:

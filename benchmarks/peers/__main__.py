@@ -27,7 +27,7 @@ from ...export.threads import default_threads
 from ..programs import at_least, given_path, thread_count
 from ..results_file import as_json, results_file
 from ..shapes import SHAPES
-from ..speed.measure import GENERATION, PROMPT, Choice
+from ..speed.measure import GENERATION, PROMPT, SpeedGrid
 from .comparison import LEVELS, Comparison, Settings, shape_checkpoint
 from .conversions import Peer, known_peers
 from .environments import PeerError
@@ -101,7 +101,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def settings(arguments: argparse.Namespace) -> Settings:
     """What the options ask for."""
-    choice = Choice(
+    grid = SpeedGrid(
         None if arguments.prompt is None else (arguments.prompt,),
         None if arguments.generation is None else (arguments.generation,),
         depths=arguments.depth or (0,),
@@ -110,7 +110,7 @@ def settings(arguments: argparse.Namespace) -> Settings:
     return Settings(
         arguments.folder,
         chosen_peers(arguments.peer),
-        choice,
+        grid,
         list(dict.fromkeys(arguments.precision or LEVELS)),
         arguments.rounds,
         arguments.timeout,

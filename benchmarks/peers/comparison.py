@@ -13,7 +13,7 @@ from typing import Any
 from ...export.folder import ModelFolder
 from ..machine import OthersUse, busy_sentence, describe_machine, load_average
 from ..shapes import SHAPES, write_checkpoint
-from ..speed.measure import Choice, SpeedTest
+from ..speed.measure import SpeedGrid, SpeedTest
 from .conversions import Contender, Peer, convert, our_peer, reference_peer
 from .environments import PeerError
 from .measure import Entry, OnProgress, Options, checks, judge, measure_level
@@ -31,7 +31,7 @@ class Settings:
 
     root: Path  # environments, checkpoints, conversions and logs are kept in here
     peers: Sequence[Peer]
-    choice: Choice  # of tests, with one number of threads
+    grid: SpeedGrid  # of tests, with one number of threads
     levels: Sequence[str] = LEVELS
     rounds: int = 9
     answer_seconds: float = ANSWER_SECONDS
@@ -62,8 +62,8 @@ class Comparison:
         logs = settings.root / "logs"
         logs.mkdir(parents=True, exist_ok=True)
         self.options = Options(
-            peer_tests(settings.choice, self.shape.context_length),
-            settings.choice.threads[0],
+            peer_tests(settings.grid, self.shape.context_length),
+            settings.grid.threads[0],
             settings.rounds,
             logs,
             settings.answer_seconds,
@@ -146,9 +146,9 @@ class Comparison:
         }
 
 
-def peer_tests(choice: Choice, context: int) -> list[SpeedTest]:
-    """The tests of ``choice``; a prompt is run without a depth, which only a generation has."""
-    tests = choice.tests(context)
+def peer_tests(grid: SpeedGrid, context: int) -> list[SpeedTest]:
+    """The tests of ``grid``; a prompt is run without a depth, which only a generation has."""
+    tests = grid.tests(context)
     found = [test if test.generation else replace(test, depth=0) for test in tests]
     return list(dict.fromkeys(found))
 

@@ -1,1 +1,1 @@
-"""Perplexity of models on texts, and how far each parts from the first."""
+"""Perplexity of models on texts, and how far each diverges from the first."""

@@ -1,4 +1,4 @@
-"""What a precision loses: perplexity of each model on texts, and how far it parts from the first.
+"""What a precision loses: perplexity on texts, and how far each model diverges from the first.
 
 The first model is the reference. All models see the same window side by side; what they say at a
 position is compared there and then, and only sums are kept, so that neither memory nor disk grows
@@ -34,7 +34,7 @@ from ...export.folder import ModelFolder
 from ...runtime.session import Session
 from ...runtime.tokenizer import Tokenizer
 from .divergence import Rows
-from .plan import Plan, check_texts
+from .plan import QualityPlan, check_texts
 from .reading import Reading
 from .totals import Totals
 from .window_scores import WindowScores
@@ -72,7 +72,7 @@ def measure_quality(
 
 
 def evaluate(
-    plan: Plan, sessions: dict[str, Session], on_progress: OnProgress | None = None
+    plan: QualityPlan, sessions: dict[str, Session], on_progress: OnProgress | None = None
 ) -> dict[str, Any]:
     """As ``measure_quality``, for what ``check_texts`` returned and open models."""
     name, reference = next(iter(sessions.items()))
@@ -105,7 +105,7 @@ def evaluate(
     }
 
 
-def _self_check(name: str, session: Session, plan: Plan) -> dict[str, Any]:
+def _self_check(name: str, session: Session, plan: QualityPlan) -> dict[str, Any]:
     """Compares a model with itself on a window, the longest of the first, and on another text.
 
     The other text has the next token in place of every token.

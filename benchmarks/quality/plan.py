@@ -21,7 +21,7 @@ MANY_DOCUMENTS = 30
 
 
 @dataclass(frozen=True)
-class Plan:
+class QualityPlan:
     """Texts that are known to be good, and how they are cut."""
 
     texts: list[Text]
@@ -59,7 +59,7 @@ def check_texts(
     stride: int | None = None,
     limit: int | None = None,
     split: str | None = None,
-) -> Plan:
+) -> QualityPlan:
     """What ``measure_quality`` would do with the same arguments; runs no model.
 
     Raises RequestError for a text that is missing, empty or not UTF-8, for texts with nothing to
@@ -76,7 +76,7 @@ def check_texts(
     folder = next(iter(folders.values())).path
     tokenizer = Tokenizer.open(folder / "tokenizer.json")
     start = start_token(tokenizer, folder)
-    plan = Plan(checked, window, stride, limit, split, tokenizer, start)
+    plan = QualityPlan(checked, window, stride, limit, split, tokenizer, start)
     if not any(part.num_bytes or not part.lost_bytes for _, part in plan.all_windows()):
         raise RequestError(
             f"{', '.join(map(str, texts)):.200}: found no token to score, expected a character "

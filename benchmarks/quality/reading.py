@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from .plan import Plan
+from .plan import QualityPlan
 from .text_windows import Window
 
 
 class Reading:
     """The windows of all texts, one after the other, and where in the texts the last one was."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: QualityPlan) -> None:
         self._plan = plan
         self.goes_on = False  # whether the window is of the document of the one before
         self.share = 0.0  # of the texts, up to the window's end

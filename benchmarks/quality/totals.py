@@ -93,7 +93,7 @@ def _perplexity(loss: Ratio) -> dict[str, Any]:
 
 
 class Against:
-    """How far a model parts from the reference."""
+    """How far a model diverges from the reference."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.kl, self._top1, self._top5 = Ratio(), Ratio(), Ratio()

@@ -37,7 +37,7 @@ from ..quality.same_tokenizer import check_same_tokenizer
 from ..quality.text_windows import text_tokens
 from ..tasks.measure import mean, share_of
 
-Progress = Callable[[int, float], None]  # passages done, tokens matched on average
+PassageProgress = Callable[[int, float], None]  # passages done, tokens matched on average
 MEASURES = ("exact_match_tokens", "exact_match_characters", "edit_distance")
 
 
@@ -173,7 +173,7 @@ def recite(
     found: Sequence[Passage],
     session: Session,
     tokenizer: Tokenizer,
-    progress: Progress = lambda done, matched: None,
+    progress: PassageProgress = lambda done, matched: None,
 ) -> list[list[int]]:
     """The model's own continuation of every passage: as many tokens as follow in the text."""
     before = _beginning(tokenizer)

@@ -76,8 +76,8 @@ def parse_test(name: str) -> SpeedTest:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What to test: every combination of the lists. None stands for the default, which is cut."""
+class SpeedGrid:
+    """What to measure: every combination of the lists; None is the default, cut where need be."""
 
     prompts: Sequence[int] | None = None
     generations: Sequence[int] | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ...export.folder import ModelFolder
 from ...export.graph import Blob, Weight
-from ...export.run import open_decoder
+from ...export.writing import open_decoder
 
 # Inputs of which a node reads one row per token: operator -> their numbers.
 ROW_INPUTS = {

@@ -30,7 +30,7 @@ from .files import MULTIPLE_CHOICE, Item, TaskFile
 from .loglikelihood import Score, Scorer, check_length, encode_pair
 
 Mean = dict[str, float | None]
-Progress = Callable[[int, float], None]  # items done, accuracy so far
+ItemProgress = Callable[[int, float], None]  # items done, accuracy so far
 
 
 def check_tasks(folders: dict[str, ModelFolder], tasks: Sequence[TaskFile]) -> None:
@@ -84,7 +84,7 @@ def _tokenizer_and_start(folder: ModelFolder) -> tuple[Tokenizer, int | None]:
 
 def share_of(
     on_progress: OnProgress | None, before: int, total: int, what: str, form: str
-) -> Progress:
+) -> ItemProgress:
     """Tells ``on_progress`` of a part of the work, whose value is called ``what``, in its form."""
 
     def progress(done: int, value: float) -> None:
@@ -121,7 +121,7 @@ def answer(
     session: Session,
     tokenizer: Tokenizer,
     start_id: int | None,
-    progress: Progress = lambda done, accuracy: None,
+    progress: ItemProgress = lambda done, accuracy: None,
 ) -> Answers:
     """Asks a model all the questions of a file. Raises what ``encode_item`` does."""
     scorer = Scorer(session)

@@ -29,7 +29,7 @@ VERBS = {
     "chat": "Talk with a model.",
     "export": "Turn a checkpoint into a model folder.",
     "quantize": "Make a smaller model folder from an fp32 one.",
-    "eval": "Measure how good a model is, and how far it parts from another.",
+    "eval": "Measure how good a model is, and how far it diverges from another.",
     "bench": "Measure models side by side.",
     "info": "Show what a model folder holds.",
     "list": "List the models and downloads in the cache folder.",

@@ -14,7 +14,7 @@ import pytest
 from bench_results import bench_results
 
 from pocketlm.benchmarks import bench
-from pocketlm.benchmarks.bench import Plan, run_bench, verdict
+from pocketlm.benchmarks.bench import BenchPlan, run_bench, verdict
 from pocketlm.benchmarks.intervals import estimate, paired_ratio
 from pocketlm.benchmarks.speed import measure as speed
 from pocketlm.benchmarks.speed.measure import ColdStart, Recording, SpeedTest
@@ -53,7 +53,7 @@ def results(folders: dict[str, ModelFolder], text: Path) -> dict[str, Any]:
     """One bench over everything, as JSON has it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bench, "read_bandwidth", lambda threads: BANDWIDTH)
-        plan = Plan(folders, TESTS, repetitions=3, texts=[text], window=WINDOW)
+        plan = BenchPlan(folders, TESTS, repetitions=3, texts=[text], window=WINDOW)
         found = json.loads(json.dumps(run_bench(plan), allow_nan=False))
     assert isinstance(found, dict)
     return found
@@ -191,7 +191,7 @@ def test_an_interrupted_bench_returns_its_rounds(
     folders: dict[str, ModelFolder], text: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_round(monkeypatch, 2, interrupt)
-    plan = Plan(folders, TESTS[:2], repetitions=7, texts=[text], window=WINDOW)
+    plan = BenchPlan(folders, TESTS[:2], repetitions=7, texts=[text], window=WINDOW)
     found = run_bench(plan)
     assert found["interrupted"] == {"phase": "speed", "rounds": 2, "of": 7}
     assert {len(row["samples"]) for row in found["speed"]} == {2}
@@ -205,7 +205,7 @@ def test_interrupted_among_the_threads_it_has_the_tests_that_ran(
 ) -> None:
     in_round(monkeypatch, 2, interrupt)
     tests = [SpeedTest(0, 4, threads=1), SpeedTest(0, 4, threads=2)]
-    found = run_bench(Plan(folders, tests, repetitions=2))
+    found = run_bench(BenchPlan(folders, tests, repetitions=2))
     assert found["interrupted"] == {"phase": "speed", "rounds": 2, "of": 4}
     assert {row["threads"] for row in found["speed"]} == {1}
 
@@ -219,7 +219,7 @@ def test_interrupted_before_a_round_there_is_nothing_to_return(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_bench(Plan(folders, TESTS[:2], repetitions=7), on_event)
+        run_bench(BenchPlan(folders, TESTS[:2], repetitions=7), on_event)
 
 
 @pytest.mark.usefixtures("no_cold_starts")
@@ -230,7 +230,7 @@ def test_interrupted_in_quality_the_speed_is_there(
         if event["phase"] == "quality":
             raise KeyboardInterrupt
 
-    plan = Plan(folders, TESTS[:1], repetitions=1, texts=[text], window=WINDOW)
+    plan = BenchPlan(folders, TESTS[:1], repetitions=1, texts=[text], window=WINDOW)
     found = run_bench(plan, on_event)
     assert found["interrupted"] == {"phase": "quality", "rounds": 1, "of": 1}
     assert (len(found["speed"]), found["quality"]) == (2, None)
@@ -254,7 +254,7 @@ def test_a_model_that_dies_is_told_and_the_next_is_the_reference(
     folders: dict[str, ModelFolder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kill_workers_of(monkeypatch, "fp32")
-    found = run_bench(Plan(folders, TESTS[:2], repetitions=1))
+    found = run_bench(BenchPlan(folders, TESTS[:2], repetitions=1))
     assert [failed["model"] for failed in found["failed"]] == ["fp32"]
     assert found["failed"][0]["error"].startswith("fp32: found its process killed by signal 9")
     assert (found["reference"], found["verdict"]) == ("int4", [])
@@ -267,7 +267,7 @@ def test_when_all_models_die_it_is_an_error(
 ) -> None:
     kill_workers_of(monkeypatch, "fp32", "int4")
     with pytest.raises(WorkerDied, match="(fp32|int4): found its process killed"):
-        run_bench(Plan(folders, TESTS[:1], repetitions=1))
+        run_bench(BenchPlan(folders, TESTS[:1], repetitions=1))
 
 
 def test_texts_are_refused_before_any_work(
@@ -276,7 +276,7 @@ def test_texts_are_refused_before_any_work(
     monkeypatch.setattr(bench, "measure", lambda *args, **kwargs: pytest.fail("it began"))
     (tmp_path / "text.txt").write_text("A text.")
     with pytest.raises(RequestError, match="split is '<|end|>', .* nowhere in .*text.txt"):
-        run_bench(Plan(folders, TESTS, texts=[tmp_path / "text.txt"], split="<|end|>"))
+        run_bench(BenchPlan(folders, TESTS, texts=[tmp_path / "text.txt"], split="<|end|>"))
 
 
 # The verdict -------------------------------------------------------------------------------------

@@ -30,8 +30,8 @@ from pocketlm.benchmarks.tables import model_table, speed_table
 from pocketlm.commands.measuring import GAP, drawn, unique_names
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.folder import ModelFolder
-from pocketlm.export.run import export_model
 from pocketlm.export.threads import most_threads
+from pocketlm.export.writing import export_model
 from pocketlm.quantize.run import export_checkpoint
 
 QUICK = ["-p", "16", "-n", "4", "-t", "1", "-r", "1"]

@@ -51,7 +51,7 @@ from pocketlm.benchmarks.peers.measure import (
 )
 from pocketlm.benchmarks.peers.process import PeerProcess
 from pocketlm.benchmarks.peers.table import peer_table, rows
-from pocketlm.benchmarks.speed.measure import Choice, SpeedTest
+from pocketlm.benchmarks.speed.measure import SpeedGrid, SpeedTest
 
 PROTOCOL = Path(measure.__file__).with_name("protocol.py")
 TESTS = (SpeedTest(8, 0), SpeedTest(0, 4))
@@ -292,7 +292,7 @@ def test_what_is_asked_for_twice_is_measured_once() -> None:
 
 def test_a_prompt_is_run_without_a_depth() -> None:
     """Which only what is generated has before it: a peer is given a prompt as a whole."""
-    tests = comparison.peer_tests(Choice((16,), (4,), depths=(0, 32, 64)), 160)
+    tests = comparison.peer_tests(SpeedGrid((16,), (4,), depths=(0, 32, 64)), 160)
     assert [test.name for test in tests] == ["pp16", "tg4", "tg4 @ d32", "tg4 @ d64"]
 
 
@@ -466,7 +466,7 @@ def test_ctrl_c_keeps_what_is_complete(
         return []
 
     monkeypatch.setattr(comparison, "measure_level", measured)
-    settings = Settings(tmp_path, [], Choice((8,), (), threads=(1,)))
+    settings = Settings(tmp_path, [], SpeedGrid((8,), (), threads=(1,)))
     run = Comparison("tiny", tiny_checkpoint, settings)
     run.measure()
     found = run.results()

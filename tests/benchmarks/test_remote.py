@@ -17,7 +17,7 @@ from pocketlm.benchmarks.speed.remote import Remote, WorkerDied
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.errors import ModelFolderError
 from pocketlm.export.folder import ModelFolder
-from pocketlm.export.run import export_model
+from pocketlm.export.writing import export_model
 
 CONTEXT = 160  # of the tiny model
 

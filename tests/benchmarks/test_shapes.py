@@ -13,7 +13,7 @@ from pocketlm.benchmarks import shapes
 from pocketlm.export.architectures import find_architecture
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.folder import ModelFolder
-from pocketlm.export.run import export_model
+from pocketlm.export.writing import export_model
 from pocketlm.runtime.session import Session
 from pocketlm.runtime.tokenizer import Tokenizer
 

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from pocketlm.benchmarks.speed import measure as speed
 from pocketlm.benchmarks.speed.measure import (
-    Choice,
     ColdStart,
     Recording,
+    SpeedGrid,
     SpeedTest,
     measure,
     parse_test,
@@ -71,37 +71,51 @@ def test_a_name_of_nothing_is_refused(name: str) -> None:
 # Which tests -------------------------------------------------------------------------------------
 
 
-def names(choice: Choice, context: int = 4096) -> list[str]:
-    return [test.name for test in choice.tests(context)]
+def names(grid: SpeedGrid, context: int = 4096) -> list[str]:
+    return [test.name for test in grid.tests(context)]
 
 
 def test_by_default_a_prompt_and_a_generation_are_tested() -> None:
-    assert names(Choice()) == ["pp512", "tg128"]
+    assert names(SpeedGrid()) == ["pp512", "tg128"]
 
 
 def test_a_default_that_does_not_fit_is_cut_and_named_for_what_it_is() -> None:
-    assert names(Choice(), 448) == ["pp448", "tg128"]
-    assert names(Choice(depths=[0, 400]), 448) == ["pp448", "tg128", "pp48 @ d400", "tg48 @ d400"]
+    assert names(SpeedGrid(), 448) == ["pp448", "tg128"]
+    assert names(SpeedGrid(depths=[0, 400]), 448) == [
+        "pp448",
+        "tg128",
+        "pp48 @ d400",
+        "tg48 @ d400",
+    ]
 
 
 @pytest.mark.parametrize(
-    ("choice", "message"),
+    ("grid", "message"),
     [
-        (Choice(prompts=[449]), "the test pp449 of 449 tokens, expected at most 448"),
-        (Choice(generations=[1, 500]), "the test tg500 of 500 tokens, expected at most 448"),
-        (Choice(pairs=[(400, 49)]), "the test pp400.tg49 of 449 tokens, expected at most 448"),
-        (Choice(prompts=[9], depths=[440]), "the test pp9 @ d440 of 449 tokens, expected at most"),
-        (Choice(depths=[448]), "the depth 448, expected fewer tokens than the context length 448"),
-        (Choice(prompts=[0], generations=[0]), "found no test, expected a prompt or a generation"),
+        (SpeedGrid(prompts=[449]), "the test pp449 of 449 tokens, expected at most 448"),
+        (SpeedGrid(generations=[1, 500]), "the test tg500 of 500 tokens, expected at most 448"),
+        (SpeedGrid(pairs=[(400, 49)]), "the test pp400.tg49 of 449 tokens, expected at most 448"),
+        (
+            SpeedGrid(prompts=[9], depths=[440]),
+            "the test pp9 @ d440 of 449 tokens, expected at most",
+        ),
+        (
+            SpeedGrid(depths=[448]),
+            "the depth 448, expected fewer tokens than the context length 448",
+        ),
+        (
+            SpeedGrid(prompts=[0], generations=[0]),
+            "found no test, expected a prompt or a generation",
+        ),
     ],
 )
-def test_an_explicit_test_that_does_not_fit_is_refused(choice: Choice, message: str) -> None:
+def test_an_explicit_test_that_does_not_fit_is_refused(grid: SpeedGrid, message: str) -> None:
     with pytest.raises(RequestError, match=message):
-        choice.tests(448)
+        grid.tests(448)
 
 
 def test_every_combination_is_tested_once_and_a_generation_without_its_batches() -> None:
-    choice = Choice(
+    grid = SpeedGrid(
         prompts=[64, 128, 64],
         generations=[8],
         pairs=[(16, 4)],
@@ -109,7 +123,7 @@ def test_every_combination_is_tested_once_and_a_generation_without_its_batches()
         batches=[32, 64],
         threads=[2, 1],
     )
-    tests = choice.tests(4096)
+    tests = grid.tests(4096)
     assert len(tests) == len(set(tests)) == 2 * 2 * (2 * 2 + 1 + 2)
     assert [test.threads for test in tests] == [2] * 14 + [1] * 14
     first = [(test.name, test.batch) for test in tests[:7]]
@@ -127,7 +141,7 @@ def test_every_combination_is_tested_once_and_a_generation_without_its_batches()
 @given(st.integers(1, 2000), st.integers(0, 2000))
 def test_chosen_tests_fit_the_context(context: int, depth: int) -> None:
     try:
-        tests = Choice(depths=[depth]).tests(context)
+        tests = SpeedGrid(depths=[depth]).tests(context)
     except RequestError:
         assert depth >= context
     else:

@@ -15,7 +15,7 @@ from llama_checkpoints import CLASSES, LLAMA3, llama_config, llama_tensors
 from pocketlm.export.architectures import find_architecture, known_architectures
 from pocketlm.export.checkpoint import Checkpoint, open_checkpoint
 from pocketlm.export.errors import CheckpointError
-from pocketlm.export.run import export_model
+from pocketlm.export.writing import export_model
 
 EXPERTS, PARTS = "a mixture of experts", "a text model inside one for images or sound"
 # model_type and the telling fields of published checkpoints, and what they are said to be.

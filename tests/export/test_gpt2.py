@@ -17,7 +17,7 @@ from reference import gpt2 as twin
 from pocketlm.export.architectures.gpt2 import Config
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.folder import ModelFolder
-from pocketlm.export.run import export_model
+from pocketlm.export.writing import export_model
 from pocketlm.runtime.cache import ConcatenatingCache
 from pocketlm.runtime.session import Session
 

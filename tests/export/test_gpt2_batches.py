@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from reference.gpt2 import forward
 
 from pocketlm.export.checkpoint import open_checkpoint
-from pocketlm.export.run import export_model
+from pocketlm.export.writing import export_model
 
 Array = NDArray[Any]
 

@@ -20,8 +20,8 @@ from pocketlm.export.architectures.gpt2 import Config, build
 from pocketlm.export.checkpoint import Checkpoint, CheckpointTensor
 from pocketlm.export.errors import CheckpointError
 from pocketlm.export.external_data import plan_ranges
-from pocketlm.export.run import count_parameters
 from pocketlm.export.strict_json import shown
+from pocketlm.export.writing import count_parameters
 
 Shapes = dict[str, tuple[int, ...]]
 

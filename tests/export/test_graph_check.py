@@ -34,8 +34,8 @@ from pocketlm.export.errors import CheckpointError, ModelFolderError
 from pocketlm.export.float16_attention import float16_attention_graph
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.graph import Graph
-from pocketlm.export.run import open_decoder, write_folder
 from pocketlm.export.traced.contract import check_operators
+from pocketlm.export.writing import open_decoder, write_folder
 from pocketlm.quantize.report import Report
 from pocketlm.quantize.rewrite import Rewrite
 from pocketlm.quantize.select import choose

@@ -20,7 +20,7 @@ from pocketlm.export.architectures import find_architecture, known_architectures
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.errors import CheckpointError
 from pocketlm.export.folder import ModelFolder
-from pocketlm.export.run import export_model
+from pocketlm.export.writing import export_model
 from pocketlm.quantize.run import export_checkpoint, quantize_model
 from pocketlm.runtime.cache import ConcatenatingCache
 from pocketlm.runtime.session import Session

@@ -28,7 +28,7 @@ from checkpoint_files import (
 
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.errors import CheckpointError
-from pocketlm.export.run import export_model
+from pocketlm.export.writing import export_model
 
 CONFIG = gpt2_config()
 TENSORS = gpt2_tensors(CONFIG)

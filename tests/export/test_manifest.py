@@ -22,7 +22,7 @@ from pocketlm.benchmarks.weight_errors import weight_errors
 from pocketlm.export.errors import ModelFolderError
 from pocketlm.export.folder import MANIFEST, ModelFolder
 from pocketlm.export.manifest import FIELDS, QUANTIZED_FIELDS, manifest_bytes, read_manifest
-from pocketlm.export.run import open_decoder, write_folder
+from pocketlm.export.writing import open_decoder, write_folder
 from pocketlm.quantize.run import precision_of
 
 Manifest = dict[str, Any]

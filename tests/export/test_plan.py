@@ -21,7 +21,7 @@ from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.errors import CheckpointError
 from pocketlm.export.external_data import pieces
 from pocketlm.export.plan import predicted_peak
-from pocketlm.export.run import build_decoder
+from pocketlm.export.writing import build_decoder
 from pocketlm.quantize.run import export_checkpoint, plan_checkpoint, precision_of
 
 TINY = [CASES["llama"], CASES["qwen3, biases, tied"], CASES["phi3"], CASES["gemma3"]]

@@ -16,14 +16,14 @@ from typing import Any
 import pytest
 from checkpoint_files import gpt2_config, write_checkpoint
 
-from pocketlm.export import external_data, leftovers, run
+from pocketlm.export import external_data, leftovers, writing
 from pocketlm.export.checkpoint import Checkpoint, open_checkpoint
 from pocketlm.export.errors import CheckpointError, ModelFolderError, ResourceError, StorageError
 from pocketlm.export.folder import MANIFEST, ModelFolder, describe_files
 from pocketlm.export.leftovers import OLD
 from pocketlm.export.manifest import REQUIRED_FILES, WRITTEN_FILES
 from pocketlm.export.publishing import Target, publishing
-from pocketlm.export.run import export_model
+from pocketlm.export.writing import export_model
 from pocketlm.quantize.run import quantize_model
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="locks and limits of POSIX")
@@ -103,7 +103,7 @@ CHILD = """
 import os, resource, signal, sys
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.errors import PocketLMError
-from pocketlm.export.run import export_model
+from pocketlm.export.writing import export_model
 
 source, out, how = sys.argv[1:]
 if how == "limit":
@@ -498,7 +498,7 @@ def test_weights_that_are_cut_before_they_are_listed_are_not_published(
         os.truncate(partial / "model.onnx_data", 5000)
         return describe_files(partial, known)
 
-    monkeypatch.setattr(run, "describe_files", cut)
+    monkeypatch.setattr(writing, "describe_files", cut)
     with pytest.raises(StorageError, match="model.onnx_data: found 5000 bytes, expected"):
         export_model(checkpoint, tmp_path / "out")
     assert names(tmp_path) == []

@@ -14,8 +14,8 @@ from command_line import Run
 
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.errors import CheckpointError
-from pocketlm.export.run import read_tokenizer
 from pocketlm.export.tokenizers import open_tokenizer
+from pocketlm.export.writing import read_tokenizer
 from pocketlm.quantize.run import export_checkpoint, plan_checkpoint
 from pocketlm.runtime.tokenizer import Tokenizer
 

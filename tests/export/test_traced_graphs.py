@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from traced_graphs import GPT2, LLAMA, STYLES, VOCAB, Style, run_model, traced_model, write_trace
 
 from pocketlm.export.folder import GROWING, IN_PLACE, ModelFolder
-from pocketlm.export.run import Precision, write_folder
 from pocketlm.export.via_optimum import open_for_tracing, traced_decoder
+from pocketlm.export.writing import Precision, write_folder
 from pocketlm.quantize.run import precision_of, quantize_model
 from pocketlm.runtime.session import Session
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 import pocketlm
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.folder import ModelFolder
-from pocketlm.export.run import export_model
+from pocketlm.export.writing import export_model
 from pocketlm.exported import demo_checkpoint
 from pocketlm.runtime.session import Session
 

@@ -17,7 +17,7 @@ from source_tree import ROOT
 from pocketlm.benchmarks.quality.measure import measure_quality
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.folder import ModelFolder
-from pocketlm.export.run import export_model
+from pocketlm.export.writing import export_model
 from pocketlm.exported import demo_checkpoint
 
 pytestmark = pytest.mark.optimum

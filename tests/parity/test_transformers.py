@@ -12,7 +12,7 @@ from llama_checkpoints import CASES, LLAMA3, Case, llama_config, llama_tensors
 from numpy.typing import NDArray
 
 from pocketlm.export.checkpoint import open_checkpoint
-from pocketlm.export.run import export_model
+from pocketlm.export.writing import export_model
 from pocketlm.runtime.generate import prefill
 from pocketlm.runtime.session import Session
 

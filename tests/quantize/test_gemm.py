@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pocketlm.export.external_data import write_weights
 from pocketlm.export.graph import Graph
-from pocketlm.export.run import count_parameters
+from pocketlm.export.writing import count_parameters
 from pocketlm.quantize.run import Quantized
 from pocketlm.quantize.select import choose
 

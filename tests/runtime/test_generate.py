@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.errors import NumericsError, RequestError
-from pocketlm.export.run import export_model
+from pocketlm.export.writing import export_model
 from pocketlm.runtime.cancellation import Cancellation, Cancelled
 from pocketlm.runtime.generate import chunks, generate_tokens, prefill
 from pocketlm.runtime.sampling import SamplingOptions, make_sampler

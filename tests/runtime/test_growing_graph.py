@@ -20,7 +20,7 @@ from pocketlm.export.errors import CheckpointError, ModelFolderError
 from pocketlm.export.folder import GROWING, MANIFEST, DecoderShape, ModelFolder
 from pocketlm.export.graph import Graph
 from pocketlm.export.manifest import manifest_bytes
-from pocketlm.export.run import build_decoder, write_folder
+from pocketlm.export.writing import build_decoder, write_folder
 from pocketlm.runtime.cache import ConcatenatingCache, KVCache
 from pocketlm.runtime.generate import prefill
 from pocketlm.runtime.session import Session

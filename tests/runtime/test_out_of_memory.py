@@ -99,10 +99,10 @@ def test_whatever_of_a_model_finds_no_memory_says_so(
 def test_the_command_line_never_calls_it_a_bug(
     run: Run, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pocketlm.export.run.write_weights", _fail(MemoryError()))
+    monkeypatch.setattr("pocketlm.export.writing.write_weights", _fail(MemoryError()))
     ended = run("export", tiny_checkpoint, tmp_path / "out", "--quiet")
     assert_refused(ended, "out: writing it: found .*, expected at least", code=4)
-    monkeypatch.setattr("pocketlm.export.run.build_decoder", _fail(MemoryError()))
+    monkeypatch.setattr("pocketlm.export.writing.build_decoder", _fail(MemoryError()))
     ended = run("export", tiny_checkpoint, tmp_path / "out", "--quiet")
     assert_refused(ended, "memory ran out: found .*, expected more", code=4)
 

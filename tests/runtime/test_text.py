@@ -14,7 +14,7 @@ from checkpoint_files import gpt2_config, write_checkpoint
 import pocketlm
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.errors import NumericsError, RequestError
-from pocketlm.export.run import export_model
+from pocketlm.export.writing import export_model
 from pocketlm.runtime.cancellation import Cancellation
 from pocketlm.runtime.generate import Step
 from pocketlm.runtime.sampling import SamplingOptions

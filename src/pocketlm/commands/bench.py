@@ -12,9 +12,9 @@ import click
 from rich.console import Console
 
 from pocketlm.benchmarks import summary, tables
-from pocketlm.benchmarks.bench import OnEvent, Plan, run_bench
+from pocketlm.benchmarks.bench import BenchPlan, OnEvent, run_bench
 from pocketlm.benchmarks.quality.documents import check_files
-from pocketlm.benchmarks.speed.measure import GENERATION, PROMPT, Choice
+from pocketlm.benchmarks.speed.measure import GENERATION, PROMPT, SpeedGrid
 from pocketlm.benchmarks.tables import Table
 from pocketlm.commands.lists import ListCommand
 from pocketlm.commands.measuring import (
@@ -117,7 +117,7 @@ def _parse_pairs(
 @click.option(
     *("-r", "--repetitions"),
     type=click.IntRange(1, 10_000),
-    default=Plan.repetitions,
+    default=BenchPlan.repetitions,
     show_default=True,
     help="Rounds over all tests and models, after one to warm up.",
 )
@@ -178,7 +178,7 @@ def command(
       pocketlm bench out-fp32/ out-int4/ -p 128,512 -n 64 -d 0,512 -t 1,2 --output csv
       pocketlm bench out-int4/ -p 0 -n 0 -pg 512,128 -r 5
     """
-    choice = Choice(
+    grid = SpeedGrid(
         prompts=n_prompt,
         generations=n_gen,
         pairs=pg,
@@ -191,13 +191,13 @@ def command(
     models_or_demo: tuple[str | None, ...] = models or (None,)
     folders = named(models_or_demo, open_folders(models_or_demo, [options] * len(models_or_demo)))
     shortest = min(folder.shape.context_length for folder in folders.values())
-    tests = choice.tests(shortest)
+    tests = grid.tests(shortest)
     if batch_size and not any(test.prompt for test in tests):
         raise click.UsageError(
             "found --batch-size and no test with a prompt, expected both; leave it out, or give -p "
             "or -pg"
         )
-    plan = Plan(
+    plan = BenchPlan(
         folders,
         tests,
         repetitions,

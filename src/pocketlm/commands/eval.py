@@ -1,4 +1,4 @@
-"""``pocketlm eval``: how good a model is, and how far it parts from another."""
+"""``pocketlm eval``: how good a model is, and how far it diverges from another."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def command(
     debug: bool,
     **options: Any,
 ) -> None:
-    """Measure how good a model is, and how far it parts from another.
+    """Measure how good a model is, and how far it diverges from another.
 
     MODEL is a model folder, a checkpoint, or a name on the hub. With a text: perplexity per token,
     byte and word over a strided sliding window, and against REF the KL divergence, how often both

@@ -15,8 +15,8 @@ from pocketlm.export.utf8 import utf8
 from pocketlm.quantize.precisions import BLOCK_SIZES, HEADS, PRECISIONS
 
 if TYPE_CHECKING:
-    from pocketlm.export.download import Progress
     from pocketlm.export.folder import ModelFolder
+    from pocketlm.export.quantities import ByteProgress
     from pocketlm.model import Model
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -273,7 +273,7 @@ def _shown_exports() -> Iterator[dict[str, Any]]:
 
             return drawing.enter_context(shown(quiet))
 
-        def on_download(name: str, total: int) -> AbstractContextManager[Progress]:
+        def on_download(name: str, total: int) -> AbstractContextManager[ByteProgress]:
             from pocketlm.commands.progress import downloading
 
             return downloading(name, total, quiet)

@@ -20,7 +20,7 @@ from rich.progress import (
 from rich.table import Table
 
 from pocketlm.export.folder import IN_PLACE, ModelFolder
-from pocketlm.export.plan import Plan
+from pocketlm.export.plan import ExportPlan
 from pocketlm.export.quantities import duration_text, size_text
 
 
@@ -34,7 +34,7 @@ def shown(quiet: bool) -> Iterator[dict[str, Any]]:
     bar = _bytes_bar(console)
     task = bar.add_task("writing", total=None)
 
-    def on_plan(plan: Plan) -> None:
+    def on_plan(plan: ExportPlan) -> None:
         console.print(
             f"{plan.architecture}, {plan.num_parameters:,} parameters, to {plan.precision}: "
             f"read {size_text(plan.bytes_to_read)}, write {size_text(plan.bytes_to_write)} "
@@ -93,7 +93,7 @@ def _bytes_bar(console: Console) -> Progress:
     )
 
 
-def print_plan(plan: Plan) -> None:
+def print_plan(plan: ExportPlan) -> None:
     """What a dry run found out, on stdout."""
     enough = "" if plan.bytes_free >= plan.bytes_needed else ": NOT ENOUGH"
     rate = plan.bytes_to_read / plan.seconds if plan.seconds else 0.0

@@ -21,7 +21,6 @@ from .architectures import find_architecture
 from .checkpoint import Checkpoint
 from .errors import CheckpointError
 from .external_data import (
-    Progress,
     adopt_weights,
     plan_ranges,
     weights_of,
@@ -42,8 +41,9 @@ from .graph_check.onnx_file import GraphRefused
 from .graph_check.weights import DATA_FILE
 from .manifest import manifest_bytes
 from .memory import memory_errors
-from .plan import HEADERS_FORMAT, Plan, predicted_peak, predicted_seconds
+from .plan import HEADERS_FORMAT, ExportPlan, predicted_peak, predicted_seconds
 from .publishing import check_free_space, free_space, publishing, storage_errors, write_json
+from .quantities import ByteProgress
 from .strict_json import LARGEST_CONFIG, load_json_object, shown
 from .threads import default_threads
 from .tokenizers import TokenizerSource, open_tokenizer
@@ -99,8 +99,8 @@ def export_model(
     precision: Precision | None = None,
     *,
     force: bool = False,
-    on_plan: Callable[[Plan], None] | None = None,
-    progress: Progress | None = None,
+    on_plan: Callable[[ExportPlan], None] | None = None,
+    progress: ByteProgress | None = None,
 ) -> ModelFolder:
     """Writes ``checkpoint`` as a model folder at ``out``, whole or not at all.
 
@@ -119,7 +119,7 @@ def plan_export(
     precision: Precision | None = None,
     *,
     timed: bool = True,
-) -> Plan:
+) -> ExportPlan:
     """What ``export_model`` would do with the same arguments; writes nothing.
 
     A checkpoint from ``open_headers`` will do. Without ``timed`` the seconds are not predicted,
@@ -186,8 +186,8 @@ def write_folder(
     precision: Precision | None,
     *,
     force: bool,
-    on_plan: Callable[[Plan], None] | None,
-    progress: Progress | None,
+    on_plan: Callable[[ExportPlan], None] | None,
+    progress: ByteProgress | None,
 ) -> ModelFolder:
     """Applies ``precision`` and publishes ``decoder`` as a model folder at ``out``."""
     precision = precision or FullPrecision()
@@ -244,10 +244,10 @@ def _check_written(folder: ModelFolder) -> None:
         ) from refused
 
 
-def _plan(decoder: Decoder, out: str | PathLike[str], precision: Precision) -> Plan:
+def _plan(decoder: Decoder, out: str | PathLike[str], precision: Precision) -> ExportPlan:
     _, weights_bytes = plan_ranges(decoder.model)
     tokenizer = sum(map(len, decoder.tokenizer_files.values()))
-    return Plan(
+    return ExportPlan(
         out=Path(out),
         architecture=decoder.architecture,
         num_tensors=decoder.num_tensors,

@@ -24,8 +24,8 @@ import pocketlm
 from pocketlm.export.checkpoint import CheckpointTensor, open_checkpoint
 from pocketlm.export.errors import CheckpointError
 from pocketlm.export.folder import ModelFolder
-from pocketlm.export.plan import Plan
-from pocketlm.export.run import export_model
+from pocketlm.export.plan import ExportPlan
+from pocketlm.export.writing import export_model
 from pocketlm.quantize.run import export_checkpoint
 
 # Tokenizer --------------------------------------------------------------------------------------
@@ -151,7 +151,7 @@ def test_the_plan_is_known_before_the_first_tensor_is_read(
 ) -> None:
     checkpoint = open_checkpoint(tiny_checkpoint)
     events: list[str] = []
-    plans: list[Plan] = []
+    plans: list[ExportPlan] = []
 
     def watched(tensor: CheckpointTensor) -> CheckpointTensor:
         def rows(start: int, stop: int) -> NDArray[np.float32]:
@@ -160,7 +160,7 @@ def test_the_plan_is_known_before_the_first_tensor_is_read(
 
         return replace(tensor, rows=rows)
 
-    def on_plan(plan: Plan) -> None:
+    def on_plan(plan: ExportPlan) -> None:
         events.append("plan")
         plans.append(plan)
 
