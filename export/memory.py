@@ -17,10 +17,10 @@ from .errors import PocketLMError, ResourceError
 from .quantities import size_text
 
 SMALLER = "close other programs, or take a smaller model or precision"
-# How ONNX Runtime says it, whose errors have no class for it, with the bytes asked for if known.
+# How ONNX Runtime and Python's threads say it, whose errors have no class for it, with the bytes asked for if known.
 EXHAUSTED = re.compile(
     r"bad allocation|bad_alloc|out of memory|[Cc]annot allocate memory|pthread_create failed|"
-    r"[Ff]ailed to allocate memory(?:.* size (\d{1,20}))?"
+    r"can't start new thread|[Ff]ailed to allocate memory(?:.* size (\d{1,20}))?"
 )
 
 
