@@ -17,9 +17,11 @@ from .errors import PocketLMError, ResourceError
 from .quantities import size_text
 
 SMALLER = "close other programs, or take a smaller model or precision"
-# How ONNX Runtime says it, whose errors have no class for it, with the bytes asked for if known.
+# How those say it whose errors have no class for it: ONNX Runtime, with the bytes asked for if it
+# knows them, and threads.
 EXHAUSTED = re.compile(
-    r"bad allocation|bad_alloc|out of memory|[Ff]ailed to allocate memory(?:.* size (\d{1,20}))?"
+    r"bad allocation|bad_alloc|out of memory|[Cc]annot allocate memory|pthread_create failed|"
+    r"can't start new thread|[Ff]ailed to allocate memory(?:.* size (\d{1,20}))?"
 )
 
 

@@ -7,6 +7,7 @@ takes files from the other, and what is left may even be imported, as an empty p
 from __future__ import annotations
 
 from ..export.errors import MissingExtraError
+from ..export.memory import exhausted, is_exhaustion
 
 INSTALL = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install {}"
 INSTALL_CPU = INSTALL.format("onnxruntime")
@@ -20,6 +21,8 @@ try:
     for name in PARTS:
         getattr(onnxruntime, name)
 except (ImportError, AttributeError, OSError) as error:
+    if is_exhaustion(error):
+        raise exhausted("importing onnxruntime") from error
     missing = isinstance(error, ModuleNotFoundError) and error.name == "onnxruntime"
     found = "no package onnxruntime" if missing else f"only a part of onnxruntime ({error})"
     raise MissingExtraError(

@@ -17,6 +17,9 @@ TOLD = [
     RuntimeError("Exception during initialization: bad allocation"),
     RuntimeError("bfc_arena.cc:360 Failed to allocate memory for requested buffer of size 3500000"),
     RuntimeError("CUDA failure 2: out of memory ; GPU=0"),
+    RuntimeError("PosixThread(...) pthread_create failed, error code: 12 error msg: ..."),
+    RuntimeError("can't start new thread"),
+    ImportError("Exception caught: std::bad_alloc"),
     OSError(errno.ENOMEM, "Cannot allocate memory"),
 ]
 

@@ -182,6 +182,18 @@ for verb in (["run", folder, "x"], ["chat", folder], ["bench", folder], ["eval",
     assert codes == 4 * ["2"]
 
 
+def test_onnxruntime_without_memory_is_not_called_half_a_package(tmp_path: Path) -> None:
+    code = f"""{NO_LIBRARY.replace("cannot import name", "std::bad_alloc")}
+sys.meta_path.insert(0, NoLibrary())
+import pocketlm
+try:
+    pocketlm.load
+except pocketlm.ResourceError as error:
+    print(error)
+"""
+    assert output_of(code, folder=tmp_path).startswith("importing onnxruntime: found ")
+
+
 def test_importing_is_cheap_and_switches_telemetry_off(tmp_path: Path) -> None:
     code = """
         import os, sys
