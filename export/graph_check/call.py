@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from ..folder import DecoderShape
 from ..strict_json import quoted
+from ..strict_json import shown as shown_value
 from .facts import Fact, Span, Spans, shown
 from .onnx_file import INT32, INT64, GraphRefused, Node, Tensor
 
@@ -44,7 +45,7 @@ class Call(NamedTuple):
         assert isinstance(value, tuple)
         numbers = tuple(item for item in value if isinstance(item, int))
         if len(numbers) < len(value):
-            raise GraphRefused(f"{name} {value!r:.80}", "whole numbers")
+            raise GraphRefused(f"{name} {shown_value(value)}", "whole numbers")
         return numbers
 
     def elements(self, index: int) -> Spans:
@@ -52,7 +53,8 @@ class Call(NamedTuple):
         found = self.fact(index)
         if found.dtype not in (INT64, INT32) or found.elements is None or found.rank > 1:
             raise GraphRefused(
-                f"sizes that are not known in {quoted(self.node.inputs[index])}", "some"
+                f"sizes that are not known in {quoted(self.node.inputs[index])}",
+                "a few whole numbers that follow from the length of the text",
             )
         return found.elements
 

@@ -306,7 +306,7 @@ def _check_value(value: Value) -> None:
     numbers = [dim for dim in value.dims or () if isinstance(dim, int)]
     if not value.name or value.dtype not in ITEM_BYTES or min(numbers, default=0) < 0:
         raise GraphRefused(
-            f"a value {quoted(value.name)} of {type_name(value.dtype)} {value.dims!r:.80}",
+            f"a value {quoted(value.name)} of {type_name(value.dtype)} {numbers[:9]}",
             "a dense tensor",
         )
 

@@ -30,14 +30,12 @@ def group_query_attention(call: Call) -> tuple[Fact, ...]:
     _attribute(call, "num_heads", heads)
     _attribute(call, "kv_num_heads", kv_heads)
     query = call.fact(0)
-    if call.has(1):
-        _width(call, 0, heads * size)
-        _width(call, 1, kv_heads * size)
-        _width(call, 2, kv_heads * size)
-    else:
-        _width(call, 0, (heads + 2 * kv_heads) * size)
-    for index in (0, 1, 2):
-        if call.has(index) and call.fact(index).dims[1] is not NEW:
+    widths = [heads * size, kv_heads * size, kv_heads * size]
+    if not call.has(1) and not call.has(2):  # all three side by side
+        widths = [sum(widths)]
+    for index, width in enumerate(widths):
+        _width(call, index, width)
+        if call.fact(index).dims[1] is not NEW:
             raise GraphRefused(
                 f"{shown(call.fact(index).dims[1])} rows of {quoted(call.node.inputs[index])}",
                 "one for each new token",

@@ -261,8 +261,11 @@ def reshape(call: Call) -> Fact:
             new.append(dims[-1])
     if rest is not None:
         dims[rest] = _left_over(over, new, x.most)
+    most = highest(dims)
     elements = x.elements if all(map(is_exact, dims)) else None
-    return Fact(x.dtype, tuple(dims), min(x.most, highest(dims)), x.span, elements)
+    if elements is not None and len(elements) != most:
+        raise GraphRefused(f"{len(elements)} elements in {' × '.join(map(shown, dims))}", "as many")
+    return Fact(x.dtype, tuple(dims), min(x.most, most), x.span, elements)
 
 
 def _left_over(over: list[Span], new: list[Span], most: float) -> Span:
@@ -329,7 +332,7 @@ def transpose(call: Call) -> Fact:
     order = call.integers("perm")
     order = tuple(range(x.rank)[::-1]) if order is None else order
     if sorted(order) != list(range(x.rank)):
-        raise GraphRefused(f"perm {order!r:.80} of {x.rank} dimensions", "each of them once")
+        raise GraphRefused(f"perm {order[:9]!r:.80} of {x.rank} dimensions", "each of them once")
     dims = tuple(x.dims[axis] for axis in order)
     return x._replace(dims=dims, elements=x.elements if x.rank < 2 else None)
 
@@ -390,7 +393,7 @@ def slice_(call: Call) -> Fact:
     steps = call.numbers(4) if call.has(4) else [1] * len(starts)
     if not len(starts) == len(ends) == len(axes) == len(steps) or 0 in steps:
         raise GraphRefused(
-            f"{len(starts)} starts, {len(ends)} ends, steps {steps!r:.80}", "a slice"
+            f"{len(starts)} starts, {len(ends)} ends, steps {steps[:9]!r:.80}", "a slice"
         )
     dims, elements = list(x.dims), x.elements if x.rank == 1 else None
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
@@ -451,7 +454,7 @@ def constant_of_shape(call: Call) -> Fact:
     check_tensor(value)
     one = constant_fact(value)
     if one.most != 1 or value.external:
-        where = f"in {value.external!r:.120}" if value.external else "in the graph"
+        where = f"in {value.external[:4]!r:.120}" if value.external else "in the graph"
         raise GraphRefused(f"a value of {value.dims} {where}", "one number in the graph")
     count = highest(dims)
     exact = one.elements is not None and all(map(is_exact, dims)) and count <= SMALL

@@ -19,7 +19,7 @@ def check_tensor(tensor: Tensor) -> int:
     size = ITEM_BYTES.get(tensor.dtype)
     if size is None or len(tensor.dims) > LARGEST_RANK or min(tensor.dims, default=0) < 0:
         raise GraphRefused(
-            f"the weight {quoted(tensor.name)} of {type_name(tensor.dtype)} {tensor.dims!r:.80}",
+            f"the weight {quoted(tensor.name)} of {type_name(tensor.dtype)} {tensor.dims[:9]}",
             f"numbers in up to {LARGEST_RANK} dimensions of 0 or more",
         )
     length = size * math.prod(tensor.dims)
@@ -42,7 +42,7 @@ def place_of(tensor: Tensor, length: int, data_bytes: int) -> tuple[int, int]:
         or not all(map(_is_number, numbers))
     ):
         raise GraphRefused(
-            f"external_data {tensor.external!r:.120} of {quoted(tensor.name)}",
+            f"external_data {tensor.external[:4]!r:.120} of {quoted(tensor.name)}",
             "location, offset and length once each",
         )
     offset, found = map(int, numbers)

@@ -26,7 +26,7 @@ from graph_folders import (
     weight,
 )
 from llama_checkpoints import llama_config, llama_tensors
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 from traced_graphs import GPT2, LLAMA
 
 from pocketlm.export.checkpoint import open_checkpoint
@@ -390,6 +390,8 @@ REFUSED: dict[str, tuple[str, Change, str]] = {
         set_input(G, 0, "h.0.skip_layer_norm"),
         "the last of them 96",
     ),
+    "values without keys": ("int4", set_input(G, 1, ""), "no input 1"),
+    "keys without values": ("int4", set_input(G, 2, ""), "no input 2"),
     "more queries than tokens": ("traced", more_queries, "rows of 'Concat.* for each new token"),
     "the cache of another layer": ("gpt2", cache_of_another_layer, "expected its own past"),
     "positions": ("gpt2", set_input(G, 9, "position_ids"), "an attention with position_ids"),
@@ -512,6 +514,12 @@ REFUSED: dict[str, tuple[str, Change, str]] = {
         "divided by 0 to 299",
     ),
     "modulo a negative": ("growing", made_of("Mod", "input_ids", [-1]), "divided by -1"),
+    "a shape of more elements": ("growing", made_of("Reshape", [1, 2], [3]), "2 elements in 3"),
+    "a tensor for a list": (
+        "growing",
+        set_attribute("Transpose", "perm", numpy_helper.from_array(np.zeros(2))),
+        "perm a tensor .*, expected a list",
+    ),
     "many dimensions": ("growing", made_of("Reshape", "input_ids", [1] * 17), "17 dimensions"),
 }
 
