@@ -28,7 +28,6 @@ class Line:
 
     @property
     def met(self) -> bool:
-        """Whether it is."""
         return self.figure >= self.bar if self.relation == "≥" else self.figure <= self.bar
 
 

@@ -109,12 +109,10 @@ class Piece:
 
     @property
     def stop(self) -> int:
-        """The first row after it."""
         return min(self.start + self.weight.step, self.weight.num_rows)
 
     @property
     def num_bytes(self) -> int:
-        """What it takes in the file."""
         return (self.stop - self.start) * self.weight.row_bytes
 
     def compute(self) -> NDArray[Any]:

@@ -77,7 +77,6 @@ class ModelFolder:
 
     @property
     def shape(self) -> DecoderShape:
-        """Sizes of the decoder."""
         return DecoderShape(**self.manifest["decoder"])
 
     @property

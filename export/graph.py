@@ -97,12 +97,10 @@ class Weight(ir.LazyTensor):
 
     @property
     def row_bytes(self) -> int:
-        """Size of one of them."""
         return self.nbytes // max(1, self.num_rows)
 
     @property
     def step(self) -> int:
-        """Rows to compute at a time."""
         return self.blob.step or rows_per_piece(self.row_bytes)
 
     def read(self) -> NDArray[Any]:

@@ -33,7 +33,6 @@ class Choice:
 
     @property
     def linear_format(self) -> Format:
-        """The format of the linear layers."""
         if self.name == "int8":
             return Int8Channel()
         return Block(4 if self.name == "int4" else 8, self.block_size)

@@ -40,13 +40,11 @@ class LinearWeight:
 
     @property
     def in_features(self) -> int:
-        """K."""
-        return int(self.weight.shape.numpy()[1 if self.transposed else 0])
+        return int(self.weight.shape.numpy()[1 if self.transposed else 0])  # K
 
     @property
     def out_features(self) -> int:
-        """N."""
-        return int(self.weight.shape.numpy()[0 if self.transposed else 1])
+        return int(self.weight.shape.numpy()[0 if self.transposed else 1])  # N
 
     @property
     def step(self) -> int:

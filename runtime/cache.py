@@ -79,7 +79,6 @@ class KVCache:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes allocated."""
         return sum(buffer.nbytes for buffer in self._buffers)
 
     def reserve(self, tokens: int) -> None:
@@ -163,7 +162,6 @@ class DeviceCache(KVCache):
 
     @property
     def num_bytes(self) -> int:
-        """Bytes allocated."""
         return sum(buffer.tensor_size_in_bytes() for buffer in self._buffers)
 
     def _grown(self, buffer: Any, size: tuple[int, ...]) -> Any:
@@ -204,7 +202,6 @@ class ConcatenatingCache:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes allocated."""
         return sum(buffer.nbytes for buffer in (*self._past, *self._present))
 
     def truncate(self, length: int) -> None:

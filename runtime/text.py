@@ -75,7 +75,6 @@ class Piece:
 
     @property
     def token_ids(self) -> tuple[int, ...]:
-        """Ids of ``steps``."""
         return tuple(step.token for step in self.steps)
 
 

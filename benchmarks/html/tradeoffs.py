@@ -67,22 +67,18 @@ class Standing:
 
     @property
     def megabytes(self) -> float:
-        """Size on disk."""
         return (self.num_bytes or 0) / 1e6
 
     @property
     def rate(self) -> float:
-        """Tokens per second."""
         return self.speed["median"] if self.speed else 0.0
 
     @property
     def divergence(self) -> float:
-        """Mean KL divergence from the reference."""
         return float(self.loss["value"]) if self.loss else 0.0
 
     @property
     def divergence_error(self) -> float | None:
-        """Its standard error."""
         return self.loss["standard_error"] if self.loss else None
 
 

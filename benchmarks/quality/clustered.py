@@ -48,7 +48,6 @@ class Ratio:
 
     @property
     def mean(self) -> float:
-        """The ratio of the sums."""
         return self.values / self.weights if self.weights else 0.0
 
     @property

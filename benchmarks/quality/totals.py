@@ -44,17 +44,14 @@ class Totals:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens scored."""
         return int(self.loss.weights)
 
     @property
     def num_bytes(self) -> int:
-        """Bytes that they stand for."""
         return int(self._per_byte.weights)
 
     @property
     def num_words(self) -> int:
-        """Words that they make up."""
         return int(self._per_word.weights)
 
     def running(self, is_reference: bool) -> str:

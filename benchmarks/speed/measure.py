@@ -58,7 +58,6 @@ class SpeedTest:
 
     @property
     def tokens(self) -> int:
-        """What its rate counts."""
         return self.prompt + self.generation
 
 

@@ -71,13 +71,11 @@ class Config:
 
     @property
     def head_size(self) -> int:
-        """E."""
-        return self.n_embd // self.n_head
+        return self.n_embd // self.n_head  # E
 
     @property
     def feed_forward_size(self) -> int:
-        """F."""
-        return self.n_inner or 4 * self.n_embd
+        return self.n_inner or 4 * self.n_embd  # F
 
 
 def weights(checkpoint: Checkpoint, config: Config) -> WeightSource:

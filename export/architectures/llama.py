@@ -84,13 +84,11 @@ class Config:
 
     @property
     def kv_heads(self) -> int:
-        """K."""
-        return self.num_key_value_heads or self.num_attention_heads
+        return self.num_key_value_heads or self.num_attention_heads  # K
 
     @property
     def head_size(self) -> int:
-        """E."""
-        return self.head_dim or self.hidden_size // self.num_attention_heads
+        return self.head_dim or self.hidden_size // self.num_attention_heads  # E
 
     @property
     def rotary_size(self) -> int:

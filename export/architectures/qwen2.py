@@ -40,7 +40,6 @@ class Config(llama.Config):
 
     @property
     def qkv_bias(self) -> bool:
-        """Always."""
         return True
 
     def window(self, layer: int) -> int | None:

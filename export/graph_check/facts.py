@@ -66,7 +66,6 @@ class Fact(NamedTuple):
 
     @property
     def rank(self) -> int:
-        """The number of dimensions."""
         return len(self.dims)
 
 

@@ -43,7 +43,6 @@ class TokenizerSource:
 
     @property
     def name(self) -> str:
-        """The file it is, for messages."""
         return self.files[0].name
 
     def folder_files(self, content: Content) -> dict[str, bytes]:

@@ -36,12 +36,10 @@ class Masks:
 
     @property
     def values(self) -> list[ir.Value]:
-        """All of them."""
         return [*self.added, *self.shown, *self.hidden]
 
     @property
     def key(self) -> tuple[tuple[int, ...], ...]:
-        """Equal for equal masks."""
         kinds = (self.added, self.shown, self.hidden)
         return tuple(tuple(id(value) for value in values) for values in kinds)
 

@@ -50,7 +50,6 @@ class Block:
 
     @property
     def bits_per_weight(self) -> float:
-        """Data and scales."""
         return self.bits + 32 / self.size
 
     def fitted(self, weight: LinearWeight) -> Block | str:
