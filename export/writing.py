@@ -19,7 +19,7 @@ import onnx_ir as ir
 
 from .architectures import find_architecture
 from .checkpoint import Checkpoint
-from .errors import CheckpointError
+from .errors import CheckpointError, RequestError
 from .external_data import (
     adopt_weights,
     plan_ranges,
@@ -44,6 +44,7 @@ from .memory import memory_errors
 from .plan import HEADERS_FORMAT, ExportPlan, predicted_peak, predicted_seconds
 from .publishing import check_free_space, free_space, publishing, storage_errors, write_json
 from .quantities import ByteProgress
+from .sampling_ranges import sampling_defaults
 from .strict_json import LARGEST_CONFIG, load_json_object, shown
 from .threads import default_threads
 from .tokenizers import TokenizerSource, open_tokenizer
@@ -282,8 +283,15 @@ def _contract(model: ir.Model) -> dict[str, dict[str, str]]:
 
 
 def generation_defaults(checkpoint: Checkpoint) -> dict[str, Any]:
-    """generation_config.json with the ids of begin and end taken from config.json if absent."""
+    """generation_config.json with the ids of begin and end taken from config.json if absent.
+
+    Raises CheckpointError for what the runtime would refuse.
+    """
     defaults = dict(checkpoint.generation_config)
+    try:
+        sampling_defaults(defaults)
+    except RequestError as error:
+        raise CheckpointError(f"generation_config.json: {error}") from error
     for name in ("bos_token_id", "eos_token_id"):
         defaults.setdefault(name, checkpoint.config.get(name))
         value = defaults[name]

@@ -17,10 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from ..export.errors import ModelFolderError, RequestError
+from ..export.sampling_ranges import sampling_defaults
 from ..export.strict_json import LARGEST_CONFIG, load_json_object, shown
-from .sampling import SamplingOptions
-
-SAMPLING_FIELDS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 
 
 @dataclass(frozen=True)
@@ -53,13 +51,7 @@ def _ids(file: Path, fields: Mapping[str, Any], name: str) -> frozenset[int]:
 
 
 def _sampling(file: Path, fields: Mapping[str, Any]) -> dict[str, Any]:
-    found = {name: fields[name] for name in SAMPLING_FIELDS if fields.get(name) is not None}
-    if found.get("top_k") == 0:
-        del found["top_k"]
-    if fields.get("do_sample") is False:
-        found["temperature"] = 0.0
     try:
-        SamplingOptions(**found)
+        return sampling_defaults(fields)
     except RequestError as error:
         raise ModelFolderError(f"{file}: {error}") from error
-    return found

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..export.errors import NumericsError, RequestError
-from ..export.whole_number import brief, whole_number
+from ..export.sampling_ranges import check_sampling
 
 Logits: TypeAlias = NDArray[np.float32]
 TokenIds: TypeAlias = NDArray[np.intp]
@@ -60,41 +60,7 @@ class SamplingOptions:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        _check_number("temperature", self.temperature, "at least 0", lambda x: x >= 0, "0 (greedy)")
-        _check_number("top_p", self.top_p, "in (0, 1]", lambda x: 0 < x <= 1, "1.0 (no limit)")
-        _check_number("min_p", self.min_p, "in [0, 1]", lambda x: 0 <= x <= 1, "0.0 (no limit)")
-        _check_number(
-            "repetition_penalty", self.repetition_penalty, "above 0", lambda x: x > 0, "1.0 (none)"
-        )
-        _check_integer("top_k", self.top_k, 1, "(no limit)")
-        _check_integer("seed", self.seed, 0, "(fresh entropy)")
-
-
-def _check_number(
-    name: str, value: object, expected: str, holds: Callable[[float], bool], neutral: str
-) -> None:
-    is_number = isinstance(value, (int, float, np.integer, np.floating))
-    if is_number and not isinstance(value, bool):
-        try:
-            number = float(value)  # type: ignore[arg-type]
-        except OverflowError:  # an int beyond the range of a float
-            number = math.inf
-        if math.isfinite(number) and holds(number):
-            return
-    raise RequestError(
-        f"{name} is {brief(value)}, expected a finite number {expected}; "
-        f"give such a number, leave it out, or give {neutral}"
-    )
-
-
-def _check_integer(name: str, value: object, least: int, neutral: str) -> None:
-    number = whole_number(value)
-    if value is None or (number is not None and number >= least):
-        return
-    raise RequestError(
-        f"{name} is {brief(value)}, expected an integer of at least {least}; "
-        f"give such an integer, or leave it out {neutral}"
-    )
+        check_sampling(**vars(self))
 
 
 # ---- the steps: logits (V,) -> logits (V,) ----

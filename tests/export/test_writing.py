@@ -93,6 +93,20 @@ def test_a_begin_or_end_that_is_no_token_id_is_refused(
 
 
 @pytest.mark.parametrize(
+    "defaults",
+    [{"temperature": "hot"}, {"top_p": 1.5}, {"top_k": -3}, {"min_p": None, "top_p": [0.9]}],
+    ids=str,
+)
+def test_defaults_that_no_generation_takes_are_not_published(
+    defaults: dict[str, Any], tmp_path: Path
+) -> None:
+    write_checkpoint(tmp_path / "in")
+    (tmp_path / "in" / "generation_config.json").write_text(json.dumps(defaults))
+    with pytest.raises(CheckpointError, match=r"^generation_config\.json: \w+ is .*, expected"):
+        export_model(open_checkpoint(tmp_path / "in"), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
     "value, end_ids", [(None, set()), ([], set()), (5, {5}), ([5], {5}), ([5, 6], {5, 6})], ids=str
 )
 def test_there_may_be_no_end_token_one_or_several(

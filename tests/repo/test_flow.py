@@ -35,8 +35,8 @@ CHILDREN = {
 }
 # Modules of export that need nothing beyond the standard library and NumPy.
 LEAN = {"cache_folder", "errors", "folder", "graph_check", "leftovers", "manifest", "memory"}
-LEAN |= {"placing", "publishing", "quantities", "regular_file", "strict_json", "threads"}
-LEAN |= {"tokenizers", "utf8", "verified", "whole_number"}
+LEAN |= {"placing", "publishing", "quantities", "regular_file", "sampling_ranges", "strict_json"}
+LEAN |= {"threads", "tokenizers", "utf8", "verified", "whole_number"}
 
 
 def imports(path: Path) -> Iterator[tuple[int, str, int]]:

@@ -1,0 +1,79 @@
+"""The ranges of the sampling options: of a call's, and of a generation_config.json's defaults.
+
+Here, so that a folder whose defaults no call could take is not published.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from .errors import RequestError
+from .whole_number import brief, whole_number
+
+# Fields of generation_config.json that are options of a call.
+FIELDS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+
+
+def sampling_defaults(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that a generation_config.json with these ``fields`` sets.
+
+    ``top_k`` 0 is no limit there, and ``do_sample`` false is greedy, whatever the temperature.
+    Raises RequestError as ``check_sampling``.
+    """
+    found = {name: fields[name] for name in FIELDS if fields.get(name) is not None}
+    if found.get("top_k") == 0:
+        del found["top_k"]
+    if fields.get("do_sample") is False:
+        found["temperature"] = 0.0
+    check_sampling(**found)
+    return found
+
+
+def check_sampling(
+    temperature: object = 1.0,
+    top_k: object = None,
+    top_p: object = 1.0,
+    min_p: object = 0.0,
+    repetition_penalty: object = 1.0,
+    seed: object = None,
+) -> None:
+    """Raises RequestError, naming the option, for a value of another type or outside its range."""
+    _check_number("temperature", temperature, "at least 0", lambda x: x >= 0, "0 (greedy)")
+    _check_number("top_p", top_p, "in (0, 1]", lambda x: 0 < x <= 1, "1.0 (no limit)")
+    _check_number("min_p", min_p, "in [0, 1]", lambda x: 0 <= x <= 1, "0.0 (no limit)")
+    _check_number(
+        "repetition_penalty", repetition_penalty, "above 0", lambda x: x > 0, "1.0 (none)"
+    )
+    _check_integer("top_k", top_k, 1, "(no limit)")
+    _check_integer("seed", seed, 0, "(fresh entropy)")
+
+
+def _check_number(
+    name: str, value: object, expected: str, holds: Callable[[float], bool], neutral: str
+) -> None:
+    is_number = isinstance(value, (int, float, np.integer, np.floating))
+    if is_number and not isinstance(value, bool):
+        try:
+            number = float(value)  # type: ignore[arg-type]
+        except OverflowError:  # an int beyond the range of a float
+            number = math.inf
+        if math.isfinite(number) and holds(number):
+            return
+    raise RequestError(
+        f"{name} is {brief(value)}, expected a finite number {expected}; "
+        f"give such a number, leave it out, or give {neutral}"
+    )
+
+
+def _check_integer(name: str, value: object, least: int, neutral: str) -> None:
+    number = whole_number(value)
+    if value is None or (number is not None and number >= least):
+        return
+    raise RequestError(
+        f"{name} is {brief(value)}, expected an integer of at least {least}; "
+        f"give such an integer, or leave it out {neutral}"
+    )
