@@ -137,9 +137,24 @@ def hull(spans: Sequence[Span]) -> Span:
 
 
 def held(span: Span, dtype: int) -> Span:
-    """``span``, or all numbers where some do not fit the dtype and wrap around."""
+    """``span``, or all numbers where some do not fit the dtype and wrap around.
+
+    What a float makes of its ends bounds what it makes of all between: rounding keeps the order.
+    """
+    if dtype in (FLOAT, FLOAT16):
+        ends = _rounded(span[0], dtype), _rounded(span[1], dtype)
+        return span if ends == span else UNKNOWN if any(map(math.isnan, ends)) else ends
     low, high = WHOLE[dtype]
     return span if low <= span[0] and span[1] <= high else (low, high)
+
+
+def _rounded(number: float, dtype: int) -> float:
+    code = "<f" if dtype == FLOAT else "<e"
+    try:
+        found: float = struct.unpack(code, struct.pack(code, number))[0]
+    except OverflowError:
+        return math.copysign(math.inf, number)
+    return found
 
 
 def size_of(span: Span) -> Span:
@@ -188,12 +203,17 @@ def remaining(a: Span, b: Span) -> Span:
 
 def larger(a: Span, b: Span) -> Span:
     """max(a, b)."""
-    return max(a[0], b[0]), max(a[1], b[1])
+    return UNKNOWN if _endless(a, b) else (max(a[0], b[0]), max(a[1], b[1]))
 
 
 def smaller(a: Span, b: Span) -> Span:
     """min(a, b)."""
-    return min(a[0], b[0]), min(a[1], b[1])
+    return UNKNOWN if _endless(a, b) else (min(a[0], b[0]), min(a[1], b[1]))
+
+
+def _endless(*spans: Span) -> bool:
+    """Whether there may be a float among them that is no number, and stays none."""
+    return any(math.isinf(end) for span in spans for end in span)
 
 
 def equal(a: Span, b: Span) -> Span:

@@ -6,10 +6,11 @@ process (kernels trust attributes), never end, or read other files. What is comp
 - the manifest's sizes with each other, and with the graph's inputs, outputs and weights
 - where tensors lie: in the graph's own file whole, or within ``model.onnx_data``, none over another
 - every node with ``operators``: domain, name, inputs, outputs, attributes; its inputs exist before
-- what every node can make of a short text (``facts``): nothing huge
+- what every node can make of a short text (``facts``): nothing huge, nor long to make (``costs``)
 
-Graphs that a tracer made may have more operators than declared ones. What is not covered: how long
-a run takes (there is no loop, so every node runs once), and what more tokens than that take.
+Graphs that a tracer made may have more operators than declared ones. What is not covered: what
+more tokens than a short text take, and lengths beyond it as divisors (ONNX Runtime refuses to
+divide whole numbers by 0).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from ..folder import GRAPH_FILE, GROWING, DecoderShape, ModelFolder, cache_names
 from ..regular_file import RegularFile
 from ..strict_json import quoted
 from .call import Call
+from .costs import Costs
 from .facts import NEW, ONE, PAST, TOTAL, TRUTH, Fact, constant, fact, shown
 from .lengths import check_lengths
 from .onnx_file import (
@@ -121,6 +123,7 @@ class Inspection:
         self._check_sizes()
         self._take_inputs()
         self._take_initializers(data_bytes)
+        self.costs = Costs(self._graph, data_bytes, self._largest)
         for node in self._graph.nodes:
             try:
                 self._visit(node)
@@ -239,6 +242,7 @@ class Inspection:
                 )
             self.facts[name] = result
             self._producers[name] = node
+        self.costs.add(node, given, results)
 
     def _given(self, name: str) -> Fact | None:
         if not name:

@@ -6,6 +6,7 @@ the check refuses. Who asks is tested in ``test_graph_check``.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,56 @@ def products(model: ModelProto) -> None:
         turned = insert(model, "Transpose", [rows], 3 * number + 2, perm=[1, 0])
         square = insert(model, "MatMul", [rows, turned], 3 * number + 3)
         rows = insert(model, "Reshape", [square, shape], 3 * number + 4)
+
+
+def chained(operator: str, size: int, count: int, *, of_constants: bool) -> Change:
+    """That many matrices, each made of the one before, and all needed to the end."""
+
+    def change(model: ModelProto) -> None:
+        number = constant(model, "given.1", [1.0], np.float32)
+        if not of_constants:
+            number = insert(model, "Cast", ["position_ids"], to=TensorProto.FLOAT)
+            number = insert(model, "ReduceMax", [number], 1, keepdims=0)
+        place = 0 if of_constants else 2
+        last = insert(model, "Expand", [number, constant(model, "size", [size, size])], place)
+        made = [last]
+        for step in range(count):
+            inputs = [last, last] if operator == "MatMul" else [last]
+            last = insert(model, operator, inputs, place + 1 + step)
+            made.append(last)
+        for step, other in enumerate(reversed(made[:-1])):
+            last = insert(model, "Add", [last, other], place + 1 + count + step)
+
+    return change
+
+
+def divided_by(make: Callable[[ModelProto], str]) -> Change:
+    """Whole numbers divided by what a few nodes in front make, as a whole number."""
+
+    def change(model: ModelProto) -> None:
+        before = len(model.graph.node)
+        divisor = make(model)
+        place = len(model.graph.node) - before
+        divisor = insert(model, "Cast", [divisor], place, to=TensorProto.INT64)
+        insert(model, "Div", ["position_ids", divisor], place + 1)
+
+    return change
+
+
+def rounded_away(model: ModelProto) -> str:
+    """2^24 + 1 - 2^24, which is 0 in float32."""
+    large = constant(model, "large", [2.0**24], np.float32)
+    total = insert(model, "Add", [large, constant(model, "given.1", [1.0], np.float32)], 0)
+    return insert(model, "Sub", [total, large], 1)
+
+
+def no_number(model: ModelProto) -> str:
+    """0 / 0, between 1 and 5."""
+    zero = insert(model, "Cast", ["position_ids"], 0, to=TensorProto.FLOAT)
+    zero = insert(model, "Sub", [zero, zero], 1)
+    none = insert(model, "Div", [zero, zero], 2)
+    least = insert(model, "Max", [none, constant(model, "1", [1.0], np.float32)], 3)
+    return insert(model, "Min", [least, constant(model, "5", [5.0], np.float32)], 4)
 
 
 def made_of(operator: str, *inputs: Any, **attributes: Any) -> Change:
@@ -507,6 +558,28 @@ REFUSED: dict[str, tuple[str, Change, str]] = {
     "one of very many": ("growing", made_of("OneHot", "input_ids", [1 << 40], [0, 1]), "up to"),
     "doubled over and over": ("growing", doubled, "numbers .* for 64 new tokens"),
     "products of products": ("growing", products, "numbers .* for 64 new tokens"),
+    "products of constants": (
+        "gpt2",
+        chained("MatMul", 4096, 2, of_constants=True),
+        r"work for 6.9e\+10 operations up to here .*, expected at most",
+    ),
+    "products of a token": (
+        "int4",
+        chained("MatMul", 4096, 2, of_constants=False),
+        r"work for 6.9e\+10 operations",
+    ),
+    "many that are needed at once": (
+        "gpt2",
+        chained("Neg", 14_000, 3, of_constants=False),
+        r"bytes of values that are needed at once .*, expected at most 2.1e\+09",
+    ),
+    "constants that stay": (
+        "gpt2",
+        chained("Neg", 14_000, 3, of_constants=True),
+        "needed at once",
+    ),
+    "divided by what rounds to 0": ("gpt2", divided_by(rounded_away), "divided by 0"),
+    "divided by what may be no number": ("growing", divided_by(no_number), "divided by -"),
     "divided by 0": ("growing", made_of("Div", "input_ids", [0]), "whole numbers divided by 0"),
     "divided by tokens": (
         "growing",
