@@ -57,8 +57,8 @@ class OutputFile:
             self._replaced = snapshot(self.path)
         except ChangedMeanwhile as found:
             raise RequestError(
-                f"{self._given}: found {found}, which was not there when this began, expected what "
-                "was; it stays - choose another name"
+                f"{self._given}: found {found}, expected what was there; it stays - choose "
+                "another name"
             ) from None
         except OSError as cause:
             raise StorageError(

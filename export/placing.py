@@ -13,13 +13,14 @@ import os
 import stat
 import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from .leftovers import OLD, new_name
 
 DROPPINGS = {".DS_Store", "Thumbs.db", "desktop.ini"}  # of macOS and Windows
-Snapshot = tuple[object, ...]
+Snapshot = tuple[Any, ...]  # of the place itself, then (name, of that file) of each in it
 
 
 class ChangedMeanwhile(Exception):
@@ -105,7 +106,7 @@ def _set_aside(place: Path, aside: Path, expected: Snapshot) -> None:
     except FileNotFoundError:  # then there is nothing to replace
         return
     if snapshot(aside) != expected:
-        raise ChangedMeanwhile(_found(aside))
+        raise ChangedMeanwhile(_changed(aside, expected))
 
 
 def _give_back(aside: Path, place: Path) -> None:
@@ -123,10 +124,23 @@ def bring_back(place: Path, left: Path) -> None:
 
 
 def _found(path: Path) -> str:
-    if not path.is_dir():
-        return "a file"
-    names = sorted(os.listdir(path))
-    return f"a folder that is not empty ({', '.join(names[:3])}{', …' if names[3:] else ''})"
+    what = "a file"
+    if path.is_dir():
+        names = sorted(os.listdir(path))
+        what = f"a folder that is not empty ({_listed(names)})" if names else "a folder"
+    return f"{what}, which was not there when this began"
+
+
+def _changed(path: Path, expected: Snapshot) -> str:
+    now = snapshot(path)
+    if now[0] != expected[0] or not path.is_dir():
+        return f"another {'folder' if path.is_dir() else 'file'} than when this began"
+    names = sorted({name for name, _ in set(now[1:]) ^ set(expected[1:])})
+    return f"changes in it since this began ({_listed(names)})"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:3])}{', …' if names[3:] else ''}"
 
 
 def sync(path: Path) -> None:

@@ -40,6 +40,7 @@ class Target:
     def __init__(self, out: str | os.PathLike[str], *, force: bool = False) -> None:
         self._given = os.fspath(out)
         self.path = Path(os.path.realpath(out))  # a link stays: what it points to is replaced
+        _check_not_here(self.path)
         for left in leftovers(self.path):
             if left.name.endswith(OLD) and (left / MANIFEST).exists():
                 bring_back(self.path, left)
@@ -48,15 +49,18 @@ class Target:
     def __fspath__(self) -> str:
         return self._given
 
+    def __str__(self) -> str:
+        return self._given
+
     def take(self, new: Path) -> None:
         """Renames ``new`` to this place; ModelFolderError where something else came meanwhile."""
         try:
             put(new, self.path, self._replaced, _remove_model_folder)
         except ChangedMeanwhile as found:
             raise ModelFolderError(
-                f"{self.path}: found {found}, which was not there when this began, expected "
-                f"{'what was' if self._replaced else 'a new or empty folder'}; it stays, and what "
-                "was to be written here is gone - choose another name"
+                f"{self.path}: found {found}, expected "
+                f"{'what was there' if self._replaced else 'a new or empty folder'}; it stays, and "
+                "what was to be written here is gone - choose another name"
             ) from None
 
 
@@ -151,6 +155,17 @@ def _replaceable(out: Path, force: bool) -> Snapshot | None:
             "choose another name"
         )
     return found
+
+
+def _check_not_here(out: Path) -> None:
+    """A folder that is replaced is another one: whoever stands in it stands nowhere."""
+    with contextlib.suppress(FileNotFoundError):  # nor does this process stand anywhere
+        here = Path.cwd()
+        if here.is_relative_to(out):
+            raise ModelFolderError(
+                f"{out}: found the current folder or one around it, expected another, since a "
+                "model folder appears as a whole; name a new folder in it"
+            )
 
 
 def _our_names(folder: Path) -> set[str]:

@@ -186,9 +186,21 @@ def test_too_little_free_space_is_noticed_before_writing(
 ) -> None:
     full = shutil._ntuple_diskusage(10**9, 10**9, 0)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
-    with pytest.raises(StorageError, match=r"out: found 0 B free, expected at least .* MB"):
-        export_model(checkpoint, tmp_path / "out", progress=raise_at_half(AssertionError()))
+    with pytest.raises(StorageError, match=r"^/.*/out: found 0 B free, expected at least .* MB"):
+        target = Target(tmp_path / "out")
+        export_model(checkpoint, target, progress=raise_at_half(AssertionError()))
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("out", [".", "..", "../here"])
+def test_the_current_folder_is_not_replaced(
+    out: str, checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(ModelFolderError, match="found the current folder or one around it"):
+        export_model(checkpoint, out, progress=raise_at_half(AssertionError()))
+    assert names(tmp_path) == ["here"]
 
 
 def test_a_parent_that_is_a_file_is_a_storage_error(checkpoint: Checkpoint, tmp_path: Path) -> None:
@@ -407,16 +419,26 @@ def test_of_two_exports_to_one_place_the_second_is_refused(
         shutil.rmtree(copy)
     first: list[ModelFolder] = []
     progress = at_half(lambda: first.append(quantize_model(tiny_folder, copy, "int4", force=force)))
-    with pytest.raises(ModelFolderError, match="copy: found a folder that is not empty"):
+    with pytest.raises(
+        ModelFolderError, match="copy: found (a folder that is not empty|another folder)"
+    ):
         export(copy, force=force, progress=progress)
     first[0].verify(remembered=False)
     assert ModelFolder.open(copy).manifest == first[0].manifest
     assert names(copy.parent) == ["copy"]
 
 
-@pytest.mark.parametrize("change", ["a file more", "a file less", "a file changed", "another"])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ("a file more", r"changes in it since this began \(notes.txt\), expected what was there"),
+        ("a file less", r"changes in it since this began \(model.onnx\)"),
+        ("a file changed", r"changes in it since this began \(config.json\)"),
+        ("another", "another folder than when this began"),
+    ],
+)
 def test_force_replaces_only_the_model_folder_that_was_there(
-    change: str, checkpoint: Checkpoint, copy: Path
+    change: str, message: str, checkpoint: Checkpoint, copy: Path
 ) -> None:
     def act() -> None:
         if change == "a file more":
@@ -432,7 +454,7 @@ def test_force_replaces_only_the_model_folder_that_was_there(
         after.update(contents(copy))
 
     after: dict[str, bytes] = {}
-    with pytest.raises(ModelFolderError, match="not there when this began, expected what was"):
+    with pytest.raises(ModelFolderError, match=message):
         export_model(checkpoint, copy, force=True, progress=at_half(act))
     assert contents(copy) == after
     assert names(copy.parent) == ["copy"]
