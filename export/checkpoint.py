@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from . import readers
 from .errors import CheckpointError, missing_extra
+from .folder import MANIFEST
 from .regular_file import RegularFile
 from .strict_json import LARGEST_CONFIG, load_json_object, quoted
 from .tokenizers import TokenizerSource, given_tokenizer
@@ -85,18 +86,22 @@ def open_checkpoint(path: str | Path, tokenizer: str | Path | None = None) -> Ch
     if the path is no checkpoint, cannot be read, or is damaged.
     """
     path = Path(path).absolute()  # tensors are read later, perhaps from another directory
-    names = _list_folder(path)
-    if names is not None and "pocketlm.json" in names:
-        raise CheckpointError(
-            f"{quoted(str(path))} is a pocketlm model folder (it has a pocketlm.json), expected a "
-            "checkpoint; it is already exported: use it with `pocketlm run` or `pocketlm quantize`"
-        )
+    refuse_model_folder(path)
     for reader in _readers():
         if reader.matches(path):
             source = given_tokenizer(tokenizer, path if path.is_dir() else path.parent)
             checkpoint: Checkpoint = reader.read(path, source)
             return replace(checkpoint, tokenizer=source)
-    raise _unknown(path, names)
+    raise _unknown(path, _list_folder(path))
+
+
+def refuse_model_folder(path: Path) -> None:
+    """Raises CheckpointError for what an export has already written."""
+    if MANIFEST in (_list_folder(path) or ()):
+        raise CheckpointError(
+            f"{quoted(str(path))} is a pocketlm model folder (it has a {MANIFEST}), expected a "
+            "checkpoint; it is already exported: use it with `pocketlm run` or `pocketlm quantize`"
+        )
 
 
 def load_config(path: Path) -> dict[str, Any]:

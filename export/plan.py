@@ -19,7 +19,13 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from .architectures import find_architecture
-from .checkpoint import Checkpoint, CheckpointTensor, load_config, open_checkpoint
+from .checkpoint import (
+    Checkpoint,
+    CheckpointTensor,
+    load_config,
+    open_checkpoint,
+    refuse_model_folder,
+)
 from .config_fields import read_fields
 from .external_data import Piece, computed_ahead, piece_starts, stored_weights
 from .graph import PIECE_BYTES, Rows
@@ -119,6 +125,7 @@ def open_headers(path: str | Path, tokenizer: str | Path | None = None) -> Check
     Raises CheckpointError as ``open_checkpoint``.
     """
     folder = Path(path)
+    refuse_model_folder(folder)
     config_file = folder / "config.json"
     if config_file.is_file() and not any(folder.glob("*.safetensors*")):
         checkpoint = replace(

@@ -20,6 +20,7 @@ from pocketlm.export import plan as plan_module
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.errors import CheckpointError
 from pocketlm.export.external_data import pieces
+from pocketlm.export.folder import ModelFolder
 from pocketlm.export.plan import predicted_peak
 from pocketlm.export.writing import build_decoder
 from pocketlm.quantize.run import export_checkpoint, plan_checkpoint, precision_of
@@ -67,6 +68,14 @@ def test_plan_of_405_billion_parameters_is_made_from_config_json(
     assert plan["bytes_to_read"] == 2 * 405_853_388_800
     assert plan["peak_memory_bytes"] < 4e9
     assert not (tmp_path / "out").exists()
+
+
+def test_plan_of_a_model_folder_is_refused_as_its_export(
+    tiny_folder: ModelFolder, tmp_path: Path
+) -> None:
+    for refused in (plan_checkpoint, lambda path, out: open_checkpoint(path)):
+        with pytest.raises(CheckpointError, match="is a pocketlm model folder .* already exported"):
+            refused(tiny_folder.path, tmp_path / "out")
 
 
 def test_plan_refuses_what_the_export_would_refuse(tmp_path: Path) -> None:
