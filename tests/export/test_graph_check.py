@@ -67,6 +67,14 @@ def test_nothing_opens_a_graph_before_the_check(
         OPENERS[opener](folder)
 
 
+def test_a_foreign_graph_does_not_pass_for_one_of_ours(
+    tiny_folder: ModelFolder, tmp_path: Path, run: Run
+) -> None:
+    folder = hostile(tiny_folder, tmp_path / "copy", set_place(location="../secret"))
+    assert run("info", folder.path).code == 0
+    assert_refused(run("info", folder.path, "--verify"), "foreign graphs are not opened")
+
+
 GRAPHS: dict[str, Callable[[bytes], bytes]] = {
     "an empty graph": lambda data: b"",
     "a cut graph": lambda data: data[:-100],

@@ -10,6 +10,7 @@ from rich.console import Console
 from pocketlm.commands.options import debug_option, made_folder
 from pocketlm.commands.progress import graph_maker, precision_table
 from pocketlm.export.folder import ModelFolder
+from pocketlm.export.graph_check.graph import check_graph
 from pocketlm.export.manifest import WITHOUT_DIGEST
 from pocketlm.export.quantities import size_text
 
@@ -17,14 +18,18 @@ from pocketlm.export.quantities import size_text
 @click.command("info")
 @click.argument("model")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
-@click.option("--verify", is_flag=True, help="Read every file again and compare its SHA-256.")
+@click.option(
+    "--verify",
+    is_flag=True,
+    help="Read every file again, and check bytes and graph.",
+)
 @debug_option
 def command(model: str, as_json: bool, verify: bool, debug: bool) -> None:
     """Show what a model folder holds: architecture, sizes, precision, files and their hashes.
 
     MODEL is a model folder that `pocketlm export` or `pocketlm quantize` wrote, or the name of a
-    model in the cache (org/name, demo). Its sizes are compared with the manifest each time, its
-    bytes with --verify.
+    model in the cache (org/name, demo). Its sizes are compared with the manifest each time, with
+    --verify also its bytes, and the graph with what pocketlm can have written.
 
     \b
     Examples:
@@ -34,6 +39,7 @@ def command(model: str, as_json: bool, verify: bool, debug: bool) -> None:
     opened = made_folder(model)
     if verify:
         opened.verify(remembered=False)
+        check_graph(opened)
     if as_json:
         click.echo(json.dumps(opened.manifest, indent=1))
         return
