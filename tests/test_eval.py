@@ -356,6 +356,55 @@ def test_a_text_of_which_nothing_is_left_is_refused(
     assert_refused(ended, "text.txt: found no token to score, expected a character that this")
 
 
+def test_characters_that_tasks_and_recitation_drop_are_told(
+    run: Run, character_model: Path, tmp_path: Path
+) -> None:
+    tasks, book = tmp_path / "tasks.jsonl", tmp_path / "book.txt"
+    item = {"query": "abc 한", "choices": ["dead", "é"], "gold": 0}
+    tasks.write_text(json.dumps(item, ensure_ascii=False) + "\n", encoding="utf-8")
+    book.write_text("abc 한국 dead. é\n" * 30, encoding="utf-8")
+    lengths = ["--prompt-tokens", "4", "--continuation-tokens", "4"]
+    options = ["--tasks", tasks, "--recite", book, *lengths]
+    ended = run("eval", character_model, *options, "-o", "json")
+    assert ended.code == 0, ended.err
+    found = json.loads(ended.out)
+    assert found["tasks"][0]["without_token"] == {
+        "characters": 2, "bytes": 5, "share": pytest.approx(5 / 13),
+    }  # fmt: skip
+    assert found["recitation"][0]["without_token"] == {
+        "characters": 90, "bytes": 240, "share": pytest.approx(240 / 600),
+    }  # fmt: skip
+    warnings = [
+        "WARNING: 2 characters of tasks.jsonl (38.5 % of its bytes) have no token in this",
+        "WARNING: 90 characters of book.txt (40.0 % of its bytes) have no token in this",
+    ]
+    told = ended.err.splitlines()
+    assert [line[: len(text)] for line, text in zip(told, warnings, strict=True)] == warnings
+    book.write_text("abc 한국\n" * 3, encoding="utf-8")
+    ended = run("eval", character_model, "--recite", book)
+    assert_refused(ended, r"book.txt \(6 characters of it have no token\): found 12 tokens")
+    book.write_text("한국", encoding="utf-8")
+    ended = run("eval", character_model, "--recite", book)
+    assert_refused(ended, "book.txt: found no character with a token in this tokenizer")
+
+
+def test_a_chat_tells_what_of_a_message_is_left_out(
+    run: Run, character_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "sys.stdin", io.TextIOWrapper(io.BytesIO("ab한국c\nabc\n".encode()), "utf-8")
+    )
+    ended = run("chat", character_model, "--max-tokens", "2", "--system", "aé")
+    assert ended.code == 0
+    lost = [line for line in ended.err.splitlines() if "no token" in line]
+    assert lost == [
+        "pocketlm: the model has no token for 1 of the system message's 2 characters, which are "
+        "left out: 'é'",
+        "pocketlm: the model has no token for 2 of the message's 5 characters, which are left out: "
+        "'한국'",
+    ]
+
+
 def test_a_prompt_is_told_what_does_not_reach_the_model(run: Run, character_model: Path) -> None:
     ended = run("run", character_model, "ab한국c", "--max-tokens", "2", "--temperature", "0")
     assert ended.code == 0

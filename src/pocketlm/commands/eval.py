@@ -239,8 +239,11 @@ def _sections(results: dict[str, Any]) -> Iterator[tuple[list[str], list[Figure]
 
 
 def _warnings(results: dict[str, Any]) -> list[str]:
-    unread = unread_sentence(results.get("quality"))
-    return [] if unread is None else [unread]
+    found = [unread_sentence(results.get("quality"))]
+    # Models with one tokenizer leave out the same of a file, which is said once.
+    for entry in (*results.get("tasks", ()), *results.get("recitation", ())):
+        found.append(unread_sentence(entry, Path(entry["file"]).name))
+    return list(dict.fromkeys(text for text in found if text is not None))
 
 
 def _print(results: dict[str, Any], output: str) -> None:
