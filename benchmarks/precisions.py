@@ -25,6 +25,7 @@ from typing import Any
 
 from ..export.folder import ModelFolder
 from ..export.threads import default_threads
+from ..export.utf8 import utf8
 from .bench import BenchPlan, run_bench
 from .programs import (
     at_least,
@@ -154,9 +155,9 @@ def parse() -> argparse.Namespace:
         "checkpoint", type=model_name, nargs="?", help="as `pocketlm export` takes it"
     )
     source.add_argument("--shape", choices=SHAPES, help="random weights of a well-known shape")
-    parser.add_argument("--text", type=Path, nargs="+", default=[], help="UTF-8: quality as well")
+    parser.add_argument("--text", type=given_path, nargs="+", default=[], help="quality as well")
     parser.add_argument("--limit", type=int, help="at most this many tokens of each text")
-    parser.add_argument("--split", help="what stands between the documents of a text")
+    parser.add_argument("--split", type=utf8, help="what stands between the documents of a text")
     parser.add_argument("--tokenizer", type=given_path, help="folder with tokenizer.json")
     parser.add_argument(
         "--threads", type=thread_count, default=default_threads(), help="CPU threads"

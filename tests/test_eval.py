@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import os
 import re
 import shutil
 from pathlib import Path
@@ -413,3 +414,31 @@ def test_a_prompt_is_told_what_does_not_reach_the_model(run: Run, character_mode
         "'한국'\n"
     )
     assert run("run", character_model, "abc", "--max-tokens", "2").err == ""
+
+
+@pytest.mark.parametrize("option", ["--text", "--recite"])
+def test_a_text_that_can_be_read_only_once_is_refused(
+    run: Run, option: str, models: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """As ``<(cat text)`` is, and without waiting for who writes to it."""
+    os.mkfifo(tmp_path / "pipe")
+    ended = run("eval", models[0], option, tmp_path / "pipe")
+    assert_refused(ended, "pipe: found a pipe, expected a regular file: .* more than once")
+    assert_refused(run("eval", models[0], option, os.devnull), "null: found a device or socket")
+
+
+def test_a_separator_is_utf_8_whatever_the_locale(
+    run: Run, models: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """In the locale "C" an argument has lone surrogates for the bytes above 127."""
+    text = tmp_path / "cafe.txt"
+    text.write_text("a café by the sea\n" * 8, "utf-8")
+    ended = run("eval", models[0], "--text", text, "--split", "\udcc3\udca9", "-o", "json")
+    assert (ended.code, ended.err) == (0, "")
+    quality = json.loads(ended.out)["quality"]
+    assert (quality["split"], quality["documents"]) == ("é", 9)
+
+
+def test_no_quantile_is_above_the_largest(compare: Any) -> None:
+    kl = json.loads(compare("--output", "json"))["quality"]["models"][1]["against"]["kl"]
+    assert 0 < kl["median"]["value"] <= kl["p99"]["value"] <= kl["max"]

@@ -31,7 +31,7 @@ from ...runtime.sampling import SamplingOptions, make_sampler
 from ...runtime.session import Session
 from ...runtime.shared_beginning import shared_beginning
 from ...runtime.tokenizer import Tokenizer
-from ..quality.documents import read_text
+from ..quality.documents import check_regular, read_text
 from ..quality.measure import OnProgress
 from ..quality.same_tokenizer import check_same_tokenizer
 from ..quality.text_windows import text_tokens
@@ -162,6 +162,7 @@ def passages(ids: Sequence[int], options: RecitationOptions, name: str) -> list[
 
 def check_book(path: Path) -> None:
     """Raises the RequestError that reading a text would end with."""
+    check_regular(path)
     for _ in read_text(path):
         pass
 

@@ -145,6 +145,12 @@ def test_the_script_measures_a_checkpoint_and_keeps_what_it_found(
         ),
         (["gpt2/", "--rounds", "0"], "found 0, expected at least 1"),
         (["gpt2/", "--threads", "0"], "threads is 0, expected an integer from 1 to"),
+        (["gpt2/", "--text", ""], "argument --text: found an empty name, is a variable not set?"),
+        (["gpt2/", "--text", __file__, "--split", ""], "precisions: split is empty, expected what"),
+        (
+            ["gpt2/", "--text", __file__, "--split", "\udcc3\udca9"],
+            "split is '.', expected what",
+        ),
         (["gpt2/", "--text", "no.txt"], r"^precisions: no.txt: cannot be read .*permissions\n$"),
     ],
 )

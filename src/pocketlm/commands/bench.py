@@ -30,6 +30,7 @@ from pocketlm.commands.measuring import (
 from pocketlm.commands.options import (
     HUB_OPTIONS,
     MODEL_OPTIONS,
+    Place,
     debug_option,
     open_folders,
     window_options,
@@ -125,14 +126,14 @@ def _parse_pairs(
     "--text",
     "texts",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=Place(),
     metavar="FILE...",
     help="Compare the models on these UTF-8 texts as well, as `pocketlm eval` does.",
 )
 @window_options
 @click.option(
     "--html",
-    type=click.Path(path_type=Path),
+    type=Place(),
     metavar="FILE",
     help="Also write a report with charts: one file that needs no network.",
 )

@@ -42,6 +42,7 @@ from pocketlm.commands.measuring import (
 from pocketlm.commands.options import (
     HUB_OPTIONS,
     MODEL_OPTIONS,
+    Place,
     debug_option,
     open_folders,
     window_options,
@@ -64,7 +65,7 @@ from pocketlm.reference import OnDisk, find_reference
     "--text",
     "texts",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=Place(),
     metavar="FILE...",
     help="Perplexity, and with a REF divergence, on these UTF-8 texts.",
 )
@@ -72,7 +73,7 @@ from pocketlm.reference import OnDisk, find_reference
 @click.option(
     "--tasks",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=Place(),
     metavar="FILE...",
     help="Accuracy in answering the questions of these JSONL files: LAMBADA, HellaSwag, PIQA, or "
     "any with query, choices and gold.",
@@ -86,7 +87,7 @@ from pocketlm.reference import OnDisk, find_reference
 @click.option(
     "--recite",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=Place(),
     metavar="FILE...",
     help="How much of these UTF-8 texts a model knows by heart.",
 )
