@@ -250,6 +250,24 @@ def test_equal_reasons_are_one_row(run: Run, tmp_path: Path) -> None:
     assert re.match(r"h\.\*\.attn\.c_attn\.weight +fp32 +32\.00 +2 layers: 40 input", rows[0])
 
 
+def test_reports_in_a_pipe_are_never_cut(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    config = gpt2_config(vocab_size=300, n_positions=64, n_embd=40, n_head=5)
+    source = write_checkpoint(tmp_path / "gpt2", config)
+    assert run("export", source, tmp_path / "fp32").code == 0
+    for ended in (
+        run("export", source, tmp_path / "int4", "--precision", "int4"),
+        run("quantize", tmp_path / "fp32", tmp_path / "quantized", "--to", "int4"),
+        run("info", tmp_path / "int4"),
+    ):
+        lines = [line for line in (ended.out + ended.err).splitlines() if "c_attn.weight" in line]
+        assert len(lines) == 1
+        assert lines[0].rstrip().endswith(" 2 layers: 40 input features are not a multiple of 16")
+        assert "…" not in ended.out + ended.err
+
+
 def test_info_groups_tensors_over_layers(run: Run, tiny_checkpoint: Path, tmp_path: Path) -> None:
     run("export", tiny_checkpoint, tmp_path / "out", "--precision", "int8")
     assert "h.*.attn.c_attn.weight" in run("info", tmp_path / "out").out
@@ -576,6 +594,7 @@ EXPORT = ["export", "demo", "out"]
             "--block-size and --head are given, expected neither with fp32",
         ),
         (["eval", "FOLDER", "--text", ""], "'--text': found an empty name, .* variable not set"),
+        (["eval", "--text", "TEXT", ""], "'--text': found an empty name, .* variable not set"),
         (["eval", "FOLDER", "--tasks", ""], "'--tasks': found an empty name"),
         (["eval", "FOLDER", "--recite", ""], "'--recite': found an empty name"),
         (["bench", "FOLDER", "--text", ""], "'--text': found an empty name"),

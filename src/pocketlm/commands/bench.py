@@ -25,7 +25,6 @@ from pocketlm.commands.measuring import (
     progress_bar,
     refuse_alone,
     shout,
-    table_console,
 )
 from pocketlm.commands.options import (
     HUB_OPTIONS,
@@ -35,6 +34,7 @@ from pocketlm.commands.options import (
     open_folders,
     window_options,
 )
+from pocketlm.commands.progress import wide_console
 from pocketlm.export.errors import PocketLMError
 from pocketlm.export.output_file import OutputFile
 from pocketlm.export.threads import default_threads, most_threads
@@ -258,7 +258,7 @@ def _progress() -> Iterator[OnEvent]:
 
 def _print_summary(results: dict[str, Any]) -> None:
     """Tables as wide as the terminal allows, and warnings above and below everything."""
-    console = table_console()
+    console = wide_console()
     shout(console, tables.warnings(results))
     for part in summary.sections(results):
         if isinstance(part, Table):

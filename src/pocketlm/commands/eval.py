@@ -37,7 +37,6 @@ from pocketlm.commands.measuring import (
     progress_bar,
     refuse_alone,
     shout,
-    table_console,
 )
 from pocketlm.commands.options import (
     HUB_OPTIONS,
@@ -47,6 +46,7 @@ from pocketlm.commands.options import (
     open_folders,
     window_options,
 )
+from pocketlm.commands.progress import wide_console
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.threads import check_threads
 from pocketlm.quantize.precisions import FULL
@@ -270,7 +270,7 @@ def _print(results: dict[str, Any], output: str) -> None:
 
 
 def _print_tables(results: dict[str, Any]) -> None:
-    console = table_console()
+    console = wide_console()
     shout(console, _warnings(results))
     for above, found, below in _sections(results):
         for text in above:
