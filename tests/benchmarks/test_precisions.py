@@ -181,6 +181,7 @@ def test_the_script_measures_a_checkpoint_and_keeps_what_it_found(
         ),
         (["gpt2/", "--rounds", "0"], "found 0, expected at least 1"),
         (["gpt2/", "--threads", "0"], "threads is 0, expected an integer from 1 to"),
+        (["gpt2/", "--json", ""], "argument --json: found an empty name"),
         (["gpt2/", "--text", ""], "argument --text: found an empty name, is a variable not set?"),
         (["gpt2/", "--text", __file__, "--split", ""], "precisions: split is empty, expected what"),
         (
