@@ -14,24 +14,24 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..export.folder import ModelFolder
 from ..export.threads import default_threads
+from ..export.utf8 import utf8
 from .bench import BenchPlan, run_bench
 from .programs import (
     at_least,
     errors_in_a_line,
     given_path,
     model_name,
+    output_of,
     refuse_alone,
+    scratch_folder,
     thread_count,
 )
 from .quality.documents import check_files
@@ -54,7 +54,7 @@ VARIANTS: dict[str, list[str]] = {
 DEFAULT_INT4 = "int4 b128"  # what ``--precision int4`` alone gives
 RUN_PROMPT, RUN_TOKENS = 128, 64  # of the run whose memory is measured
 
-# The program that ``pocketlm export`` runs, with its peak memory at the end.
+# The program that ``pocketlm export`` runs, with its peak memory at the end on stdout.
 EXPORT = """
 import sys
 from pocketlm.export.memory import peak_rss_bytes
@@ -62,7 +62,7 @@ from pocketlm.cli import main
 try:
     main()
 finally:
-    print("peak", peak_rss_bytes(), file=sys.stderr)
+    print(peak_rss_bytes())
 """
 
 
@@ -78,27 +78,19 @@ def export_variants(
 
 
 def export_variant(checkpoint: str | Path, out: Path, options: list[str]) -> int:
-    """Exports through the command line in a process of its own; its peak resident bytes."""
+    """Exports through the command line in a process of its own; its peak resident bytes.
+
+    Raises ChildError with what that says where it fails.
+    """
     command = ["export", str(checkpoint), str(out), "--quiet", *options]
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", EXPORT, *command], capture_output=True, text=True
-    )
-    if done.returncode:
-        raise SystemExit(f"pocketlm {' '.join(command)}: {done.stderr}")
-    return int(done.stderr.split("peak")[-1])
+    return int(output_of("-c", EXPORT, *command))
 
 
 def run_memory(folder: Path, threads: int) -> int:
     """Peak resident bytes of ``pocketlm run`` as a person starts it, with 128 + 64 tokens."""
     command = ["run", str(folder), "x" * RUN_PROMPT, "--max-tokens", str(RUN_TOKENS)]
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "pocketlm", *command, "--ignore-eos", "--json"]
-        + ["--threads", str(threads)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return int(json.loads(done.stdout)["peak_rss_bytes"])
+    command += ["--ignore-eos", "--json", "--threads", str(threads)]
+    return int(json.loads(output_of("-m", "pocketlm", *command))["peak_rss_bytes"])
 
 
 def import_seconds() -> float:
@@ -106,9 +98,7 @@ def import_seconds() -> float:
     program = (
         "import time; t = time.perf_counter(); import pocketlm; print(time.perf_counter() - t)"
     )
-    command = [sys.executable, "-P", "-c", program]
-    runs = [subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(5)]
-    return statistics.median(float(run.stdout) for run in runs)
+    return statistics.median(float(output_of("-c", program)) for _ in range(5))
 
 
 def show_progress(event: dict[str, Any]) -> None:
@@ -154,9 +144,9 @@ def parse() -> argparse.Namespace:
         "checkpoint", type=model_name, nargs="?", help="as `pocketlm export` takes it"
     )
     source.add_argument("--shape", choices=SHAPES, help="random weights of a well-known shape")
-    parser.add_argument("--text", type=Path, nargs="+", default=[], help="UTF-8: quality as well")
+    parser.add_argument("--text", type=given_path, nargs="+", default=[], help="quality as well")
     parser.add_argument("--limit", type=int, help="at most this many tokens of each text")
-    parser.add_argument("--split", help="what stands between the documents of a text")
+    parser.add_argument("--split", type=utf8, help="what stands between the documents of a text")
     parser.add_argument("--tokenizer", type=given_path, help="folder with tokenizer.json")
     parser.add_argument(
         "--threads", type=thread_count, default=default_threads(), help="CPU threads"
@@ -182,16 +172,15 @@ def main() -> None:
     with errors_in_a_line("precisions"):
         arguments = parse()
         results = measure(arguments)
-    print(markdown(results), "\n")
-    print_scorecard(arguments.shape, results)
-    write_results(to_keep(results), arguments.json)
+        print(markdown(results), "\n")
+        print_scorecard(arguments.shape, results)
+        write_results(to_keep(results), arguments.json)
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """What the options ask for, with what the scorecard needs."""
     threads = arguments.threads
-    with tempfile.TemporaryDirectory(dir=os.environ.get("POCKETLM_CACHE")) as temporary:
-        root = Path(temporary)
+    with scratch_folder() as root:
         checkpoint = arguments.checkpoint or write_checkpoint(root / "source", arguments.shape)
         more = ["--tokenizer", str(arguments.tokenizer)] if arguments.tokenizer else []
         variants = {name: [*options, *more] for name, options in VARIANTS.items()}

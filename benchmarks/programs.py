@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from ..export.errors import PocketLMError, RequestError
 from ..export.threads import check_threads
+
+INTERRUPTED = 130  # exit code
 
 
 def at_least(least: int) -> Callable[[str], int]:
@@ -63,3 +68,42 @@ def errors_in_a_line(program: str) -> Iterator[None]:
     except PocketLMError as error:
         print(f"{program}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+class ChildError(PocketLMError):
+    """A program of ours that was started has failed, and said why."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def output_of(*arguments: str) -> str:
+    """What a Python of its own prints to stdout; ChildError with the last line it complained in."""
+    done = subprocess.run([sys.executable, "-P", *arguments], capture_output=True, text=True)
+    if done.returncode == INTERRUPTED:
+        raise KeyboardInterrupt
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or [f"found exit code {done.returncode}"]
+        code = done.returncode if done.returncode > 0 else 1  # killed by a signal
+        raise ChildError(said[-1].removeprefix("pocketlm: "), code)
+    return done.stdout
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A folder for a while, where the environment names a cache in that one, which is made."""
+    parent = Path(chosen) if (chosen := os.environ.get("POCKETLM_CACHE")) else None
+    try:
+        if parent is not None:
+            parent.mkdir(parents=True, exist_ok=True)
+        temporary = tempfile.TemporaryDirectory(dir=parent)
+    except OSError as error:
+        raise RequestError(
+            f"{parent or tempfile.gettempdir()}: found {error.strerror!r}, expected a folder to "
+            "write to; set POCKETLM_CACHE to another"
+        ) from error
+    with temporary as name:
+        yield Path(name)

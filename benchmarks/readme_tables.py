@@ -20,6 +20,7 @@ from ..export.errors import PocketLMError
 from ..export.output_file import OutputFile
 from ..export.quantities import megabytes
 from .peers.table import markdown
+from .programs import given_path
 from .quality.figures import text_sentence
 from .tables import Table, describe_circumstances, rate_text, warnings
 
@@ -129,8 +130,8 @@ def fill(text: str, folder: Path) -> str:
 def main() -> None:
     """Rewrites the document in place."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("document", type=Path)
-    parser.add_argument("results", type=Path)
+    parser.add_argument("document", type=given_path)
+    parser.add_argument("results", type=given_path)
     arguments = parser.parse_args()
     document: Path = arguments.document
     try:

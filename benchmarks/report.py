@@ -21,6 +21,7 @@ from ..export.output_file import OutputFile
 from ..export.strict_json import load_json_object, shown
 from .bench import FORMAT
 from .html.inline_svg import require_matplotlib
+from .programs import given_path
 
 KEYS = {"reference", "circumstances", "models", "speed", "quality", "failed", "interrupted"}
 TEMPLATES = Path(__file__).parent / "html" / "templates"
@@ -98,8 +99,8 @@ def _jinja2() -> Any:
 def main() -> None:
     """Turns a saved result into a page."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("results", type=Path, help="JSON that pocketlm bench --output json printed")
-    parser.add_argument("report", type=Path, help="HTML file to write")
+    parser.add_argument("results", type=given_path, help="JSON of pocketlm bench --output json")
+    parser.add_argument("report", type=given_path, help="HTML file to write")
     arguments = parser.parse_args()
     try:
         write_report(read_results(arguments.results), open_report(arguments.report))

@@ -8,12 +8,13 @@ from typing import Any
 
 from ..export.errors import PocketLMError, RequestError
 from ..export.output_file import OutputFile
+from .programs import given_path
 
 
 def results_file(path: str) -> OutputFile:
     """The type of the option: a new file, or one with results of ours, which is replaced."""
     try:
-        return OutputFile(path, is_results)
+        return OutputFile(given_path(path), is_results)
     except RequestError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from ..export.architectures import find_architecture
+from .programs import given_path
 
 ITEM_BYTES = {"F32": 4, "BF16": 2}
 END_OF_TEXT = "<|endoftext|>"
@@ -177,7 +178,7 @@ def main() -> None:
     """Writes one checkpoint."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("shape", choices=SHAPES)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=given_path)
     parser.add_argument("--dtype", choices=ITEM_BYTES, default="BF16")
     parser.add_argument("--shards", type=int, default=1)
     parser.add_argument("--sparse", action="store_true", help="zeros that take no disk")

@@ -9,10 +9,7 @@ Needs the extra "optimum". The rest is ``bench``: ratios are to the declared gra
 from __future__ import annotations
 
 import argparse
-import os
-import tempfile
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from ..export.folder import ModelFolder
@@ -21,7 +18,7 @@ from ..export.threads import default_threads
 from ..export.writing import open_decoder
 from .bench import BenchPlan, run_bench
 from .precisions import export_variants, show_progress
-from .programs import model_name, thread_count
+from .programs import errors_in_a_line, model_name, scratch_folder, thread_count
 from .results_file import results_file, write_results
 from .shapes import SHAPES, write_checkpoint
 from .speed.measure import parse_test
@@ -77,8 +74,7 @@ def main() -> None:
     arguments = parser.parse_args()
     precision = ["--precision", arguments.precision]
     variants = {name: [*precision, *options] for name, options in GRAPHS.items()}
-    with tempfile.TemporaryDirectory(dir=os.environ.get("POCKETLM_CACHE")) as temporary:
-        root = Path(temporary)
+    with errors_in_a_line("traced"), scratch_folder() as root:
         checkpoint = arguments.checkpoint or write_checkpoint(root / "source", arguments.shape)
         folders, peaks = export_variants(checkpoint, variants, root)
         graphs = {name: describe_graph(folder) for name, folder in folders.items()}

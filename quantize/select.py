@@ -56,10 +56,14 @@ def choose(precision: str, block_size: int | None = None, head: str | None = Non
             listed = ", ".join(str(item) for item in known if item is not None)
             raise RequestError(f"{name} is {value!r}, expected one of {listed}")
     if precision == FULL:
-        if block_size is not None or head is not None:
+        options = {"block_size": block_size, "head": head}
+        if given := [name for name, value in options.items() if value is not None]:
+            are, neither, them = (
+                ("is", "it not", "it") if len(given) == 1 else ("are", "neither", "them")
+            )
             raise RequestError(
-                "block_size and head are given, expected neither with fp32; "
-                "choose int8, int8-weight or int4, or leave them out"
+                f"{' and '.join(given)} {are} given, expected {neither} with fp32; "
+                f"choose int8, int8-weight or int4, or leave {them} out"
             )
         return None
     if block_size is not None and precision == "int8" and head == FULL:

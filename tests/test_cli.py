@@ -250,6 +250,24 @@ def test_equal_reasons_are_one_row(run: Run, tmp_path: Path) -> None:
     assert re.match(r"h\.\*\.attn\.c_attn\.weight +fp32 +32\.00 +2 layers: 40 input", rows[0])
 
 
+def test_reports_in_a_pipe_are_never_cut(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    config = gpt2_config(vocab_size=300, n_positions=64, n_embd=40, n_head=5)
+    source = write_checkpoint(tmp_path / "gpt2", config)
+    assert run("export", source, tmp_path / "fp32").code == 0
+    for ended in (
+        run("export", source, tmp_path / "int4", "--precision", "int4"),
+        run("quantize", tmp_path / "fp32", tmp_path / "quantized", "--to", "int4"),
+        run("info", tmp_path / "int4"),
+    ):
+        lines = [line for line in (ended.out + ended.err).splitlines() if "c_attn.weight" in line]
+        assert len(lines) == 1
+        assert lines[0].rstrip().endswith(" 2 layers: 40 input features are not a multiple of 16")
+        assert "…" not in ended.out + ended.err
+
+
 def test_info_groups_tensors_over_layers(run: Run, tiny_checkpoint: Path, tmp_path: Path) -> None:
     run("export", tiny_checkpoint, tmp_path / "out", "--precision", "int8")
     assert "h.*.attn.c_attn.weight" in run("info", tmp_path / "out").out
@@ -563,31 +581,39 @@ EXPORT = ["export", "demo", "out"]
         ([*EXPORT, "--json"], "found --json without --dry-run, expected both"),
         ([*EXPORT, "--dry-run", "--quiet"], "found --quiet with --dry-run, expected one of them"),
         ([*EXPORT, "--dry-run", "--keep-download"], "found --keep-download with --dry-run"),
-        ([*EXPORT, "--keep-download"], "--keep-download is True for the demo model"),
+        ([*EXPORT, "--keep-download"], "--keep-download is given for the demo model"),
         ([*EXPORT, "--revision", "v2"], "--revision is 'v2' for the demo model"),
         ([*EXPORT, "--no-rewrite"], "found --no-rewrite, expected it with --via optimum only"),
         (
             [*EXPORT, "--block-size", "32"],
-            "--block-size and --head are given, expected neither with",
+            "--block-size is given, expected it not with fp32",
         ),
+        ([*EXPORT, "--head", "int8"], "--head is given, expected it not with fp32"),
         (
-            [*EXPORT, "--head", "int8"],
+            [*EXPORT, "--head", "int8", "--block-size", "32"],
             "--block-size and --head are given, expected neither with fp32",
         ),
+        (["eval", "FOLDER", "--text", ""], "'--text': found an empty name, .* variable not set"),
+        (["eval", "--text", "TEXT", ""], "'--text': found an empty name, .* variable not set"),
+        (["eval", "FOLDER", "--tasks", ""], "'--tasks': found an empty name"),
+        (["eval", "FOLDER", "--recite", ""], "'--recite': found an empty name"),
+        (["bench", "FOLDER", "--text", ""], "'--text': found an empty name"),
+        (["bench", "FOLDER", "--html", ""], "'--html': found an empty name"),
+        (["eval", "FOLDER", "--text", "TEXT", "--split", ""], "--split is empty, .* not set"),
         (
             [*EXPORT, "--precision", "int8", "--head", "fp32", "--block-size", "32"],
             "--block-size is 32, expected none for int8 with an fp32 head, which has no blocks",
         ),
         (["run", "FOLDER", "x", "--tokenizer", "t"], "--tokenizer is 't' for a model folder"),
         (["run", "FOLDER", "x", "--revision", "v2"], "--revision is 'v2' for a model folder"),
-        (["run", "FOLDER", "x", "--keep-download"], "--keep-download is True for a model folder"),
+        (["run", "FOLDER", "x", "--keep-download"], "--keep-download is given for a model folder"),
         (["run", "FOLDER", "x", "--precision", "int4"], "found a model folder in fp32, expected"),
         (["chat", "FOLDER", "--tokenizer", "t"], "--tokenizer is 't' for a model folder"),
         (["bench", "FOLDER", "FOLDER", "--tokenizer", "t"], "--tokenizer is 't' for a model"),
-        (["bench", "FOLDER", "demo", "--keep-download"], "--keep-download is True for a model"),
+        (["bench", "FOLDER", "demo", "--keep-download"], "--keep-download is given for a model"),
         (
             ["eval", "FOLDER", "--text", "TEXT", "--keep-download"],
-            "--keep-download is True for a model folder",
+            "--keep-download is given for a model folder",
         ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

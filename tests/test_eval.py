@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import os
 import re
 import shutil
 from pathlib import Path
@@ -356,6 +357,55 @@ def test_a_text_of_which_nothing_is_left_is_refused(
     assert_refused(ended, "text.txt: found no token to score, expected a character that this")
 
 
+def test_characters_that_tasks_and_recitation_drop_are_told(
+    run: Run, character_model: Path, tmp_path: Path
+) -> None:
+    tasks, book = tmp_path / "tasks.jsonl", tmp_path / "book.txt"
+    item = {"query": "abc 한", "choices": ["dead", "é"], "gold": 0}
+    tasks.write_text(json.dumps(item, ensure_ascii=False) + "\n", encoding="utf-8")
+    book.write_text("abc 한국 dead. é\n" * 30, encoding="utf-8")
+    lengths = ["--prompt-tokens", "4", "--continuation-tokens", "4"]
+    options = ["--tasks", tasks, "--recite", book, *lengths]
+    ended = run("eval", character_model, *options, "-o", "json")
+    assert ended.code == 0, ended.err
+    found = json.loads(ended.out)
+    assert found["tasks"][0]["without_token"] == {
+        "characters": 2, "bytes": 5, "share": pytest.approx(5 / 13),
+    }  # fmt: skip
+    assert found["recitation"][0]["without_token"] == {
+        "characters": 90, "bytes": 240, "share": pytest.approx(240 / 600),
+    }  # fmt: skip
+    warnings = [
+        "WARNING: 2 characters of tasks.jsonl (38.5 % of its bytes) have no token in this",
+        "WARNING: 90 characters of book.txt (40.0 % of its bytes) have no token in this",
+    ]
+    told = ended.err.splitlines()
+    assert [line[: len(text)] for line, text in zip(told, warnings, strict=True)] == warnings
+    book.write_text("abc 한국\n" * 3, encoding="utf-8")
+    ended = run("eval", character_model, "--recite", book)
+    assert_refused(ended, r"book.txt \(6 characters of it have no token\): found 12 tokens")
+    book.write_text("한국", encoding="utf-8")
+    ended = run("eval", character_model, "--recite", book)
+    assert_refused(ended, "book.txt: found no character with a token in this tokenizer")
+
+
+def test_a_chat_tells_what_of_a_message_is_left_out(
+    run: Run, character_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "sys.stdin", io.TextIOWrapper(io.BytesIO("ab한국c\nabc\n".encode()), "utf-8")
+    )
+    ended = run("chat", character_model, "--max-tokens", "2", "--system", "aé")
+    assert ended.code == 0
+    lost = [line for line in ended.err.splitlines() if "no token" in line]
+    assert lost == [
+        "pocketlm: the model has no token for 1 of the system message's 2 characters, which are "
+        "left out: 'é'",
+        "pocketlm: the model has no token for 2 of the message's 5 characters, which are left out: "
+        "'한국'",
+    ]
+
+
 def test_a_prompt_is_told_what_does_not_reach_the_model(run: Run, character_model: Path) -> None:
     ended = run("run", character_model, "ab한국c", "--max-tokens", "2", "--temperature", "0")
     assert ended.code == 0
@@ -364,3 +414,31 @@ def test_a_prompt_is_told_what_does_not_reach_the_model(run: Run, character_mode
         "'한국'\n"
     )
     assert run("run", character_model, "abc", "--max-tokens", "2").err == ""
+
+
+@pytest.mark.parametrize("option", ["--text", "--recite"])
+def test_a_text_that_can_be_read_only_once_is_refused(
+    run: Run, option: str, models: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """As ``<(cat text)`` is, and without waiting for who writes to it."""
+    os.mkfifo(tmp_path / "pipe")
+    ended = run("eval", models[0], option, tmp_path / "pipe")
+    assert_refused(ended, "pipe: found a pipe, expected a regular file: .* more than once")
+    assert_refused(run("eval", models[0], option, os.devnull), "null: found a device or socket")
+
+
+def test_a_separator_is_utf_8_whatever_the_locale(
+    run: Run, models: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """In the locale "C" an argument has lone surrogates for the bytes above 127."""
+    text = tmp_path / "cafe.txt"
+    text.write_text("a café by the sea\n" * 8, "utf-8")
+    ended = run("eval", models[0], "--text", text, "--split", "\udcc3\udca9", "-o", "json")
+    assert (ended.code, ended.err) == (0, "")
+    quality = json.loads(ended.out)["quality"]
+    assert (quality["split"], quality["documents"]) == ("é", 9)
+
+
+def test_no_quantile_is_above_the_largest(compare: Any) -> None:
+    kl = json.loads(compare("--output", "json"))["quality"]["models"][1]["against"]["kl"]
+    assert 0 < kl["median"]["value"] <= kl["p99"]["value"] <= kl["max"]

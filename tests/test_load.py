@@ -82,7 +82,7 @@ def test_a_checkpoint_is_exported_once_for_each_precision(
     [
         ({"tokenizer": "x"}, "tokenizer is 'x' for a model folder, expected it only for a ch"),
         ({"revision": "v2"}, "revision is 'v2' for a model folder, expected it only for one"),
-        ({"keep_download": True}, "keep_download is True for a model folder, expected it only"),
+        ({"keep_download": True}, "keep_download is given for a model folder, expected it only"),
     ],
 )
 def test_an_option_that_does_nothing_for_a_model_folder_is_refused(
@@ -93,9 +93,18 @@ def test_an_option_that_does_nothing_for_a_model_folder_is_refused(
     assert pocketlm.load(tiny_folder.path, offline=True).folder.path == tiny_folder.path
 
 
+@pytest.mark.parametrize("precision", ["", "int3"])
+def test_an_unknown_precision_is_refused_with_those_there_are(
+    tiny_folder: ModelFolder, precision: str
+) -> None:
+    for model in ("demo", tiny_folder.path):
+        with pytest.raises(pocketlm.RequestError, match=f"is '{precision}', expected one of fp32"):
+            pocketlm.load(model, precision=precision)
+
+
 @pytest.mark.parametrize("path", [None, "demo"])
 def test_there_is_no_download_of_the_demo_to_keep(path: str | None) -> None:
-    with pytest.raises(pocketlm.RequestError, match="keep_download is True for the demo model"):
+    with pytest.raises(pocketlm.RequestError, match="keep_download is given for the demo model"):
         pocketlm.load(path, keep_download=True)
 
 

@@ -75,17 +75,24 @@ def _squares(value: float, weight: float) -> NDArray[np.float64]:
 
 
 class Quantiles:
-    """A histogram of values from 0 up, of a fixed size; quantiles are within 1 %."""
+    """A histogram of values from 0 up, of a fixed size; quantiles are within 1 %.
+
+    None is below the least of the values or above the largest, which are told beside them.
+    """
 
     def __init__(self) -> None:
         self._counts = np.zeros((NUM_GROUPS, NUM_BUCKETS), np.int64)
         self._clusters = 0
+        self._least, self._largest = LARGEST, 0.0
 
     def add(self, values: NDArray[np.float64], more: bool = False) -> None:
         """Adds the values of one cluster, or ``more`` of the last one.
 
         What is not above SMALLEST counts as 0.
         """
+        if len(values):
+            self._least = min(self._least, float(values.min()))
+            self._largest = max(self._largest, float(values.max()))
         positions = np.log(np.clip(values, SMALLEST, LARGEST) / SMALLEST) / math.log(BUCKET_RATIO)
         buckets = np.ceil(positions).astype(np.int64)
         self._clusters += not more
@@ -107,6 +114,8 @@ class Quantiles:
         if error is not None:
             low, high = (_quantile(totals, share + sign * error)[1] for sign in (-1, 1))
             error = (high - low) / 2 or None
+        if value:  # not one of those that count as 0
+            value = min(max(value, self._least), self._largest)
         return {"value": value, "standard_error": error}
 
 

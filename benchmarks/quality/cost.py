@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument(
         "models", type=given_path, nargs="+", help="model folders, the reference first"
     )
-    parser.add_argument("--text", type=Path, required=True, help="a UTF-8 text")
+    parser.add_argument("--text", type=given_path, required=True, help="a UTF-8 text")
     parser.add_argument("--limit", type=int, nargs="+", default=[10_000, 100_000], help="tokens")
     parser.add_argument("--threads", type=thread_count, default=default_threads())
     arguments = parser.parse_args()

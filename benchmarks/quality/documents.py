@@ -40,24 +40,40 @@ class Text:
 def check_files(paths: Sequence[Path], separator: str | None = None) -> list[Text]:
     """Reads texts once, as ``read_documents`` will, and says what there is in each.
 
-    Raises the RequestError that that would end with, and one for no text, for a text without any
-    document, and for a ``separator`` that divides none of them.
+    Raises the RequestError that that would end with, and one for no text, for what is no regular
+    file, for a text without any document, and for a ``separator`` that divides none of them.
     """
     if not paths:
         raise RequestError("found no text, expected at least one; give one")
+    for path in paths:
+        check_regular(path)
     if separator is not None:
         _check_separator(paths, separator)
     return [_check_file(path, separator) for path in paths]
 
 
+def check_regular(path: Path) -> None:
+    """Raises RequestError for a pipe or a device: what is read twice is not there again."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise RequestError(
+            f"{path}: found {'a pipe' if path.is_fifo() else 'a device or socket'}, expected a "
+            "regular file: a text is read more than once; write it to a file and give that"
+        )
+
+
 def _check_separator(paths: Sequence[Path], separator: str) -> None:
+    if not separator:
+        raise RequestError(
+            "split is empty, expected what stands between the documents of a text; is a variable "
+            "not set? Leave it out for a text that is one document"
+        )
     plain = [path for path in paths if not is_json_lines(path)]
     if not plain:
         raise RequestError(
             "split is given with JSON lines alone, expected a text to split: these have a document "
             "a line; leave it out"
         )
-    if not separator or not any(_has(path, separator) for path in plain):
+    if not any(_has(path, separator) for path in plain):
         raise RequestError(
             f"split is {separator!r:.60}, expected what stands between the documents of a text: "
             f"found it nowhere in {', '.join(map(str, plain)):.200}; correct it or leave it out"

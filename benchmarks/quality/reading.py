@@ -7,6 +7,7 @@ from typing import Any
 
 from .plan import QualityPlan
 from .text_windows import Window
+from .unread import without_token
 
 
 class Reading:
@@ -63,9 +64,5 @@ class Reading:
             "windows": self._windows,
             "documents": self._documents,
             "skipped_documents": reached - self._documents,
-            "without_token": {
-                "characters": self._lost_characters,
-                "bytes": self._lost_bytes,
-                "share": self._lost_bytes / read if read else 0.0,
-            },
+            "without_token": without_token(self._lost_characters, self._lost_bytes, read),
         }

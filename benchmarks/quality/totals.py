@@ -96,7 +96,7 @@ class Against:
         self.kl, self._top1, self._top5 = Ratio(), Ratio(), Ratio()
         self._delta, self._absolute = Ratio(), Ratio()
         self._kls, self._absolutes = Quantiles(), Quantiles()
-        self._largest = -math.inf
+        self._largest = 0.0
         self.examples = Examples(tokenizer)
 
     def add(

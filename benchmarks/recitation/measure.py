@@ -31,10 +31,11 @@ from ...runtime.sampling import SamplingOptions, make_sampler
 from ...runtime.session import Session
 from ...runtime.shared_beginning import shared_beginning
 from ...runtime.tokenizer import Tokenizer
-from ..quality.documents import read_text
+from ..quality.documents import check_regular, read_text
 from ..quality.measure import OnProgress
 from ..quality.same_tokenizer import check_same_tokenizer
 from ..quality.text_windows import text_tokens
+from ..quality.unread import without_token
 from ..tasks.measure import mean, share_of
 
 PassageProgress = Callable[[int, float], None]  # passages done, tokens matched on average
@@ -72,6 +73,7 @@ class Book:
 
     path: Path
     passages: list[Passage]
+    without_token: dict[str, Any]
 
 
 def read_books(
@@ -93,7 +95,7 @@ def read_books(
                 f"{folder.shape.context_length} (the context length of {name}); ask for fewer "
                 "tokens in a prompt or a continuation"
             )
-    return [Book(path, read_passages(path, tokenizer, options)) for path in paths]
+    return [read_book(path, tokenizer, options) for path in paths]
 
 
 def measure_recitation(
@@ -112,6 +114,7 @@ def measure_recitation(
             "file": str(book.path),
             "prompt_tokens": len(book.passages[0].prompt_ids),
             "continuation_tokens": len(book.passages[0].true_ids),
+            "without_token": book.without_token,
             "models": [],
         }
         for book in books
@@ -159,14 +162,31 @@ def passages(ids: Sequence[int], options: RecitationOptions, name: str) -> list[
 
 def check_book(path: Path) -> None:
     """Raises the RequestError that reading a text would end with."""
+    check_regular(path)
     for _ in read_text(path):
         pass
 
 
-def read_passages(path: Path, tokenizer: Tokenizer, options: RecitationOptions) -> list[Passage]:
-    """The passages of a text file. Raises RequestError for one that is not UTF-8 or too short."""
-    ids = np.concatenate([tokens.ids for tokens in text_tokens(tokenizer, None, read_text(path))])
-    return passages(ids.tolist(), options, str(path))
+def read_book(path: Path, tokenizer: Tokenizer, options: RecitationOptions) -> Book:
+    """The passages of a text file. Raises RequestError for one that is not UTF-8 or too short.
+
+    What has no token is read past: its characters are in no passage.
+    """
+    ids: list[int] = []
+    unread = without_token(0, 0, 0)
+    for tokens in text_tokens(tokenizer, None, read_text(path)):
+        ids += tokens.ids.tolist()
+        lost = int(tokens.lost_bytes[-1])
+        unread = without_token(int(tokens.lost_characters[-1]), lost, lost + int(tokens.bytes[-1]))
+    if not ids:
+        raise RequestError(
+            f"{path}: found no character with a token in this tokenizer, expected some; give "
+            "another text"
+        )
+    name = str(path)
+    if unread["characters"]:
+        name += f" ({unread['characters']:,} characters of it have no token)"
+    return Book(path, passages(ids, options, name), unread)
 
 
 def recite(

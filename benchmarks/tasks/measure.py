@@ -26,6 +26,7 @@ from ...runtime.session import Session
 from ...runtime.tokenizer import Tokenizer
 from ..quality.measure import OnProgress
 from ..quality.text_windows import start_token
+from ..quality.unread import unread_of
 from .files import MULTIPLE_CHOICE, Item, TaskFile
 from .loglikelihood import Score, Scorer, check_length, encode_pair
 
@@ -114,6 +115,7 @@ class Answers:
     loglikelihoods: NDArray[np.float64]
     chosen: NDArray[np.int64]
     truncated: int  # items
+    without_token: dict[str, Any]
 
 
 def answer(
@@ -143,6 +145,9 @@ def answer(
         np.array([found.loglikelihood for found in answers]),
         chosen,
         sum(found.truncated for found in answers),
+        unread_of(
+            tokenizer, (text for item in task.items for text in (item.context, *item.choices))
+        ),
     )
 
 
@@ -188,6 +193,7 @@ def result(name: str, answers: Answers, reference: Answers | None = None) -> dic
         "model": name,
         "items": len(task.items),
         "truncated": answers.truncated,
+        "without_token": answers.without_token,
         "accuracy": mean(answers.right),
         "accuracy_normalised": None,
         "perplexity": None,

@@ -13,6 +13,7 @@ from pocketlm.export.errors import ModelFolderError, RequestError
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.memory import memory_errors
 from pocketlm.placement import open_session
+from pocketlm.quantize.precisions import PRECISIONS
 from pocketlm.reference import OnDisk, check_options, find_reference
 from pocketlm.runtime.cancellation import Cancellation
 from pocketlm.runtime.chat import (
@@ -327,6 +328,8 @@ def find_folder(
     reference = find_reference(path)
     given = {"tokenizer": tokenizer, "revision": revision, "keep_download": keep_download}
     check_options(reference, given)
+    if precision is not None and precision not in PRECISIONS:
+        raise RequestError(f"precision is {precision!r}, expected one of {', '.join(PRECISIONS)}")
     if isinstance(reference, OnDisk) and reference.is_made:
         folder = ModelFolder.open(reference.path)
         found = folder.manifest["precision"]["name"]

@@ -148,7 +148,7 @@ def check_options(reference: Reference, options: Mapping[str, Any]) -> None:
             raise RequestError(f"{name} is empty, expected its name; leave it out")
     for name, what in unused_options(reference, options).items():
         value = options[name]
-        found = str(value) if isinstance(value, bool) else quoted(str(value))
+        found = "given" if isinstance(value, bool) else quoted(str(value))
         raise RequestError(
             f"{name} is {found} for {reference}, expected it only for {what}; leave it out"
         )

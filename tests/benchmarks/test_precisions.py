@@ -107,9 +107,45 @@ def test_variants_are_exported_in_processes_that_tell_their_peak(
     assert all(10_000_000 < peak < 1 << 30 for peak in peaks.values())
 
 
-def test_an_export_that_fails_ends_the_measuring(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="pocketlm export .*missing.* found nothing|missing"):
-        export_variants(tmp_path / "missing", {"fp32": VARIANTS["fp32"]}, tmp_path)
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int | str | None:
+    """The exit code of the script with these arguments."""
+    monkeypatch.setattr(sys, "argv", ["precisions", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        precisions.main()
+    return ended.value.code
+
+
+def test_an_export_that_fails_ends_the_measuring_with_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("POCKETLM_CACHE", str(tmp_path / "made" / "cache"))
+    assert call(monkeypatch, tmp_path / "missing") == 2
+    said = capsys.readouterr().err
+    assert re.fullmatch(r"precisions: '\S+/missing': found nothing at this path.*\n", said)
+    assert not list((tmp_path / "made" / "cache").iterdir())
+
+
+def test_a_cache_that_is_no_folder_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("POCKETLM_CACHE", str(tmp_path / "file"))
+    assert call(monkeypatch, "gpt2/") == 2
+    assert re.fullmatch(
+        r"precisions: \S+/file: found 'File exists', expected a folder to write to; set POCKET.*\n",
+        capsys.readouterr().err,
+    )
+
+
+def test_an_interrupt_ends_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(precisions, "measure", interrupted)
+    assert call(monkeypatch, "gpt2/") == 130
+    assert capsys.readouterr().err == ""
 
 
 def test_the_script_measures_a_checkpoint_and_keeps_what_it_found(
@@ -145,6 +181,13 @@ def test_the_script_measures_a_checkpoint_and_keeps_what_it_found(
         ),
         (["gpt2/", "--rounds", "0"], "found 0, expected at least 1"),
         (["gpt2/", "--threads", "0"], "threads is 0, expected an integer from 1 to"),
+        (["gpt2/", "--json", ""], "argument --json: found an empty name"),
+        (["gpt2/", "--text", ""], "argument --text: found an empty name, is a variable not set?"),
+        (["gpt2/", "--text", __file__, "--split", ""], "precisions: split is empty, expected what"),
+        (
+            ["gpt2/", "--text", __file__, "--split", "\udcc3\udca9"],
+            "split is '.', expected what",
+        ),
         (["gpt2/", "--text", "no.txt"], r"^precisions: no.txt: cannot be read .*permissions\n$"),
     ],
 )

@@ -20,8 +20,8 @@ from pocketlm.benchmarks.recitation.measure import (
     edit_distance,
     measure_recitation,
     passages,
+    read_book,
     read_books,
-    read_passages,
     recite,
 )
 from pocketlm.export.errors import RequestError
@@ -180,7 +180,7 @@ def test_a_file_is_tokenized_as_a_whole(tmp_path: Path, tiny_model: pocketlm.Mod
     text = "The other story.\n\nAnd then there was the rain, é.\n" * 8
     (tmp_path / "book.txt").write_text(text, encoding="utf-8")
     ids = tiny_model.tokenizer.encode(text)
-    found = read_passages(tmp_path / "book.txt", tiny_model.tokenizer, SHORT)
+    found = read_book(tmp_path / "book.txt", tiny_model.tokenizer, SHORT).passages
     assert found == passages(ids, SHORT, "book.txt")
     assert len(found) == 6
 
@@ -196,13 +196,13 @@ def test_progress_tells_the_tokens_matched_so_far(tiny_model: pocketlm.Model) ->
 def test_a_text_that_is_not_utf8_is_refused(tmp_path: Path, tiny_model: pocketlm.Model) -> None:
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9 " * 100)
     with pytest.raises(RequestError, match="latin.txt: found the byte 0xe9"):
-        read_passages(tmp_path / "latin.txt", tiny_model.tokenizer, SHORT)
+        read_book(tmp_path / "latin.txt", tiny_model.tokenizer, SHORT)
 
 
 def test_a_text_that_is_too_short_is_refused(tmp_path: Path, tiny_model: pocketlm.Model) -> None:
     (tmp_path / "short.txt").write_text("a b")
     with pytest.raises(RequestError, match=r"short.txt: found \d tokens, expected 18 or more"):
-        read_passages(tmp_path / "short.txt", tiny_model.tokenizer, SHORT)
+        read_book(tmp_path / "short.txt", tiny_model.tokenizer, SHORT)
 
 
 def test_passages_longer_than_a_context_are_refused(

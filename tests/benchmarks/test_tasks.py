@@ -125,7 +125,7 @@ def test_a_model_against_itself_loses_nothing(
 def test_against_compares_item_by_item(choices: TaskFile) -> None:
     def answers(right: list[bool], chosen: list[int]) -> Answers:
         logs = np.zeros(len(right))
-        return Answers(choices, np.array(right), np.array(right), logs, np.array(chosen), 0)
+        return Answers(choices, np.array(right), np.array(right), logs, np.array(chosen), 0, {})
 
     reference = answers([True, True, False, False], [0, 1, 2, 3])
     assert result("same", reference, reference)["against"]["same_answer"]["value"] == 1
@@ -170,7 +170,7 @@ def test_a_choice_that_does_not_fit_is_named(tmp_path: Path, tiny_model: pocketl
 def test_a_perplexity_beyond_float64_is_unknown(last_words: TaskFile) -> None:
     unlikely = np.full(30, -1000.0)
     wrong = np.zeros(30, bool)
-    answers = Answers(last_words, wrong, None, unlikely, np.ones(30, np.int64), 0)
+    answers = Answers(last_words, wrong, None, unlikely, np.ones(30, np.int64), 0, {})
     assert result("tiny", answers)["perplexity"] is None
 
 

@@ -25,15 +25,16 @@ from pocketlm.commands.measuring import (
     progress_bar,
     refuse_alone,
     shout,
-    table_console,
 )
 from pocketlm.commands.options import (
     HUB_OPTIONS,
     MODEL_OPTIONS,
+    Place,
     debug_option,
     open_folders,
     window_options,
 )
+from pocketlm.commands.progress import wide_console
 from pocketlm.export.errors import PocketLMError
 from pocketlm.export.output_file import OutputFile
 from pocketlm.export.threads import default_threads, most_threads
@@ -125,14 +126,14 @@ def _parse_pairs(
     "--text",
     "texts",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=Place(),
     metavar="FILE...",
     help="Compare the models on these UTF-8 texts as well, as `pocketlm eval` does.",
 )
 @window_options
 @click.option(
     "--html",
-    type=click.Path(path_type=Path),
+    type=Place(),
     metavar="FILE",
     help="Also write a report with charts: one file that needs no network.",
 )
@@ -257,7 +258,7 @@ def _progress() -> Iterator[OnEvent]:
 
 def _print_summary(results: dict[str, Any]) -> None:
     """Tables as wide as the terminal allows, and warnings above and below everything."""
-    console = table_console()
+    console = wide_console()
     shout(console, tables.warnings(results))
     for part in summary.sections(results):
         if isinstance(part, Table):

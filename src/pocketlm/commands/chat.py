@@ -20,7 +20,7 @@ from pocketlm.commands.options import (
     system_option,
     unescape,
 )
-from pocketlm.commands.terminal import print_stream, say, why_it_stopped
+from pocketlm.commands.terminal import print_stream, say, tell_lost, why_it_stopped
 from pocketlm.export.errors import PocketLMError, RequestError, StorageError
 from pocketlm.export.output_file import OutputFile
 from pocketlm.interrupts import on_interrupt
@@ -129,6 +129,7 @@ class Conversation:
 
     def answer(self, text: str) -> None:
         """Prints the answer to ``text``; both are remembered, the answer as far as it came."""
+        tell_lost(self.model, text, "message")
         messages, prompt = self._fitting([*self.messages, {"role": "user", "content": text}])
         stream = self.model.stream(prompt, cache=self.cache, **self.options)
         if forgotten := len(self.messages) + 1 - len(messages):
@@ -170,6 +171,7 @@ class Conversation:
     def set_system(self, text: str) -> None:
         """Replaces the system message; RequestError, and no change, where the template has none."""
         told = [{"role": "system", "content": text}] if text else []
+        tell_lost(self.model, text, "system message")
         # Nothing runs; what cannot be is refused here rather than with the next message.
         self.model.stream(self._prompt([*told, {"role": "user", "content": "?"}]), **self.options)
         self.messages = told + [m for m in self.messages if m["role"] != "system"]

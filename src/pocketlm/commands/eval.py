@@ -37,15 +37,16 @@ from pocketlm.commands.measuring import (
     progress_bar,
     refuse_alone,
     shout,
-    table_console,
 )
 from pocketlm.commands.options import (
     HUB_OPTIONS,
     MODEL_OPTIONS,
+    Place,
     debug_option,
     open_folders,
     window_options,
 )
+from pocketlm.commands.progress import wide_console
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.threads import check_threads
 from pocketlm.quantize.precisions import FULL
@@ -64,7 +65,7 @@ from pocketlm.reference import OnDisk, find_reference
     "--text",
     "texts",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=Place(),
     metavar="FILE...",
     help="Perplexity, and with a REF divergence, on these UTF-8 texts.",
 )
@@ -72,7 +73,7 @@ from pocketlm.reference import OnDisk, find_reference
 @click.option(
     "--tasks",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=Place(),
     metavar="FILE...",
     help="Accuracy in answering the questions of these JSONL files: LAMBADA, HellaSwag, PIQA, or "
     "any with query, choices and gold.",
@@ -86,7 +87,7 @@ from pocketlm.reference import OnDisk, find_reference
 @click.option(
     "--recite",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=Place(),
     metavar="FILE...",
     help="How much of these UTF-8 texts a model knows by heart.",
 )
@@ -239,8 +240,11 @@ def _sections(results: dict[str, Any]) -> Iterator[tuple[list[str], list[Figure]
 
 
 def _warnings(results: dict[str, Any]) -> list[str]:
-    unread = unread_sentence(results.get("quality"))
-    return [] if unread is None else [unread]
+    found = [unread_sentence(results.get("quality"))]
+    # Models with one tokenizer leave out the same of a file, which is said once.
+    for entry in (*results.get("tasks", ()), *results.get("recitation", ())):
+        found.append(unread_sentence(entry, Path(entry["file"]).name))
+    return list(dict.fromkeys(text for text in found if text is not None))
 
 
 def _print(results: dict[str, Any], output: str) -> None:
@@ -266,7 +270,7 @@ def _print(results: dict[str, Any], output: str) -> None:
 
 
 def _print_tables(results: dict[str, Any]) -> None:
-    console = table_console()
+    console = wide_console()
     shout(console, _warnings(results))
     for above, found, below in _sections(results):
         for text in above:

@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 
 from pocketlm.commands.options import debug_option, made_folder
-from pocketlm.commands.progress import graph_maker, precision_table
+from pocketlm.commands.progress import graph_maker, precision_table, wide_console
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.graph_check.graph import check_graph
 from pocketlm.export.manifest import WITHOUT_DIGEST
@@ -49,7 +49,7 @@ def command(model: str, as_json: bool, verify: bool, debug: bool) -> None:
     precision = opened.manifest["precision"]
     if "tensors" in precision:
         console.print()
-        console.print(precision_table(precision))
+        wide_console().print(precision_table(precision))
     console.print()
     for name, entry in opened.files.items():
         console.print(

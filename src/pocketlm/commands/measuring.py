@@ -16,10 +16,10 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from pocketlm.benchmarks.tables import Table
+from pocketlm.commands.progress import PIPED_WIDTH
 from pocketlm.export.folder import ModelFolder
 
 GAP = 2  # between the columns of a table
-PIPED_WIDTH = 1000  # a line of a table in a file is never broken
 # Takes the share that is done, None for no change, and a text.
 ShowProgress = Callable[[float | None, str], None]
 
@@ -100,11 +100,6 @@ def progress_bar(start: str, *, auto_refresh: bool = True) -> Iterator[ShowProgr
         yield lambda share, text: bar.update(
             task, completed=share, description=text, refresh=not auto_refresh
         )
-
-
-def table_console() -> Console:
-    """Prints to stdout; what is not a terminal gets lines as long as they are."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
 
 
 def print_sentence(console: Console, text: str) -> None:

@@ -42,7 +42,7 @@ class Place(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """click's own, for what is not blank."""
         if not str(value).strip():
-            self.fail("found an empty path, expected a name; is a variable not set?", param, ctx)
+            self.fail("found an empty name, expected a path; is a variable not set?", param, ctx)
         return super().convert(value, param, ctx)
 
 
@@ -138,6 +138,7 @@ window_options = _group(
     ),
     click.option(
         "--split",
+        type=utf8,
         metavar="TEXT",
         callback=lambda context, parameter, text: None if text is None else unescape(text),
         help="What stands between the documents of a text, such as '<|endoftext|>'; each begins "

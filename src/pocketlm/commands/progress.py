@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,6 +23,8 @@ from rich.table import Table
 from pocketlm.export.folder import IN_PLACE, ModelFolder
 from pocketlm.export.plan import ExportPlan
 from pocketlm.export.quantities import duration_text, size_text
+
+PIPED_WIDTH = 1000  # a line of a table in a file is never broken
 
 
 @contextmanager
@@ -127,7 +130,7 @@ def graph_maker(folder: ModelFolder) -> str:
 
 def print_report(folder: ModelFolder) -> None:
     """What was written, and for a quantized folder what each group of tensors lost."""
-    console = Console(stderr=True)
+    console = wide_console(stderr=True)
     precision = folder.manifest["precision"]
     if "tensors" in precision:
         console.print(precision_table(precision))
@@ -141,6 +144,12 @@ def print_report(folder: ModelFolder) -> None:
     console.print(
         f"wrote {folder.path}", highlight=False, markup=False, emoji=False, soft_wrap=True
     )
+
+
+def wide_console(*, stderr: bool = False) -> Console:
+    """Prints to a stream; what is not a terminal gets lines as long as they are."""
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(highlight=False, stderr=stderr, width=None if stream.isatty() else PIPED_WIDTH)
 
 
 def precision_table(precision: dict[str, Any]) -> Table:

@@ -17,16 +17,13 @@ from pocketlm.commands.options import (
     system_option,
     unescape,
 )
-from pocketlm.commands.terminal import print_stream, say, why_it_stopped
+from pocketlm.commands.terminal import print_stream, say, tell_lost, why_it_stopped
 from pocketlm.export.memory import peak_rss_bytes
 from pocketlm.export.quantities import duration_text, size_text
-from pocketlm.export.strict_json import quoted
 from pocketlm.export.utf8 import utf8
 from pocketlm.model import Model
 from pocketlm.reference import hub_name, names_model
-from pocketlm.runtime.lost_characters import lost_characters
 from pocketlm.runtime.text import TextStream
-from pocketlm.runtime.tokenizer import MAX_CHARACTERS
 
 
 @click.command("run")
@@ -77,7 +74,8 @@ def command(
     if chat and not prompt:
         raise click.UsageError("found --chat and no prompt, expected what the model shall answer")
     model = open_model(path, options)
-    _tell_lost(model, prompt)
+    tell_lost(model, prompt, "prompt")
+    tell_lost(model, system or "", "system message")
     options["stop"] = [unescape(text) for text in stop]
     if chat:
         stream = model.chat(conversation(system, prompt), **options)
@@ -96,17 +94,6 @@ def command(
             say(limit)
     if stats:
         click.echo(_stats(model, stream), err=True)
-
-
-def _tell_lost(model: Model, prompt: str) -> None:
-    """A line on stderr for characters that do not reach the model."""
-    # A longer one is refused, whatever is in it.
-    if len(prompt) <= MAX_CHARACTERS and (lost := lost_characters(model.tokenizer, prompt)):
-        click.echo(
-            f"pocketlm: the model has no token for {len(lost):,} of the prompt's {len(prompt):,} "
-            f"characters, which are left out: {quoted(lost, 40)}",
-            err=True,
-        )
 
 
 def _model_and_prompt(words: tuple[str, ...]) -> tuple[str | None, str]:

@@ -6,8 +6,11 @@ import sys
 
 import click
 
+from pocketlm.export.strict_json import quoted
 from pocketlm.model import Model
+from pocketlm.runtime.lost_characters import lost_characters
 from pocketlm.runtime.text import TextStream
+from pocketlm.runtime.tokenizer import MAX_CHARACTERS
 
 
 def print_stream(stream: TextStream, prompt: str = "") -> str:
@@ -39,6 +42,16 @@ def why_it_stopped(stream: TextStream, model: Model) -> str | None:
         length = model.session.shape.context_length
         return f"stopped: the context of {length} tokens is full"
     return None
+
+
+def tell_lost(model: Model, text: str, name: str) -> None:
+    """A line on stderr for characters of a ``text`` called ``name`` that do not reach the model."""
+    # A longer one is refused, whatever is in it.
+    if len(text) <= MAX_CHARACTERS and (lost := lost_characters(model.tokenizer, text)):
+        say(
+            f"pocketlm: the model has no token for {len(lost):,} of the {name}'s {len(text):,} "
+            f"characters, which are left out: {quoted(lost, 40)}"
+        )
 
 
 def say(text: str) -> None:
