@@ -13,7 +13,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..export.errors import missing_extra
+from ..runtime.engine import onnxruntime
 
 try:
     import psutil
@@ -45,8 +48,8 @@ def describe_machine(threads: int) -> dict[str, Any]:
         "memory_bytes": psutil.virtual_memory().total,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "onnxruntime": version("onnxruntime"),
-        "numpy": version("numpy"),
+        "onnxruntime": onnxruntime.__version__,  # its builds are packages of different names
+        "numpy": np.__version__,
         "pocketlm": version("pocketlm"),
         "load_average": load_average(),
         "command": _command(),
