@@ -15,13 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from ..export.errors import missing_extra
+from ..export.importing import importing
 from ..runtime.engine import onnxruntime
 
-try:
+with importing("measuring", "cli"):
     import psutil
-except ImportError as error:
-    raise missing_extra("cli", "measuring", error) from error
 
 # Instruction sets that decide which kernels ONNX Runtime uses, as /proc/cpuinfo spells them; the
 # first five are x86's, the others ARM's.

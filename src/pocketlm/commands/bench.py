@@ -35,9 +35,9 @@ from pocketlm.commands.options import (
     window_options,
 )
 from pocketlm.export.errors import PocketLMError
+from pocketlm.export.interrupts import INTERRUPTED
 from pocketlm.export.output_file import OutputFile
 from pocketlm.export.threads import default_threads, most_threads
-from pocketlm.interrupts import INTERRUPTED
 from pocketlm.runtime.generate import CHUNK_SIZE
 
 
