@@ -39,15 +39,16 @@ def importing(purpose: str, extra: str) -> Iterator[None]:
         if (told := import_failure(error, purpose, extra)) is None:
             raise
         raise told from error
-    for name in LOOKED_AT:
-        if (module := sys.modules.get(name)) is not None and _is_empty(module):
-            raise _in_part(name, purpose, "an empty folder")
+    if empty := _empty_folder():
+        raise _in_part(empty, purpose, "an empty folder")
 
 
 def import_failure(error: Exception, purpose: str, extra: str) -> PocketLMError | None:
     """What is to be said of an import that failed; None if it is not another's package."""
     if any(is_exhaustion(found) for found in _chain(error)):
         return exhausted(f"importing what {purpose} needs")
+    if empty := _empty_folder():
+        return _in_part(empty, purpose, "an empty folder")
     package = next((name for found in _chain(error) if (name := _package(found))), None)
     if package is None:
         return None
@@ -77,9 +78,13 @@ def _package(error: Exception) -> str | None:
     return package if package not in ("", "pocketlm") else None
 
 
-def _is_empty(module: ModuleType) -> bool:
-    """Whether it is what Python makes of a folder without ``__init__.py``."""
-    return hasattr(module, "__path__") and getattr(module, "__file__", None) is None
+def _empty_folder() -> str | None:
+    """What was imported is what Python makes of a folder without ``__init__.py``."""
+    for name in LOOKED_AT:
+        module = sys.modules.get(name)
+        if hasattr(module, "__path__") and getattr(module, "__file__", None) is None:
+            return name
+    return None
 
 
 def _in_part(package: str, purpose: str, why: object) -> MissingExtraError:

@@ -104,6 +104,18 @@ def test_an_error_of_our_own_passes(error: Exception) -> None:
     assert caught.value is error
 
 
+def test_what_an_empty_folder_does_to_others_is_its_own_fault(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Libraries written in C do not say what they were looking for."""
+    empty = types.ModuleType("numpy")
+    empty.__path__ = []
+    monkeypatch.setitem(sys.modules, "numpy", empty)
+    with pytest.raises(MissingExtraError, match="found only a part of numpy .an empty folder"):
+        with importing("it", "cli"):
+            raise ImportError("numpy._core.umath failed to import")
+
+
 def test_an_import_without_memory_says_so() -> None:
     error = ImportError("a long text")
     error.__cause__ = ImportError("libx.so: failed to map segment from shared object")

@@ -185,6 +185,20 @@ for verb in (["run", folder, "x"], ["chat", folder], ["bench", folder], ["eval",
     assert codes == 4 * ["2"]
 
 
+def test_info_tells_what_is_missing_to_run_and_all_else(
+    tiny_folder: ModelFolder, tmp_path: Path
+) -> None:
+    code = """
+        import sys
+        sys.modules["onnxruntime"] = None
+        from pocketlm.cli import main
+        main(["info", sys.argv[1], "--verify"])
+    """
+    said = output_of(code, str(tiny_folder.path), folder=tmp_path)
+    assert "provider      none: found no package onnxruntime, expected the whole of it; ins" in said
+    assert "all files are as they were written" in said
+
+
 def test_an_interrupt_of_the_first_load_is_one_and_leaves_all_whole(
     tiny_folder: ModelFolder, tmp_path: Path
 ) -> None:
