@@ -13,12 +13,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ..export.errors import missing_extra
+import numpy as np
 
-try:
+from ..export.importing import importing
+from ..runtime.engine import onnxruntime
+
+with importing("measuring", "cli"):
     import psutil
-except ImportError as error:
-    raise missing_extra("cli", "measuring", error) from error
 
 # Instruction sets that decide which kernels ONNX Runtime uses, as /proc/cpuinfo spells them; the
 # first five are x86's, the others ARM's.
@@ -45,8 +46,8 @@ def describe_machine(threads: int) -> dict[str, Any]:
         "memory_bytes": psutil.virtual_memory().total,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "onnxruntime": version("onnxruntime"),
-        "numpy": version("numpy"),
+        "onnxruntime": onnxruntime.__version__,  # its builds are packages of different names
+        "numpy": np.__version__,
         "pocketlm": version("pocketlm"),
         "load_average": load_average(),
         "command": _command(),

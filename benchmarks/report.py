@@ -16,7 +16,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..export.errors import PocketLMError, RequestError, missing_extra
+from ..export.errors import PocketLMError, RequestError
+from ..export.importing import importing
 from ..export.output_file import OutputFile
 from ..export.strict_json import load_json_object, shown
 from .bench import FORMAT
@@ -89,10 +90,8 @@ def read_results(path: Path) -> dict[str, Any]:
 
 
 def _jinja2() -> Any:
-    try:
+    with importing("the HTML report", "report"):
         import jinja2
-    except ImportError as cause:
-        raise missing_extra("report", "the HTML report", cause) from cause
     return jinja2
 
 

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
-from .errors import HubError, MissingExtraError, missing_extra
+from .errors import HubError, MissingExtraError
+from .importing import importing
 from .quantities import duration_text
 from .strict_json import quoted, shown
 
@@ -318,10 +319,8 @@ def _missing(repository: str, endpoint: str) -> HubError:
 def _library() -> Any:
     # Read when first used: otherwise it asks the hub, each day, by which agents it may be used.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    try:
+    with importing("downloading a model", "hub"):
         import huggingface_hub
-    except ImportError as error:
-        raise missing_extra("hub", "downloading a model", error) from error
     found = huggingface_hub.__version__
     if tuple(map(int, re.findall(r"\d+", found)[:2])) < MINIMUM_LIBRARY:
         minimum = ".".join(map(str, MINIMUM_LIBRARY))

@@ -21,7 +21,8 @@ SMALLER = "close other programs, or take a smaller model or precision"
 # knows them, and threads.
 EXHAUSTED = re.compile(
     r"bad allocation|bad_alloc|out of memory|[Cc]annot allocate memory|pthread_create failed|"
-    r"can't start new thread|[Ff]ailed to allocate memory(?:.* size (\d{1,20}))?"
+    r"can't start new thread|failed to map segment from shared object(?!: Operation not permitted)|"
+    r"[Ff]ailed to allocate memory(?:.* size (\d{1,20}))?"
 )
 
 
@@ -100,13 +101,14 @@ def _group_room(root: Path) -> int | None:
 
 def _limit_rooms() -> Iterator[int]:
     """Of this process's limits, those it has."""
-    with contextlib.suppress(ImportError):
-        import resource
-
-        for limit, field in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
-            most, used = resource.getrlimit(limit)[0], _status(field)
-            if most != resource.RLIM_INFINITY and used:
-                yield most - used
+    try:  # not the module resource: at its limit a process cannot load that any more
+        limits = Path("/proc/self/limits").read_text()
+    except OSError:
+        return
+    for limit, field in (("address space", "VmSize"), ("data size", "VmData")):
+        most, used = re.search(rf"^Max {limit} +(\d+)", limits, re.MULTILINE), _status(field)
+        if most is not None and used:
+            yield int(most[1]) - used
 
 
 def _status(field: str) -> int:

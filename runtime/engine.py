@@ -7,6 +7,8 @@ takes files from the other, and what is left may even be imported, as an empty p
 from __future__ import annotations
 
 from ..export.errors import MissingExtraError
+from ..export.importing import first_line, importing
+from ..export.interrupts import interrupts_held
 from ..export.memory import exhausted, is_exhaustion
 
 INSTALL = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install {}"
@@ -15,18 +17,26 @@ INSTALL_CUDA = INSTALL.format('"onnxruntime-gpu[cuda,cudnn]"')
 # One of each kind that is used: the extension, what is written in Python, and the version.
 PARTS = ("InferenceSession", "RunOptions", "OrtValue", "get_available_providers", "__version__")
 
-try:
-    import onnxruntime
+PURPOSE = "running a model"
 
-    for name in PARTS:
-        getattr(onnxruntime, name)
-except (ImportError, AttributeError, OSError) as error:
+with importing(PURPOSE, "cli"):
+    import numpy  # noqa: F401  what ONNX Runtime says of one that is missing names no package
+    import tokenizers  # noqa: F401
+try:
+    with interrupts_held():
+        import onnxruntime
+
+        for name in PARTS:
+            getattr(onnxruntime, name)
+except Exception as error:  # of a file that was cut off, also a SyntaxError
     if is_exhaustion(error):
         raise exhausted("importing onnxruntime") from error
     missing = isinstance(error, ModuleNotFoundError) and error.name == "onnxruntime"
-    found = "no package onnxruntime" if missing else f"only a part of onnxruntime ({error})"
+    found = (
+        "no package onnxruntime" if missing else f"only a part of onnxruntime ({first_line(error)})"
+    )
     raise MissingExtraError(
-        f"running a model: found {found}, expected the whole of it; install it with: {INSTALL_CPU} "
+        f"{PURPOSE}: found {found}, expected the whole of it; install it with: {INSTALL_CPU} "
         f"(with CUDA: {INSTALL_CUDA})"
     ) from error
 

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-from ...export.errors import missing_extra
+from ...export.importing import importing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,10 +57,8 @@ STYLE: dict[str, Any] = {
 
 def require_matplotlib() -> None:
     """Raises MissingExtraError where there is nothing to draw with."""
-    try:
+    with importing("the HTML report", "report"):
         import matplotlib  # noqa: F401
-    except ImportError as cause:
-        raise missing_extra("report", "the HTML report", cause) from cause
 
 
 def draw_svg(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -12,11 +13,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ...export.errors import ModelFolderError, PocketLMError
+from ...export.errors import ModelFolderError, PocketLMError, ResourceError
+from ...export.memory import EXHAUSTED
+
+# The last line of a traceback; what runs out before the worker can answer ends it so.
+OUT_OF_MEMORY = re.compile(rf"MemoryError|ResourceError|{EXHAUSTED.pattern}")
 
 
 class WorkerDied(PocketLMError):
     """A worker's process ended while an answer was awaited."""
+
+
+class WorkerStarved(WorkerDied, ResourceError):
+    """A worker found no memory, or was killed, which is how the system takes it back."""
 
 
 class Remote:
@@ -27,9 +36,9 @@ class Remote:
 
         The process is in a group of its own, where a terminal's Ctrl-C does not reach it; when
         ours dies, its pipe is closed, and it ends after the answer it is at. Raises
-        ModelFolderError for what the worker says of the folder, WorkerDied.
+        ModelFolderError for what the worker says of the folder, WorkerDied, WorkerStarved.
         """
-        self.name = name
+        self.name, self._folder = name, folder
         self.started = time.perf_counter()
         self._errors = tempfile.TemporaryFile()
         command = [sys.executable, "-P", "-m", f"{__package__}.worker", str(folder), str(threads)]
@@ -62,7 +71,10 @@ class Remote:
             self.kill()  # it may be in the middle of an answer
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
-        """Sends a request and waits for its answer; ``WorkerDied`` if there will be none."""
+        """Sends a request and waits for its answer; ``WorkerDied`` if there will be none.
+
+        ``WorkerStarved``, one of its kind, where that is for want of memory.
+        """
         assert self._process.stdin is not None
         try:
             print(json.dumps({"do": do, **arguments}), file=self._process.stdin, flush=True)
@@ -77,6 +89,10 @@ class Remote:
             raise self._death(what)
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
+            if answer["exit_code"] == ResourceError.exit_code:
+                # Nothing is wrong with the folder, whose name is most often the model's.
+                error = answer["error"].removeprefix(f"{self._folder}: ")
+                raise WorkerStarved(f"{self.name}: {error}")
             raise ModelFolderError(f"{self.name}: {answer['error']}")
         return answer
 
@@ -89,7 +105,8 @@ class Remote:
         if code < 0:
             how = f"killed by signal {-code} ({signal.strsignal(-code)})"
             last = last or "the system does that when memory runs out"
-        return WorkerDied(
+        starved = code == -signal.SIGKILL or OUT_OF_MEMORY.search(last) is not None
+        return (WorkerStarved if starved else WorkerDied)(
             f"{self.name}: found its process {how} at {what} ({last:.200}), expected an answer; "
             "measure it alone, or a smaller one"
         )

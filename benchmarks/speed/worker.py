@@ -21,7 +21,7 @@ import numpy as np
 
 from ...export.errors import PocketLMError
 from ...export.folder import ModelFolder
-from ...export.memory import peak_rss_bytes
+from ...export.memory import memory_errors, peak_rss_bytes
 from ...runtime.generate import generate_tokens, prefill
 from ...runtime.sampling import SamplingOptions, make_sampler
 from ...runtime.session import Session
@@ -98,25 +98,33 @@ class Worker:
 def main() -> None:
     """``worker FOLDER THREADS``: one request per line, {"do": name, …arguments}.
 
-    The first answer says that the folder is open. An error of ours is answered as {"error": text}.
+    The first answer says that the folder is open. An error of ours, memory that ran out
+    among them, is answered as {"error": text, "exit_code": number}.
     Ctrl-C is the caller's to hear: it ends this process by closing its pipe, or kills it.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     answers = os.fdopen(os.dup(1), "w")  # whatever else prints to stdout goes to stderr
     os.dup2(2, 1)
     try:
-        worker = Worker(sys.argv[1], int(sys.argv[2]))
+        with memory_errors("opening it"):
+            worker = Worker(sys.argv[1], int(sys.argv[2]))
     except PocketLMError as error:
-        print(json.dumps({"error": str(error)}), file=answers, flush=True)
+        print(json.dumps(_refusal(error)), file=answers, flush=True)
         return
     print(json.dumps({"load_seconds": worker.load_seconds}), file=answers, flush=True)
     for line in sys.stdin:
         request = json.loads(line)
+        what = request.pop("do")
         try:
-            answer = getattr(worker, request.pop("do"))(**request)
+            with memory_errors(what):
+                answer = getattr(worker, what)(**request)
         except PocketLMError as error:
-            answer = {"error": str(error)}
+            answer = _refusal(error)
         print(json.dumps(answer), file=answers, flush=True)
+
+
+def _refusal(error: PocketLMError) -> dict[str, Any]:
+    return {"error": str(error), "exit_code": error.exit_code}
 
 
 if __name__ == "__main__":

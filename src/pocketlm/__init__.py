@@ -90,9 +90,15 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     import importlib
 
+    from pocketlm.export import errors
+    from pocketlm.export.importing import importing
+
+    if name in _HOMES[errors.__name__]:  # to be had whatever else is not
+        return getattr(errors, name)
     for module, names in _HOMES.items():
         if name in names:
-            return getattr(importlib.import_module(module), name)
+            with importing("running a model", "cli"):
+                return getattr(importlib.import_module(module), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

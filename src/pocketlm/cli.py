@@ -16,9 +16,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from pocketlm import __version__
-from pocketlm.export.errors import PocketLMError, missing_extra
+from pocketlm.export.errors import PocketLMError
+from pocketlm.export.importing import import_failure, importing
+from pocketlm.export.interrupts import INTERRUPTED, on_interrupt
 from pocketlm.export.memory import exhausted, is_exhaustion
-from pocketlm.interrupts import INTERRUPTED, on_interrupt
 
 if TYPE_CHECKING:
     import click
@@ -74,9 +75,9 @@ def _told(error: Exception) -> tuple[int, str]:
             f"{error.filename or 'standard output'}: found {str(error.strerror or error)!r}, "
             f"expected to read or write it; {advice}"
         )
-    if isinstance(error, ModuleNotFoundError):
+    if isinstance(error, ImportError) and (told := import_failure(error, "this command", "cli")):
         # Another package may have brought click, but not the rest of what a verb needs.
-        return BAD_INPUT, str(missing_extra("cli", "this command", error))
+        return told.exit_code, str(told)
     return BUG, (
         f"this is a bug in pocketlm: {type(error).__name__}: {error}; "
         "run it again with --debug and report what it prints"
@@ -124,10 +125,8 @@ def _run_interruptibly(arguments: list[str]) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    try:
+    with importing("the command line", "cli"):
         import click
-    except ImportError as error:
-        raise missing_extra("cli", "the command line", error) from error
     if hasattr(sys.stdout, "reconfigure"):
         # A terminal that cannot show a character gets an escape, not a crash.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -178,7 +177,8 @@ def _group() -> click.Group:
             # NumPy prints a traceback of its own when its import is interrupted; at this point
             # nothing has been written, so that there is nothing to tidy up.
             with on_interrupt(lambda *_: os._exit(INTERRUPTED)):
-                module = importlib.import_module(f"pocketlm.commands.{name}")
+                with importing("this command", "cli"):
+                    module = importlib.import_module(f"pocketlm.commands.{name}")
             command: click.Command = module.command
             return command
 

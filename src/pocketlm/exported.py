@@ -28,10 +28,8 @@ from pocketlm.export.errors import (
     CheckpointError,
     HubError,
     ModelFolderError,
-    PocketLMError,
     RequestError,
     StorageError,
-    missing_extra,
 )
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.hub import (
@@ -43,6 +41,7 @@ from pocketlm.export.hub import (
     offline_error,
 )
 from pocketlm.export.hub_selection import relevant_files
+from pocketlm.export.importing import importing
 from pocketlm.export.lock import locked
 from pocketlm.export.quantities import size_text
 from pocketlm.export.tokenizers import TokenizerSource, open_tokenizer
@@ -358,12 +357,8 @@ def _export(
 
 def _exporting() -> ModuleType:
     """Imported only for an export: what it needs is an extra, and takes time and memory."""
-    try:
+    with importing("exporting a checkpoint", "export"):
         import pocketlm.quantize.run
-    except ImportError as error:
-        if isinstance(error, PocketLMError):
-            raise
-        raise missing_extra("export", "exporting a checkpoint", error) from error
     return pocketlm.quantize.run
 
 

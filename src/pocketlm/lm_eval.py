@@ -15,6 +15,7 @@ lm_eval/models/huggingface.py for what a model does with requests that do not fi
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,8 @@ import numpy as np
 from pocketlm import __version__
 from pocketlm.benchmarks.quality.text_windows import start_token
 from pocketlm.benchmarks.tasks.loglikelihood import Scorer
-from pocketlm.export.errors import PocketLMError, RequestError, missing_extra
+from pocketlm.export.errors import PocketLMError, RequestError
+from pocketlm.export.importing import importing
 from pocketlm.model import load
 from pocketlm.runtime.chat import ChatPrompt, answer_end_ids
 from pocketlm.runtime.text import CHARACTERS_PER_TOKEN
@@ -33,20 +35,21 @@ from pocketlm.runtime.text import CHARACTERS_PER_TOKEN
 
 def end(error: PocketLMError) -> NoReturn:
     """Ends the program with a line on stderr."""
-    print(f"pocketlm: {error}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # full or gone: the exit code says it
+        print(f"pocketlm: {error}", file=sys.stderr, flush=True)
     sys.exit(error.exit_code)
 
 
 try:
-    from lm_eval.api.model import TemplateLM
-    from lm_eval.models.utils import normalize_gen_kwargs
-    from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
-    from tqdm import tqdm
-except ImportError as error:
-    missing = missing_extra("lm-eval", "evaluating by lm-evaluation-harness", error)
+    with importing("evaluating by lm-evaluation-harness", "lm-eval"):
+        from lm_eval.api.model import TemplateLM
+        from lm_eval.models.utils import normalize_gen_kwargs
+        from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+        from tqdm import tqdm
+except PocketLMError as error:
     if __name__ == "__main__":
-        end(missing)
-    raise missing from error
+        end(error)
+    raise
 
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 # Spoken to the harness's own logger, which prints what a run should know.

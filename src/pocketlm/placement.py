@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import warnings
 
-from pocketlm.export.errors import MissingExtraError, PocketLMError, ProviderError, missing_extra
+from pocketlm.export.errors import MissingExtraError, ProviderError
 from pocketlm.export.folder import GROWING, ModelFolder
+from pocketlm.export.importing import importing
 from pocketlm.runtime.providers import (
     ASKED_FOR_CUDA,
     AUTO,
@@ -47,10 +48,6 @@ def _open_on_cuda(folder: ModelFolder, threads: int | None) -> Session:
         raise obstacle.error()
     if folder.graph_cache == GROWING:  # no fused attention in it: every node has a float32 kernel
         return Session(folder, threads, CUDA)
-    try:
+    with importing("running on CUDA", "cuda"):
         from pocketlm.export.float16_attention import float16_attention_graph
-    except ImportError as error:
-        if isinstance(error, PocketLMError):
-            raise
-        raise missing_extra("cuda", "running on CUDA", error) from error
     return Session(folder, threads, CUDA, float16_attention_graph(folder))

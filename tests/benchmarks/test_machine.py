@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import platform
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import onnxruntime
 import pytest
 
 from pocketlm.benchmarks import machine
@@ -47,6 +49,19 @@ def test_description_has_all_that_a_reader_needs_and_is_json() -> None:
     assert found["python"] == platform.python_version()
     assert found["load_average"] >= 0
     assert found["cpu"]
+
+
+def test_the_build_for_cuda_is_onnxruntime_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a package of another name, and the only one where it is installed as it should be."""
+    found = importlib.metadata.Distribution.from_name
+
+    def from_name(name: str) -> importlib.metadata.Distribution:
+        if name == "onnxruntime":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return found(name)
+
+    monkeypatch.setattr(importlib.metadata.Distribution, "from_name", from_name)
+    assert describe_machine(1)["onnxruntime"] == onnxruntime.__version__
 
 
 PROCESSORS = {

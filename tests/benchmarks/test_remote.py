@@ -8,12 +8,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from checkpoint_files import gpt2_config, gpt2_tensors, write_checkpoint
 
-from pocketlm.benchmarks.speed.remote import Remote, WorkerDied
+from pocketlm.benchmarks.speed.remote import Remote, WorkerDied, WorkerStarved
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.errors import ModelFolderError
 from pocketlm.export.folder import ModelFolder
@@ -88,8 +89,56 @@ def test_a_killed_process_is_an_error_that_says_how(tiny_folder: ModelFolder) ->
         "tiny: found its process killed by signal 9 (Killed) at measure (the system does that "
         "when memory runs out), expected an answer; measure it alone, or a smaller one"
     )
-    assert caught.value.exit_code == 2
+    assert caught.value.exit_code == 4  # as that of any memory that ran out
     assert has_ended(remote)
+
+
+def test_a_crash_is_not_called_want_of_memory(tiny_folder: ModelFolder) -> None:
+    remote = Remote("tiny", tiny_folder.path, 1)
+    with pytest.raises(WorkerDied, match="killed by signal 11") as caught, remote:
+        os.kill(remote._process.pid, signal.SIGSEGV)
+        remote.ask("first_token")
+    assert caught.value.exit_code == 2
+
+
+def starving(folder: ModelFolder, monkeypatch: pytest.MonkeyPatch, program: str) -> Remote:
+    """A model of the folder's name whose worker begins with ``program``."""
+    popen = subprocess.Popen
+
+    def start(command: list[str], **options: Any) -> subprocess.Popen[str]:
+        worker = f"import pocketlm.benchmarks.speed.worker as worker\n{program}\nworker.main()"
+        return popen([sys.executable, "-P", "-c", worker, *command[-2:]], **options)
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    return Remote("fp32", folder.path, 1)
+
+
+FULL = "def full(*a, **k): raise MemoryError\n"
+
+
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [
+        (f"{FULL}worker.Tokenizer.open = full", "^fp32: opening it: found"),
+        (f"{FULL}import onnxruntime; onnxruntime.InferenceSession = full", "^fp32: opening it: f"),
+        (f"{FULL}worker.main = full", "^fp32: found its process ended .*MemoryError"),
+    ],
+)
+def test_opening_without_memory_is_told_as_such(
+    program: str, said: str, tiny_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(WorkerStarved, match=said) as caught:
+        starving(tiny_folder, monkeypatch, program)
+    assert caught.value.exit_code == 4
+
+
+def test_a_request_without_memory_is_told_and_the_worker_goes_on(
+    tiny_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with starving(tiny_folder, monkeypatch, f"{FULL}worker.prefill = full") as remote:
+        with pytest.raises(WorkerStarved, match="^fp32: measure: found"):
+            remote.ask("measure", prompt=8, generation=0, depth=0, batch=8)
+        assert remote.ask("first_token")["token"] >= 0
 
 
 def test_a_process_that_fails_is_an_error_with_its_last_line(tiny_folder: ModelFolder) -> None:

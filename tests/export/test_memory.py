@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ TOLD = [
     RuntimeError("PosixThread(...) pthread_create failed, error code: 12 error msg: ..."),
     RuntimeError("can't start new thread"),
     ImportError("Exception caught: std::bad_alloc"),
+    ImportError("libx.so: failed to map segment from shared object"),
     OSError(errno.ENOMEM, "Cannot allocate memory"),
 ]
 
@@ -39,6 +42,8 @@ def test_exhaustion_is_one_kind_of_error(error: Exception) -> None:
     [
         ValueError("nothing of the kind"),
         OSError(errno.ENOSPC, "No space left on device"),
+        # Of a file system that programs may not be run from.
+        ImportError("x.so: failed to map segment from shared object: Operation not permitted"),
         ModelFolderError("x: ONNX Runtime cannot open it (bad allocation)"),
     ],
     ids=str,
@@ -96,3 +101,17 @@ def test_what_is_free_is_the_least_of_all_limits(
     assert free_bytes() == 2000
     monkeypatch.setattr(memory, "_limit_rooms", lambda: iter([-5]))
     assert free_bytes() == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs RLIMIT_AS as Linux has it")
+def test_the_limits_of_this_process_count_where_no_module_can_be_loaded() -> None:
+    """The module ``resource`` is a library of its own: at the limit, it cannot be had either."""
+    code = """
+import resource, sys
+from pocketlm.export.memory import _status, free_bytes
+resource.setrlimit(resource.RLIMIT_AS, (_status("VmSize") + (50 << 20),) * 2)
+sys.modules["resource"] = None
+print(free_bytes())
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 0 < int(ended.stdout) <= 50 << 20

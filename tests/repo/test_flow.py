@@ -34,7 +34,8 @@ CHILDREN = {
     f"{ADAPTERS}/pytorch.py": {"torch", "transformers"},
 }
 # Modules of export that need nothing beyond the standard library and NumPy.
-LEAN = {"cache_folder", "errors", "folder", "graph_check", "leftovers", "manifest", "memory"}
+LEAN = {"cache_folder", "errors", "folder", "graph_check", "importing", "interrupts"}
+LEAN |= {"leftovers", "manifest", "memory"}
 LEAN |= {"placing", "publishing", "quantities", "regular_file", "sampling_ranges", "strict_json"}
 LEAN |= {"threads", "tokenizers", "utf8", "verified", "whole_number"}
 

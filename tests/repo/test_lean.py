@@ -142,14 +142,17 @@ def test_chatting_without_jinja2_names_its_extra(tiny_folder: ModelFolder, tmp_p
 HALVES = {
     "nothing": "sys.modules['onnxruntime'] = None",
     "an empty package": "sys.modules['onnxruntime'] = types.ModuleType('onnxruntime')",
+    "a file cut off": "sys.meta_path.insert(0, NoLibrary(SyntaxError('was never closed')))",
     "no library": "sys.meta_path.insert(0, NoLibrary())",
 }
 NO_LIBRARY = """
 import importlib.abc, sys, types
 class NoLibrary(importlib.abc.MetaPathFinder):
+    def __init__(self, error=ImportError("cannot import name 'get_device' from 'onnxruntime'")):
+        self.error = error
     def find_spec(self, name, path=None, target=None):
         if name == "onnxruntime":
-            raise ImportError("cannot import name 'get_device' from 'onnxruntime.capi'")
+            raise self.error
 """
 
 
@@ -180,6 +183,46 @@ for verb in (["run", folder, "x"], ["chat", folder], ["bench", folder], ["eval",
     assert "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime" in message
     assert ended.stderr == 4 * f"pocketlm: {message}\n"
     assert codes == 4 * ["2"]
+
+
+def test_info_tells_what_is_missing_to_run_and_all_else(
+    tiny_folder: ModelFolder, tmp_path: Path
+) -> None:
+    code = """
+        import sys
+        sys.modules["onnxruntime"] = None
+        from pocketlm.cli import main
+        main(["info", sys.argv[1], "--verify"])
+    """
+    said = output_of(code, str(tiny_folder.path), folder=tmp_path)
+    assert "provider      none: found no package onnxruntime, expected the whole of it; ins" in said
+    assert "all files are as they were written" in said
+
+
+def test_an_interrupt_of_the_first_load_is_one_and_leaves_all_whole(
+    tiny_folder: ModelFolder, tmp_path: Path
+) -> None:
+    """C extensions make an ImportError of it, and NumPy cannot be imported again after that."""
+    code = """
+        import importlib.abc, signal, sys
+        import pocketlm
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        class Impatient(importlib.abc.MetaPathFinder):
+            def find_spec(self, name, path=None, target=None):
+                if name == "numpy._core._multiarray_umath":
+                    sys.meta_path.remove(self)
+                    try:
+                        signal.raise_signal(signal.SIGINT)
+                    except KeyboardInterrupt:
+                        raise ImportError("initialization failed") from None
+        sys.meta_path.insert(0, Impatient())
+        try:
+            pocketlm.load(sys.argv[1])
+        except KeyboardInterrupt:
+            print("interrupted")
+        print(pocketlm.load(sys.argv[1], threads=1).generate("a", max_tokens=1).finish_reason)
+    """
+    assert output_of(code, str(tiny_folder.path), folder=tmp_path) == "interrupted\nlength\n"
 
 
 def test_onnxruntime_without_memory_is_not_called_half_a_package(tmp_path: Path) -> None:

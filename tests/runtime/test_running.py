@@ -21,7 +21,7 @@ import pytest
 
 import pocketlm
 from pocketlm.export.folder import ModelFolder
-from pocketlm.interrupts import on_interrupt
+from pocketlm.export.interrupts import on_interrupt
 from pocketlm.runtime import running
 from pocketlm.runtime.cancellation import Cancellation, Cancelled
 from pocketlm.runtime.running import call_interruptibly, call_to_stop

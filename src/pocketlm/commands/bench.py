@@ -36,9 +36,9 @@ from pocketlm.commands.options import (
 )
 from pocketlm.commands.progress import wide_console
 from pocketlm.export.errors import PocketLMError
+from pocketlm.export.interrupts import INTERRUPTED
 from pocketlm.export.output_file import OutputFile
 from pocketlm.export.threads import default_threads, most_threads
-from pocketlm.interrupts import INTERRUPTED
 from pocketlm.runtime.generate import CHUNK_SIZE
 
 

@@ -22,8 +22,8 @@ from pocketlm.commands.options import (
 )
 from pocketlm.commands.terminal import print_stream, say, tell_lost, why_it_stopped
 from pocketlm.export.errors import PocketLMError, RequestError, StorageError
+from pocketlm.export.interrupts import on_interrupt
 from pocketlm.export.output_file import OutputFile
-from pocketlm.interrupts import on_interrupt
 from pocketlm.model import Model
 from pocketlm.runtime.chat import ChatPrompt
 

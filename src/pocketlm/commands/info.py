@@ -9,6 +9,7 @@ from rich.console import Console
 
 from pocketlm.commands.options import debug_option, made_folder
 from pocketlm.commands.progress import graph_maker, precision_table, wide_console
+from pocketlm.export.errors import MissingExtraError
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.graph_check.graph import check_graph
 from pocketlm.export.manifest import WITHOUT_DIGEST
@@ -98,7 +99,9 @@ def _summary(folder: ModelFolder) -> list[str]:
 
 def _provider(precision: str) -> str:
     """Where ``--provider auto`` would run it on this machine."""
-    from pocketlm.runtime.providers import cuda_obstacle  # not above: JSON needs no ONNX Runtime
-
+    try:
+        from pocketlm.runtime.providers import cuda_obstacle  # not above: JSON needs none of it
+    except MissingExtraError as error:
+        return f"none: {str(error).partition(': ')[2]}"  # without "running a model"
     obstacle = cuda_obstacle(precision)
     return "cuda" if obstacle is None else f"cpu: found {obstacle.found}"

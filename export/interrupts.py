@@ -24,3 +24,20 @@ def on_interrupt(handler: Any) -> Iterator[None]:
     finally:
         if callable(old):
             signal.signal(signal.SIGINT, old)
+
+
+@contextmanager
+def interrupts_held() -> Iterator[None]:
+    """A Ctrl-C takes effect when this has ended, well or not; for what may not end half-way."""
+    held = False
+
+    def hold(*_: object) -> None:
+        nonlocal held
+        held = True
+
+    try:
+        with on_interrupt(hold):
+            yield
+    finally:
+        if held:
+            signal.raise_signal(signal.SIGINT)
