@@ -9,7 +9,7 @@ nats), from which the tables, ``--output json`` and the report are made:
     models          size, load, first token, memory, rounding errors per layer
     speed           a row per test and model: ``Estimate`` of the rate, paired ratio, roofline
     quality         what ``quality`` measures over ``--text``; None without
-    failed          models whose process died, and how
+    failed          models whose process died, how, and the exit code for it
     interrupted     None, or how many rounds of how many there are, and in which phase it was
 """
 
@@ -163,7 +163,10 @@ def _results(
         "models": [describe_model(name, plan.folders[name], recording) for name in names],
         "speed": _speed(plan, names, recording, circumstances["read_bandwidth"]),
         "quality": None,
-        "failed": [{"model": name, "error": str(e)} for name, e in recording.failed.items()],
+        "failed": [
+            {"model": name, "error": str(error), "exit_code": error.exit_code}
+            for name, error in recording.failed.items()
+        ],
         "interrupted": None,
     }
 

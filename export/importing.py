@@ -40,7 +40,7 @@ def importing(purpose: str, extra: str) -> Iterator[None]:
             raise
         raise told from error
     if empty := _empty_folder():
-        raise _in_part(empty, purpose, "an empty folder")
+        raise _not_whole(empty, purpose, f"only a part of {empty} (an empty folder)")
 
 
 def import_failure(error: Exception, purpose: str, extra: str) -> PocketLMError | None:
@@ -48,13 +48,15 @@ def import_failure(error: Exception, purpose: str, extra: str) -> PocketLMError 
     if any(is_exhaustion(found) for found in _chain(error)):
         return exhausted(f"importing what {purpose} needs")
     if empty := _empty_folder():
-        return _in_part(empty, purpose, "an empty folder")
+        return _not_whole(empty, purpose, f"only a part of {empty} (an empty folder)")
     package = next((name for found in _chain(error) if (name := _package(found))), None)
     if package is None:
         return None
-    if isinstance(error, ModuleNotFoundError) and error.name == package and package not in LEAN:
-        return missing_extra(extra, purpose, error)
-    return _in_part(package, purpose, error)
+    if not _is_missing(package, error):
+        return _not_whole(package, purpose, f"only a part of {package} ({first_line(error)})")
+    if package in LEAN:
+        return _not_whole(package, purpose, f"no package {package}")
+    return missing_extra(extra, purpose, ModuleNotFoundError(name=package))
 
 
 def first_line(error: object) -> str:
@@ -87,9 +89,14 @@ def _empty_folder() -> str | None:
     return None
 
 
-def _in_part(package: str, purpose: str, why: object) -> MissingExtraError:
-    missing = isinstance(why, ModuleNotFoundError) and why.name == package
-    found = f"no package {package}" if missing else f"only a part of {package} ({first_line(why)})"
+def _is_missing(package: str, error: Exception) -> bool:
+    """Whether nothing of it is there."""
+    if not isinstance(error, ModuleNotFoundError):
+        return False
+    return error.name == package or sys.modules.get(package) is None
+
+
+def _not_whole(package: str, purpose: str, found: str) -> MissingExtraError:
     return MissingExtraError(
         f"{purpose}: found {found}, expected the whole of it; install it with: "
         f"pip install --force-reinstall {package.replace('_', '-')}"

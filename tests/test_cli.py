@@ -851,6 +851,17 @@ def test_an_error_that_cannot_be_told_has_its_exit_code(tmp_path: Path) -> None:
     assert child.returncode == 2
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a Linux device")
+def test_a_note_that_cannot_be_told_takes_nothing_from_the_text(tiny_folder: ModelFolder) -> None:
+    """Neither those of a limit reached nor the figures of --stats, which come at the end."""
+    with open("/dev/full", "w") as full:
+        command = ("-m", "pocketlm", "run", tiny_folder.path, "the sea", "--ignore-eos", "--stats")
+        child = start(*command, stderr=full)
+        out, _ = child.communicate(timeout=30)
+    assert child.returncode == 0
+    assert out
+
+
 def test_closed_streams_are_empty_ones(tiny_folder: ModelFolder) -> None:
     script = '"$0" -m pocketlm run "$1" - --max-tokens 2 <&- >&- 2>&-'
     command = ["sh", "-c", script, sys.executable, str(tiny_folder.path)]

@@ -6,16 +6,15 @@ cannot be reached, 4 out of disk or memory, 130 interrupted.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import importlib
 import os
 import re
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from pocketlm import __version__
+from pocketlm import __version__, streams
 from pocketlm.export.errors import PocketLMError
 from pocketlm.export.importing import import_failure, importing
 from pocketlm.export.interrupts import INTERRUPTED, on_interrupt
@@ -44,14 +43,14 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs ``pocketlm`` with ``arguments`` (default: those of the process) and exits."""
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
-    _open_missing_streams()
+    streams.prepare()
     try:
         code = _run_interruptibly(arguments)
     except KeyboardInterrupt:
         code = INTERRUPTED
     except BrokenPipeError:
         # The reader went away (``| head``): its right, not an error.
-        _discard(sys.stdout)
+        streams.discard(sys.stdout)
         code = 0
     except Exception as error:
         if debug:
@@ -68,7 +67,7 @@ def _told(error: Exception) -> tuple[int, str]:
     if isinstance(error, PocketLMError):
         return error.exit_code, str(error)
     if isinstance(error, OSError):
-        _discard(sys.stdout)
+        streams.discard(sys.stdout)
         code = DISK if error.errno in DISK_ERRORS else BAD_INPUT
         advice = "free some space" if code == DISK else "check path and permissions"
         return code, (
@@ -87,23 +86,7 @@ def _told(error: Exception) -> tuple[int, str]:
 def _complain(message: str) -> None:
     """One line on stderr; what a file's content put into it may not drive the terminal."""
     line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
-    try:
-        print(f"pocketlm: {line}", file=sys.stderr, flush=True)
-    except OSError:  # full or gone: the exit code says it
-        _discard(sys.stderr)
-
-
-def _open_missing_streams() -> None:
-    """Python leaves a stream that the caller closed (``>&-``) None; here it is an empty one."""
-    sys.stdin = sys.stdin or open(os.devnull)
-    sys.stdout = sys.stdout or open(os.devnull, "w")
-    sys.stderr = sys.stderr or open(os.devnull, "w")
-
-
-def _discard(stream: TextIO) -> None:
-    """What it still holds cannot be written; without this Python tries, and fails, at exit."""
-    with contextlib.suppress(OSError, ValueError):  # not a file: a test's buffer
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    print(f"pocketlm: {line}", file=sys.stderr, flush=True)
 
 
 def _run_interruptibly(arguments: list[str]) -> int:

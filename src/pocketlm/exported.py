@@ -56,7 +56,8 @@ OnExport = Callable[[Path], dict[str, Any]]
 
 def say(message: str) -> None:
     """One line on stderr: what a user should know although nothing failed."""
-    print(f"pocketlm: {message}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # a full or closed stderr takes nothing from the work
+        print(f"pocketlm: {message}", file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)

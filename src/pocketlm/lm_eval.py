@@ -15,7 +15,6 @@ lm_eval/models/huggingface.py for what a model does with requests that do not fi
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from pocketlm import __version__
+from pocketlm import __version__, streams
 from pocketlm.benchmarks.quality.text_windows import start_token
 from pocketlm.benchmarks.tasks.loglikelihood import Scorer
 from pocketlm.export.errors import PocketLMError, RequestError
@@ -35,8 +34,8 @@ from pocketlm.runtime.text import CHARACTERS_PER_TOKEN
 
 def end(error: PocketLMError) -> NoReturn:
     """Ends the program with a line on stderr."""
-    with contextlib.suppress(OSError):  # full or gone: the exit code says it
-        print(f"pocketlm: {error}", file=sys.stderr, flush=True)
+    streams.prepare()
+    print(f"pocketlm: {error}", file=sys.stderr, flush=True)
     sys.exit(error.exit_code)
 
 

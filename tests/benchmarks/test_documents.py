@@ -84,8 +84,8 @@ def test_a_separator_that_divides_nothing_is_refused(tmp_path: Path) -> None:
     other.write_text("two")
     lines.write_text('{"text": "three<|end|>"}')
     assert [found.documents for found in check_files([text, other, lines], "<|end|>")] == [1] * 3
-    for separator in ("</s>", ""):
-        with pytest.raises(RequestError, match=f"split is '{separator}', .* nowhere in .*text.txt"):
+    for separator, message in (("</s>", "'</s>', .* nowhere in .*text.txt"), ("", "empty, ")):
+        with pytest.raises(RequestError, match=f"split is {message}"):
             check_files([text, other], separator)
     with pytest.raises(RequestError, match="split is given with JSON lines alone, .* leave it out"):
         check_files([lines], "<|end|>")

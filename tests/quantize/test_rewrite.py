@@ -190,7 +190,8 @@ def test_greedy_text_is_stable_across_chunk_sizes(precision: str, tmp_path: Path
         (("int5",), ["precision", "'int5'", "fp32, int8, int8-weight, int4"]),
         (("int4", 48), ["block_size", "48", "32, 64, 128"]),
         (("int4", 32, "int2"), ["head", "'int2'", "fp32, int8, int4"]),
-        (("fp32", 32), ["block_size and head", "neither"]),
+        (("fp32", 32), ["block_size", "with fp32"]),
+        (("fp32", 32, "int4"), ["block_size and head", "with fp32"]),
     ],
 )
 def test_unknown_choices_list_the_known(arguments: Any, words: list[str]) -> None:

@@ -126,6 +126,13 @@ def test_the_harness_program_without_the_harness_is_one_line(tmp_path: Path) -> 
     assert 'pip install "pocketlm[lm-eval]"' in result.stderr
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a Linux device")
+def test_the_harness_program_ends_well_where_stderr_is_full(tmp_path: Path) -> None:
+    code = f"{BLOCK}\nimport runpy\nrunpy.run_module('pocketlm.lm_eval', run_name='__main__')"
+    with open("/dev/full", "w") as full:
+        assert subprocess.run([sys.executable, "-c", code], stderr=full).returncode == 2
+
+
 def test_chatting_without_jinja2_names_its_extra(tiny_folder: ModelFolder, tmp_path: Path) -> None:
     folder = with_files(tiny_folder, tmp_path / "copy", {"chat_template.jinja": "x"})
     code = """

@@ -35,7 +35,7 @@ from pocketlm.commands.options import (
     window_options,
 )
 from pocketlm.commands.progress import wide_console
-from pocketlm.export.errors import PocketLMError
+from pocketlm.export.errors import PocketLMError, ResourceError
 from pocketlm.export.interrupts import INTERRUPTED
 from pocketlm.export.output_file import OutputFile
 from pocketlm.export.threads import default_threads, most_threads
@@ -222,7 +222,9 @@ def command(
     if results["interrupted"]:
         context.exit(INTERRUPTED)
     if results["failed"]:
-        raise PocketLMError(results["failed"][0]["error"])
+        first = results["failed"][0]
+        starved = first["exit_code"] == ResourceError.exit_code
+        raise (ResourceError if starved else PocketLMError)(first["error"])
 
 
 def _check_files(texts: Sequence[Path], split: str | None, html: Path | None) -> OutputFile | None:
