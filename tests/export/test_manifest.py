@@ -21,7 +21,13 @@ import pocketlm
 from pocketlm.benchmarks.weight_errors import weight_errors
 from pocketlm.export.errors import ModelFolderError
 from pocketlm.export.folder import MANIFEST, ModelFolder
-from pocketlm.export.manifest import FIELDS, QUANTIZED_FIELDS, manifest_bytes, read_manifest
+from pocketlm.export.manifest import (
+    FIELDS,
+    LARGEST_MANIFEST,
+    QUANTIZED_FIELDS,
+    manifest_bytes,
+    read_manifest,
+)
 from pocketlm.export.writing import open_decoder, write_folder
 from pocketlm.quantize.run import precision_of
 
@@ -295,6 +301,7 @@ def generic(place: Place) -> str:
 
 def test_the_page_lists_exactly_what_an_export_writes(written: ModelFolder) -> None:
     page = (ROOT / "docs" / "pocketlm-json.md").read_text("utf-8")
+    assert f"at most {LARGEST_MANIFEST // 10**6} MB" in page
     rows = re.findall(r"^\| `([^`]+)` \| ([^|]+) \| (\w+) \|", page, re.MULTILINE)
     found = {generic(place) for place, _ in places(written.manifest)}
     found -= {f"precision.tensors.{i}.shape.{j}" for i in range(99) for j in range(8)}

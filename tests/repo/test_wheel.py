@@ -24,6 +24,12 @@ print(pocketlm.__file__, len(result.token_ids))
 """
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another test has exported would hide that an extra is missing."""
+    monkeypatch.setenv("POCKETLM_CACHE", str(tmp_path / "cache"))
+
+
 def run_command(
     *command: str | Path, folder: Path, code: int = 0
 ) -> subprocess.CompletedProcess[str]:
@@ -130,9 +136,11 @@ def full_programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     python = programs / "python"
     where = "import sysconfig; print(sysconfig.get_path('purelib'))"
     site = run_command(python, "-c", where, folder=folder).stdout.strip()
-    # Behind what is installed here; .pth files of our own environment are not read there.
-    ours = [path for path in sys.path if any(Path(path).glob("*.dist-info"))]
-    Path(site, "others.pth").write_text("\n".join(ours))
+    for path in sys.path:
+        if any(Path(path).glob("*.dist-info")):
+            for entry in Path(path).iterdir():
+                if "pocketlm" not in entry.name and not Path(site, entry.name).exists():
+                    Path(site, entry.name).symlink_to(entry)
     return programs
 
 
