@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from checkpoint_files import write_checkpoint
 from llama_checkpoints import LLAMA3, llama_config, llama_tensors
+from source_tree import FRONT_FOLDER
 
 from pocketlm.benchmarks.peers import __main__ as command
 from pocketlm.benchmarks.peers.conversions import convert, known_peers, our_peer
@@ -24,7 +25,7 @@ from pocketlm.export.folder import ModelFolder
 from pocketlm.runtime.session import Session
 
 pytestmark = pytest.mark.peers
-DEMO = Path(__file__).parents[2] / "pocketlm" / "demo"
+DEMO = FRONT_FOLDER / "demo"
 PEER = known_peers()["ctranslate2"]
 
 # The adapter with a request more.
