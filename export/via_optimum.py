@@ -29,7 +29,7 @@ from .quantities import ByteProgress
 from .strict_json import LARGEST_INDEX, load_json_object, quoted
 from .tokenizers import given_tokenizer
 from .tokenizers.opening import open_source
-from .traced.contract import check_graph, check_operators, read_shape
+from .traced.contract import check_operators, check_trace, read_shape
 from .traced.in_place import rewrite_in_place
 from .traced.process import Trace, run_trace
 from .traced.simplify import Simplifier, lift_constants
@@ -168,7 +168,7 @@ def traced_decoder(
     Attention is rewritten to a cache in place where that is possible, unless ``rewrite`` is False.
     """
     model = ir.load(folder / GRAPH_FILE)
-    check_graph(model)
+    check_trace(model)
     shape = read_shape(model, trace.sizes)
     parameters = [value.const_value for value in model.graph.initializers.values()]
     num_parameters = sum(tensor.size for tensor in parameters if tensor is not None)

@@ -29,7 +29,7 @@ import onnx_ir as ir
 
 from ..errors import PocketLMError
 from ..folder import GRAPH_FILE, DecoderShape, cache_names
-from .contract import check_graph, read_shape
+from .contract import check_trace, read_shape
 
 TASK = "text-generation-with-past"
 # Operators of the quantizing pass take their axes as inputs, which begins with opset 18.
@@ -120,7 +120,7 @@ def trace(checkpoint: Path, out: Path) -> None:
     )
     sizes = config_sizes(model.config)
     graph = ir.load(out / GRAPH_FILE)
-    check_graph(graph)
+    check_trace(graph)
     shape = read_shape(graph, sizes)
     difference = compare(model, out / GRAPH_FILE, shape)
     if not difference < TOLERANCE:

@@ -21,7 +21,7 @@ OPSETS = range(18, 24)
 DEFAULT_CONTEXT = 2048
 
 
-def check_graph(model: ir.Model) -> None:
+def check_trace(model: ir.Model) -> None:
     """Raises CheckpointError for what is not plain ONNX with weights in ``model.onnx_data``."""
     version = model.opset_imports.get("", 0)
     if version not in OPSETS:

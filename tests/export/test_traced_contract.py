@@ -14,12 +14,12 @@ from traced_graphs import GPT2, LLAMA, traced_model
 from pocketlm.export.errors import CheckpointError
 from pocketlm.export.folder import DecoderShape
 from pocketlm.export.graph import Graph
-from pocketlm.export.traced.contract import DEFAULT_CONTEXT, check_graph, read_shape
+from pocketlm.export.traced.contract import DEFAULT_CONTEXT, check_trace, read_shape
 
 
 def test_the_sizes_come_from_the_graph_and_the_config() -> None:
     model = traced_model(LLAMA)
-    check_graph(model)
+    check_trace(model)
     sizes = {"num_heads": 6, "context_length": 64, "hidden_size": 96}
     expected = DecoderShape(
         vocab_size=300,
@@ -162,4 +162,4 @@ def test_what_is_not_plain_onnx_is_refused(name: str) -> None:
     model = traced_model(GPT2)
     change(model)
     with pytest.raises(CheckpointError, match=re.escape(message)):
-        check_graph(model)
+        check_trace(model)
