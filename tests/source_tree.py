@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 FRONT = "pocketlm"
 FRONT_FOLDER = ROOT / "src" / FRONT
-FOLDERS = ("export", "quantize", "runtime", "benchmarks")  # in the order of allowed imports
+FOLDERS = ("export", "runtime", "quantize", "benchmarks")  # in the order of allowed imports
 LEFT_BY_TOOLS = {"__pycache__", "build", "dist"}
 
 
