@@ -16,22 +16,21 @@ import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from .errors import HubError, StorageError
 from .hub import RESUME, Hub, RemoteFile, Snapshot, TransientError
 from .hub_selection import CONFIG, index_file, small_files, weight_files
+from .observer import SILENT, Observer
 from .placing import sync
 from .publishing import free_space, storage_errors, write_json
-from .quantities import ByteProgress, size_text
+from .quantities import size_text
 
 DOWNLOADED = "pocketlm-download.json"  # in a complete folder: repository, commit and digests
 CHUNK_BYTES = 1 << 20
 SLOW_SECONDS, SLOW_BYTES = 60, 60_000  # less in that time is no connection
 TRIES = 20  # where locks do not hold and processes take each other's files away
-OnDownload = Callable[[str, int], AbstractContextManager[ByteProgress]]  # repository, bytes in all
 
 
 def download(
@@ -40,7 +39,7 @@ def download(
     folder: Path,
     *,
     for_torch: bool = False,
-    on_download: OnDownload | None = None,
+    observer: Observer = SILENT,
 ) -> None:
     """Makes ``folder`` from the checkpoint in ``snapshot``; goes on where another call ended.
 
@@ -54,15 +53,13 @@ def download(
         while not (folder / DOWNLOADED).is_file():
             tries += 1
             try:
-                _make(hub, snapshot, folder, for_torch, on_download)
+                _make(hub, snapshot, folder, for_torch, observer)
             except FileNotFoundError:  # another process moved what it should not have seen
                 if tries == TRIES:
                     raise
 
 
-def _make(
-    hub: Hub, snapshot: Snapshot, folder: Path, for_torch: bool, on_download: OnDownload | None
-) -> None:
+def _make(hub: Hub, snapshot: Snapshot, folder: Path, for_torch: bool, observer: Observer) -> None:
     staging = _staging(folder)
     small = small_files(snapshot, for_torch)
     index = index_file(snapshot, for_torch)
@@ -74,11 +71,8 @@ def _make(
     files = [*small, *weight_files(snapshot, content, for_torch)]
     _check_room(snapshot, files, staging)
     total = sum(file.num_bytes for file in files)
-    heard: AbstractContextManager[ByteProgress] = (
-        on_download(snapshot.repository, total) if on_download else nullcontext(lambda *_: None)
-    )
     done = {file.name: _held_bytes(file, staging) for file in files}
-    with heard as progress:
+    with observer.download(snapshot.repository, total) as progress:
         progress(sum(done.values()), total)
         for file in files:
 

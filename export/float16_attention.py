@@ -19,6 +19,7 @@ import onnx_ir as ir
 
 from .folder import GRAPH_FILE, ModelFolder
 from .graph_check.graph import check_graph
+from .graph_pass import Outcome
 
 QUERY, KEY, VALUE, PAST_KEY, PAST_VALUE = range(5)
 COSINES, SINES, ATTENTION_BIAS = 7, 8, 10
@@ -32,24 +33,27 @@ def float16_attention_graph(folder: ModelFolder) -> bytes:
     """
     check_graph(folder)
     model = ir.load(folder.path / GRAPH_FILE)
-    attend_in_float16(model)
+    AttendInFloat16().apply(model)
     data: bytes = ir.to_proto(model).SerializeToString()
     return data
 
 
-def attend_in_float16(model: ir.Model) -> int:
-    """Rewrites every GroupQueryAttention over float32; returns how many there were."""
-    nodes = [
-        node
-        for node in model.graph
-        if node.op_type == "GroupQueryAttention"
-        and (past := node.inputs[PAST_KEY]) is not None
-        and past.dtype == ir.DataType.FLOAT
-    ]
-    halves: dict[ir.Value, ir.Value] = {}  # layers share their rotary tables
-    for node in nodes:
-        _rewrite(model.graph, node, halves)
-    return len(nodes)
+class AttendInFloat16:
+    """The pass over every GroupQueryAttention whose cache is float32."""
+
+    def apply(self, model: ir.Model) -> Outcome:
+        """Rewrites them in place; what was changed are the names of the nodes."""
+        nodes = [
+            node
+            for node in model.graph
+            if node.op_type == "GroupQueryAttention"
+            and (past := node.inputs[PAST_KEY]) is not None
+            and past.dtype == ir.DataType.FLOAT
+        ]
+        halves: dict[ir.Value, ir.Value] = {}  # layers share their rotary tables
+        for node in nodes:
+            _rewrite(model.graph, node, halves)
+        return Outcome(changed=[str(node.name) for node in nodes])
 
 
 def _rewrite(graph: ir.Graph, node: ir.Node, halves: dict[ir.Value, ir.Value]) -> None:

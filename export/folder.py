@@ -90,6 +90,12 @@ class ModelFolder:
         return self.manifest["files"]  # type: ignore[no-any-return]
 
     @property
+    def formats(self) -> frozenset[str]:
+        """Names of the number formats that its quantized weights have; none in fp32."""
+        tensors = self.manifest["precision"].get("tensors", [])
+        return frozenset(tensor["format"] for tensor in tensors)
+
+    @property
     def weights_bytes(self) -> int:
         """Size of the external data file."""
         return int(self.files["model.onnx_data"]["bytes"])

@@ -78,6 +78,7 @@ FIGURE = Kind(  # so bounded that its square is a number, too
         isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e100
     ),
 )
+FACT = Kind("text or a number", lambda value: TEXT.accepts(value) or FIGURE.accepts(value))
 CACHE = Kind(f"{IN_PLACE} or {GROWING}", lambda value: value in (IN_PLACE, GROWING))
 SHA256 = Kind(
     "a SHA-256 of 64 hexadecimal digits",
@@ -126,10 +127,20 @@ FIELDS = {
     "files.*.bytes": COUNT,
     "files.*.sha256": SHA256,
 }
-# Where ``precision`` has more than its name, it has all of these.
+# What ``precision`` has where it has more than its name.
 QUANTIZED_FIELDS = {
-    "precision.block_size": SIZE,
-    "precision.head": TEXT,
+    "precision.block_size?": SIZE,
+    "precision.head?": TEXT,
+    "precision.rotation?": OBJECT,
+    "precision.rotation?.seed": COUNT,
+    "precision.rotation?.parts": LIST,
+    "precision.rotation?.parts.*": TEXT,
+    "precision.rotation?.skipped": OBJECT,
+    "precision.rotation?.skipped.*": TEXT,
+    "precision.calibration?": OBJECT,
+    "precision.calibration?.*": FACT,
+    "precision.promise?": OBJECT,
+    "precision.promise?.*": FACT,
     "precision.share_quantized": FIGURE,
     "precision.bytes_before": POSITIVE,
     "precision.bytes_after": POSITIVE,
@@ -143,6 +154,7 @@ QUANTIZED_FIELDS = {
     "precision.tensors.*.maximum_error": FIGURE,
     "precision.tensors.*.bytes_before": POSITIVE,
     "precision.tensors.*.bytes_after": POSITIVE,
+    "precision.tensors.*.reason?": TEXT,
     "precision.skipped": LIST,
     "precision.skipped.*": OBJECT,
     "precision.skipped.*.name": TEXT,

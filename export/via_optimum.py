@@ -1,19 +1,20 @@
-"""The verb of ``run.py`` by another way: Optimum traces the graph that we do not declare.
+"""Another source of a model: Optimum traces the graph that we do not declare.
 
-    export_via_optimum("bloom-560m", "out")
+    target = Target("out")
+    with traced("bloom-560m", target) as decoder:
+        export_model(decoder, target)
 
 Any architecture that optimum-onnx exports for text generation, and torch ``.bin`` checkpoints of
 the declared ones too. The tracing happens in a child process (``traced.process``); its graph is
-checked (``traced.contract``), and then goes the way of all graphs: through a ``Precision``, into a
-folder.
+checked (``traced.contract``), and then goes the way of all graphs.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from os import PathLike
 from pathlib import Path
 
 import onnx_ir as ir
@@ -21,62 +22,47 @@ import onnx_ir as ir
 from .checkpoint import Checkpoint, load_config, open_checkpoint
 from .errors import CheckpointError
 from .external_data import adopt_weights
-from .folder import GRAPH_FILE, GROWING, IN_PLACE, ModelFolder
+from .folder import GRAPH_FILE, GROWING, IN_PLACE
 from .graph import Weight
-from .plan import ExportPlan
-from .publishing import check_free_space, folder_beside, target_of
-from .quantities import ByteProgress
+from .publishing import Target, check_free_space, folder_beside
 from .strict_json import LARGEST_INDEX, load_json_object, quoted
 from .tokenizers import given_tokenizer
 from .tokenizers.opening import open_source
 from .traced.contract import check_operators, check_trace, read_shape
-from .traced.in_place import rewrite_in_place
+from .traced.in_place import ATTENTION, AttendInPlace
 from .traced.process import Trace, run_trace
-from .traced.simplify import Simplifier, lift_constants
+from .traced.simplify import LiftConstants, Simplify
 from .traced.torch_zip import check_torch_file
-from .writing import (
-    Decoder,
-    Precision,
-    generation_defaults,
-    read_tokenizer,
-    require_tokenizer,
-    write_folder,
-)
+from .writing import Decoder, generation_defaults, read_tokenizer, require_tokenizer
 
 TORCH_FILE = "pytorch_model.bin"
 TORCH_INDEX = "pytorch_model.bin.index.json"
 
 
-def export_via_optimum(
+@contextmanager
+def traced(
     path: str | Path,
-    out: str | PathLike[str],
-    precision: Precision | None = None,
+    target: Target,
     *,
     tokenizer: str | Path | None = None,
     origin: dict[str, str] | None = None,
     rewrite: bool = True,
-    force: bool = False,
-    on_plan: Callable[[ExportPlan], None] | None = None,
-    progress: ByteProgress | None = None,
-) -> ModelFolder:
-    """Traces the checkpoint folder ``path`` and writes it as a model folder at ``out``.
+) -> Iterator[Decoder]:
+    """Traces the checkpoint folder ``path``: a decoder for ``export_model``, inside the block.
 
-    Needs the extra "optimum". ``origin`` is the repository and commit of a download. Raises what
-    ``export_model`` raises, CheckpointError for what Optimum or our loop cannot do, and
-    MissingExtraError.
+    Needs the extra "optimum", and room beside ``target``, where the folder is to be. ``origin`` is
+    the repository and commit of a download. Without ``rewrite`` the attention stays as it was
+    traced. Raises what ``export_model`` raises, CheckpointError for what Optimum or our loop cannot
+    do, and MissingExtraError.
     """
     checkpoint = replace(open_for_tracing(path, tokenizer), origin=origin or {})
-    check_free_space(out, 2 * float32_bytes(checkpoint))
-    target = target_of(out, force)
+    check_free_space(target, 2 * float32_bytes(checkpoint))
     if checkpoint.format == "torch":
         for file in checkpoint.files:
             check_torch_file(file)
     with folder_beside(target.path) as folder:
         trace = run_trace(checkpoint.path, folder)
-        decoder = traced_decoder(checkpoint, folder, trace, rewrite=rewrite)
-        return write_folder(
-            decoder, target, precision, force=force, on_plan=on_plan, progress=progress
-        )
+        yield traced_decoder(checkpoint, folder, trace, rewrite=rewrite)
 
 
 def open_for_tracing(path: str | Path, tokenizer: str | Path | None = None) -> Checkpoint:
@@ -172,13 +158,16 @@ def traced_decoder(
     shape = read_shape(model, trace.sizes)
     parameters = [value.const_value for value in model.graph.initializers.values()]
     num_parameters = sum(tensor.size for tensor in parameters if tensor is not None)
-    constants = lift_constants(model)
+    constants = LiftConstants().apply(model).changed
     adopt_weights(model, folder)
-    for value in constants:
-        if isinstance(value.const_value, Weight):
-            value.const_value.learned = False
-    Simplifier(model).run()
-    reason = rewrite_in_place(model, shape) if rewrite else "asked to stay as traced"
+    for name in constants:
+        tensor = model.graph.initializers[name].const_value
+        if isinstance(tensor, Weight):
+            tensor.learned = False
+    Simplify().apply(model)
+    reason: str | None = "asked to stay as traced"
+    if rewrite:
+        reason = AttendInPlace(shape).apply(model).skipped.get(ATTENTION)
     check_operators(model)
     return Decoder(
         model=model,

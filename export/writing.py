@@ -1,9 +1,9 @@
-"""Export, the one verb of this folder: a checkpoint becomes a model folder.
+"""The one verb that writes a model: a checkpoint or an fp32 folder becomes a model folder.
 
     export_model(open_checkpoint("gpt2"), "out")
 
-A ``Precision`` may change the graph on the way (``pocketlm.quantize`` offers them), so that a
-quantized folder is written in one pass over the checkpoint and no tensor is kept.
+A ``Change`` may give the graph other number formats on the way (``pocketlm.quantize.run`` makes
+them), so that a quantized folder is written in one pass over the checkpoint and no tensor is kept.
 """
 
 from __future__ import annotations
@@ -41,9 +41,16 @@ from .graph_check.onnx_file import GraphRefused
 from .graph_check.weights import DATA_FILE
 from .manifest import manifest_bytes
 from .memory import memory_errors
+from .observer import SILENT, Observer
 from .plan import HEADERS_FORMAT, ExportPlan, predicted_peak, predicted_seconds
-from .publishing import check_free_space, free_space, publishing, storage_errors, write_json
-from .quantities import ByteProgress
+from .publishing import (
+    check_free_space,
+    free_space,
+    publishing,
+    storage_errors,
+    target_of,
+    write_json,
+)
 from .sampling_ranges import sampling_defaults
 from .strict_json import LARGEST_CONFIG, load_json_object, shown
 from .threads import default_threads
@@ -56,25 +63,31 @@ OTHER_FILES = 4_000_000  # bytes: graph, configs and manifest together, generous
 LARGEST_PADDING = 1024
 
 
-class Precision(Protocol):
-    """Something that changes the graph's number formats, and reports what it did."""
+class Change(Protocol):
+    """Passes that give a graph other number formats, and what the manifest says of it."""
 
-    def apply(self, model: ir.Model, num_parameters: int) -> None:
-        """Rewrites ``model``, which has that many parameters, in place; weights stay lazy."""
+    def apply(self, model: ir.Model) -> None:
+        """Rewrites ``model`` in place; weights stay lazy."""
 
-    def describe(self) -> dict[str, Any]:
-        """The manifest's ``precision``; complete once the weights have been written."""
+    @property
+    def name(self) -> str:
+        """Of the precision; known once it has been applied."""
+
+    def describe(self, num_parameters: int) -> dict[str, Any]:
+        """The manifest's ``precision`` of that many parameters; complete once they are written."""
 
 
-class FullPrecision:
+class Unchanged:
     """Leaves the graph as the architecture declared it."""
 
-    def apply(self, model: ir.Model, num_parameters: int) -> None:
+    name = "fp32"
+
+    def apply(self, model: ir.Model) -> None:
         """Changes nothing."""
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self, num_parameters: int) -> dict[str, Any]:
         """The manifest entry of an fp32 folder."""
-        return {"name": "fp32"}
+        return {"name": self.name}
 
 
 @dataclass(frozen=True)
@@ -95,47 +108,79 @@ class Decoder:
 
 
 def export_model(
-    checkpoint: Checkpoint,
+    source: Checkpoint | ModelFolder | Decoder,
     out: str | PathLike[str],
-    precision: Precision | None = None,
+    change: Change | None = None,
     *,
     force: bool = False,
-    on_plan: Callable[[ExportPlan], None] | None = None,
-    progress: ByteProgress | None = None,
+    observer: Observer = SILENT,
 ) -> ModelFolder:
-    """Writes ``checkpoint`` as a model folder at ``out``, whole or not at all.
+    """Writes ``source`` as a model folder at ``out``, whole or not at all; it stays as it is.
 
-    ``out`` may be a ``Target``, which remembers what was there before the checkpoint was opened.
-    ``on_plan`` is called once before anything is written, ``progress`` with (bytes written, bytes
-    in all). Raises CheckpointError, StorageError, or ModelFolderError when ``out`` is taken.
+    ``out`` may be a ``Target``, which remembers what was there before the source was opened;
+    otherwise ``force`` lets it replace a model folder. ``change`` None leaves the weights in
+    float32. Raises CheckpointError, StorageError, ModelFolderError when ``out`` is taken,
+    RequestError for a folder that is quantized already, and what ``change`` raises.
     """
-    decoder = build_decoder(checkpoint)
-    require_tokenizer(checkpoint)
-    return write_folder(decoder, out, precision, force=force, on_plan=on_plan, progress=progress)
+    target = target_of(out, force)
+    decoder = _decoder_of(source)
+    change = change or Unchanged()
+    change.apply(decoder.model)
+    with publishing(target) as folder:
+        plan = _plan(decoder, target, change.name)
+        check_free_space(target, plan.bytes_needed)
+        observer.plan(plan)
+        short = memory_errors(f"{plan.out}: writing it", plan.peak_memory_bytes)
+        with storage_errors(plan.out), short:
+            _write(decoder, folder, plan, change, observer)
+    return ModelFolder.open(plan.out)
 
 
 def plan_export(
     checkpoint: Checkpoint,
     out: str | PathLike[str],
-    precision: Precision | None = None,
+    change: Change | None = None,
     *,
     timed: bool = True,
 ) -> ExportPlan:
     """What ``export_model`` would do with the same arguments; writes nothing.
 
     A checkpoint from ``open_headers`` will do. Without ``timed`` the seconds are not predicted,
-    which takes some itself. Raises CheckpointError as ``export_model``.
+    which takes some itself. Raises as ``export_model``.
     """
     decoder = build_decoder(checkpoint)
     if checkpoint.format != HEADERS_FORMAT:  # from the hub comes config.json alone
         require_tokenizer(checkpoint)
-    precision = precision or FullPrecision()
-    precision.apply(decoder.model, decoder.num_parameters)
-    plan = _plan(decoder, out, precision)
+    change = change or Unchanged()
+    change.apply(decoder.model)
+    plan = _plan(decoder, out, change.name)
     if not timed:
         return plan
     seconds = predicted_seconds(decoder.model, plan.bytes_to_read, plan.bytes_to_write)
     return replace(plan, seconds=seconds)
+
+
+def _decoder_of(source: Checkpoint | ModelFolder | Decoder) -> Decoder:
+    if isinstance(source, Decoder):
+        return source
+    if isinstance(source, ModelFolder):
+        return _full_decoder(source)
+    decoder = build_decoder(source)
+    require_tokenizer(source)
+    return decoder
+
+
+def _full_decoder(folder: ModelFolder) -> Decoder:
+    """The graph of a folder whose bytes have been verified; RequestError if it is quantized."""
+    precision = folder.manifest["precision"]
+    if "tensors" in precision:
+        raise RequestError(
+            f"{folder.path}: found a model in {precision['name']}, expected {Unchanged.name}; "
+            "quantizing twice loses more than once - export the checkpoint in the precision you "
+            "want"
+        )
+    folder.verify()
+    return open_decoder(folder)
 
 
 def build_decoder(checkpoint: Checkpoint) -> Decoder:
@@ -181,57 +226,42 @@ def open_decoder(folder: ModelFolder) -> Decoder:
     )
 
 
-def write_folder(
-    decoder: Decoder,
-    out: str | PathLike[str],
-    precision: Precision | None,
-    *,
-    force: bool,
-    on_plan: Callable[[ExportPlan], None] | None,
-    progress: ByteProgress | None,
-) -> ModelFolder:
-    """Applies ``precision`` and publishes ``decoder`` as a model folder at ``out``."""
-    precision = precision or FullPrecision()
-    precision.apply(decoder.model, decoder.num_parameters)
-    with publishing(out, force=force) as folder:
-        plan = _plan(decoder, out, precision)
-        check_free_space(out, plan.bytes_needed)
-        if on_plan is not None:
-            on_plan(plan)
-        short = memory_errors(f"{plan.out}: writing it", plan.peak_memory_bytes)
-        with storage_errors(Path(out)), short, ThreadPoolExecutor(1) as beside:
-            source = beside.submit(decoder.source)  # hashes what is read: leaves no core idle
-            digest = write_weights(decoder.model, folder, progress)
-            known = {DATA_FILE: {"bytes": plan.bytes_to_write, "sha256": digest}}
-            ir.save(decoder.model, folder / GRAPH_FILE)
-            write_json(folder / "config.json", decoder.config)
-            write_json(folder / "generation_config.json", decoder.generation_config)
-            write_json(
-                folder / "genai_config.json",
-                genai_config(
-                    decoder.shape,
-                    decoder.generation_config,
-                    GRAPH_FILE,
-                    in_place=decoder.graph.get("cache", IN_PLACE) == IN_PLACE,
-                    positions=any(v.name == "position_ids" for v in decoder.model.graph.inputs),
-                ),
-            )
-            for name, data in decoder.tokenizer_files.items():
-                (folder / name).write_bytes(data)
-            manifest = {
-                "architecture": decoder.architecture,
-                "num_parameters": decoder.num_parameters,
-                "source": source.result(),
-                "decoder": asdict(decoder.shape),
-                "minimum_onnxruntime": MINIMUM_ONNXRUNTIME,
-                "contract": _contract(decoder.model),
-                **({"graph": decoder.graph} if decoder.graph else {}),
-                "precision": precision.describe(),
-                "files": describe_files(folder, known),
-            }
-            _check_written(ModelFolder(folder, manifest))
-            (folder / MANIFEST).write_bytes(manifest_bytes(manifest))
-    return ModelFolder.open(Path(out))
+def _write(
+    decoder: Decoder, folder: Path, plan: ExportPlan, change: Change, observer: Observer
+) -> None:
+    """Writes the files of ``decoder``, the manifest last."""
+    with ThreadPoolExecutor(1) as beside:
+        source = beside.submit(decoder.source)  # hashes what is read: leaves no core idle
+        digest = write_weights(decoder.model, folder, observer.progress)
+        known = {DATA_FILE: {"bytes": plan.bytes_to_write, "sha256": digest}}
+        ir.save(decoder.model, folder / GRAPH_FILE)
+        write_json(folder / "config.json", decoder.config)
+        write_json(folder / "generation_config.json", decoder.generation_config)
+        write_json(
+            folder / "genai_config.json",
+            genai_config(
+                decoder.shape,
+                decoder.generation_config,
+                GRAPH_FILE,
+                in_place=decoder.graph.get("cache", IN_PLACE) == IN_PLACE,
+                positions=any(v.name == "position_ids" for v in decoder.model.graph.inputs),
+            ),
+        )
+        for name, data in decoder.tokenizer_files.items():
+            (folder / name).write_bytes(data)
+        manifest = {
+            "architecture": decoder.architecture,
+            "num_parameters": decoder.num_parameters,
+            "source": source.result(),
+            "decoder": asdict(decoder.shape),
+            "minimum_onnxruntime": MINIMUM_ONNXRUNTIME,
+            "contract": _contract(decoder.model),
+            **({"graph": decoder.graph} if decoder.graph else {}),
+            "precision": change.describe(decoder.num_parameters),
+            "files": describe_files(folder, known),
+        }
+        _check_written(ModelFolder(folder, manifest))
+        (folder / MANIFEST).write_bytes(manifest_bytes(manifest))
 
 
 def _check_written(folder: ModelFolder) -> None:
@@ -245,7 +275,7 @@ def _check_written(folder: ModelFolder) -> None:
         ) from refused
 
 
-def _plan(decoder: Decoder, out: str | PathLike[str], precision: Precision) -> ExportPlan:
+def _plan(decoder: Decoder, out: str | PathLike[str], precision: str) -> ExportPlan:
     _, weights_bytes = plan_ranges(decoder.model)
     tokenizer = sum(map(len, decoder.tokenizer_files.values()))
     return ExportPlan(
@@ -253,7 +283,7 @@ def _plan(decoder: Decoder, out: str | PathLike[str], precision: Precision) -> E
         architecture=decoder.architecture,
         num_tensors=decoder.num_tensors,
         num_parameters=decoder.num_parameters,
-        precision=str(precision.describe()["name"]),
+        precision=precision,
         bytes_to_read=decoder.bytes_to_read,
         bytes_to_write=weights_bytes,
         bytes_needed=weights_bytes + tokenizer + OTHER_FILES,

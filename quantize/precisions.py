@@ -1,9 +1,44 @@
-"""Names of what a person can ask for; lean, so that a command line can list them at no cost."""
+"""What a person can ask for by name; lean, so that a command line can list it at no cost.
+
+    precision      linear layers               head and embedding (tied: stored once)
+    int8           W8A8 per token              8-bit blocks of 128
+    int8-weight    8-bit blocks of 64          8-bit blocks of 64
+    int4           4-bit blocks of 128         8-bit blocks of 128
+
+The head is one matrix-vector product per token even in prefill, so it wants the smallest bytes, not
+the fastest matrix product; and it carries a large part of what 4 bits lose, so it stays at 8.
+Position embeddings and norms stay in float32: they are under 1 % of the weights. Measured choices:
+README and benchmarks/NOTES.md.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 FULL = "fp32"
-PRECISIONS = (FULL, "int8", "int8-weight", "int4")
+MIXED = "mixed"  # of a plan that is no precision by name
 BLOCK_SIZES = (32, 64, 128)
-HEADS = (FULL, "int8", "int4")
-DEFAULT_BLOCK = {"int8": 128, "int8-weight": 64, "int4": 128}
+# Formats of head and embedding by the name of the option; {} is the block size, here and below.
+HEADS = {FULL: FULL, "int8": "int8-block{}", "int4": "int4-block{}"}
+
+
+@dataclass(frozen=True)
+class Precision:
+    """A row of ``PRECISIONS``: what a name stands for where no option says otherwise."""
+
+    name: str
+    linear: str  # format of the linear layers
+    head: str  # of ``HEADS``
+    block_size: int | None = None  # of what has blocks; None: nothing has
+    rotated: bool = False  # the weights are rotated first
+
+
+PRECISIONS = {
+    row.name: row
+    for row in (
+        Precision(FULL, FULL, FULL),
+        Precision("int8", "int8-channel", "int8", 128),
+        Precision("int8-weight", "int8-block{}", "int8", 64),
+        Precision("int4", "int4-block{}", "int8", 128),
+    )
+}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
-from .select import Format
+from .formats import Format
 from .weights import Floats, LinearWeight, Parts
 
 Sums = tuple[float, float, float]  # squared error, squared weights, largest error
@@ -71,25 +72,30 @@ class Report:
 
     losses: dict[str, Loss] = field(default_factory=dict)  # by name; a tied weight stands once
     skipped: dict[str, str] = field(default_factory=dict)  # name -> why it was left in float32
-    num_parameters: int = 0  # of the whole graph
+    reasons: Mapping[str, str] = field(default_factory=dict)  # name -> why it has another format
 
     @property
     def tensors(self) -> dict[str, TensorReport]:
         """What each weight lost, by name."""
         return {name: loss.report() for name, loss in self.losses.items()}
 
-    def describe(self) -> dict[str, Any]:
-        """The manifest's entry, ordered as the graph is."""
+    def describe(self, num_parameters: int) -> dict[str, Any]:
+        """The manifest's entry for a model of that many parameters, ordered as the graph is."""
         tensors = list(self.tensors.values())
         quantized = sum(math.prod(tensor.shape) for tensor in tensors)
         return {
-            "share_quantized": round(quantized / max(1, self.num_parameters), 6),
-            "bytes_before": 4 * self.num_parameters,
-            "bytes_after": 4 * (self.num_parameters - quantized)
+            "share_quantized": round(quantized / max(1, num_parameters), 6),
+            "bytes_before": 4 * num_parameters,
+            "bytes_after": 4 * (num_parameters - quantized)
             + sum(tensor.bytes_after for tensor in tensors),
-            "tensors": [asdict(tensor) | {"shape": list(tensor.shape)} for tensor in tensors],
+            "tensors": [self._row(tensor) for tensor in tensors],
             "skipped": [{"name": name, "reason": why} for name, why in self.skipped.items()],
         }
+
+    def _row(self, tensor: TensorReport) -> dict[str, Any]:
+        reason = self.reasons.get(tensor.name)
+        row = asdict(tensor) | {"shape": list(tensor.shape)}
+        return row if reason is None else row | {"reason": reason}
 
 
 def loss(before: Floats, after: Floats) -> Sums:

@@ -1,74 +1,110 @@
-"""Which tensor gets which number format: the precisions a person can ask for, by name.
+"""Which weights of a graph a plan gives formats to: linear layers, embedding and head.
 
-    precision      linear layers               head and embedding (tied: stored once)
-    int8           W8A8 per token              8-bit blocks of 128
-    int8-weight    8-bit blocks of 64          8-bit blocks of 64
-    int4           4-bit blocks of 128         8-bit blocks of 128
+    MatMul(x, W (K, N))                      FusedMatMul(x, W (N, K), transB=1)
+    Gemm(x, W, b), W with or without transB  Gather(W (V, D), input_ids)
 
-The head is one matrix-vector product per token even in prefill, so it wants the smallest bytes, not
-the fastest matrix product; and it carries a large part of what 4 bits lose, so it stays at 8.
-Position embeddings and norms stay in float32: they are under 1 % of the weights. Measured choices:
-README and benchmarks/NOTES.md.
+A product of another form is selected too, with the reason why it stays in float32.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..export.errors import RequestError
-from .formats.block import Block
-from .formats.int8_channel import Int8Channel
-from .precisions import BLOCK_SIZES, DEFAULT_BLOCK, FULL, HEADS, PRECISIONS
+import onnx_ir as ir
 
-Format = Block | Int8Channel
+from ..export.errors import CheckpointError
+from .formats import Format, embeds
+from .weights import LinearWeight, weight_of
 
-
-@dataclass(frozen=True)
-class Choice:
-    """A precision with its options filled in."""
-
-    name: str
-    block_size: int
-    head: str  # format of head and embedding: fp32, int8 or int4, the last two in blocks
-
-    @property
-    def linear_format(self) -> Format:
-        if self.name == "int8":
-            return Int8Channel()
-        return Block(4 if self.name == "int4" else 8, self.block_size)
-
-    @property
-    def head_format(self) -> Block | None:
-        """The format of head and embedding, None for float32."""
-        if self.head == FULL:
-            return None
-        return Block(4 if self.head == "int4" else 8, self.block_size)
+PRODUCTS = ("MatMul", "FusedMatMul", "Gemm")
+OTHER_FORM = "a product of another form than x · W"
 
 
-def choose(precision: str, block_size: int | None = None, head: str | None = None) -> Choice | None:
-    """The choice for a precision by name, None for fp32; RequestError lists what is known."""
-    for name, value, known in (
-        ("precision", precision, PRECISIONS),
-        ("block_size", block_size, (None, *BLOCK_SIZES)),
-        ("head", head, (None, *HEADS)),
-    ):
-        if value not in known:
-            listed = ", ".join(str(item) for item in known if item is not None)
-            raise RequestError(f"{name} is {value!r}, expected one of {listed}")
-    if precision == FULL:
-        options = {"block_size": block_size, "head": head}
-        if given := [name for name, value in options.items() if value is not None]:
-            are, neither, them = (
-                ("is", "it not", "it") if len(given) == 1 else ("are", "neither", "them")
-            )
-            raise RequestError(
-                f"{' and '.join(given)} {are} given, expected {neither} with fp32; "
-                f"choose int8, int8-weight or int4, or leave {them} out"
-            )
+@dataclass
+class Selected:
+    """A weight, and what the graph does with it."""
+
+    weight: LinearWeight
+    vocabulary: bool = False  # embedding or head
+    looked_up: bool = False  # by token id
+    obstacle: str | None = None  # why it can only be float32
+
+    def fitted(self, number_format: Format) -> Format | str:
+        """``number_format`` as this weight can have it, or why it cannot."""
+        if self.obstacle is not None:
+            return self.obstacle
+        if self.looked_up and not embeds(number_format):
+            return f"{number_format.name} has no embedding"
+        return number_format.fitted(self.weight)
+
+
+def select(model: ir.Model) -> dict[str, Selected]:
+    """The weights by name, in the order of the graph; CheckpointError for one without logits."""
+    found: dict[str, Selected] = {}
+    width = _vocabulary_size(model)
+    for node in model.graph:
+        table, product = match_embedding(node), match_product(node)
+        if table is not None:
+            selected = _use(found, table)
+            selected.looked_up = selected.vocabulary = True
+        elif product is not None:
+            selected = _use(found, product)
+            selected.vocabulary |= product.transposed and product.out_features == width
+        elif node.op_type in PRODUCTS and (weight := weight_of(node.inputs[1])) is not None:
+            selected = found.setdefault(str(weight.name), Selected(LinearWeight(weight, True)))
+            selected.obstacle = OTHER_FORM
+    return found
+
+
+def _use(found: dict[str, Selected], weight: LinearWeight) -> Selected:
+    selected = found.setdefault(weight.name, Selected(weight))
+    if selected.weight.transposed != weight.transposed:
+        selected.obstacle = "used both as it is stored and transposed"
+    return selected
+
+
+def match_product(node: ir.Node) -> LinearWeight | None:
+    """The weight of a matrix product with a constant second factor, or None."""
+    if node.op_type not in PRODUCTS:
         return None
-    if block_size is not None and precision == "int8" and head == FULL:
-        raise RequestError(
-            f"block_size is {block_size}, expected none for int8 with an fp32 head, which has no "
-            "blocks; leave it out, or choose another head"
+    weight = weight_of(node.inputs[1])
+    if weight is None or len(weight.shape) != 2 or weight.dtype != ir.DataType.FLOAT:
+        return None
+    neutral = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0}
+    flags = neutral | {name: attribute.value for name, attribute in node.attributes.items()}
+    transposed = flags.pop("transB") == 1
+    if flags != {name: value for name, value in neutral.items() if name != "transB"}:
+        return None
+    return LinearWeight(weight, transposed)
+
+
+def match_embedding(node: ir.Node) -> LinearWeight | None:
+    """The table of a lookup by token id, or None; lookups by position are not one."""
+    if node.op_type != "Gather" or node.attributes.get_int("axis", 0) != 0:
+        return None
+    weight = weight_of(node.inputs[0])
+    if weight is None or len(weight.shape) != 2 or not _are_token_ids(node.inputs[1]):
+        return None
+    return LinearWeight(weight, transposed=True)
+
+
+def _are_token_ids(value: ir.Value | None) -> bool:
+    """Whether ``value`` is input_ids, perhaps in another form."""
+    while value is not None and (node := value.producer()) is not None:
+        if node.op_type not in ("Cast", "Identity", "Reshape"):
+            return False
+        value = node.inputs[0]
+    return value is not None and value.name == "input_ids"
+
+
+def _vocabulary_size(model: ir.Model) -> object:
+    """The last dimension of the logits; CheckpointError where there are none."""
+    names = [str(value.name) for value in model.graph.outputs]
+    if "logits" not in names:
+        raise CheckpointError(
+            f"the graph has the outputs {', '.join(names)[:200] or 'none'}, expected logits among "
+            "them; it is no decoder - export the checkpoint again with: pocketlm export"
         )
-    return Choice(precision, block_size or DEFAULT_BLOCK[precision], head or "int8")
+    shape = model.graph.outputs[names.index("logits")].shape
+    assert shape is not None
+    return shape[-1]

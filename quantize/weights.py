@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from ..export.graph import WHOLE, Blob, Weight, rows_per_piece
 
 Floats = NDArray[np.float32]
+Value = ir.Value  # for the protocol of formats, whose package imports no library
 
 # Weights worked on at once: small enough for a cache, large enough that threads do not queue for
 # the interpreter between two NumPy calls.

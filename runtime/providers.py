@@ -13,6 +13,7 @@ import ctypes
 import importlib.metadata
 import io
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from ..export.errors import ProviderError, RequestError
@@ -20,8 +21,8 @@ from .engine import INSTALL_CUDA, onnxruntime
 
 AUTO, ON_CPU, ON_CUDA = "auto", "cpu", "cuda"
 PROVIDERS = (AUTO, ON_CPU, ON_CUDA)
-# Precisions of pocketlm.quantize that multiply by MatMulIntegerToFloat: no CUDA kernel has it.
-CPU_ONLY_PRECISIONS = frozenset({"int8"})
+# Formats of pocketlm.quantize that multiply by MatMulIntegerToFloat: no CUDA kernel has it.
+CPU_ONLY_FORMATS = frozenset({"int8-channel"})
 FAILURE = "Failed to load "  # how preload_dlls begins to tell of a library it needs
 ASKED_FOR_CUDA = "provider is 'cuda': "
 
@@ -74,15 +75,15 @@ def has_cuda_build() -> bool:
     return CUDA.providers[0][0] in onnxruntime.get_available_providers()
 
 
-def cuda_obstacle(precision: str) -> Obstacle | None:
-    """What keeps a model of that precision, by name, from CUDA; None if nothing is known yet.
+def cuda_obstacle(formats: Collection[str]) -> Obstacle | None:
+    """What keeps a model with weights in those formats from CUDA; None if nothing is known yet.
 
     Loads the CUDA libraries that pip installed, so that a session finds them. What is wrong beyond
     that shows when a session is opened: see ``refused``.
     """
     if not has_cuda_build():
         return _no_build()
-    return _driver_obstacle() or _precision_obstacle(precision) or _library_obstacle()
+    return _driver_obstacle() or _format_obstacle(formats) or _library_obstacle()
 
 
 def refused(session: onnxruntime.InferenceSession, place: Place) -> bool:
@@ -129,11 +130,12 @@ def _driver_obstacle() -> Obstacle | None:
     return None
 
 
-def _precision_obstacle(precision: str) -> Obstacle | None:
-    if precision not in CPU_ONLY_PRECISIONS:
+def _format_obstacle(formats: Collection[str]) -> Obstacle | None:
+    found = sorted(CPU_ONLY_FORMATS.intersection(formats))
+    if not found:
         return None
     return Obstacle(
-        f"precision {precision}, whose products of integers have no CUDA kernel",
+        f"weights in {found[0]}, whose products of integers have no CUDA kernel",
         "int4, int8-weight or fp32",
         "export it again with --precision int4, or use the provider cpu",
     )

@@ -18,7 +18,7 @@ from pocketlm.export.folder import MANIFEST, ModelFolder
 from pocketlm.export.manifest import manifest_bytes
 from pocketlm.export.verified import file_sha256
 from pocketlm.export.via_optimum import open_for_tracing, traced_decoder
-from pocketlm.export.writing import write_folder
+from pocketlm.export.writing import export_model
 
 Change = Callable[[ModelProto], object]
 
@@ -53,7 +53,7 @@ def traced_folder(to: Path, style: Style, *, rewrite: bool) -> ModelFolder:
     source = open_for_tracing(write_checkpoint(beside / "source", gpt2_config(vocab_size=VOCAB)))
     trace = write_trace(traced_model(style), style, beside)
     decoder = traced_decoder(source, beside, trace, rewrite=rewrite)
-    return write_folder(decoder, to, None, force=False, on_plan=None, progress=None)
+    return export_model(decoder, to)
 
 
 def node(model: ModelProto, operator: str, number: int = 0) -> NodeProto:

@@ -20,7 +20,8 @@ from model_folders import with_files
 
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.folder import ModelFolder
-from pocketlm.quantize.run import export_checkpoint
+from pocketlm.export.writing import export_model
+from pocketlm.quantize.run import precision_of
 
 WINDOW = ["--window", "32"]
 SHARED_MEASURES = ["perplexity per token", "perplexity per byte", "perplexity per word"]
@@ -39,7 +40,9 @@ def models(
 ) -> tuple[Path, Path]:
     """The same model in full precision, and in int4."""
     out = tmp_path_factory.mktemp("eval") / "int4"
-    return tiny_folder.path, export_checkpoint(open_checkpoint(tiny_checkpoint), out, "int4").path
+    return tiny_folder.path, export_model(
+        open_checkpoint(tiny_checkpoint), out, precision_of("int4")
+    ).path
 
 
 @pytest.fixture

@@ -14,14 +14,14 @@ from command_line import Run, assert_refused
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.writing import export_model
-from pocketlm.quantize.run import export_checkpoint
+from pocketlm.quantize.run import precision_of
 from pocketlm.runtime.session import Session
 
 
 @pytest.fixture(scope="module")
 def int8_folder(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
     out = tmp_path_factory.mktemp("eval") / "int8"
-    return export_checkpoint(open_checkpoint(tiny_checkpoint), out, "int8")
+    return export_model(open_checkpoint(tiny_checkpoint), out, precision_of("int8"))
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from llama_checkpoints import llama_config, llama_tensors
 
 import pocketlm
 from pocketlm import cli, exported, store
-from pocketlm.commands.progress import downloading
+from pocketlm.commands.progress import shown
 from pocketlm.export.folder import MANIFEST
 from pocketlm.export.lock import locked
 from pocketlm.reference import find_reference
@@ -78,15 +79,10 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
     return call
 
 
-def counting() -> tuple[list[Path], Callable[[Path], dict[str, Any]]]:
-    """A list that grows with every export, and the ``on_export`` that makes it grow."""
+def counting() -> tuple[list[Path], pocketlm.Observer]:
+    """A list that grows with every export, and the observer that makes it grow."""
     exports: list[Path] = []
-
-    def on_export(out: Path) -> dict[str, Any]:
-        exports.append(out)
-        return {}
-
-    return exports, on_export
+    return exports, pocketlm.Observer(plan=lambda plan: exports.append(plan.out))
 
 
 def text(model: pocketlm.Model) -> str:
@@ -113,10 +109,10 @@ def test_a_repository_is_downloaded_exported_and_answers(
 def test_the_second_time_takes_one_request_and_no_export(
     hub_server: HubServer, commit: str
 ) -> None:
-    exports, on_export = counting()
-    first = pocketlm.load(NAME, on_export=on_export)
+    exports, observer = counting()
+    first = pocketlm.load(NAME, observer=observer)
     hub_server.log.clear()
-    again = pocketlm.load(NAME, on_export=on_export)
+    again = pocketlm.load(NAME, observer=observer)
     assert requests(hub_server) == ["main"]
     assert (again.folder.path, len(exports)) == (first.folder.path, 1)
 
@@ -151,7 +147,7 @@ def test_progress_reaches_the_number_of_bytes(hub_server: HubServer, commit: str
         announced.append((name, total))
         yield lambda done, total: heard.append((done, total))
 
-    pocketlm.load(NAME, on_download=on_download)
+    pocketlm.load(NAME, observer=pocketlm.Observer(download=on_download))
     files = hub_server.repos[NAME].commits[commit]
     total = sum(map(len, files.values()))
     assert announced == [(NAME, total)]
@@ -161,15 +157,15 @@ def test_progress_reaches_the_number_of_bytes(hub_server: HubServer, commit: str
 def test_a_commit_that_changes_nothing_of_the_model_makes_nothing_new(
     hub_server: HubServer, commit: str, tiny_checkpoint: Path
 ) -> None:
-    exports, on_export = counting()
-    first = pocketlm.load(NAME, on_export=on_export)
+    exports, observer = counting()
+    first = pocketlm.load(NAME, observer=observer)
     files = dict(hub_server.repos[NAME].commits[commit])
     hub_server.add(NAME, files | {"README.md": b"A better description"})
     hub_server.log.clear()
-    assert pocketlm.load(NAME, on_export=on_export).folder.path == first.folder.path
+    assert pocketlm.load(NAME, observer=observer).folder.path == first.folder.path
     assert requests(hub_server) == ["main"]
     hub_server.add(NAME, files | {"generation_config.json": b'{"eos_token_id": [7, 8]}'})
-    assert pocketlm.load(NAME, on_export=on_export).end_ids == {7, 8}
+    assert pocketlm.load(NAME, observer=observer).end_ids == {7, 8}
     assert len(set(exports)) == 2
 
 
@@ -200,25 +196,25 @@ def test_a_revision_that_cannot_be_meant_is_refused(path: str | None, message: s
 
 
 def test_without_a_precision_the_cached_one_is_used(hub_server: HubServer, commit: str) -> None:
-    exports, on_export = counting()
-    pocketlm.load(NAME, precision="int4", on_export=on_export)
-    model = pocketlm.load(NAME, on_export=on_export)
+    exports, observer = counting()
+    pocketlm.load(NAME, precision="int4", observer=observer)
+    model = pocketlm.load(NAME, observer=observer)
     assert model.folder.manifest["precision"]["name"] == "int4"
-    model = pocketlm.load(NAME, precision="int8", on_export=on_export)
+    model = pocketlm.load(NAME, precision="int8", observer=observer)
     assert model.folder.manifest["precision"]["name"] == "int8"
-    pocketlm.load(NAME, precision="int4", on_export=on_export)
-    assert pocketlm.load(NAME, on_export=on_export).folder.path == model.folder.path
+    pocketlm.load(NAME, precision="int4", observer=observer)
+    assert pocketlm.load(NAME, observer=observer).folder.path == model.folder.path
     assert len(exports) == 2
 
 
 def test_another_tokenizer_makes_another_model(
     hub_server: HubServer, commit: str, tmp_path: Path
 ) -> None:
-    exports, on_export = counting()
+    exports, observer = counting()
     tokenizer = write_tokenizer(tmp_path / "words", 299)
-    pocketlm.load(NAME, tokenizer=tokenizer, on_export=on_export)
-    pocketlm.load(NAME, tokenizer=tokenizer, on_export=on_export)
-    pocketlm.load(NAME, on_export=on_export)
+    pocketlm.load(NAME, tokenizer=tokenizer, observer=observer)
+    pocketlm.load(NAME, tokenizer=tokenizer, observer=observer)
+    pocketlm.load(NAME, observer=observer)
     assert len(set(exports)) == len(exports) == 2
 
 
@@ -343,11 +339,11 @@ def test_a_download_goes_after_its_export_unless_it_is_to_be_kept(
 def test_a_download_stays_when_its_export_fails(
     hub_server: HubServer, commit: str, own_cache: Path
 ) -> None:
-    def fail(out: Path) -> dict[str, Any]:
+    def fail(plan: object) -> None:
         raise pocketlm.StorageError("no room")
 
     with pytest.raises(pocketlm.StorageError, match="no room"):
-        pocketlm.load(NAME, on_export=fail)
+        pocketlm.load(NAME, observer=pocketlm.Observer(plan=fail))
     assert kinds(own_cache) == ["download"]
     sent = hub_server.bytes_sent(WEIGHTS)
     pocketlm.load(NAME)
@@ -557,20 +553,15 @@ def test_without_locks_the_same_model_made_twice_is_one_model(
     path = model.folder.path
     aside = path.with_name("aside")
     path.rename(aside)
-    exports = 0
+    exports, observer = counting()
 
-    def on_export(out: Path) -> dict[str, Any]:
-        nonlocal exports
-        exports += 1
+    def progress(written: int, total: int) -> None:
+        if aside.exists():
+            aside.rename(path)
 
-        def progress(written: int, total: int) -> None:
-            if aside.exists():
-                aside.rename(path)
-
-        return {"progress": progress}
-
-    assert text(pocketlm.load(NAME, on_export=on_export)) == expected
-    assert exports == 1
+    observer = replace(observer, progress=progress)
+    assert text(pocketlm.load(NAME, observer=observer)) == expected
+    assert len(exports) == 1
 
 
 # The command line ---------------------------------------------------------------------------------
@@ -782,7 +773,7 @@ def test_a_download_is_drawn_on_a_terminal_only(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def drawn(quiet: bool) -> str:
-        with downloading(NAME, 4_000_000, quiet) as progress:
+        with shown(quiet) as observer, observer.download(NAME, 4_000_000) as progress:
             progress(1_000_000, 4_000_000)
             progress(4_000_000, 4_000_000)
         out, err = capsys.readouterr()

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -39,20 +38,15 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def counting() -> tuple[list[Path], Callable[[Path], dict[str, Any]]]:
-    """A list that grows with every export, and the ``on_export`` that makes it grow."""
+def counting() -> tuple[list[Path], pocketlm.Observer]:
+    """A list that grows with every export, and the observer that makes it grow."""
     exports: list[Path] = []
-
-    def on_export(out: Path) -> dict[str, Any]:
-        exports.append(out)
-        return {}
-
-    return exports, on_export
+    return exports, pocketlm.Observer(plan=lambda plan: exports.append(plan.out))
 
 
 def test_a_model_folder_is_opened_in_place(tiny_folder: ModelFolder) -> None:
-    exports, on_export = counting()
-    model = pocketlm.load(tiny_folder.path, threads=1, on_export=on_export)
+    exports, observer = counting()
+    model = pocketlm.load(tiny_folder.path, threads=1, observer=observer)
     assert (model.folder.path, exports) == (tiny_folder.path, [])
     assert pocketlm.load(str(tiny_folder.path), precision="fp32").folder.path == tiny_folder.path
 
@@ -68,9 +62,9 @@ def test_a_checkpoint_is_exported_once_for_each_precision(
 ) -> None:
     monkeypatch.setenv("POCKETLM_CACHE", str(tmp_path / "cache"))
     checkpoint = write_checkpoint(tmp_path / "source", gpt2_config())
-    exports, on_export = counting()
+    exports, observer = counting()
     for precision in ("fp32", "int8", "fp32", None):
-        model = pocketlm.load(checkpoint, precision=precision, threads=1, on_export=on_export)
+        model = pocketlm.load(checkpoint, precision=precision, threads=1, observer=observer)
         assert model.folder.manifest["precision"]["name"] == (precision or "int8")
         assert model.generate("a", max_tokens=2).token_ids
     assert len(exports) == len(set(exports)) == 2
@@ -116,12 +110,12 @@ def test_a_path_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_a_moved_renamed_or_copied_checkpoint_finds_its_export(
     checkpoint: Path, own_cache: Path, tmp_path: Path
 ) -> None:
-    exports, on_export = counting()
-    first = pocketlm.load(checkpoint, on_export=on_export).folder.path
+    exports, observer = counting()
+    first = pocketlm.load(checkpoint, observer=observer).folder.path
     copy = shutil.copytree(checkpoint, tmp_path / "a copy")
     moved = checkpoint.rename(tmp_path / "Llama-3.2-1B")
     for place in (copy, moved, copy):
-        assert pocketlm.load(place, on_export=on_export).folder.path == first
+        assert pocketlm.load(place, observer=observer).folder.path == first
     assert len(exports) == 1
     (entry,) = store.entries(own_cache)
     assert (entry.name, entry.source) == ("source", str(copy))  # where it was found again first
@@ -131,7 +125,7 @@ def test_a_moved_renamed_or_copied_checkpoint_finds_its_export(
 def test_whatever_its_folder_is_called_it_is_exported_once_and_listed(
     checkpoint: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    exports, on_export = counting()
+    exports, observer = counting()
     if name == "..":
         (checkpoint / "below").mkdir()
         monkeypatch.chdir(checkpoint / "below")
@@ -139,7 +133,7 @@ def test_whatever_its_folder_is_called_it_is_exported_once_and_listed(
         checkpoint.rename(checkpoint.with_name(name))
         monkeypatch.chdir(checkpoint.parent)
     for _ in range(2):
-        pocketlm.load(name, on_export=on_export)
+        pocketlm.load(name, observer=observer)
     assert len(exports) == 1
     (entry,) = store.entries(own_cache)
     assert (entry.kind, entry.precision) == ("model", "int8")
@@ -149,15 +143,15 @@ def test_whatever_its_folder_is_called_it_is_exported_once_and_listed(
 def test_a_checkpoint_that_a_frozen_application_unpacks_is_exported_once(
     checkpoint: Path, own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    exports, on_export = counting()
+    exports, observer = counting()
     for start in (1, 2):
         unpacked = shutil.copytree(checkpoint, tmp_path / f"_MEI{start}" / "model")
         for file in unpacked.iterdir():
             os.utime(file, (start, start))
         monkeypatch.setattr(sys, "_MEIPASS", str(unpacked.parent), raising=False)
-        pocketlm.load(unpacked, on_export=on_export)
+        pocketlm.load(unpacked, observer=observer)
     assert len(exports) == 1
-    pocketlm.load(checkpoint, on_export=on_export)  # not the application's
+    pocketlm.load(checkpoint, observer=observer)  # not the application's
     assert len(exports) == 2
 
 
@@ -196,40 +190,37 @@ def test_a_checkpoint_called_demo_is_not_the_demo(
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
 def test_a_changed_file_makes_a_new_export(checkpoint: Path, own_cache: Path, name: str) -> None:
-    exports, on_export = counting()
-    pocketlm.load(checkpoint, on_export=on_export)
+    exports, observer = counting()
+    pocketlm.load(checkpoint, observer=observer)
     changed = (checkpoint / name).stat().st_mtime_ns + 1_000_000_000
     os.utime(checkpoint / name, ns=(changed, changed))
-    pocketlm.load(checkpoint, on_export=on_export)
+    pocketlm.load(checkpoint, observer=observer)
     assert len(set(exports)) == 2
 
 
 def test_other_generation_defaults_make_a_new_export(checkpoint: Path, own_cache: Path) -> None:
-    exports, on_export = counting()
+    exports, observer = counting()
     for end in (96, 96, [95, 96]):
         defaults = json.dumps({"eos_token_id": end})
         (checkpoint / "generation_config.json").write_text(defaults)
-        model = pocketlm.load(checkpoint, on_export=on_export)
+        model = pocketlm.load(checkpoint, observer=observer)
     assert model.end_ids == {95, 96}
     assert len(set(exports)) == 2
 
 
-def test_arguments_of_on_export_reach_the_export(checkpoint: Path, own_cache: Path) -> None:
+def test_an_observer_hears_of_the_export(checkpoint: Path, own_cache: Path) -> None:
     heard: list[Any] = []
-
-    def on_export(out: Path) -> dict[str, Any]:
-        return {"progress": lambda *event: heard.append(event)}
-
-    pocketlm.load(checkpoint, on_export=on_export)
-    assert heard
+    observer = pocketlm.Observer(progress=lambda *event: heard.append(event))
+    model = pocketlm.load(checkpoint, observer=observer)
+    assert heard[-1] == (model.folder.weights_bytes, model.folder.weights_bytes)
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "missing", "manifest"])
 def test_a_damaged_export_in_the_cache_is_made_again(
     checkpoint: Path, own_cache: Path, damage: str
 ) -> None:
-    exports, on_export = counting()
-    model = pocketlm.load(checkpoint, on_export=on_export)
+    exports, observer = counting()
+    model = pocketlm.load(checkpoint, observer=observer)
     expected = model.generate("the", temperature=0, max_tokens=5).token_ids
     file = model.folder.path / ("pocketlm.json" if damage == "manifest" else "model.onnx_data")
     content = bytearray(file.read_bytes())
@@ -237,7 +228,7 @@ def test_a_damaged_export_in_the_cache_is_made_again(
     file.unlink()
     if damage != "missing":
         file.write_bytes(content[:-1] if damage == "cut" else content)
-    again = pocketlm.load(checkpoint, on_export=on_export)
+    again = pocketlm.load(checkpoint, observer=observer)
     assert again.generate("the", temperature=0, max_tokens=5).token_ids == expected
     assert len(exports) == 2 and exports[0] == exports[1]
 
@@ -253,13 +244,10 @@ def test_where_locks_do_nothing_two_exports_at_once_leave_one_sound_model(
     checkpoint: Path, own_cache: Path, no_locks: None
 ) -> None:
     together = threading.Barrier(2, timeout=60)
-
-    def on_export(out: Path) -> dict[str, Any]:
-        together.wait()
-        return {}
+    observer = pocketlm.Observer(plan=lambda plan: together.wait())
 
     def load(_: int) -> ModelFolder:
-        return pocketlm.load(checkpoint, on_export=on_export).folder
+        return pocketlm.load(checkpoint, observer=observer).folder
 
     with ThreadPoolExecutor(2) as pool:
         one, two = pool.map(load, range(2))

@@ -29,14 +29,14 @@ SAID = "found no NVIDIA driver, expected an NVIDIA GPU and its driver; use --pro
 def cuda_build(monkeypatch: pytest.MonkeyPatch) -> None:
     """ONNX Runtime as if built for CUDA, with nothing in the way and the CPU as its device."""
     monkeypatch.setattr(placement, "has_cuda_build", lambda: True)
-    monkeypatch.setattr(placement, "cuda_obstacle", lambda precision: None)
+    monkeypatch.setattr(placement, "cuda_obstacle", lambda formats: None)
     monkeypatch.setattr(placement, "CUDA", replace(CUDA, memory="cpu", providers=CPU.providers))
 
 
 @pytest.fixture
 def no_driver(cuda_build: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same without a driver."""
-    monkeypatch.setattr(placement, "cuda_obstacle", lambda precision: NO_DRIVER)
+    monkeypatch.setattr(placement, "cuda_obstacle", lambda formats: NO_DRIVER)
 
 
 @pytest.mark.parametrize("provider", ["auto", "cpu"])
@@ -162,7 +162,7 @@ def test_info_says_where_auto_would_run_it(
     tiny_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for obstacle, line in ((NO_DRIVER, "cpu: found no NVIDIA driver"), (None, "cuda")):
-        monkeypatch.setattr(providers, "cuda_obstacle", lambda precision, found=obstacle: found)
+        monkeypatch.setattr(providers, "cuda_obstacle", lambda formats, found=obstacle: found)
         with pytest.raises(SystemExit):
             cli.main(["info", str(tiny_folder.path)])
         assert f"\nprovider      {line}\n" in capsys.readouterr().out

@@ -14,8 +14,12 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from pocketlm.export.folder import ModelFolder
 from pocketlm.export.graph import Graph
+from pocketlm.export.publishing import Target
 from pocketlm.export.traced.process import Trace
+from pocketlm.export.via_optimum import traced
+from pocketlm.export.writing import Change, export_model
 
 LOWEST = float(np.finfo(np.float32).min)
 MAX = np.iinfo(np.int64).max
@@ -342,3 +346,12 @@ def run_model(
     feeds["position_ids"] = np.maximum(mask.cumsum(axis=1) - 1, 0)
     logits: NDArray[np.float32] = session.run(["logits"], feeds)[0]
     return logits
+
+
+def export_traced(
+    source: Path, out: Path, change: Change | None = None, *, force: bool = False
+) -> ModelFolder:
+    """The folder that Optimum's graph of the checkpoint ``source`` becomes."""
+    target = Target(out, force=force)
+    with traced(source, target) as decoder:
+        return export_model(decoder, target, change)

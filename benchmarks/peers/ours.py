@@ -17,9 +17,10 @@ PRECISIONS = {"fp32": "fp32", "int8": "int8", "int4": "int4"}
 def convert(checkpoint: Path, out: Path, precision: str, ours: Path) -> str:
     """Exports a model folder; needs the extra "export"."""
     from ...export.checkpoint import open_checkpoint
-    from ...quantize.run import export_checkpoint
+    from ...export.writing import export_model
+    from ...quantize.run import precision_of
 
-    export_checkpoint(open_checkpoint(checkpoint), out, precision, force=True)
+    export_model(open_checkpoint(checkpoint), out, precision_of(precision), force=True)
     return ""
 
 

@@ -28,12 +28,14 @@ from onnx_ir.passes import common
 
 from ..folder import DecoderShape
 from ..graph import Graph, Weight
+from ..graph_pass import Outcome
 from ..layers import MASKED, last_rows, mask_lengths
 from .masks import HIDDEN, Masks, Refused, is_plain
 from .sizes import BATCH, NEW, TOTAL, broadcast, multiply
 from .symbols import Symbols, attribute
 
 KEYS_TURNED = ((0, 1, 3, 2), (0, 2, 1))
+ATTENTION = "attention"  # what is skipped where it cannot be rewritten
 HEAD_STEP = 8  # GroupQueryAttention wants heads of a multiple of this
 
 
@@ -53,16 +55,21 @@ class Attention:
     masks: Masks
 
 
-def rewrite_in_place(model: ir.Model, shape: DecoderShape) -> str | None:
-    """Rewrites a simplified ``model``; None, or the reason why it was left as it is."""
-    try:
-        Rewriter(model, shape).run()
-    except Refused as refused:
-        return str(refused)
-    return None
+class AttendInPlace:
+    """Rewrites the attention of a simplified decoder of ``shape``."""
+
+    def __init__(self, shape: DecoderShape) -> None:
+        self._shape = shape
+
+    def apply(self, model: ir.Model) -> Outcome:
+        """Changes every layer, or skips ``ATTENTION`` as a whole."""
+        try:
+            return Outcome(changed=_Rewriting(model, self._shape).run())
+        except Refused as refused:
+            return Outcome(skipped={ATTENTION: str(refused)})
 
 
-class Rewriter:
+class _Rewriting:
     """One run over one model: finds everything first, then changes it."""
 
     def __init__(self, model: ir.Model, shape: DecoderShape) -> None:
@@ -75,8 +82,8 @@ class Rewriter:
         self._outputs = {str(value.name): value for value in model.graph.outputs}
         self._graph = Graph.editing(model)
 
-    def run(self) -> None:
-        """Raises Refused before anything is changed."""
+    def run(self) -> list[str]:
+        """The layers that were changed; raises Refused before anything is."""
         if self._shape.head_size % HEAD_STEP:
             raise Refused(f"heads of {self._shape.head_size}, expected a multiple of {HEAD_STEP}")
         head = self._head()
@@ -92,15 +99,17 @@ class Rewriter:
             ids, mask = self._inputs["input_ids"], self._inputs["attention_mask"]
             seqlens_k, total, bias = mask_lengths(self._graph, ids, mask)
         biases = {key: bias for key in distinct if plain[key]}
-        for number, layer in enumerate(layers):
+        names = [f"layers.{number}" for number in range(len(layers))]
+        for name, layer in zip(names, layers, strict=True):
             node = layer.output.producer()
             assert node is not None
-            with self._graph.before(node, f"layers.{number}"):
+            with self._graph.before(node, name):
                 if layer.masks.key not in biases:
                     biases[layer.masks.key] = self._kept(layer.masks, layer.num_heads)
                 self._emit(layer, seqlens_k, total, biases[layer.masks.key])
         self._keep_rows(head)
         common.RemoveUnusedNodesPass()(self._model)
+        return names
 
     # Finding ----------------------------------------------------------------------------------
 

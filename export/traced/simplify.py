@@ -22,30 +22,42 @@ from numpy.typing import NDArray
 from onnx_ir.passes import common
 
 from ..graph import Graph, Weight
+from ..graph_pass import Outcome
 from .sizes import BATCH, NEW, PAST, TOTAL, Size, factors
 from .symbols import END, Symbols, attribute
 
 
-class Simplifier:
+class Simplify:
+    """The pass over a traced model whose weights are lazy."""
+
+    def apply(self, model: ir.Model) -> Outcome:
+        """Changes what can be simpler: by name of the value that was replaced."""
+        return Outcome(changed=_Simplifying(model).run())
+
+
+class _Simplifying:
     """One run over one model."""
 
     def __init__(self, model: ir.Model) -> None:
         self._model = model
         self._inputs = {str(value.name): value for value in model.graph.inputs}
-        self.symbols = Symbols(model)
+        self._symbols = Symbols(model)
         self._graph = Graph.editing(model)
         self._sizes: dict[tuple[Size, ...], ir.Value] = {}
 
-    def run(self) -> None:
-        """Changes the model in place."""
+    def run(self) -> list[str]:
+        """Changes the model in place; the values that others took the place of."""
+        changed = []
         self._model.graph.opset_imports.setdefault("com.microsoft", 1)
         for node in list(self._model.graph):
-            self.symbols.visit(node)
+            self._symbols.visit(node)
             found = self._simpler(node)
             if found is not None:
+                changed.append(str(node.outputs[0].name))
                 self._graph.replace(node.outputs[0], found)
         common.RemoveUnusedNodesPass()(self._model)
         common.CommonSubexpressionEliminationPass()(self._model)
+        return changed
 
     def _simpler(self, node: ir.Node) -> ir.Value | None:
         """A value to use in place of the only output of ``node``."""
@@ -63,12 +75,12 @@ class Simplifier:
     def _known(self, node: ir.Node) -> ir.Value | None:
         """A constant, or a vector of sizes that all layers share."""
         output = node.outputs[0]
-        elements = self.symbols.elements.get(output)
-        dtype = self.symbols.dtypes.get(output)
+        elements = self._symbols.elements.get(output)
+        dtype = self._symbols.dtypes.get(output)
         if elements is None or dtype is None:
             return None
         items = elements.reshape(-1).tolist()
-        if self.symbols.numbers(output) is not None:
+        if self._symbols.numbers(output) is not None:
             return self._constant(np.array(items, dtype.numpy()).reshape(elements.shape))
         if dtype != ir.DataType.INT64 or None in items or elements.ndim > 1:
             return None
@@ -77,7 +89,7 @@ class Simplifier:
 
     def _constant(self, array: NDArray[Any]) -> ir.Value:
         value = self._graph.constant(array, constant_name(array))
-        self.symbols.know_constant(value)
+        self._symbols.know_constant(value)
         return value
 
     def _scalar(self, vector: ir.Value, letter: Size) -> ir.Value:
@@ -120,9 +132,9 @@ class Simplifier:
         return self._graph.Shape(source, start=axis, end=axis + 1, name=f"size_{letter}")
 
     def _remember(self, value: ir.Value, items: Any) -> None:
-        self.symbols.elements[value] = np.array(items, object)
-        self.symbols.dims[value] = self.symbols.elements[value].shape
-        self.symbols.dtypes[value] = ir.DataType.INT64
+        self._symbols.elements[value] = np.array(items, object)
+        self._symbols.dims[value] = self._symbols.elements[value].shape
+        self._symbols.dtypes[value] = ir.DataType.INT64
 
     # Nodes that do nothing --------------------------------------------------------------------
 
@@ -130,14 +142,14 @@ class Simplifier:
         source = node.inputs[0] if node.inputs else None
         if source is None:
             return None
-        known = self.symbols.dtypes
+        known = self._symbols.dtypes
         same_dtype = known.get(source) is not None and known[source] == known[node.outputs[0]]
         if node.op_type == "Identity" or (node.op_type == "Cast" and same_dtype):
             return source
         if node.op_type == "Slice" and self._takes_all(node, source):
             return source
         if node.op_type in ("Expand", "Reshape"):
-            before, after = (self.symbols.dims.get(value) for value in (source, node.outputs[0]))
+            before, after = (self._symbols.dims.get(value) for value in (source, node.outputs[0]))
             return source if before is not None and None not in before and before == after else None
         return None
 
@@ -150,17 +162,17 @@ class Simplifier:
 
     def _takes_all(self, node: ir.Node, source: ir.Value) -> bool:
         starts, steps = (
-            self.symbols.numbers(node.inputs[i]) if len(node.inputs) > i else None for i in (1, 4)
+            self._symbols.numbers(node.inputs[i]) if len(node.inputs) > i else None for i in (1, 4)
         )
-        ends = self.symbols.elements.get(node.inputs[2]) if node.inputs[2] else None
-        axes = self.symbols.numbers(node.inputs[3]) if len(node.inputs) > 3 else None
+        ends = self._symbols.elements.get(node.inputs[2]) if node.inputs[2] else None
+        axes = self._symbols.numbers(node.inputs[3]) if len(node.inputs) > 3 else None
         if starts is None or ends is None or axes is None or {*starts} != {0}:
             return False
         if steps is not None and {*steps} != {1}:
             return False
         return all(
             (isinstance(end, int) and end >= END)
-            or (end is not None and end == self.symbols.size(source, axis))
+            or (end is not None and end == self._symbols.size(source, axis))
             for end, axis in zip(ends.tolist(), axes, strict=True)
         )
 
@@ -168,11 +180,11 @@ class Simplifier:
         """A Reshape whose shape is a constant: 0 copies a size, -1 takes what is left."""
         if node.op_type != "Reshape" or node.inputs[1] is None:
             return None
-        wanted = self.symbols.elements.get(node.inputs[1])
-        if wanted is None or self.symbols.numbers(node.inputs[1]) is not None:
+        wanted = self._symbols.elements.get(node.inputs[1])
+        if wanted is None or self._symbols.numbers(node.inputs[1]) is not None:
             return None
         sizes: list[Any] = [
-            0 if isinstance(size, str) and size == self.symbols.size(node.inputs[0], i) else size
+            0 if isinstance(size, str) and size == self._symbols.size(node.inputs[0], i) else size
             for i, size in enumerate(wanted.tolist())
         ]
         letters = [i for i, size in enumerate(sizes) if isinstance(size, str)]
@@ -181,9 +193,9 @@ class Simplifier:
         for i in letters:
             sizes[i] = -1
         result: ir.Value = self._graph.Reshape(node.inputs[0], self._constant(np.array(sizes)))
-        self.symbols.visit(result.producer())  # type: ignore[arg-type]
-        self.symbols.dims[result] = tuple(
-            self.symbols.size(node.outputs[0], i) for i in range(len(sizes))
+        self._symbols.visit(result.producer())  # type: ignore[arg-type]
+        self._symbols.dims[result] = tuple(
+            self._symbols.size(node.outputs[0], i) for i in range(len(sizes))
         )
         return result
 
@@ -212,10 +224,10 @@ class Simplifier:
         if gemm is None or flat is None or not is_plain_gemm(gemm) or flat.inputs[0] is None:
             return None
         x, (weight, *bias) = flat.inputs[0], gemm.inputs[1:]
-        before, after = self.symbols.dims.get(x), self.symbols.dims.get(node.outputs[0])
+        before, after = self._symbols.dims.get(x), self._symbols.dims.get(node.outputs[0])
         if before is None or after is None or None in before[:-1] or not is_matrix(weight):
             return None
-        if self.symbols.size(flat.outputs[0], -1) != before[-1] or before[:-1] != after[:-1]:
+        if self._symbols.size(flat.outputs[0], -1) != before[-1] or before[:-1] != after[:-1]:
             return None
         if attribute(gemm, "transB", 0):
             product = self._graph.FusedMatMul(x, weight, transB=1, name="product")
@@ -229,27 +241,30 @@ class Simplifier:
     def _made(self, value: ir.Value, node: ir.Node) -> ir.Value:
         """Remembers of ``value`` what is known of the output of ``node``."""
         old = node.outputs[0]
-        self.symbols.dtypes[value] = self.symbols.dtypes.get(old)
-        if old in self.symbols.dims:
-            self.symbols.dims[value] = self.symbols.dims[old]
+        self._symbols.dtypes[value] = self._symbols.dtypes.get(old)
+        if old in self._symbols.dims:
+            self._symbols.dims[value] = self._symbols.dims[old]
         return value
 
 
-def lift_constants(model: ir.Model) -> list[ir.Value]:
-    """Turns Constant nodes into initializers, equal ones into one; returns these."""
-    parameters = set(model.graph.initializers)
-    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    first: dict[tuple[Any, ...], ir.Value] = {}
-    for name, value in list(model.graph.initializers.items()):
-        if name in parameters or value.const_value is None:
-            continue
-        array = value.const_value.numpy()
-        digest = hashlib.sha256(array.tobytes()).digest()
-        same = first.setdefault((array.dtype, array.shape, digest), value)
-        if same is not value:
-            ir.convenience.replace_all_uses_with(value, same)
-            del model.graph.initializers[name]
-    return list(first.values())
+class LiftConstants:
+    """Turns Constant nodes into initializers, equal ones into one."""
+
+    def apply(self, model: ir.Model) -> Outcome:
+        """Changes the model in place; what was changed are the names of these initializers."""
+        parameters = set(model.graph.initializers)
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+        first: dict[tuple[Any, ...], ir.Value] = {}
+        for name, value in list(model.graph.initializers.items()):
+            if name in parameters or value.const_value is None:
+                continue
+            array = value.const_value.numpy()
+            digest = hashlib.sha256(array.tobytes()).digest()
+            same = first.setdefault((array.dtype, array.shape, digest), value)
+            if same is not value:
+                ir.convenience.replace_all_uses_with(value, same)
+                del model.graph.initializers[name]
+        return Outcome(changed=[str(value.name) for value in first.values()])
 
 
 def constant_name(array: NDArray[Any]) -> str:

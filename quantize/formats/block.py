@@ -42,6 +42,7 @@ class Block:
     bits: int
     size: int
     stored_by_rows = True  # (N, …): one output feature after another
+    has_embedding = True
 
     @property
     def name(self) -> str:
@@ -193,3 +194,6 @@ class Block:
     def _scales_value(self, g: Graph, weight: LinearWeight, blob: Blob) -> ir.Value:
         shape = (weight.out_features, weight.in_features // self.size)
         return g.weight(f"{weight.name}.scales", shape, blob)
+
+
+FORMATS = tuple(Block(bits, size) for bits in (4, 8) for size in (16, 32, 64, 128))

@@ -41,6 +41,7 @@ class Int8Channel:
     name: str = "int8-channel"
     bits_per_weight: float = 8.0  # plus 64 bits per output channel
     stored_by_rows: bool = False  # (K, N): one output feature is a column
+    has_embedding: bool = False
 
     def fitted(self, weight: LinearWeight) -> Int8Channel | str:
         """Every matrix fits."""
@@ -106,3 +107,6 @@ class Int8Channel:
             g.Mul(product, spread, name="rescale"), g.Mul(low, sums, name="shift"), name="result"
         )
         return result
+
+
+FORMATS = (Int8Channel(),)

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         ResourceError,
         StorageError,
     )
+    from pocketlm.export.observer import Observer
     from pocketlm.model import Model, Result, load
     from pocketlm.runtime.cancellation import Cancellation
     from pocketlm.runtime.providers import FallbackWarning
@@ -47,6 +48,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "pocketlm.model": ["Model", "Result", "load"],
+    "pocketlm.export.observer": ["Observer"],
     "pocketlm.runtime.cancellation": ["Cancellation"],
     "pocketlm.runtime.providers": ["FallbackWarning"],
     "pocketlm.runtime.text": ["Piece", "TextStream", "Timings"],
@@ -73,6 +75,7 @@ __all__ = [
     "Model",
     "ModelFolderError",
     "NumericsError",
+    "Observer",
     "Piece",
     "PocketLMError",
     "ProviderError",

@@ -14,16 +14,15 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 from pocketlm import __version__, store
 from pocketlm.export.cache_folder import cache_folder
 from pocketlm.export.checkpoint import Checkpoint, open_checkpoint
-from pocketlm.export.download import OnDownload, download, download_config, held_bytes
+from pocketlm.export.download import download, download_config, held_bytes
 from pocketlm.export.errors import (
     CheckpointError,
     HubError,
@@ -43,6 +42,7 @@ from pocketlm.export.hub import (
 from pocketlm.export.hub_selection import relevant_files
 from pocketlm.export.importing import importing
 from pocketlm.export.lock import locked
+from pocketlm.export.observer import SILENT, Observer
 from pocketlm.export.quantities import size_text
 from pocketlm.export.tokenizers import TokenizerSource, open_tokenizer
 from pocketlm.fingerprint import fingerprint
@@ -51,7 +51,6 @@ from pocketlm.reference import DEMO, Demo, OnDisk, OnHub, Reference, nothing_her
 from pocketlm.store import Pinned, Repository, discard, is_download, sound_model
 
 DEFAULT_PRECISION = "int8"
-OnExport = Callable[[Path], dict[str, Any]]
 
 
 def say(message: str) -> None:
@@ -67,14 +66,13 @@ class HubOptions:
     revision: str | None = None  # branch, tag or commit; None: "main"
     offline: bool = False
     keep_download: bool = False  # also after the export
-    on_download: OnDownload | None = None
+    observer: Observer = SILENT
 
 
 def export_once(
     reference: Reference,
     precision: str | None,
     tokenizer: str | Path | None,
-    on_export: OnExport | None,
     options: HubOptions,
 ) -> ModelFolder:
     """The model folder of the checkpoint ``reference`` in ``precision``, exported if need be.
@@ -82,7 +80,7 @@ def export_once(
     Without a writable cache folder it goes to a temporary folder that is removed at exit.
     """
     if isinstance(reference, OnHub):
-        return _Wanted.of(reference, options).model(precision, tokenizer, on_export)
+        return _Wanted.of(reference, options).model(precision, tokenizer)
     path = checkpoint_path(reference)
     opened = open_checkpoint(path, tokenizer)
     files = [*opened.files, *(opened.tokenizer.files if opened.tokenizer else ())]
@@ -99,7 +97,7 @@ def export_once(
     with locked(made.lock(root), _waiting_for(name)):
         if found := made.find(root):
             return found
-        folder = _export(opened, made.place(root), precision, on_export)
+        folder = _export(opened, made.place(root), precision, options.observer)
         made.note(folder.path)
         return folder
 
@@ -192,9 +190,7 @@ class _Wanted:
         chosen = options.revision or revision or DEFAULT_REVISION
         return cls(reference.repository, chosen, options)
 
-    def model(
-        self, precision: str | None, tokenizer: str | Path | None, on_export: OnExport | None
-    ) -> ModelFolder:
+    def model(self, precision: str | None, tokenizer: str | Path | None) -> ModelFolder:
         """Its model folder; without ``precision`` the one that is in the cache, else int8."""
         others = _key([] if tokenizer is None else [*_open_tokenizer(tokenizer).files])
         pinned, answer = self._look_up()
@@ -210,7 +206,7 @@ class _Wanted:
                 return found
             with self._downloaded(repository, pinned, answer, precision) as (folder, origin):
                 opened = replace(open_checkpoint(folder, tokenizer), origin=origin)
-                return _export(opened, out, precision, on_export)
+                return _export(opened, out, precision, self.options.observer)
 
     @contextlib.contextmanager
     def checkpoint(self, for_torch: bool) -> Iterator[tuple[Path, dict[str, str]]]:
@@ -306,8 +302,9 @@ class _Wanted:
             if not for_torch:
                 self._check_ahead(folder, answer, precision)
             discard(folder)
-            heard = self.options.on_download
-            download(Hub(say=say), answer, folder, for_torch=for_torch, on_download=heard)
+            download(
+                Hub(say=say), answer, folder, for_torch=for_torch, observer=self.options.observer
+            )
         if self.options.keep_download:
             (folder / store.KEEP).touch()
         yield folder, {"repository": self.name, "commit": pinned.commit}
@@ -318,8 +315,12 @@ class _Wanted:
         """Refuses, before the weights are fetched, what cannot be exported or has no room."""
         with tempfile.TemporaryDirectory(prefix="pocketlm-") as temporary:
             download_config(Hub(say=say), snapshot, Path(temporary))
-            planned = precision or FULL
-            plan = _exporting().plan_checkpoint(temporary, folder, planned, timed=False)
+            with _exporting():
+                from pocketlm.export.plan import open_headers
+                from pocketlm.export.writing import plan_export
+                from pocketlm.quantize.run import precision_of
+            change = precision_of(precision or FULL)
+            plan = plan_export(open_headers(temporary), folder, change, timed=False)
         needed = max(0, plan.bytes_to_read - held_bytes(folder))
         needed += plan.bytes_needed if precision else 0
         if needed > plan.bytes_free:
@@ -335,11 +336,8 @@ def _waiting_for(name: str) -> Callable[[str], None]:
     return lambda holder: say(f"waiting for {holder}, which is making {name}")
 
 
-def _export(
-    opened: Checkpoint, out: Path, precision: str, on_export: OnExport | None
-) -> ModelFolder:
+def _export(opened: Checkpoint, out: Path, precision: str, observer: Observer) -> ModelFolder:
     """Exports to ``out``, in place of what is damaged there: nobody but this cache wrote it."""
-    options = on_export(out) if on_export else {}
     # Where locks do not hold, another process may finish the same at any time: what appears after
     # this line is not what is damaged.
     damaged = out.exists()
@@ -347,20 +345,20 @@ def _export(
         return found
     if damaged:
         discard(out)
+    with _exporting():
+        from pocketlm.export.writing import export_model
+        from pocketlm.quantize.run import precision_of
     try:
-        made: ModelFolder = _exporting().export_checkpoint(opened, out, precision, **options)
-        return made
+        return export_model(opened, out, precision_of(precision), observer=observer)
     except (ModelFolderError, StorageError):
         if found := sound_model(out):
             return found
         raise
 
 
-def _exporting() -> ModuleType:
-    """Imported only for an export: what it needs is an extra, and takes time and memory."""
-    with importing("exporting a checkpoint", "export"):
-        import pocketlm.quantize.run
-    return pocketlm.quantize.run
+def _exporting() -> AbstractContextManager[None]:
+    """Around imports that only an export makes: they need an extra, time and memory."""
+    return importing("exporting a checkpoint", "export")
 
 
 def _key(files: list[Path], *others: str, with_times: bool = True) -> str:

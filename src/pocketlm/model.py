@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pocketlm.export.errors import ModelFolderError, RequestError
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.memory import memory_errors
+from pocketlm.export.observer import SILENT, Observer
 from pocketlm.placement import open_session
 from pocketlm.quantize.precisions import PRECISIONS
 from pocketlm.reference import OnDisk, check_options, find_reference
@@ -37,9 +38,6 @@ from pocketlm.runtime.text import (
     stream_text,
 )
 from pocketlm.runtime.tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    from pocketlm.export.download import OnDownload
 
 # For a model that does not say: a little below its own distribution.
 SAMPLING_DEFAULTS = {"temperature": 0.8, "top_p": 0.95}
@@ -272,8 +270,7 @@ def load(
     revision: str | None = None,
     offline: bool = False,
     keep_download: bool = False,
-    on_export: Callable[[Path], dict[str, Any]] | None = None,
-    on_download: OnDownload | None = None,
+    observer: Observer = SILENT,
 ) -> Model:
     """Opens a model folder, or a checkpoint after exporting it; without ``path``, the demo model.
 
@@ -284,15 +281,14 @@ def load(
     "int8-weight" or "int4"; "int8" unless given) and opened from there the next time; that needs
     the extra "export". ``threads`` None means the cores this process may use. ``provider`` is
     "cpu", "cuda" (needs the extra "cuda") or "auto": CUDA where it can be had, else the CPU, with
-    a FallbackWarning if ONNX Runtime is built for CUDA. ``on_export`` is called when an export
-    begins and returns keyword arguments for it, such as a progress callback.
+    a FallbackWarning if ONNX Runtime is built for CUDA. ``observer`` is told of what is downloaded
+    and exported, and how far that is: see ``Observer``.
 
     A string that is no path here and reads org/name (or org/name@revision) is a repository on the
     hub: its ``revision`` (a branch, tag or commit; "main" unless given) is looked up, and what the
     cache lacks is downloaded and exported; that needs the extra "hub". Without ``precision`` it is
     the one in the cache, else "int8". ``offline`` never touches the network. A download is removed
-    after its export unless ``keep_download``. ``on_download`` is called with the repository and
-    the number of bytes and returns a context with the progress callback.
+    after its export unless ``keep_download``.
 
     An option that would do nothing is refused: ``tokenizer`` with a model folder, ``revision`` and
     ``keep_download`` with what is not on the hub, another ``precision`` than a model folder's.
@@ -307,8 +303,7 @@ def load(
         revision=revision,
         offline=offline,
         keep_download=keep_download,
-        on_export=on_export,
-        on_download=on_download,
+        observer=observer,
     )
     return Model(folder, threads, provider)
 
@@ -321,8 +316,7 @@ def find_folder(
     revision: str | None = None,
     offline: bool = False,
     keep_download: bool = False,
-    on_export: Callable[[Path], dict[str, Any]] | None = None,
-    on_download: OnDownload | None = None,
+    observer: Observer = SILENT,
 ) -> ModelFolder:
     """The model folder that ``load`` opens, exported if need be; raises what ``load`` raises."""
     reference = find_reference(path)
@@ -341,5 +335,5 @@ def find_folder(
         return folder
     from pocketlm.exported import HubOptions, export_once
 
-    options = HubOptions(revision, offline, keep_download, on_download)
-    return export_once(reference, precision, tokenizer, on_export, options)
+    options = HubOptions(revision, offline, keep_download, observer)
+    return export_once(reference, precision, tokenizer, options)

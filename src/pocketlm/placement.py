@@ -43,7 +43,7 @@ def open_session(
 
 
 def _open_on_cuda(folder: ModelFolder, threads: int | None) -> Session:
-    obstacle = cuda_obstacle(folder.manifest["precision"]["name"])
+    obstacle = cuda_obstacle(folder.formats)
     if obstacle is not None:
         raise obstacle.error()
     if folder.graph_cache == GROWING:  # no fused attention in it: every node has a float32 kernel

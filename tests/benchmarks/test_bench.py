@@ -23,7 +23,8 @@ from pocketlm.benchmarks.speed.roofline import weight_bytes_per_token
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.errors import RequestError
 from pocketlm.export.folder import ModelFolder
-from pocketlm.quantize.run import export_checkpoint
+from pocketlm.export.writing import export_model
+from pocketlm.quantize.run import precision_of
 
 TESTS = (SpeedTest(24, 0), SpeedTest(0, 6), SpeedTest(0, 6, depth=10), SpeedTest(8, 4))
 BANDWIDTH = 1e9
@@ -37,7 +38,7 @@ def folders(
     out = tmp_path_factory.mktemp("bench") / "int4"
     return {
         "fp32": tiny_folder,
-        "int4": export_checkpoint(open_checkpoint(tiny_checkpoint), out, "int4"),
+        "int4": export_model(open_checkpoint(tiny_checkpoint), out, precision_of("int4")),
     }
 
 

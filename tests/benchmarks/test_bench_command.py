@@ -32,7 +32,7 @@ from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.threads import most_threads
 from pocketlm.export.writing import export_model
-from pocketlm.quantize.run import export_checkpoint
+from pocketlm.quantize.run import precision_of
 
 QUICK = ["-p", "16", "-n", "4", "-t", "1", "-r", "1"]
 
@@ -59,7 +59,7 @@ def idle_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def int4(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
     out = tmp_path_factory.mktemp("command") / "out-int4"
-    return export_checkpoint(open_checkpoint(tiny_checkpoint), out, "int4")
+    return export_model(open_checkpoint(tiny_checkpoint), out, precision_of("int4"))
 
 
 # What it prints ----------------------------------------------------------------------------------

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from pocketlm.benchmarks.tasks.loglikelihood import Score, Scorer, encode_pair, logprobs
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.errors import NumericsError, RequestError
-from pocketlm.quantize.run import export_checkpoint
+from pocketlm.export.writing import export_model
+from pocketlm.quantize.run import precision_of
 from pocketlm.runtime.session import Session
 from pocketlm.runtime.tokenizer import Tokenizer
 
@@ -38,7 +39,9 @@ def tokenizer(tiny_checkpoint: Path) -> Tokenizer:
 def int4_session(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Session:
     """Where the last bit of a row may decide the next: activations are rounded to int8."""
     out = tmp_path_factory.mktemp("int4") / "model"
-    return Session(export_checkpoint(open_checkpoint(tiny_checkpoint), out, "int4"), threads=1)
+    return Session(
+        export_model(open_checkpoint(tiny_checkpoint), out, precision_of("int4")), threads=1
+    )
 
 
 def recomputed(session: Session, context: list[int], continuation: list[int]) -> Score:

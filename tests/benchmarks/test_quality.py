@@ -28,7 +28,8 @@ from pocketlm.benchmarks.quality.plan import MANY_DOCUMENTS, check_texts
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.errors import NumericsError, RequestError
 from pocketlm.export.folder import ModelFolder
-from pocketlm.quantize.run import export_checkpoint
+from pocketlm.export.writing import export_model
+from pocketlm.quantize.run import precision_of
 from pocketlm.runtime.session import Session
 from pocketlm.runtime.tokenizer import Tokenizer
 
@@ -49,7 +50,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
     }
     source = open_checkpoint(write_checkpoint(root / "gpt2", config, tensors))
     return {
-        precision: export_checkpoint(source, root / precision, precision)
+        precision: export_model(source, root / precision, precision_of(precision))
         for precision in ("fp32", "int8", "int4")
     }
 
@@ -67,7 +68,7 @@ def two(folders: Folders, tmp_path_factory: pytest.TempPathFactory) -> Folders:
         for name, values in gpt2_tensors(config).items()
     }
     source = open_checkpoint(write_checkpoint(root / "gpt2", config, tensors))
-    return {"fp32": folders["fp32"], "other": export_checkpoint(source, root / "out", "fp32")}
+    return {"fp32": folders["fp32"], "other": export_model(source, root / "out")}
 
 
 @pytest.fixture(scope="module")
@@ -570,7 +571,7 @@ def test_models_of_different_vocabularies_are_not_compared(
 ) -> None:
     config = gpt2_config(vocab_size=280, n_positions=CONTEXT)
     source = open_checkpoint(write_checkpoint(tmp_path / "gpt2", config))
-    other = export_checkpoint(source, tmp_path / "other", "fp32")
+    other = export_model(source, tmp_path / "other")
     with pytest.raises(RequestError, match="differ: found logits for 300 and 280 tokens"):
         measure({"fp32": folders["fp32"], "other": other}, text)
 

@@ -13,7 +13,8 @@ from pocketlm.benchmarks.speed.roofline import kv_bytes_per_token, weight_bytes_
 from pocketlm.export.architectures import find_architecture
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.folder import ModelFolder
-from pocketlm.quantize.run import export_checkpoint
+from pocketlm.export.writing import export_model
+from pocketlm.quantize.run import precision_of
 
 WIDTH, VOCABULARY = 32, 300
 
@@ -30,7 +31,7 @@ def test_gpt2_reads_all_but_one_row_of_the_positions(checkpoint: Path, tmp_path:
     shapes = find_architecture(config).tensor_shapes(config)
     numbers = {name: math.prod(shape) for name, shape in shapes.items()}
     positions = next(size for name, size in numbers.items() if name.endswith("wpe.weight"))
-    folder = export_checkpoint(open_checkpoint(checkpoint), tmp_path / "fp32", "fp32")
+    folder = export_model(open_checkpoint(checkpoint), tmp_path / "fp32")
     expected = 4 * (sum(numbers.values()) - positions + WIDTH)
     assert weight_bytes_per_token(folder) == expected
 
@@ -39,7 +40,9 @@ def test_gpt2_reads_all_but_one_row_of_the_positions(checkpoint: Path, tmp_path:
 def test_a_quantized_gpt2_reads_its_weights_but_for_the_positions(
     checkpoint: Path, tmp_path: Path, precision: str
 ) -> None:
-    folder = export_checkpoint(open_checkpoint(checkpoint), tmp_path / precision, precision)
+    folder = export_model(
+        open_checkpoint(checkpoint), tmp_path / precision, precision_of(precision)
+    )
     positions = 4 * (64 - 1) * WIDTH
     # The file is longer by what aligns the tensors: 4096 bytes for large ones.
     padding = folder.weights_bytes - positions - weight_bytes_per_token(folder)
@@ -52,7 +55,7 @@ def test_llama_reads_one_row_of_an_embedding_that_is_not_the_head(
 ) -> None:
     config = llama_config(tie_word_embeddings=tied)
     source = write_checkpoint(tmp_path / "llama", config, llama_tensors(config))
-    folder = export_checkpoint(open_checkpoint(source), tmp_path / "out", "fp32")
+    folder = export_model(open_checkpoint(source), tmp_path / "out")
     shapes = find_architecture(config).tensor_shapes(config)
     everything = sum(math.prod(shape) for shape in shapes.values())
     width, vocabulary = config["hidden_size"], config["vocab_size"]

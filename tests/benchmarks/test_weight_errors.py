@@ -12,7 +12,8 @@ from checkpoint_files import gpt2_config, write_checkpoint
 from pocketlm.benchmarks.weight_errors import weight_errors
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.folder import ModelFolder
-from pocketlm.quantize.run import export_checkpoint
+from pocketlm.export.writing import export_model
+from pocketlm.quantize.run import precision_of
 
 
 def folder_with(*tensors: dict[str, Any]) -> ModelFolder:
@@ -69,7 +70,7 @@ def test_a_layer_weighs_its_tensors_by_their_size() -> None:
 def test_a_real_folder_has_all_its_layers(tmp_path: Path) -> None:
     config = gpt2_config(vocab_size=300, n_embd=64, tie_word_embeddings=False)
     source = open_checkpoint(write_checkpoint(tmp_path / "source", config))
-    found = weight_errors(export_checkpoint(source, tmp_path / "int4", "int4"))
+    found = weight_errors(export_model(source, tmp_path / "int4", precision_of("int4")))
     assert [layer["layer"] for layer in found] == ["embedding", "h.0", "h.1", "head"]
     # Four bits round to 1/16 of the range or finer; eight, for the embedding, sixteen times finer.
     errors = [layer["relative_error"] for layer in found]

@@ -23,9 +23,10 @@ import pytest
 from numpy.typing import NDArray
 
 from pocketlm.export.checkpoint import open_checkpoint
+from pocketlm.export.writing import export_model
 from pocketlm.exported import demo_checkpoint
 from pocketlm.quantize.formats import int8_channel
-from pocketlm.quantize.run import export_checkpoint
+from pocketlm.quantize.run import precision_of
 from pocketlm.runtime.tokenizer import Tokenizer
 
 QEMU = "qemu-x86_64"
@@ -92,11 +93,11 @@ def export_demo(place: Path) -> list[Path]:
     """One folder per key of LARGEST_DIFFERENCE, named after it, and one with weights up to 127."""
     checkpoint = open_checkpoint(demo_checkpoint())
     for precision in PRECISIONS:
-        export_checkpoint(checkpoint, place / precision, precision)
-    export_checkpoint(checkpoint, place / INTEGER, "int8", head="fp32")
+        export_model(checkpoint, place / precision, precision_of(precision))
+    export_model(checkpoint, place / INTEGER, precision_of("int8", head="fp32"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(int8_channel, "LARGEST", 127)
-        export_checkpoint(checkpoint, place / FULL_RANGE, "int8", head="fp32")
+        export_model(checkpoint, place / FULL_RANGE, precision_of("int8", head="fp32"))
     return [place / name for name in (*PRECISIONS, INTEGER, FULL_RANGE)]
 
 

@@ -14,10 +14,12 @@ from llama_checkpoints import llama_config, llama_tensors
 from numpy.typing import NDArray
 
 from pocketlm.export.checkpoint import open_checkpoint
-from pocketlm.export.float16_attention import attend_in_float16, float16_attention_graph
+from pocketlm.export.float16_attention import AttendInFloat16, float16_attention_graph
 from pocketlm.export.folder import ModelFolder
+from pocketlm.export.graph_pass import Outcome
+from pocketlm.export.writing import export_model
 from pocketlm.exported import demo_checkpoint
-from pocketlm.quantize.run import export_checkpoint
+from pocketlm.quantize.run import precision_of
 from pocketlm.runtime.session import WEIGHTS_FOLDER
 
 IDS = np.random.default_rng(5).integers(0, 97, (1, 24))
@@ -27,7 +29,7 @@ def llama_folder(out: Path, precision: str = "fp32") -> ModelFolder:
     """A grouped-query model with a window, and heads of 16: attention rotates by itself."""
     config = llama_config("mistral", sliding_window=9, head_dim=32)
     checkpoint = write_checkpoint(out / "checkpoint", config, llama_tensors(config))
-    return export_checkpoint(open_checkpoint(checkpoint), out / precision, precision)
+    return export_model(open_checkpoint(checkpoint), out / precision, precision_of(precision))
 
 
 def logits(
@@ -88,8 +90,8 @@ def weight_places(model: ir.Model) -> dict[str, tuple[str, int | None, int | Non
 
 def test_a_second_run_finds_nothing_to_do(tiny_folder: ModelFolder) -> None:
     model = ir.load(tiny_folder.path / "model.onnx")
-    assert attend_in_float16(model) == tiny_folder.shape.num_layers
-    assert attend_in_float16(model) == 0
+    assert len(AttendInFloat16().apply(model).changed) == tiny_folder.shape.num_layers
+    assert AttendInFloat16().apply(model) == Outcome()
 
 
 def error(folder: ModelFolder) -> float:
@@ -101,7 +103,7 @@ def error(folder: ModelFolder) -> float:
 
 
 def test_a_trained_model_stays_within_a_thousandth(tmp_path: Path) -> None:
-    demo = export_checkpoint(open_checkpoint(demo_checkpoint()), tmp_path / "demo")
+    demo = export_model(open_checkpoint(demo_checkpoint()), tmp_path / "demo")
     assert 0 < error(demo) < 1e-3
 
 

@@ -14,7 +14,8 @@ from checkpoint_files import gpt2_config, write_checkpoint
 from llama_checkpoints import llama_config, llama_tensors
 
 from pocketlm.export.errors import CheckpointError
-from pocketlm.quantize.run import plan_checkpoint
+from pocketlm.export.plan import open_headers
+from pocketlm.export.writing import plan_export
 
 ODD: list[Any] = [
     *(None, True, False, 0, -1, 1.5, 1e300, 2**70, 10**350, "", "x", "\0", [], {}),
@@ -81,7 +82,7 @@ def test_json_of_any_kind_is_exported_or_refused_in_a_line(
         content = changed(content, place, copy.deepcopy(generator.choice(ODD)))
         file.write_text(json.dumps(content), "utf-8")
         try:
-            plan_checkpoint(source, tmp_path / "out", timed=False)
+            plan_export(open_headers(source), tmp_path / "out", timed=False)
         except CheckpointError as error:
             num_refused += 1
             assert "\n" not in str(error) and "expected" in str(error), (file, place)

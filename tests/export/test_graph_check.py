@@ -35,10 +35,8 @@ from pocketlm.export.float16_attention import float16_attention_graph
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.graph import Graph
 from pocketlm.export.traced.contract import check_operators
-from pocketlm.export.writing import open_decoder, write_folder
-from pocketlm.quantize.report import Report
-from pocketlm.quantize.rewrite import Rewrite
-from pocketlm.quantize.select import choose
+from pocketlm.export.writing import export_model, open_decoder
+from pocketlm.quantize.plan import plan_for
 from pocketlm.runtime.session import Session
 
 G = "GroupQueryAttention"
@@ -186,14 +184,12 @@ def test_what_the_check_refuses_is_not_published(tiny_folder: ModelFolder, tmp_p
     attention = next(item for item in decoder.model.graph if item.op_type == G)
     attention.attributes.add(ir.AttrInt64("local_window_size", 0))
     with pytest.raises(CheckpointError, match="the graph of this gpt2 has local_window_size 0"):
-        write_folder(decoder, tmp_path / "out", None, force=False, on_plan=None, progress=None)
+        export_model(decoder, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_quantizing_a_graph_without_logits_says_so() -> None:
     g = Graph("no logits")
     g.output(g.Neg(g.input("x", np.float32, [1])), "scores", np.float32, [1])
-    choice = choose("int8")
-    assert choice is not None
     with pytest.raises(CheckpointError, match="the outputs scores, expected logits among them"):
-        Rewrite(g.model(), choice, Report())
+        plan_for(g.model(), "int8")

@@ -34,7 +34,8 @@ from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.errors import ModelFolderError
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.graph_check.graph import check_graph
-from pocketlm.quantize.run import export_checkpoint
+from pocketlm.export.writing import export_model
+from pocketlm.quantize.run import precision_of
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,9 @@ def folders(
     def llama(name: str, precision: str, head: str | None = None, **config: Any) -> ModelFolder:
         fields = llama_config("qwen3", vocab_size=300, **config)
         source = write_checkpoint(root / f"{name}-source", fields, llama_tensors(fields))
-        return export_checkpoint(open_checkpoint(source), root / name, precision, head=head)
+        return export_model(
+            open_checkpoint(source), root / name, precision_of(precision, head=head)
+        )
 
     return {
         "gpt2": tiny_folder,

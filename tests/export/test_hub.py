@@ -26,6 +26,7 @@ from pocketlm.export import download as downloading
 from pocketlm.export.download import DOWNLOADED, download
 from pocketlm.export.errors import CheckpointError, HubError, MissingExtraError, StorageError
 from pocketlm.export.hub import ATTEMPTS, Hub, split_name
+from pocketlm.export.observer import Observer
 
 MB = 1 << 20
 # Larger than what one chunk and the buffers of two sockets hold.
@@ -474,7 +475,9 @@ def test_progress_counts_what_was_there(
         hub_server,
         out,
         clock,
-        on_download=lambda name, total: nullcontext(lambda done, total: heard.append(done)),
+        observer=Observer(
+            download=lambda name, total: nullcontext(lambda done, total: heard.append(done))
+        ),
     )
     assert (heard[0], heard[-1]) == (total - MB, total)
     assert heard == sorted(heard)

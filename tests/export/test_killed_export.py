@@ -14,7 +14,8 @@ from llama_checkpoints import llama_config, llama_tensors
 
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.folder import ModelFolder
-from pocketlm.quantize.run import export_checkpoint
+from pocketlm.export.writing import export_model
+from pocketlm.quantize.run import precision_of
 
 # Exports over and over, each time in a fork that is killed one step later, until one lives to the
 # end; prints what each left. Steps: what is opened or renamed beside OUT, every fsync, and every
@@ -24,7 +25,9 @@ import json, os, signal, sys
 from pathlib import Path
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.folder import MANIFEST
-from pocketlm.quantize.run import export_checkpoint
+from pocketlm.export.observer import Observer
+from pocketlm.export.writing import export_model
+from pocketlm.quantize.run import precision_of
 
 source, out = sys.argv[1], Path(sys.argv[2])
 left = None
@@ -55,7 +58,8 @@ while True:
     child = os.fork()
     if child == 0:
         left, pieces = len(killed), 0
-        export_checkpoint(open_checkpoint(source), out, "int4", progress=progress)
+        observer = Observer(progress=progress)
+        export_model(open_checkpoint(source), out, precision_of("int4"), observer=observer)
         os._exit(0)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if status == 0:
@@ -97,5 +101,5 @@ def test_an_export_killed_at_any_step_leaves_no_model_and_starts_over_cleanly(
     found = ModelFolder.open(out)
     found.verify()
     assert [path.name for path in out.parent.iterdir()] == ["out"]
-    expected = export_checkpoint(open_checkpoint(source), tmp_path / "undisturbed", "int4")
+    expected = export_model(open_checkpoint(source), tmp_path / "undisturbed", precision_of("int4"))
     assert found.manifest == expected.manifest

@@ -21,7 +21,7 @@ from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.errors import CheckpointError
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.writing import export_model
-from pocketlm.quantize.run import export_checkpoint, quantize_model
+from pocketlm.quantize.run import precision_of
 from pocketlm.runtime.cache import ConcatenatingCache
 from pocketlm.runtime.session import Session
 
@@ -196,7 +196,9 @@ def test_parameters_are_the_numbers_of_the_checkpoint(exported: Exported) -> Non
 def test_every_linear_layer_is_quantized_and_stays_close(
     precision: str, exported: Exported, tmp_path: Path
 ) -> None:
-    folder = export_checkpoint(open_checkpoint(exported.source), tmp_path / "out", precision)
+    folder = export_model(
+        open_checkpoint(exported.source), tmp_path / "out", precision_of(precision)
+    )
     found = {tensor["name"] for tensor in folder.manifest["precision"]["tensors"]}
     matrices = {
         name.removeprefix("model.") for name, values in exported.tensors.items() if values.ndim == 2
@@ -218,14 +220,14 @@ def test_bytes_do_not_depend_on_pieces_threads_or_the_way_through_fp32(
 ) -> None:
     config = llama_config("qwen3", vocab_size=500)
     source = write_checkpoint(tmp_path / "in", config, llama_tensors(config), shards=2)
-    plain = export_checkpoint(open_checkpoint(source), tmp_path / "plain", precision)
+    plain = export_model(open_checkpoint(source), tmp_path / "plain", precision_of(precision))
     monkeypatch.setattr("pocketlm.export.graph.PIECE_BYTES", 3000)
     monkeypatch.setattr("pocketlm.export.external_data.default_threads", lambda: 5)
-    pieces = export_checkpoint(open_checkpoint(source), tmp_path / "pieces", precision)
+    pieces = export_model(open_checkpoint(source), tmp_path / "pieces", precision_of(precision))
     assert pieces.files["model.onnx_data"] == plain.files["model.onnx_data"]
     if precision != "fp32":
         full = export_model(open_checkpoint(source), tmp_path / "full")
-        again = quantize_model(full, tmp_path / "again", precision)
+        again = export_model(full, tmp_path / "again", precision_of(precision))
         assert again.files["model.onnx_data"] == plain.files["model.onnx_data"]
         assert again.manifest["precision"]["tensors"] == plain.manifest["precision"]["tensors"]
         assert again.manifest["num_parameters"] == plain.manifest["num_parameters"]

@@ -28,8 +28,9 @@ from pocketlm.export.manifest import (
     manifest_bytes,
     read_manifest,
 )
-from pocketlm.export.writing import open_decoder, write_folder
-from pocketlm.quantize.run import precision_of
+from pocketlm.export.writing import export_model, open_decoder
+from pocketlm.quantize.plan import plan_for
+from pocketlm.quantize.run import Quantized
 
 Manifest = dict[str, Any]
 
@@ -230,19 +231,26 @@ def same_kind(one: Any, other: Any) -> bool:
 
 @pytest.fixture(scope="module")
 def written(tiny_folder: ModelFolder, tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
-    """A folder whose manifest has every field: traced, quantized in part, from the hub."""
+    """A folder whose manifest has every field: traced, quantized by a plan, from the hub."""
     decoder = open_decoder(tiny_folder)
     source = decoder.source() | {"repository": "org/name", "commit": "0" * 40}
     graph = {"made_by": "a test 1.0", "cache": "in-place", "not_rewritten": "no need"}
-    precision = precision_of("int4", 32, "fp32")
-    return write_folder(
+    plan = plan_for(decoder.model, "int4", 64, "fp32")
+    assert "int4-block32" in plan.formats.values()  # since 64 does not divide
+    plan = replace(plan, calibration={"tokens": 9, "text": "x"}, promise={"kl": 0.5, "text": "y"})
+    return export_model(
         replace(decoder, source=lambda: source, graph=graph),
         tmp_path_factory.mktemp("written") / "out",
-        precision,
-        force=False,
-        on_plan=None,
-        progress=None,
+        Rotated(plan.fitting),
     )
+
+
+class Rotated(Quantized):
+    """Says that it has rotated the weights first."""
+
+    def describe(self, num_parameters: int) -> dict[str, Any]:
+        rotation = {"seed": 3, "parts": ["R1"], "skipped": {"R2": "no need"}}
+        return super().describe(num_parameters) | {"rotation": rotation}
 
 
 def test_a_value_of_another_type_is_refused_or_does_no_harm(
@@ -280,9 +288,9 @@ def test_a_wrong_field_is_named_by_every_verb(copy: Path, tmp_path: Path, run: R
     manifest["precision"] = {"name": "fp32", "tensors": [{"x": 1}], "share_quantized": "x"}
     (copy / MANIFEST).write_text(json.dumps(manifest))
     for arguments in (["info", copy], ["info", copy, "--json"], ["run", copy, "x"]):
-        assert_refused(run(*arguments), "found nothing as 'precision.block_size', expected a posi")
+        assert_refused(run(*arguments), "found 'x' as 'precision.share_quantized', expected a n")
     ended = run("quantize", copy, tmp_path / "out", "--to", "int8")
-    assert_refused(ended, "found nothing as 'precision.block_size'")
+    assert_refused(ended, "found 'x' as 'precision.share_quantized'")
 
 
 # The page in docs/ -------------------------------------------------------------------------------
@@ -306,6 +314,7 @@ def test_the_page_lists_exactly_what_an_export_writes(written: ModelFolder) -> N
     found = {generic(place) for place, _ in places(written.manifest)}
     found -= {f"precision.tensors.{i}.shape.{j}" for i in range(99) for j in range(8)}
     assert {name for name, _, _ in rows} == found
-    optional = {path.replace("?", "") for path in FIELDS if "?" in path}
-    assert {name for name, _, where in rows if where == "optional"} == optional
-    assert {name for name, _, where in rows if where == "quantized"} == {*QUANTIZED_FIELDS}
+    optional = {path for path in [*FIELDS, *QUANTIZED_FIELDS] if "?" in path}
+    for kind, paths in (("optional", optional), ("quantized", {*QUANTIZED_FIELDS} - optional)):
+        expected = {path.replace("?", "") for path in paths}
+        assert {name for name, _, where in rows if where == kind} == expected

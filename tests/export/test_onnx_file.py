@@ -25,7 +25,8 @@ from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.graph_check import onnx_file
 from pocketlm.export.graph_check.onnx_file import Graph, GraphRefused, Tensor, Value, read_graph
-from pocketlm.quantize.run import export_checkpoint
+from pocketlm.export.writing import export_model
+from pocketlm.quantize.run import precision_of
 
 # What the onnx package finds ----------------------------------------------------------------------
 
@@ -115,7 +116,7 @@ def test_it_finds_what_the_onnx_package_finds(
         config = llama_config(architecture, **fields | {"vocab_size": 300, "num_hidden_layers": 1})
         tensors = llama_tensors(config)
     source = open_checkpoint(write_checkpoint(tmp_path / "source", config, tensors))
-    folder = export_checkpoint(source, tmp_path / "out", precision)
+    folder = export_model(source, tmp_path / "out", precision_of(precision))
     assert check_same((folder.path / "model.onnx").read_bytes())
 
 

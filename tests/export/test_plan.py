@@ -21,9 +21,9 @@ from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.errors import CheckpointError
 from pocketlm.export.external_data import pieces
 from pocketlm.export.folder import ModelFolder
-from pocketlm.export.plan import predicted_peak
-from pocketlm.export.writing import build_decoder
-from pocketlm.quantize.run import export_checkpoint, plan_checkpoint, precision_of
+from pocketlm.export.plan import open_headers, predicted_peak
+from pocketlm.export.writing import build_decoder, export_model, plan_export
+from pocketlm.quantize.run import precision_of
 
 TINY = [CASES["llama"], CASES["qwen3, biases, tied"], CASES["phi3"], CASES["gemma3"]]
 
@@ -33,9 +33,9 @@ TINY = [CASES["llama"], CASES["qwen3, biases, tied"], CASES["phi3"], CASES["gemm
 def test_plan_is_what_the_export_then_does(case: Case, precision: str, tmp_path: Path) -> None:
     config = llama_config(case.model_type, **case.config)
     source = write_checkpoint(tmp_path / "in", config, llama_tensors(config), shards=2)
-    plan = plan_checkpoint(source, tmp_path / "out", precision)
+    plan = plan_export(open_headers(source), tmp_path / "out", precision_of(precision))
     assert not (tmp_path / "out").exists()
-    folder = export_checkpoint(open_checkpoint(source), tmp_path / "out", precision)
+    folder = export_model(open_checkpoint(source), tmp_path / "out", precision_of(precision))
     assert plan.bytes_to_write == folder.weights_bytes
     assert plan.num_parameters == folder.manifest["num_parameters"]
     assert plan.num_tensors == len(llama_tensors(config))
@@ -48,10 +48,11 @@ def test_plan_is_what_the_export_then_does(case: Case, precision: str, tmp_path:
 def test_plan_needs_no_weights(tmp_path: Path) -> None:
     config = llama_config() | {"torch_dtype": "float32"}
     source = write_checkpoint(tmp_path / "in", config, llama_tensors(config))
-    expected = plan_checkpoint(source, tmp_path / "out", "int4")
+    expected = plan_export(open_headers(source), tmp_path / "out", precision_of("int4"))
     (tmp_path / "config only").mkdir()
     shutil.copy(source / "config.json", tmp_path / "config only")
-    found = plan_checkpoint(tmp_path / "config only", tmp_path / "out", "int4")
+    headers = open_headers(tmp_path / "config only")
+    found = plan_export(headers, tmp_path / "out", precision_of("int4"))
     for name in ("num_tensors", "num_parameters", "bytes_to_read", "bytes_to_write"):
         assert getattr(found, name) == getattr(expected, name), name
 
@@ -70,12 +71,10 @@ def test_plan_of_405_billion_parameters_is_made_from_config_json(
     assert not (tmp_path / "out").exists()
 
 
-def test_plan_of_a_model_folder_is_refused_as_its_export(
-    tiny_folder: ModelFolder, tmp_path: Path
-) -> None:
-    for refused in (plan_checkpoint, lambda path, out: open_checkpoint(path)):
+def test_plan_of_a_model_folder_is_refused_as_its_export(tiny_folder: ModelFolder) -> None:
+    for opened in (open_headers, open_checkpoint):
         with pytest.raises(CheckpointError, match="is a pocketlm model folder .* already exported"):
-            refused(tiny_folder.path, tmp_path / "out")
+            opened(tiny_folder.path)
 
 
 def test_plan_refuses_what_the_export_would_refuse(tmp_path: Path) -> None:
@@ -84,7 +83,7 @@ def test_plan_refuses_what_the_export_would_refuse(tmp_path: Path) -> None:
     del tensors["model.norm.weight"]
     source = write_checkpoint(tmp_path / "in", config, tensors)
     with pytest.raises(CheckpointError, match="norm.weight"):
-        plan_checkpoint(source, tmp_path / "out")
+        plan_export(open_headers(source), tmp_path / "out")
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
@@ -99,7 +98,7 @@ def test_skipping_alike_pieces_changes_no_prediction_of_memory(
     model = build_decoder(checkpoint).model
     change = precision_of(precision)
     if change is not None:
-        change.apply(model, 1)
+        change.apply(model)
     skipping = predicted_peak(model)
     assert len([*pieces(model)]) > len([*plan_module._telling_pieces(model, 3)])
     monkeypatch.setattr(plan_module, "_telling_pieces", lambda model, _: pieces(model))
@@ -123,10 +122,14 @@ def test_predicted_memory_is_within_15_percent_of_the_measured(
         "import sys\n"
         "from pocketlm.export.checkpoint import open_checkpoint\n"
         "from pocketlm.export.memory import peak_rss_bytes\n"
-        "from pocketlm.quantize.run import export_checkpoint\n"
+        "from pocketlm.export.observer import Observer\n"
+        "from pocketlm.export.writing import export_model\n"
+        "from pocketlm.quantize.run import precision_of\n"
         "plans = []\n"
         "source, out, precision = sys.argv[1:]\n"
-        "export_checkpoint(open_checkpoint(source), out, precision, on_plan=plans.append)\n"
+        "observer = Observer(plan=plans.append)\n"
+        "checkpoint, change = open_checkpoint(source), precision_of(precision)\n"
+        "export_model(checkpoint, out, change, observer=observer)\n"
         "print(plans[0].peak_memory_bytes, peak_rss_bytes())\n"
     )
     done = subprocess.run(

@@ -22,9 +22,10 @@ from pocketlm.export.errors import CheckpointError, ModelFolderError, ResourceEr
 from pocketlm.export.folder import MANIFEST, ModelFolder, describe_files
 from pocketlm.export.leftovers import OLD
 from pocketlm.export.manifest import REQUIRED_FILES, WRITTEN_FILES
+from pocketlm.export.observer import Observer
 from pocketlm.export.publishing import Target, publishing
 from pocketlm.export.writing import export_model
-from pocketlm.quantize.run import quantize_model
+from pocketlm.quantize.run import precision_of
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="locks and limits of POSIX")
 
@@ -86,7 +87,7 @@ def test_nothing_is_published_or_left_when_interrupted(
     error: BaseException, raised: type[BaseException], checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
     with pytest.raises(raised):
-        export_model(checkpoint, tmp_path / "out", progress=raise_at_half(error))
+        export_model(checkpoint, tmp_path / "out", observer=Observer(progress=raise_at_half(error)))
     assert names(tmp_path) == []
 
 
@@ -95,7 +96,11 @@ def test_an_existing_empty_folder_stays_empty_when_interrupted(
 ) -> None:
     (tmp_path / "out").mkdir()
     with pytest.raises(KeyboardInterrupt):
-        export_model(checkpoint, tmp_path / "out", progress=raise_at_half(KeyboardInterrupt()))
+        export_model(
+            checkpoint,
+            tmp_path / "out",
+            observer=Observer(progress=raise_at_half(KeyboardInterrupt())),
+        )
     assert names(tmp_path) == ["out"] and names(tmp_path / "out") == []
 
 
@@ -103,6 +108,7 @@ CHILD = """
 import os, resource, signal, sys
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.errors import PocketLMError
+from pocketlm.export.observer import Observer
 from pocketlm.export.writing import export_model
 
 source, out, how = sys.argv[1:]
@@ -114,7 +120,7 @@ def progress(done, total):
         os.kill(os.getpid(), signal.SIGKILL)
 
 try:
-    export_model(open_checkpoint(source), out, progress=progress)
+    export_model(open_checkpoint(source), out, observer=Observer(progress=progress))
 except PocketLMError as error:
     sys.exit(f"{type(error).__name__}: {error}")
 """
@@ -188,7 +194,9 @@ def test_too_little_free_space_is_noticed_before_writing(
     monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
     with pytest.raises(StorageError, match=r"^/.*/out: found 0 B free, expected at least .* MB"):
         target = Target(tmp_path / "out")
-        export_model(checkpoint, target, progress=raise_at_half(AssertionError()))
+        export_model(
+            checkpoint, target, observer=Observer(progress=raise_at_half(AssertionError()))
+        )
     assert names(tmp_path) == []
 
 
@@ -199,7 +207,7 @@ def test_the_current_folder_is_not_replaced(
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     with pytest.raises(ModelFolderError, match="found the current folder or one around it"):
-        export_model(checkpoint, out, progress=raise_at_half(AssertionError()))
+        export_model(checkpoint, out, observer=Observer(progress=raise_at_half(AssertionError())))
     assert names(tmp_path) == ["here"]
 
 
@@ -260,7 +268,12 @@ def test_force_replaces_no_file_that_an_export_did_not_write(
     (copy / "model.onnx").mkdir()
     before = names(copy)
     with pytest.raises(ModelFolderError, match="copy: found model.onnx, notes.txt, which pocketlm"):
-        export_model(checkpoint, copy, force=True, progress=raise_at_half(AssertionError()))
+        export_model(
+            checkpoint,
+            copy,
+            force=True,
+            observer=Observer(progress=raise_at_half(AssertionError())),
+        )
     assert names(copy) == before
 
 
@@ -278,7 +291,7 @@ def test_the_old_folder_stays_when_the_new_one_fails(
 ) -> None:
     before = contents(copy)
     with pytest.raises((KeyboardInterrupt, StorageError)):
-        export_model(checkpoint, copy, force=True, progress=raise_at_half(error))
+        export_model(checkpoint, copy, force=True, observer=Observer(progress=raise_at_half(error)))
     assert contents(copy) == before
     assert names(copy.parent) == ["copy"]
 
@@ -332,7 +345,12 @@ def test_an_old_folder_that_a_killed_export_moved_aside_is_brought_back(
     copy.rename(name_of_the_dead(copy, OLD))
     name_of_the_dead(copy).mkdir()
     with pytest.raises((KeyboardInterrupt, ModelFolderError)):
-        export_model(checkpoint, copy, force=force, progress=raise_at_half(KeyboardInterrupt()))
+        export_model(
+            checkpoint,
+            copy,
+            force=force,
+            observer=Observer(progress=raise_at_half(KeyboardInterrupt())),
+        )
     assert contents(copy) == before
     export_model(checkpoint, copy, force=True)
     assert names(copy.parent) == ["copy"]
@@ -376,7 +394,7 @@ def export(request: pytest.FixtureRequest, checkpoint: Checkpoint, tiny_folder: 
     """Both ways to a model folder that are not traced."""
     if request.param == "export":
         return lambda out, **options: export_model(checkpoint, out, **options)
-    return lambda out, **options: quantize_model(tiny_folder, out, "int8", **options)
+    return lambda out, **options: export_model(tiny_folder, out, precision_of("int8"), **options)
 
 
 def write_notes(folder: Path) -> None:
@@ -393,11 +411,12 @@ def test_what_appeared_meanwhile_is_not_replaced(
         r"out: found a folder that is not empty \(notes.txt\), which was not there when this began"
     )
     with pytest.raises(ModelFolderError, match=told):
-        export(out, force=force, progress=at_half(lambda: write_notes(out)))
+        export(out, force=force, observer=Observer(progress=at_half(lambda: write_notes(out))))
     assert contents(out) == {"notes.txt": b"mine"}
     out = tmp_path / "file"
     with pytest.raises(ModelFolderError, match="file: found a file, which was not there"):
-        export(out, force=force, progress=at_half(lambda: out.write_text("mine")))
+        mine = at_half(lambda: out.write_text("mine"))
+        export(out, force=force, observer=Observer(progress=mine))
     assert out.read_text() == "mine"
     assert names(tmp_path) == ["file", "out"]
 
@@ -406,7 +425,7 @@ def test_an_empty_folder_that_appeared_meanwhile_is_no_loss(
     checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    export_model(checkpoint, out, progress=at_half(out.mkdir)).verify()
+    export_model(checkpoint, out, observer=Observer(progress=at_half(out.mkdir))).verify()
     assert names(tmp_path) == ["out"]
 
 
@@ -418,9 +437,11 @@ def test_of_two_exports_to_one_place_the_second_is_refused(
     if not taken:
         shutil.rmtree(copy)
     first: list[ModelFolder] = []
-    progress = at_half(lambda: first.append(quantize_model(tiny_folder, copy, "int4", force=force)))
+    progress = at_half(
+        lambda: first.append(export_model(tiny_folder, copy, precision_of("int4"), force=force))
+    )
     with pytest.raises(ModelFolderError, match="found (a folder that is not empty|another folder)"):
-        export(copy, force=force, progress=progress)
+        export(copy, force=force, observer=Observer(progress=progress))
     first[0].verify(remembered=False)
     assert ModelFolder.open(copy).manifest == first[0].manifest
     assert names(copy.parent) == ["copy"]
@@ -453,14 +474,14 @@ def test_force_replaces_only_the_model_folder_that_was_there(
 
     after: dict[str, bytes] = {}
     with pytest.raises(ModelFolderError, match=message):
-        export_model(checkpoint, copy, force=True, progress=at_half(act))
+        export_model(checkpoint, copy, force=True, observer=Observer(progress=at_half(act)))
     assert contents(copy) == after
     assert names(copy.parent) == ["copy"]
 
 
 def test_force_needs_nothing_to_replace(checkpoint: Checkpoint, copy: Path) -> None:
     gone = at_half(lambda: shutil.rmtree(copy))
-    export_model(checkpoint, copy, force=True, progress=gone).verify()
+    export_model(checkpoint, copy, force=True, observer=Observer(progress=gone)).verify()
     assert names(copy.parent) == ["copy"]
 
 

@@ -14,9 +14,9 @@ from command_line import Run
 
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.errors import CheckpointError
+from pocketlm.export.plan import open_headers
 from pocketlm.export.tokenizers import open_tokenizer
-from pocketlm.export.writing import read_tokenizer
-from pocketlm.quantize.run import export_checkpoint, plan_checkpoint
+from pocketlm.export.writing import export_model, plan_export, read_tokenizer
 from pocketlm.runtime.tokenizer import Tokenizer
 
 VOCABULARY = 300  # rows of the tiny checkpoint
@@ -72,8 +72,8 @@ def test_what_cannot_be_run_is_not_exported(
 ) -> None:
     file, out = tokenizer(case), tmp_path / "out"
     for act in (
-        lambda: export_checkpoint(open_checkpoint(tiny_checkpoint, file), out),
-        lambda: plan_checkpoint(tiny_checkpoint, out, tokenizer=file),
+        lambda: export_model(open_checkpoint(tiny_checkpoint, file), out),
+        lambda: plan_export(open_headers(tiny_checkpoint, file), out),
     ):
         with pytest.raises(CheckpointError, match=f"tokenizer.json: {BROKEN[case][1]}"):
             act()
@@ -103,7 +103,7 @@ def test_a_plan_of_weights_without_a_tokenizer_is_refused_as_the_export_is(
         tiny_checkpoint, tmp_path / "in", ignore=shutil.ignore_patterns("tokenizer.json")
     )
     with pytest.raises(CheckpointError, match="found no tokenizer, expected one beside"):
-        plan_checkpoint(tmp_path / "in", tmp_path / "out")
+        plan_export(open_headers(tmp_path / "in"), tmp_path / "out")
 
 
 def test_a_plan_from_config_alone_opens_the_tokenizer_it_is_given(
@@ -112,9 +112,10 @@ def test_a_plan_from_config_alone_opens_the_tokenizer_it_is_given(
     (tmp_path / "headers").mkdir()
     config = (tiny_checkpoint / "config.json").read_bytes()
     (tmp_path / "headers/config.json").write_bytes(config)
-    plan_checkpoint(tmp_path / "headers", tmp_path / "out")
+    plan_export(open_headers(tmp_path / "headers"), tmp_path / "out")
     with pytest.raises(CheckpointError, match="Metaspace"):
-        plan_checkpoint(tmp_path / "headers", tmp_path / "out", tokenizer=tokenizer("Metaspace"))
+        headers = open_headers(tmp_path / "headers", tokenizer("Metaspace"))
+        plan_export(headers, tmp_path / "out")
 
 
 def test_what_is_exported_can_be_run(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ from traced_graphs import GPT2, LLAMA, STYLES, VOCAB, Style, run_model, traced_m
 
 from pocketlm.export.folder import GROWING, IN_PLACE, ModelFolder
 from pocketlm.export.via_optimum import open_for_tracing, traced_decoder
-from pocketlm.export.writing import Precision, write_folder
-from pocketlm.quantize.run import precision_of, quantize_model
+from pocketlm.export.writing import Change, export_model
+from pocketlm.quantize.run import precision_of
 from pocketlm.runtime.session import Session
 
 # Of the largest logit; measured 2e-6.
@@ -40,14 +40,14 @@ def export(
     source: Path,
     folder: Path,
     style: Style,
-    precision: Precision | None = None,
+    change: Change | None = None,
     *,
     rewrite: bool = True,
     out: str = "out",
 ) -> ModelFolder:
     trace = write_trace(traced_model(style), style, folder / "trace")
     decoder = traced_decoder(open_for_tracing(source), folder / "trace", trace, rewrite=rewrite)
-    return write_folder(decoder, folder / out, precision, force=False, on_plan=None, progress=None)
+    return export_model(decoder, folder / out, change)
 
 
 def expected_logits(folder: Path, style: Style) -> NDArray[np.float32]:
@@ -183,7 +183,7 @@ def test_quantizing_a_traced_folder_gives_the_weights_of_a_quantized_export(
     rewrite: bool, source: Path, tmp_path: Path
 ) -> None:
     full = export(source, tmp_path, GPT2, rewrite=rewrite)
-    afterwards = quantize_model(full, tmp_path / "afterwards", "int4")
+    afterwards = export_model(full, tmp_path / "afterwards", precision_of("int4"))
     at_once = export(source, tmp_path, GPT2, precision_of("int4"), rewrite=rewrite, out="at-once")
     for name in ("model.onnx_data", "model.onnx"):
         assert (afterwards.path / name).read_bytes() == (at_once.path / name).read_bytes()

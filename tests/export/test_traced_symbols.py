@@ -12,7 +12,7 @@ import pytest
 from traced_graphs import STYLES, Style, traced_model
 
 from pocketlm.export.graph import Graph
-from pocketlm.export.traced.simplify import Simplifier, lift_constants
+from pocketlm.export.traced.simplify import LiftConstants, Simplify
 from pocketlm.export.traced.sizes import add, divide, equal, factors, multiply, subtract
 from pocketlm.export.traced.symbols import Symbols
 
@@ -51,9 +51,9 @@ def values_of(model: ir.Model, style: Style) -> dict[str, np.ndarray[Any, Any]]:
 @pytest.mark.parametrize("name", STYLES)
 def test_what_is_known_is_true(name: str, simplified: bool) -> None:
     model = traced_model(STYLES[name])
-    lift_constants(model)
+    LiftConstants().apply(model)
     if simplified:
-        Simplifier(model).run()
+        Simplify().apply(model)
     symbols = Symbols(model)
     for node in model.graph:
         symbols.visit(node)

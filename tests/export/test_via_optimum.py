@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from checkpoint_files import gpt2_config, gpt2_tensors, write_checkpoint, write_llmc
-from traced_graphs import GPT2, VOCAB, traced_model, write_trace
+from traced_graphs import GPT2, VOCAB, export_traced, traced_model, write_trace
 
 import pocketlm
 from pocketlm import cli
@@ -23,7 +23,7 @@ from pocketlm.export.errors import CheckpointError, ModelFolderError, StorageErr
 from pocketlm.export.folder import GROWING, IN_PLACE, MANIFEST, ModelFolder
 from pocketlm.export.traced import process
 from pocketlm.export.traced.process import Trace
-from pocketlm.export.via_optimum import export_via_optimum, float32_bytes, open_for_tracing
+from pocketlm.export.via_optimum import float32_bytes, open_for_tracing
 
 BLOOM = {"model_type": "bloom", "vocab_size": VOCAB, "eos_token_id": 299, "torch_dtype": "float16"}
 
@@ -84,10 +84,10 @@ def test_damaged_weights_are_refused_before_anything_is_traced(
     index = {"weight_map": {"t": "a.bin", "u": "b.bin"}}
     source = torch_checkpoint(tmp_path / "torch", shards, index)
     with pytest.raises(CheckpointError, match="b.bin: .* in the entry 'archive/data/0' than its"):
-        export_via_optimum(source, tmp_path / "out")
+        export_traced(source, tmp_path / "out")
     (source / "b.bin").write_bytes(whole)
     assert traced == []
-    export_via_optimum(source, tmp_path / "out")
+    export_traced(source, tmp_path / "out")
 
 
 def test_a_tokenizer_that_cannot_be_run_is_refused_before_anything_is_traced(
@@ -96,7 +96,7 @@ def test_a_tokenizer_that_cannot_be_run_is_refused_before_anything_is_traced(
     file = source / "tokenizer.json"
     file.write_text(json.dumps(json.loads(file.read_text("utf-8")) | {"model": {}}), "utf-8")
     with pytest.raises(CheckpointError, match="tokenizer.json: reading it failed"):
-        export_via_optimum(source, tmp_path / "out")
+        export_traced(source, tmp_path / "out")
     assert traced == []
 
 
@@ -109,7 +109,7 @@ def run(*arguments: str | Path) -> None:
 def test_the_result_is_a_model_folder_like_any_other(
     source: Path, traced: list[Path], tmp_path: Path
 ) -> None:
-    folder = export_via_optimum(source, tmp_path / "out")
+    folder = export_traced(source, tmp_path / "out")
     folder.verify()
     assert folder.manifest["architecture"] == "bloom"
     assert folder.manifest["source"]["files"].keys() == {"config.json", "model.safetensors"}
@@ -123,7 +123,7 @@ def test_the_result_is_a_model_folder_like_any_other(
 def test_the_trace_lies_beside_the_result_and_is_removed(
     source: Path, traced: list[Path], tmp_path: Path
 ) -> None:
-    export_via_optimum(source, tmp_path / "a" / "out")
+    export_traced(source, tmp_path / "a" / "out")
     assert traced[0].parent == tmp_path / "a"
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["out"]
 
@@ -137,7 +137,7 @@ def test_nothing_is_left_of_a_failed_trace(
 
     monkeypatch.setattr(via_optimum, "run_trace", fail)
     with pytest.raises(CheckpointError):
-        export_via_optimum(source, tmp_path / "a" / "out")
+        export_traced(source, tmp_path / "a" / "out")
     assert list((tmp_path / "a").iterdir()) == []
 
 
@@ -147,7 +147,7 @@ def test_a_taken_place_is_refused_before_anything_is_traced(
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("text")
     with pytest.raises(ModelFolderError, match="not empty"):
-        export_via_optimum(source, tmp_path / "out")
+        export_traced(source, tmp_path / "out")
     assert traced == []
 
 
@@ -162,7 +162,7 @@ def test_what_appeared_while_it_was_traced_is_not_replaced(
 
     monkeypatch.setattr(via_optimum, "run_trace", trace)
     with pytest.raises(ModelFolderError, match="not empty .*, which was not there when this began"):
-        export_via_optimum(source, tmp_path / "out", force=force)
+        export_traced(source, tmp_path / "out", force=force)
     assert (tmp_path / "out" / MANIFEST).read_text() == "of another export, say"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "source"]
 
@@ -172,7 +172,7 @@ def test_a_small_disk_is_refused_before_anything_is_traced(
 ) -> None:
     monkeypatch.setattr("pocketlm.export.publishing.free_space", lambda out: 1000)
     with pytest.raises(StorageError, match="found 1.00 kB free, expected at least .* kB; free"):
-        export_via_optimum(source, tmp_path / "out")
+        export_traced(source, tmp_path / "out")
     assert traced == []
 
 
@@ -181,7 +181,7 @@ def test_a_tokenizer_of_another_model_is_refused(traced: list[Path], tmp_path: P
         tmp_path / "source", gpt2_config() | BLOOM | {"vocab_size": VOCAB + 1}
     )
     with pytest.raises(CheckpointError, match="found 301 tokens, expected 300"):
-        export_via_optimum(source, tmp_path / "out")
+        export_traced(source, tmp_path / "out")
 
 
 # Checkpoints ------------------------------------------------------------------------------------

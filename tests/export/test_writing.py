@@ -24,9 +24,10 @@ import pocketlm
 from pocketlm.export.checkpoint import CheckpointTensor, open_checkpoint
 from pocketlm.export.errors import CheckpointError
 from pocketlm.export.folder import ModelFolder
+from pocketlm.export.observer import Observer
 from pocketlm.export.plan import ExportPlan
 from pocketlm.export.writing import export_model
-from pocketlm.quantize.run import export_checkpoint
+from pocketlm.quantize.run import precision_of
 
 # Tokenizer --------------------------------------------------------------------------------------
 
@@ -179,12 +180,11 @@ def test_the_plan_is_known_before_the_first_tensor_is_read(
         plans.append(plan)
 
     tensors = {name: watched(tensor) for name, tensor in checkpoint.tensors.items()}
-    folder = export_model(
-        replace(checkpoint, tensors=tensors),
-        tmp_path / "out",
-        on_plan=on_plan,
-        progress=lambda done, total: events.append(f"{done} of {total}"),
+    observer = Observer(
+        plan=on_plan, progress=lambda done, total: events.append(f"{done} of {total}")
     )
+    watched_checkpoint = replace(checkpoint, tensors=tensors)
+    folder = export_model(watched_checkpoint, tmp_path / "out", observer=observer)
     assert events[:2] == ["plan", "read"]
     assert events.count("read") == len(tensors)
     assert events[-1] == f"{folder.weights_bytes} of {folder.weights_bytes}"
@@ -213,6 +213,6 @@ def test_export_holds_a_few_pieces_of_the_weights_at_a_time(
         return replace(tensor, rows=rows)
 
     tensors = {name: watched(tensor) for name, tensor in checkpoint.tensors.items()}
-    export_checkpoint(replace(checkpoint, tensors=tensors), tmp_path / "out", precision)
+    export_model(replace(checkpoint, tensors=tensors), tmp_path / "out", precision_of(precision))
     assert len(seen) == len(tensors)
     assert 0 < most <= 4  # two threads, one result waiting, one being written

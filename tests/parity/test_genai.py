@@ -9,9 +9,10 @@ import pytest
 
 import pocketlm
 from pocketlm.export.checkpoint import open_checkpoint
+from pocketlm.export.writing import export_model
 from pocketlm.exported import demo_checkpoint
 from pocketlm.quantize.precisions import PRECISIONS
-from pocketlm.quantize.run import export_checkpoint
+from pocketlm.quantize.run import precision_of
 
 pytestmark = pytest.mark.optimum
 
@@ -26,7 +27,9 @@ def genai() -> Any:
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_genai_prefers_the_same_tokens(precision: str, genai: Any, tmp_path: Path) -> None:
-    folder = export_checkpoint(open_checkpoint(demo_checkpoint()), tmp_path / precision, precision)
+    folder = export_model(
+        open_checkpoint(demo_checkpoint()), tmp_path / precision, precision_of(precision)
+    )
     ours = pocketlm.Model(folder, threads=1)
     prompt = ours.tokenizer.encode(TEXT)
     expected = ours.generate(prompt, max_tokens=NEW_TOKENS, temperature=0, ignore_eos=True)

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 from checkpoint_files import write_tokenizer
+from traced_graphs import export_traced
 
 import pocketlm
 from pocketlm.export.errors import CheckpointError
 from pocketlm.export.folder import GROWING, IN_PLACE, ModelFolder
-from pocketlm.export.via_optimum import export_via_optimum
-from pocketlm.quantize.run import export_traced
+from pocketlm.quantize.run import precision_of
 from pocketlm.runtime.session import Session
 
 pytestmark = pytest.mark.optimum
@@ -93,7 +93,7 @@ def test_logits_equal_those_of_torch(name: str, tmp_path: Path) -> None:
 
     kind, config, cache_kind = CASES[name]
     model = make(kind, config, tmp_path / "source")
-    folder = export_via_optimum(tmp_path / "source", tmp_path / "out")
+    folder = export_traced(tmp_path / "source", tmp_path / "out")
     assert folder.graph_cache == cache_kind
     assert folder.manifest["architecture"] == kind
     ids = np.random.default_rng(3).integers(0, VOCAB, 100)
@@ -120,7 +120,7 @@ def bloom(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_undeclared_architecture_is_quantized_and_generates(
     precision: str, bloom: Path, tmp_path: Path
 ) -> None:
-    folder = export_traced(bloom, tmp_path / "out", precision)
+    folder = export_traced(bloom, tmp_path / "out", precision_of(precision))
     report = folder.manifest["precision"]
     assert report["share_quantized"] > 0.9
     assert report["skipped"] == []
@@ -154,8 +154,8 @@ def torch_copy(bloom: Path, folder: Path, content: Any = None, shards: int = 1) 
 
 @pytest.mark.parametrize("shards", [1, 3])
 def test_torch_files_give_the_same_weights(shards: int, bloom: Path, tmp_path: Path) -> None:
-    whole = export_via_optimum(bloom, tmp_path / "whole")
-    folder = export_via_optimum(torch_copy(bloom, tmp_path / "bin", shards=shards), tmp_path / "o")
+    whole = export_traced(bloom, tmp_path / "whole")
+    folder = export_traced(torch_copy(bloom, tmp_path / "bin", shards=shards), tmp_path / "o")
     assert folder.manifest["source"]["format"] == "torch"
     assert folder.files["model.onnx_data"] == whole.files["model.onnx_data"]
 
@@ -178,7 +178,7 @@ def test_a_pickle_that_runs_code_does_not_run_it(form: str, bloom: Path, tmp_pat
     if form == "plain pickle":
         (source / "pytorch_model.bin").write_bytes(pickle.dumps(content))
     with pytest.raises(CheckpointError, match="more than weights, so they are not loaded"):
-        export_via_optimum(source, tmp_path / "out")
+        export_traced(source, tmp_path / "out")
     assert not canary.exists()
     assert not (tmp_path / "out").exists()
     pickle.loads(pickle.dumps(content))  # the canary works
@@ -193,19 +193,19 @@ def test_code_beside_the_weights_is_not_run(bloom: Path, tmp_path: Path) -> None
     config |= {"model_type": "evil", "auto_map": {"AutoConfig": "configuration_evil.Config"}}
     (source / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match="Optimum cannot export it"):
-        export_via_optimum(source, tmp_path / "out")
+        export_traced(source, tmp_path / "out")
     assert not canary.exists()
 
 
 def test_an_architecture_that_optimum_lacks_lists_the_others(tmp_path: Path) -> None:
     make("starcoder2", LLAMA, tmp_path / "source")
     with pytest.raises(CheckpointError, match="'starcoder2', expected one .*bloom, .*gpt2, "):
-        export_via_optimum(tmp_path / "source", tmp_path / "out")
+        export_traced(tmp_path / "source", tmp_path / "out")
 
 
 def test_quantized_traces_keep_their_kind_of_cache(tmp_path: Path) -> None:
     make(*CASES["helium"][:2], tmp_path / "source")
-    folder = export_traced(tmp_path / "source", tmp_path / "out", "int4")
+    folder = export_traced(tmp_path / "source", tmp_path / "out", precision_of("int4"))
     assert ModelFolder.open(folder.path).graph_cache == GROWING
     session = Session(folder, threads=1)
     assert np.isfinite(session.step([1, 2, 3], session.new_cache())).all()

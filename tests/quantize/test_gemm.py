@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from pocketlm.export.external_data import write_weights
 from pocketlm.export.graph import Graph
 from pocketlm.export.writing import count_parameters
-from pocketlm.quantize.run import Quantized
-from pocketlm.quantize.select import choose
+from pocketlm.quantize.run import precision_of
 
 RANDOM = np.random.default_rng(8)
 WEIGHT = (0.1 * RANDOM.standard_normal((64, 96))).astype(np.float32)
@@ -36,14 +35,14 @@ def gemm_model(*, bias: bool = True, **flags: Any) -> ir.Model:
 
 def quantized(model: ir.Model, folder: Path, precision: str) -> tuple[NDArray[Any], dict[str, Any]]:
     """The model's output for X, and the report."""
-    choice = choose(precision)
-    assert choice is not None
-    change = Quantized(choice)
-    change.apply(model, count_parameters(model))
+    change = precision_of(precision)
+    assert change is not None
+    num_parameters = count_parameters(model)
+    change.apply(model)
     write_weights(model, folder)
     ir.save(model, folder / "model.onnx")
     session = onnxruntime.InferenceSession(folder / "model.onnx")
-    return session.run(None, {"x": X})[0], change.describe()
+    return session.run(None, {"x": X})[0], change.describe(num_parameters)
 
 
 @pytest.mark.parametrize("precision", ["int8", "int8-weight", "int4"])

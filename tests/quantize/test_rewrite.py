@@ -16,13 +16,13 @@ import pocketlm.runtime.sampling
 import pocketlm.runtime.text
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.folder import ModelFolder
-from pocketlm.quantize.precisions import PRECISIONS
-from pocketlm.quantize.run import export_checkpoint, quantize_model
-from pocketlm.quantize.select import choose
+from pocketlm.export.writing import export_model
+from pocketlm.quantize.precisions import FULL, PRECISIONS
+from pocketlm.quantize.run import precision_of
 from pocketlm.runtime.cache import ConcatenatingCache
 from pocketlm.runtime.session import Session
 
-QUANTIZED = PRECISIONS[1:]
+QUANTIZED = [name for name in PRECISIONS if name != FULL]
 WIDE = {"n_embd": 64, "n_head": 2, "vocab_size": 300}
 
 
@@ -30,7 +30,8 @@ def make(folder: Path, precision: str, options: dict[str, Any] | None = None, **
     """A model folder of a tiny random checkpoint."""
     checkpoint = write_checkpoint(folder / "source", gpt2_config(**(WIDE | config)))
     out = folder / f"out-{precision}"
-    return export_checkpoint(open_checkpoint(checkpoint), out, precision, **(options or {}))
+    change = precision_of(precision, **(options or {}))
+    return export_model(open_checkpoint(checkpoint), out, change)
 
 
 def operators(folder: ModelFolder) -> Counter[str]:
@@ -76,7 +77,7 @@ def test_quantizing_a_folder_gives_the_bytes_of_a_quantized_export(
 ) -> None:
     at_once = make(tmp_path, precision, tie_word_embeddings=tied)
     full = make(tmp_path, "fp32", tie_word_embeddings=tied)
-    afterwards = quantize_model(full, tmp_path / "afterwards", precision)
+    afterwards = export_model(full, tmp_path / "afterwards", precision_of(precision))
     assert file_bytes(at_once) == file_bytes(afterwards)
 
 
@@ -145,7 +146,7 @@ def test_head_bias_survives(tmp_path: Path) -> None:
     tensors = gpt2_tensors(config)
     tensors["lm_head.bias"] = np.linspace(-9, 9, 300, dtype=np.float32)
     source = write_checkpoint(tmp_path / "source", config, tensors=tensors)
-    folder = export_checkpoint(open_checkpoint(source), tmp_path / "out", "int8")
+    folder = export_model(open_checkpoint(source), tmp_path / "out", precision_of("int8"))
     session = Session(folder, 1)
     assert session.step([1, 2, 3], session.new_cache()).argmax() > 250
 
@@ -196,11 +197,11 @@ def test_greedy_text_is_stable_across_chunk_sizes(precision: str, tmp_path: Path
 )
 def test_unknown_choices_list_the_known(arguments: Any, words: list[str]) -> None:
     with pytest.raises(pocketlm.RequestError) as caught:
-        choose(*arguments)
+        precision_of(*arguments)
     assert all(word in str(caught.value) for word in words)
 
 
 def test_quantizing_twice_is_refused(tmp_path: Path) -> None:
     with pytest.raises(pocketlm.RequestError, match="found a model in int8, expected fp32"):
-        quantize_model(make(tmp_path, "int8"), tmp_path / "again", "int4")
+        export_model(make(tmp_path, "int8"), tmp_path / "again", precision_of("int4"))
     assert not (tmp_path / "again").exists()

@@ -20,7 +20,7 @@ from pocketlm.export.errors import CheckpointError, ModelFolderError
 from pocketlm.export.folder import GROWING, MANIFEST, DecoderShape, ModelFolder
 from pocketlm.export.graph import Graph
 from pocketlm.export.manifest import manifest_bytes
-from pocketlm.export.writing import build_decoder, write_folder
+from pocketlm.export.writing import build_decoder, export_model
 from pocketlm.runtime.cache import ConcatenatingCache, KVCache
 from pocketlm.runtime.generate import prefill
 from pocketlm.runtime.session import Session
@@ -71,7 +71,7 @@ def write(out: Path, checkpoint: Path, model: ir.Model) -> ModelFolder:
         shape=SHAPE,
         graph={"made_by": "a test", "cache": GROWING},
     )
-    return write_folder(decoder, out, None, force=False, on_plan=None, progress=None)
+    return export_model(decoder, out)
 
 
 @pytest.fixture(scope="module")

@@ -65,8 +65,8 @@ def cuda_build(monkeypatch: pytest.MonkeyPatch) -> Callable[[Driver | None], Non
 
 def test_a_working_device_has_no_obstacle(cuda_build: Callable[[Driver], None]) -> None:
     cuda_build(Driver())
-    for precision in ("fp32", "int4", "int8-weight"):
-        assert cuda_obstacle(precision) is None
+    for formats in ((), ("int4-block128", "int8-block128"), ("int8-block64",)):
+        assert cuda_obstacle(formats) is None
 
 
 def test_a_build_for_the_cpu_asks_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +76,7 @@ def test_a_build_for_the_cpu_asks_no_driver(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: CUDA_BUILD[2:])
     monkeypatch.setattr(onnxruntime, "preload_dlls", touched)
     monkeypatch.setattr(ctypes, "CDLL", touched)
-    obstacle = cuda_obstacle("fp32")
+    obstacle = cuda_obstacle(())
     assert obstacle is not None
     assert str(obstacle.error()).startswith(
         f"provider is 'cuda': found ONNX Runtime {onnxruntime.__version__} built without CUDA, "
@@ -87,7 +87,7 @@ def test_a_build_for_the_cpu_asks_no_driver(monkeypatch: pytest.MonkeyPatch) -> 
 def test_two_packages_in_one_place_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: CUDA_BUILD[2:])
     monkeypatch.setattr(importlib.metadata, "version", lambda package: "1.31.1")
-    obstacle = cuda_obstacle("fp32")
+    obstacle = cuda_obstacle(())
     assert obstacle is not None
     assert "the packages onnxruntime and onnxruntime-gpu in one place" in obstacle.found
 
@@ -104,7 +104,7 @@ def test_a_missing_driver_or_device_is_named(
     cuda_build: Callable[[Driver | None], None], driver: Driver | None, found: str
 ) -> None:
     cuda_build(driver)
-    obstacle = cuda_obstacle("int8")
+    obstacle = cuda_obstacle(("int8-block128", "int8-channel"))
     assert obstacle is not None
     with pytest.raises(
         ProviderError, match=f"found {found}, expected an NVIDIA GPU and its driver; install"
@@ -112,13 +112,13 @@ def test_a_missing_driver_or_device_is_named(
         raise obstacle.error()
 
 
-def test_a_precision_without_cuda_kernels_is_named(cuda_build: Callable[[Driver], None]) -> None:
+def test_a_format_without_cuda_kernels_is_named(cuda_build: Callable[[Driver], None]) -> None:
     cuda_build(Driver())
-    obstacle = cuda_obstacle("int8")
+    obstacle = cuda_obstacle(("int8-block128", "int8-channel"))
     assert obstacle is not None
     with pytest.raises(
         ProviderError,
-        match="found precision int8, whose products of integers have no CUDA kernel, "
+        match="found weights in int8-channel, whose products of integers have no CUDA kernel, "
         "expected int4, int8-weight or fp32; export it again with --precision int4",
     ):
         raise obstacle.error()
@@ -136,7 +136,7 @@ def test_a_library_that_does_not_load_is_named(
     cuda_build(Driver())
     monkeypatch.setattr(onnxruntime, "preload_dlls", preload)
     monkeypatch.setattr(onnxruntime, "cuda_version", "13.0")
-    obstacle = cuda_obstacle("int4")
+    obstacle = cuda_obstacle(("int4-block128",))
     assert obstacle is not None
     assert str(obstacle.error()) == (
         "provider is 'cuda': found no libcublasLt.so.13 (libcublasLt.so.13: cannot open it: No "

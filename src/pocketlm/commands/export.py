@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import click
 
-from pocketlm.commands.options import Place, hub_options, precision_options, writing_options
-from pocketlm.commands.progress import downloading, print_plan, print_report, shown
+from pocketlm.commands.options import (
+    Place,
+    chosen_change,
+    hub_options,
+    precision_options,
+    writing_options,
+)
+from pocketlm.commands.progress import print_plan, print_report, shown
+from pocketlm.export.plan import open_headers
 from pocketlm.export.publishing import Target
 from pocketlm.export.traced.process import check_packages
+from pocketlm.export.via_optimum import traced
+from pocketlm.export.writing import export_model, plan_export
 from pocketlm.exported import HubOptions, checkpoint_folder, headers_folder, opened_checkpoint
-from pocketlm.quantize.precisions import PRECISIONS
-from pocketlm.quantize.run import export_checkpoint, export_traced, plan_checkpoint
+from pocketlm.quantize.precisions import FULL, PRECISIONS
 from pocketlm.reference import check_options, find_reference
 
 
@@ -25,9 +33,7 @@ from pocketlm.reference import check_options, find_reference
 @click.option(
     "--precision",
     type=click.Choice(PRECISIONS),
-    default="fp32",
-    show_default=True,
-    help="Number format of the weights.",
+    help=f"Number format of the weights. Default: {FULL}.",
 )
 @precision_options
 @click.option(
@@ -58,9 +64,10 @@ from pocketlm.reference import check_options, find_reference
 def command(
     checkpoint: str,
     out: Path,
-    precision: str,
+    precision: str | None,
     block_size: int | None,
     head: str | None,
+    plan: Path | None,
     tokenizer: Path | None,
     via: str | None,
     no_rewrite: bool,
@@ -84,9 +91,12 @@ def command(
     Examples:
       pocketlm export gpt2/ gpt2-int4/ --precision int4
       pocketlm export meta-llama/Llama-3.2-1B out/ --precision int8
+      pocketlm export meta-llama/Llama-3.2-1B out/ --plan plan.json
       pocketlm export Llama-3.1-405B/ out/ --precision int4 --dry-run
       pocketlm export bloom-560m/ bloom-int8/ --via optimum --precision int8
     """
+    if plan is not None and precision is not None:
+        raise click.UsageError("found --plan with --precision, expected one of them")
     if via is None and no_rewrite:
         raise click.UsageError("found --no-rewrite, expected it with --via optimum only")
     if via is not None and dry_run:
@@ -102,34 +112,29 @@ def command(
                 f"found {name} with --dry-run, expected one of them: a dry run prints its plan and "
                 "fetches no weights"
             )
+    change = chosen_change(precision or FULL, block_size, head, plan)
     reference = find_reference(checkpoint)
     check_options(reference, {"revision": revision, "keep_download": keep_download})
-    hub = HubOptions(
-        revision,
-        offline,
-        keep_download,
-        lambda name, total: downloading(name, total, quiet),
-    )
-    options: dict[str, Any] = {"block_size": block_size, "head": head}
-    target = Target(out, force=force)  # now: what follows may take hours
-    if dry_run:
-        with headers_folder(reference, hub) as folder:
-            plan = plan_checkpoint(folder, out, precision, tokenizer=tokenizer, **options)
-        if as_json:
-            click.echo(json.dumps(asdict(plan) | {"out": str(out)}))
+    with shown(quiet) as observer:
+        hub = HubOptions(revision, offline, keep_download, observer)
+        target = Target(out, force=force)  # now: what follows may take hours
+        if dry_run:
+            with headers_folder(reference, hub) as folder:
+                planned = plan_export(open_headers(folder, tokenizer), out, change)
+            if as_json:
+                click.echo(json.dumps(asdict(planned) | {"out": str(out)}))
+            else:
+                print_plan(planned)
+            return
+        if via is not None:
+            check_packages()
+            tracing = partial(traced, tokenizer=tokenizer, rewrite=not no_rewrite)
+            with checkpoint_folder(reference, hub, for_torch=True) as (folder, origin):
+                observer.message(f"tracing {checkpoint} with Optimum, in a process of its own")
+                with tracing(folder, target, origin=origin) as decoder:
+                    model = export_model(decoder, target, change, observer=observer)
         else:
-            print_plan(plan)
-        return
-    if via is not None:
-        check_packages()
-        with checkpoint_folder(reference, hub, for_torch=True) as (folder, origin):
-            if not quiet:
-                click.echo(f"tracing {checkpoint} with Optimum, in a process of its own", err=True)
-            options |= {"tokenizer": tokenizer, "rewrite": not no_rewrite, "origin": origin}
-            with shown(quiet) as callbacks:
-                model = export_traced(folder, target, precision, **options, **callbacks)
-    else:
-        with opened_checkpoint(reference, tokenizer, hub) as opened, shown(quiet) as callbacks:
-            model = export_checkpoint(opened, target, precision, **options, **callbacks)
+            with opened_checkpoint(reference, tokenizer, hub) as opened:
+                model = export_model(opened, target, change, observer=observer)
     if not quiet:
         print_report(model)

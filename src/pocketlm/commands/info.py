@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
 
-from pocketlm.commands.options import debug_option, made_folder
+from pocketlm.commands.options import Place, debug_option, made_folder
 from pocketlm.commands.progress import graph_maker, precision_table, wide_console
 from pocketlm.export.errors import MissingExtraError
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.graph_check.graph import check_graph
+from pocketlm.export.importing import importing
 from pocketlm.export.manifest import WITHOUT_DIGEST
 from pocketlm.export.quantities import size_text
+from pocketlm.quantize.precisions import FULL
 
 
 @click.command("info")
@@ -24,8 +30,15 @@ from pocketlm.export.quantities import size_text
     is_flag=True,
     help="Read every file again, and check bytes and graph.",
 )
+@click.option(
+    "--save-plan",
+    type=Place(),
+    metavar="FILE",
+    help="Write the format of every weight to FILE, for --plan of `pocketlm export` and "
+    "`pocketlm quantize`.",
+)
 @debug_option
-def command(model: str, as_json: bool, verify: bool, debug: bool) -> None:
+def command(model: str, as_json: bool, verify: bool, save_plan: Path | None, debug: bool) -> None:
     """Show what a model folder holds: architecture, sizes, precision, files and their hashes.
 
     MODEL is a model folder that `pocketlm export` or `pocketlm quantize` wrote, or the name of a
@@ -35,12 +48,14 @@ def command(model: str, as_json: bool, verify: bool, debug: bool) -> None:
     \b
     Examples:
       pocketlm info gpt2-int4/ --verify
-      pocketlm info demo
+      pocketlm info demo --save-plan plan.json
     """
     opened = made_folder(model)
     if verify:
         opened.verify(remembered=False)
         check_graph(opened)
+    if save_plan is not None:
+        _save_plan(opened, save_plan)
     if as_json:
         click.echo(json.dumps(opened.manifest, indent=1))
         return
@@ -71,10 +86,10 @@ def _summary(folder: ModelFolder) -> list[str]:
     total = sum(entry["bytes"] for entry in folder.files.values())
     quantized = ""
     if "share_quantized" in precision:
-        quantized = (
-            f", blocks of {precision['block_size']}, head in {precision['head']}; "
-            f"{100 * precision['share_quantized']:.1f} % of the parameters quantized"
-        )
+        blocks = f", blocks of {precision['block_size']}" if "block_size" in precision else ""
+        head = f", head in {precision['head']}" if "head" in precision else ""
+        share = f"{100 * precision['share_quantized']:.1f} % of the parameters quantized"
+        quantized = f"{blocks}{head}; {share}"
     origin = ""
     if "repository" in source:
         origin = f" of {source['repository']} at {source.get('commit')}"
@@ -90,18 +105,48 @@ def _summary(folder: ModelFolder) -> list[str]:
         f"context       {shape.context_length:,} tokens, "
         f"{size_text(shape.kv_bytes_per_token)} of KV cache each",
         f"precision     {precision['name']}{quantized}",
+        *_plan_lines(precision),
         f"size          {size_text(total)} in {len(folder.files)} files, "
         f"{8 * folder.weights_bytes / manifest['num_parameters']:.2f} bits per weight",
         f"source        {source['format']}: {', '.join(source['files'])}{origin}",
-        f"provider      {_provider(precision['name'])}",
+        f"provider      {_provider(folder)}",
     ]
 
 
-def _provider(precision: str) -> str:
+def _plan_lines(precision: dict[str, Any]) -> Iterator[str]:
+    """How many weights have each format, what was done before, and what that is to keep."""
+    sizes: dict[str, list[int]] = defaultdict(list)
+    for tensor in precision.get("tensors", ()):
+        sizes[tensor["format"]].append(tensor["bytes_after"])
+    parts = [f"{name} in {_weights(len(s))}, {size_text(sum(s))}" for name, s in sizes.items()]
+    if precision.get("skipped"):
+        parts.append(f"{FULL} in {_weights(len(precision['skipped']))}")
+    if parts:
+        yield f"plan          {'; '.join(parts)}"
+    if rotation := precision.get("rotation"):
+        yield f"rotation      {', '.join(rotation['parts']) or 'none'} of seed {rotation['seed']}"
+        for name, reason in rotation["skipped"].items():
+            yield f"              not {name}: {reason}"
+    for title in ("calibration", "promise"):
+        if facts := precision.get(title):
+            yield f"{title:<13} {', '.join(f'{name} {fact}' for name, fact in facts.items())}"
+
+
+def _weights(count: int) -> str:
+    return f"{count:,} weight{'s' if count != 1 else ''}"
+
+
+def _save_plan(folder: ModelFolder, file: Path) -> None:
+    with importing("writing a plan", "export"):
+        from pocketlm.quantize.run import plan_of
+    plan_of(folder).write(file)
+
+
+def _provider(folder: ModelFolder) -> str:
     """Where ``--provider auto`` would run it on this machine."""
     try:
         from pocketlm.runtime.providers import cuda_obstacle  # not above: JSON needs none of it
     except MissingExtraError as error:
         return f"none: {str(error).partition(': ')[2]}"  # without "running a model"
-    obstacle = cuda_obstacle(precision)
+    obstacle = cuda_obstacle(folder.formats)
     return "cuda" if obstacle is None else f"cpu: found {obstacle.found}"

@@ -5,18 +5,21 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from pocketlm.export.observer import SILENT, Observer
 from pocketlm.export.utf8 import utf8
 from pocketlm.quantize.precisions import BLOCK_SIZES, HEADS, PRECISIONS
 
 if TYPE_CHECKING:
     from pocketlm.export.folder import ModelFolder
-    from pocketlm.export.quantities import ByteProgress
+    from pocketlm.export.writing import Change
     from pocketlm.model import Model
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -59,6 +62,13 @@ precision_options = _group(
         "--head",
         type=click.Choice(HEADS),
         help="Format of embedding and output head. Default: int8.",
+    ),
+    click.option(
+        "--plan",
+        type=Place(),
+        metavar="FILE",
+        help="Give every weight the format that FILE says, a plan that `pocketlm info MODEL "
+        "--save-plan FILE` wrote, and perhaps you changed.",
     ),
 )
 
@@ -195,6 +205,22 @@ MODEL_OPTIONS = {
 model_options = _group(*MODEL_OPTIONS.values())
 
 
+def chosen_change(
+    precision: str, block_size: int | None, head: str | None, plan: Path | None
+) -> Change | None:
+    """What ``precision_options`` ask for, None for fp32; RequestError for what cannot be."""
+    from pocketlm.quantize.plan import Plan
+    from pocketlm.quantize.run import planned, precision_of
+
+    if plan is None:
+        return precision_of(precision, block_size, head)
+    for name, value in (("--block-size", block_size), ("--head", head)):
+        if value is not None:
+            raise click.UsageError(f"found {name} with --plan, expected it in the plan")
+    # What a plan promises was measured on the model that it was made for.
+    return planned(replace(Plan.read(plan), promise=None))
+
+
 def open_model(path: str | Path | None, options: dict[str, Any]) -> Model:
     """``load`` with the values of ``model_options``, which are taken out of ``options``.
 
@@ -205,9 +231,9 @@ def open_model(path: str | Path | None, options: dict[str, Any]) -> Model:
     from pocketlm.runtime.providers import FallbackWarning
 
     chosen = {name: options.pop(name) for name in MODEL_OPTIONS}
-    with _shown_exports() as callbacks, warnings.catch_warnings():
+    with _shown_exports() as observer, warnings.catch_warnings():
         warnings.simplefilter("ignore", FallbackWarning)  # printed below, as a line of ours
-        model = load(path, **callbacks, **chosen)
+        model = load(path, observer=observer, **chosen)
     if model.fallback is not None:
         click.echo(f"pocketlm: {model.fallback}", err=True)
     return model
@@ -217,8 +243,8 @@ def open_folder(path: str | Path | None, **options: Any) -> ModelFolder:
     """``find_folder``, with download and export drawn as by ``open_model``."""
     from pocketlm.model import find_folder
 
-    with _shown_exports() as callbacks:
-        return find_folder(path, **callbacks, **options)
+    with _shown_exports() as observer:
+        return find_folder(path, observer=observer, **options)
 
 
 def open_folders(
@@ -263,23 +289,26 @@ def made_folder(name: str, precision: str | None = None) -> ModelFolder:
 
 
 @contextmanager
-def _shown_exports() -> Iterator[dict[str, Any]]:
-    """The callbacks of ``load`` that draw an export and a download."""
-    quiet = not sys.stderr.isatty()
+def _shown_exports() -> Iterator[Observer]:
+    """Draws what ``load`` exports and downloads, if anything, on a terminal."""
+    if not sys.stderr.isatty():
+        yield SILENT
+        return
     with ExitStack() as drawing:
 
-        def on_export(out: Path) -> dict[str, Any]:
+        @cache
+        def shown() -> Observer:
             # Imported only now: drawing and exporting cost memory that a run does not need.
-            from pocketlm.commands.progress import shown
+            from pocketlm.commands import progress
 
-            return drawing.enter_context(shown(quiet))
+            return drawing.enter_context(progress.shown(quiet=False))
 
-        def on_download(name: str, total: int) -> AbstractContextManager[ByteProgress]:
-            from pocketlm.commands.progress import downloading
-
-            return downloading(name, total, quiet)
-
-        yield {"on_export": on_export, "on_download": on_download}
+        yield Observer(
+            plan=lambda plan: shown().plan(plan),
+            progress=lambda done, total: shown().progress(done, total),
+            message=lambda text: shown().message(text),
+            download=lambda name, total: shown().download(name, total),
+        )
 
 
 ESCAPES = {"\\n": "\n", "\\t": "\t", "\\r": "\r", "\\\\": "\\"}

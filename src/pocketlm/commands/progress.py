@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,31 +21,30 @@ from rich.progress import (
 from rich.table import Table
 
 from pocketlm.export.folder import IN_PLACE, ModelFolder
+from pocketlm.export.observer import SILENT, Observer
 from pocketlm.export.plan import ExportPlan
-from pocketlm.export.quantities import duration_text, size_text
+from pocketlm.export.quantities import ByteProgress, duration_text, size_text
+from pocketlm.quantize.precisions import FULL
 
 PIPED_WIDTH = 1000  # a line of a table in a file is never broken
 
 
 @contextmanager
-def shown(quiet: bool) -> Iterator[dict[str, Any]]:
-    """The callbacks of an export that draw its plan and its progress; none when ``quiet``."""
+def shown(quiet: bool) -> Iterator[Observer]:
+    """Draws the plan and the progress of an export, and its download; nothing when ``quiet``."""
     if quiet:
-        yield {}
+        yield SILENT
         return
     console = Console(stderr=True)
     bar = _bytes_bar(console)
     task = bar.add_task("writing", total=None)
 
-    def on_plan(plan: ExportPlan) -> None:
-        console.print(
+    def show(plan: ExportPlan) -> None:
+        _print_line(
+            console,
             f"{plan.architecture}, {plan.num_parameters:,} parameters, to {plan.precision}: "
             f"read {size_text(plan.bytes_to_read)}, write {size_text(plan.bytes_to_write)} "
             f"of {size_text(plan.bytes_free)} free to {plan.out}",
-            highlight=False,
-            markup=False,
-            emoji=False,
-            soft_wrap=True,
         )
         if console.is_terminal:
             bar.start()
@@ -54,24 +53,27 @@ def shown(quiet: bool) -> Iterator[dict[str, Any]]:
         bar.update(task, completed=written, total=total)
 
     try:
-        yield {"on_plan": on_plan, "progress": progress}
+        yield Observer(
+            plan=show,
+            progress=progress,
+            message=lambda text: _print_line(console, text),
+            download=lambda name, total: _downloading(console, name, total),
+        )
     finally:
         if bar.live.is_started:
             bar.stop()
 
 
 @contextmanager
-def downloading(name: str, total: int, quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    """The progress callback that draws the download of ``name``; it draws none when ``quiet``.
+def _downloading(console: Console, name: str, total: int) -> Iterator[ByteProgress]:
+    """The progress callback that draws the download of ``name`` on a terminal.
 
     What was there before counts as done, not as fast.
     """
-    console = Console(stderr=True)
-    if quiet or not console.is_terminal:
+    if not console.is_terminal:
         yield lambda done, total: None
         return
-    text = f"downloading {name}, {size_text(total)}"
-    console.print(text, highlight=False, markup=False, emoji=False)
+    _print_line(console, f"downloading {name}, {size_text(total)}")
     with _bytes_bar(console) as bar:
         task: TaskID | None = None
 
@@ -82,6 +84,10 @@ def downloading(name: str, total: int, quiet: bool) -> Iterator[Callable[[int, i
             bar.update(task, completed=done)
 
         yield progress
+
+
+def _print_line(console: Console, text: str) -> None:
+    console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def _bytes_bar(console: Console) -> Progress:
@@ -141,9 +147,7 @@ def print_report(folder: ModelFolder) -> None:
         )
     if folder.manifest.get("graph"):
         click.echo(f"graph: {graph_maker(folder)}", err=True)
-    console.print(
-        f"wrote {folder.path}", highlight=False, markup=False, emoji=False, soft_wrap=True
-    )
+    _print_line(console, f"wrote {folder.path}")
 
 
 def wide_console(*, stderr: bool = False) -> Console:
@@ -162,9 +166,10 @@ def precision_table(precision: dict[str, Any]) -> Table:
         high = max(tensor["relative_error"] for tensor in tensors)
         size = sum(tensor["bytes_after"] for tensor in tensors)
         weights = sum(tensor["bytes_before"] for tensor in tensors) / 4
+        reasons = {tensor["reason"]: None for tensor in tensors if "reason" in tensor}
         table.add_row(
             group,
-            number_format,
+            f"{number_format} ({'; '.join(reasons)})" if reasons else number_format,
             f"{8 * size / weights:.2f}",
             f"{low:.4f}" if low == high else f"{low:.4f} to {high:.4f}",
             size_text(size),
@@ -174,7 +179,7 @@ def precision_table(precision: dict[str, Any]) -> Table:
             reason = f"{len(skipped)} {'layers' if group.count('*') == 1 else 'tensors'}: {reason}"
         else:
             group = skipped[0]["name"]
-        table.add_row(group, "fp32", "32.00", reason, "")
+        table.add_row(group, FULL, "32.00", reason, "")
     return table
 
 

@@ -6,10 +6,17 @@ from pathlib import Path
 
 import click
 
-from pocketlm.commands.options import Place, made_folder, precision_options, writing_options
+from pocketlm.commands.options import (
+    Place,
+    chosen_change,
+    made_folder,
+    precision_options,
+    writing_options,
+)
 from pocketlm.commands.progress import print_report, shown
+from pocketlm.export.publishing import Target
+from pocketlm.export.writing import export_model
 from pocketlm.quantize.precisions import FULL, PRECISIONS
-from pocketlm.quantize.run import quantize_model
 
 
 @click.command("quantize")
@@ -19,17 +26,17 @@ from pocketlm.quantize.run import quantize_model
     "--to",
     "precision",
     type=click.Choice([name for name in PRECISIONS if name != FULL]),
-    required=True,
-    help="Number format of the weights.",
+    help="Number format of the weights; this or --plan is needed.",
 )
 @precision_options
 @writing_options
 def command(
     model: str,
     out: Path,
-    precision: str,
+    precision: str | None,
     block_size: int | None,
     head: str | None,
+    plan: Path | None,
     force: bool,
     quiet: bool,
     debug: bool,
@@ -42,13 +49,16 @@ def command(
     OUT/pocketlm.json.
 
     \b
-    Example:
+    Examples:
       pocketlm quantize gpt2-fp32/ gpt2-int8/ --to int8
+      pocketlm quantize gpt2-fp32/ gpt2-mixed/ --plan plan.json
     """
+    if (precision is None) == (plan is None):
+        found = "neither --to nor --plan" if plan is None else "--plan with --to"
+        raise click.UsageError(f"found {found}, expected one of them")
+    change = chosen_change(precision or FULL, block_size, head, plan)
     source = made_folder(model, FULL)
-    with shown(quiet) as callbacks:
-        result = quantize_model(
-            source, out, precision, block_size=block_size, head=head, force=force, **callbacks
-        )
+    with shown(quiet) as observer:
+        result = export_model(source, Target(out, force=force), change, observer=observer)
     if not quiet:
         print_report(result)
