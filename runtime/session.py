@@ -95,6 +95,11 @@ class Session:
         self._keep = {n: np.array(n, np.int64) for n in (0, 1)}
         self._keeping = -1
 
+    @property
+    def engine(self) -> onnxruntime.InferenceSession:
+        """The opened graph, for a loop of another shape than one sequence."""
+        return self._session
+
     def new_cache(self) -> Cache:
         """An empty cache for one sequence, of the kind the graph was made for."""
         if self._growing:
