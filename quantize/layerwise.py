@@ -30,7 +30,7 @@ from ..export.graph import IR_VERSION, Weight
 from ..export.memory import memory_errors
 from ..export.threads import check_threads
 from ..runtime.engine import onnxruntime
-from .rewrite import match_product
+from .select import match_product
 from .weights import LinearWeight, weight_of
 
 Array = NDArray[Any]
