@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, Protocol
@@ -66,8 +68,19 @@ LARGEST_PADDING = 1024
 class Change(Protocol):
     """Passes that give a graph other number formats, and what the manifest says of it."""
 
+    def prepared(
+        self, declare: Callable[[], Decoder] | None, observer: Observer
+    ) -> AbstractContextManager[None]:
+        """Measures what the passes need; ``declare`` gives the model anew, None: there is but one.
+
+        The model is written while the context is open.
+        """
+
     def apply(self, model: ir.Model) -> None:
         """Rewrites ``model`` in place; weights stay lazy."""
+
+    def written(self, folder: ModelFolder) -> None:
+        """Called with the finished files, before the manifest is written for good."""
 
     @property
     def name(self) -> str:
@@ -82,8 +95,17 @@ class Unchanged:
 
     name = "fp32"
 
+    def prepared(
+        self, declare: Callable[[], Decoder] | None, observer: Observer
+    ) -> AbstractContextManager[None]:
+        """Needs nothing."""
+        return nullcontext()
+
     def apply(self, model: ir.Model) -> None:
         """Changes nothing."""
+
+    def written(self, folder: ModelFolder) -> None:
+        """Has nothing to add."""
 
     def describe(self, num_parameters: int) -> dict[str, Any]:
         """The manifest entry of an fp32 folder."""
@@ -123,16 +145,18 @@ def export_model(
     RequestError for a folder that is quantized already, and what ``change`` raises.
     """
     target = target_of(out, force)
-    decoder = _decoder_of(source)
     change = change or Unchanged()
-    change.apply(decoder.model)
-    with publishing(target) as folder:
-        plan = _plan(decoder, target, change.name)
-        check_free_space(target, plan.bytes_needed)
-        observer.plan(plan)
-        short = memory_errors(f"{plan.out}: writing it", plan.peak_memory_bytes)
-        with storage_errors(plan.out), short:
-            _write(decoder, folder, plan, change, observer)
+    declare = None if isinstance(source, Decoder) else partial(_declared, source)
+    with change.prepared(declare, observer):
+        decoder = source if isinstance(source, Decoder) else _declared(source)
+        change.apply(decoder.model)
+        with publishing(target) as folder:
+            plan = _plan(decoder, target, change.name)
+            check_free_space(target, plan.bytes_needed)
+            observer.plan(plan)
+            short = memory_errors(f"{plan.out}: writing it", plan.peak_memory_bytes)
+            with storage_errors(plan.out), short:
+                _write(decoder, folder, plan, change, observer)
     return ModelFolder.open(plan.out)
 
 
@@ -160,9 +184,8 @@ def plan_export(
     return replace(plan, seconds=seconds)
 
 
-def _decoder_of(source: Checkpoint | ModelFolder | Decoder) -> Decoder:
-    if isinstance(source, Decoder):
-        return source
+def _declared(source: Checkpoint | ModelFolder) -> Decoder:
+    """A new float32 model of ``source`` every time; its weights are lazy."""
     if isinstance(source, ModelFolder):
         return _full_decoder(source)
     decoder = build_decoder(source)
@@ -260,7 +283,10 @@ def _write(
             "precision": change.describe(decoder.num_parameters),
             "files": describe_files(folder, known),
         }
-        _check_written(ModelFolder(folder, manifest))
+        written = ModelFolder(folder, manifest)
+        _check_written(written)
+        change.written(written)
+        manifest["precision"] = change.describe(decoder.num_parameters)
         (folder / MANIFEST).write_bytes(manifest_bytes(manifest))
 
 

@@ -37,8 +37,8 @@ PRECISIONS = {
     row.name: row
     for row in (
         Precision(FULL, FULL, FULL),
-        Precision("int8", "int8-channel", "int8", 128),
-        Precision("int8-weight", "int8-block{}", "int8", 64),
-        Precision("int4", "int4-block{}", "int8", 128),
+        Precision("int8", "int8-channel", "int8", 128, rotated=True),
+        Precision("int8-weight", "int8-block{}", "int8", 64, rotated=True),
+        Precision("int4", "int4-block{}", "int8", 128, rotated=True),
     )
 }

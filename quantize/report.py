@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .feedback import Feedbacks
 from .formats import Format
 from .weights import Floats, LinearWeight, Parts
 
@@ -32,17 +33,25 @@ class TensorReport:
 class Loss:
     """What packing one weight loses, added up from runs of it that any thread may bring."""
 
-    def __init__(self, weight: LinearWeight, number_format: Format) -> None:
+    def __init__(
+        self, weight: LinearWeight, number_format: Format, feedbacks: Feedbacks | None = None
+    ) -> None:
         self._weight = weight
         self._format = number_format
+        self._feedbacks = feedbacks
         self._runs: dict[int, list[Sums]] = {}
         self._bytes: dict[int, int] = {}
 
     def pack(self, start: int, stop: int) -> Parts:
         """Packs output features ``start`` to ``stop``, and remembers their loss."""
         sums: list[Sums] = []
+        feedback = self._feedbacks.of(self._weight.name) if self._feedbacks else None
         parts = self._format.packed(
-            self._weight, start, stop, lambda before, after: sums.append(loss(before, after))
+            self._weight,
+            start,
+            stop,
+            lambda before, after: sums.append(loss(before, after)),
+            feedback,
         )
         self._runs[start] = sums
         self._bytes[start] = sum(part.nbytes for part in parts.values())

@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from ..export.graph import Graph, Weight
 from ..export.graph_pass import Outcome
+from .feedback import Feedbacks
 from .formats import Format, embeds, find_format
 from .plan import ASKED, Plan, check_fit
 from .precisions import FULL
@@ -30,8 +31,9 @@ class Rewrite:
     A weight that the plan does not name, because another pass brought it, stays as it is.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, feedbacks: Feedbacks | None = None) -> None:
         self._plan = plan
+        self._feedbacks = feedbacks
         self.report = Report(reasons=plan.reasons)
 
     def apply(self, model: ir.Model) -> Outcome:
@@ -45,7 +47,7 @@ class Rewrite:
             elif wanted is not None:
                 check_fit(wanted, selected)
                 formats[name] = find_format(wanted)
-        rewriting = _Rewriting(Graph.editing(model), formats, self.report)
+        rewriting = _Rewriting(Graph.editing(model), formats, self.report, self._feedbacks)
         for node in list(model.graph):
             rewriting.visit(node)
         for name in [n for n, v in model.graph.initializers.items() if _unused(v)]:
@@ -56,8 +58,15 @@ class Rewrite:
 class _Rewriting:
     """One run over one model."""
 
-    def __init__(self, graph: Graph, formats: dict[str, Format], report: Report) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        formats: dict[str, Format],
+        report: Report,
+        feedbacks: Feedbacks | None,
+    ) -> None:
         self._graph = graph
+        self._feedbacks = feedbacks
         self._formats = formats  # of the weights that change, by name
         self._report = report
         self._parts: dict[str, PackedParts] = {}
@@ -89,13 +98,20 @@ class _Rewriting:
     def _packed(self, weight: LinearWeight) -> PackedParts:
         if weight.name not in self._parts:
             number_format = self._formats[weight.name]
-            self._parts[weight.name] = pack_lazily(number_format, weight, self._report)
+            self._parts[weight.name] = pack_lazily(
+                number_format, weight, self._report, self._feedbacks
+            )
         return self._parts[weight.name]
 
 
-def pack_lazily(number_format: Format, weight: LinearWeight, report: Report) -> PackedParts:
+def pack_lazily(
+    number_format: Format,
+    weight: LinearWeight,
+    report: Report,
+    feedbacks: Feedbacks | None = None,
+) -> PackedParts:
     """The parts of ``weight``, packed when they are written out; that fills ``report``."""
-    loss = report.losses[weight.name] = Loss(weight, number_format)
+    loss = report.losses[weight.name] = Loss(weight, number_format, feedbacks)
     step = weight.step if number_format.stored_by_rows else weight.out_features
     return PackedParts(loss.pack, weight.out_features, step, weight.scratch)
 

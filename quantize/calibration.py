@@ -1,0 +1,203 @@
+"""What roundings are chosen with: token windows, a model's statistics over them, and a check.
+
+    with calibrated(Calibration(), declare, rotate, observer) as found:
+        found.feedbacks.of("h.0.mlp.c_fc.weight")     # for packing
+        found.reference.divergence(folder)            # mean KL on what was not calibrated on
+
+The windows are cut in two: on most of them the products are measured (``statistics``), on the rest
+the finished model is compared with full precision. A model dreams in int8, which says nearly the
+same as float32, many rows at a time, in a quarter of the memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from ..export.cache_folder import cache_folder
+from ..export.errors import RequestError
+from ..export.external_data import weights_of
+from ..export.folder import ModelFolder
+from ..export.observer import Observer
+from ..export.publishing import storage_errors
+from ..export.quantities import duration_text, size_text
+from ..export.writing import Decoder
+from ..runtime.tokenizer import Tokenizer
+from .dream import TOKENS, Windows, chat_openings, dream, window_for, windows_of
+from .feedback import Feedbacks
+from .fidelity import Reference
+from .statistics import Forecast, Statistics, measure, predict
+
+UNSEEN = 4096  # tokens that are not calibrated on
+WINDOWS_FILE = "windows.npy"
+SAMPLED_BYTES = 4096  # of each weight, to tell models apart
+DREAM, TEXT = "dream", "text"
+
+Rotate = Callable[[ir.Model], object]
+Declare = Callable[[], Decoder]  # the same float32 model every time, its weights lazy
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What to calibrate on; without ``files`` what the model dreams."""
+
+    files: tuple[Path, ...] = ()
+    tokens: int = TOKENS
+    seed: int = 0
+    folder: Path | None = None  # keeps the statistics; None: in the cache until they were used
+
+    def describe(self, windows: Windows) -> dict[str, str | int]:
+        """The manifest's entry."""
+        found: dict[str, str | int] = {"kind": TEXT if self.files else DREAM}
+        if not self.files:
+            found["seed"] = self.seed
+        return found | {"tokens": windows.size, "digest": _digest(windows)}
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """What was measured of ``model``, which is rotated, and whose weights are lazy."""
+
+    model: ir.Model
+    seen: Windows
+    unseen: Windows
+    statistics: Statistics
+    folder: Path  # for what takes more room than memory has
+    entry: dict[str, str | int]  # of the manifest
+
+    @cached_property
+    def feedbacks(self) -> Feedbacks:
+        """Error feedback for the products that were measured."""
+        return Feedbacks(self.statistics)
+
+    @cached_property
+    def reference(self) -> Reference:
+        """What the model in full precision says of the windows that were not calibrated on."""
+        return Reference(self.model, self.unseen)
+
+
+@contextmanager
+def calibrated(
+    calibration: Calibration,
+    declare: Declare,
+    rotate: Rotate,
+    write_dreamer: Callable[[Path], ModelFolder],
+    observer: Observer,
+) -> Iterator[Calibrated]:
+    """Measures the model that ``declare`` gives once ``rotate`` has turned it.
+
+    ``write_dreamer`` writes it in int8 to a folder. What was measured before the process was
+    killed is not measured again. Raises what ``dream``, ``windows_of`` and ``measure`` raise.
+    """
+    decoder = declare()
+    identity = {"model": _fingerprint(decoder.model)}
+    with _work_folder(calibration, identity["model"]) as folder:
+        windows = _windows(calibration, decoder, folder, write_dreamer, observer)
+        rows = min(max(1, UNSEEN // windows.shape[1]), len(windows) // 4)
+        if not rows:
+            raise RequestError(
+                f"found {len(windows)} windows of {windows.shape[1]} tokens to calibrate on, "
+                "expected at least 4, of which one is to verify with; add text"
+            )
+        seen, unseen = windows[:-rows], windows[-rows:]
+        rotate(decoder.model)
+        observer.message(forecast_text(decoder, windows))
+        statistics = measure(
+            decoder.model,
+            seen,
+            folder / "statistics",
+            identity,
+            partial(_told, observer, "measured", "parts of the model"),
+        )
+        entry = calibration.describe(seen)
+        yield Calibrated(decoder.model, seen, unseen, statistics, folder, entry)
+
+
+def forecast_text(decoder: Decoder, windows: Windows) -> str:
+    found = predict(decoder.model, windows.size)
+    return (
+        f"calibrating on {windows.size:,} tokens: about {duration_text(found.seconds, 1)}, "
+        f"{size_text(found.memory_bytes)} of memory and {size_text(found.disk_bytes)} of disk"
+    )
+
+
+def _told(observer: Observer, verb: str, what: str, done: int, total: int) -> None:
+    if done in (0, total) or done % max(1, total // 8) == 0:
+        observer.message(f"{verb} {done} of {total} {what}")
+
+
+def _windows(
+    calibration: Calibration,
+    decoder: Decoder,
+    folder: Path,
+    write_dreamer: Callable[[Path], ModelFolder],
+    observer: Observer,
+) -> Windows:
+    window = window_for(decoder.shape)
+    count = calibration.tokens + UNSEEN
+    if calibration.files:
+        with tempfile.TemporaryDirectory() as place:
+            file = Path(place) / "tokenizer.json"
+            file.write_bytes(decoder.tokenizer_files["tokenizer.json"])
+            return windows_of(calibration.files, Tokenizer.open(file), window, count)
+    kept = folder / WINDOWS_FILE
+    if kept.is_file():
+        found: Windows = np.load(kept, allow_pickle=False)
+        return found
+    with storage_errors(folder), tempfile.TemporaryDirectory(dir=folder) as place:
+        dreamer = write_dreamer(Path(place) / "dreamer")
+        windows = dream(
+            dreamer,
+            count,
+            window,
+            calibration.seed,
+            chat_openings(dreamer),
+            progress=partial(_told, observer, "dreamt", "tokens"),
+        )
+        written = Path(place) / WINDOWS_FILE
+        np.save(written, windows)
+        written.replace(kept)
+    return windows
+
+
+@contextmanager
+def _work_folder(calibration: Calibration, model: str) -> Iterator[Path]:
+    """Where statistics lie: the one asked for stays, one in the cache goes once it was used.
+
+    After an error or a kill it stays, so that the next run goes on there.
+    """
+    if calibration.folder is not None:
+        with storage_errors(calibration.folder):
+            calibration.folder.mkdir(parents=True, exist_ok=True)
+        yield calibration.folder
+        return
+    root = cache_folder() or Path(tempfile.gettempdir()) / "pocketlm"
+    asked = hashlib.sha256(f"{model} {calibration}".encode()).hexdigest()
+    folder = root / "calibration" / asked[:16]
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _fingerprint(model: ir.Model) -> str:
+    """SHA-256 of names, shapes and some numbers of every weight: tells models apart."""
+    digest = hashlib.sha256()
+    for weight in weights_of(model):
+        rows = max(1, min(SAMPLED_BYTES // max(1, weight.row_bytes), weight.num_rows))
+        digest.update(f"{weight.name} {weight.shape.numpy()}".encode())
+        digest.update(weight.rows(0, rows).tobytes()[:SAMPLED_BYTES])
+    return digest.hexdigest()
+
+
+def _digest(windows: Windows) -> str:
+    return hashlib.sha256(np.ascontiguousarray(windows, "<i8").tobytes()).hexdigest()
