@@ -5,7 +5,11 @@ Units are decimal: 1 kB is 1000 bytes. What is written grows with what it is of,
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+
+from .errors import RequestError
+from .strict_json import shown
 
 ByteProgress = Callable[[int, int], None]  # bytes done so far, bytes in all
 MINUS = "\N{MINUS SIGN}"
@@ -60,3 +64,26 @@ def signed(text: str) -> str:
     if not text.strip("-0.,"):
         return text.removeprefix("-")
     return text.replace("-", MINUS, 1) if text.startswith("-") else text
+
+
+UNITS = {unit: int(scale) for scale, unit in BYTES} | {
+    "KiB": 1 << 10,
+    "MiB": 1 << 20,
+    "GiB": 1 << 30,
+    "TiB": 1 << 40,
+}
+_SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,6})?) ?([A-Za-z]{0,3})")
+
+
+def parse_size(text: str) -> int:
+    """Bytes of "80MB", "1.5 GiB" or "4096"; RequestError for what is no size above 0."""
+    match = _SIZE.fullmatch(text.strip())
+    units = {name.lower(): size for name, size in UNITS.items()}
+    unit = units.get((match[2] or "B").lower()) if match else None
+    size = int(float(match[1]) * unit) if match and unit else 0
+    if size <= 0:
+        raise RequestError(
+            f"found the size {shown(text)}, expected a number above 0 and its unit, such as 80MB "
+            f"({', '.join(UNITS)})"
+        )
+    return size

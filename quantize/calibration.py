@@ -16,7 +16,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -32,35 +32,21 @@ from ..export.publishing import storage_errors
 from ..export.quantities import duration_text, size_text
 from ..export.writing import Decoder
 from ..runtime.tokenizer import Tokenizer
-from .dream import TOKENS, Windows, chat_openings, dream, window_for, windows_of
+from .dream import Windows, chat_openings, dream, window_for, windows_of
 from .feedback import Feedbacks
 from .fidelity import Reference
+from .precisions import CALIBRATION_TOKENS, Calibration
 from .statistics import Forecast, Statistics, measure, predict
 
 UNSEEN = 4096  # tokens that are not calibrated on
 WINDOWS_FILE = "windows.npy"
 SAMPLED_BYTES = 4096  # of each weight, to tell models apart
 DREAM, TEXT = "dream", "text"
+# Seconds that dreaming, measuring and rounding take together, for each of measuring.
+SHARE = 3.0
 
 Rotate = Callable[[ir.Model], object]
 Declare = Callable[[], Decoder]  # the same float32 model every time, its weights lazy
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """What to calibrate on; without ``files`` what the model dreams."""
-
-    files: tuple[Path, ...] = ()
-    tokens: int = TOKENS
-    seed: int = 0
-    folder: Path | None = None  # keeps the statistics; None: in the cache until they were used
-
-    def describe(self, windows: Windows) -> dict[str, str | int]:
-        """The manifest's entry."""
-        found: dict[str, str | int] = {"kind": TEXT if self.files else DREAM}
-        if not self.files:
-            found["seed"] = self.seed
-        return found | {"tokens": windows.size, "digest": _digest(windows)}
 
 
 @dataclass(frozen=True)
@@ -99,6 +85,7 @@ def calibrated(
     killed is not measured again. Raises what ``dream``, ``windows_of`` and ``measure`` raise.
     """
     decoder = declare()
+    observer.message(f"calibrating takes {forecast_text(forecast(decoder.model))}")
     identity = {"model": _fingerprint(decoder.model)}
     with _work_folder(calibration, identity["model"]) as folder:
         windows = _windows(calibration, decoder, folder, write_dreamer, observer)
@@ -110,7 +97,6 @@ def calibrated(
             )
         seen, unseen = windows[:-rows], windows[-rows:]
         rotate(decoder.model)
-        observer.message(forecast_text(decoder, windows))
         statistics = measure(
             decoder.model,
             seen,
@@ -118,16 +104,27 @@ def calibrated(
             identity,
             partial(_told, observer, "measured", "parts of the model"),
         )
-        entry = calibration.describe(seen)
-        yield Calibrated(decoder.model, seen, unseen, statistics, folder, entry)
+        yield Calibrated(decoder.model, seen, unseen, statistics, folder, _entry(calibration, seen))
 
 
-def forecast_text(decoder: Decoder, windows: Windows) -> str:
-    found = predict(decoder.model, windows.size)
+def forecast(model: ir.Model, tokens: int = CALIBRATION_TOKENS) -> Forecast:
+    """What calibrating ``model`` and rounding it with that takes, measured on small parts of it."""
+    measuring = predict(model, tokens + UNSEEN)
+    return replace(measuring, seconds=SHARE * measuring.seconds)
+
+
+def forecast_text(found: Forecast) -> str:
+    """In words."""
     return (
-        f"calibrating on {windows.size:,} tokens: about {duration_text(found.seconds, 1)}, "
-        f"{size_text(found.memory_bytes)} of memory and {size_text(found.disk_bytes)} of disk"
+        f"about {duration_text(found.seconds, 1)}, {size_text(found.memory_bytes)} of memory and "
+        f"{size_text(found.disk_bytes)} of disk"
     )
+
+
+def _entry(calibration: Calibration, seen: Windows) -> dict[str, str | int]:
+    """The manifest's."""
+    kind: dict[str, str | int] = {"kind": TEXT if calibration.files else DREAM}
+    return kind | {"seed": calibration.seed, "tokens": seen.size, "digest": _digest(seen)}
 
 
 def _told(observer: Observer, verb: str, what: str, done: int, total: int) -> None:

@@ -55,7 +55,9 @@ def chunks(windows: Windows) -> list[slice]:
     return [slice(start, start + step) for start in range(0, len(windows), step)]
 
 
-def run_rows(part: OpenPart, windows: Windows, values: Values, replaced: Values | None = None) -> Values:
+def run_rows(
+    part: OpenPart, windows: Windows, values: Values, replaced: Values | None = None
+) -> Values:
     """``part`` over all rows, some at a time: what crosses out of it, (rows, window, …) each."""
     found: list[dict[str, Array]] = [
         part.run(windows[rows], {name: array[rows] for name, array in values.items()}, replaced)

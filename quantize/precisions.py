@@ -14,6 +14,7 @@ README and benchmarks/NOTES.md.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 FULL = "fp32"
 MIXED = "mixed"  # of a plan that is no precision by name
@@ -31,6 +32,7 @@ class Precision:
     head: str  # of ``HEADS``
     block_size: int | None = None  # of what has blocks; None: nothing has
     rotated: bool = False  # the weights are rotated first
+    calibrated: bool = False  # an export calibrates unless told otherwise, if that takes not long
 
 
 PRECISIONS = {
@@ -39,6 +41,31 @@ PRECISIONS = {
         Precision(FULL, FULL, FULL),
         Precision("int8", "int8-channel", "int8", 128, rotated=True),
         Precision("int8-weight", "int8-block{}", "int8", 64, rotated=True),
-        Precision("int4", "int4-block{}", "int8", 128, rotated=True),
+        Precision("int4", "int4-block{}", "int8", 128, rotated=True, calibrated=True),
     )
 }
+
+CALIBRATION_TOKENS = 16384
+AUTOMATIC_SECONDS = 600.0  # that a calibration nobody asked for may take
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What to calibrate on; without ``files`` it is what the model dreams."""
+
+    files: tuple[Path, ...] = ()
+    tokens: int = CALIBRATION_TOKENS
+    seed: int = 0
+    folder: Path | None = None  # keeps the statistics; None: in the cache until they were used
+    most_seconds: float | None = None  # predicted; None: it may take any time
+
+
+AUTOMATIC = Calibration(most_seconds=AUTOMATIC_SECONDS)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A promise to keep: the one of the two that is not None."""
+
+    max_kl: float | None = None  # nats per token against full precision
+    max_bytes: int | None = None  # of the weights

@@ -1,48 +1,37 @@
 """What quantizes on the way from a checkpoint or fp32 folder to a model folder.
 
-    export_model(open_checkpoint("gpt2"), "out", precision_of("int4"))
-    export_model(ModelFolder.open("fp32"), "out", precision_of("int4"))     # the same bytes
-    export_model(checkpoint, "out", precision_of("int4", calibration=Calibration()))
-    export_model(checkpoint, "out", within(Budget(max_kl=0.01), Calibration()))
-    export_model(checkpoint, "out", planned(Plan.read("plan.json")))
+export_model(open_checkpoint("gpt2"), "out", precision_of("int4"))
+export_model(ModelFolder.open("fp32"), "out", precision_of("int4"))     # the same bytes
+export_model(checkpoint, "out", precision_of("int4", calibration=Calibration()))
+export_model(checkpoint, "out", within(Budget(max_kl=0.01), Calibration()))
+export_model(checkpoint, "out", planned(Plan.read("plan.json")))
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
 from ..export.errors import RequestError
-from ..export.external_data import plan_ranges
 from ..export.folder import ModelFolder
 from ..export.observer import Observer
-from ..export.quantities import size_text
 from ..export.writing import Change, export_model, open_decoder
-from .calibration import Calibrated, Calibration, Declare, calibrated
-from .plan import Plan, Rotated, choose, plan_for
-from .precisions import FULL
+from .plan import Plan, choose, plan_for
+from .precisions import FULL, Budget, Calibration
 from .rewrite import Rewrite
 from .rotation import Rotation
-from .search import Step, frontier, largest_within, options_of, smallest_that_keeps, thinned
+
+if TYPE_CHECKING:
+    from .calibration import Calibrated, Declare
 
 DREAMER = "int8"  # the precision that a model dreams in
-SENSITIVITY_WINDOWS = 2
-# What text that nobody has seen may lose more than the windows that a promise is verified on.
-MARGIN = 0.8
-
-
-@dataclass(frozen=True)
-class Budget:
-    """A promise to keep: one of the two."""
-
-    max_kl: float | None = None  # nats per token
-    max_bytes: int | None = None  # of the weights
 
 
 class Quantized:
@@ -70,11 +59,16 @@ class Quantized:
         if self._calibration is None:
             yield
             return
+        obstacle = _obstacle(self._calibration, declare)
+        if obstacle is not None and self._calibration.most_seconds is not None:
+            observer.message(f"not calibrated: {obstacle}")
+            yield
+            return
         if declare is None:
-            raise RequestError(
-                "found a traced graph to calibrate, expected one that pocketlm declares; leave "
-                "calibration out (in a command: --calibrate none)"
-            )
+            raise RequestError(f"cannot be calibrated: {obstacle}")
+        from .calibration import calibrated
+        from .search import search
+
         rotation = Rotation()
         with calibrated(
             self._calibration,
@@ -85,8 +79,8 @@ class Quantized:
         ) as found:
             self._found = found
             if self._budget is not None:
-                searched = Search(found, declare, observer).plan(self._budget)
-                self._plan_of = searched.fitting
+                divergence = partial(_divergence, found, declare)
+                self._plan_of = search(found, self._budget, divergence, observer).fitting
             yield
             self._found = None
 
@@ -122,48 +116,27 @@ class Quantized:
         return self.plan.describe() | rotation | self._rewrite.report.describe(num_parameters)
 
 
-class Search:
-    """For the plan of one model that keeps a budget."""
-
-    def __init__(self, found: Calibrated, declare: Declare, observer: Observer) -> None:
-        self._found = found
-        self._declare = declare
-        self._observer = observer
-
-    def plan(self, budget: Budget) -> Plan:
-        """Raises RequestError for fewer bytes than any plan has."""
-        steps = self._steps()
-        if budget.max_bytes is not None:
-            step = largest_within(steps, budget.max_bytes)
-            return self._plan(step, {"max_bytes": budget.max_bytes})
-        assert budget.max_kl is not None
-        promise = {"max_kl": budget.max_kl}
-        limit = MARGIN * budget.max_kl
-        kept = smallest_that_keeps(thinned(steps), lambda step: self._divergence(step) <= limit)
-        return self._plan(kept, promise)
-
-    def _steps(self) -> list[Step]:
-        found, observer = self._found, self._observer
-        observer.message("measuring what each weight adds when it is rounded")
-        windows = found.seen[-SENSITIVITY_WINDOWS:]
-        options = options_of(found.model, found.feedbacks, windows)
-        whole = sum(max(option.num_bytes for option in some) for some in options.values())
-        return frontier(options, plan_ranges(found.model)[1] - whole)
-
-    def _plan(self, step: Step, promise: dict[str, float | int]) -> Plan:
-        return Plan(step.formats, rotation=Rotated(), promise=promise)
-
-    def _divergence(self, step: Step) -> float:
-        """Measured: the model is written as that plan says, and removed again."""
-        plan = self._plan(step, {})
-        candidate = Quantized(plan.fitting, found=self._found)
-        with tempfile.TemporaryDirectory(dir=self._found.folder) as place:
-            export_model(self._declare(), Path(place) / "candidate", candidate)
-        kl = (candidate.plan.promise or {}).get("kl", 0.0)  # of float32, nothing is measured
-        self._observer.message(
-            f"{size_text(step.num_bytes)}: {kl:.3g} nats per token (predicted {step.kl:.3g})"
+def _obstacle(calibration: Calibration, declare: Declare | None) -> str | None:
+    """Why a model is not calibrated, None where it is."""
+    if declare is None:
+        return (
+            "found a traced graph, expected one that pocketlm declares; leave calibration out (in "
+            "a command: --calibrate none)"
         )
-        return float(kl)
+    from .calibration import forecast, forecast_text
+
+    found = forecast(declare().model, calibration.tokens)
+    if calibration.most_seconds is None or found.seconds <= calibration.most_seconds:
+        return None
+    return f"it would take {forecast_text(found)}; to do it all the same, say: --calibrate dream"
+
+
+def _divergence(found: Calibrated, declare: Declare, plan: Plan) -> float:
+    """Measured: the model is written as ``plan`` says, and removed again."""
+    candidate = Quantized(plan.fitting, found=found)
+    with tempfile.TemporaryDirectory(dir=found.folder) as place:
+        export_model(declare(), Path(place) / "candidate", candidate)
+    return float((candidate.plan.promise or {}).get("kl", 0.0))  # of float32 none is measured
 
 
 def precision_of(

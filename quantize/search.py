@@ -26,11 +26,16 @@ import numpy as np
 import onnx_ir as ir
 
 from ..export.errors import RequestError
+from ..export.external_data import plan_ranges
+from ..export.observer import Observer
+from ..export.quantities import size_text
+from .calibration import Calibrated
 from .feedback import Feedbacks
 from .fidelity import Progress, Windows, chunks, mean_kl, run_rows
 from .formats import Format, find_format
 from .layerwise import OpenPart, Part, Values, split
-from .precisions import FULL
+from .plan import Plan, Rotated
+from .precisions import FULL, Budget
 from .select import Selected, select
 from .weights import Floats, LinearWeight
 
@@ -38,7 +43,38 @@ PROBE = "int4-block64"
 # From small to large; W8A8 is not among them: its activations lose what no objective of weights
 # tells, and blocks of 8 bits have less KL for as many bytes.
 LADDER = ("int4-block128", "int4-block64", "int4-block32", "int8-block128", "int8-block32", FULL)
-WINDOWS = 2  # of those that were calibrated on, for the sensitivities
+SENSITIVITY_WINDOWS = 2  # of those that were calibrated on
+# What text that nobody has seen may lose more than the windows that a promise is verified on.
+MARGIN = 0.8
+
+
+def search(
+    found: Calibrated, budget: Budget, divergence: Callable[[Plan], float], observer: Observer
+) -> Plan:
+    """The plan that keeps ``budget``, ``divergence`` being that of a model written by a plan.
+
+    Raises RequestError for fewer bytes than any plan has.
+    """
+    observer.message("measuring what each weight adds when it is rounded")
+    windows = found.seen[-SENSITIVITY_WINDOWS:]
+    options = options_of(found.model, found.feedbacks, windows)
+    whole = sum(max(option.num_bytes for option in some) for some in options.values())
+    steps = frontier(options, plan_ranges(found.model)[1] - whole)
+    if budget.max_bytes is not None:
+        step = largest_within(steps, budget.max_bytes)
+        return Plan(step.formats, rotation=Rotated(), promise={"max_bytes": budget.max_bytes})
+    assert budget.max_kl is not None
+    limit = MARGIN * budget.max_kl
+
+    def keeps(step: Step) -> bool:
+        kl = divergence(Plan(step.formats, rotation=Rotated()))
+        observer.message(
+            f"{size_text(step.num_bytes)}: {kl:.3g} nats per token (predicted {step.kl:.3g})"
+        )
+        return kl <= limit
+
+    kept = smallest_that_keeps(thinned(steps), keeps)
+    return Plan(kept.formats, rotation=Rotated(), promise={"max_kl": budget.max_kl})
 
 
 @dataclass(frozen=True)
@@ -113,7 +149,7 @@ def largest_within(steps: Sequence[Step], max_bytes: int) -> Step:
     return [step for step in steps if step.num_bytes <= max_bytes][-1]
 
 
-def thinned(steps: Sequence[Step], count: int = 32) -> list[Step]:
+def thinned(steps: Sequence[Step], count: int = 64) -> list[Step]:
     """About ``count`` of them, evenly far apart in the logarithm of the KL; the first and last."""
     floor = max(steps[0].kl, 1e-30) * 1e-6
     marks = np.log([max(step.kl, floor) for step in steps])
@@ -253,7 +289,9 @@ def sensitivities(
             } | begun
     progress(len(parts), len(parts) + 1)
     with head.open() as opened:
-        streams |= {name: streams[""] for name, _ in _replacements(head, rounded) if name not in streams}
+        streams |= {
+            name: streams[""] for name, _ in _replacements(head, rounded) if name not in streams
+        }
         kl = dict.fromkeys(streams, 0.0)
         for rows in chunks(windows):
             reference = _logits(opened, windows, streams[""], rows, {})
@@ -276,9 +314,7 @@ def _replacements(
             yield name, rounded[name]()
 
 
-def _again(
-    name: str, part: Part, rounded: Mapping[str, Callable[[], Floats]]
-) -> dict[str, Floats]:
+def _again(name: str, part: Part, rounded: Mapping[str, Callable[[], Floats]]) -> dict[str, Floats]:
     """A tied table is met twice: what to replace in the head of the variant of that name."""
     return dict(_replacements(part, {name: rounded[name]} if name else {}))
 

@@ -135,7 +135,9 @@ class Block:
 
     # Nodes ------------------------------------------------------------------------------------
 
-    def packed(self, weight: LinearWeight, start: int, stop: int, measure: Measure, feedback: object = None) -> Parts:
+    def packed(
+        self, weight: LinearWeight, start: int, stop: int, measure: Measure, feedback: object = None
+    ) -> Parts:
         """Reads output features ``start`` to ``stop``, packs them, and measures what that loses."""
         n, k = stop - start, weight.in_features
         data = np.empty((n, k // self.size, self.size * self.bits // 8), np.uint8)

@@ -74,7 +74,9 @@ class Int8Channel:
 
     # Nodes ------------------------------------------------------------------------------------
 
-    def packed(self, weight: LinearWeight, start: int, stop: int, measure: Measure, feedback: object = None) -> Parts:
+    def packed(
+        self, weight: LinearWeight, start: int, stop: int, measure: Measure, feedback: object = None
+    ) -> Parts:
         """Reads output features ``start`` to ``stop``, packs them, and measures what that loses."""
         n = stop - start
         data = np.empty((weight.in_features, n), np.int8)

@@ -11,6 +11,7 @@ import click
 
 from pocketlm.commands.options import (
     Place,
+    calibration_options,
     chosen_change,
     hub_options,
     precision_options,
@@ -36,6 +37,7 @@ from pocketlm.reference import check_options, find_reference
     help=f"Number format of the weights. Default: {FULL}.",
 )
 @precision_options
+@calibration_options
 @click.option(
     "--tokenizer",
     type=Place(),
@@ -68,6 +70,10 @@ def command(
     block_size: int | None,
     head: str | None,
     plan: Path | None,
+    calibrate: tuple[str, ...],
+    statistics: Path | None,
+    max_kl: float | None,
+    max_bytes: str | None,
     tokenizer: Path | None,
     via: str | None,
     no_rewrite: bool,
@@ -91,12 +97,11 @@ def command(
     Examples:
       pocketlm export gpt2/ gpt2-int4/ --precision int4
       pocketlm export meta-llama/Llama-3.2-1B out/ --precision int8
+      pocketlm export meta-llama/Llama-3.2-1B out/ --max-bytes 800MB
       pocketlm export meta-llama/Llama-3.2-1B out/ --plan plan.json
       pocketlm export Llama-3.1-405B/ out/ --precision int4 --dry-run
       pocketlm export bloom-560m/ bloom-int8/ --via optimum --precision int8
     """
-    if plan is not None and precision is not None:
-        raise click.UsageError("found --plan with --precision, expected one of them")
     if via is None and no_rewrite:
         raise click.UsageError("found --no-rewrite, expected it with --via optimum only")
     if via is not None and dry_run:
@@ -112,7 +117,9 @@ def command(
                 f"found {name} with --dry-run, expected one of them: a dry run prints its plan and "
                 "fetches no weights"
             )
-    change = chosen_change(precision or FULL, block_size, head, plan)
+    change = chosen_change(
+        precision, block_size, head, plan, calibrate, statistics, max_kl, max_bytes
+    )
     reference = find_reference(checkpoint)
     check_options(reference, {"revision": revision, "keep_download": keep_download})
     with shown(quiet) as observer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -14,8 +15,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pocketlm.export.observer import SILENT, Observer
+from pocketlm.export.quantities import parse_size
 from pocketlm.export.utf8 import utf8
-from pocketlm.quantize.precisions import BLOCK_SIZES, HEADS, PRECISIONS
+from pocketlm.quantize.precisions import (
+    AUTOMATIC,
+    BLOCK_SIZES,
+    FULL,
+    HEADS,
+    PRECISIONS,
+    Budget,
+    Calibration,
+)
 
 if TYPE_CHECKING:
     from pocketlm.export.folder import ModelFolder
@@ -69,6 +79,38 @@ precision_options = _group(
         metavar="FILE",
         help="Give every weight the format that FILE says, a plan that `pocketlm info MODEL "
         "--save-plan FILE` wrote, and perhaps you changed.",
+    ),
+)
+
+calibration_options = _group(
+    click.option(
+        "--calibrate",
+        multiple=True,
+        metavar="dream|none|FILE",
+        help="Choose roundings that make up for each other, on what the model dreams or on a text "
+        "in UTF-8 (several: give it again); none rounds each weight to the nearest number. "
+        "Default: dream for int4 if that takes at most 10 minutes and for --max-kl and "
+        "--max-bytes, else none.",
+    ),
+    click.option(
+        "--statistics",
+        type=Place(),
+        metavar="FOLDER",
+        help="Keep in FOLDER what calibration measures, and go on from what is there: about as "
+        "large as the model in fp32.",
+    ),
+    click.option(
+        "--max-kl",
+        type=float,
+        metavar="NATS",
+        help="Find the formats with the fewest bytes that keep this promise: the mean KL "
+        "divergence from fp32, in nats per token, verified on tokens that were not calibrated on.",
+    ),
+    click.option(
+        "--max-bytes",
+        metavar="SIZE",
+        help="Find the formats with the least KL divergence whose weights take at most SIZE, such "
+        "as 80MB.",
     ),
 )
 
@@ -206,19 +248,78 @@ model_options = _group(*MODEL_OPTIONS.values())
 
 
 def chosen_change(
-    precision: str, block_size: int | None, head: str | None, plan: Path | None
+    precision: str | None,
+    block_size: int | None,
+    head: str | None,
+    plan: Path | None,
+    calibrate: tuple[str, ...],
+    statistics: Path | None,
+    max_kl: float | None,
+    max_bytes: str | None,
 ) -> Change | None:
-    """What ``precision_options`` ask for, None for fp32; RequestError for what cannot be."""
-    from pocketlm.quantize.plan import Plan
-    from pocketlm.quantize.run import planned, precision_of
+    """What ``precision_options`` and ``calibration_options`` ask for, None for fp32.
 
-    if plan is None:
-        return precision_of(precision, block_size, head)
-    for name, value in (("--block-size", block_size), ("--head", head)):
-        if value is not None:
-            raise click.UsageError(f"found {name} with --plan, expected it in the plan")
-    # What a plan promises was measured on the model that it was made for.
-    return planned(replace(Plan.read(plan), promise=None))
+    RequestError, or click's UsageError, for what cannot be.
+    """
+    from pocketlm.quantize.plan import Plan
+    from pocketlm.quantize.run import planned, precision_of, within
+
+    given = {"--plan": plan, "--max-kl": max_kl, "--max-bytes": max_bytes}
+    chosen = [name for name, value in given.items() if value is not None]
+    others = {"a precision": precision, "--block-size": block_size, "--head": head}
+    if len(chosen) > 1:
+        raise click.UsageError(f"found {' and '.join(chosen)}, expected one of them")
+    for name, value in others.items():
+        if chosen and value is not None:
+            reason = "in the plan" if plan is not None else "left to the search"
+            raise click.UsageError(f"found {name} with {chosen[0]}, expected it {reason}")
+    budget = _budget(max_kl, max_bytes)
+    calibration = _calibration(calibrate, statistics)
+    if calibration is None and (calibrate or statistics) and budget is not None:
+        raise click.UsageError(
+            f"found --calibrate none with {chosen[0]}, expected dream or a text: the search has to "
+            "measure"
+        )
+    if budget is not None:
+        return within(budget, calibration or Calibration())
+    if plan is not None:
+        # What a plan promises was measured on the model that it was made for.
+        return planned(replace(Plan.read(plan), promise=None, calibration=None), calibration)
+    row = PRECISIONS[precision or FULL]
+    if calibration is None and not calibrate and row.calibrated:
+        calibration = AUTOMATIC
+    if calibration is not None and row.name == FULL:
+        raise click.UsageError(
+            f"found --calibrate with {FULL}, expected it with a precision that rounds: there is "
+            "nothing to choose"
+        )
+    return precision_of(row.name, block_size, head, calibration)
+
+
+def _budget(max_kl: float | None, max_bytes: str | None) -> Budget | None:
+    if max_kl is not None and not 0 < max_kl < math.inf:
+        raise click.UsageError(
+            f"found --max-kl {max_kl:g}, expected a number of nats above 0, such as 0.01; only "
+            "fp32 loses nothing"
+        )
+    if max_kl is None and max_bytes is None:
+        return None
+    return Budget(max_kl, None if max_bytes is None else parse_size(max_bytes))
+
+
+def _calibration(calibrate: tuple[str, ...], statistics: Path | None) -> Calibration | None:
+    """What was asked for, None where nothing or ``none`` was."""
+    words = [word for word in calibrate if word in ("dream", "none")]
+    if words and len(calibrate) > 1:
+        raise click.UsageError(
+            f"found --calibrate {words[0]} with another, expected dream, none or files"
+        )
+    if words == ["none"] and statistics is not None:
+        raise click.UsageError("found --statistics with --calibrate none, expected one of them")
+    if words == ["none"] or not (calibrate or statistics):
+        return None
+    files = () if words else tuple(Path(file) for file in calibrate)
+    return Calibration(files, folder=statistics)
 
 
 def open_model(path: str | Path | None, options: dict[str, Any]) -> Model:

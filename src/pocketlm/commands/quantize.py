@@ -8,6 +8,7 @@ import click
 
 from pocketlm.commands.options import (
     Place,
+    calibration_options,
     chosen_change,
     made_folder,
     precision_options,
@@ -26,9 +27,10 @@ from pocketlm.quantize.precisions import FULL, PRECISIONS
     "--to",
     "precision",
     type=click.Choice([name for name in PRECISIONS if name != FULL]),
-    help="Number format of the weights; this or --plan is needed.",
+    help="Number format of the weights; this, --plan, --max-kl or --max-bytes is needed.",
 )
 @precision_options
+@calibration_options
 @writing_options
 def command(
     model: str,
@@ -37,6 +39,10 @@ def command(
     block_size: int | None,
     head: str | None,
     plan: Path | None,
+    calibrate: tuple[str, ...],
+    statistics: Path | None,
+    max_kl: float | None,
+    max_bytes: str | None,
     force: bool,
     quiet: bool,
     debug: bool,
@@ -51,12 +57,17 @@ def command(
     \b
     Examples:
       pocketlm quantize gpt2-fp32/ gpt2-int8/ --to int8
+      pocketlm quantize gpt2-fp32/ gpt2-int4/ --to int4 --calibrate my-text.txt
+      pocketlm quantize gpt2-fp32/ gpt2-close/ --max-kl 0.01
       pocketlm quantize gpt2-fp32/ gpt2-mixed/ --plan plan.json
     """
-    if (precision is None) == (plan is None):
-        found = "neither --to nor --plan" if plan is None else "--plan with --to"
-        raise click.UsageError(f"found {found}, expected one of them")
-    change = chosen_change(precision or FULL, block_size, head, plan)
+    if precision is None and plan is None and max_kl is None and max_bytes is None:
+        raise click.UsageError(
+            "found no --to, expected one of --to, --plan, --max-kl and --max-bytes"
+        )
+    change = chosen_change(
+        precision, block_size, head, plan, calibrate, statistics, max_kl, max_bytes
+    )
     source = made_folder(model, FULL)
     with shown(quiet) as observer:
         result = export_model(source, Target(out, force=force), change, observer=observer)
