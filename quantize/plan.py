@@ -37,7 +37,7 @@ from .select import Selected, select
 Fact = str | int | float
 LARGEST_PLAN = 10_000_000  # bytes, as of a manifest
 ASKED = "asked to stay in float32"
-ADVICE = "pocketlm info MODEL --save-plan FILE writes the plan of a model"
+ADVICE = "correct it (pocketlm info MODEL --save-plan FILE writes the plan of a model)"
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,10 @@ class Choice:
         return HEADS[self.head].format(self.block_size)
 
     def plan(self, model: ir.Model) -> Plan:
-        """Every weight of ``model`` in the format of its kind, or the nearest that it can have."""
+        """Every weight of ``model`` in the format of its kind, or the nearest that it can have.
+
+        ``reasons`` of the plan says why it is another one, or none.
+        """
         formats: dict[str, str] = {}
         reasons: dict[str, str] = {}
         for name, selected in select(model).items():
@@ -106,7 +109,7 @@ def choose(precision: str, block_size: int | None = None, head: str | None = Non
                 f"{' and '.join(given)} {are} given, expected {neither} with {precision}; "
                 f"choose {', '.join(others)} or {last}, or leave {them} out"
             )
-    chosen = Choice(precision, block_size or row.block_size, head or row.head)
+    chosen = filled(precision, block_size, head)
     if block_size is not None and not any("{}" in f for f in (row.linear, HEADS[chosen.head])):
         raise RequestError(
             f"block_size is {block_size}, expected none for {precision} with an {head} head, which "
@@ -115,12 +118,18 @@ def choose(precision: str, block_size: int | None = None, head: str | None = Non
     return chosen
 
 
+def filled(precision: str, block_size: int | None, head: str | None) -> Choice:
+    """The choice with the precision's own options where none are given."""
+    row = PRECISIONS[precision]
+    return Choice(precision, block_size or row.block_size, head or row.head)
+
+
 def plan_for(
     model: ir.Model, precision: str, block_size: int | None = None, head: str | None = None
 ) -> Plan:
-    """The plan of a precision by name for ``model``; raises what ``choose`` and ``select`` raise.
+    """The plan of a precision by name for ``model``.
 
-    A weight that cannot have its format gets the nearest that it can have: ``reasons`` says why.
+    Raises RequestError for an unknown name or option, CheckpointError for a graph without logits.
     """
     return choose(precision, block_size, head).plan(model)
 
@@ -181,8 +190,10 @@ class Plan:
         formats = {tensor["name"]: tensor["format"] for tensor in precision["tensors"]}
         formats |= {tensor["name"]: FULL for tensor in precision["skipped"]}
         others = {name: precision[name] for name in FIELDS if name in precision}
-        if "rotation" in others:
-            others["rotation"] = {name: others["rotation"][name] for name in ("seed", "parts")}
+        if rotation := others.get("rotation"):
+            tried = (*rotation["parts"], *rotation["skipped"])  # also of single weights
+            parts = [part for part in Rotated().parts if part in tried]
+            others["rotation"] = {"seed": rotation["seed"], "parts": parts}
         return cls.parse({**others, "formats": formats}, "pocketlm.json")
 
     def write(self, path: str | PathLike[str]) -> None:
@@ -214,12 +225,12 @@ class Plan:
             if self.formats[name] != FULL:
                 check_fit(self.formats[name], selected)
         if self.name in PRECISIONS:
-            named = plan_for(model, self.name, self.block_size, self.head)
+            named = filled(self.name, self.block_size, self.head).plan(model)
             if (named.formats, named.rotation) == (self.formats, self.rotation):
                 return replace(named, calibration=self.calibration, promise=self.promise)
         if set(self.formats.values()) <= {FULL}:
             return Plan(self.formats, FULL)  # nothing is done to the model at all
-        return replace(self, name=MIXED, block_size=None, head=None)
+        return replace(self, name=MIXED, block_size=None, head=None, reasons={})
 
     def _check_names(self, found: Mapping[str, Selected]) -> None:
         unknown = [name for name in self.formats if name not in found]
@@ -228,8 +239,8 @@ class Plan:
             near = get_close_matches(unknown[0], found, n=3) or list(found)[:3]
             raise RequestError(
                 f"the plan names {quoted(unknown[0])}"
-                f"{f' and {len(unknown) - 1} more weights' if unknown[1:] else ''}, expected those "
-                f"of the model, such as {', '.join(near)}; correct it; {ADVICE}"
+                f"{f' (and {len(unknown) - 1} more)' if unknown[1:] else ''}, expected weights of "
+                f"the model, such as {', '.join(near)}; {ADVICE}"
             )
         if missing:
             raise RequestError(

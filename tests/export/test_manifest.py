@@ -30,7 +30,7 @@ from pocketlm.export.manifest import (
 )
 from pocketlm.export.writing import export_model, open_decoder
 from pocketlm.quantize.plan import plan_for
-from pocketlm.quantize.run import Quantized
+from pocketlm.quantize.run import Quantized, plan_of
 
 Manifest = dict[str, Any]
 
@@ -249,8 +249,14 @@ class Rotated(Quantized):
     """Says that it has rotated the weights first."""
 
     def describe(self, num_parameters: int) -> dict[str, Any]:
-        rotation = {"seed": 3, "parts": ["R1"], "skipped": {"R2": "no need"}}
+        skipped = {"R2": "no need", "wte.weight": "no need either"}
+        rotation = {"seed": 3, "parts": ["R1"], "skipped": skipped}
         return super().describe(num_parameters) | {"rotation": rotation}
+
+
+def test_the_plan_of_a_folder_asks_for_what_was_asked_for(written: ModelFolder) -> None:
+    rotation = plan_of(written).rotation
+    assert rotation is not None and (rotation.seed, rotation.parts) == (3, ("R1", "R2"))
 
 
 def test_a_value_of_another_type_is_refused_or_does_no_harm(
