@@ -21,7 +21,7 @@ from pocketlm.export.quantities import size_text
 @click.option(
     "--verify",
     is_flag=True,
-    help="Read every file again, and check bytes and graph.",
+    help="Read every file again, and check bytes and graphs.",
 )
 @debug_option
 def command(model: str, as_json: bool, verify: bool, debug: bool) -> None:
@@ -29,7 +29,7 @@ def command(model: str, as_json: bool, verify: bool, debug: bool) -> None:
 
     MODEL is a model folder that `pocketlm export` or `pocketlm quantize` wrote, or the name of a
     model in the cache (org/name, demo). Its sizes are compared with the manifest each time, with
-    --verify also its bytes, and the graph with what pocketlm can have written.
+    --verify also its bytes, and its graphs with what pocketlm can have written.
 
     \b
     Examples:
@@ -39,7 +39,8 @@ def command(model: str, as_json: bool, verify: bool, debug: bool) -> None:
     opened = made_folder(model)
     if verify:
         opened.verify(remembered=False)
-        check_graph(opened)
+        for name in opened.manifest.graphs:
+            check_graph(opened, name)
     if as_json:
         click.echo(json.dumps(opened.manifest.to_json(), indent=1))
         return
