@@ -8,12 +8,12 @@ export_model(open_checkpoint("gpt2"), "out", planned(Plan.read("plan.json")))
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import onnx_ir as ir
 
 from ..export.folder import ModelFolder
 from ..export.graph_pass import GraphPass
+from ..export.manifest import PrecisionEntry
 from ..export.writing import Change, open_decoder
 from .plan import Plan, choose, plan_for
 from .precisions import FULL
@@ -39,11 +39,11 @@ class Quantized:
         """The plan's, once it is made."""
         return self.plan.name
 
-    def describe(self, num_parameters: int) -> dict[str, Any]:
+    def describe(self, num_parameters: int) -> PrecisionEntry:
         """The manifest's ``precision``."""
         if self.plan.name == FULL:
-            return {"name": FULL}
-        return self.plan.describe() | self._rewrite.report.describe(num_parameters)
+            return PrecisionEntry(name=FULL)
+        return self.plan.describe(self._rewrite.report.describe(num_parameters))
 
 
 def precision_of(
@@ -64,7 +64,7 @@ def plan_of(folder: ModelFolder) -> Plan:
 
     Raises ModelFolderError for a graph that we cannot have written.
     """
-    precision = folder.manifest["precision"]
-    if "tensors" in precision:
-        return Plan.of(precision)
-    return plan_for(open_decoder(folder).model, FULL)
+    precision = folder.manifest.precision
+    if precision.report is None:
+        return plan_for(open_decoder(folder).model, FULL)
+    return Plan.of(precision, precision.report)

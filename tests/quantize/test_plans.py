@@ -19,11 +19,13 @@ from checkpoint_files import gpt2_config, write_checkpoint
 from command_line import Run, assert_refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from model_folders import report_of
 
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.errors import RequestError
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.graph import Graph
+from pocketlm.export.manifest import CalibrationEntry, PromiseEntry
 from pocketlm.export.writing import build_decoder, export_model
 from pocketlm.quantize import formats
 from pocketlm.quantize.formats import find_format, known_formats
@@ -33,6 +35,7 @@ from pocketlm.quantize.rewrite import Rewrite
 from pocketlm.quantize.run import plan_of, planned, precision_of
 from pocketlm.runtime.session import Session
 
+PROMISE = PromiseEntry(max_kl=0.01, kl=0.008, tokens=4096, text="novel.txt")
 WIDE = {"n_embd": 64, "n_head": 2, "vocab_size": 300}
 HEAD, UP, DOWN = "wte.weight", "h.0.mlp.c_fc.weight", "h.0.mlp.c_proj.weight"
 OPTIONS: list[tuple[Any, ...]] = [
@@ -71,18 +74,23 @@ def contents(folder: ModelFolder) -> dict[str, bytes]:
 # Read and write ---------------------------------------------------------------------------------
 
 names = st.text(min_size=1, max_size=20)
-facts = st.dictionaries(
-    names, st.text(max_size=9) | st.integers(0, 1 << 40) | st.floats(0, 1e9, width=32), max_size=3
-)
+counts, figures = st.integers(0, 1 << 40), st.floats(0, 1e9)
 plans = st.builds(
     Plan,
-    st.dictionaries(names, st.sampled_from([FULL, *known_formats()]), max_size=6),
-    st.sampled_from([*PRECISIONS, MIXED]),
-    st.none() | st.sampled_from(BLOCK_SIZES),
-    st.none() | st.sampled_from([*HEADS]),
-    st.none() | st.builds(Rotated, st.integers(0, 1 << 40), st.lists(names).map(tuple)),
-    st.none() | facts,
-    st.none() | facts,
+    name=st.sampled_from([*PRECISIONS, MIXED]),
+    block_size=st.none() | st.sampled_from(BLOCK_SIZES),
+    head=st.none() | st.sampled_from([*HEADS]),
+    rotation=st.none() | st.builds(Rotated, seed=counts, parts=st.lists(names).map(tuple)),
+    calibration=st.none() | st.builds(CalibrationEntry, kind=names, tokens=counts, digest=names),
+    promise=st.none()
+    | st.builds(
+        PromiseEntry,
+        max_kl=st.none() | figures,
+        kl=figures,
+        tokens=counts,
+        text=st.text(max_size=9),
+    ),
+    formats=st.dictionaries(names, st.sampled_from([FULL, *known_formats()]), max_size=6),
 )
 
 
@@ -136,10 +144,10 @@ def test_a_plan_of_full_precision_changes_nothing(full: ModelFolder, tmp_path: P
 
 def test_a_narrower_block_is_told_with_its_reason(full: ModelFolder, tmp_path: Path) -> None:
     folder = export_model(full, tmp_path / "out", precision_of("int4"))
-    rows = {row["name"]: row for row in folder.manifest["precision"]["tensors"]}
-    assert rows[UP]["format"] == "int4-block64"
-    assert rows[UP]["reason"] == "64 input features do not fit int4-block128"
-    assert rows[DOWN]["format"] == "int4-block128" and "reason" not in rows[DOWN]
+    rows = {row.name: row for row in report_of(folder).tensors}
+    assert rows[UP].format == "int4-block64"
+    assert rows[UP].reason == "64 input features do not fit int4-block128"
+    assert (rows[DOWN].format, rows[DOWN].reason) == ("int4-block128", None)
 
 
 # By hand ----------------------------------------------------------------------------------------
@@ -151,13 +159,13 @@ def test_an_edited_plan_is_followed_and_called_mixed(
     edits = {UP: "int8-channel", DOWN: FULL, HEAD: "int4-block32"}
     edited = replace(int4, formats={**int4.formats, **edits})
     folder = export_model(full, tmp_path / "out", planned(edited))
-    precision = folder.manifest["precision"]
-    found = {row["name"]: row["format"] for row in precision["tensors"]}
-    assert precision["name"] == "mixed" and not {"block_size", "head"} & precision.keys()
+    precision, report = folder.manifest.precision, report_of(folder)
+    assert (precision.name, precision.block_size, precision.head) == (MIXED, None, None)
+    found = {row.name: row.format for row in report.tensors}
     assert found == {name: f for name, f in edited.formats.items() if f != FULL}
-    assert precision["skipped"] == [{"name": DOWN, "reason": "asked to stay in float32"}]
+    assert report.skipped == {DOWN: "asked to stay in float32"}
     assert plan_of(folder).formats == edited.formats
-    assert not any("reason" in row for row in precision["tensors"])
+    assert not any(row.reason for row in report.tensors)
     sessions = [Session(one, 1) for one in (full, folder)]
     expected, logits = (s.all_logits(np.arange(20), s.new_cache()) for s in sessions)
     assert 0 < np.linalg.norm(logits - expected) < 0.25 * np.linalg.norm(expected)
@@ -177,36 +185,31 @@ def test_a_plan_that_its_name_no_longer_fits_loses_it(model: ir.Model, int4: Pla
 
 
 def test_what_a_plan_keeps_is_told_with_it(full: ModelFolder, int4: Plan, tmp_path: Path) -> None:
-    plan = replace(int4, calibration={"tokens": 16384}, promise={"max_kl": 0.01, "kl": 0.008})
+    calibration = CalibrationEntry(kind="dream", tokens=16384, digest="0" * 64)
+    plan = replace(int4, calibration=calibration, promise=PROMISE)
     folder = export_model(full, tmp_path / "out", planned(plan))
-    assert folder.manifest["precision"]["promise"] == plan.promise
+    assert folder.manifest.precision.promise == plan.promise
     assert plan_of(folder) == plan
 
 
 FILES: dict[str, tuple[Any, str]] = {
     "no JSON": (b"{", r"plan.json is not valid JSON"),
     "a list": ([], "plan.json holds a JSON array, expected a JSON object"),
-    "no formats": ({"name": "int4"}, "plan.json: found no formats, expected one for each weight"),
-    "formats in a list": ({"formats": []}, "found '\\[\\]' as formats, expected an object of"),
+    "no formats": ({"name": "int4"}, "plan.json: found nothing as 'formats', expected an object"),
+    "formats in a list": ({"formats": []}, r"found '\[\]' as 'formats', expected an object"),
     "another field": ({"formats": {}, "format": 1}, "found the field 'format', expected name, "),
-    "another name": ({"formats": {}, "name": "int5"}, "found 'int5' as name, expected one of fp32"),
+    "another name": ({"formats": {}, "name": "int5"}, "'int5' as 'name', expected one of fp32, "),
     "a block of 48": ({"formats": {}, "block_size": 48}, "expected one of 32, 64, 128"),
-    "a block that is true": ({"formats": {}, "block_size": True}, "expected one of 32, 64, 128"),
-    "a head of 2 bit": (
-        {"formats": {}, "head": "int2"},
-        "expected one of fp32, int8, int4;",
-    ),
+    "a block of 32.0": ({"formats": {}, "block_size": 32.0}, "expected one of 32, 64, 128"),
+    "a head of 2 bit": ({"formats": {}, "head": "int2"}, "expected one of fp32, int8, int4;"),
     "a head in a list": ({"formats": {}, "head": []}, "expected one of fp32, int8, int4;"),
-    "a rotation": (
-        {"formats": {}, "rotation": {"seed": 1}},
-        "an object of seed and parts;",
-    ),
-    "a promise": ({"formats": {}, "promise": {"x": []}}, "expected an object of texts and numbers"),
+    "a seed": ({"formats": {}, "rotation": {"seed": -1}}, "'rotation.seed', expected a whole num"),
+    "a promise": ({"formats": {}, "promise": {"kl": "x"}}, "'promise.kl', expected a number"),
     "a format": (
         {"formats": {"wte.weight": "int3-block9"}},
-        "found 'int3-block9' as the format of wte.weight, expected one of fp32, int4-block16, ",
+        "found 'int3-block9' as 'formats.wte.weight', expected one of fp32, int4-block16, ",
     ),
-    "a format that is none": ({"formats": {"a": [1]}}, "as the format of a, expected one of fp32"),
+    "a format that is none": ({"formats": {"a": [1]}}, "as 'formats.a', expected one of fp32, "),
 }
 
 
@@ -287,7 +290,7 @@ def test_a_weight_that_is_used_both_ways_stays_as_it_is() -> None:
 def test_a_weight_that_no_plan_names_stays_as_it_is() -> None:
     """Another pass brought it."""
     model = product_model(both_ways=False)
-    outcome = Rewrite(Plan({})).apply(model)
+    outcome = Rewrite(Plan(formats={})).apply(model)
     assert (outcome.changed, outcome.skipped) == ([], {})
     assert "w" in model.graph.initializers
 
@@ -342,11 +345,11 @@ def test_a_plan_is_saved_edited_and_given_back(
 def test_info_groups_the_plan_and_tells_what_came_before(
     full: ModelFolder, int4: Plan, run: Run, tmp_path: Path
 ) -> None:
-    plan = replace(int4, formats={**int4.formats, UP: FULL}, promise={"max_kl": 0.01, "kl": 0.008})
+    plan = replace(int4, formats={**int4.formats, UP: FULL}, promise=PROMISE)
     export_model(full, tmp_path / "out", planned(plan))
     told = run("info", tmp_path / "out").out
     assert "int8-block64 in 1 weight, " in told and "; fp32 in 1 weight\n" in told
-    assert "promise       max_kl 0.01, kl 0.008\n" in told
+    assert "promise       KL 0.008 nats per token, asked for at most 0.01; measured" in told
     assert "plan" not in run("info", full.path).out
 
 
