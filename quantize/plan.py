@@ -34,12 +34,14 @@ from ..export.manifest import (
     PrecisionEntry,
     PromiseEntry,
     QuantizationReport,
+    RotationEntry,
 )
 from ..export.output_file import OutputFile
 from ..export.records import NOTHING, Kind, Misfit, read_record, to_json
 from ..export.strict_json import load_json_object, quoted, shown
 from .formats import find_format, known_formats
 from .precisions import BLOCK_SIZES, FULL, HEADS, MIXED, PRECISIONS
+from .rotation import PARTS
 from .select import Selected, select
 
 LARGEST_PLAN = 10_000_000  # bytes, as of a manifest
@@ -56,6 +58,7 @@ def _one_of(*known: object) -> Kind:
 NAME = _one_of(*PRECISIONS, MIXED)
 BLOCK_SIZE = _one_of(*BLOCK_SIZES)
 HEAD = _one_of(*HEADS)
+PART = _one_of(*PARTS)
 FORMAT = _one_of(FULL, *known_formats())
 
 
@@ -64,7 +67,7 @@ class Rotated:
     """How the weights are rotated before they are quantized."""
 
     seed: Count = 0
-    parts: tuple[str, ...] = ("R1", "R2", "R4")
+    parts: tuple[Annotated[str, PART], ...] = PARTS
 
 
 @dataclass(frozen=True)
@@ -202,7 +205,7 @@ class Plan:
         rotation = precision.rotation
         if rotation is not None:
             tried = (*rotation.parts, *rotation.skipped)  # also single weights
-            parts = tuple(part for part in Rotated.parts if part in tried)
+            parts = tuple(part for part in PARTS if part in tried)
         return cls(
             name=precision.name,
             block_size=precision.block_size,
@@ -219,12 +222,15 @@ class Plan:
         text = json.dumps(to_json(self), indent=1, ensure_ascii=False)
         OutputFile(path).write(f"{text}\n".encode())
 
-    def describe(self, report: QuantizationReport) -> PrecisionEntry:
+    def describe(
+        self, rotation: RotationEntry | None, report: QuantizationReport
+    ) -> PrecisionEntry:
         """The manifest's ``precision`` of what was written by this plan."""
         return PrecisionEntry(
             name=self.name,
             block_size=self.block_size,
             head=self.head,
+            rotation=rotation,
             calibration=self.calibration,
             promise=self.promise,
             report=report,

@@ -12,12 +12,12 @@ from collections.abc import Callable
 import onnx_ir as ir
 
 from ..export.folder import ModelFolder
-from ..export.graph_pass import GraphPass
-from ..export.manifest import PrecisionEntry
+from ..export.manifest import PrecisionEntry, RotationEntry
 from ..export.writing import Change, open_decoder
 from .plan import Plan, choose, plan_for
 from .precisions import FULL
 from .rewrite import Rewrite
+from .rotation import Rotation
 
 
 class Quantized:
@@ -27,12 +27,11 @@ class Quantized:
         self._plan_of = plan_of
 
     def apply(self, model: ir.Model) -> None:
-        """Runs the passes; what they report fills up when the weights are written."""
+        """Runs the passes; what the last reports fills up when the weights are written."""
         self.plan = self._plan_of(model)
+        self._rotation = rotate(self.plan, model)
         self._rewrite = Rewrite(self.plan)
-        passes: list[GraphPass] = [self._rewrite]
-        for one in passes:
-            one.apply(model)
+        self._rewrite.apply(model)
 
     @property
     def name(self) -> str:
@@ -43,7 +42,17 @@ class Quantized:
         """The manifest's ``precision``."""
         if self.plan.name == FULL:
             return PrecisionEntry(name=FULL)
-        return self.plan.describe(self._rewrite.report.describe(num_parameters))
+        return self.plan.describe(self._rotation, self._rewrite.report.describe(num_parameters))
+
+
+def rotate(plan: Plan, model: ir.Model) -> RotationEntry | None:
+    """Rotates the weights of ``model`` as the plan says; what that did, None if it says nothing."""
+    if plan.rotation is None:
+        return None
+    outcome = Rotation(plan.rotation.seed, plan.rotation.parts).apply(model)
+    return RotationEntry(
+        seed=plan.rotation.seed, parts=tuple(outcome.changed), skipped=outcome.skipped
+    )
 
 
 def precision_of(

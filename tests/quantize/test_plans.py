@@ -32,6 +32,7 @@ from pocketlm.quantize.formats import find_format, known_formats
 from pocketlm.quantize.plan import Plan, Rotated, choose, plan_for
 from pocketlm.quantize.precisions import BLOCK_SIZES, FULL, HEADS, MIXED, PRECISIONS
 from pocketlm.quantize.rewrite import Rewrite
+from pocketlm.quantize.rotation import PARTS
 from pocketlm.quantize.run import plan_of, planned, precision_of
 from pocketlm.runtime.session import Session
 
@@ -75,12 +76,13 @@ def contents(folder: ModelFolder) -> dict[str, bytes]:
 
 names = st.text(min_size=1, max_size=20)
 counts, figures = st.integers(0, 1 << 40), st.floats(0, 1e9)
+parts = st.lists(st.sampled_from(PARTS), unique=True).map(tuple)
 plans = st.builds(
     Plan,
     name=st.sampled_from([*PRECISIONS, MIXED]),
     block_size=st.none() | st.sampled_from(BLOCK_SIZES),
     head=st.none() | st.sampled_from([*HEADS]),
-    rotation=st.none() | st.builds(Rotated, seed=counts, parts=st.lists(names).map(tuple)),
+    rotation=st.none() | st.builds(Rotated, seed=counts, parts=parts),
     calibration=st.none() | st.builds(CalibrationEntry, kind=names, tokens=counts, digest=names),
     promise=st.none()
     | st.builds(
@@ -150,6 +152,22 @@ def test_a_narrower_block_is_told_with_its_reason(full: ModelFolder, tmp_path: P
     assert (rows[DOWN].format, rows[DOWN].reason) == ("int4-block128", None)
 
 
+def test_a_plan_that_rotates_gives_the_same_folder_wherever_it_starts(
+    checkpoint: Path, full: ModelFolder, int4: Plan, tmp_path: Path
+) -> None:
+    plan = replace(int4, rotation=Rotated(seed=5))
+    folder = export_model(open_checkpoint(checkpoint), tmp_path / "one", planned(plan))
+    rotation = folder.manifest.precision.rotation
+    assert rotation is not None and rotation.seed == 5 and rotation.parts and not rotation.skipped
+    assert contents(export_model(full, tmp_path / "two", planned(plan))) == contents(folder)
+    again = planned(plan_of(folder))
+    assert contents(export_model(full, tmp_path / "three", again)) == contents(folder)
+    assert set(report_of(folder).skipped) == set()
+    sessions = [Session(one, 1) for one in (full, folder)]
+    expected, logits = (s.all_logits(np.arange(20), s.new_cache()) for s in sessions)
+    assert np.linalg.norm(logits - expected) < 0.25 * np.linalg.norm(expected)
+
+
 # By hand ----------------------------------------------------------------------------------------
 
 
@@ -204,6 +222,7 @@ FILES: dict[str, tuple[Any, str]] = {
     "a head of 2 bit": ({"formats": {}, "head": "int2"}, "expected one of fp32, int8, int4;"),
     "a head in a list": ({"formats": {}, "head": []}, "expected one of fp32, int8, int4;"),
     "a seed": ({"formats": {}, "rotation": {"seed": -1}}, "'rotation.seed', expected a whole num"),
+    "a part": ({"formats": {}, "rotation": {"parts": ["R9"]}}, "expected one of R1, R2, R4;"),
     "a promise": ({"formats": {}, "promise": {"kl": "x"}}, "'promise.kl', expected a number"),
     "a format": (
         {"formats": {"wte.weight": "int3-block9"}},
