@@ -488,6 +488,21 @@ def test_reading_inverts_writing_and_finds_any_flipped_bit(
         read_manifest(place)
 
 
+def test_what_may_be_left_out_is_shown_where_it_is(
+    written: ModelFolder, copy: Path, run: Run
+) -> None:
+    opened = ModelFolder.open(copy)
+    given = written.manifest.precision
+    shown = "precision     int4, blocks of 32, head in fp32; "
+    for precision, line in (
+        (given, shown),
+        (replace(given, block_size=None, head=None), "precision     int4; "),
+        (kinds.PrecisionEntry(name="fp32"), "precision     fp32\n"),
+    ):
+        with_manifest(copy, replace(opened.manifest, precision=precision))
+        assert line in run("info", copy).out
+
+
 def test_names_that_are_no_fields_are_passed_over(copy: Path) -> None:
     before = ModelFolder.open(copy).manifest
     fields = before.to_json() | {"more": {"x": None}}

@@ -81,12 +81,11 @@ def _summary(folder: ModelFolder) -> list[str]:
     manifest, shape = folder.manifest, folder.shape
     precision, report, source = manifest.precision, manifest.precision.report, manifest.source
     total = sum(entry.bytes for entry in folder.files.values())
-    quantized = ""
+    blocks = f", blocks of {precision.block_size}" if precision.block_size else ""
+    head = f", head in {precision.head}" if precision.head else ""
+    share = ""
     if report is not None:
-        blocks = f", blocks of {precision.block_size}" if precision.block_size else ""
-        head = f", head in {precision.head}" if precision.head else ""
-        share = f"{100 * report.share_quantized:.1f} % of the parameters quantized"
-        quantized = f"{blocks}{head}; {share}"
+        share = f"; {100 * report.share_quantized:.1f} % of the parameters quantized"
     origin = f" of {source.repository} at {source.commit}" if source.repository else ""
     undetected = ""
     if manifest.sha256 is None:
@@ -99,7 +98,7 @@ def _summary(folder: ModelFolder) -> list[str]:
         f"heads of {shape.head_size}, vocabulary {shape.vocab_size:,}",
         f"context       {shape.context_length:,} tokens, "
         f"{size_text(shape.kv_bytes_per_token)} of KV cache each",
-        f"precision     {precision.name}{quantized}",
+        f"precision     {precision.name}{blocks}{head}{share}",
         *_plan_lines(precision),
         f"size          {size_text(total)} in {len(folder.files)} files, "
         f"{8 * folder.weights_bytes / manifest.num_parameters:.2f} bits per weight",
