@@ -364,11 +364,12 @@ def test_a_plan_is_saved_edited_and_given_back(
 def test_info_groups_the_plan_and_tells_what_came_before(
     full: ModelFolder, int4: Plan, run: Run, tmp_path: Path
 ) -> None:
-    plan = replace(int4, formats={**int4.formats, UP: FULL}, promise=PROMISE)
+    plan = replace(int4, formats={**int4.formats, UP: FULL}, promise=PROMISE, rotation=Rotated())
     export_model(full, tmp_path / "out", planned(plan))
     told = run("info", tmp_path / "out").out
     assert "int8-block64 in 1 weight, " in told and "; fp32 in 1 weight\n" in told
     assert "promise       KL 0.008 nats per token, asked for at most 0.01; measured" in told
+    assert "rotation      R1, R2, R4 of seed 0\n" in told
     assert "plan" not in run("info", full.path).out
 
 
