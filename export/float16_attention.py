@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from .folder import GRAPH_FILE, ModelFolder
+from .folder import ModelFolder
 from .graph_check.graph import check_graph
 from .graph_pass import Outcome
 
@@ -32,7 +32,7 @@ def float16_attention_graph(folder: ModelFolder) -> bytes:
     for a graph that we cannot have written.
     """
     check_graph(folder)
-    model = ir.load(folder.path / GRAPH_FILE)
+    model = ir.load(folder.graph_file())
     AttendInFloat16().apply(model)
     data: bytes = ir.to_proto(model).SerializeToString()
     return data

@@ -24,6 +24,7 @@ from .errors import CheckpointError
 from .external_data import adopt_weights
 from .folder import GRAPH_FILE, GROWING, IN_PLACE
 from .graph import Weight
+from .manifest import FLOAT32, CacheKind, Tracing
 from .publishing import Target, check_free_space, folder_beside
 from .strict_json import LARGEST_INDEX, load_json_object, quoted
 from .tokenizers import given_tokenizer
@@ -180,9 +181,9 @@ def traced_decoder(
         config=checkpoint.config,
         generation_config=generation_defaults(checkpoint),
         tokenizer_files=read_tokenizer(checkpoint.tokenizer, shape.vocab_size),
-        graph={
-            "made_by": ", ".join(f"{name} {number}" for name, number in trace.versions.items()),
-            "cache": GROWING if reason else IN_PLACE,
-            **({"not_rewritten": reason} if reason else {}),
-        },
+        cache=CacheKind(layout=GROWING if reason else IN_PLACE, dtype=FLOAT32),
+        traced=Tracing(
+            made_by=", ".join(f"{name} {number}" for name, number in trace.versions.items()),
+            not_rewritten=reason or None,
+        ),
     )

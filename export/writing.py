@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -30,7 +30,6 @@ from .external_data import (
 )
 from .folder import (
     GRAPH_FILE,
-    IN_PLACE,
     MANIFEST,
     MINIMUM_ONNXRUNTIME,
     DecoderShape,
@@ -40,8 +39,20 @@ from .folder import (
 from .genai import genai_config
 from .graph_check.graph import check_graph, inspect
 from .graph_check.onnx_file import GraphRefused
-from .graph_check.weights import DATA_FILE
-from .manifest import manifest_bytes
+from .manifest import (
+    DATA_FILE,
+    DECODER,
+    FLOAT32,
+    IN_PLACE,
+    CacheKind,
+    FileEntry,
+    GraphEntry,
+    Manifest,
+    PrecisionEntry,
+    Source,
+    Tracing,
+)
+from .manifest_file import manifest_bytes
 from .memory import memory_errors
 from .observer import SILENT, Observer
 from .plan import HEADERS_FORMAT, ExportPlan, predicted_peak, predicted_seconds
@@ -86,7 +97,7 @@ class Change(Protocol):
     def name(self) -> str:
         """Of the precision; known once it has been applied."""
 
-    def describe(self, num_parameters: int) -> dict[str, Any]:
+    def describe(self, num_parameters: int) -> PrecisionEntry:
         """The manifest's ``precision`` of that many parameters; complete once they are written."""
 
 
@@ -107,9 +118,9 @@ class Unchanged:
     def written(self, folder: ModelFolder) -> None:
         """Has nothing to add."""
 
-    def describe(self, num_parameters: int) -> dict[str, Any]:
+    def describe(self, num_parameters: int) -> PrecisionEntry:
         """The manifest entry of an fp32 folder."""
-        return {"name": self.name}
+        return PrecisionEntry(name=self.name)
 
 
 @dataclass(frozen=True)
@@ -121,12 +132,13 @@ class Decoder:
     num_tensors: int
     num_parameters: int
     architecture: str
-    source: Callable[[], dict[str, Any]]
+    source: Callable[[], Source]
     bytes_to_read: int
     config: dict[str, Any]
     generation_config: dict[str, Any]
     tokenizer_files: dict[str, bytes]  # by name; none in a plan only
-    graph: dict[str, Any] = field(default_factory=dict)  # who made it; {} where it is declared
+    cache: CacheKind = CacheKind(layout=IN_PLACE, dtype=FLOAT32)
+    traced: Tracing | None = None  # None where it is declared
 
 
 def export_model(
@@ -195,10 +207,10 @@ def _declared(source: Checkpoint | ModelFolder) -> Decoder:
 
 def _full_decoder(folder: ModelFolder) -> Decoder:
     """The graph of a folder whose bytes have been verified; RequestError if it is quantized."""
-    precision = folder.manifest["precision"]
-    if "tensors" in precision:
+    precision = folder.manifest.precision
+    if precision.report is not None:
         raise RequestError(
-            f"{folder.path}: found a model in {precision['name']}, expected {Unchanged.name}; "
+            f"{folder.path}: found a model in {precision.name}, expected {Unchanged.name}; "
             "quantizing twice loses more than once - export the checkpoint in the precision you "
             "want"
         )
@@ -230,22 +242,23 @@ def open_decoder(folder: ModelFolder) -> Decoder:
     Raises ModelFolderError for a graph that we cannot have written.
     """
     check_graph(folder)
-    model = ir.load(folder.path / GRAPH_FILE)
+    model = ir.load(folder.graph_file())
     adopt_weights(model, folder.path)
     return Decoder(
         model=model,
         shape=folder.shape,
         num_tensors=len({weight.blob for weight in weights_of(model)}),
-        num_parameters=int(folder.manifest["num_parameters"]),
-        architecture=str(folder.manifest["architecture"]),
-        source=lambda: dict(folder.manifest["source"]),
+        num_parameters=folder.manifest.num_parameters,
+        architecture=folder.manifest.architecture,
+        source=lambda: folder.manifest.source,
         bytes_to_read=folder.weights_bytes,
         config=load_json_object(folder.path / "config.json", LARGEST_CONFIG, CheckpointError),
         generation_config=load_json_object(
             folder.path / "generation_config.json", LARGEST_CONFIG, CheckpointError
         ),
         tokenizer_files=read_tokenizer(open_tokenizer(folder.path), folder.shape.vocab_size),
-        graph=dict(folder.manifest.get("graph", {})),
+        cache=folder.graph().cache,
+        traced=folder.graph().traced,
     )
 
 
@@ -256,47 +269,42 @@ def _write(
     with ThreadPoolExecutor(1) as beside:
         source = beside.submit(decoder.source)  # hashes what is read: leaves no core idle
         digest = write_weights(decoder.model, folder, observer.progress)
-        known = {DATA_FILE: {"bytes": plan.bytes_to_write, "sha256": digest}}
-        ir.save(decoder.model, folder / GRAPH_FILE)
+        known = {DATA_FILE: FileEntry(bytes=plan.bytes_to_write, sha256=digest)}
+        graph = describe_graph(decoder.model, GRAPH_FILE, decoder.cache, decoder.traced)
+        ir.save(decoder.model, folder / graph.file)
         write_json(folder / "config.json", decoder.config)
         write_json(folder / "generation_config.json", decoder.generation_config)
         write_json(
             folder / "genai_config.json",
-            genai_config(
-                decoder.shape,
-                decoder.generation_config,
-                GRAPH_FILE,
-                in_place=decoder.graph.get("cache", IN_PLACE) == IN_PLACE,
-                positions=any(v.name == "position_ids" for v in decoder.model.graph.inputs),
-            ),
+            genai_config(decoder.shape, decoder.generation_config, graph),
         )
         for name, data in decoder.tokenizer_files.items():
             (folder / name).write_bytes(data)
-        manifest = {
-            "architecture": decoder.architecture,
-            "num_parameters": decoder.num_parameters,
-            "source": source.result(),
-            "decoder": asdict(decoder.shape),
-            "minimum_onnxruntime": MINIMUM_ONNXRUNTIME,
-            "contract": _contract(decoder.model),
-            **({"graph": decoder.graph} if decoder.graph else {}),
-            "precision": change.describe(decoder.num_parameters),
-            "files": describe_files(folder, known),
-        }
+        manifest = Manifest(
+            architecture=decoder.architecture,
+            num_parameters=decoder.num_parameters,
+            source=source.result(),
+            decoder=decoder.shape,
+            minimum_onnxruntime=MINIMUM_ONNXRUNTIME,
+            graphs={DECODER: graph},
+            precision=change.describe(decoder.num_parameters),
+            files=describe_files(folder, known),
+        )
         written = ModelFolder(folder, manifest)
         _check_written(written)
         change.written(written)
-        manifest["precision"] = change.describe(decoder.num_parameters)
+        manifest = replace(manifest, precision=change.describe(decoder.num_parameters))
         (folder / MANIFEST).write_bytes(manifest_bytes(manifest))
 
 
 def _check_written(folder: ModelFolder) -> None:
     """What is published can be opened: a traced graph may have what no rule knows."""
     try:
-        inspect(folder)
+        for name in folder.manifest.graphs:
+            inspect(folder, name)
     except GraphRefused as refused:
         raise CheckpointError(
-            f"the graph of this {folder.manifest['architecture']} has {refused.found}, expected "
+            f"the graph of this {folder.manifest.architecture} has {refused.found}, expected "
             f"{refused.expected}; this runtime cannot run it"
         ) from refused
 
@@ -325,17 +333,22 @@ def count_parameters(model: ir.Model) -> int:
     return sum(blobs.values())
 
 
-def _contract(model: ir.Model) -> dict[str, dict[str, str]]:
-    """Names, types and dimensions of the graph's inputs and outputs, as readable text."""
+def describe_graph(
+    model: ir.Model, file: str, cache: CacheKind, traced: Tracing | None = None
+) -> GraphEntry:
+    """The manifest's entry of a graph: types and dimensions of its inputs and outputs in words."""
 
     def describe(value: ir.Value) -> str:
         dims = ", ".join(str(dim) for dim in value.shape or ())
         return f"{value.dtype.name.lower() if value.dtype else '?'}[{dims}]"
 
-    return {
-        "inputs": {str(value.name): describe(value) for value in model.graph.inputs},
-        "outputs": {str(value.name): describe(value) for value in model.graph.outputs},
-    }
+    return GraphEntry(
+        file=file,
+        cache=cache,
+        inputs={str(value.name): describe(value) for value in model.graph.inputs},
+        outputs={str(value.name): describe(value) for value in model.graph.outputs},
+        traced=traced,
+    )
 
 
 def generation_defaults(checkpoint: Checkpoint) -> dict[str, Any]:

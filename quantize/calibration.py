@@ -27,6 +27,7 @@ from ..export.cache_folder import cache_folder
 from ..export.errors import RequestError
 from ..export.external_data import weights_of
 from ..export.folder import ModelFolder
+from ..export.manifest import CalibrationEntry
 from ..export.observer import Observer
 from ..export.publishing import storage_errors
 from ..export.quantities import duration_text, size_text
@@ -58,7 +59,7 @@ class Calibrated:
     unseen: Windows
     statistics: Statistics
     folder: Path  # for what takes more room than memory has
-    entry: dict[str, str | int]  # of the manifest
+    entry: CalibrationEntry
 
     @cached_property
     def feedbacks(self) -> Feedbacks:
@@ -121,10 +122,13 @@ def forecast_text(found: Forecast) -> str:
     )
 
 
-def _entry(calibration: Calibration, seen: Windows) -> dict[str, str | int]:
-    """The manifest's."""
-    kind: dict[str, str | int] = {"kind": TEXT if calibration.files else DREAM}
-    return kind | {"seed": calibration.seed, "tokens": seen.size, "digest": _digest(seen)}
+def _entry(calibration: Calibration, seen: Windows) -> CalibrationEntry:
+    return CalibrationEntry(
+        kind=TEXT if calibration.files else DREAM,
+        seed=None if calibration.files else calibration.seed,
+        tokens=seen.size,
+        digest=_digest(seen),
+    )
 
 
 def _told(observer: Observer, verb: str, what: str, done: int, total: int) -> None:

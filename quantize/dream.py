@@ -111,7 +111,7 @@ def dream(
     for a window that the model cannot hold, ids it does not have, or a graph whose cache grows, and
     what opening and running the model raises.
     """
-    if folder.graph_cache == GROWING:
+    if folder.graph().cache.layout == GROWING:
         raise RequestError(
             f"{folder.path}: found a traced graph, expected one that pocketlm declared; give a "
             "text to calibrate on instead"

@@ -18,34 +18,56 @@ for is called ``mixed``.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import onnx_ir as ir
 
 from ..export.errors import RequestError
+from ..export.manifest import (
+    CalibrationEntry,
+    Count,
+    PrecisionEntry,
+    PromiseEntry,
+    QuantizationReport,
+    RotationEntry,
+)
 from ..export.output_file import OutputFile
+from ..export.records import NOTHING, Kind, Misfit, read_record, to_json
 from ..export.strict_json import load_json_object, quoted, shown
 from .formats import find_format, known_formats
 from .precisions import BLOCK_SIZES, FULL, HEADS, MIXED, PRECISIONS
+from .rotation import PARTS
 from .select import Selected, select
 
-Fact = str | int | float
 LARGEST_PLAN = 10_000_000  # bytes, as of a manifest
 ASKED = "asked to stay in float32"
-ADVICE = "pocketlm info MODEL --save-plan FILE writes the plan of a model"
+ADVICE = "correct it (pocketlm info MODEL --save-plan FILE writes the plan of a model)"
 
 
-@dataclass(frozen=True)
+def _one_of(*known: object) -> Kind:
+    """One of them, and of their type: True is not 1."""
+    listed = f"one of {', '.join(map(str, known))}"
+    return Kind(listed, lambda v: any(type(v) is type(k) and v == k for k in known))
+
+
+NAME = _one_of(*PRECISIONS, MIXED)
+BLOCK_SIZE = _one_of(*BLOCK_SIZES)
+HEAD = _one_of(*HEADS)
+PART = _one_of(*PARTS)
+FORMAT = _one_of(FULL, *known_formats())
+
+
+@dataclass(frozen=True, kw_only=True)
 class Rotated:
     """How the weights are rotated before they are quantized."""
 
-    seed: int = 0
-    parts: tuple[str, ...] = ("R1", "R2", "R4")
+    seed: Count = 0
+    parts: tuple[Annotated[str, PART], ...] = PARTS
 
 
 @dataclass(frozen=True)
@@ -72,7 +94,10 @@ class Choice:
         return HEADS[self.head].format(self.block_size)
 
     def plan(self, model: ir.Model) -> Plan:
-        """Every weight of ``model`` in the format of its kind, or the nearest that it can have."""
+        """Every weight of ``model`` in the format of its kind, or the nearest that it can have.
+
+        ``reasons`` of the plan says why it is another one, or none.
+        """
         formats: dict[str, str] = {}
         reasons: dict[str, str] = {}
         for name, selected in select(model).items():
@@ -81,7 +106,14 @@ class Choice:
             if reason is not None:
                 reasons[name] = reason
         rotation = Rotated() if PRECISIONS[self.name].rotated else None
-        return Plan(formats, self.name, self.block_size, self.head, rotation, reasons=reasons)
+        return Plan(
+            name=self.name,
+            block_size=self.block_size,
+            head=self.head,
+            rotation=rotation,
+            reasons=reasons or None,
+            formats=formats,
+        )
 
 
 def choose(precision: str, block_size: int | None = None, head: str | None = None) -> Choice:
@@ -106,7 +138,7 @@ def choose(precision: str, block_size: int | None = None, head: str | None = Non
                 f"{' and '.join(given)} {are} given, expected {neither} with {precision}; "
                 f"choose {', '.join(others)} or {last}, or leave {them} out"
             )
-    chosen = Choice(precision, block_size or row.block_size, head or row.head)
+    chosen = filled(precision, block_size, head)
     if block_size is not None and not any("{}" in f for f in (row.linear, HEADS[chosen.head])):
         raise RequestError(
             f"block_size is {block_size}, expected none for {precision} with an {head} head, which "
@@ -115,91 +147,94 @@ def choose(precision: str, block_size: int | None = None, head: str | None = Non
     return chosen
 
 
+def filled(precision: str, block_size: int | None, head: str | None) -> Choice:
+    """The choice with the precision's own options where none are given."""
+    row = PRECISIONS[precision]
+    return Choice(precision, block_size or row.block_size, head or row.head)
+
+
 def plan_for(
     model: ir.Model, precision: str, block_size: int | None = None, head: str | None = None
 ) -> Plan:
-    """The plan of a precision by name for ``model``; raises what ``choose`` and ``select`` raise.
+    """The plan of a precision by name for ``model``.
 
-    A weight that cannot have its format gets the nearest that it can have: ``reasons`` says why.
+    Raises RequestError for an unknown name or option, CheckpointError for a graph without logits.
     """
     return choose(precision, block_size, head).plan(model)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A format for every weight by name, and what was asked for."""
+    """A format for every weight by name, and what was asked for; the fields are the file's."""
 
-    formats: Mapping[str, str]
-    name: str = MIXED  # of PRECISIONS, or MIXED
-    block_size: int | None = None
-    head: str | None = None
+    name: Annotated[str, NAME] = MIXED
+    block_size: Annotated[int, BLOCK_SIZE] | None = None
+    head: Annotated[str, HEAD] | None = None
     rotation: Rotated | None = None
-    calibration: Mapping[str, Fact] | None = None  # what roundings were chosen with
-    promise: Mapping[str, Fact] | None = None  # what it keeps, and what was measured
-    # Why weights have another format than their precision's; of the model, not of the plan.
-    reasons: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+    calibration: CalibrationEntry | None = None
+    promise: PromiseEntry | None = None
+    # Why weights have another format than their precision's: follows from the rest and the model.
+    reasons: dict[str, str] | None = field(default=None, compare=False)
+    formats: dict[str, Annotated[str, FORMAT]]
 
     # As a file --------------------------------------------------------------------------------
 
     @classmethod
     def read(cls, path: str | PathLike[str]) -> Plan:
-        """The plan in the file ``path``; RequestError for what is none, names no known format."""
+        """The plan in the file ``path``; RequestError for what is none."""
         file = Path(path)
-        return cls.parse(load_json_object(file, LARGEST_PLAN, RequestError), file.name)
+        values = load_json_object(file, LARGEST_PLAN, RequestError)
+        names = [item.name for item in fields(cls)]
+        if unknown := [name for name in values if name not in names]:
+            raise RequestError(
+                f"{file.name}: found the field {quoted(unknown[0])}, expected {', '.join(names)}; "
+                "correct its name, or leave it out"
+            )
+        try:
+            return read_record(cls, values)
+        except Misfit as misfit:
+            found = "nothing" if misfit.found is NOTHING else shown(misfit.found)
+            raise RequestError(
+                f"{file.name}: found {found} as {quoted('.'.join(misfit.place))}, expected "
+                f"{misfit.expected}; {ADVICE}"
+            ) from misfit
 
     @classmethod
-    def parse(cls, values: Mapping[str, Any], where: str) -> Plan:
-        """The plan in a JSON object; raises as ``read``, the message beginning with ``where``."""
-        for name in values:
-            if name not in FIELDS:
-                raise RequestError(
-                    f"{where}: found the field {quoted(name)}, expected {', '.join(FIELDS)}; "
-                    "correct its name, or leave it out"
-                )
-        for name, (expected, accepts) in FIELDS.items():
-            if name in values and not accepts(values[name]):
-                raise RequestError(
-                    f"{where}: found {shown(values[name])} as {name}, expected {expected}; "
-                    "correct it"
-                )
-        if "formats" not in values:
-            raise RequestError(f"{where}: found no formats, expected one for each weight; {ADVICE}")
-        for name, found in values["formats"].items():
-            if found != FULL and (not isinstance(found, str) or found not in known_formats()):
-                raise RequestError(
-                    f"{where}: found {shown(found)} as the format of {name}, expected one of "
-                    f"{FULL}, {', '.join(known_formats())}; correct it"
-                )
-        given = dict(values)
-        if rotation := given.get("rotation"):
-            given["rotation"] = Rotated(rotation["seed"], tuple(rotation["parts"]))
-        return cls(**given)
-
-    @classmethod
-    def of(cls, precision: Mapping[str, Any]) -> Plan:
-        """The plan of a quantized folder, from ``precision`` of its manifest."""
-        formats = {tensor["name"]: tensor["format"] for tensor in precision["tensors"]}
-        formats |= {tensor["name"]: FULL for tensor in precision["skipped"]}
-        others = {name: precision[name] for name in FIELDS if name in precision}
-        if "rotation" in others:
-            others["rotation"] = {name: others["rotation"][name] for name in ("seed", "parts")}
-        return cls.parse({**others, "formats": formats}, "pocketlm.json")
+    def of(cls, precision: PrecisionEntry, report: QuantizationReport) -> Plan:
+        """The plan of a quantized folder, from its manifest."""
+        rotation = precision.rotation
+        if rotation is not None:
+            tried = (*rotation.parts, *rotation.skipped)  # also single weights
+            parts = tuple(part for part in PARTS if part in tried)
+        return cls(
+            name=precision.name,
+            block_size=precision.block_size,
+            head=precision.head,
+            rotation=Rotated(seed=rotation.seed, parts=parts) if rotation is not None else None,
+            calibration=precision.calibration,
+            promise=precision.promise,
+            formats={row.name: row.format for row in report.tensors}
+            | dict.fromkeys(report.skipped, FULL),
+        )
 
     def write(self, path: str | PathLike[str]) -> None:
         """Writes the file that ``read`` reads; RequestError where another file is."""
-        OutputFile(path).write(self.json().encode())
+        text = json.dumps(to_json(self), indent=1, ensure_ascii=False)
+        OutputFile(path).write(f"{text}\n".encode())
 
-    def json(self) -> str:
-        """The file's text: fields that say nothing are left out, ``formats`` comes last."""
-        fields = {name: value for name in FIELDS if (value := getattr(self, name)) is not None}
-        if self.rotation is not None:
-            fields["rotation"] = asdict(self.rotation)
-        return json.dumps(fields, indent=1, ensure_ascii=False) + "\n"
-
-    def describe(self) -> dict[str, Any]:
-        """What the manifest's ``precision`` says of it, beside the rows of the weights."""
-        names = ("name", "block_size", "head", "calibration", "promise")
-        return {name: value for name in names if (value := getattr(self, name)) is not None}
+    def describe(
+        self, rotation: RotationEntry | None, report: QuantizationReport
+    ) -> PrecisionEntry:
+        """The manifest's ``precision`` of what was written by this plan."""
+        return PrecisionEntry(
+            name=self.name,
+            block_size=self.block_size,
+            head=self.head,
+            rotation=rotation,
+            calibration=self.calibration,
+            promise=self.promise,
+            report=report,
+        )
 
     # Of a model -------------------------------------------------------------------------------
 
@@ -214,12 +249,12 @@ class Plan:
             if self.formats[name] != FULL:
                 check_fit(self.formats[name], selected)
         if self.name in PRECISIONS:
-            named = plan_for(model, self.name, self.block_size, self.head)
+            named = filled(self.name, self.block_size, self.head).plan(model)
             if (named.formats, named.rotation) == (self.formats, self.rotation):
                 return replace(named, calibration=self.calibration, promise=self.promise)
         if set(self.formats.values()) <= {FULL}:
-            return Plan(self.formats, FULL)  # nothing is done to the model at all
-        return replace(self, name=MIXED, block_size=None, head=None)
+            return Plan(name=FULL, formats=self.formats)  # nothing is done to the model at all
+        return replace(self, name=MIXED, block_size=None, head=None, reasons=None)
 
     def _check_names(self, found: Mapping[str, Selected]) -> None:
         unknown = [name for name in self.formats if name not in found]
@@ -228,8 +263,8 @@ class Plan:
             near = get_close_matches(unknown[0], found, n=3) or list(found)[:3]
             raise RequestError(
                 f"the plan names {quoted(unknown[0])}"
-                f"{f' and {len(unknown) - 1} more weights' if unknown[1:] else ''}, expected those "
-                f"of the model, such as {', '.join(near)}; correct it; {ADVICE}"
+                f"{f' (and {len(unknown) - 1} more)' if unknown[1:] else ''}, expected weights of "
+                f"the model, such as {', '.join(near)}; {ADVICE}"
             )
         if missing:
             raise RequestError(
@@ -251,45 +286,10 @@ def check_fit(name: str, selected: Selected) -> None:
 def _nearest(selected: Selected, wanted: str) -> tuple[str, str | None]:
     """The format that a weight can have in place of ``wanted``, and why it is another one."""
     if wanted == FULL:
-        return FULL, selected.obstacle or ASKED
+        return FULL, selected.obstacle
     fitted = selected.fitted(find_format(wanted))
     if isinstance(fitted, str):
         return FULL, fitted
     if fitted.name != wanted:
         return fitted.name, f"{selected.weight.in_features} input features do not fit {wanted}"
     return wanted, None
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
-
-
-def _are_facts(value: Any) -> bool:
-    return isinstance(value, dict) and all(
-        isinstance(v, str | int | float) and not isinstance(v, bool) for v in value.values()
-    )
-
-
-def _is_rotation(value: Any) -> bool:
-    return (
-        isinstance(value, dict)
-        and value.keys() == {"seed", "parts"}
-        and _is_count(value["seed"])
-        and isinstance(value["parts"], list)
-        and all(isinstance(part, str) for part in value["parts"])
-    )
-
-
-# Fields of the file: what is expected, and whether a value is that.
-FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "name": (f"one of {', '.join(PRECISIONS)}, {MIXED}", lambda v: v in (*PRECISIONS, MIXED)),
-    "block_size": (
-        f"one of {', '.join(map(str, BLOCK_SIZES))}",
-        lambda v: _is_count(v) and v in BLOCK_SIZES,
-    ),
-    "head": (f"one of {', '.join(HEADS)}", lambda v: v in tuple(HEADS)),
-    "rotation": ("an object of seed and parts", _is_rotation),
-    "calibration": ("an object of texts and numbers", _are_facts),
-    "promise": ("an object of texts and numbers", _are_facts),
-    "formats": ("an object of weights and their formats", lambda v: isinstance(v, dict)),
-}

@@ -4,30 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from ..export.manifest import QuantizationReport, TensorReport
 from .feedback import Feedbacks
 from .formats import Format
 from .weights import Floats, LinearWeight, Parts
 
 Sums = tuple[float, float, float]  # squared error, squared weights, largest error
-
-
-@dataclass(frozen=True)
-class TensorReport:
-    """One weight, quantized. The error is that of the rounded weights alone."""
-
-    name: str
-    shape: tuple[int, ...]
-    format: str
-    bits_per_weight: float  # all stored bits, scales included, over the number of weights
-    relative_error: float  # ||W - Q||_F / ||W||_F; 0 for a tensor of zeros
-    maximum_error: float  # max |W - Q|, in the unit of the weights
-    bytes_before: int
-    bytes_after: int
 
 
 class Loss:
@@ -46,13 +32,18 @@ class Loss:
         """Packs output features ``start`` to ``stop``, and remembers their loss."""
         sums: list[Sums] = []
         feedback = self._feedbacks.of(self._weight.name) if self._feedbacks else None
-        parts = self._format.packed(
+        arguments = (
             self._weight,
             start,
             stop,
             lambda before, after: sums.append(loss(before, after)),
-            feedback,
         )
+        try:
+            parts = self._format.packed(*arguments, feedback)
+        except NotPositive as error:
+            sums.clear()
+            self.reason = f"rounded to the nearest: {error}"
+            parts = self._format.packed(*arguments)
         self._runs[start] = sums
         self._bytes[start] = sum(part.nbytes for part in parts.values())
         return parts
@@ -88,23 +79,20 @@ class Report:
         """What each weight lost, by name."""
         return {name: loss.report() for name, loss in self.losses.items()}
 
-    def describe(self, num_parameters: int) -> dict[str, Any]:
+    def describe(self, num_parameters: int) -> QuantizationReport:
         """The manifest's entry for a model of that many parameters, ordered as the graph is."""
-        tensors = list(self.tensors.values())
+        tensors = tuple(
+            replace(tensor, reason=self.reasons.get(name)) for name, tensor in self.tensors.items()
+        )
         quantized = sum(math.prod(tensor.shape) for tensor in tensors)
-        return {
-            "share_quantized": round(quantized / max(1, num_parameters), 6),
-            "bytes_before": 4 * num_parameters,
-            "bytes_after": 4 * (num_parameters - quantized)
+        return QuantizationReport(
+            share_quantized=round(quantized / max(1, num_parameters), 6),
+            bytes_before=4 * num_parameters,
+            bytes_after=4 * (num_parameters - quantized)
             + sum(tensor.bytes_after for tensor in tensors),
-            "tensors": [self._row(tensor) for tensor in tensors],
-            "skipped": [{"name": name, "reason": why} for name, why in self.skipped.items()],
-        }
-
-    def _row(self, tensor: TensorReport) -> dict[str, Any]:
-        reason = self.reasons.get(tensor.name)
-        row = asdict(tensor) | {"shape": list(tensor.shape)}
-        return row if reason is None else row | {"reason": reason}
+            tensors=tensors,
+            skipped=dict(self.skipped),
+        )
 
 
 def loss(before: Floats, after: Floats) -> Sums:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from ..export.graph import Weight
-from .rewrite import match_embedding, match_product
+from .select import match_embedding, match_product
 from .weights import LinearWeight, weight_of
 
 LAYER_NORM, RMS_NORM = "SkipLayerNormalization", "RMSNormalization"

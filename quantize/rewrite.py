@@ -32,17 +32,18 @@ class Rewrite:
     """
 
     def __init__(self, plan: Plan, feedbacks: Feedbacks | None = None) -> None:
-        self._plan = plan
+        self._formats = plan.formats
         self._feedbacks = feedbacks
-        self.report = Report(reasons=plan.reasons)
+        self._reasons = plan.reasons or {}
+        self.report = Report(reasons=self._reasons)
 
     def apply(self, model: ir.Model) -> Outcome:
         """Rewrites ``model`` in place; RequestError for a weight that cannot have its format."""
         formats: dict[str, Format] = {}
         for name, selected in select(model).items():
-            wanted = self._plan.formats.get(name)
+            wanted = self._formats.get(name)
             if wanted == FULL:
-                reason = self._plan.reasons.get(name)
+                reason = self._reasons.get(name)
                 self.report.skipped[name] = reason or selected.obstacle or ASKED
             elif wanted is not None:
                 check_fit(wanted, selected)

@@ -15,12 +15,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
 from ..export.errors import RequestError
 from ..export.folder import ModelFolder
+from ..export.manifest import PrecisionEntry, PromiseEntry, RotationEntry
 from ..export.observer import Observer
 from ..export.writing import Change, export_model, open_decoder
 from .plan import Plan, choose, plan_for
@@ -37,8 +38,8 @@ DREAMER = "int8"  # the precision that a model dreams in
 class Quantized:
     """A ``Change`` that gives a graph the formats of a plan, which may be made for the graph.
 
-    With ``calibration`` roundings make up for each other; ``found`` are those of another change of
-    the same model. With ``budget`` the plan is searched for.
+    With ``calibration`` roundings make up for each other; with ``budget`` the plan is searched for.
+    ``found`` is what another change of the same model was calibrated with.
     """
 
     def __init__(
@@ -56,12 +57,11 @@ class Quantized:
     @contextmanager
     def prepared(self, declare: Declare | None, observer: Observer) -> Iterator[None]:
         """Calibrates and searches, as asked; what that made is there while the block runs."""
-        if self._calibration is None:
-            yield
-            return
-        obstacle = _obstacle(self._calibration, declare)
-        if obstacle is not None and self._calibration.most_seconds is not None:
-            observer.message(f"not calibrated: {obstacle}")
+        calibration = self._calibration
+        obstacle = _obstacle(calibration, declare) if calibration is not None else None
+        if calibration is None or (obstacle and calibration.most_seconds is not None):
+            if obstacle:
+                observer.message(f"not calibrated: {obstacle}")
             yield
             return
         if declare is None:
@@ -69,14 +69,10 @@ class Quantized:
         from .calibration import calibrated
         from .search import search
 
-        rotation = Rotation()
-        with calibrated(
-            self._calibration,
-            declare,
-            rotation.apply,
-            lambda folder: export_model(declare(), folder, precision_of(DREAMER)),
-            observer,
-        ) as found:
+        def write_dreamer(folder: Path) -> ModelFolder:
+            return export_model(declare(), folder, precision_of(DREAMER))
+
+        with calibrated(calibration, declare, Rotation().apply, write_dreamer, observer) as found:
             self._found = found
             if self._budget is not None:
                 divergence = partial(_divergence, found, declare)
@@ -85,12 +81,9 @@ class Quantized:
             self._found = None
 
     def apply(self, model: ir.Model) -> None:
-        """Runs the passes; what they report fills up when the weights are written."""
+        """Runs the passes; what the last reports fills up when the weights are written."""
         self.plan = self._plan_of(model)
-        rotation = self.plan.rotation
-        self._rotation = Rotation(rotation.seed, rotation.parts) if rotation else None
-        if self._rotation is not None:
-            self._rotation.apply(model)
+        self._rotation = rotate(self.plan, model)
         self._rewrite = Rewrite(self.plan, self._found.feedbacks if self._found else None)
         self._rewrite.apply(model)
 
@@ -98,9 +91,13 @@ class Quantized:
         """Compares what was written with full precision, where that was measured."""
         if self._found is None or self.plan.name == FULL:
             return
-        promise = dict(self.plan.promise or {})
-        promise["kl"] = self._found.reference.divergence(folder)
-        promise["tokens"] = self._found.unseen.size
+        promise = PromiseEntry(
+            max_kl=self._budget.max_kl if self._budget else None,
+            max_bytes=self._budget.max_bytes if self._budget else None,
+            kl=self._found.reference.divergence(folder),
+            tokens=self._found.unseen.size,
+            text=self._found.entry.kind,
+        )
         self.plan = replace(self.plan, calibration=self._found.entry, promise=promise)
 
     @property
@@ -108,12 +105,21 @@ class Quantized:
         """The plan's, once it is made."""
         return self.plan.name
 
-    def describe(self, num_parameters: int) -> dict[str, Any]:
+    def describe(self, num_parameters: int) -> PrecisionEntry:
         """The manifest's ``precision``."""
         if self.plan.name == FULL:
-            return {"name": FULL}
-        rotation = {"rotation": self._rotation.describe()} if self._rotation else {}
-        return self.plan.describe() | rotation | self._rewrite.report.describe(num_parameters)
+            return PrecisionEntry(name=FULL)
+        return self.plan.describe(self._rotation, self._rewrite.report.describe(num_parameters))
+
+
+def rotate(plan: Plan, model: ir.Model) -> RotationEntry | None:
+    """Rotates the weights of ``model`` as the plan says; what that did, None if it says nothing."""
+    if plan.rotation is None:
+        return None
+    outcome = Rotation(plan.rotation.seed, plan.rotation.parts).apply(model)
+    return RotationEntry(
+        seed=plan.rotation.seed, parts=tuple(outcome.changed), skipped=outcome.skipped
+    )
 
 
 def _obstacle(calibration: Calibration, declare: Declare | None) -> str | None:
@@ -123,10 +129,12 @@ def _obstacle(calibration: Calibration, declare: Declare | None) -> str | None:
             "found a traced graph, expected one that pocketlm declares; leave calibration out (in "
             "a command: --calibrate none)"
         )
+    if calibration.most_seconds is None:
+        return None
     from .calibration import forecast, forecast_text
 
     found = forecast(declare().model, calibration.tokens)
-    if calibration.most_seconds is None or found.seconds <= calibration.most_seconds:
+    if found.seconds <= calibration.most_seconds:
         return None
     return f"it would take {forecast_text(found)}; to do it all the same, say: --calibrate dream"
 
@@ -136,7 +144,7 @@ def _divergence(found: Calibrated, declare: Declare, plan: Plan) -> float:
     candidate = Quantized(plan.fitting, found=found)
     with tempfile.TemporaryDirectory(dir=found.folder) as place:
         export_model(declare(), Path(place) / "candidate", candidate)
-    return float((candidate.plan.promise or {}).get("kl", 0.0))  # of float32 none is measured
+    return candidate.plan.promise.kl if candidate.plan.promise else 0.0  # float32 loses nothing
 
 
 def precision_of(
@@ -151,12 +159,15 @@ def precision_of(
 
 
 def within(budget: Budget, calibration: Calibration) -> Change:
-    """The change to the plan that keeps ``budget``."""
-    return Quantized(_no_plan, calibration, budget)
+    """The change to the plan that keeps ``budget``, which is searched for."""
 
+    def before_the_search(model: ir.Model) -> Plan:
+        raise RequestError(
+            "found a plan that is still to be searched for, expected a known one; leave --dry-run "
+            "out, or choose a precision"
+        )
 
-def _no_plan(model: ir.Model) -> Plan:
-    raise RequestError("found a budget without calibration, expected both; leave neither out")
+    return Quantized(before_the_search, calibration, budget)
 
 
 def planned(plan: Plan, calibration: Calibration | None = None) -> Change:
@@ -169,7 +180,7 @@ def plan_of(folder: ModelFolder) -> Plan:
 
     Raises ModelFolderError for a graph that we cannot have written.
     """
-    precision = folder.manifest["precision"]
-    if "tensors" in precision:
-        return Plan.of(precision)
-    return plan_for(open_decoder(folder).model, FULL)
+    precision = folder.manifest.precision
+    if precision.report is None:
+        return plan_for(open_decoder(folder).model, FULL)
+    return Plan.of(precision, precision.report)

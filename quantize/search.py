@@ -35,7 +35,7 @@ from .fidelity import Progress, Windows, chunks, mean_kl, run_rows
 from .formats import Format, find_format
 from .layerwise import OpenPart, Part, Values, split
 from .plan import Plan, Rotated
-from .precisions import FULL, Budget
+from .precisions import FULL, MIXED, Budget
 from .select import Selected, select
 from .weights import Floats, LinearWeight
 
@@ -61,20 +61,22 @@ def search(
     whole = sum(max(option.num_bytes for option in some) for some in options.values())
     steps = frontier(options, plan_ranges(found.model)[1] - whole)
     if budget.max_bytes is not None:
-        step = largest_within(steps, budget.max_bytes)
-        return Plan(step.formats, rotation=Rotated(), promise={"max_bytes": budget.max_bytes})
+        return _plan(largest_within(steps, budget.max_bytes))
     assert budget.max_kl is not None
     limit = MARGIN * budget.max_kl
 
     def keeps(step: Step) -> bool:
-        kl = divergence(Plan(step.formats, rotation=Rotated()))
+        kl = divergence(_plan(step))
         observer.message(
             f"{size_text(step.num_bytes)}: {kl:.3g} nats per token (predicted {step.kl:.3g})"
         )
         return kl <= limit
 
-    kept = smallest_that_keeps(thinned(steps), keeps)
-    return Plan(kept.formats, rotation=Rotated(), promise={"max_kl": budget.max_kl})
+    return _plan(smallest_that_keeps(thinned(steps), keeps))
+
+
+def _plan(step: Step) -> Plan:
+    return Plan(name=MIXED, formats=step.formats, rotation=Rotated())
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class Option:
 class Step:
     """A plan on the frontier."""
 
-    formats: Mapping[str, str]
+    formats: dict[str, str]
     num_bytes: int  # of all weights of the model
     kl: float  # predicted
 

@@ -16,6 +16,7 @@ from ...export.strict_json import shown
 
 if TYPE_CHECKING:
     from ...export.graph import Graph
+    from ..feedback import Feedback
     from ..weights import LinearWeight, Measure, PackedParts, Parts, Value
 
 
@@ -41,8 +42,18 @@ class Format(Protocol):
     def fitted(self, weight: LinearWeight) -> Format | str:
         """This format, or the nearest to it that ``weight`` can have, or why there is none."""
 
-    def packed(self, weight: LinearWeight, start: int, stop: int, measure: Measure) -> Parts:
-        """Reads output features ``start`` to ``stop``, packs them, and measures what that loses."""
+    def packed(
+        self,
+        weight: LinearWeight,
+        start: int,
+        stop: int,
+        measure: Measure,
+        feedback: Feedback | None = None,
+    ) -> Parts:
+        """Reads output features ``start`` to ``stop``, packs them, and measures what that loses.
+
+        With ``feedback`` roundings make up for each other; NotPositive if it has no factor.
+        """
 
     def linear(self, g: Graph, x: Value, weight: LinearWeight, parts: PackedParts) -> Value:
         """The nodes of a product: x (…, K) -> (…, N)."""

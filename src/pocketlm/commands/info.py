@@ -6,7 +6,6 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.console import Console
@@ -17,7 +16,7 @@ from pocketlm.export.errors import MissingExtraError
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.graph_check.graph import check_graph
 from pocketlm.export.importing import importing
-from pocketlm.export.manifest import WITHOUT_DIGEST
+from pocketlm.export.manifest import PrecisionEntry
 from pocketlm.export.quantities import size_text
 from pocketlm.quantize.precisions import FULL
 
@@ -28,7 +27,7 @@ from pocketlm.quantize.precisions import FULL
 @click.option(
     "--verify",
     is_flag=True,
-    help="Read every file again, and check bytes and graph.",
+    help="Read every file again, and check bytes and graphs.",
 )
 @click.option(
     "--save-plan",
@@ -43,7 +42,7 @@ def command(model: str, as_json: bool, verify: bool, save_plan: Path | None, deb
 
     MODEL is a model folder that `pocketlm export` or `pocketlm quantize` wrote, or the name of a
     model in the cache (org/name, demo). Its sizes are compared with the manifest each time, with
-    --verify also its bytes, and the graph with what pocketlm can have written.
+    --verify also its bytes, and its graphs with what pocketlm can have written.
 
     \b
     Examples:
@@ -53,83 +52,82 @@ def command(model: str, as_json: bool, verify: bool, save_plan: Path | None, deb
     opened = made_folder(model)
     if verify:
         opened.verify(remembered=False)
-        check_graph(opened)
+        for name in opened.manifest.graphs:
+            check_graph(opened, name)
     if save_plan is not None:
         _save_plan(opened, save_plan)
     if as_json:
-        click.echo(json.dumps(opened.manifest, indent=1))
+        click.echo(json.dumps(opened.manifest.to_json(), indent=1))
         return
     console = Console(highlight=False, soft_wrap=True)
     for line in _summary(opened):
         console.print(line, markup=False, emoji=False)
-    precision = opened.manifest["precision"]
-    if "tensors" in precision:
+    report = opened.manifest.precision.report
+    if report is not None:
         console.print()
-        wide_console().print(precision_table(precision))
+        wide_console().print(precision_table(report))
     console.print()
     for name, entry in opened.files.items():
-        console.print(
-            f"{entry['sha256']}  {entry['bytes']:>12,}  {name}", markup=False, emoji=False
-        )
+        console.print(f"{entry.sha256}  {entry.bytes:>12,}  {name}", markup=False, emoji=False)
     if verify:
-        sealed = opened.manifest["format_version"] != WITHOUT_DIGEST
         console.print(
             "all files are as they were written"
-            if sealed
+            if opened.manifest.sha256
             else "all other files are as the manifest says"
         )
 
 
 def _summary(folder: ModelFolder) -> list[str]:
     manifest, shape = folder.manifest, folder.shape
-    precision, source = manifest["precision"], manifest["source"]
-    total = sum(entry["bytes"] for entry in folder.files.values())
-    quantized = ""
-    if "share_quantized" in precision:
-        blocks = f", blocks of {precision['block_size']}" if "block_size" in precision else ""
-        head = f", head in {precision['head']}" if "head" in precision else ""
-        share = f"{100 * precision['share_quantized']:.1f} % of the parameters quantized"
-        quantized = f"{blocks}{head}; {share}"
-    origin = ""
-    if "repository" in source:
-        origin = f" of {source['repository']} at {source.get('commit')}"
+    precision, report, source = manifest.precision, manifest.precision.report, manifest.source
+    total = sum(entry.bytes for entry in folder.files.values())
+    blocks = f", blocks of {precision.block_size}" if precision.block_size else ""
+    head = f", head in {precision.head}" if precision.head else ""
+    share = ""
+    if report is not None:
+        share = f"; {100 * report.share_quantized:.1f} % of the parameters quantized"
+    origin = f" of {source.repository} at {source.commit}" if source.repository else ""
     undetected = ""
-    if manifest["format_version"] == WITHOUT_DIGEST:
+    if manifest.sha256 is None:
         undetected = ", without a digest of itself: export again to have changes in it found"
     return [
-        f"manifest      of version {manifest['format_version']}{undetected}",
-        f"architecture  {manifest['architecture']}, {manifest['num_parameters']:,} parameters",
+        f"manifest      of version {manifest.format_version}{undetected}",
+        f"architecture  {manifest.architecture}, {manifest.num_parameters:,} parameters",
         f"graph         {graph_maker(folder)}",
         f"decoder       {shape.num_layers} layers, width {shape.hidden_size}, {shape.num_heads} "
         f"heads of {shape.head_size}, vocabulary {shape.vocab_size:,}",
         f"context       {shape.context_length:,} tokens, "
         f"{size_text(shape.kv_bytes_per_token)} of KV cache each",
-        f"precision     {precision['name']}{quantized}",
+        f"precision     {precision.name}{blocks}{head}{share}",
         *_plan_lines(precision),
         f"size          {size_text(total)} in {len(folder.files)} files, "
-        f"{8 * folder.weights_bytes / manifest['num_parameters']:.2f} bits per weight",
-        f"source        {source['format']}: {', '.join(source['files'])}{origin}",
+        f"{8 * folder.weights_bytes / manifest.num_parameters:.2f} bits per weight",
+        f"source        {source.format}: {', '.join(source.files)}{origin}",
         f"provider      {_provider(folder)}",
     ]
 
 
-def _plan_lines(precision: dict[str, Any]) -> Iterator[str]:
+def _plan_lines(precision: PrecisionEntry) -> Iterator[str]:
     """How many weights have each format, what was done before, and what that is to keep."""
-    sizes: dict[str, list[int]] = defaultdict(list)
-    for tensor in precision.get("tensors", ()):
-        sizes[tensor["format"]].append(tensor["bytes_after"])
-    parts = [f"{name} in {_weights(len(s))}, {size_text(sum(s))}" for name, s in sizes.items()]
-    if precision.get("skipped"):
-        parts.append(f"{FULL} in {_weights(len(precision['skipped']))}")
-    if parts:
-        yield f"plan          {'; '.join(parts)}"
-    if rotation := precision.get("rotation"):
-        yield f"rotation      {', '.join(rotation['parts']) or 'none'} of seed {rotation['seed']}"
-        for name, reason in rotation["skipped"].items():
+    if report := precision.report:
+        sizes: dict[str, list[int]] = defaultdict(list)
+        for tensor in report.tensors:
+            sizes[tensor.format].append(tensor.bytes_after)
+        parts = [f"{name} in {_weights(len(s))}, {size_text(sum(s))}" for name, s in sizes.items()]
+        parts += [f"{FULL} in {_weights(len(report.skipped))}"] if report.skipped else []
+        yield f"plan          {'; '.join(parts) or 'nothing quantized'}"
+    if rotation := precision.rotation:
+        yield f"rotation      {', '.join(rotation.parts) or 'none'} of seed {rotation.seed}"
+        for name, reason in rotation.skipped.items():
             yield f"              not {name}: {reason}"
-    for title in ("calibration", "promise"):
-        if facts := precision.get(title):
-            yield f"{title:<13} {', '.join(f'{name} {fact}' for name, fact in facts.items())}"
+    if calibration := precision.calibration:
+        yield f"calibration   {calibration.kind}, {calibration.tokens:,} tokens"
+    if promise := precision.promise:
+        most = "" if promise.max_kl is None else f", asked for at most {promise.max_kl:g}"
+        yield (
+            f"promise       KL {promise.kl:g} nats per token{most}; measured on {promise.tokens:,} "
+            f"tokens of {promise.text}"
+        )
 
 
 def _weights(count: int) -> str:
