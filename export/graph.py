@@ -1,11 +1,12 @@
 """A graph under construction: every operator is a method that takes values and returns values.
 
-    g = Graph("gpt2")
+    g = Graph("gpt2", source)
     x = g.input("x", np.float32, ["batch_size", "sequence_length", 768])
     with g.scope("h.0.mlp"):
-        x = g.MatMul(x, g.weight("h.0.mlp.c_fc.weight", (768, 3072), rows), name="c_fc")
+        x = g.MatMul(x, g.parameter("c_fc.weight", (768, 3072)), name="c_fc")
 
-Nodes are named inside the open scope, here ``h.0.mlp.c_fc``; weights carry the name they are given.
+Nodes and parameters are named inside the open scope, here ``h.0.mlp.c_fc`` and
+``h.0.mlp.c_fc.weight``, as checkpoints do. Other initializers keep the name they are given.
 Weights are lazy: a ``Weight`` knows its shape and dtype, and is computed when it is written out, a
 run of rows at a time, so that memory does not grow with the largest tensor. Two weights may share
 one ``Blob`` (the tied embedding and head); it is written once.
@@ -125,6 +126,13 @@ def rows_per_piece(row_bytes: int) -> int:
     return max(1, PIECE_BYTES // max(1, row_bytes))
 
 
+class Source(Protocol):
+    """Where the values of a graph's parameters come from."""
+
+    def blob(self, name: str, shape: tuple[int, ...]) -> Blob:
+        """The float32 values of the parameter ``name``, which has to be of that shape."""
+
+
 class Operator(Protocol):
     """An operator as a function: one output is returned bare, several (``outputs``) as a tuple."""
 
@@ -138,10 +146,14 @@ class Operator(Protocol):
 
 
 class Graph:
-    """Builds an ``ir.Graph``, or edits one (``Graph.editing``) at the node given to ``before``."""
+    """Builds an ``ir.Graph``, or edits one (``Graph.editing``) at the node given to ``before``.
 
-    def __init__(self, name: str) -> None:
+    Only a graph with a ``source`` can have parameters.
+    """
+
+    def __init__(self, name: str, source: Source | None = None) -> None:
         self.ir = ir.Graph([], [], nodes=[], opset_imports=dict(OPSETS), name=name)
+        self._source = source
         self._scopes: list[str] = []
         self._cursor: ir.Node | None = None
         self._names: set[str] = set()
@@ -151,6 +163,7 @@ class Graph:
         """A builder over the graph of ``model``; names already there stay taken."""
         graph = cls.__new__(cls)
         graph.ir = model.graph
+        graph._source = None
         graph._scopes = []
         graph._cursor = None
         graph._names = {node.name for node in model.graph if node.name}
@@ -184,6 +197,18 @@ class Graph:
         value.const_value = ir.Tensor(array, name=value.name)
         self.ir.initializers.add(value)
 
+    def parameter(self, name: str, shape: tuple[int, ...]) -> ir.Value:
+        """A learned float32 weight, named inside the open scope; its values are the source's.
+
+        The same name returns the same value: layers may share a parameter.
+        """
+        name = self._scoped(name)
+        existing = self.ir.initializers.get(name)
+        if existing is not None:
+            return existing
+        assert self._source is not None, "a graph without a source has no parameters"
+        return self.weight(name, shape, self._source.blob(name, shape))
+
     def weight(
         self,
         name: str,
@@ -191,7 +216,7 @@ class Graph:
         rows: Rows | Blob,
         dtype: DTypeLike = np.float32,
     ) -> ir.Value:
-        """A lazy initializer under the checkpoint's dotted name; goes to the external data file.
+        """A lazy initializer under the name given; goes to the external data file.
 
         The same name with the same blob returns the same value: layers may share a weight.
         """
@@ -272,7 +297,7 @@ class Graph:
 
     @contextmanager
     def scope(self, name: str) -> Iterator[None]:
-        """Prefixes the names of nodes made inside with ``name.``; weights keep the name given."""
+        """Prefixes the names of nodes and parameters made inside with ``name.``."""
         self._scopes.append(name)
         try:
             yield

@@ -7,13 +7,15 @@ contract other runtimes load too: one formula serves left, right and fixed-capac
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import onnx_ir as ir
 
+from .folder import DecoderShape
 from .graph import Dimension, Graph
+from .rope import Rotary
 
 # Large enough that exp() of it is 0 in float32, finite so that a fully masked row gives no NaN.
 MASKED = np.float32(-1e9)
@@ -79,41 +81,43 @@ def mask_lengths(
     return seqlens_k, total_int32, g.Expand(bias, shape, name="attention_bias")
 
 
+class Attend(Protocol):
+    """``attention`` of one layer, with all but queries, keys and values given to it."""
+
+    def __call__(self, *qkv: ir.Value) -> ir.Value: ...
+
+
 def attention(
     g: Graph,
-    qkv: Sequence[ir.Value],
+    *qkv: ir.Value,
     inputs: DecoderInputs,
     layer: int,
-    *,
-    num_heads: int,
-    kv_heads: int,
-    head_size: int,
+    shape: DecoderShape,
     scale: float,
-    rotation: Rotation | None = None,
-    window: int | None = None,
-    softcap: float = 0.0,
+    rotary: Rotary | None,
+    window: int | None,
 ) -> ir.Value:
     """Causal attention over the cache: q (B, S, H·E), k and v (B, S, K·E) -> (B, S, H·E).
 
-    ``qkv`` is the three, or one value that packs them along the last axis. ``rotation`` turns q and
-    k by their positions; ``window`` lets a token see that many, itself included; ``softcap`` c
-    bounds the scores to c · tanh(score / c).
+    ``qkv`` is the three, or one value that packs them along the last axis. ``rotary`` turns q and
+    k by their positions; ``window`` lets a token see that many, itself included.
 
     Declares the layer's ``past_key_values`` inputs and ``present`` outputs. A caller that binds
     one buffer as both has the new rows written in place.
     """
+    num_heads, kv_heads, head_size = shape.num_heads, shape.kv_heads, shape.head_size
     dims: list[Dimension] = ["batch_size", kv_heads, "past_sequence_length", head_size]
     past = [
         g.input(f"past_key_values.{layer}.{kind}", np.float32, dims) for kind in ("key", "value")
     ]
     tables: tuple[ir.Value | None, ...] = (None, None)
-    if rotation is not None and rotation.fits_attention:
-        tables = (rotation.cosines, rotation.sines)
-    elif rotation is not None:
+    if rotary is not None and rotary.fits_attention:
+        tables = (rotary.cosines, rotary.sines)
+    elif rotary is not None:
         query, key, value = qkv
         qkv = (
-            rotation.apply(g, query, inputs.position_ids, num_heads, "rotate_q"),
-            rotation.apply(g, key, inputs.position_ids, kv_heads, "rotate_k"),
+            rotary.apply(g, query, inputs.position_ids, num_heads, "rotate_q"),
+            rotary.apply(g, key, inputs.position_ids, kv_heads, "rotate_k"),
             value,
         )
     attended, *present = g.GroupQueryAttention(
@@ -131,7 +135,6 @@ def attention(
         scale=scale,
         **({"do_rotary": 1} if tables[0] is not None else {}),
         **({"local_window_size": window} if window is not None else {}),
-        **({"softcap": softcap} if softcap else {}),
     )
     dims = ["batch_size", kv_heads, "total_sequence_length", head_size]
     for output, kind in zip(present, ("key", "value"), strict=True):
@@ -139,71 +142,40 @@ def attention(
     return attended
 
 
-@dataclass(frozen=True)
-class Rotation:
-    """Cosines and sines of rotary position embedding, (context length, R / 2) each."""
+def embedding(g: Graph, ids: ir.Value, name: str, shape: tuple[int, int]) -> ir.Value:
+    """Rows of the weight ``name``, (V, D), by token id or position: (B, S) -> (B, S, D)."""
+    return g.Gather(g.parameter(f"{name}.weight", shape), ids, name=name)
 
-    cosines: ir.Value
-    sines: ir.Value
 
-    @property
-    def fits_attention(self) -> bool:
-        """Whether GroupQueryAttention can rotate by itself: its kernel wants R in sixteens."""
-        assert self.cosines.shape is not None
-        return int(self.cosines.shape.numpy()[1]) % 8 == 0
-
-    def apply(
-        self, g: Graph, x: ir.Value, position_ids: ir.Value, num_heads: int, name: str
-    ) -> ir.Value:
-        """Rotates (B, S, num_heads·E) by the positions (B, S), in a node of its own."""
-        assert self.cosines.shape is not None
-        size = 2 * int(self.cosines.shape.numpy()[1])
-        return g.RotaryEmbedding(
-            x,
-            position_ids,
-            self.cosines,
-            self.sines,
-            num_heads=num_heads,
-            rotary_embedding_dim=size,
-            name=name,
-        )
+def product(g: Graph, x: ir.Value, name: str, shape: tuple[int, int]) -> ir.Value:
+    """x (…, in) times the weight ``name``, stored (out, in): (…, out)."""
+    return g.FusedMatMul(x, g.parameter(f"{name}.weight", shape), transB=1, name=name)
 
 
 def linear(
-    g: Graph, x: ir.Value, weight: ir.Value, bias: ir.Value | None = None, *, name: str
+    g: Graph, x: ir.Value, name: str, shape: tuple[int, int], *, bias: bool = False
 ) -> ir.Value:
-    """x (…, in) times a stored (out, in) weight, plus bias: (…, out)."""
-    product: ir.Value = g.FusedMatMul(x, weight, transB=1, name=name)
-    return product if bias is None else g.Add(product, bias, name=f"{name}.add_bias")
+    """``product``, plus the bias ``name`` (out,) if it has one."""
+    outputs = product(g, x, name, shape)
+    return add_bias(g, outputs, name, shape[0]) if bias else outputs
 
 
-def rms_norm(g: Graph, x: ir.Value, weight: ir.Value, epsilon: float, name: str) -> ir.Value:
+def add_bias(g: Graph, x: ir.Value, name: str, size: int) -> ir.Value:
+    """x (…, size) plus the bias ``name``."""
+    return g.Add(x, g.parameter(f"{name}.bias", (size,)), name=f"{name}.add_bias")
+
+
+def rms_norm(g: Graph, x: ir.Value, name: str, size: int, epsilon: float) -> ir.Value:
     """x / sqrt(mean(x²) + epsilon) · weight over the last axis (Zhang and Sennrich 2019)."""
+    weight = g.parameter(f"{name}.weight", (size,))
     return g.RMSNormalization(x, weight, axis=-1, epsilon=epsilon, name=name)
 
 
-def head_rms_norm(
-    g: Graph, x: ir.Value, weight: ir.Value, epsilon: float, head_size: int, name: str
-) -> ir.Value:
+def head_rms_norm(g: Graph, x: ir.Value, name: str, head_size: int, epsilon: float) -> ir.Value:
     """``rms_norm`` of each head by itself: (B, S, heads·E), weight (E,)."""
     heads = g.Reshape(x, g.int64s(0, 0, -1, head_size), name=f"{name}.split")  # -> (B, S, heads, E)
-    normed = rms_norm(g, heads, weight, epsilon, name)
+    normed = rms_norm(g, heads, name, head_size, epsilon)
     return g.Reshape(normed, g.int64s(0, 0, -1), name=f"{name}.join")
-
-
-def skip_rms_norm(
-    g: Graph,
-    x: ir.Value,
-    skip: ir.Value,
-    weight: ir.Value,
-    epsilon: float,
-    x_bias: ir.Value | None = None,
-) -> tuple[ir.Value, ir.Value]:
-    """Residual add and RMS norm in one node: ``sum = x + skip + x_bias`` -> (norm(sum), sum)."""
-    normed, _, _, total = g.SkipSimplifiedLayerNormalization(
-        x, skip, weight, x_bias, outputs=4, epsilon=epsilon, name="skip_rms_norm"
-    )
-    return normed, total
 
 
 def activation(g: Graph, x: ir.Value, function: str) -> ir.Value:
@@ -215,27 +187,6 @@ def activation(g: Graph, x: ir.Value, function: str) -> ir.Value:
     if function == "gelu":
         return g.Gelu(x, name="gelu")
     return g.Relu(x, name="relu")
-
-
-def embedding(g: Graph, table: ir.Value, input_ids: ir.Value, name: str) -> ir.Value:
-    """Rows of ``table`` (V, D) by token id: (B, S) -> (B, S, D)."""
-    return g.Gather(table, input_ids, name=name)
-
-
-def skip_layer_norm(
-    g: Graph,
-    x: ir.Value,
-    skip: ir.Value,
-    weight: ir.Value,
-    bias: ir.Value,
-    epsilon: float,
-    x_bias: ir.Value | None = None,
-) -> tuple[ir.Value, ir.Value]:
-    """Residual add and layer norm in one node: ``sum = x + skip + x_bias`` -> (norm(sum), sum)."""
-    normed, _, _, total = g.SkipLayerNormalization(
-        x, skip, weight, bias, x_bias, outputs=4, epsilon=epsilon, name="skip_layer_norm"
-    )
-    return normed, total
 
 
 def last_rows(g: Graph, x: ir.Value, count: ir.Value) -> ir.Value:

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from .config_fields import fits_float32
 from .errors import CheckpointError
-from .graph import Graph
+from .graph import Graph, Rows
 from .strict_json import shown
 
 Floats = NDArray[np.float32]
@@ -107,22 +107,50 @@ class Rope:
         blended: Floats = ((1 - share) * slow + share * plain).astype(np.float32)
         return blended
 
-    def tables(self, g: Graph, name: str, context_length: int) -> tuple[ir.Value, ir.Value]:
-        """Cosines and sines, (context_length, R / 2) float32 each, computed when written."""
+    def rotary(self, g: Graph, name: str, context_length: int) -> Rotary:
+        """The rotation of the first ``context_length`` positions, computed when written."""
         shape = (context_length, self.size // 2)
         cosines = g.table(f"{name}.cos", shape, self._rows(np.cos))
         sines = g.table(f"{name}.sin", shape, self._rows(np.sin))
-        return cosines, sines
+        return Rotary(cosines, sines)
 
-    def _rows(self, function: Callable[[Floats], Floats]) -> Callable[[int, int], Floats]:
-        frequencies = self.frequencies()
-
+    def _rows(self, function: Callable[[Floats], Floats]) -> Rows:
         def rows(start: int, stop: int) -> Floats:
             # The product is rounded to float32 because the models were trained with it so.
-            angles = np.arange(start, stop, dtype=np.float32)[:, None] * frequencies
+            angles = np.arange(start, stop, dtype=np.float32)[:, None] * self.frequencies()
             return function(angles)
 
         return rows
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """Cosines and sines of rotary position embedding, (context length, R / 2) each."""
+
+    cosines: ir.Value
+    sines: ir.Value
+
+    @property
+    def fits_attention(self) -> bool:
+        """Whether GroupQueryAttention can rotate by itself: its kernel wants R in sixteens."""
+        assert self.cosines.shape is not None
+        return int(self.cosines.shape.numpy()[1]) % 8 == 0
+
+    def apply(
+        self, g: Graph, x: ir.Value, position_ids: ir.Value, num_heads: int, name: str
+    ) -> ir.Value:
+        """Rotates (B, S, num_heads·E) by the positions (B, S), in a node of its own."""
+        assert self.cosines.shape is not None
+        size = 2 * int(self.cosines.shape.numpy()[1])
+        return g.RotaryEmbedding(
+            x,
+            position_ids,
+            self.cosines,
+            self.sines,
+            num_heads=num_heads,
+            rotary_embedding_dim=size,
+            name=name,
+        )
 
 
 def _positive(name: str, value: Any) -> float:

@@ -1,16 +1,15 @@
-"""A checkpoint's tensors under an architecture's own names, checked against expected shapes."""
+"""A checkpoint's tensors under an architecture's own names: every one is used, in its shape."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
-import onnx_ir as ir
 from numpy.typing import NDArray
 
-from .checkpoint import READ_SCRATCH, Checkpoint, CheckpointTensor
+from .checkpoint import READ_SCRATCH, CheckpointTensor
 from .errors import CheckpointError
-from .graph import WHOLE, Blob, Graph
+from .graph import WHOLE, Blob
 
 Floats = NDArray[np.float32]
 Change = Callable[[Floats], Floats]
@@ -18,21 +17,23 @@ FLOAT_DTYPES = ("float32", "float16", "bfloat16")
 
 
 class WeightSource:
-    """Hands weights to a graph by name, lazily; every tensor must be used exactly as expected.
+    """The source of a graph's parameters, which remembers what the graph asks for (``asked``).
 
-    ``rename`` maps a checkpoint's name to the architecture's, or to None for a tensor to leave out.
+    ``rename`` maps a checkpoint's name to the architecture's, or to None for a tensor to leave out;
+    ``change`` maps the latter to what is done to every run of rows that is read. A tensor that is
+    missing is handed out all the same, for ``check`` to refuse once the graph is whole.
     """
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        tensors: Iterable[CheckpointTensor],
         rename: Callable[[str], str | None],
-        expected: dict[str, tuple[int, ...]],
+        change: Callable[[str], Change | None],
     ) -> None:
-        self._expected = dict(expected)
-        self._optional: set[str] = set()
+        self.asked: dict[str, tuple[int, ...]] = {}
+        self._change = change
         self._tensors: dict[str, CheckpointTensor] = {}
-        for tensor in checkpoint.tensors.values():
+        for tensor in tensors:
             name = rename(tensor.name)
             if name is None:
                 continue
@@ -43,22 +44,31 @@ class WeightSource:
                 )
             self._tensors[name] = tensor
 
-    def allow(self, name: str, shape: tuple[int, ...]) -> None:
-        """A tensor that may be there."""
-        self._expected[name] = shape
-        self._optional.add(name)
-
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
 
+    def blob(self, name: str, shape: tuple[int, ...]) -> Blob:
+        """The values of the tensor ``name`` as float32, read when they are written."""
+        self.asked[name] = shape
+        tensor = self._tensors.get(name)
+        if tensor is None:
+            return Blob(lambda start, stop: np.empty(0, np.float32))
+        change = self._change(name)
+
+        def rows(start: int, stop: int) -> Floats:
+            values = tensor.rows(start, stop)
+            return values if change is None else change(values)
+
+        return Blob(rows, WHOLE if tensor.whole else None, scratch=READ_SCRATCH)
+
     def check(self) -> None:
         """Raises CheckpointError for a missing, extra, misshaped or non-float tensor, by name."""
-        missing = [n for n in self._expected if n not in self._tensors and n not in self._optional]
-        extra = [n for n in self._tensors if n not in self._expected]
+        missing = [name for name in self.asked if name not in self._tensors]
+        extra = [name for name in self._tensors if name not in self.asked]
         if missing:
             raise CheckpointError(
                 f"tensor {missing[0]!r} is missing{_and_more(missing)}, expected "
-                f"{len(self._expected) - len(self._optional)} tensors; the weights do not match "
+                f"{len(self.asked)} tensors; the weights do not match "
                 "config.json - take both from the same revision"
                 + (f" (found instead: {extra[0]!r})" if extra else "")
             )
@@ -69,9 +79,8 @@ class WeightSource:
                 "leaves no place for, expected none; leaving it out would change the results - "
                 "take config.json and weights from the same revision"
             )
-        for name, shape in self._expected.items():
-            if name in self._tensors:
-                self._check_tensor(self._tensors[name], shape)
+        for name, shape in self.asked.items():
+            self._check_tensor(self._tensors[name], shape)
 
     @staticmethod
     def _check_tensor(tensor: CheckpointTensor, shape: tuple[int, ...]) -> None:
@@ -86,22 +95,6 @@ class WeightSource:
                 f"{tensor.file}: tensor {tensor.name!r} is {tensor.dtype}, expected one of "
                 f"{', '.join(FLOAT_DTYPES)}; quantized checkpoints cannot be exported"
             )
-
-    def weight(self, g: Graph, name: str, change: Change | None = None) -> ir.Value:
-        """The float32 initializer ``name`` of ``g``; declared on first use, read when written.
-
-        ``change`` is applied to every run of rows that is read.
-        """
-        if name in g.ir.initializers:
-            return g.ir.initializers[name]
-        tensor = self._tensors[name]
-
-        def changed(start: int, stop: int) -> Floats:
-            rows = tensor.rows(start, stop)
-            return rows if change is None else change(rows)
-
-        blob = Blob(changed, WHOLE if tensor.whole else None, scratch=READ_SCRATCH)
-        return g.weight(name, tensor.shape, blob, np.float32)
 
 
 def _and_more(names: list[str]) -> str:

@@ -1,16 +1,16 @@
 """One file per family, named as ``model_type``; the house finds it by that name.
 
-Each offers ``build(checkpoint) -> (ir.Model, DecoderShape)`` and ``tensor_shapes(config)``, which
-names every tensor of a checkpoint without one.
+Each offers its ``ARCHITECTURE``: a ``Config``, a block, and what else the family does in its own
+way. The loop that makes a graph of them is in ``decoder``; the shortest file is ``mistral``.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
-from types import ModuleType
 from typing import Any
 
+from ..decoder import Architecture
 from ..errors import CheckpointError
 from ..strict_json import shown
 
@@ -27,8 +27,8 @@ def known_architectures() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
-def find_architecture(config: dict[str, Any]) -> ModuleType:
-    """The module for ``config["model_type"]``.
+def find_architecture(config: dict[str, Any]) -> Architecture[Any]:
+    """The family that ``config["model_type"]`` names.
 
     CheckpointError lists the known ones otherwise, and names the kind of model that none builds.
     """
@@ -48,4 +48,6 @@ def find_architecture(config: dict[str, Any]) -> ModuleType:
             f"config.json: {name} is {shown(config[name], 80)}{of_kind}, expected none: "
             f"a {model_type} with plain float weights; take the checkpoint this was made from"
         )
-    return importlib.import_module(f"{__name__}.{model_type}")
+    module = importlib.import_module(f"{__name__}.{model_type}")
+    architecture: Architecture[Any] = module.ARCHITECTURE
+    return architecture

@@ -12,18 +12,18 @@ Sources: Gemma Team 2025 (arXiv 2503.19786); ``modeling_gemma3.py`` of Hugging F
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
-import onnx_ir as ir
 
-from ..checkpoint import Checkpoint
 from ..config_fields import refuse_unless, require
-from ..folder import DecoderShape
 from ..graph import Graph
-from ..layers import Rotation, attention, decoder_inputs, embedding, last_rows, linear, rms_norm
-from ..rope import Rope
+from ..layers import Attend, DecoderInputs, embedding, linear, rms_norm
+from ..rope import Rope, Rotary
+from ..stream import Stream
+from ..weight_source import Change
 from . import llama, qwen3
 
 FULL, SLIDING = "full_attention", "sliding_attention"
@@ -70,18 +70,23 @@ class Config(llama.Config):
             refuse_unless(config, name, None)
         refuse_unless(config, "use_bidirectional_attention", False)
 
+    @property
+    def scale(self) -> float:
+        """From a number of its own, not the head size."""
+        return float(self.query_pre_attn_scalar**-0.5)
+
     def window(self, layer: int) -> int | None:
         """The window of the layers that have one."""
         return self.sliding_window if self.kinds[layer] == SLIDING else None
 
-
-def layer_shapes(config: Config) -> llama.Shapes:
-    """The tensors of one layer: Qwen3's, and the norms around the feed-forward part."""
-    norm = (config.hidden_size,)
-    return qwen3.layer_shapes(config) | {
-        "pre_feedforward_layernorm.weight": norm,
-        "post_feedforward_layernorm.weight": norm,
-    }
+    def rotaries(self, g: Graph, config: dict[str, Any]) -> Sequence[Rotary]:
+        """One for each kind of layer."""
+        by_kind = {
+            kind: rope.rotary(g, f"rope.{kind}", self.max_position_embeddings)
+            for kind, rope in ropes(config, self.head_size).items()
+            if kind in self.kinds
+        }
+        return [by_kind[kind] for kind in self.kinds]
 
 
 def ropes(config: dict[str, Any], size: int) -> dict[str, Rope]:
@@ -96,71 +101,32 @@ def ropes(config: dict[str, Any], size: int) -> dict[str, Rope]:
     }
 
 
-def tensor_shapes(config: dict[str, Any]) -> llama.Shapes:
-    """Name and shape of every tensor that a checkpoint with this config.json has."""
-    fields = Config.read(config)
-    return llama.decoder_shapes(fields, layer_shapes(fields))
+def change(name: str) -> Change | None:
+    """A norm's weight is stored as its difference from 1."""
+    return (lambda rows: rows + np.float32(1)) if name.endswith("norm.weight") else None
 
 
-def build(checkpoint: Checkpoint) -> tuple[ir.Model, DecoderShape]:
-    """The float32 model of ``checkpoint`` and its sizes; no weight is read yet.
-
-    Raises CheckpointError when the config asks for something else or a tensor does not fit it.
-    """
-    config = Config.read(checkpoint.config)
-    source = llama.weights(checkpoint, config, layer_shapes(config))
-    g = Graph("gemma3_text")
-    inputs = decoder_inputs(g)
-    rotations = {
-        kind: Rotation(*rope.tables(g, f"rope.{kind}", config.max_position_embeddings))
-        for kind, rope in ropes(checkpoint.config, config.head_size).items()
-        if kind in config.kinds
-    }
-
-    def w(name: str) -> ir.Value:
-        # A norm's weight is stored as its difference from 1.
-        change = (lambda rows: rows + np.float32(1)) if name.endswith("norm.weight") else None
-        return source.weight(g, name, change)
-
-    table = w("embed_tokens.weight")
-    width = g.constant(np.float32(config.hidden_size**0.5), "embed_scale")
-    x = g.Mul(embedding(g, table, inputs.input_ids, "embed_tokens"), width, name="scaled")
-
-    # A layer hands on its residual stream x and a branch that the next norm still has to add.
-    branch: ir.Value | None = None
-    for i in range(config.num_hidden_layers):
-        layer = f"layers.{i}"
-        with g.scope(layer):
-            normed, x = llama.norm(g, w, config, f"{layer}.input_layernorm", x, branch, None)
-            with g.scope("self_attn"):
-                attended = attention(
-                    g,
-                    qwen3.projections(g, w, config, normed, layer),
-                    inputs,
-                    i,
-                    num_heads=config.num_attention_heads,
-                    kv_heads=config.kv_heads,
-                    head_size=config.head_size,
-                    scale=config.query_pre_attn_scalar**-0.5,
-                    rotation=rotations[config.kinds[i]],
-                    window=config.window(i),
-                )
-                weight, bias = f"{layer}.self_attn.o_proj.weight", f"{layer}.self_attn.o_proj.bias"
-                bias_value = w(bias) if config.output_bias else None
-                branch = linear(g, attended, w(weight), bias_value, name="o_proj")
-            branch = after(g, w, config, f"{layer}.post_attention_layernorm", branch)
-            before = f"{layer}.pre_feedforward_layernorm"
-            normed, x = llama.norm(g, w, config, before, x, branch, None)
-            branch = llama.feed_forward(g, w, config, normed, layer)
-            branch = after(g, w, config, f"{layer}.post_feedforward_layernorm", branch)
-    x, _ = llama.norm(g, w, config, "norm", x, branch, None)
-
-    head = table if config.tie_word_embeddings else w("lm_head.weight")
-    logits = linear(g, last_rows(g, x, inputs.num_logits_to_keep), head, name="lm_head")
-    return llama.finished(g, config, logits)
+def embed(g: Graph, config: llama.Config, inputs: DecoderInputs) -> Stream:
+    """The stream begins as rows of the table, (B, S) -> (B, S, D), scaled."""
+    d = config.hidden_size
+    x = embedding(g, inputs.input_ids, "embed_tokens", (config.vocab_size, d))
+    x = g.Mul(x, g.constant(np.float32(d**0.5), "embed_scale"), name="scaled")
+    return Stream(g, x, d, config.rms_norm_eps)
 
 
-def after(g: Graph, w: llama.Weights, config: Config, name: str, branch: ir.Value) -> ir.Value:
-    """The norm of a branch before it is added."""
-    epsilon = config.rms_norm_eps
-    return rms_norm(g, branch, w(f"{name}.weight"), epsilon, name.rpartition(".")[2])
+def block(g: Graph, config: llama.Config, stream: Stream, attend: Attend) -> None:
+    """One layer: what its parts read is normed, and what they add."""
+    d, f, epsilon = config.hidden_size, config.intermediate_size, config.rms_norm_eps
+    x = stream.rms_norm("input_layernorm")
+    with g.scope("self_attn"):
+        attended = attend(*qwen3.projections(g, config, x))
+        shape = (d, config.query_size)
+        branch = linear(g, attended, "o_proj", shape, bias=config.attention_bias)
+    stream.add(rms_norm(g, branch, "post_attention_layernorm", d, epsilon))
+    x = stream.rms_norm("pre_feedforward_layernorm")
+    with g.scope("mlp"):
+        branch = linear(g, llama.gated(g, config, x), "down_proj", (d, f), bias=config.mlp_bias)
+    stream.add(rms_norm(g, branch, "post_feedforward_layernorm", d, epsilon))
+
+
+ARCHITECTURE = replace(llama.ARCHITECTURE, config=Config, embed=embed, block=block, change=change)

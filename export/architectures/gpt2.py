@@ -13,33 +13,24 @@ shapes (Conv1D weights are (in, out), which is what MatMul wants) and configurat
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 
-from ..checkpoint import Checkpoint
-from ..config_fields import read_fields, refuse_unless, require
+from ..config_fields import refuse_unless, require
+from ..decoder import Architecture, DecoderConfig
 from ..errors import CheckpointError
 from ..folder import DecoderShape
-from ..graph import Dimension, Graph
-from ..layers import (
-    TANH_GELU,
-    DecoderInputs,
-    attention,
-    decoder_inputs,
-    last_rows,
-    skip_layer_norm,
-)
-from ..weight_source import WeightSource
+from ..graph import Graph
+from ..layers import TANH_GELU, Attend, DecoderInputs, add_bias, embedding
+from ..stream import Stream
 
 ACTIVATIONS = {*TANH_GELU, "gelu", "relu"}
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(DecoderConfig):
     """Fields of config.json that shape the graph; defaults are those of transformers."""
 
     vocab_size: int = 50257
@@ -53,21 +44,18 @@ class Config:
     scale_attn_weights: bool = True
     tie_word_embeddings: bool = True
 
-    @classmethod
-    def read(cls, config: dict[str, Any]) -> Config:
-        """Reads and checks ``config``; CheckpointError names a field and value we cannot build."""
-        fields = read_fields(cls, config)
+    def check(self, config: dict[str, Any]) -> None:
+        """Refuses other kinds of attention, and a head size that has no kernel."""
         refuse_unless(config, "scale_attn_by_inverse_layer_idx", False)
         refuse_unless(config, "add_cross_attention", False)
-        function = fields.activation_function
+        function = self.activation_function
         require(function in ACTIVATIONS, "activation_function", function, sorted(ACTIVATIONS))
-        if fields.n_embd % fields.n_head or fields.head_size % 8:
+        if self.n_embd % self.n_head or self.head_size % 8:
             raise CheckpointError(
-                f"config.json: n_embd {fields.n_embd} over n_head {fields.n_head} heads gives a "
-                f"head size of {fields.n_embd / fields.n_head:g}, expected a multiple of 8; "
+                f"config.json: n_embd {self.n_embd} over n_head {self.n_head} heads gives a "
+                f"head size of {self.n_embd / self.n_head:g}, expected a multiple of 8; "
                 "ONNX Runtime's attention kernel has no other"
             )
-        return fields
 
     @property
     def head_size(self) -> int:
@@ -77,159 +65,71 @@ class Config:
     def feed_forward_size(self) -> int:
         return self.n_inner or 4 * self.n_embd  # F
 
+    @property
+    def scale(self) -> float:
+        """That of all, unless it is switched off."""
+        return super().scale if self.scale_attn_weights else 1.0
 
-def weights(checkpoint: Checkpoint, config: Config) -> WeightSource:
-    """The checkpoint's tensors under bare names (``h.0.…``), each with its expected shape.
-
-    Quirks that stop here: files with and without the prefix ``transformer.``; causal mask buffers
-    (``attn.bias``, ``attn.masked_bias``) that older files carry; a tied head stored a second time.
-    """
-
-    def bare(name: str) -> str | None:
-        name = name.removeprefix("transformer.")
-        if re.fullmatch(r"h\.\d+\.attn\.(masked_)?bias", name):
-            return None
-        if name == "lm_head.weight" and config.tie_word_embeddings:
-            return None
-        return name
-
-    source = WeightSource(checkpoint, bare, expected_shapes(config))
-    source.allow("lm_head.bias", (config.vocab_size,))
-    source.check()
-    return source
-
-
-def expected_shapes(config: Config) -> dict[str, tuple[int, ...]]:
-    """Every tensor a checkpoint must have, in the order of the forward pass."""
-    d, f = config.n_embd, config.feed_forward_size
-    block = {
-        "ln_1.weight": (d,),
-        "ln_1.bias": (d,),
-        "attn.c_attn.weight": (d, 3 * d),
-        "attn.c_attn.bias": (3 * d,),
-        "attn.c_proj.weight": (d, d),
-        "attn.c_proj.bias": (d,),
-        "ln_2.weight": (d,),
-        "ln_2.bias": (d,),
-        "mlp.c_fc.weight": (d, f),
-        "mlp.c_fc.bias": (f,),
-        "mlp.c_proj.weight": (f, d),
-        "mlp.c_proj.bias": (d,),
-    }
-    shapes: dict[str, tuple[int, ...]] = {
-        "wte.weight": (config.vocab_size, d),
-        "wpe.weight": (config.n_positions, d),
-    }
-    for i in range(config.n_layer):
-        shapes |= {f"h.{i}.{name}": shape for name, shape in block.items()}
-    shapes |= {"ln_f.weight": (d,), "ln_f.bias": (d,)}
-    if not config.tie_word_embeddings:
-        shapes["lm_head.weight"] = (config.vocab_size, d)
-    return shapes
-
-
-def tensor_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor that a checkpoint with this config.json has."""
-    return expected_shapes(Config.read(config))
-
-
-def build(checkpoint: Checkpoint) -> tuple[ir.Model, DecoderShape]:
-    """The float32 model of ``checkpoint`` and its sizes; no weight is read yet.
-
-    Raises CheckpointError when the config asks for something else or a tensor does not fit it.
-    """
-    config = Config.read(checkpoint.config)
-    source = weights(checkpoint, config)
-    g = Graph("gpt2")
-    inputs = decoder_inputs(g)
-
-    def w(name: str) -> ir.Value:
-        return source.weight(g, name)
-
-    wte = w("wte.weight")
-    tokens = g.Gather(wte, inputs.input_ids, name="wte")  # (B, S) -> (B, S, D)
-    positions = g.Gather(w("wpe.weight"), inputs.position_ids, name="wpe")  # -> (B, S, D)
-
-    # A block hands on its residual stream x and a branch that the next norm still has to add.
-    x, branch, branch_bias = tokens, positions, None
-    for i in range(config.n_layer):
-        with g.scope(f"h.{i}"):
-            x, branch, branch_bias = block(g, w, config, inputs, i, x, branch, branch_bias)
-    with g.scope("ln_f"):
-        x, _ = norm(g, w, config, "ln_f", branch, x, branch_bias)
-
-    x = last_rows(g, x, inputs.num_logits_to_keep)
-    head = wte if config.tie_word_embeddings else w("lm_head.weight")
-    logits = g.FusedMatMul(x, head, transB=1, name="lm_head")  # (B, S, D) -> (B, S, V)
-    if "lm_head.bias" in source:
-        logits = g.Add(logits, w("lm_head.bias"), name="lm_head.add_bias")
-    dims: list[Dimension] = ["batch_size", "sequence_length", config.vocab_size]
-    g.output(logits, "logits", np.float32, dims, first=True)  # what callers by position expect
-    shape = DecoderShape(
-        vocab_size=config.vocab_size,
-        context_length=config.n_positions,
-        hidden_size=config.n_embd,
-        num_layers=config.n_layer,
-        num_heads=config.n_head,
-        kv_heads=config.n_head,
-        head_size=config.head_size,
-    )
-    return g.model(), shape
-
-
-def block(
-    g: Graph,
-    w: Callable[[str], ir.Value],
-    config: Config,
-    inputs: DecoderInputs,
-    i: int,
-    x: ir.Value,
-    branch: ir.Value,
-    branch_bias: ir.Value | None,
-) -> tuple[ir.Value, ir.Value, ir.Value]:
-    """One transformer block: adds the pending branch to x, attends, and leaves the MLP's branch."""
-    normed, x = norm(g, w, config, f"h.{i}.ln_1", branch, x, branch_bias)
-    with g.scope("attn"):
-        qkv = g.MatMul(normed, w(f"h.{i}.attn.c_attn.weight"), name="c_attn")  # -> (B, S, 3·D)
-        qkv = g.Add(qkv, w(f"h.{i}.attn.c_attn.bias"), name="c_attn.add_bias")
-        attended = attention(
-            g,
-            [qkv],
-            inputs,
-            i,
-            num_heads=config.n_head,
-            kv_heads=config.n_head,
-            head_size=config.head_size,
-            scale=config.head_size**-0.5 if config.scale_attn_weights else 1.0,
+    @property
+    def shape(self) -> DecoderShape:
+        return DecoderShape(
+            vocab_size=self.vocab_size,
+            context_length=self.n_positions,
+            hidden_size=self.n_embd,
+            num_layers=self.n_layer,
+            num_heads=self.n_head,
+            kv_heads=self.n_head,
+            head_size=self.head_size,
         )
-        branch = g.MatMul(attended, w(f"h.{i}.attn.c_proj.weight"), name="c_proj")
 
-    normed, x = norm(g, w, config, f"h.{i}.ln_2", branch, x, w(f"h.{i}.attn.c_proj.bias"))
+
+def bare(name: str) -> str | None:
+    """``h.0.…``: some files have the prefix ``transformer.``, and older ones causal masks."""
+    name = name.removeprefix("transformer.")
+    return None if re.fullmatch(r"h\.\d+\.attn\.(masked_)?bias", name) else name
+
+
+def embed(g: Graph, config: Config, inputs: DecoderInputs) -> Stream:
+    """The stream begins as the tokens' rows plus the positions': (B, S) -> (B, S, D)."""
+    d = config.n_embd
+    tokens = embedding(g, inputs.input_ids, "wte", (config.vocab_size, d))
+    stream = Stream(g, tokens, d, config.layer_norm_epsilon)
+    stream.add(embedding(g, inputs.position_ids, "wpe", (config.n_positions, d)))
+    return stream
+
+
+def block(g: Graph, config: Config, stream: Stream, attend: Attend) -> None:
+    """One layer; its norms are named for the layer, as in every folder written so far."""
+    d, f = config.n_embd, config.feed_forward_size
+    x = stream.layer_norm("ln_1", "skip_layer_norm")
+    with g.scope("attn"):
+        qkv = add_bias(g, conv1d(g, x, "c_attn", (d, 3 * d)), "c_attn", 3 * d)
+        stream.add(conv1d(g, attend(qkv), "c_proj", (d, d)), g.parameter("c_proj.bias", (d,)))
+    x = stream.layer_norm("ln_2", "skip_layer_norm")
     with g.scope("mlp"):
-        hidden = g.MatMul(normed, w(f"h.{i}.mlp.c_fc.weight"), name="c_fc")  # -> (B, S, F)
-        hidden = activation(g, hidden, w(f"h.{i}.mlp.c_fc.bias"), config.activation_function)
-        branch = g.MatMul(hidden, w(f"h.{i}.mlp.c_proj.weight"), name="c_proj")  # -> (B, S, D)
-    return x, branch, w(f"h.{i}.mlp.c_proj.bias")
+        x = activation(g, conv1d(g, x, "c_fc", (d, f)), g.parameter("c_fc.bias", (f,)), config)
+        stream.add(conv1d(g, x, "c_proj", (f, d)), g.parameter("c_proj.bias", (d,)))
 
 
-def norm(
-    g: Graph,
-    w: Callable[[str], ir.Value],
-    config: Config,
-    name: str,
-    branch: ir.Value,
-    x: ir.Value,
-    branch_bias: ir.Value | None,
-) -> tuple[ir.Value, ir.Value]:
-    """(norm(x + branch + branch_bias), x + branch + branch_bias)."""
-    weight, bias = w(f"{name}.weight"), w(f"{name}.bias")
-    return skip_layer_norm(g, branch, x, weight, bias, config.layer_norm_epsilon, branch_bias)
+def conv1d(g: Graph, x: ir.Value, name: str, shape: tuple[int, int]) -> ir.Value:
+    """x (…, in) times the weight ``name``, stored (in, out): (…, out)."""
+    return g.MatMul(x, g.parameter(f"{name}.weight", shape), name=name)
 
 
-def activation(g: Graph, x: ir.Value, bias: ir.Value, function: str) -> ir.Value:
-    """``function(x + bias)`` with the add fused where ONNX Runtime has a kernel for it."""
-    if function in TANH_GELU:
+def activation(g: Graph, x: ir.Value, bias: ir.Value, config: Config) -> ir.Value:
+    """That of x + bias, with the add fused where ONNX Runtime has a kernel for it."""
+    if config.activation_function in TANH_GELU:
         return g.FastGelu(x, bias, name="gelu")
-    if function == "gelu":
+    if config.activation_function == "gelu":
         return g.BiasGelu(x, bias, name="gelu")
     return g.Relu(g.Add(x, bias, name="add_bias"), name="relu")
+
+
+def norm(g: Graph, config: Config, stream: Stream) -> ir.Value:
+    """What the head reads."""
+    return stream.layer_norm("ln_f")
+
+
+ARCHITECTURE = Architecture(
+    Config, embed, block, norm, bare=bare, table="wte", layers="h", head_bias=True
+)

@@ -5,13 +5,8 @@ Sources: Jiang et al. 2023 (arXiv 2310.06825); ``modeling_mistral.py`` of Huggin
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
-import onnx_ir as ir
-
-from ..checkpoint import Checkpoint
-from ..folder import DecoderShape
 from . import llama
 
 
@@ -29,13 +24,4 @@ class Config(llama.Config):
         return self.sliding_window
 
 
-def tensor_shapes(config: dict[str, Any]) -> llama.Shapes:
-    """Name and shape of every tensor that a checkpoint with this config.json has."""
-    fields = Config.read(config)
-    return llama.decoder_shapes(fields, llama.layer_shapes(fields))
-
-
-def build(checkpoint: Checkpoint) -> tuple[ir.Model, DecoderShape]:
-    """The float32 model of ``checkpoint`` and its sizes; see ``llama.build``."""
-    config = Config.read(checkpoint.config)
-    return llama.build_decoder(checkpoint, config, llama.layer_shapes(config))
+ARCHITECTURE = replace(llama.ARCHITECTURE, config=Config)

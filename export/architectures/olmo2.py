@@ -8,16 +8,13 @@ Sources: OLMo Team 2024 (arXiv 2501.00656); ``modeling_olmo2.py`` of Hugging Fac
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from ..checkpoint import Checkpoint
-from ..folder import DecoderShape
 from ..graph import Graph
-from ..layers import Rotation, attention, decoder_inputs, embedding, last_rows, linear, rms_norm
-from ..rope import Rope
+from ..layers import Attend, linear, rms_norm
+from ..stream import Stream
 from . import llama
 
 
@@ -29,71 +26,28 @@ class Config(llama.Config):
     rms_norm_eps: float = 1e-5
 
 
-def layer_shapes(config: Config) -> llama.Shapes:
-    """The tensors of one layer."""
-    d, e = config.hidden_size, config.head_size
-    return {
-        **llama.attention_shapes(config),
-        "self_attn.q_norm.weight": (config.num_attention_heads * e,),
-        "self_attn.k_norm.weight": (config.kv_heads * e,),
-        "post_attention_layernorm.weight": (d,),
-        **llama.feed_forward_shapes(config),
-        "post_feedforward_layernorm.weight": (d,),
-    }
+def block(g: Graph, config: llama.Config, stream: Stream, attend: Attend) -> None:
+    """One layer: the parts read the stream itself, and what they add is normed."""
+    d, f, epsilon = config.hidden_size, config.intermediate_size, config.rms_norm_eps
+    q, k = config.query_size, config.key_size
+    with g.scope("self_attn"):
+        query, key, value = llama.projections(g, config, stream.x)
+        query = rms_norm(g, query, "q_norm", q, epsilon)
+        key = rms_norm(g, key, "k_norm", k, epsilon)
+        attended = attend(query, key, value)
+        branch = linear(g, attended, "o_proj", (d, q), bias=config.attention_bias)
+    branch = rms_norm(g, branch, "post_attention_layernorm", d, epsilon)
+    stream.add_now(branch, "attended")
+    with g.scope("mlp"):
+        hidden = llama.gated(g, config, stream.x)
+        branch = linear(g, hidden, "down_proj", (d, f), bias=config.mlp_bias)
+    branch = rms_norm(g, branch, "post_feedforward_layernorm", d, epsilon)
+    stream.add_now(branch, "fed")
 
 
-def tensor_shapes(config: dict[str, Any]) -> llama.Shapes:
-    """Name and shape of every tensor that a checkpoint with this config.json has."""
-    fields = Config.read(config)
-    return llama.decoder_shapes(fields, layer_shapes(fields))
+def norm(g: Graph, config: llama.Config, stream: Stream) -> ir.Value:
+    """What the head reads."""
+    return rms_norm(g, stream.x, "norm", config.hidden_size, config.rms_norm_eps)
 
 
-def build(checkpoint: Checkpoint) -> tuple[ir.Model, DecoderShape]:
-    """The float32 model of ``checkpoint`` and its sizes; no weight is read yet.
-
-    Raises CheckpointError when the config asks for something else or a tensor does not fit it.
-    """
-    config = Config.read(checkpoint.config)
-    rope = Rope.read(checkpoint.config, config.rotary_size)
-    source = llama.weights(checkpoint, config, layer_shapes(config))
-    g = Graph("olmo2")
-    inputs = decoder_inputs(g)
-    rotation = Rotation(*rope.tables(g, "rope", config.max_position_embeddings))
-
-    def w(name: str) -> ir.Value:
-        return source.weight(g, name)
-
-    def norm(x: ir.Value, name: str) -> ir.Value:
-        return rms_norm(g, x, w(f"{name}.weight"), config.rms_norm_eps, name.rpartition(".")[2])
-
-    x = embedding(g, w("embed_tokens.weight"), inputs.input_ids, "embed_tokens")
-    for i in range(config.num_hidden_layers):
-        layer = f"layers.{i}"
-        with g.scope(layer):
-            with g.scope("self_attn"):
-                query, key, value = llama.projections(g, w, config, x, layer)
-                attended = attention(
-                    g,
-                    (
-                        norm(query, f"{layer}.self_attn.q_norm"),
-                        norm(key, f"{layer}.self_attn.k_norm"),
-                        value,
-                    ),
-                    inputs,
-                    i,
-                    num_heads=config.num_attention_heads,
-                    kv_heads=config.kv_heads,
-                    head_size=config.head_size,
-                    scale=config.head_size**-0.5,
-                    rotation=rotation,
-                )
-                bias = w(f"{layer}.self_attn.o_proj.bias") if config.output_bias else None
-                weight = w(f"{layer}.self_attn.o_proj.weight")
-                branch = linear(g, attended, weight, bias, name="o_proj")
-            x = g.Add(x, norm(branch, f"{layer}.post_attention_layernorm"), name="attended")
-            branch = llama.feed_forward(g, w, config, x, layer)
-            x = g.Add(x, norm(branch, f"{layer}.post_feedforward_layernorm"), name="fed")
-
-    head = w("embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight")
-    rows = last_rows(g, norm(x, "norm"), inputs.num_logits_to_keep)
-    return llama.finished(g, config, linear(g, rows, head, name="lm_head"))
+ARCHITECTURE = replace(llama.ARCHITECTURE, config=Config, block=block, norm=norm)

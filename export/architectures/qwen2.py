@@ -5,14 +5,10 @@ Sources: Yang et al. 2024 (arXiv 2407.10671); ``modeling_qwen2.py`` of Hugging F
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import onnx_ir as ir
-
-from ..checkpoint import Checkpoint
 from ..config_fields import refuse_unless
-from ..folder import DecoderShape
 from . import llama
 
 
@@ -48,13 +44,4 @@ class Config(llama.Config):
         return self.sliding_window if windowed else None
 
 
-def tensor_shapes(config: dict[str, Any]) -> llama.Shapes:
-    """Name and shape of every tensor that a checkpoint with this config.json has."""
-    fields = Config.read(config)
-    return llama.decoder_shapes(fields, llama.layer_shapes(fields))
-
-
-def build(checkpoint: Checkpoint) -> tuple[ir.Model, DecoderShape]:
-    """The float32 model of ``checkpoint`` and its sizes; see ``llama.build``."""
-    config = Config.read(checkpoint.config)
-    return llama.build_decoder(checkpoint, config, llama.layer_shapes(config))
+ARCHITECTURE = replace(llama.ARCHITECTURE, config=Config)

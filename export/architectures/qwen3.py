@@ -6,13 +6,11 @@ Sources: Yang et al. 2025 (arXiv 2505.09388); ``modeling_qwen3.py`` of Hugging F
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import partial
 
 import onnx_ir as ir
 
-from ..checkpoint import Checkpoint
-from ..folder import DecoderShape
 from ..graph import Graph
 from ..layers import head_rms_norm
 from . import llama, qwen2
@@ -30,32 +28,17 @@ class Config(qwen2.Config):
         return self.attention_bias
 
 
-def layer_shapes(config: llama.Config) -> llama.Shapes:
-    """The tensors of one layer: Llama's, and the norms of queries and keys."""
-    norms = {f"self_attn.{name}.weight": (config.head_size,) for name in ("q_norm", "k_norm")}
-    return llama.layer_shapes(config) | norms
-
-
-def projections(
-    g: Graph, w: llama.Weights, config: llama.Config, x: ir.Value, layer: str
-) -> Sequence[ir.Value]:
+def projections(g: Graph, config: llama.Config, x: ir.Value) -> Sequence[ir.Value]:
     """x (B, S, D) -> normed q (B, S, H·E) and k (B, S, K·E), and v."""
-    query, key, value = llama.projections(g, w, config, x, layer)
-
-    def normed(x: ir.Value, name: str) -> ir.Value:
-        weight = w(f"{layer}.self_attn.{name}.weight")
-        return head_rms_norm(g, x, weight, config.rms_norm_eps, config.head_size, name)
-
-    return normed(query, "q_norm"), normed(key, "k_norm"), value
-
-
-def tensor_shapes(config: dict[str, Any]) -> llama.Shapes:
-    """Name and shape of every tensor that a checkpoint with this config.json has."""
-    fields = Config.read(config)
-    return llama.decoder_shapes(fields, layer_shapes(fields))
+    query, key, value = llama.projections(g, config, x)
+    size, epsilon = config.head_size, config.rms_norm_eps
+    return (
+        head_rms_norm(g, query, "q_norm", size, epsilon),
+        head_rms_norm(g, key, "k_norm", size, epsilon),
+        value,
+    )
 
 
-def build(checkpoint: Checkpoint) -> tuple[ir.Model, DecoderShape]:
-    """The float32 model of ``checkpoint`` and its sizes; see ``llama.build``."""
-    config = Config.read(checkpoint.config)
-    return llama.build_decoder(checkpoint, config, layer_shapes(config), projections)
+ARCHITECTURE = replace(
+    llama.ARCHITECTURE, config=Config, block=partial(llama.block, project=projections)
+)

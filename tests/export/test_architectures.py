@@ -133,7 +133,7 @@ def test_no_value_of_a_field_ends_in_anything_but_a_checkpoint_error(
     checkpoint, refused = checkpoints[model_type], 0
     fields = {
         field.name
-        for field in dataclasses.fields(find_architecture({"model_type": model_type}).Config)
+        for field in dataclasses.fields(find_architecture({"model_type": model_type}).config)
     }
     for name in {*checkpoint.config, *fields, *OPTIONAL}:
         for value in JUNK + (ROPES if name.startswith("rope_") else []):

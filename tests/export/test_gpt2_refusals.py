@@ -16,7 +16,7 @@ from checkpoint_files import gpt2_config, gpt2_tensors
 from numpy.typing import NDArray
 
 from pocketlm.export.architectures import find_architecture, known_architectures
-from pocketlm.export.architectures.gpt2 import Config, build
+from pocketlm.export.architectures.gpt2 import ARCHITECTURE, Config
 from pocketlm.export.checkpoint import Checkpoint, CheckpointTensor
 from pocketlm.export.errors import CheckpointError
 from pocketlm.export.external_data import plan_ranges
@@ -69,7 +69,7 @@ def test_published_sizes_build_without_reading_a_weight(
 ) -> None:
     sizes = {"vocab_size": 50257, "n_positions": 1024, "n_embd": width}
     config = gpt2_config(**sizes, n_layer=layers, n_head=heads)
-    model, shape = build(unreadable(config, gpt2_shapes(config)))
+    model, shape = ARCHITECTURE.build(unreadable(config, gpt2_shapes(config)))
     assert (shape.num_layers, shape.head_size, shape.hidden_size) == (layers, 64, width)
     assert count_parameters(model) == parameters
     assert plan_ranges(model)[1] >= 4 * parameters
@@ -99,7 +99,7 @@ REFUSED: dict[str, list[Any]] = {
 def test_a_field_that_cannot_be_built_is_refused_by_name_and_value(name: str, value: Any) -> None:
     config = gpt2_config() | {name: value}
     with pytest.raises(CheckpointError, match=rf"^config\.json: {name} is .*, expected ") as caught:
-        build(unreadable(config, gpt2_shapes(gpt2_config())))
+        ARCHITECTURE.build(unreadable(config, gpt2_shapes(gpt2_config())))
     assert str(value)[:40] in str(caught.value)
 
 
@@ -146,7 +146,7 @@ TINY_SHAPES = gpt2_shapes(gpt2_config())
 def test_a_missing_tensor_is_named(name: str) -> None:
     shapes = {key: shape for key, shape in TINY_SHAPES.items() if key != name}
     with pytest.raises(CheckpointError, match=rf"^tensor '{re.escape(name)}' is missing, expected"):
-        build(unreadable(gpt2_config(), shapes))
+        ARCHITECTURE.build(unreadable(gpt2_config(), shapes))
 
 
 @pytest.mark.parametrize("name", TINY_SHAPES)
@@ -155,7 +155,7 @@ def test_a_misshaped_tensor_is_named_with_both_shapes(name: str) -> None:
     wrong_ones: list[tuple[int, ...]] = [(*right, 1), (right[0] + 1, *right[1:]), ()]
     for wrong in wrong_ones:
         with pytest.raises(CheckpointError) as caught:
-            build(unreadable(gpt2_config(), TINY_SHAPES | {name: wrong}))
+            ARCHITECTURE.build(unreadable(gpt2_config(), TINY_SHAPES | {name: wrong}))
         message = f"f.safetensors: tensor '{name}' has shape {wrong}, expected {right}"
         assert message in str(caught.value)
 
@@ -166,13 +166,13 @@ def test_a_misshaped_tensor_is_named_with_both_shapes(name: str) -> None:
 )
 def test_an_extra_tensor_is_named(name: str) -> None:
     with pytest.raises(CheckpointError, match=f"a tensor '{re.escape(name)}' that config.json"):
-        build(unreadable(gpt2_config(), TINY_SHAPES | {name: (32,)}))
+        ARCHITECTURE.build(unreadable(gpt2_config(), TINY_SHAPES | {name: (32,)}))
 
 
 def test_the_same_tensor_with_and_without_prefix_is_refused() -> None:
     shapes = TINY_SHAPES | {"transformer.ln_f.bias": (32,)}
     with pytest.raises(CheckpointError, match="'ln_f.bias' and 'transformer.ln_f.bias' are both"):
-        build(unreadable(gpt2_config(), shapes))
+        ARCHITECTURE.build(unreadable(gpt2_config(), shapes))
 
 
 def test_a_tensor_that_is_not_floating_point_is_refused() -> None:
@@ -180,7 +180,7 @@ def test_a_tensor_that_is_not_floating_point_is_refused() -> None:
     name = "h.0.mlp.c_fc.weight"
     checkpoint.tensors[name] = replace(checkpoint.tensors[name], dtype="int8")
     with pytest.raises(CheckpointError, match=f"tensor '{name}' is int8, expected one of float32"):
-        build(checkpoint)
+        ARCHITECTURE.build(checkpoint)
 
 
 # Architecture -----------------------------------------------------------------------------------

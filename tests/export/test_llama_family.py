@@ -84,7 +84,7 @@ UNUSED = {
 
 @pytest.mark.parametrize("model_type", CLASSES)
 def test_every_field_of_a_config_is_varied_by_a_case(model_type: str) -> None:
-    fields = dataclasses.fields(find_architecture({"model_type": model_type}).Config)
+    fields = dataclasses.fields(find_architecture({"model_type": model_type}).config)
     configs = [
         llama_config(model_type, **case.config)
         for case in CASES.values()
