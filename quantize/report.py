@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ..export.manifest import QuantizationReport, TensorReport
-from .feedback import Feedbacks
+from .feedback import Feedbacks, NotPositive
 from .formats import Format
 from .weights import Floats, LinearWeight, Parts
 
@@ -26,6 +26,7 @@ class Loss:
         self._format = number_format
         self._feedbacks = feedbacks
         self._runs: dict[int, list[Sums]] = {}
+        self.reason: str | None = None  # why it is not as it was to be
         self._bytes: dict[int, int] = {}
 
     def pack(self, start: int, stop: int) -> Parts:
@@ -82,7 +83,8 @@ class Report:
     def describe(self, num_parameters: int) -> QuantizationReport:
         """The manifest's entry for a model of that many parameters, ordered as the graph is."""
         tensors = tuple(
-            replace(tensor, reason=self.reasons.get(name)) for name, tensor in self.tensors.items()
+            replace(tensor, reason=self.losses[name].reason or self.reasons.get(name))
+            for name, tensor in self.tensors.items()
         )
         quantized = sum(math.prod(tensor.shape) for tensor in tensors)
         return QuantizationReport(
