@@ -493,7 +493,7 @@ def test_what_may_be_left_out_is_shown_where_it_is(
 ) -> None:
     opened = ModelFolder.open(copy)
     given = written.manifest.precision
-    shown = "precision     int4, blocks of 32, head in fp32; "
+    shown = "precision     int4, blocks of 64, head in fp32; "
     for precision, line in (
         (given, shown),
         (replace(given, block_size=None, head=None), "precision     int4; "),
