@@ -124,19 +124,19 @@ class _Follower:
                 continue
             self._known.add(value)
             if value.is_graph_output():
-                raise Refused(f"it is the output {value.name} of the graph")
+                raise Refused(f"the residual stream is the output {value.name} of the graph")
             self._take_writer(value)
             for use in value.uses():
                 self._take_reader(use.node, use.idx)
         self._stream.norms = [_norm(node) for node in self._norms]
         if len({norm.shift is None for norm in self._stream.norms}) != 1:
-            raise Refused("it is read by norms of different kinds, or by none")
+            raise Refused("the residual stream is read by norms of different kinds, or by none")
         return self._stream
 
     def _take_writer(self, value: ir.Value) -> None:
         node = value.producer()
         if node is None:
-            raise Refused(f"{value.name}, which is not computed, is added to it")
+            raise Refused(f"{value.name}, which no node makes, is added to the residual stream")
         product = product_of(node)
         if product is not None:
             self._stream.writers.append(product)
@@ -151,7 +151,7 @@ class _Follower:
         elif node.op_type == "Mul" and any(map(_is_number, node.inputs)):
             self._waiting += [x for x in node.inputs if x is not None and not _is_number(x)]
         else:
-            raise Refused(f"{named(node)} writes to it")
+            raise Refused(f"{named(node)} writes to the residual stream")
 
     def _take_added(self, value: ir.Value | None) -> None:
         assert value is not None
@@ -161,7 +161,7 @@ class _Follower:
         elif tuple(weight.shape.numpy()) == (self._stream.width,):
             self._stream.biases.append(value)
         else:
-            raise Refused(f"{value.name} is added to it")
+            raise Refused(f"{value.name} is added to the residual stream")
 
     def _take_reader(self, node: ir.Node, index: int) -> None:
         if node.op_type == RMS_NORM and index == 0:
@@ -172,14 +172,16 @@ class _Follower:
         elif node.op_type == "Add" or (node.op_type == "Mul" and any(map(_is_number, node.inputs))):
             self._waiting.append(node.outputs[0])
         else:
-            raise Refused(f"{named(node)} reads it, with no norm between")
+            raise Refused(f"{named(node)} reads the residual stream with no norm between")
 
 
 def _norm(node: ir.Node) -> Norm:
     gain = weight_of(node.inputs[GAIN[node.op_type]])
     shift = weight_of(node.inputs[SHIFT]) if node.op_type == LAYER_NORM else None
-    if gain is None or (node.op_type == LAYER_NORM and shift is None):
-        raise Refused(f"{named(node)} has a gain or bias that is no weight")
+    if gain is None:
+        raise Refused(f"{named(node)} has a gain that is no weight")
+    if node.op_type == LAYER_NORM and shift is None:
+        raise Refused(f"{named(node)} has a bias that is no weight")
     if any(value.uses() or value.is_graph_output() for value in node.outputs[1:SUM]):
         raise Refused(f"{named(node)} hands on its mean or deviation")
     return Norm(node, gain, shift, list(_readers(node.outputs[NORMED])))
@@ -188,7 +190,7 @@ def _norm(node: ir.Node) -> Norm:
 def _readers(value: ir.Value) -> Iterator[Product]:
     """The products of a normed value, perhaps of some of its rows; Refused for other uses."""
     if value.is_graph_output():
-        raise Refused(f"a norm of it is the output {value.name} of the graph")
+        raise Refused(f"a norm of the residual stream is the output {value.name} of the graph")
     for use in value.uses():
         product = product_of(use.node)
         if product is not None and use.idx == 0:
@@ -196,7 +198,7 @@ def _readers(value: ir.Value) -> Iterator[Product]:
         elif use.node.op_type == "Slice" and use.idx == 0 and _keeps_the_width(use.node):
             yield from _readers(use.node.outputs[0])
         else:
-            raise Refused(f"{named(use.node)} reads a norm of it, which is no product with W")
+            raise Refused(f"{named(use.node)} reads a norm, expected a product with a weight")
 
 
 def _check_uses(stream: Stream) -> None:

@@ -138,15 +138,17 @@ class Rotation:
 
     def _rotate_values(self, model: ir.Model) -> None:
         nodes = [node for node in model.graph if node.op_type == "GroupQueryAttention"]
-        self._each(nodes, self._rotate_heads)
+        self._each(nodes, self._rotate_heads, "no node is an attention over a cache in place")
 
     def _rotate_hidden(self, model: ir.Model) -> None:
         g = Graph.editing(model)
         nodes = [node for node in model.graph if _reads_activation(node)]
-        self._each(nodes, lambda node: self._rotate_input(g, node))
+        self._each(
+            nodes, lambda node: self._rotate_input(g, node), "no product reads an activation"
+        )
 
-    def _each(self, nodes: list[ir.Node], rotate: Callable[[ir.Node], None]) -> None:
-        """Rotates what can be; Refused, with the first reason, if that is none of them."""
+    def _each(self, nodes: list[ir.Node], rotate: Callable[[ir.Node], None], none: str) -> None:
+        """Rotates what can be; Refused where that is nothing, with ``none`` or the first reason."""
         reasons: dict[str, str] = {}
         for node in nodes:
             try:
@@ -154,8 +156,7 @@ class Rotation:
             except Refused as refused:
                 reasons[str(node.name)] = str(refused)
         if len(reasons) == len(nodes):
-            name, reason = next(iter(reasons.items()), ("the graph", "has nothing of the kind"))
-            raise Refused(f"{name}: {reason}")
+            raise Refused(next((f"{name}: {why}" for name, why in reasons.items()), none))
         self.outcome.skipped |= reasons
 
     def _rotate_heads(self, node: ir.Node) -> None:

@@ -86,8 +86,8 @@ def turned(weight: Weight, axis: int, turn: Turn) -> Weight:
     def by_columns(start: int, stop: int) -> Floats:
         first, last = start // size * size, min(-(-stop // size) * size, length)  # whole blocks
         made = _filled(weight, first, last)
-        inside = made[max(0, part.start - first) : max(0, part.stop - first)]
-        turn.turn_columns(inside.reshape(len(inside), -1))
+        columns = made.reshape(last - first, -1)  # of a vector: one
+        turn.turn_columns(columns[max(0, part.start - first) : max(0, part.stop - first)])
         return made[start - first : stop - first]
 
     whole = weight.blob.step is not None or (axis == 0 and size == length)
@@ -106,20 +106,22 @@ def shifted(bias: Weight | str, product: LinearWeight, shift: Weight) -> Weight:
     Summed in float64, so that the order of a processor's summation does not show.
     """
 
+    weight = product.weight
+
     def rows(start: int, stop: int) -> Floats:
         total = np.zeros(product.out_features)
         if isinstance(bias, Weight):
             total += bias.read()
         added = shift.read().astype(np.float64)
-        for first, values in _pieces(product.weight, 0, product.weight.num_rows):
-            run = slice(first, first + len(values))
+        for run in _runs(weight, 0, weight.num_rows):
+            values = weight.rows(run.start, run.stop).astype(np.float64)
             if product.transposed:
-                total[run] += values.astype(np.float64) @ added
+                total[run] += values @ added
             else:
-                total += added[run] @ values.astype(np.float64)
+                total += added[run] @ values
+            del values  # or it would live on beside the next ones
         return total[start:stop].astype(np.float32)
 
-    weight = product.weight
     piece = min(weight.step, weight.num_rows) * weight.row_bytes
     blob = Blob(rows, WHOLE, scratch=weight.blob.scratch + 3 * piece)
     if isinstance(bias, Weight):
@@ -140,14 +142,15 @@ def _like(weight: Weight, blob: Blob) -> Weight:
     return made
 
 
-def _pieces(weight: Weight, start: int, stop: int) -> Iterator[tuple[int, Floats]]:
+def _runs(weight: Weight, start: int, stop: int) -> Iterator[slice]:
+    """Rows ``start`` to ``stop``, as many at a time as the weight is to be asked for."""
     for first in range(start, stop, weight.step):
-        yield first, weight.rows(first, min(first + weight.step, stop))
+        yield slice(first, min(first + weight.step, stop))
 
 
 def _filled(weight: Weight, start: int, stop: int) -> Floats:
     """Rows ``start`` to ``stop`` in an array of their own."""
     made = np.empty((stop - start, *weight.shape.numpy()[1:]), np.float32)
-    for first, values in _pieces(weight, start, stop):
-        made[first - start : first - start + len(values)] = values
+    for run in _runs(weight, start, stop):
+        made[run.start - start : run.stop - start] = weight.rows(run.start, run.stop)
     return made
