@@ -166,7 +166,7 @@ class Dreamer:
             rows.size * self._shape.kv_bytes_per_token,
         ):
             steps = Steps(session, batch, capacity)
-        samplers = [self._sampler(first + row) for row in range(batch)]
+        samplers = [self.sampler(first + row) for row in range(batch)]
         given = [self.opening(first + row)[:capacity] for row in range(batch)]
         for row, ids in enumerate(given):
             rows[row, : len(ids)] = ids
@@ -190,7 +190,7 @@ class Dreamer:
             return self.begin
         return sampler(logits[: self._known], ())
 
-    def _sampler(self, row: int) -> Sampler:
+    def sampler(self, row: int) -> Sampler:
         """Of a row by itself: what it draws does not depend on how many are dreamt at once."""
         (state,) = np.random.SeedSequence((self._seed, row)).generate_state(1, np.uint64)
         return make_sampler(SamplingOptions(seed=int(state)))
