@@ -105,7 +105,7 @@ def test_products_with_one_input_share_a_hessian(measured: Statistics) -> None:
             ("mlp.down_proj",),
         )
     ]
-    assert all(len(found) == 1 for found in ids) and len(set.union(*ids)) == 4  # type: ignore[arg-type]
+    assert all(len(found) == 1 for found in ids) and len(set.union(*ids)) == 4
     files = {file.name for file in measured.folder.glob("*.npy")}
     assert len(files) == 3 * (4 + 1) + 1 and not any("stream" in name for name in files)
 
@@ -180,14 +180,13 @@ def watch(event, arguments):
         if str(arguments[0]).startswith(str(work)):
             step()
 
-fsync = os.fsync
-os.fsync = lambda handle: (step(), fsync(handle))
+os.fsync = lambda handle: step() if left is not None else None
 sys.addaudithook(watch)
 killed = []
 while True:
     child = os.fork()
     if child == 0:
-        left = 4 * len(killed)
+        left = 6 * len(killed)
         tokens = np.array(json.loads(sys.argv[3]))
         measure(model, tokens, work, {"model": "a tiny one"}, threads=1)
         os._exit(0)
