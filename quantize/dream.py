@@ -33,7 +33,7 @@ TOKENS, WINDOW = 16384, 512
 # Measured on a small model: calibrated on 2,048 tokens int4 loses a fifth more than on 16,384. With
 # fewer, most directions of a wide input have not been seen at all.
 LEAST_TOKENS = 2048
-CACHE_BYTES = 1 << 30  # of the rows that are dreamt at once
+CACHE_BYTES = 5 << 28  # of the rows that are dreamt at once: 32 of GPT-2 124M's
 CHARACTERS_PER_TOKEN = 16  # of a text that are read at most
 
 Windows = NDArray[np.int64]  # (rows, window)
@@ -126,7 +126,8 @@ def dream(
     dreamer = Dreamer(folder, openings, seed)
     session = Session(folder, threads)
     count = tokens // window
-    at_once = max(1, min(count, CACHE_BYTES // (window * folder.shape.kv_bytes_per_token)))
+    most = max(1, CACHE_BYTES // (window * folder.shape.kv_bytes_per_token))
+    at_once = -(-count // -(-count // most))  # groups of about the same size
     rows = np.empty((count, window), np.int64)
     for start in range(0, count, at_once):
         some = rows[start : start + at_once]
@@ -165,7 +166,7 @@ class Dreamer:
             rows.size * self._shape.kv_bytes_per_token,
         ):
             steps = Steps(session, batch, capacity)
-        samplers = [self._sampler(first + row) for row in range(batch)]
+        samplers = [self.sampler(first + row) for row in range(batch)]
         given = [self.opening(first + row)[:capacity] for row in range(batch)]
         for row, ids in enumerate(given):
             rows[row, : len(ids)] = ids
@@ -189,7 +190,7 @@ class Dreamer:
             return self.begin
         return sampler(logits[: self._known], ())
 
-    def _sampler(self, row: int) -> Sampler:
+    def sampler(self, row: int) -> Sampler:
         """Of a row by itself: what it draws does not depend on how many are dreamt at once."""
         (state,) = np.random.SeedSequence((self._seed, row)).generate_state(1, np.uint64)
         return make_sampler(SamplingOptions(seed=int(state)))

@@ -37,7 +37,6 @@ Array = NDArray[Any]
 Values = Mapping[str, Array]  # (B, S, …) by name
 
 ATTENTION = "GroupQueryAttention"
-PAST = slice(3, 5)  # among its inputs: keys and values of the cache
 FLOATS = ir.TensorType(ir.DataType.FLOAT)
 FATAL = 4  # severity of ONNX Runtime's log; errors are raised
 
@@ -153,8 +152,9 @@ class OpenPart:
         for name, value in self._inputs.items():
             if name.startswith("past_key_values."):
                 assert value.shape is not None
-                heads, size = value.shape[1], value.shape[3]
-                given[name] = np.empty((count, int(heads), 0, int(size)), np.float32)
+                _, heads, _, size = value.shape
+                assert isinstance(heads, int) and isinstance(size, int)
+                given[name] = np.empty((count, heads, 0, size), np.float32)
         return {name: _engine_value(array) for name, array in given.items()}
 
 

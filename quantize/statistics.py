@@ -194,7 +194,8 @@ class Statistics:
 def _scales(found: CacheRange, headroom: float) -> Floats:
     # A channel that is always 0 gets a step, too: the kernel divides by it.
     least = np.finfo(np.float32).tiny * INT8_LARGEST
-    return np.maximum(np.float32(headroom) * found.largest, least) / np.float32(INT8_LARGEST)
+    reached: Floats = np.maximum(np.float32(headroom) * found.largest, least)
+    return reached / np.float32(INT8_LARGEST)
 
 
 def _load(file: Path, ndim: int) -> Floats:
@@ -290,7 +291,8 @@ def _measure_part(
             for name, ranged in zip(part.cache, ranges, strict=True):
                 ranged.add(found[name])
             leaving.add(found)
-            sums = {**hessians, **dict(zip(part.cache, ranges, strict=True))}
+            sums: dict[str, HessianSum | RangeSum] = {**hessians}
+            sums.update(zip(part.cache, ranges, strict=True))
             _check_finite(opened, found, crossing, sums)
     work.finish(part, hessians, ranges, crossing)
 
