@@ -6,6 +6,9 @@ from typing import Any
 
 from .manifest import IN_PLACE, DecoderShape, GraphEntry
 
+# What ONNX Runtime must be told by whoever opens a graph of ours: else int8 products saturate
+# on x86-64 processors with AVX2 and no VNNI (formats/int8_channel.py); elsewhere it does nothing.
+SESSION_OPTIONS = {"session.x64quantprecision": "1"}
 # With a shared past/present buffer onnxruntime-genai allocates max_length rows at once.
 MODEST_LENGTH = 2048
 
@@ -36,7 +39,11 @@ def genai_config(
                 "num_attention_heads": shape.num_heads,
                 "num_hidden_layers": shape.num_layers,
                 "num_key_value_heads": shape.kv_heads,
-                "session_options": {"log_id": "genai", "provider_options": []},
+                "session_options": {
+                    "log_id": "genai",
+                    "provider_options": [],
+                    **SESSION_OPTIONS,
+                },
                 "inputs": {
                     "input_ids": "input_ids",
                     "attention_mask": "attention_mask",

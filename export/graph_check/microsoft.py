@@ -130,11 +130,12 @@ def matmul_nbits(call: Call) -> Fact:
     """x (…, K) times packed weights of N rows: (…, N)."""
     outputs, inputs = call.integer("N", 0), call.integer("K", 0)
     bits, block = _packing(call)
-    if inputs < 1 or outputs < 1 or inputs % block:
-        raise GraphRefused(f"K {inputs} and N {outputs} in blocks of {block}", "whole blocks")
-    blocks = inputs // block
+    if inputs < 1 or outputs < 1:
+        raise GraphRefused(f"K {inputs} and N {outputs}", "1 or more of each")
+    blocks = -(-inputs // block)  # the kernel reads no further than K in the last one
     _initializer(call, 1, UINT8, 3, (outputs, blocks, block * bits // 8))
     _initializer(call, 2, FLOAT, 2, (outputs, blocks))
+    _zero_points(call, outputs, blocks, bits)
     return _product(call, inputs, outputs)
 
 
@@ -146,6 +147,7 @@ def gather_block_quantized(call: Call) -> Fact:
     if size < 1 or size % block:
         raise GraphRefused(f"rows of {size} numbers in blocks of {block}", "whole blocks")
     _initializer(call, 2, FLOAT, 2, (rows, size // block))
+    _zero_points(call, rows, size // block, bits)
     return fact(FLOAT, (*call.fact(1).dims, _exact(size)))
 
 
@@ -157,6 +159,12 @@ def _packing(call: Call) -> tuple[int, int]:
             f"of {', '.join(map(str, BLOCK_SIZES))} numbers of 4 or 8",
         )
     return bits, block
+
+
+def _zero_points(call: Call, rows: int, blocks: int, bits: int) -> None:
+    """Where they are given: as packed as the numbers, every row in whole bytes."""
+    if call.has(3):
+        _initializer(call, 3, UINT8, 2, (rows, -(-blocks * bits // 8)))
 
 
 def matmul_integer_to_float(call: Call) -> Fact:

@@ -113,6 +113,7 @@ _EPSILON = Number(0)
 
 ATTENTION = ("com.microsoft", "GroupQueryAttention")
 DECLARED: dict[tuple[str, str], Operator] = {
+    ("", "Abs"): Operator(plain.absolute, (1, 1)),
     ("", "Add"): Operator(plain.add, (2, 2)),
     ("", "Cast"): Operator(plain.cast, (1, 1), attributes={"to": Whole(1, 16)}),
     ("", "Concat"): Operator(plain.concat, (1, COUNT), attributes={"axis": AXIS}),
@@ -151,7 +152,7 @@ DECLARED: dict[tuple[str, str], Operator] = {
     ),
     ("com.microsoft", "GatherBlockQuantized"): Operator(
         microsoft.gather_block_quantized,
-        (3, 3),
+        (3, 4),
         attributes={
             "bits": SIZE,
             "block_size": SIZE,
@@ -176,7 +177,7 @@ DECLARED: dict[tuple[str, str], Operator] = {
     ("com.microsoft", "MatMulIntegerToFloat"): Operator(microsoft.matmul_integer_to_float, (5, 5)),
     ("com.microsoft", "MatMulNBits"): Operator(
         microsoft.matmul_nbits,
-        (3, 3),
+        (3, 4),
         attributes={
             "K": SIZE,
             "N": SIZE,
@@ -232,7 +233,6 @@ _TRACED: dict[str, Operator] = {
         )
         for name in ("ArgMax", "ArgMin")
     },
-    "Abs": Operator(plain.absolute, (1, 1)),
     "Clip": Operator(plain.clip, (1, 3), gaps=frozenset({1, 2})),
     "ConstantOfShape": Operator(plain.constant_of_shape, (1, 1), attributes={"value": Tensor}),
     "CumSum": Operator(plain.running_sum, (2, 2), attributes={"exclusive": FLAG, "reverse": FLAG}),
