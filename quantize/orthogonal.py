@@ -79,10 +79,11 @@ def cosines_and_sines(size: int) -> NDArray[np.float64]:
 
 
 def _hadamard(size: int) -> NDArray[np.float64]:
-    matrix = np.ones((1, 1))
+    """H."""
+    matrix: NDArray[np.float64] = np.full((1, 1), size**-0.5)
     while len(matrix) < size:
         matrix = np.block([[matrix, matrix], [matrix, -matrix]])
-    return matrix / size**0.5
+    return matrix
 
 
 def _sums_and_differences(z: Floats) -> Floats:

@@ -17,7 +17,8 @@ Array = NDArray[np.float64]
 
 def blocks(matrix: Array, size: int) -> Array:
     """(size, size) with ``matrix`` again and again along the diagonal."""
-    return np.kron(np.eye(size // len(matrix)), matrix)
+    repeated: Array = np.kron(np.eye(size // len(matrix)), matrix).astype(np.float64)
+    return repeated
 
 
 def gpt2(
