@@ -161,23 +161,21 @@ class Dreamer:
     def fill(self, session: Session, rows: Windows, first: int) -> Iterator[int]:
         """Fills ``rows``, the first of which is number ``first`` of all; yields columns done."""
         batch, capacity = rows.shape
-        with memory_errors(
-            f"dreaming {batch} rows of {capacity} tokens",
-            rows.size * self._shape.kv_bytes_per_token,
-        ):
+        what = f"dreaming {batch} rows of {capacity} tokens"
+        with memory_errors(what, rows.size * self._shape.kv_bytes_per_token):
             steps = Steps(session, batch, capacity)
-        samplers = [self.sampler(first + row) for row in range(batch)]
-        given = [self.opening(first + row)[:capacity] for row in range(batch)]
-        for row, ids in enumerate(given):
-            rows[row, : len(ids)] = ids
-        for column in range(1, capacity):
-            logits = steps.run(rows[:, column - 1])
-            for row, sampler in enumerate(samplers):
-                if column >= len(given[row]):
-                    before = int(rows[row, column - 1])
-                    rows[row, column] = self._next(before, logits[row], sampler)
-            yield column
-        yield capacity
+            samplers = [self.sampler(first + row) for row in range(batch)]
+            given = [self.opening(first + row)[:capacity] for row in range(batch)]
+            for row, ids in enumerate(given):
+                rows[row, : len(ids)] = ids
+            for column in range(1, capacity):
+                logits = steps.run(rows[:, column - 1])
+                for row, sampler in enumerate(samplers):
+                    if column >= len(given[row]):
+                        before = int(rows[row, column - 1])
+                        rows[row, column] = self._next(before, logits[row], sampler)
+                yield column
+            yield capacity
 
     def opening(self, row: int) -> list[int]:
         """What row number ``row`` begins with."""

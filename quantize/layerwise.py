@@ -25,9 +25,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from ..export.errors import RequestError
+from ..export.errors import PocketLMError, RequestError
 from ..export.graph import IR_VERSION, Weight
-from ..export.memory import memory_errors
+from ..export.memory import exhausted, is_exhaustion, memory_errors
 from ..export.threads import check_threads
 from ..runtime.engine import onnxruntime
 from .select import match_product
@@ -111,7 +111,7 @@ class OpenPart:
         self._computed = part._computed(outputs)
         graph = part._extract(self._computed)
         self._inputs = {str(value.name): value for value in graph.inputs} if graph else {}
-        self._session = _session(graph, threads) if graph else None
+        self._session: Any = _session(graph, threads) if graph else None
 
     def run(
         self, token_ids: NDArray[np.int64], values: Values, replaced: Values | None = None
@@ -120,6 +120,7 @@ class OpenPart:
 
         ``values`` may hold more than that; ``replaced`` are weights to use instead of the model's,
         by name, of the same shapes. The arrays returned are new, or those that pass through.
+        Raises ResourceError, and PocketLMError where ONNX Runtime fails.
         """
         found = {name: values[name] for name in self.outputs if name in self.part.inputs}
         if self._session is not None:
@@ -129,11 +130,21 @@ class OpenPart:
                 **{name: _engine_value(values[name]) for name in self.part.inputs},
                 **{name: _engine_value(array) for name, array in (replaced or {}).items()},
             }
-            results = self._session.run_with_ort_values(
-                self._computed, {name: feeds[name] for name in self._inputs}
-            )
+            results = self._results({name: feeds[name] for name in self._inputs})
             found |= zip(self._computed, (result.numpy() for result in results), strict=True)
         return found
+
+    def _results(self, feeds: dict[str, Any]) -> list[Any]:
+        try:
+            found: list[Any] = self._session.run_with_ort_values(self._computed, feeds)
+            return found
+        except Exception as error:
+            if is_exhaustion(error):
+                raise exhausted(f"{self.part.name} of the model") from error
+            raise PocketLMError(
+                f"{self.part.name}: ONNX Runtime failed ({str(error).splitlines()[0]:.300}), "
+                "expected a run; are the windows longer than the model's context?"
+            ) from error
 
     def close(self) -> None:
         """Gives the memory back."""
@@ -208,6 +219,7 @@ def _weights(graph: ir.Graph | None) -> list[tuple[str, Weight]]:
 def split(model: ir.Model) -> tuple[Part, ...]:
     """Embedding, layers and head of a decoder with lazy weights; reads none.
 
+    The parts refer to ``model``, which must stay as it is while they are used.
     RequestError for a graph without GroupQueryAttention, which has no layers to tell apart.
     """
     nodes = _weighted_nodes(model.graph)

@@ -21,7 +21,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -31,14 +31,14 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from ..export.errors import NumericsError, PocketLMError, RequestError
+from ..export.errors import NumericsError, PocketLMError, RequestError, StorageError
 from ..export.external_data import weights_of
 from ..export.graph import Weight
 from ..export.lock import locked
 from ..export.memory import memory_errors, rss_bytes
 from ..export.output_file import OutputFile
 from ..export.placing import sync
-from ..export.publishing import storage_errors
+from ..export.publishing import check_free_space
 from ..export.strict_json import LARGEST_INDEX, load_json_object
 from .layerwise import OpenPart, Part, split
 from .weights import Floats
@@ -251,11 +251,13 @@ def measure(
     known = {**identity, "graph": _graph_digest(model), "text": _text_digest(tokens)}
     begun = State(known, tokens.size, tokens.shape[1], len(parts))
     with _work_folder(Path(folder), begun) as work:
+        needed = _disk_bytes(parts[work.state.finished :], tokens.size)
+        check_free_space(work.folder / STATE, needed)
         if observer is not None:
             observer(work.state.finished, len(parts))
         step = max(1, chunk_tokens // tokens.shape[1])
         for number in range(work.state.finished, len(parts)):
-            with storage_errors(work.folder):
+            with _storage_errors(work.folder):
                 _measure_part(work, parts, number, tokens, step, threads)
             if observer is not None:
                 observer(work.state.finished, len(parts))
@@ -421,10 +423,22 @@ def _work_folder(folder: Path, begun: State) -> Iterator[WorkFolder]:
             "choose another folder"
         )
 
-    with storage_errors(folder):
+    with _storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / LOCK, taken):
         yield WorkFolder(folder, begun)
+
+
+@contextmanager
+def _storage_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"{folder}: cannot write ({error.strerror or error}), expected a writable folder with "
+            "enough free space; parts that were finished stay - free some space, and the same "
+            "call goes on"
+        ) from error
 
 
 class WorkFolder:
@@ -438,7 +452,7 @@ class WorkFolder:
             self._check_same(begun)
         else:
             self._check_empty()
-        with storage_errors(folder):
+        with _storage_errors(folder):
             self._file = OutputFile(folder / STATE, lambda data: FORMAT.encode() in data[:100])
             self._write(self.state)
             self._remove_streams()
@@ -570,27 +584,38 @@ def predict(model: ir.Model, num_tokens: int) -> Forecast:
     Times some small products and the reading of some rows, which takes a fraction of a second.
     """
     parts = split(model)
-    width = parts[-1].linear[0].in_features  # of what crosses
-    stream = max(len(part.outputs) for part in parts) * num_tokens * width * 4
     product_rate, square_rate = _rates()
-    seconds, memory, disk = 0.0, 0, 2 * stream
+    seconds, memory = 0.0, 0
     for part in parts:
         crossing = () if part is parts[-1] else part.outputs
         weights = part.weights([*crossing, *part.products.values(), *part.cache])
-        inputs = {part.products[linear.name]: linear.in_features for linear in part.linear}
         run = [linear for linear in part.linear if linear.weight in weights]
-        sizes = [linear.in_features * linear.out_features for linear in run]
-        seconds += 2 * num_tokens * sum(sizes) / product_rate
-        seconds += num_tokens * sum(size**2 for size in inputs.values()) / square_rate
+        products = sum(linear.in_features * linear.out_features for linear in run)
+        squares = _squares(part)
+        seconds += 2 * num_tokens * products / product_rate
+        seconds += num_tokens * sum(squares) / square_rate
         seconds += _reading_seconds(weights)
-        squares = [size**2 for size in inputs.values()]
-        disk += 4 * sum(squares)
         # A sum is in float64; beside them all is the product of one block, or what is stored.
         sums = 8 * sum(squares) + 4 * max(squares, default=0)
         widest = max((max(linear.in_features, linear.out_features) for linear in run), default=0)
         values = VALUES_HELD * 4 * CHUNK_TOKENS * widest
         memory = max(memory, sum(weight.nbytes for weight in weights) + sums + values)
-    return Forecast(seconds, rss_bytes() + memory, disk)
+    return Forecast(seconds, rss_bytes() + memory, _disk_bytes(parts, num_tokens))
+
+
+def _squares(part: Part) -> list[int]:
+    """Numbers in the Hessian of each input."""
+    sizes = {part.products[linear.name]: linear.in_features for linear in part.linear}
+    return [size**2 for size in sizes.values()]
+
+
+def _disk_bytes(parts: Sequence[Part], num_tokens: int) -> int:
+    """Of the Hessians of ``parts``, and of what crosses between two of them, before and after."""
+    if not parts:
+        return 0
+    width = parts[-1].linear[0].in_features  # of what crosses
+    stream = 4 * num_tokens * width * max(len(part.inputs) for part in parts)
+    return 2 * stream + 4 * sum(sum(_squares(part)) for part in parts)
 
 
 def _rates() -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import subprocess
@@ -19,8 +20,9 @@ from checkpoint_files import write_checkpoint
 from llama_checkpoints import llama_config, llama_tensors
 from numpy.typing import NDArray
 
+from pocketlm.export import publishing
 from pocketlm.export.checkpoint import open_checkpoint
-from pocketlm.export.errors import NumericsError, RequestError
+from pocketlm.export.errors import NumericsError, PocketLMError, RequestError, StorageError
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.graph import Blob, Weight
 from pocketlm.export.lock import locked
@@ -250,6 +252,34 @@ def test_a_second_run_measures_only_what_is_left(
     assert contents(tmp_path) == contents(measured.folder)
 
 
+def test_a_full_disk_is_told_and_what_was_finished_stays(
+    folder: ModelFolder, measured: Statistics, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved, save = [], np.save
+
+    def fills_up(file: Path, array: NDArray[np.float32]) -> None:
+        if len(saved) == 7:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        saved.append(file)
+        save(file, array)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "save", fills_up)
+        with pytest.raises(StorageError, match=r"No space left.*; parts that were finished stay"):
+            measure(model_of(folder), TOKENS, tmp_path, IDENTITY, threads=1)
+    told: list[int] = []
+    measure(model_of(folder), TOKENS, tmp_path, IDENTITY, lambda n, _: told.append(n), threads=1)
+    assert told == [2, 3, 4, 5] and contents(tmp_path) == contents(measured.folder)
+
+
+def test_a_disk_too_small_is_told_before_it_begins(
+    folder: ModelFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publishing, "free_space", lambda out: 1000)
+    with pytest.raises(StorageError, match="found 1.00 kB free, expected at least .* kB"):
+        measure(model_of(folder), TOKENS, tmp_path, IDENTITY)
+
+
 @pytest.mark.parametrize(
     "identity, tokens, words",
     [
@@ -342,6 +372,12 @@ def test_tokens_that_are_none_are_refused(
     with pytest.raises(RequestError, match=words):
         measure(model_of(folder), tokens, tmp_path / "work", IDENTITY)
     assert not (tmp_path / "work").exists()
+
+
+def test_windows_longer_than_the_context_are_told(tiny_folder: ModelFolder, tmp_path: Path) -> None:
+    tokens = np.zeros((1, 161), np.int64)
+    with pytest.raises(PocketLMError, match="layer 0: ONNX Runtime failed .*longer than the mo"):
+        measure(model_of(tiny_folder), tokens, tmp_path, IDENTITY, threads=1)
 
 
 def test_a_forecast_knows_the_disk(folder: ModelFolder, measured: Statistics) -> None:
