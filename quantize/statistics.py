@@ -50,9 +50,11 @@ CHUNK_TOKENS = 2048  # run at a time, about: more are no faster
 QUANTILE = 0.999  # of a cached channel's magnitudes
 INT8_LARGEST = 127
 # For the forecast, as found with GPT-2 124M and Llama 1B shapes: what a run takes beside its
-# products (attention, norms, activations), and how many of the widest values it holds.
+# products (attention, norms, activations), how many of the widest values it holds, and what BLAS
+# and ONNX Runtime take for themselves, in bytes.
 RUN_OVERHEAD = 1.3
-VALUES_HELD = 5
+VALUES_HELD = 8
+ENGINE_BYTES = 128 << 20
 TIMED_SIZE = 1024
 
 Tokens = NDArray[np.int64]  # (rows, window)
@@ -600,7 +602,9 @@ def predict(model: ir.Model, num_tokens: int) -> Forecast:
         widest = max((max(linear.in_features, linear.out_features) for linear in run), default=0)
         values = VALUES_HELD * 4 * CHUNK_TOKENS * widest
         memory = max(memory, sum(weight.nbytes for weight in weights) + sums + values)
-    return Forecast(seconds, rss_bytes() + memory, _disk_bytes(parts, num_tokens))
+    # What crosses into a part is mapped, and counts as resident though it can be dropped.
+    memory += rss_bytes() + ENGINE_BYTES + _stream_bytes(parts, num_tokens)
+    return Forecast(seconds, memory, _disk_bytes(parts, num_tokens))
 
 
 def _squares(part: Part) -> list[int]:
@@ -611,11 +615,14 @@ def _squares(part: Part) -> list[int]:
 
 def _disk_bytes(parts: Sequence[Part], num_tokens: int) -> int:
     """Of the Hessians of ``parts``, and of what crosses between two of them, before and after."""
-    if not parts:
-        return 0
-    width = parts[-1].linear[0].in_features  # of what crosses
-    stream = 4 * num_tokens * width * max(len(part.inputs) for part in parts)
-    return 2 * stream + 4 * sum(sum(_squares(part)) for part in parts)
+    squares = sum(sum(_squares(part)) for part in parts)
+    return 2 * _stream_bytes(parts, num_tokens) + 4 * squares
+
+
+def _stream_bytes(parts: Sequence[Part], num_tokens: int) -> int:
+    """Of what crosses into a part, at most."""
+    width = parts[-1].linear[0].in_features if parts else 0
+    return 4 * num_tokens * width * max((len(part.inputs) for part in parts), default=0)
 
 
 def _rates() -> tuple[float, float]:
