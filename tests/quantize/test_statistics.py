@@ -27,16 +27,10 @@ from pocketlm.export.folder import ModelFolder
 from pocketlm.export.graph import Blob, Weight
 from pocketlm.export.lock import locked
 from pocketlm.export.writing import export_model, open_decoder
+from pocketlm.quantize.forecast import predict
 from pocketlm.quantize.layerwise import split
-from pocketlm.quantize.statistics import (
-    LOCK,
-    STATE,
-    RangeSum,
-    Statistics,
-    StatisticsError,
-    measure,
-    predict,
-)
+from pocketlm.quantize.measuring import LOCK, RangeSum, measure
+from pocketlm.quantize.statistics import STATE, Statistics, StatisticsError
 
 CONFIG = llama_config("qwen3", num_hidden_layers=3)
 TOKENS = np.random.default_rng(0).integers(0, 97, (6, 24))
@@ -165,7 +159,7 @@ import numpy as np
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.graph import Blob, Weight
 from pocketlm.export.writing import open_decoder
-from pocketlm.quantize.statistics import measure
+from pocketlm.quantize.measuring import measure
 
 folder, work = ModelFolder.open(sys.argv[1]), Path(sys.argv[2])
 model = open_decoder(folder).model
@@ -255,7 +249,8 @@ def test_a_second_run_measures_only_what_is_left(
 def test_a_full_disk_is_told_and_what_was_finished_stays(
     folder: ModelFolder, measured: Statistics, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    saved, save = [], np.save
+    saved: list[Path] = []
+    save = np.save
 
     def fills_up(file: Path, array: NDArray[np.float32]) -> None:
         if len(saved) == 7:
