@@ -36,8 +36,10 @@ from ..runtime.tokenizer import Tokenizer
 from .dream import Windows, chat_openings, dream, window_for, windows_of
 from .feedback import Feedbacks
 from .fidelity import Reference
+from .forecast import Forecast, predict
+from .measuring import measure
 from .precisions import CALIBRATION_TOKENS, Calibration
-from .statistics import Forecast, Statistics, measure, predict
+from .statistics import Statistics
 
 UNSEEN = 4096  # tokens that are not calibrated on
 WINDOWS_FILE = "windows.npy"
