@@ -1,0 +1,73 @@
+"""The pass that keeps a graph's keys and values in 8 bits: a quarter of the bytes a long text reads.
+
+    q, k, v, past (float32)  →  attention  →  x, present (float32)
+    q, k, v, past (int8), scales of keys and values  →  attention  →  x, present (int8)
+
+A number c of a channel (head and place in the head) with the scale s is kept as round(c / s), half
+to even, within -128 and 127: what lies beyond is cut off, and nobody is told. The kernel writes new
+rows so, and reads them as q · s in float32. The scales, (1, K, 1, E), are small constants inside
+the graph's own file, and all else stays what and where it is: a second graph over the same weights.
+Source: ``docs/ContribOperators.md`` of onnxruntime 1.32, GroupQueryAttention. Letters: K key/value
+heads, E head size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from ..export.graph import Graph
+from ..export.graph_pass import Outcome
+
+PAST_KEY, PAST_VALUE = 3, 4
+KEY_SCALE, VALUE_SCALE = 12, 13
+ATTRIBUTES = {
+    "k_quant_type": "PER_CHANNEL",
+    "v_quant_type": "PER_CHANNEL",
+    "kv_cache_bit_width": 8,
+}
+
+# Layer -> the scales of its keys and of its values, float32 (K, E) each.
+CacheScales = Mapping[int, tuple[NDArray[np.float32], NDArray[np.float32]]]
+
+
+class Int8Cache:
+    """Makes every attention over a float32 cache one over int8, by the ``scales`` of its layer."""
+
+    def __init__(self, scales: CacheScales) -> None:
+        self._scales = scales
+
+    def apply(self, model: ir.Model) -> Outcome:
+        """Rewrites ``model`` in place; ``changed`` names the nodes. KeyError for a layer without
+        scales."""
+        graph, outcome = Graph.editing(model), Outcome()
+        for node in model.graph:
+            if node.op_type == "GroupQueryAttention":
+                _rewrite(graph, node, self._scales)
+                outcome.changed.append(str(node.name))
+        return outcome
+
+
+def _rewrite(graph: Graph, node: ir.Node, scales: CacheScales) -> None:
+    past = node.inputs[PAST_KEY], node.inputs[PAST_VALUE]
+    layer = _layer(past[0])
+    node.resize_inputs(VALUE_SCALE + 1)
+    for index, kind, scale in zip(
+        (KEY_SCALE, VALUE_SCALE), ("key", "value"), scales[layer], strict=True
+    ):
+        constant = graph.constant(scale[None, :, None, :], f"cache.{layer}.{kind}.scale")
+        node.replace_input_with(index, constant)
+    for name, value in ATTRIBUTES.items():
+        node.attributes.add(ir.convenience.convert_attribute(name, value))
+    for cached in (*past, *node.outputs[1:]):
+        assert cached is not None
+        cached.dtype = ir.DataType.INT8
+
+
+def _layer(past: ir.Value | None) -> int:
+    """3 of past_key_values.3.key."""
+    assert past is not None
+    return int(str(past.name).split(".")[1])
