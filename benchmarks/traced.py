@@ -49,9 +49,10 @@ def graph_table(results: dict[str, Any]) -> Table:
 
 def describe_graph(folder: ModelFolder) -> dict[str, Any]:
     """Its kind of cache, its nodes, and why it was not rewritten, if so."""
-    why = folder.manifest.get("graph", {}).get("not_rewritten")
+    graph = folder.graph()
+    why = graph.traced.not_rewritten if graph.traced else None
     nodes = open_decoder(folder).model.graph.num_nodes()
-    return {"cache": folder.graph_cache, "nodes": nodes, "not_rewritten": why}
+    return {"cache": graph.cache.layout, "nodes": nodes, "not_rewritten": why}
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..export.folder import ModelFolder
+from ..export.manifest import TensorReport
 
 # transformer.h.3.attn…, model.layers.3.…, layers.3.…; an expert's number comes after the layer's.
 LAYER = re.compile(r"(?:^|\.)([^.]+\.\d+)\.")
@@ -28,15 +29,16 @@ def weight_errors(folder: ModelFolder) -> list[dict[str, Any]]:
     otherwise a mean that does not let the tensor with the largest weights speak for the rest.
     Tensors left in float32 are not counted.
     """
-    tensors = folder.manifest.get("precision", {}).get("tensors", [])
-    layers: dict[str, list[dict[str, Any]]] = {}
-    for name, tensor in zip(_layers([t["name"] for t in tensors]), tensors, strict=True):
+    report = folder.manifest.precision.report
+    tensors = report.tensors if report else ()
+    layers: dict[str, list[TensorReport]] = {}
+    for name, tensor in zip(_layers([t.name for t in tensors]), tensors, strict=True):
         layers.setdefault(name, []).append(tensor)
     return [
         {
             "layer": name,
-            "relative_error": math.sqrt(_mean(members, lambda t: t["relative_error"] ** 2)),
-            "bits_per_weight": _mean(members, lambda t: t["bits_per_weight"]),
+            "relative_error": math.sqrt(_mean(members, lambda t: t.relative_error**2)),
+            "bits_per_weight": _mean(members, lambda t: t.bits_per_weight),
         }
         for name, members in layers.items()
     ]
@@ -56,8 +58,8 @@ def _layers(names: list[str]) -> list[str]:
     return layers
 
 
-def _mean(tensors: list[dict[str, Any]], figure: Callable[[dict[str, Any]], float]) -> float:
+def _mean(tensors: list[TensorReport], figure: Callable[[TensorReport], float]) -> float:
     """The mean of a figure over all weights of the tensors."""
-    sizes = [math.prod(tensor["shape"]) for tensor in tensors]
+    sizes = [math.prod(tensor.shape) for tensor in tensors]
     total = sum(size * figure(tensor) for size, tensor in zip(sizes, tensors, strict=True))
     return float(total / sum(sizes))

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from . import readers
 from .errors import CheckpointError, missing_extra
 from .folder import MANIFEST
+from .manifest import Source
 from .regular_file import RegularFile
 from .strict_json import LARGEST_CONFIG, load_json_object, quoted
 from .tokenizers import TokenizerSource, given_tokenizer
@@ -69,13 +70,14 @@ class Checkpoint:
     tokenizer: TokenizerSource | None = None  # from beside the weights, or another place
     origin: dict[str, str] = field(default_factory=dict)  # of a download: repository and commit
 
-    def source(self) -> dict[str, Any]:
+    def source(self) -> Source:
         """Returns format, origin and each file's sha256 by base name; reads all of them now."""
-        return {
-            "format": self.format,
-            **self.origin,
-            "files": {path.name: _sha256(path) for path in self.files},
-        }
+        return Source(
+            format=self.format,
+            files={path.name: _sha256(path) for path in self.files},
+            repository=self.origin.get("repository"),
+            commit=self.origin.get("commit"),
+        )
 
 
 def open_checkpoint(path: str | Path, tokenizer: str | Path | None = None) -> Checkpoint:

@@ -24,7 +24,8 @@ from .errors import ModelFolderError
 from .folder import PAGE
 from .graph import Blob, Rows, Weight
 from .graph_check.onnx_file import GraphRefused
-from .graph_check.weights import DATA_FILE, check_place
+from .graph_check.weights import check_place
+from .manifest import DATA_FILE
 from .quantities import ByteProgress
 from .threads import default_threads
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from .folder import GRAPH_FILE, ModelFolder
+from .folder import ModelFolder
 from .graph_check.graph import check_graph
 
 QUERY, KEY, VALUE, PAST_KEY, PAST_VALUE = range(5)
@@ -31,7 +31,7 @@ def float16_attention_graph(folder: ModelFolder) -> bytes:
     for a graph that we cannot have written.
     """
     check_graph(folder)
-    model = ir.load(folder.path / GRAPH_FILE)
+    model = ir.load(folder.graph_file())
     attend_in_float16(model)
     data: bytes = ir.to_proto(model).SerializeToString()
     return data

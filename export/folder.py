@@ -3,7 +3,7 @@
     model.onnx  model.onnx_data  config.json  tokenizer.json  generation_config.json  pocketlm.json
 
 ``pocketlm.json`` (the manifest) names every other file with its size and SHA-256, the source, the
-decoder's sizes, the precision plan and the quantization report. It is written last; a folder
+decoder's sizes, its graphs, the precision and the quantization report. It is written last; a folder
 without it is not a model folder. Lean: the standard library only, since the runtime imports this.
 """
 
@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from .errors import ModelFolderError
+from .manifest import DATA_FILE, DECODER, FileEntry, GraphEntry, Manifest
 from .manifest import GRAPH_FILE as GRAPH_FILE
 from .manifest import GROWING as GROWING
 from .manifest import IN_PLACE as IN_PLACE
-from .manifest import read_manifest
+from .manifest import DecoderShape as DecoderShape
+from .manifest_file import read_manifest
 from .verified import VerifiedFiles, file_identity, file_sha256
 
 MANIFEST = "pocketlm.json"
@@ -35,29 +36,11 @@ def cache_names(num_layers: int) -> list[tuple[str, str]]:
 
 
 @dataclass(frozen=True)
-class DecoderShape:
-    """The sizes a runtime needs to feed a decoder graph."""
-
-    vocab_size: int
-    context_length: int
-    hidden_size: int
-    num_layers: int
-    num_heads: int
-    kv_heads: int
-    head_size: int
-
-    @property
-    def kv_bytes_per_token(self) -> int:
-        """Bytes one token takes in a float32 KV cache."""
-        return 2 * 4 * self.num_layers * self.kv_heads * self.head_size
-
-
-@dataclass(frozen=True)
 class ModelFolder:
     """A complete folder whose manifest has been read; ``verify`` compares the files with it."""
 
     path: Path
-    manifest: dict[str, Any]
+    manifest: Manifest
 
     @classmethod
     def open(cls, path: str | Path) -> ModelFolder:
@@ -77,35 +60,44 @@ class ModelFolder:
 
     @property
     def shape(self) -> DecoderShape:
-        return DecoderShape(**self.manifest["decoder"])
+        return self.manifest.decoder
 
     @property
-    def graph_cache(self) -> str:
-        """``IN_PLACE`` or ``GROWING``: the kind of KV cache the graph was made for."""
-        return str(self.manifest.get("graph", {}).get("cache", IN_PLACE))
-
-    @property
-    def files(self) -> dict[str, dict[str, Any]]:
-        """``{name: {"bytes": size, "sha256": hex}}`` of every file but the manifest."""
-        return self.manifest["files"]  # type: ignore[no-any-return]
+    def files(self) -> dict[str, FileEntry]:
+        """Size and SHA-256 of every file but the manifest, by name."""
+        return self.manifest.files
 
     @property
     def weights_bytes(self) -> int:
         """Size of the external data file."""
-        return int(self.files["model.onnx_data"]["bytes"])
+        return self.files[DATA_FILE].bytes
+
+    def graph(self, name: str = DECODER) -> GraphEntry:
+        """The graph of that name; ModelFolderError lists those that there are."""
+        graphs = self.manifest.graphs
+        if name not in graphs:
+            raise ModelFolderError(
+                f"{self.path}: found the graphs {', '.join(graphs)}, expected {name} among them; "
+                "export the model again with it"
+            )
+        return graphs[name]
+
+    def graph_file(self, name: str = DECODER) -> Path:
+        """Where the graph of that name lies; raises what ``graph`` raises."""
+        return self.path / self.graph(name).file
 
     def _check_sizes(self) -> None:
         for name, entry in self.files.items():
             file = self.path / name
             if not file.is_file():
                 raise ModelFolderError(
-                    f"{file}: missing, expected a file of {entry['bytes']} bytes as listed in "
+                    f"{file}: missing, expected a file of {entry.bytes} bytes as listed in "
                     f"{MANIFEST}; export the model again"
                 )
             size = file.stat().st_size
-            if size != entry["bytes"]:
+            if size != entry.bytes:
                 raise ModelFolderError(
-                    f"{file}: found {size} bytes, expected {entry['bytes']} as listed in "
+                    f"{file}: found {size} bytes, expected {entry.bytes} as listed in "
                     f"{MANIFEST}; the file was changed or cut off - export the model again"
                 )
 
@@ -119,13 +111,13 @@ class ModelFolder:
         memory = VerifiedFiles.load() if remembered else None
         for name, entry in self.files.items():
             file = self.path / name
-            identity = file_identity(file, entry["sha256"])
+            identity = file_identity(file, entry.sha256)
             if memory is not None and identity in memory.identities:
                 continue
             found = file_sha256(file)
-            if found != entry["sha256"]:
+            if found != entry.sha256:
                 raise ModelFolderError(
-                    f"{file}: found SHA-256 {found[:16]}…, expected {entry['sha256'][:16]}… as "
+                    f"{file}: found SHA-256 {found[:16]}…, expected {entry.sha256[:16]}… as "
                     f"listed in {MANIFEST}; the file was changed - export the model again"
                 )
             if memory is not None:
@@ -154,11 +146,11 @@ def _not_a_model_folder(path: Path) -> str:
     )
 
 
-def describe_files(folder: Path, known: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def describe_files(folder: Path, known: dict[str, FileEntry]) -> dict[str, FileEntry]:
     """The manifest's ``files``; ``known`` has those whose size and hash the writing told."""
     return {
         file.name: known.get(file.name)
-        or {"bytes": file.stat().st_size, "sha256": file_sha256(file)}
+        or FileEntry(bytes=file.stat().st_size, sha256=file_sha256(file))
         for file in sorted(folder.iterdir())
         if file.name != MANIFEST
     }

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from .folder import DecoderShape
+from .manifest import IN_PLACE, DecoderShape, GraphEntry
 
 # With a shared past/present buffer onnxruntime-genai allocates max_length rows at once.
 MODEST_LENGTH = 2048
 
 
 def genai_config(
-    shape: DecoderShape,
-    generation_config: dict[str, Any],
-    graph_file: str,
-    *,
-    in_place: bool = True,
-    positions: bool = True,
+    shape: DecoderShape, generation_config: dict[str, Any], graph: GraphEntry
 ) -> dict[str, Any]:
-    """The configuration of a graph with a cache ``in_place`` or not, with ``positions`` or without.
+    """The configuration of ``graph``: its file, its kind of cache, and whether it takes positions.
 
     Type "decoder" is the one that takes split key and value caches.
     Source: onnxruntime-genai 0.18, ``src/config.cpp``; the fields were tried with that version.
@@ -35,7 +30,7 @@ def genai_config(
             "context_length": shape.context_length,
             "vocab_size": shape.vocab_size,
             "decoder": {
-                "filename": graph_file,
+                "filename": graph.file,
                 "head_size": shape.head_size,
                 "hidden_size": shape.hidden_size,
                 "num_attention_heads": shape.num_heads,
@@ -45,7 +40,7 @@ def genai_config(
                 "inputs": {
                     "input_ids": "input_ids",
                     "attention_mask": "attention_mask",
-                    **({"position_ids": "position_ids"} if positions else {}),
+                    **{name: name for name in ("position_ids",) if name in graph.inputs},
                     "past_key_names": "past_key_values.%d.key",
                     "past_value_names": "past_key_values.%d.value",
                 },
@@ -59,7 +54,7 @@ def genai_config(
         "search": {
             "do_sample": False,
             "max_length": min(shape.context_length, MODEST_LENGTH),
-            "past_present_share_buffer": in_place,
+            "past_present_share_buffer": graph.cache.layout == IN_PLACE,
             "num_beams": 1,
         },
     }

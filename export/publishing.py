@@ -16,7 +16,8 @@ from typing import Any
 from .errors import ModelFolderError, StorageError
 from .folder import MANIFEST, ModelFolder
 from .leftovers import OLD, leftovers, new_name, remove
-from .manifest import WRITTEN_FILES, read_manifest
+from .manifest import WRITTEN_FILES
+from .manifest_file import read_manifest
 from .placing import (
     DROPPINGS,
     ChangedMeanwhile,
@@ -172,7 +173,7 @@ def _our_names(folder: Path) -> set[str]:
     """Names of the files in ``folder`` that an export writes, now or when this one was made."""
     names = {MANIFEST, *WRITTEN_FILES}
     with contextlib.suppress(ModelFolderError):  # damaged
-        names |= read_manifest(folder / MANIFEST)["files"].keys()
+        names |= read_manifest(folder / MANIFEST).files.keys()
     return {name for name in names if (folder / name).is_file()}
 
 

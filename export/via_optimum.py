@@ -23,6 +23,7 @@ from .errors import CheckpointError
 from .external_data import adopt_weights
 from .folder import GRAPH_FILE, GROWING, IN_PLACE, ModelFolder
 from .graph import Weight
+from .manifest import FLOAT32, CacheKind, Tracing
 from .plan import ExportPlan
 from .publishing import check_free_space, folder_beside, target_of
 from .quantities import ByteProgress
@@ -191,9 +192,9 @@ def traced_decoder(
         config=checkpoint.config,
         generation_config=generation_defaults(checkpoint),
         tokenizer_files=read_tokenizer(checkpoint.tokenizer, shape.vocab_size),
-        graph={
-            "made_by": ", ".join(f"{name} {number}" for name, number in trace.versions.items()),
-            "cache": GROWING if reason else IN_PLACE,
-            **({"not_rewritten": reason} if reason else {}),
-        },
+        cache=CacheKind(layout=GROWING if reason else IN_PLACE, dtype=FLOAT32),
+        traced=Tracing(
+            made_by=", ".join(f"{name} {number}" for name, number in trace.versions.items()),
+            not_rewritten=reason or None,
+        ),
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,7 +28,6 @@ from .external_data import (
 )
 from .folder import (
     GRAPH_FILE,
-    IN_PLACE,
     MANIFEST,
     MINIMUM_ONNXRUNTIME,
     DecoderShape,
@@ -38,8 +37,20 @@ from .folder import (
 from .genai import genai_config
 from .graph_check.graph import check_graph, inspect
 from .graph_check.onnx_file import GraphRefused
-from .graph_check.weights import DATA_FILE
-from .manifest import manifest_bytes
+from .manifest import (
+    DATA_FILE,
+    DECODER,
+    FLOAT32,
+    IN_PLACE,
+    CacheKind,
+    FileEntry,
+    GraphEntry,
+    Manifest,
+    PrecisionEntry,
+    Source,
+    Tracing,
+)
+from .manifest_file import manifest_bytes
 from .memory import memory_errors
 from .plan import HEADERS_FORMAT, ExportPlan, predicted_peak, predicted_seconds
 from .publishing import check_free_space, free_space, publishing, storage_errors, write_json
@@ -62,7 +73,7 @@ class Precision(Protocol):
     def apply(self, model: ir.Model, num_parameters: int) -> None:
         """Rewrites ``model``, which has that many parameters, in place; weights stay lazy."""
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> PrecisionEntry:
         """The manifest's ``precision``; complete once the weights have been written."""
 
 
@@ -72,9 +83,9 @@ class FullPrecision:
     def apply(self, model: ir.Model, num_parameters: int) -> None:
         """Changes nothing."""
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> PrecisionEntry:
         """The manifest entry of an fp32 folder."""
-        return {"name": "fp32"}
+        return PrecisionEntry(name="fp32")
 
 
 @dataclass(frozen=True)
@@ -86,12 +97,13 @@ class Decoder:
     num_tensors: int
     num_parameters: int
     architecture: str
-    source: Callable[[], dict[str, Any]]
+    source: Callable[[], Source]
     bytes_to_read: int
     config: dict[str, Any]
     generation_config: dict[str, Any]
     tokenizer_files: dict[str, bytes]  # by name; none in a plan only
-    graph: dict[str, Any] = field(default_factory=dict)  # who made it; {} where it is declared
+    cache: CacheKind = CacheKind(layout=IN_PLACE, dtype=FLOAT32)
+    traced: Tracing | None = None  # None where it is declared
 
 
 def export_model(
@@ -162,22 +174,23 @@ def open_decoder(folder: ModelFolder) -> Decoder:
     Raises ModelFolderError for a graph that we cannot have written.
     """
     check_graph(folder)
-    model = ir.load(folder.path / GRAPH_FILE)
+    model = ir.load(folder.graph_file())
     adopt_weights(model, folder.path)
     return Decoder(
         model=model,
         shape=folder.shape,
         num_tensors=len({weight.blob for weight in weights_of(model)}),
-        num_parameters=int(folder.manifest["num_parameters"]),
-        architecture=str(folder.manifest["architecture"]),
-        source=lambda: dict(folder.manifest["source"]),
+        num_parameters=folder.manifest.num_parameters,
+        architecture=folder.manifest.architecture,
+        source=lambda: folder.manifest.source,
         bytes_to_read=folder.weights_bytes,
         config=load_json_object(folder.path / "config.json", LARGEST_CONFIG, CheckpointError),
         generation_config=load_json_object(
             folder.path / "generation_config.json", LARGEST_CONFIG, CheckpointError
         ),
         tokenizer_files=read_tokenizer(open_tokenizer(folder.path), folder.shape.vocab_size),
-        graph=dict(folder.manifest.get("graph", {})),
+        cache=folder.graph().cache,
+        traced=folder.graph().traced,
     )
 
 
@@ -202,33 +215,27 @@ def write_folder(
         with storage_errors(Path(out)), short, ThreadPoolExecutor(1) as beside:
             source = beside.submit(decoder.source)  # hashes what is read: leaves no core idle
             digest = write_weights(decoder.model, folder, progress)
-            known = {DATA_FILE: {"bytes": plan.bytes_to_write, "sha256": digest}}
-            ir.save(decoder.model, folder / GRAPH_FILE)
+            known = {DATA_FILE: FileEntry(bytes=plan.bytes_to_write, sha256=digest)}
+            graph = describe_graph(decoder.model, GRAPH_FILE, decoder.cache, decoder.traced)
+            ir.save(decoder.model, folder / graph.file)
             write_json(folder / "config.json", decoder.config)
             write_json(folder / "generation_config.json", decoder.generation_config)
             write_json(
                 folder / "genai_config.json",
-                genai_config(
-                    decoder.shape,
-                    decoder.generation_config,
-                    GRAPH_FILE,
-                    in_place=decoder.graph.get("cache", IN_PLACE) == IN_PLACE,
-                    positions=any(v.name == "position_ids" for v in decoder.model.graph.inputs),
-                ),
+                genai_config(decoder.shape, decoder.generation_config, graph),
             )
             for name, data in decoder.tokenizer_files.items():
                 (folder / name).write_bytes(data)
-            manifest = {
-                "architecture": decoder.architecture,
-                "num_parameters": decoder.num_parameters,
-                "source": source.result(),
-                "decoder": asdict(decoder.shape),
-                "minimum_onnxruntime": MINIMUM_ONNXRUNTIME,
-                "contract": _contract(decoder.model),
-                **({"graph": decoder.graph} if decoder.graph else {}),
-                "precision": precision.describe(),
-                "files": describe_files(folder, known),
-            }
+            manifest = Manifest(
+                architecture=decoder.architecture,
+                num_parameters=decoder.num_parameters,
+                source=source.result(),
+                decoder=decoder.shape,
+                minimum_onnxruntime=MINIMUM_ONNXRUNTIME,
+                graphs={DECODER: graph},
+                precision=precision.describe(),
+                files=describe_files(folder, known),
+            )
             _check_written(ModelFolder(folder, manifest))
             (folder / MANIFEST).write_bytes(manifest_bytes(manifest))
     return ModelFolder.open(Path(out))
@@ -240,7 +247,7 @@ def _check_written(folder: ModelFolder) -> None:
         inspect(folder)
     except GraphRefused as refused:
         raise CheckpointError(
-            f"the graph of this {folder.manifest['architecture']} has {refused.found}, expected "
+            f"the graph of this {folder.manifest.architecture} has {refused.found}, expected "
             f"{refused.expected}; this runtime cannot run it"
         ) from refused
 
@@ -253,7 +260,7 @@ def _plan(decoder: Decoder, out: str | PathLike[str], precision: Precision) -> E
         architecture=decoder.architecture,
         num_tensors=decoder.num_tensors,
         num_parameters=decoder.num_parameters,
-        precision=str(precision.describe()["name"]),
+        precision=precision.describe().name,
         bytes_to_read=decoder.bytes_to_read,
         bytes_to_write=weights_bytes,
         bytes_needed=weights_bytes + tokenizer + OTHER_FILES,
@@ -269,17 +276,22 @@ def count_parameters(model: ir.Model) -> int:
     return sum(blobs.values())
 
 
-def _contract(model: ir.Model) -> dict[str, dict[str, str]]:
-    """Names, types and dimensions of the graph's inputs and outputs, as readable text."""
+def describe_graph(
+    model: ir.Model, file: str, cache: CacheKind, traced: Tracing | None = None
+) -> GraphEntry:
+    """The manifest's entry of a graph: types and dimensions of its inputs and outputs in words."""
 
     def describe(value: ir.Value) -> str:
         dims = ", ".join(str(dim) for dim in value.shape or ())
         return f"{value.dtype.name.lower() if value.dtype else '?'}[{dims}]"
 
-    return {
-        "inputs": {str(value.name): describe(value) for value in model.graph.inputs},
-        "outputs": {str(value.name): describe(value) for value in model.graph.outputs},
-    }
+    return GraphEntry(
+        file=file,
+        cache=cache,
+        inputs={str(value.name): describe(value) for value in model.graph.inputs},
+        outputs={str(value.name): describe(value) for value in model.graph.outputs},
+        traced=traced,
+    )
 
 
 def generation_defaults(checkpoint: Checkpoint) -> dict[str, Any]:

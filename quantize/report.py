@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..export.manifest import QuantizationReport, TensorReport
 from .select import Format
 from .weights import Floats, LinearWeight, Parts
 
 Sums = tuple[float, float, float]  # squared error, squared weights, largest error
-
-
-@dataclass(frozen=True)
-class TensorReport:
-    """One weight, quantized. The error is that of the rounded weights alone."""
-
-    name: str
-    shape: tuple[int, ...]
-    format: str
-    bits_per_weight: float  # all stored bits, scales included, over the number of weights
-    relative_error: float  # ||W - Q||_F / ||W||_F; 0 for a tensor of zeros
-    maximum_error: float  # max |W - Q|, in the unit of the weights
-    bytes_before: int
-    bytes_after: int
 
 
 class Loss:
@@ -78,18 +64,18 @@ class Report:
         """What each weight lost, by name."""
         return {name: loss.report() for name, loss in self.losses.items()}
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> QuantizationReport:
         """The manifest's entry, ordered as the graph is."""
-        tensors = list(self.tensors.values())
+        tensors = tuple(self.tensors.values())
         quantized = sum(math.prod(tensor.shape) for tensor in tensors)
-        return {
-            "share_quantized": round(quantized / max(1, self.num_parameters), 6),
-            "bytes_before": 4 * self.num_parameters,
-            "bytes_after": 4 * (self.num_parameters - quantized)
+        return QuantizationReport(
+            share_quantized=round(quantized / max(1, self.num_parameters), 6),
+            bytes_before=4 * self.num_parameters,
+            bytes_after=4 * (self.num_parameters - quantized)
             + sum(tensor.bytes_after for tensor in tensors),
-            "tensors": [asdict(tensor) | {"shape": list(tensor.shape)} for tensor in tensors],
-            "skipped": [{"name": name, "reason": why} for name, why in self.skipped.items()],
-        }
+            tensors=tensors,
+            skipped=dict(self.skipped),
+        )
 
 
 def loss(before: Floats, after: Floats) -> Sums:

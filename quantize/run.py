@@ -10,13 +10,13 @@ from collections.abc import Callable
 from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 import onnx_ir as ir
 
 from ..export.checkpoint import Checkpoint
 from ..export.errors import RequestError
 from ..export.folder import ModelFolder
+from ..export.manifest import PrecisionEntry
 from ..export.plan import ExportPlan, open_headers
 from ..export.publishing import target_of
 from ..export.quantities import ByteProgress
@@ -40,9 +40,9 @@ class Quantized:
         self.report.num_parameters = num_parameters
         Rewrite(model, self.choice, self.report).run()
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> PrecisionEntry:
         """The manifest's ``precision``."""
-        return asdict(self.choice) | self.report.describe()
+        return PrecisionEntry(**asdict(self.choice), report=self.report.describe())
 
 
 def precision_of(
@@ -131,7 +131,7 @@ def quantize_model(
 
     Raises RequestError for a folder that is quantized already, or an unknown precision.
     """
-    found = folder.manifest["precision"]["name"]
+    found = folder.manifest.precision.name
     if found != FULL:
         raise RequestError(
             f"{folder.path}: found a model in {found}, expected fp32; quantizing twice loses more "

@@ -14,14 +14,13 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..export.errors import ModelFolderError, PocketLMError, ProviderError, RequestError
-from ..export.folder import GRAPH_FILE, GROWING, DecoderShape, ModelFolder
+from ..export.folder import GROWING, DecoderShape, ModelFolder
 from ..export.graph_check.graph import check_graph
 from ..export.memory import is_exhaustion, memory_errors
 from ..export.threads import check_threads
@@ -76,11 +75,11 @@ class Session:
         self.run_seconds = 0.0
         """Spent inside ONNX Runtime, by all steps so far."""
         with memory_errors(f"{folder.path}: opening it", folder.weights_bytes):
-            self._session = _open(folder.path, self.threads, place, graph)
+            self._session = _open(folder, self.threads, place, graph)
         self._inputs = {value.name for value in self._session.get_inputs()}
         optional = {value.name for value in self._session.get_overridable_initializers()}
         self._can_keep = "num_logits_to_keep" in optional
-        self._growing = folder.graph_cache == GROWING
+        self._growing = folder.graph().cache.layout == GROWING
         self._cache_dtype = np.float32 if graph is None else np.float16
         self._lock = threading.Lock()
         self._process = os.getpid()
@@ -281,7 +280,7 @@ class Session:
 
 def _check_version(folder: ModelFolder) -> None:
     """Refuses a folder whose graph needs a newer ONNX Runtime than the one installed."""
-    needed = str(folder.manifest.get("minimum_onnxruntime", "0"))
+    needed = folder.manifest.minimum_onnxruntime or "0"
     if _numbers(onnxruntime.__version__) < _numbers(needed):
         raise ModelFolderError(
             f"{folder.path}: found ONNX Runtime {onnxruntime.__version__}, expected {needed} or "
@@ -295,7 +294,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _open(
-    path: Path, threads: int, place: Place, graph: bytes | None
+    folder: ModelFolder, threads: int, place: Place, graph: bytes | None
 ) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -308,9 +307,9 @@ def _open(
     # Workers may spin between the nodes of a run, but not between two runs: an idle model is idle.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if graph is not None:
-        options.add_session_config_entry(WEIGHTS_FOLDER, utf8(str(path)))
+        options.add_session_config_entry(WEIGHTS_FOLDER, utf8(str(folder.path)))
     # Not session.set_denormal_as_zero: it would also flush the numbers of the caller's own thread.
-    source, places = graph or utf8(str(path / GRAPH_FILE)), list(place.providers)
+    source, places = graph or utf8(str(folder.graph_file())), list(place.providers)
 
     def stop() -> None:
         options.set_load_cancellation_flag(True)
@@ -336,7 +335,7 @@ def _open(
         if is_exhaustion(error):
             raise
         raise ModelFolderError(
-            f"{path / GRAPH_FILE}: ONNX Runtime {onnxruntime.__version__} cannot open it "
+            f"{folder.graph_file()}: ONNX Runtime {onnxruntime.__version__} cannot open it "
             f"({str(error).splitlines()[0]:.300}); export the model again"
         ) from error
     if refused(session, place):

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from checkpoint_files import gpt2_config, write_checkpoint
+from model_folders import file_entry, with_manifest
 from numpy.typing import ArrayLike, DTypeLike
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 from traced_graphs import VOCAB, Style, traced_model, write_trace
 
-from pocketlm.export.folder import MANIFEST, ModelFolder
-from pocketlm.export.manifest import manifest_bytes
-from pocketlm.export.verified import file_sha256
+from pocketlm.export.folder import ModelFolder
 from pocketlm.export.via_optimum import open_for_tracing, traced_decoder
 from pocketlm.export.writing import write_folder
 
@@ -37,14 +36,12 @@ def folder_with(
         if name != "model.onnx":
             (to / name).symlink_to(folder.path / name)
     (to / "model.onnx").write_bytes(graph)
-    manifest = copy.deepcopy(folder.manifest)
-    manifest["files"]["model.onnx"] = {
-        "bytes": len(graph),
-        "sha256": file_sha256(to / "model.onnx"),
-    }
-    manifest["decoder"] |= decoder or {}
-    (to / MANIFEST).write_bytes(manifest_bytes(manifest))
-    return ModelFolder.open(to)
+    manifest = replace(
+        folder.manifest,
+        files=folder.files | {"model.onnx": file_entry(to / "model.onnx")},
+        decoder=replace(folder.shape, **decoder or {}),
+    )
+    return with_manifest(to, manifest)
 
 
 def traced_folder(to: Path, style: Style, *, rewrite: bool) -> ModelFolder:

@@ -37,7 +37,7 @@ def model(request: pytest.FixtureRequest) -> pocketlm.Model:
 
 
 def precision(model: pocketlm.Model) -> str:
-    return str(model.folder.manifest["precision"]["name"])
+    return str(model.folder.manifest.precision.name)
 
 
 def test_logits_are_the_same_for_every_chunk_size(model: pocketlm.Model) -> None:

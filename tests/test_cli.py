@@ -41,6 +41,7 @@ from pocketlm.commands.options import open_folders, unescape
 from pocketlm.commands.run import command as RUN
 from pocketlm.commands.terminal import printable
 from pocketlm.export.folder import MANIFEST, ModelFolder
+from pocketlm.export.manifest import PrecisionEntry
 from pocketlm.export.utf8 import utf8
 
 GREEDY = ["--temperature", "0", "--max-tokens", "6"]
@@ -201,7 +202,7 @@ def test_export_and_quantize_give_the_same_folder(
 
 def test_quiet_export_prints_nothing(run: Run, tiny_checkpoint: Path, tmp_path: Path) -> None:
     assert run("export", tiny_checkpoint, tmp_path / "out", "--quiet") == Ended(0, "", "")
-    assert ModelFolder.open(tmp_path / "out").manifest["precision"] == {"name": "fp32"}
+    assert ModelFolder.open(tmp_path / "out").manifest.precision == PrecisionEntry(name="fp32")
 
 
 def test_brackets_and_colons_in_a_path_are_no_markup(
@@ -216,7 +217,7 @@ def test_force_replaces_a_model_folder(run: Run, tiny_checkpoint: Path, tmp_path
     out = tmp_path / "out"
     assert run("export", tiny_checkpoint, out).code == 0
     assert run("export", tiny_checkpoint, out, "--force", "--precision", "int8").code == 0
-    assert ModelFolder.open(out).manifest["precision"]["name"] == "int8"
+    assert ModelFolder.open(out).manifest.precision.name == "int8"
     assert listing(tmp_path)[0] == "out" and len(list(tmp_path.iterdir())) == 1
 
 
@@ -226,8 +227,9 @@ def test_info_names_sizes_and_hashes(run: Run, tiny_folder: ModelFolder) -> None
     for part in ("gpt2", "2 layers, width 32, 4 heads of 8", "160 tokens", "fp32", "safetensors"):
         assert part in ended.out
     for name, entry in tiny_folder.files.items():
-        assert entry["sha256"] in ended.out and name in ended.out
-    assert json.loads(run("info", tiny_folder.path, "--json").out) == tiny_folder.manifest
+        assert entry.sha256 in ended.out and name in ended.out
+    printed = json.loads(run("info", tiny_folder.path, "--json").out)
+    assert printed == json.loads((tiny_folder.path / MANIFEST).read_text())
 
 
 def test_errors_name_options_where_python_has_arguments(

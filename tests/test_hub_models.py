@@ -105,9 +105,9 @@ def test_a_repository_is_downloaded_exported_and_answers(
 ) -> None:
     model = pocketlm.load(NAME, threads=1)
     assert text(model) == text(pocketlm.load(tiny_checkpoint, threads=1))
-    assert model.folder.manifest["precision"]["name"] == "int8"
-    source = model.folder.manifest["source"]
-    assert (source["repository"], source["commit"]) == (NAME, commit)
+    assert model.folder.manifest.precision.name == "int8"
+    source = model.folder.manifest.source
+    assert (source.repository, source.commit) == (NAME, commit)
 
 
 def test_the_second_time_takes_one_request_and_no_export(
@@ -203,9 +203,9 @@ def test_without_a_precision_the_cached_one_is_used(hub_server: HubServer, commi
     exports, on_export = counting()
     pocketlm.load(NAME, precision="int4", on_export=on_export)
     model = pocketlm.load(NAME, on_export=on_export)
-    assert model.folder.manifest["precision"]["name"] == "int4"
+    assert model.folder.manifest.precision.name == "int4"
     model = pocketlm.load(NAME, precision="int8", on_export=on_export)
-    assert model.folder.manifest["precision"]["name"] == "int8"
+    assert model.folder.manifest.precision.name == "int8"
     pocketlm.load(NAME, precision="int4", on_export=on_export)
     assert pocketlm.load(NAME, on_export=on_export).folder.path == model.folder.path
     assert len(exports) == 2
@@ -292,7 +292,7 @@ def test_offline_a_kept_download_is_enough_for_another_precision(
 ) -> None:
     pocketlm.load(NAME, keep_download=True)
     model = pocketlm.load(NAME, precision="int4", offline=True)
-    assert model.folder.manifest["precision"]["name"] == "int4"
+    assert model.folder.manifest.precision.name == "int4"
 
 
 @pytest.mark.parametrize("trouble", ["unreachable", "busy", "gone"])
@@ -371,7 +371,7 @@ def test_a_kept_download_with_a_flipped_bit_is_not_exported(
         pocketlm.load(NAME, precision="int4", offline=True)
     other = pocketlm.load(NAME, precision="int4")
     assert "downloading it again" in capsys.readouterr().err
-    assert other.folder.manifest["source"] == first.folder.manifest["source"]
+    assert other.folder.manifest.source == first.folder.manifest.source
 
 
 def test_a_download_that_lost_a_file_is_made_again(

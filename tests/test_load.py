@@ -71,7 +71,7 @@ def test_a_checkpoint_is_exported_once_for_each_precision(
     exports, on_export = counting()
     for precision in ("fp32", "int8", "fp32", None):
         model = pocketlm.load(checkpoint, precision=precision, threads=1, on_export=on_export)
-        assert model.folder.manifest["precision"]["name"] == (precision or "int8")
+        assert model.folder.manifest.precision.name == (precision or "int8")
         assert model.generate("a", max_tokens=2).token_ids
     assert len(exports) == len(set(exports)) == 2
     assert all(out.is_relative_to(tmp_path / "cache") for out in exports)

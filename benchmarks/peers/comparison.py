@@ -58,7 +58,7 @@ class Comparison:
         ours = convert(our_peer(), "fp32", self.checkpoint, settings.root)
         self.reference = Entry("pocketlm", "fp32", "fp32", replace(ours, peer=reference_peer()))
         folder = ModelFolder.open(ours.folder)
-        self.shape, self.parameters = folder.shape, folder.manifest["num_parameters"]
+        self.shape, self.parameters = folder.shape, folder.manifest.num_parameters
         logs = settings.root / "logs"
         logs.mkdir(parents=True, exist_ok=True)
         self.options = Options(

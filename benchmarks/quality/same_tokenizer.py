@@ -30,7 +30,7 @@ def check_same_tokenizer(folders: dict[str, ModelFolder]) -> None:
 def _difference(a: ModelFolder, b: ModelFolder) -> str | None:
     if a.shape.vocab_size != b.shape.vocab_size:
         return f"found logits for {a.shape.vocab_size} and {b.shape.vocab_size} tokens"
-    digests = [folder.files["tokenizer.json"]["sha256"] for folder in (a, b)]
+    digests = [folder.files["tokenizer.json"].sha256 for folder in (a, b)]
     if digests[0] == digests[1]:
         return None
     left, right = _content(a), _content(b)

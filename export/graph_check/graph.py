@@ -20,7 +20,9 @@ from collections import Counter
 from pathlib import Path
 
 from ..errors import ModelFolderError
-from ..folder import GRAPH_FILE, GROWING, DecoderShape, ModelFolder, cache_names
+from ..folder import ModelFolder, cache_names
+from ..manifest import DECODER, FLOAT32, GROWING, DecoderShape, GraphEntry
+from ..manifest import INT8 as INT8_CACHE
 from ..regular_file import RegularFile
 from ..strict_json import quoted
 from .call import Call
@@ -29,6 +31,7 @@ from .facts import NEW, ONE, PAST, TOTAL, TRUTH, Fact, constant, fact, shown
 from .lengths import check_lengths
 from .onnx_file import (
     FLOAT,
+    INT8,
     INT64,
     ITEM_BYTES,
     Graph,
@@ -60,27 +63,27 @@ LARGEST_GRAPH = 200_000_000  # bytes of the file; weights are elsewhere
 LARGEST_LENGTH = 50_000  # nodes; a decoder of 126 layers (405B) in int8 has 9,000
 # Bytes of what a node makes of ``facts.NEW`` tokens, unless a weight takes more than half of it.
 LARGEST_VALUE = 1 << 30
+CACHED = {FLOAT32: FLOAT, INT8_CACHE: INT8}  # what keys and values are in a graph
 
 
-def check_graph(folder: ModelFolder) -> None:
-    """Raises ModelFolderError unless the graph of ``folder`` is one that we can have written."""
+def check_graph(folder: ModelFolder, name: str = DECODER) -> None:
+    """Raises ModelFolderError unless that graph of ``folder`` is one that we can have written."""
     try:
-        inspect(folder)
+        inspect(folder, name)
     except GraphRefused as refused:
         raise ModelFolderError(
-            f"{folder.path / GRAPH_FILE}: {refused}; foreign graphs are not opened - export the "
+            f"{folder.graph_file(name)}: {refused}; foreign graphs are not opened - export the "
             "checkpoint again with: pocketlm export CHECKPOINT OUT"
         ) from refused
 
 
-def inspect(folder: ModelFolder) -> None:
+def inspect(folder: ModelFolder, name: str = DECODER) -> None:
     """As ``check_graph``, but raises GraphRefused."""
-    graph = read_graph(_read(folder.path / GRAPH_FILE))
+    graph = read_graph(_read(folder.graph_file(name)))
     _check_versions(graph)
     if len(graph.nodes) > LARGEST_LENGTH:
         raise GraphRefused(f"{len(graph.nodes):,} nodes", f"at most {LARGEST_LENGTH:,}")
-    traced = bool(folder.manifest.get("graph"))
-    Inspection(graph, folder.shape, traced, folder.graph_cache == GROWING).run(folder.weights_bytes)
+    Inspection(graph, folder.shape, folder.graph(name)).run(folder.weights_bytes)
 
 
 def _read(file: Path) -> bytes:
@@ -106,12 +109,13 @@ def _check_versions(graph: Graph) -> None:
 class Inspection:
     """One pass over one graph; ``facts`` has all values that it has come past."""
 
-    def __init__(self, graph: Graph, decoder: DecoderShape, traced: bool, growing: bool) -> None:
+    def __init__(self, graph: Graph, decoder: DecoderShape, entry: GraphEntry) -> None:
         self._graph = graph
         self._decoder = decoder
-        self._traced = traced
-        self._growing = growing
-        self._operators = GROWN if growing else TRACED if traced else DECLARED
+        self._traced = entry.traced is not None
+        self._growing = entry.cache.layout == GROWING
+        self._cached = CACHED[entry.cache.dtype]
+        self._operators = GROWN if self._growing else TRACED if self._traced else DECLARED
         self.facts: dict[str, Fact] = {}
         self._producers: dict[str, Node] = {}
         self._initializers: dict[str, Tensor] = {}
@@ -185,7 +189,7 @@ class Inspection:
                 most = decoder.vocab_size if name == "input_ids" else decoder.context_length
                 found = fact(INT64, (ONE, NEW), (0, most - 1))
             else:
-                found = fact(FLOAT, (ONE, (kv, kv), PAST, (size, size)))
+                found = fact(self._cached, (ONE, (kv, kv), PAST, (size, size)))
             numbers = {1: kv, 3: size} if found.rank == 4 else {}
             _check_declared(value, found.dtype, found.rank, numbers)
             self.facts[name] = found
@@ -262,19 +266,20 @@ class Inspection:
             if found is None or value.name not in self._producers:
                 raise GraphRefused(f"no node that makes {value.name}", "one")
             logits = value.name == "logits"
+            dtype = FLOAT if logits else self._cached
             exact = {2: decoder.vocab_size} if logits else sizes
             rank = 3 if logits else 4
             if (
-                found.dtype != FLOAT
+                found.dtype != dtype
                 or found.rank != rank
                 or any(found.dims[axis] != (size, size) for axis, size in exact.items())
             ):
                 raise GraphRefused(
                     f"{value.name} of {' × '.join(map(shown, found.dims))}",
-                    f"{rank} dimensions of float32 with {_listed(exact)}",
+                    f"{rank} dimensions of {type_name(dtype)} with {_listed(exact)}",
                 )
             if value.dtype or value.dims is not None:  # early folders do not declare the logits
-                _check_declared(value, FLOAT, rank, exact)
+                _check_declared(value, dtype, rank, exact)
 
     def _check_in_place(self) -> None:
         """One buffer is past and present at once, so nothing but attention may touch it."""

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 
+from ..manifest import DATA_FILE
 from ..strict_json import quoted
 from .onnx_file import ITEM_BYTES, GraphRefused, Tensor, type_name
 
-DATA_FILE = "model.onnx_data"
 LARGEST_RANK = 8
 
 

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from ..errors import CheckpointError
 from ..folder import DecoderShape, cache_names
 from ..graph_check.operators import TRACED
-from ..graph_check.weights import DATA_FILE
+from ..manifest import DATA_FILE
 
 OPSETS = range(18, 24)
 # Of a model that does not say how many tokens it can attend to: ALiBi has no such limit.

@@ -213,14 +213,14 @@ class PocketLM(TemplateLM):  # type: ignore[misc]
     @property
     def tokenizer_name(self) -> str:
         """Tells tokenizers apart: requests are cached by it."""
-        return f"pocketlm-{self.model.folder.files['tokenizer.json']['sha256'][:16]}"
+        return f"pocketlm-{self.model.folder.files['tokenizer.json'].sha256[:16]}"
 
     def get_model_info(self) -> dict[str, Any]:
         """What the harness keeps with the results."""
         manifest = self.model.folder.manifest
         return {
-            "model_num_parameters": manifest["num_parameters"],
-            "model_dtype": manifest["precision"]["name"],
+            "model_num_parameters": manifest.num_parameters,
+            "model_dtype": manifest.precision.name,
             "pocketlm_version": __version__,
         }
 

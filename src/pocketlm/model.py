@@ -332,7 +332,7 @@ def find_folder(
         raise RequestError(f"precision is {precision!r}, expected one of {', '.join(PRECISIONS)}")
     if isinstance(reference, OnDisk) and reference.is_made:
         folder = ModelFolder.open(reference.path)
-        found = folder.manifest["precision"]["name"]
+        found = folder.manifest.precision.name
         if precision not in (None, found):
             raise ModelFolderError(
                 f"{path}: found a model folder in {found}, expected {precision}; leave precision "

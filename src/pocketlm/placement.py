@@ -43,10 +43,11 @@ def open_session(
 
 
 def _open_on_cuda(folder: ModelFolder, threads: int | None) -> Session:
-    obstacle = cuda_obstacle(folder.manifest["precision"]["name"])
+    obstacle = cuda_obstacle(folder.manifest.precision.name)
     if obstacle is not None:
         raise obstacle.error()
-    if folder.graph_cache == GROWING:  # no fused attention in it: every node has a float32 kernel
+    # Where the cache grows no attention is fused: every node has a float32 kernel.
+    if folder.graph().cache.layout == GROWING:
         return Session(folder, threads, CUDA)
     with importing("running on CUDA", "cuda"):
         from pocketlm.export.float16_attention import float16_attention_graph

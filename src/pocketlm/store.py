@@ -347,7 +347,7 @@ def _entry(folder: Path, repository: str | None) -> Entry:
         with contextlib.suppress(ModelFolderError):
             manifest = ModelFolder.open(folder).manifest
             kind = MODEL
-            commit = manifest["source"].get("commit")
+            commit = manifest.source.commit
     if match := _MODEL_NAME.fullmatch(_without_partial(folder.name)):
         precision = match[2]
     if name is None:

@@ -102,8 +102,8 @@ def test_variants_are_exported_in_processes_that_tell_their_peak(
 ) -> None:
     chosen = {name: VARIANTS[name] for name in ("fp32", "int4 b32")}
     folders, peaks = export_variants(tiny_checkpoint, chosen, tmp_path)
-    assert [folder.manifest["precision"]["name"] for folder in folders.values()] == ["fp32", "int4"]
-    assert folders["int4 b32"].manifest["precision"]["block_size"] == 32
+    assert [folder.manifest.precision.name for folder in folders.values()] == ["fp32", "int4"]
+    assert folders["int4 b32"].manifest.precision.block_size == 32
     assert all(10_000_000 < peak < 1 << 30 for peak in peaks.values())
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from checkpoint_files import gpt2_config, write_checkpoint
@@ -12,27 +13,37 @@ from checkpoint_files import gpt2_config, write_checkpoint
 from pocketlm.benchmarks.weight_errors import weight_errors
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.folder import ModelFolder
+from pocketlm.export.manifest import PrecisionEntry, QuantizationReport, TensorReport
 from pocketlm.quantize.run import export_checkpoint
 
 
-def folder_with(*tensors: dict[str, Any]) -> ModelFolder:
-    """A folder of which nothing but the manifest's report is read."""
-    return ModelFolder(Path("none"), {"precision": {"name": "int4", "tensors": list(tensors)}})
+@pytest.fixture
+def folder_with(tiny_folder: ModelFolder) -> Callable[..., ModelFolder]:
+    """Makes folders of which nothing but the manifest's report is read."""
+
+    def make(*tensors: TensorReport) -> ModelFolder:
+        report = QuantizationReport(
+            share_quantized=1.0, bytes_before=1, bytes_after=1, tensors=tensors, skipped={}
+        )
+        precision = PrecisionEntry(name="int4", report=report)
+        return replace(tiny_folder, manifest=replace(tiny_folder.manifest, precision=precision))
+
+    return make
 
 
 def tensor(
     name: str, error: float = 0.1, bits: float = 4.25, shape: tuple[int, ...] = (8, 8)
-) -> dict[str, Any]:
-    return {
-        "name": name,
-        "shape": list(shape),
-        "relative_error": error,
-        "bits_per_weight": bits,
-    }
-
-
-def names(*tensors: str) -> list[str]:
-    return [layer["layer"] for layer in weight_errors(folder_with(*map(tensor, tensors)))]
+) -> TensorReport:
+    return TensorReport(
+        name=name,
+        shape=shape,
+        format="a format",
+        bits_per_weight=bits,
+        relative_error=error,
+        maximum_error=error,
+        bytes_before=1,
+        bytes_after=1,
+    )
 
 
 @pytest.mark.parametrize(
@@ -54,12 +65,13 @@ def names(*tensors: str) -> list[str]:
     ],
 )
 def test_layers_are_named_by_their_number_in_the_order_of_the_graph(
-    tensors: list[str], layers: list[str]
+    tensors: list[str], layers: list[str], folder_with: Callable[..., ModelFolder]
 ) -> None:
-    assert names(*tensors) == layers
+    found = weight_errors(folder_with(*map(tensor, tensors)))
+    assert [layer["layer"] for layer in found] == layers
 
 
-def test_a_layer_weighs_its_tensors_by_their_size() -> None:
+def test_a_layer_weighs_its_tensors_by_their_size(folder_with: Callable[..., ModelFolder]) -> None:
     small, large = tensor("h.0.a", 0.3, 8.0, (4, 4)), tensor("h.0.b", 0.1, 4.0, (4, 12))
     (layer,) = weight_errors(folder_with(small, large))
     assert layer["relative_error"] == pytest.approx(math.sqrt((0.09 + 3 * 0.01) / 4))

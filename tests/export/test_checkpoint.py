@@ -51,7 +51,7 @@ def test_tensors_can_be_read_after_the_directory_changed(
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert checkpoint.tensors["transformer.ln_f.bias"].read().shape == (32,)
     assert checkpoint.tokenizer is not None and checkpoint.tokenizer.files[0].is_file()
-    assert checkpoint.source()["format"] == "safetensors"
+    assert checkpoint.source().format == "safetensors"
 
 
 def test_a_checkpoint_may_lack_a_tokenizer(tmp_path: Path) -> None:
@@ -72,14 +72,14 @@ def test_refuses_a_named_tokenizer_that_is_not_there(name: str, tmp_path: Path) 
 def test_source_hashes_weights_and_config(tmp_path: Path) -> None:
     write_checkpoint(tmp_path, shards=2)
     source = open_checkpoint(tmp_path).source()
-    assert source["format"] == "safetensors"
+    assert source.format == "safetensors"
     names = {
         "config.json",
         "model.safetensors.index.json",
         "model-00001-of-00002.safetensors",
         "model-00002-of-00002.safetensors",
     }
-    assert source["files"] == {
+    assert source.files == {
         name: hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() for name in names
     }
 

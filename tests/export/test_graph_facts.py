@@ -196,7 +196,7 @@ def test_what_is_known_of_a_graph_holds_in_every_run(
     shape = STYLES[style]
     folder = traced_folder(tmp_path / "out", shape, rewrite=rewrite)
     path = folder.path / "model.onnx"
-    inspection = Inspection(read_graph(path.read_bytes()), folder.shape, True, not rewrite)
+    inspection = Inspection(read_graph(path.read_bytes()), folder.shape, folder.graph())
     inspection.run(folder.weights_bytes)
     random = np.random.default_rng(1)
     longest = min(int(facts.NEW[1]), shape.context // 2)

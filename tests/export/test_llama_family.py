@@ -13,6 +13,7 @@ import onnx
 import pytest
 from checkpoint_files import NUMPY_DTYPES, write_checkpoint
 from llama_checkpoints import CASES, CLASSES, LLAMA3, Case, Tensors, llama_config, llama_tensors
+from model_folders import report_of
 from numpy.typing import NDArray
 from reference import gemma3, llama, olmo2
 
@@ -167,21 +168,21 @@ def test_graph_passes_the_full_check_of_onnx(exported: Exported) -> None:
 
 
 def test_inputs_and_outputs_are_the_contract(exported: Exported) -> None:
-    contract = exported.folder.manifest["contract"]
+    graph = exported.folder.graph()
     heads = exported.config["num_key_value_heads"] or exported.config["num_attention_heads"]
     size = llama.head_size(exported.config)
     past = f"float[batch_size, {heads}, past_sequence_length, {size}]"
     present = f"float[batch_size, {heads}, total_sequence_length, {size}]"
     count, vocabulary = exported.config["num_hidden_layers"], exported.config["vocab_size"]
     layers = [f"{i}.{kind}" for i in range(count) for kind in ("key", "value")]
-    assert contract["inputs"] == {
+    assert graph.inputs == {
         "input_ids": "int64[batch_size, sequence_length]",
         "attention_mask": "int64[batch_size, total_sequence_length]",
         "position_ids": "int64[batch_size, sequence_length]",
         "num_logits_to_keep": "int64[]",
         **{f"past_key_values.{layer}": past for layer in layers},
     }
-    assert contract["outputs"] == {
+    assert graph.outputs == {
         "logits": f"float[batch_size, sequence_length, {vocabulary}]",
         **{f"present.{layer}": present for layer in layers},
     }
@@ -189,7 +190,7 @@ def test_inputs_and_outputs_are_the_contract(exported: Exported) -> None:
 
 def test_parameters_are_the_numbers_of_the_checkpoint(exported: Exported) -> None:
     expected = sum(values.size for values in exported.tensors.values())
-    assert exported.folder.manifest["num_parameters"] == expected
+    assert exported.folder.manifest.num_parameters == expected
 
 
 @pytest.mark.parametrize("precision", ["int8", "int8-weight", "int4"])
@@ -197,13 +198,12 @@ def test_every_linear_layer_is_quantized_and_stays_close(
     precision: str, exported: Exported, tmp_path: Path
 ) -> None:
     folder = export_checkpoint(open_checkpoint(exported.source), tmp_path / "out", precision)
-    found = {tensor["name"] for tensor in folder.manifest["precision"]["tensors"]}
+    found = {tensor.name for tensor in report_of(folder).tensors}
     matrices = {
         name.removeprefix("model.") for name, values in exported.tensors.items() if values.ndim == 2
     }
-    skipped = {entry["name"] for entry in folder.manifest["precision"]["skipped"]}
-    assert found | skipped == matrices
-    assert not skipped
+    assert found == matrices
+    assert not report_of(folder).skipped
     expected = exported.expected(IDS)
     session = Session(folder, threads=1)
     logits = session.all_logits(IDS, session.new_cache())
@@ -227,8 +227,8 @@ def test_bytes_do_not_depend_on_pieces_threads_or_the_way_through_fp32(
         full = export_model(open_checkpoint(source), tmp_path / "full")
         again = quantize_model(full, tmp_path / "again", precision)
         assert again.files["model.onnx_data"] == plain.files["model.onnx_data"]
-        assert again.manifest["precision"]["tensors"] == plain.manifest["precision"]["tensors"]
-        assert again.manifest["num_parameters"] == plain.manifest["num_parameters"]
+        assert report_of(again).tensors == report_of(plain).tensors
+        assert again.manifest.num_parameters == plain.manifest.num_parameters
 
 
 # Refusals ---------------------------------------------------------------------------------------

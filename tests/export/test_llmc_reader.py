@@ -28,6 +28,7 @@ from checkpoint_files import (
 
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.errors import CheckpointError
+from pocketlm.export.manifest import Source
 from pocketlm.export.writing import export_model
 
 CONFIG = gpt2_config()
@@ -441,4 +442,4 @@ def test_source_names_the_format_and_hashes_the_file(tmp_path: Path) -> None:
         struct.pack("<8i", 20240326, 3, 1, 1, 1, 1, 1, 1).ljust(1024, b"\0") + b"\0" * 116
     )
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    assert open_checkpoint(path).source() == {"format": "llm.c", "files": {"m.bin": digest}}
+    assert open_checkpoint(path).source() == Source(format="llm.c", files={"m.bin": digest})

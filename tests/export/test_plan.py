@@ -37,7 +37,7 @@ def test_plan_is_what_the_export_then_does(case: Case, precision: str, tmp_path:
     assert not (tmp_path / "out").exists()
     folder = export_checkpoint(open_checkpoint(source), tmp_path / "out", precision)
     assert plan.bytes_to_write == folder.weights_bytes
-    assert plan.num_parameters == folder.manifest["num_parameters"]
+    assert plan.num_parameters == folder.manifest.num_parameters
     assert plan.num_tensors == len(llama_tensors(config))
     assert plan.bytes_to_read == 4 * plan.num_parameters
     written = sum(file.stat().st_size for file in folder.path.iterdir())

@@ -15,10 +15,12 @@ import numpy as np
 import onnx
 import pytest
 from checkpoint_files import gpt2_config, write_checkpoint
+from model_folders import report_of
 from numpy.typing import NDArray
 from traced_graphs import GPT2, LLAMA, STYLES, VOCAB, Style, run_model, traced_model, write_trace
 
 from pocketlm.export.folder import GROWING, IN_PLACE, ModelFolder
+from pocketlm.export.manifest import Tracing
 from pocketlm.export.via_optimum import open_for_tracing, traced_decoder
 from pocketlm.export.writing import Precision, write_folder
 from pocketlm.quantize.run import precision_of, quantize_model
@@ -72,7 +74,7 @@ def operators(folder: ModelFolder) -> Counter[str]:
 @pytest.mark.parametrize("name", STYLES)
 def test_logits_stay_what_they_were(name: str, rewrite: bool, source: Path, tmp_path: Path) -> None:
     folder = export(source, tmp_path, STYLES[name], rewrite=rewrite)
-    assert folder.graph_cache == (IN_PLACE if rewrite else GROWING)
+    assert folder.graph().cache.layout == (IN_PLACE if rewrite else GROWING)
     expected = expected_logits(tmp_path, STYLES[name])
     session = Session(folder, threads=1)
     for sizes in CHUNKS:
@@ -116,18 +118,24 @@ def test_rewritten_graphs_are_in_the_contract_of_declared_ones(
     source: Path, tmp_path: Path
 ) -> None:
     folder = export(source, tmp_path, GPT2)
-    assert folder.manifest["contract"]["inputs"]["num_logits_to_keep"] == "int64[]"
-    graph = folder.manifest["graph"]
-    assert graph == {"made_by": "optimum 2.1.0, torch 2.13.0", "cache": IN_PLACE}
+    assert folder.graph().inputs["num_logits_to_keep"] == "int64[]"
+    assert folder.graph().traced == Tracing(made_by="optimum 2.1.0, torch 2.13.0")
+    assert folder.graph().cache.layout == IN_PLACE
     config = json.loads((folder.path / "genai_config.json").read_text())
     assert config["search"]["past_present_share_buffer"] is True
+
+
+def why_not_rewritten(folder: ModelFolder) -> str:
+    traced = folder.graph().traced
+    assert traced is not None and traced.not_rewritten is not None
+    return traced.not_rewritten
 
 
 def test_a_growing_graph_says_so_to_others(source: Path, tmp_path: Path) -> None:
     folder = export(source, tmp_path, GPT2, rewrite=False)
     config = json.loads((folder.path / "genai_config.json").read_text())
     assert config["search"]["past_present_share_buffer"] is False
-    assert folder.manifest["graph"]["not_rewritten"] == "asked to stay as traced"
+    assert why_not_rewritten(folder) == "asked to stay as traced"
 
 
 REFUSED: dict[str, tuple[Style, str]] = {
@@ -151,8 +159,8 @@ def test_what_no_rule_takes_stays_as_traced_with_the_reason(
 ) -> None:
     style, reason = REFUSED[name]
     folder = export(source, tmp_path, style)
-    assert folder.graph_cache == GROWING
-    assert folder.manifest["graph"]["not_rewritten"].startswith(reason)
+    assert folder.graph().cache.layout == GROWING
+    assert why_not_rewritten(folder).startswith(reason)
     session = Session(folder, threads=1)
     if name != "future":
         check_close(session.all_logits(IDS, session.new_cache()), expected_logits(tmp_path, style))
@@ -164,14 +172,14 @@ def test_every_weight_is_found_and_quantized(
     precision: str, style: Style, source: Path, tmp_path: Path
 ) -> None:
     folder = export(source, tmp_path, style, precision_of(precision))
-    report = folder.manifest["precision"]
-    names = {tensor["name"] for tensor in report["tensors"]}
+    report = report_of(folder)
+    names = {tensor.name for tensor in report.tensors}
     parts = ["qkv", "out"] if style.gemm else ["q", "k", "v", "out"]
     assert names == {
         "embed.weight",
         *(f"layers.{i}.attn.{part}.weight" for i in range(2) for part in parts),
     }
-    assert report["skipped"] == []
+    assert not report.skipped
     session = Session(folder, threads=1)
     found = session.all_logits(IDS, session.new_cache())
     expected = expected_logits(tmp_path, style)

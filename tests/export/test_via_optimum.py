@@ -111,11 +111,11 @@ def test_the_result_is_a_model_folder_like_any_other(
 ) -> None:
     folder = export_via_optimum(source, tmp_path / "out")
     folder.verify()
-    assert folder.manifest["architecture"] == "bloom"
-    assert folder.manifest["source"]["files"].keys() == {"config.json", "model.safetensors"}
+    assert folder.manifest.architecture == "bloom"
+    assert folder.manifest.source.files.keys() == {"config.json", "model.safetensors"}
     weights = traced_model(GPT2).graph.initializers.values()
     sizes = [value.const_value.size for value in weights if value.const_value is not None]
-    assert folder.manifest["num_parameters"] == sum(sizes)
+    assert folder.manifest.num_parameters == sum(sizes)
     result = pocketlm.load(folder.path, threads=1).generate("abc", max_tokens=5, ignore_eos=True)
     assert len(result.token_ids) == 5
 
@@ -191,7 +191,7 @@ def test_torch_files_are_listed_but_not_opened(tmp_path: Path) -> None:
     folder = torch_checkpoint(tmp_path / "one", {"pytorch_model.bin": b"not a pickle"})
     checkpoint = open_for_tracing(folder)
     assert (checkpoint.format, checkpoint.tensors) == ("torch", {})
-    assert checkpoint.source()["files"].keys() == {"pytorch_model.bin", "config.json"}
+    assert checkpoint.source().files.keys() == {"pytorch_model.bin", "config.json"}
 
 
 def test_shards_come_from_the_index(tmp_path: Path) -> None:
@@ -262,7 +262,7 @@ def test_the_command_exports_quantizes_and_says_how(
     lines = capsys.readouterr().err
     assert f"tracing {source} with Optimum, in a process of its own" in lines
     assert "traced by optimum 2.1.0, torch 2.13.0; attention rewritten, cache in place" in lines
-    assert ModelFolder.open(out).manifest["precision"]["name"] == "int8"
+    assert ModelFolder.open(out).manifest.precision.name == "int8"
     run("info", out)
     assert "traced by optimum 2.1.0" in capsys.readouterr().out
     run("run", out, "abc", "--max-tokens", "3", "--temperature", "0")
@@ -273,19 +273,19 @@ def test_the_rewriting_can_be_left_out(
 ) -> None:
     out = tmp_path / "out"
     run("export", source, out, "--via", "optimum", "--no-rewrite")
-    assert ModelFolder.open(out).graph_cache == GROWING
+    assert ModelFolder.open(out).graph().cache.layout == GROWING
     assert "cache grows, attention not rewritten: asked to stay as traced" in (
         capsys.readouterr().err
     )
     run("quantize", out, tmp_path / "int4", "--to", "int4", "--quiet")
-    assert ModelFolder.open(tmp_path / "int4").graph_cache == GROWING
+    assert ModelFolder.open(tmp_path / "int4").graph().cache.layout == GROWING
     run("run", tmp_path / "int4", "abc", "--max-tokens", "3")
 
 
 def test_a_declared_graph_is_shown_as_one(
     tiny_folder: ModelFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert tiny_folder.graph_cache == IN_PLACE
+    assert tiny_folder.graph().cache.layout == IN_PLACE
     run("info", tiny_folder.path)
     assert "declared by pocketlm, cache in place" in capsys.readouterr().out
 

@@ -157,7 +157,7 @@ def test_a_tied_head_stored_a_second_time_is_left_out(tmp_path: Path) -> None:
     folder = export_model(open_checkpoint(tmp_path / "in"), tmp_path / "out")
     graph = onnx.load(folder.path / "model.onnx", load_external_data=False).graph
     assert "lm_head.weight" not in {tensor.name for tensor in graph.initializer}
-    assert folder.manifest["num_parameters"] == num_parameters
+    assert folder.manifest.num_parameters == num_parameters
 
 
 def test_the_plan_is_known_before_the_first_tensor_is_read(
@@ -189,7 +189,7 @@ def test_the_plan_is_known_before_the_first_tensor_is_read(
     assert events.count("read") == len(tensors)
     assert events[-1] == f"{folder.weights_bytes} of {folder.weights_bytes}"
     assert plans[0].bytes_to_write == folder.weights_bytes
-    assert plans[0].num_parameters == folder.manifest["num_parameters"]
+    assert plans[0].num_parameters == folder.manifest.num_parameters
     assert plans[0].bytes_to_read == sum(tensor.num_bytes for tensor in tensors.values())
 
 

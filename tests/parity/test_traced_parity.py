@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from checkpoint_files import write_tokenizer
+from model_folders import report_of
 
 import pocketlm
 from pocketlm.export.errors import CheckpointError
@@ -94,8 +95,8 @@ def test_logits_equal_those_of_torch(name: str, tmp_path: Path) -> None:
     kind, config, cache_kind = CASES[name]
     model = make(kind, config, tmp_path / "source")
     folder = export_via_optimum(tmp_path / "source", tmp_path / "out")
-    assert folder.graph_cache == cache_kind
-    assert folder.manifest["architecture"] == kind
+    assert folder.graph().cache.layout == cache_kind
+    assert folder.manifest.architecture == kind
     ids = np.random.default_rng(3).integers(0, VOCAB, 100)
     with torch.no_grad():
         expected = model(input_ids=torch.from_numpy(ids)[None], use_cache=False).logits[0].numpy()
@@ -121,9 +122,9 @@ def test_an_undeclared_architecture_is_quantized_and_generates(
     precision: str, bloom: Path, tmp_path: Path
 ) -> None:
     folder = export_traced(bloom, tmp_path / "out", precision)
-    report = folder.manifest["precision"]
-    assert report["share_quantized"] > 0.9
-    assert report["skipped"] == []
+    report = report_of(folder)
+    assert report.share_quantized > 0.9
+    assert not report.skipped
     model = pocketlm.load(folder.path, threads=1)
     assert len(model.generate("abc", max_tokens=8, ignore_eos=True).token_ids) == 8
 
@@ -156,7 +157,7 @@ def torch_copy(bloom: Path, folder: Path, content: Any = None, shards: int = 1) 
 def test_torch_files_give_the_same_weights(shards: int, bloom: Path, tmp_path: Path) -> None:
     whole = export_via_optimum(bloom, tmp_path / "whole")
     folder = export_via_optimum(torch_copy(bloom, tmp_path / "bin", shards=shards), tmp_path / "o")
-    assert folder.manifest["source"]["format"] == "torch"
+    assert folder.manifest.source.format == "torch"
     assert folder.files["model.onnx_data"] == whole.files["model.onnx_data"]
 
 
@@ -206,6 +207,6 @@ def test_an_architecture_that_optimum_lacks_lists_the_others(tmp_path: Path) -> 
 def test_quantized_traces_keep_their_kind_of_cache(tmp_path: Path) -> None:
     make(*CASES["helium"][:2], tmp_path / "source")
     folder = export_traced(tmp_path / "source", tmp_path / "out", "int4")
-    assert ModelFolder.open(folder.path).graph_cache == GROWING
+    assert ModelFolder.open(folder.path).graph().cache.layout == GROWING
     session = Session(folder, threads=1)
     assert np.isfinite(session.step([1, 2, 3], session.new_cache())).all()

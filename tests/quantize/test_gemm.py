@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pocketlm.export.external_data import write_weights
 from pocketlm.export.graph import Graph
+from pocketlm.export.manifest import QuantizationReport
 from pocketlm.export.writing import count_parameters
 from pocketlm.quantize.run import Quantized
 from pocketlm.quantize.select import choose
@@ -34,7 +35,9 @@ def gemm_model(*, bias: bool = True, **flags: Any) -> ir.Model:
     return g.model()
 
 
-def quantized(model: ir.Model, folder: Path, precision: str) -> tuple[NDArray[Any], dict[str, Any]]:
+def quantized(
+    model: ir.Model, folder: Path, precision: str
+) -> tuple[NDArray[Any], QuantizationReport]:
     """The model's output for X, and the report."""
     choice = choose(precision)
     assert choice is not None
@@ -43,7 +46,7 @@ def quantized(model: ir.Model, folder: Path, precision: str) -> tuple[NDArray[An
     write_weights(model, folder)
     ir.save(model, folder / "model.onnx")
     session = onnxruntime.InferenceSession(folder / "model.onnx")
-    return session.run(None, {"x": X})[0], change.describe()
+    return session.run(None, {"x": X})[0], change.report.describe()
 
 
 @pytest.mark.parametrize("precision", ["int8", "int8-weight", "int4"])
@@ -56,7 +59,7 @@ def test_a_gemm_becomes_its_format_and_keeps_its_bias(
     expected = X @ WEIGHT + (BIAS if flags.get("bias", True) else 0)
     assert np.linalg.norm(found - expected) < 0.15 * np.linalg.norm(X @ WEIGHT)
     assert not np.array_equal(found, expected)
-    assert [tensor["name"] for tensor in report["tensors"]] == ["fc.weight"]
+    assert [tensor.name for tensor in report.tensors] == ["fc.weight"]
     assert "Gemm" not in {node.op_type for node in model.graph}
 
 
@@ -70,9 +73,9 @@ def test_a_weight_that_layers_share_is_packed_once(precision: str, tmp_path: Pat
     found, report = quantized(g.model(), tmp_path, precision)
     expected = np.maximum(X @ square, 0) @ square
     assert np.linalg.norm(found - expected) < 0.2 * np.linalg.norm(expected)
-    assert len(report["tensors"]) == 1
+    assert len(report.tensors) == 1
     size = (tmp_path / "model.onnx_data").stat().st_size
-    assert report["bytes_after"] <= size < report["bytes_after"] + 4096
+    assert report.bytes_after <= size < report.bytes_after + 4096
 
 
 @pytest.mark.parametrize("flags", [{"alpha": 2.0}, {"beta": 0.5}])
@@ -81,4 +84,4 @@ def test_another_form_is_left_with_the_reason(flags: dict[str, Any], tmp_path: P
     expected = flags.get("alpha", 1) * (X @ WEIGHT) + flags.get("beta", 1) * BIAS
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
     reason = "a product of another form than x · W"
-    assert report["skipped"] == [{"name": "fc.weight", "reason": reason}]
+    assert report.skipped == {"fc.weight": reason}

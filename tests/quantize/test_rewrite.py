@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from checkpoint_files import gpt2_config, gpt2_tensors, write_checkpoint
+from model_folders import report_of
 
 import pocketlm
 import pocketlm.runtime.sampling
@@ -66,7 +67,7 @@ def test_quantized_graphs_keep_the_contract(precision: str, tied: bool, tmp_path
     quantized = make(tmp_path, precision, tie_word_embeddings=tied)
     full = make(tmp_path, "fp32", tie_word_embeddings=tied)
     onnx.checker.check_model(quantized.path / "model.onnx", full_check=True)
-    assert quantized.manifest["contract"] == full.manifest["contract"]
+    assert quantized.graph() == full.graph()
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -93,24 +94,23 @@ def test_quantized_logits_stay_near_float(precision: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize("precision", QUANTIZED)
 def test_report_covers_every_linear_layer_and_the_bytes(precision: str, tmp_path: Path) -> None:
     folder = make(tmp_path, precision)
-    report = folder.manifest["precision"]
-    names = [tensor["name"] for tensor in report["tensors"]]
+    report = report_of(folder)
+    names = [tensor.name for tensor in report.tensors]
     assert len(names) == len(set(names)) == 9
     assert names[0] == "wte.weight"
-    assert report["share_quantized"] == pytest.approx(
-        sum(np.prod(tensor["shape"]) for tensor in report["tensors"])
-        / folder.manifest["num_parameters"],
+    assert report.share_quantized == pytest.approx(
+        sum(np.prod(tensor.shape) for tensor in report.tensors) / folder.manifest.num_parameters,
         abs=1e-6,
     )
-    assert report["bytes_before"] == 4 * folder.manifest["num_parameters"]
+    assert report.bytes_before == 4 * folder.manifest.num_parameters
     gaps = 4096 * 40
-    assert report["bytes_after"] <= folder.weights_bytes <= report["bytes_after"] + gaps
-    assert all(0 < tensor["relative_error"] < 0.2 for tensor in report["tensors"])
+    assert report.bytes_after <= folder.weights_bytes <= report.bytes_after + gaps
+    assert all(0 < tensor.relative_error < 0.2 for tensor in report.tensors)
 
 
 def test_untied_head_and_embedding_are_both_quantized(tmp_path: Path) -> None:
-    report = make(tmp_path, "int4", tie_word_embeddings=False).manifest["precision"]
-    formats = {tensor["name"]: tensor["format"] for tensor in report["tensors"]}
+    report = report_of(make(tmp_path, "int4", tie_word_embeddings=False))
+    formats = {tensor.name: tensor.format for tensor in report.tensors}
     assert formats["wte.weight"] == formats["lm_head.weight"] == "int8-block64"
     assert formats["h.0.mlp.c_proj.weight"] == "int4-block128"
 
@@ -118,21 +118,15 @@ def test_untied_head_and_embedding_are_both_quantized(tmp_path: Path) -> None:
 def test_head_can_stay_in_float(tmp_path: Path) -> None:
     folder = make(tmp_path, "int4", {"head": "fp32"})
     assert operators(folder)["FusedMatMul"] == 1
-    assert folder.manifest["precision"]["skipped"] == [
-        {"name": "wte.weight", "reason": "asked to stay in float32"}
-    ]
+    assert report_of(folder).skipped == {"wte.weight": "asked to stay in float32"}
 
 
 def test_a_layer_that_does_not_fit_is_left_with_its_reason(tmp_path: Path) -> None:
     folder = make(tmp_path, "int4", n_inner=100)
     assert operators(folder)["MatMul"] == 2
-    assert folder.manifest["precision"]["skipped"] == [
-        {
-            "name": f"h.{i}.mlp.c_proj.weight",
-            "reason": "100 input features are not a multiple of 16",
-        }
-        for i in range(2)
-    ]
+    assert report_of(folder).skipped == {
+        f"h.{i}.mlp.c_proj.weight": "100 input features are not a multiple of 16" for i in range(2)
+    }
 
 
 def test_position_table_as_long_as_the_vocabulary_is_not_taken_for_it(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ CHILDREN = {
 }
 # Modules of export that need nothing beyond the standard library and NumPy.
 LEAN = {"cache_folder", "errors", "folder", "graph_check", "importing", "interrupts"}
-LEAN |= {"leftovers", "manifest", "memory"}
+LEAN |= {"earlier_manifests", "leftovers", "manifest", "manifest_file", "memory", "records"}
 LEAN |= {"placing", "publishing", "quantities", "regular_file", "sampling_ranges", "strict_json"}
 LEAN |= {"threads", "tokenizers", "utf8", "verified", "whole_number"}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import os
 import shutil
 import signal
@@ -13,16 +12,17 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from model_folders import with_manifest
 from numpy.typing import NDArray
 
 from pocketlm.export.errors import ModelFolderError, PocketLMError, RequestError
-from pocketlm.export.folder import MANIFEST, ModelFolder
-from pocketlm.export.manifest import manifest_bytes
+from pocketlm.export.folder import ModelFolder
 from pocketlm.runtime.session import Session
 
 IDS = [int(number) for number in np.random.default_rng(3).integers(0, 300, 60)]
@@ -31,10 +31,7 @@ IDS = [int(number) for number in np.random.default_rng(3).integers(0, 300, 60)]
 def copy_folder(folder: ModelFolder, to: Path, **decoder: int) -> ModelFolder:
     """A copy whose manifest has other sizes of the decoder."""
     shutil.copytree(folder.path, to)
-    manifest: dict[str, Any] = json.loads((to / MANIFEST).read_text())
-    manifest["decoder"] |= decoder
-    (to / MANIFEST).write_bytes(manifest_bytes(manifest))
-    return ModelFolder.open(to)
+    return with_manifest(to, replace(folder.manifest, decoder=replace(folder.shape, **decoder)))
 
 
 def test_all_logits_equal_the_logits_of_single_steps(tiny_session: Session) -> None:
@@ -254,7 +251,8 @@ assert 5e-324 * 1.0 > 0, "subnormal numbers are flushed to zero"
 def test_a_folder_for_a_newer_onnxruntime_is_refused(
     tiny_folder: ModelFolder, version: str
 ) -> None:
-    newer = ModelFolder(tiny_folder.path, tiny_folder.manifest | {"minimum_onnxruntime": version})
+    manifest = replace(tiny_folder.manifest, minimum_onnxruntime=version)
+    newer = replace(tiny_folder, manifest=manifest)
     with pytest.raises(ModelFolderError, match=f"expected {version} or newer; .*>={version}"):
         Session(newer)
 

@@ -12,7 +12,6 @@ from pocketlm.commands.progress import graph_maker, precision_table, wide_consol
 from pocketlm.export.errors import MissingExtraError
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.graph_check.graph import check_graph
-from pocketlm.export.manifest import WITHOUT_DIGEST
 from pocketlm.export.quantities import size_text
 
 
@@ -42,58 +41,53 @@ def command(model: str, as_json: bool, verify: bool, debug: bool) -> None:
         opened.verify(remembered=False)
         check_graph(opened)
     if as_json:
-        click.echo(json.dumps(opened.manifest, indent=1))
+        click.echo(json.dumps(opened.manifest.to_json(), indent=1))
         return
     console = Console(highlight=False, soft_wrap=True)
     for line in _summary(opened):
         console.print(line, markup=False, emoji=False)
-    precision = opened.manifest["precision"]
-    if "tensors" in precision:
+    report = opened.manifest.precision.report
+    if report is not None:
         console.print()
-        wide_console().print(precision_table(precision))
+        wide_console().print(precision_table(report))
     console.print()
     for name, entry in opened.files.items():
-        console.print(
-            f"{entry['sha256']}  {entry['bytes']:>12,}  {name}", markup=False, emoji=False
-        )
+        console.print(f"{entry.sha256}  {entry.bytes:>12,}  {name}", markup=False, emoji=False)
     if verify:
-        sealed = opened.manifest["format_version"] != WITHOUT_DIGEST
         console.print(
             "all files are as they were written"
-            if sealed
+            if opened.manifest.sha256
             else "all other files are as the manifest says"
         )
 
 
 def _summary(folder: ModelFolder) -> list[str]:
     manifest, shape = folder.manifest, folder.shape
-    precision, source = manifest["precision"], manifest["source"]
-    total = sum(entry["bytes"] for entry in folder.files.values())
+    precision, report, source = manifest.precision, manifest.precision.report, manifest.source
+    total = sum(entry.bytes for entry in folder.files.values())
     quantized = ""
-    if "share_quantized" in precision:
+    if report is not None:
         quantized = (
-            f", blocks of {precision['block_size']}, head in {precision['head']}; "
-            f"{100 * precision['share_quantized']:.1f} % of the parameters quantized"
+            f", blocks of {precision.block_size}, head in {precision.head}; "
+            f"{100 * report.share_quantized:.1f} % of the parameters quantized"
         )
-    origin = ""
-    if "repository" in source:
-        origin = f" of {source['repository']} at {source.get('commit')}"
+    origin = f" of {source.repository} at {source.commit}" if source.repository else ""
     undetected = ""
-    if manifest["format_version"] == WITHOUT_DIGEST:
+    if manifest.sha256 is None:
         undetected = ", without a digest of itself: export again to have changes in it found"
     return [
-        f"manifest      of version {manifest['format_version']}{undetected}",
-        f"architecture  {manifest['architecture']}, {manifest['num_parameters']:,} parameters",
+        f"manifest      of version {manifest.format_version}{undetected}",
+        f"architecture  {manifest.architecture}, {manifest.num_parameters:,} parameters",
         f"graph         {graph_maker(folder)}",
         f"decoder       {shape.num_layers} layers, width {shape.hidden_size}, {shape.num_heads} "
         f"heads of {shape.head_size}, vocabulary {shape.vocab_size:,}",
         f"context       {shape.context_length:,} tokens, "
         f"{size_text(shape.kv_bytes_per_token)} of KV cache each",
-        f"precision     {precision['name']}{quantized}",
+        f"precision     {precision.name}{quantized}",
         f"size          {size_text(total)} in {len(folder.files)} files, "
-        f"{8 * folder.weights_bytes / manifest['num_parameters']:.2f} bits per weight",
-        f"source        {source['format']}: {', '.join(source['files'])}{origin}",
-        f"provider      {_provider(precision['name'])}",
+        f"{8 * folder.weights_bytes / manifest.num_parameters:.2f} bits per weight",
+        f"source        {source.format}: {', '.join(source.files)}{origin}",
+        f"provider      {_provider(precision.name)}",
     ]
 
 

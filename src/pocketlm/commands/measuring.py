@@ -78,7 +78,7 @@ def _short_name(model: str | None, folder: ModelFolder) -> str:
     asked = "demo" if model is None else Path(os.path.abspath(model.partition("@")[0])).name
     if model is not None and Path(model).is_dir() and folder.path.samefile(model):
         return asked
-    return f"{asked}-{folder.manifest['precision']['name']}"
+    return f"{asked}-{folder.manifest.precision.name}"
 
 
 @contextmanager

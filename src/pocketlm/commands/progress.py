@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from rich.console import Console
@@ -21,8 +21,11 @@ from rich.progress import (
 from rich.table import Table
 
 from pocketlm.export.folder import IN_PLACE, ModelFolder
+from pocketlm.export.manifest import QuantizationReport
 from pocketlm.export.plan import ExportPlan
 from pocketlm.export.quantities import duration_text, size_text
+
+T = TypeVar("T")
 
 PIPED_WIDTH = 1000  # a line of a table in a file is never broken
 
@@ -119,27 +122,27 @@ def print_plan(plan: ExportPlan) -> None:
 
 def graph_maker(folder: ModelFolder) -> str:
     """Who made the graph, and what it does with the KV cache."""
-    graph = folder.manifest.get("graph", {})
-    if "made_by" not in graph:
+    graph = folder.graph()
+    if graph.traced is None:
         return "declared by pocketlm, cache in place"
-    if folder.graph_cache == IN_PLACE:
-        return f"traced by {graph['made_by']}; attention rewritten, cache in place"
-    reason = graph.get("not_rewritten", "as it was traced")
-    return f"traced by {graph['made_by']}; cache grows, attention not rewritten: {reason}"
+    if graph.cache.layout == IN_PLACE:
+        return f"traced by {graph.traced.made_by}; attention rewritten, cache in place"
+    reason = graph.traced.not_rewritten or "as it was traced"
+    return f"traced by {graph.traced.made_by}; cache grows, attention not rewritten: {reason}"
 
 
 def print_report(folder: ModelFolder) -> None:
     """What was written, and for a quantized folder what each group of tensors lost."""
     console = wide_console(stderr=True)
-    precision = folder.manifest["precision"]
-    if "tensors" in precision:
-        console.print(precision_table(precision))
+    report = folder.manifest.precision.report
+    if report is not None:
+        console.print(precision_table(report))
         console.print(
-            f"{100 * precision['share_quantized']:.1f} % of the parameters quantized: "
-            f"{size_text(precision['bytes_before'])} -> {size_text(precision['bytes_after'])}",
+            f"{100 * report.share_quantized:.1f} % of the parameters quantized: "
+            f"{size_text(report.bytes_before)} -> {size_text(report.bytes_after)}",
             highlight=False,
         )
-    if folder.manifest.get("graph"):
+    if folder.graph().traced:
         click.echo(f"graph: {graph_maker(folder)}", err=True)
     console.print(
         f"wrote {folder.path}", highlight=False, markup=False, emoji=False, soft_wrap=True
@@ -152,16 +155,17 @@ def wide_console(*, stderr: bool = False) -> Console:
     return Console(highlight=False, stderr=stderr, width=None if stream.isatty() else PIPED_WIDTH)
 
 
-def precision_table(precision: dict[str, Any]) -> Table:
+def precision_table(report: QuantizationReport) -> Table:
     """One row per group of tensors that differ only in their layer's number, or its reason."""
     table = Table(box=None, pad_edge=False)
     for title in ("tensors", "format", "bits/weight", "relative error", "bytes"):
         table.add_column(title, justify="left" if title in ("tensors", "format") else "right")
-    for (group, number_format), tensors in _groups(precision["tensors"], "format").items():
-        low = min(tensor["relative_error"] for tensor in tensors)
-        high = max(tensor["relative_error"] for tensor in tensors)
-        size = sum(tensor["bytes_after"] for tensor in tensors)
-        weights = sum(tensor["bytes_before"] for tensor in tensors) / 4
+    formats = [(tensor.name, tensor.format, tensor) for tensor in report.tensors]
+    for (group, number_format), tensors in _groups(formats).items():
+        low = min(tensor.relative_error for tensor in tensors)
+        high = max(tensor.relative_error for tensor in tensors)
+        size = sum(tensor.bytes_after for tensor in tensors)
+        weights = sum(tensor.bytes_before for tensor in tensors) / 4
         table.add_row(
             group,
             number_format,
@@ -169,21 +173,20 @@ def precision_table(precision: dict[str, Any]) -> Table:
             f"{low:.4f}" if low == high else f"{low:.4f} to {high:.4f}",
             size_text(size),
         )
-    for (group, reason), skipped in _groups(precision["skipped"], "reason").items():
-        if len(skipped) > 1:
-            reason = f"{len(skipped)} {'layers' if group.count('*') == 1 else 'tensors'}: {reason}"
+    reasons = [(name, reason, name) for name, reason in report.skipped.items()]
+    for (group, reason), names in _groups(reasons).items():
+        if len(names) > 1:
+            reason = f"{len(names)} {'layers' if group.count('*') == 1 else 'tensors'}: {reason}"
         else:
-            group = skipped[0]["name"]
+            group = names[0]
         table.add_row(group, "fp32", "32.00", reason, "")
     return table
 
 
-def _groups(
-    tensors: list[dict[str, Any]], what: str
-) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """Tensors of a report by (name with the layer's number as *, their format or reason)."""
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for tensor in tensors:
-        name = ".".join("*" if part.isdigit() else part for part in tensor["name"].split("."))
-        groups.setdefault((name, tensor[what]), []).append(tensor)
+def _groups(tensors: Iterable[tuple[str, str, T]]) -> dict[tuple[str, str], list[T]]:
+    """The last of each (name, text, what it is) by (name with the layer's number as *, text)."""
+    groups: dict[tuple[str, str], list[T]] = {}
+    for name, text, tensor in tensors:
+        group = ".".join("*" if part.isdigit() else part for part in name.split("."))
+        groups.setdefault((group, text), []).append(tensor)
     return groups

@@ -163,8 +163,8 @@ def _result(model: Model, stream: TextStream, prompt: str, text: str) -> dict[st
         "fallback": model.fallback,
         "model": {
             "path": str(model.folder.path),
-            "architecture": model.folder.manifest["architecture"],
-            "precision": model.folder.manifest["precision"]["name"],
+            "architecture": model.folder.manifest.architecture,
+            "precision": model.folder.manifest.precision.name,
         },
     }
 
