@@ -202,8 +202,13 @@ def write_folder(
     force: bool,
     on_plan: Callable[[ExportPlan], None] | None,
     progress: ByteProgress | None,
+    finish: Callable[[ModelFolder], object] | None = None,
 ) -> ModelFolder:
-    """Applies ``precision`` and publishes ``decoder`` as a model folder at ``out``."""
+    """Applies ``precision`` and publishes ``decoder`` as a model folder at ``out``.
+
+    ``finish`` is given the folder while it has no name yet, complete and fit to be opened, and may
+    add to it: a second graph, with what running the first one tells.
+    """
     precision = precision or FullPrecision()
     precision.apply(decoder.model, decoder.num_parameters)
     with publishing(out, force=force) as folder:
@@ -238,6 +243,8 @@ def write_folder(
             )
             _check_written(ModelFolder(folder, manifest))
             (folder / MANIFEST).write_bytes(manifest_bytes(manifest))
+        if finish is not None:
+            finish(ModelFolder.open(folder))
     return ModelFolder.open(Path(out))
 
 

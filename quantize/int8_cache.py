@@ -1,14 +1,17 @@
-"""The pass that keeps a graph's keys and values in 8 bits: a quarter of the bytes a long text reads.
+"""The pass that keeps keys and values in 8 bits: a quarter of the bytes a long text reads.
 
-    q, k, v, past (float32)  →  attention  →  x, present (float32)
-    q, k, v, past (int8), scales of keys and values  →  attention  →  x, present (int8)
+    q, k, v, past (float32)              →  attention  →  x, present (float32)
+    q, k, v, past (int8), two scales     →  attention  →  x, present (int8)
 
-A number c of a channel (head and place in the head) with the scale s is kept as round(c / s), half
+A number c of a channel (a head, and a place in it) with the scale s is kept as round(c / s), half
 to even, within -128 and 127: what lies beyond is cut off, and nobody is told. The kernel writes new
-rows so, and reads them as q · s in float32. The scales, (1, K, 1, E), are small constants inside
-the graph's own file, and all else stays what and where it is: a second graph over the same weights.
-Source: ``docs/ContribOperators.md`` of onnxruntime 1.32, GroupQueryAttention. Letters: K key/value
-heads, E head size.
+rows so, and reads a kept n as n · s in float32. The scales, (1, K, 1, E), are small constants in
+the graph's own file. All else stays what and where it is, so that this is a second graph over the
+weights of the first.
+
+Every attention of ours has a form that the kernel takes, with any head size, window, softcap and
+rotation (compared with float32 in onnxruntime 1.32). Source: its ``docs/ContribOperators.md``,
+GroupQueryAttention. Letters: K key/value heads, E head size.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from numpy.typing import NDArray
 from ..export.graph import Graph
 from ..export.graph_pass import Outcome
 
+LIMIT = 127  # the largest number that is kept
 PAST_KEY, PAST_VALUE = 3, 4
 KEY_SCALE, VALUE_SCALE = 12, 13
 ATTRIBUTES = {
@@ -30,7 +34,7 @@ ATTRIBUTES = {
     "kv_cache_bit_width": 8,
 }
 
-# Layer -> the scales of its keys and of its values, float32 (K, E) each.
+# Layer -> the scales of its keys and of its values, positive float32 (K, E) each.
 CacheScales = Mapping[int, tuple[NDArray[np.float32], NDArray[np.float32]]]
 
 
@@ -41,8 +45,7 @@ class Int8Cache:
         self._scales = scales
 
     def apply(self, model: ir.Model) -> Outcome:
-        """Rewrites ``model`` in place; ``changed`` names the nodes. KeyError for a layer without
-        scales."""
+        """Rewrites ``model`` in place; ``changed`` names the nodes."""
         graph, outcome = Graph.editing(model), Outcome()
         for node in model.graph:
             if node.op_type == "GroupQueryAttention":

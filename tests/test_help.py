@@ -102,6 +102,7 @@ def test_defaults_are_those_of_the_function(verb: str, function: Callable[..., A
         "logprobs",
         "cancellation",
         "cache",
+        "caches",
         "on_export",
         "on_download",
         "on_plan",
