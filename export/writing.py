@@ -251,7 +251,8 @@ def write_folder(
 def _check_written(folder: ModelFolder) -> None:
     """What is published can be opened: a traced graph may have what no rule knows."""
     try:
-        inspect(folder)
+        for name in folder.manifest.graphs:
+            inspect(folder, name)
     except GraphRefused as refused:
         raise CheckpointError(
             f"the graph of this {folder.manifest.architecture} has {refused.found}, expected "

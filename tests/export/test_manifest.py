@@ -486,6 +486,21 @@ def test_reading_inverts_writing_and_finds_any_flipped_bit(
         read_manifest(place)
 
 
+def test_what_may_be_left_out_is_shown_where_it_is(
+    written: ModelFolder, copy: Path, run: Run
+) -> None:
+    opened = ModelFolder.open(copy)
+    given = written.manifest.precision
+    shown = "precision     int4, blocks of 32, head in fp32; "
+    for precision, line in (
+        (given, shown),
+        (replace(given, block_size=None, head=None), "precision     int4; "),
+        (kinds.PrecisionEntry(name="fp32"), "precision     fp32\n"),
+    ):
+        with_manifest(copy, replace(opened.manifest, precision=precision))
+        assert line in run("info", copy).out
+
+
 def test_names_that_are_no_fields_are_passed_over(copy: Path) -> None:
     before = ModelFolder.open(copy).manifest
     fields = before.to_json() | {"more": {"x": None}}
@@ -513,12 +528,12 @@ def with_second_graph(copy: Path, data: bytes, dtype: str) -> ModelFolder:
     return with_manifest(copy, manifest)
 
 
-def test_any_named_graph_is_checked_as_the_first_is(copy: Path) -> None:
+def test_any_named_graph_is_checked_as_the_first_is(copy: Path, run: Run) -> None:
     data = (copy / "model.onnx").read_bytes()
     folder = with_second_graph(copy, data, "float32")
     assert folder.graph_file(INT8_KV_DECODER) == copy / "model_int8_kv.onnx"
     check_graph(folder, INT8_KV_DECODER)
-    folder.verify(remembered=False)
+    assert run("info", copy, "--verify").code == 0
     # As long, but for what it is: the other graph stays right.
     changed = with_second_graph(
         copy, data.replace(b"LayerNormalization", b"LayerNormalizatioX"), "float32"
@@ -526,6 +541,7 @@ def test_any_named_graph_is_checked_as_the_first_is(copy: Path) -> None:
     check_graph(changed)
     with pytest.raises(ModelFolderError, match=r"model_int8_kv\.onnx: found the operator"):
         check_graph(changed, INT8_KV_DECODER)
+    assert_refused(run("info", copy, "--verify"), r"model_int8_kv\.onnx: found the operator")
 
 
 def test_a_cache_of_another_dtype_than_the_manifest_says_is_refused(copy: Path) -> None:

@@ -21,7 +21,7 @@ from pocketlm.export.quantities import size_text
 @click.option(
     "--verify",
     is_flag=True,
-    help="Read every file again, and check bytes and graph.",
+    help="Read every file again, and check bytes and graphs.",
 )
 @debug_option
 def command(model: str, as_json: bool, verify: bool, debug: bool) -> None:
@@ -29,7 +29,7 @@ def command(model: str, as_json: bool, verify: bool, debug: bool) -> None:
 
     MODEL is a model folder that `pocketlm export` or `pocketlm quantize` wrote, or the name of a
     model in the cache (org/name, demo). Its sizes are compared with the manifest each time, with
-    --verify also its bytes, and the graph with what pocketlm can have written.
+    --verify also its bytes, and its graphs with what pocketlm can have written.
 
     \b
     Examples:
@@ -39,7 +39,8 @@ def command(model: str, as_json: bool, verify: bool, debug: bool) -> None:
     opened = made_folder(model)
     if verify:
         opened.verify(remembered=False)
-        check_graph(opened)
+        for name in opened.manifest.graphs:
+            check_graph(opened, name)
     if as_json:
         click.echo(json.dumps(opened.manifest.to_json(), indent=1))
         return
@@ -65,12 +66,11 @@ def _summary(folder: ModelFolder) -> list[str]:
     manifest, shape = folder.manifest, folder.shape
     precision, report, source = manifest.precision, manifest.precision.report, manifest.source
     total = sum(entry.bytes for entry in folder.files.values())
-    quantized = ""
+    blocks = f", blocks of {precision.block_size}" if precision.block_size else ""
+    head = f", head in {precision.head}" if precision.head else ""
+    share = ""
     if report is not None:
-        quantized = (
-            f", blocks of {precision.block_size}, head in {precision.head}; "
-            f"{100 * report.share_quantized:.1f} % of the parameters quantized"
-        )
+        share = f"; {100 * report.share_quantized:.1f} % of the parameters quantized"
     origin = f" of {source.repository} at {source.commit}" if source.repository else ""
     undetected = ""
     if manifest.sha256 is None:
@@ -83,7 +83,7 @@ def _summary(folder: ModelFolder) -> list[str]:
         f"heads of {shape.head_size}, vocabulary {shape.vocab_size:,}",
         f"context       {shape.context_length:,} tokens, "
         f"{size_text(shape.kv_bytes_per_token)} of KV cache each",
-        f"precision     {precision.name}{quantized}",
+        f"precision     {precision.name}{blocks}{head}{share}",
         f"size          {size_text(total)} in {len(folder.files)} files, "
         f"{8 * folder.weights_bytes / manifest.num_parameters:.2f} bits per weight",
         f"source        {source.format}: {', '.join(source.files)}{origin}",
