@@ -213,24 +213,25 @@ def _speed(
         if reference is None:
             continue
         for name in names:
-            row = _row(name, plan.kv.get(name, FP32), test, recording.samples[name, test])
+            row = _row(name, test, recording.samples[name, test])
             if name != names[0]:
                 row["ratio"] = paired_ratio(
                     _rates(test, recording.samples[name, test]), _rates(test, reference)
                 ).to_json()
             if test.kind == "decode":
-                kv = kv_bytes_per_token(plan.folders[name], test.depth, test.generation, row["kv"])
+                kv = kv_bytes_per_token(
+                    plan.folders[name], test.depth, test.generation, plan.kv.get(name, FP32)
+                )
                 row |= _roofline(row, weights[name] + kv, bandwidth[str(test.threads)])
             rows.append(row)
     return rows
 
 
-def _row(name: str, kv: str, test: SpeedTest, samples: Sequence[Sample]) -> dict[str, Any]:
+def _row(name: str, test: SpeedTest, samples: Sequence[Sample]) -> dict[str, Any]:
     rates = _rates(test, samples)
     joules = [sample.joules for sample in samples if sample.joules is not None]
     return {
         "model": name,
-        "kv": kv,
         "test": test.name,
         "kind": test.kind,
         "prompt": test.prompt,

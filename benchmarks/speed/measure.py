@@ -244,7 +244,7 @@ class _Rounds:
         for name in self.folders:
             if name not in self.recording.failed:
                 try:
-                    remote = stack.enter_context(self._start(name))
+                    remote = stack.enter_context(Remote(*self._worker(name)))
                 except WorkerDied as error:
                     self.recording.drop(name, error)
                 else:
@@ -262,7 +262,7 @@ class _Rounds:
             self.steps.next(f"{name}, {test.name if test else 'first token'}, {which}")
             try:
                 if test is None:
-                    starts[name] = cold_start(self._start(name))
+                    starts[name] = cold_start(*self._worker(name))
                 else:
                     samples[name, test] = _ask(remotes[name], test)
             except WorkerDied as error:
@@ -270,8 +270,9 @@ class _Rounds:
         if number >= 0:
             self._keep(samples, starts)
 
-    def _start(self, name: str) -> Remote:
-        return Remote(name, self.folders[name], self.tests[0].threads, self.kv.get(name, FP32))
+    def _worker(self, name: str) -> tuple[str, Path, int, str]:
+        """What ``Remote`` takes."""
+        return name, self.folders[name], self.tests[0].threads, self.kv.get(name, FP32)
 
     def _keep(self, samples: Round, starts: dict[str, ColdStart]) -> None:
         """Of the models that are left, if any."""
@@ -292,9 +293,9 @@ def round_order(
     return order if number % 2 == 0 else order[::-1]
 
 
-def cold_start(remote: Remote) -> ColdStart:
-    """Of a process that was just started: it has imported and opened; waits for one token."""
-    with remote:
+def cold_start(name: str, folder: Path, threads: int, kv: str) -> ColdStart:
+    """Starts Python, imports, opens the folder and waits for one token."""
+    with Remote(name, folder, threads, kv) as remote:
         remote.ask("first_token")
         return ColdStart(remote.load_seconds, time.perf_counter() - remote.started)
 

@@ -175,7 +175,7 @@ def test_what_else_is_printed_stays_out_of_the_answers(tiny_folder: ModelFolder)
         "worker.main()"
     )
     done = subprocess.run(
-        [sys.executable, "-P", "-c", program, tiny_folder.path, "1"],
+        [sys.executable, "-P", "-c", program, tiny_folder.path, "1", "fp32"],
         input='{"do": "first_token"}\n',
         capture_output=True,
         text=True,

@@ -12,6 +12,7 @@ from pocketlm.commands.progress import graph_maker, precision_table, wide_consol
 from pocketlm.export.errors import MissingExtraError
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.graph_check.graph import check_graph
+from pocketlm.export.manifest import INT8_KV_DECODER
 from pocketlm.export.quantities import size_text
 
 
@@ -82,13 +83,20 @@ def _summary(folder: ModelFolder) -> list[str]:
         f"decoder       {shape.num_layers} layers, width {shape.hidden_size}, {shape.num_heads} "
         f"heads of {shape.head_size}, vocabulary {shape.vocab_size:,}",
         f"context       {shape.context_length:,} tokens, "
-        f"{size_text(shape.kv_bytes_per_token)} of KV cache each",
+        f"{size_text(shape.kv_bytes_per_token)} of KV cache each{_int8(folder)}",
         f"precision     {precision.name}{blocks}{head}{share}",
         f"size          {size_text(total)} in {len(folder.files)} files, "
         f"{8 * folder.weights_bytes / manifest.num_parameters:.2f} bits per weight",
         f"source        {source.format}: {', '.join(source.files)}{origin}",
         f"provider      {_provider(precision.name)}",
     ]
+
+
+def _int8(folder: ModelFolder) -> str:
+    """What the second graph, if there is one, makes of it."""
+    if INT8_KV_DECODER not in folder.manifest.graphs:
+        return ""
+    return f", {size_text(folder.shape.kv_numbers_per_token)} with --kv int8"
 
 
 def _provider(precision: str) -> str:
