@@ -28,7 +28,7 @@ from ..export.graph_pass import Outcome
 LIMIT = 127  # the largest number that is kept
 PAST_KEY, PAST_VALUE = 3, 4
 KEY_SCALE, VALUE_SCALE = 12, 13
-ATTRIBUTES = {
+ATTRIBUTES: dict[str, str | int] = {
     "k_quant_type": "PER_CHANNEL",
     "v_quant_type": "PER_CHANNEL",
     "kv_cache_bit_width": 8,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +17,12 @@ from pocketlm.export.errors import NumericsError, RequestError
 from pocketlm.export.folder import MANIFEST, ModelFolder
 from pocketlm.export.graph_check.graph import check_graph
 from pocketlm.export.manifest import DECODER, INT8_KV_DECODER
+from pocketlm.export.writing import open_decoder, write_folder
 from pocketlm.quantize import cache_scales as module
 from pocketlm.quantize.cache_scales import FACTORS, HEADROOM, cache_scales, fitted_scales
-from pocketlm.quantize.int8_cache import Int8Cache
+from pocketlm.quantize.int8_cache import CacheScales, Int8Cache
 from pocketlm.quantize.second_graph import add_int8_cache
+from pocketlm.runtime.cache import KVCache
 from pocketlm.runtime.session import Session
 
 WINDOWS = np.random.default_rng(2).integers(0, 300, (3, 40))
@@ -66,9 +67,9 @@ def test_one_file_of_weights_serves_both(
     for name, entry in tiny_folder.files.items():
         assert int8_kv_folder.files[name] == entry
     assert int8_kv_folder.files.keys() - tiny_folder.files.keys() == {"model_int8_kv.onnx"}
-    entry = int8_kv_folder.graph(INT8_KV_DECODER)
-    assert entry.cache.dtype == "int8"
-    assert entry.inputs["past_key_values.0.key"] == "int8[batch_size, 4, past_sequence_length, 8]"
+    graph = int8_kv_folder.graph(INT8_KV_DECODER)
+    assert graph.cache.dtype == "int8"
+    assert graph.inputs["past_key_values.0.key"] == "int8[batch_size, 4, past_sequence_length, 8]"
 
 
 # Scales ------------------------------------------------------------------------------------------
@@ -135,7 +136,7 @@ def test_no_windows_are_refused(tiny_session: Session) -> None:
 def test_keys_that_are_no_numbers_are_named(
     tiny_session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def spoil(session: Session, ids: list[int], cache: module.KVCache) -> None:
+    def spoil(session: Session, ids: list[int], cache: KVCache) -> None:
         session.step(ids, cache)
         cache.rows()[2][1, 3, 5] = np.nan
 
@@ -147,7 +148,7 @@ def test_keys_that_are_no_numbers_are_named(
 # The folder --------------------------------------------------------------------------------------
 
 
-def scales(session: Session) -> module.CacheScales:
+def scales(session: Session) -> CacheScales:
     return cache_scales(session, WINDOWS)
 
 
@@ -206,14 +207,18 @@ def test_writing_may_finish_with_it(
     tiny_folder: ModelFolder, tmp_path: Path, tiny_session: Session
 ) -> None:
     """The second graph is there when the folder appears, or neither is."""
-    from pocketlm.export.writing import open_decoder, write_folder
 
     def finish(folder: ModelFolder) -> None:
         assert not (tmp_path / "out").exists()
         add_int8_cache(folder, cache_scales(Session(folder, threads=1), WINDOWS))
 
-    options = {"force": False, "on_plan": None, "progress": None}
-    decoder = open_decoder(tiny_folder)
-    written = write_folder(decoder, tmp_path / "out", None, **options, finish=finish)  # type: ignore[arg-type]
+    written = write_folder(
+        open_decoder(tiny_folder),
+        tmp_path / "out",
+        None,
+        force=False,
+        on_plan=None,
+        progress=None,
+        finish=finish,
+    )
     assert INT8_KV_DECODER in written.manifest.graphs
-    shutil.rmtree(tmp_path / "out")
