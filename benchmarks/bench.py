@@ -15,13 +15,14 @@ nats), from which the tables, ``--output json`` and the report are made:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from ..export.folder import ModelFolder
+from ..runtime.kv import FP32
 from .intervals import estimate, paired_ratio, spread
 from .machine import CpuWatch, OthersUse, busy_sentence, describe_machine, load_average
 from .quality.measure import measure_quality
@@ -45,6 +46,7 @@ class BenchPlan:
     tests: Sequence[SpeedTest]
     repetitions: int = 9
     warmup: int = 1
+    kv: Mapping[str, str] = field(default_factory=dict)  # name -> int8, where it is not fp32
     texts: Sequence[Path] = ()  # to compare the models on; none: speed only
     window: int | None = None  # tokens, as are the next two: see ``quality``
     stride: int | None = None
@@ -95,6 +97,7 @@ def _measure_speed(
         plan.repetitions,
         recording,
         warmup=plan.warmup,
+        kv=plan.kv,
         on_progress=lambda done, total, what: on_event(
             {"phase": "speed", "done": done, "total": total, "what": what}
         ),
@@ -109,6 +112,7 @@ def _measure_quality(plan: BenchPlan, results: dict[str, Any], on_event: OnEvent
         {name: plan.folders[name] for name in names},
         plan.texts,
         **_windows(plan),
+        caches=plan.kv,
         threads=plan.tests[0].threads,
         on_progress=lambda share, value: on_event(
             {"phase": "quality", "done": share, "total": 1.0, "what": value}
@@ -160,7 +164,10 @@ def _results(
         "verdict": [],
         "reference": names[0],
         "circumstances": circumstances,
-        "models": [describe_model(name, plan.folders[name], recording) for name in names],
+        "models": [
+            describe_model(name, plan.folders[name], recording, plan.kv.get(name, FP32))
+            for name in names
+        ],
         "speed": _speed(plan, names, recording, circumstances["read_bandwidth"]),
         "quality": None,
         "failed": [
@@ -171,7 +178,9 @@ def _results(
     }
 
 
-def describe_model(name: str, folder: ModelFolder, recording: Recording) -> dict[str, Any]:
+def describe_model(
+    name: str, folder: ModelFolder, recording: Recording, kv: str = FP32
+) -> dict[str, Any]:
     """What the folder is, and what it took to open it."""
     manifest = folder.manifest
     starts = recording.cold_starts[name]
@@ -183,6 +192,7 @@ def describe_model(name: str, folder: ModelFolder, recording: Recording) -> dict
         "parameters": manifest.num_parameters,
         "context_length": folder.shape.context_length,
         "disk_bytes": sum(entry.bytes for entry in folder.files.values()),
+        "kv": kv,
         "weights_bytes": folder.weights_bytes,
         "bits_per_weight": 8 * folder.weights_bytes / manifest.num_parameters,
         "load": estimate([start.load_seconds for start in starts]).to_json(),
@@ -209,7 +219,9 @@ def _speed(
                     _rates(test, recording.samples[name, test]), _rates(test, reference)
                 ).to_json()
             if test.kind == "decode":
-                kv = kv_bytes_per_token(plan.folders[name], test.depth, test.generation)
+                kv = kv_bytes_per_token(
+                    plan.folders[name], test.depth, test.generation, plan.kv.get(name, FP32)
+                )
                 row |= _roofline(row, weights[name] + kv, bandwidth[str(test.threads)])
             rows.append(row)
     return rows

@@ -97,9 +97,14 @@ class DecoderShape:
     head_size: Size
 
     @property
+    def kv_numbers_per_token(self) -> int:
+        """Keys and values of one token; each takes a byte of an int8 KV cache."""
+        return 2 * self.num_layers * self.kv_heads * self.head_size
+
+    @property
     def kv_bytes_per_token(self) -> int:
         """Bytes one token takes in a float32 KV cache."""
-        return 2 * 4 * self.num_layers * self.kv_heads * self.head_size
+        return 4 * self.kv_numbers_per_token
 
 
 NAMES = tuple(size.name for size in fields(DecoderShape))

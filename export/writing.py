@@ -90,8 +90,8 @@ class Change(Protocol):
     def apply(self, model: ir.Model) -> None:
         """Rewrites ``model`` in place; weights stay lazy."""
 
-    def written(self, folder: ModelFolder) -> None:
-        """Called with the finished files, before the manifest is written for good."""
+    def finish(self, folder: ModelFolder) -> None:
+        """May add to the complete folder, which has no name yet, and can be opened."""
 
     @property
     def name(self) -> str:
@@ -115,7 +115,7 @@ class Unchanged:
     def apply(self, model: ir.Model) -> None:
         """Changes nothing."""
 
-    def written(self, folder: ModelFolder) -> None:
+    def finish(self, folder: ModelFolder) -> None:
         """Has nothing to add."""
 
     def describe(self, num_parameters: int) -> PrecisionEntry:
@@ -290,11 +290,9 @@ def _write(
             precision=change.describe(decoder.num_parameters),
             files=describe_files(folder, known),
         )
-        written = ModelFolder(folder, manifest)
-        _check_written(written)
-        change.written(written)
-        manifest = replace(manifest, precision=change.describe(decoder.num_parameters))
+        _check_written(ModelFolder(folder, manifest))
         (folder / MANIFEST).write_bytes(manifest_bytes(manifest))
+    change.finish(ModelFolder.open(folder))
 
 
 def _check_written(folder: ModelFolder) -> None:

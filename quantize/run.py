@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .calibration import Calibrated, Declare
 
 DREAMER = "int8"  # the precision that a model dreams in
+CACHE_WINDOWS = 8  # that the scales of an int8 KV cache are taken from
 
 
 class Quantized:
@@ -87,10 +88,17 @@ class Quantized:
         self._rewrite = Rewrite(self.plan, self._found.feedbacks if self._found else None)
         self._rewrite.apply(model)
 
-    def written(self, folder: ModelFolder) -> None:
-        """Compares what was written with full precision, where that was measured."""
+    def finish(self, folder: ModelFolder) -> None:
+        """Compares ``folder`` with full precision, and gives it a graph with an int8 KV cache.
+
+        Both where there is a calibration.
+        """
         if self._found is None or self.plan.name == FULL:
             return
+        from ..runtime.session import Session
+        from .cache_scales import cache_scales
+        from .second_graph import add_int8_cache, with_manifest
+
         promise = PromiseEntry(
             max_kl=self._budget.max_kl if self._budget else None,
             max_bytes=self._budget.max_bytes if self._budget else None,
@@ -99,6 +107,11 @@ class Quantized:
             text=self._found.entry.kind,
         )
         self.plan = replace(self.plan, calibration=self._found.entry, promise=promise)
+        precision = self.describe(folder.manifest.num_parameters)
+        folder = with_manifest(folder, replace(folder.manifest, precision=precision))
+        if self._calibration is not None:  # not of a candidate
+            windows = self._found.seen[:CACHE_WINDOWS]
+            add_int8_cache(folder, cache_scales(Session(folder), windows))
 
     @property
     def name(self) -> str:

@@ -58,13 +58,20 @@ class Cache(Protocol):
 
 
 class KVCache:
-    """Keys and values in place: float32 (1, K, C, E) per layer and kind, C doubling as needed.
+    """Keys and values in place: (1, K, C, E) of ``dtype`` per layer and kind, C doubling as needed.
 
-    Rows at or beyond ``length`` are garbage, so ``truncate`` only lowers the length.
+    The dtype is the one of the graph's own past: float32 or int8. Rows at or beyond ``length`` are
+    garbage, so ``truncate`` only lowers the length.
     """
 
-    def __init__(self, shape: DecoderShape, capacity: int = FIRST_CAPACITY) -> None:
+    def __init__(
+        self,
+        shape: DecoderShape,
+        capacity: int = FIRST_CAPACITY,
+        dtype: type[np.number[Any]] = np.float32,
+    ) -> None:
         self.shape = shape
+        self.dtype = dtype
         self.length = 0
         self._names = cache_names(shape.num_layers)
         self._buffers: list[Any] = [None] * len(self._names)
@@ -81,6 +88,10 @@ class KVCache:
     def num_bytes(self) -> int:
         return sum(buffer.nbytes for buffer in self._buffers)
 
+    def rows(self) -> list[NDArray[Any]]:
+        """(K, T, E) of every layer's keys, then its values: views, until the next step."""
+        return [buffer[0, :, : self.length] for buffer in self._buffers]
+
     def reserve(self, tokens: int) -> None:
         """Makes room for ``tokens`` in all; grows at least twofold, so that copies are amortized.
 
@@ -92,7 +103,7 @@ class KVCache:
         capacity = min(max(tokens, 2 * self.capacity), self.shape.context_length)
         size = (1, self.shape.kv_heads, capacity, self.shape.head_size)
         self._bound = None  # first: growing may fail half way, with some buffers replaced
-        with _growing(capacity, self.shape):
+        with _growing(capacity, self.shape, self.dtype):
             # One layer at a time: the peak is one layer above the sum. Keys and values together,
             # since the kernel wants them alike.
             for i in range(0, len(self._buffers), 2):
@@ -129,7 +140,7 @@ class KVCache:
 
     def _grown(self, buffer: Any, size: tuple[int, ...]) -> Any:
         """A buffer of ``size`` with the rows that ``buffer`` (None: no rows) holds."""
-        grown = np.empty(size, np.float32)
+        grown = np.empty(size, self.dtype)
         if buffer is not None:
             grown[:, :, : self.length] = buffer[:, :, : self.length]
         return grown
@@ -138,8 +149,8 @@ class KVCache:
         self, binding: onnxruntime.IOBinding, past: str, present: str, buffer: Any
     ) -> None:
         place = (buffer.shape, buffer.ctypes.data)
-        binding.bind_input(past, "cpu", 0, np.float32, *place)
-        binding.bind_output(present, "cpu", 0, np.float32, *place)
+        binding.bind_input(past, "cpu", 0, self.dtype, *place)
+        binding.bind_output(present, "cpu", 0, self.dtype, *place)
 
 
 class DeviceCache(KVCache):
@@ -157,8 +168,7 @@ class DeviceCache(KVCache):
         capacity: int = FIRST_CAPACITY,
     ) -> None:
         self._memory = memory
-        self._dtype = dtype
-        super().__init__(shape, capacity)
+        super().__init__(shape, capacity, dtype)
 
     @property
     def num_bytes(self) -> int:
@@ -166,7 +176,7 @@ class DeviceCache(KVCache):
 
     def _grown(self, buffer: Any, size: tuple[int, ...]) -> Any:
         # Zeros, since what a device's memory holds may be NaN, or another program's.
-        rows = np.zeros(size, self._dtype)
+        rows = np.zeros(size, self.dtype)
         if buffer is not None and self.length:
             rows[:, :, : self.length] = buffer.numpy()[:, :, : self.length]
         try:
@@ -244,7 +254,7 @@ class ConcatenatingCache:
         room = math.prod(self._size(capacity))
         held = math.prod(self._size(self.length))
         self._present, self._capacity = [], 0  # growing may fail half way, and is then done again
-        with _growing(2 * capacity, self.shape):
+        with _growing(2 * capacity, self.shape, np.float32):
             for i in range(len(self._names)):
                 grown = np.empty(room, np.float32)
                 if i < len(self._past):
@@ -263,7 +273,10 @@ class ConcatenatingCache:
         return buffer[: math.prod(size)].reshape(size)
 
 
-def _growing(tokens: int, shape: DecoderShape) -> AbstractContextManager[None]:
-    """Raises ResourceError where there is no memory for float32 rows of ``tokens``."""
+def _growing(
+    tokens: int, shape: DecoderShape, dtype: type[np.number[Any]]
+) -> AbstractContextManager[None]:
+    """Raises ResourceError where there is no memory for the rows of ``tokens``."""
     what = f"a KV cache for {tokens:,} tokens"
-    return memory_errors(what, tokens * shape.kv_bytes_per_token, SHORTER)
+    num_bytes = tokens * shape.kv_numbers_per_token * np.dtype(dtype).itemsize
+    return memory_errors(what, num_bytes, SHORTER)

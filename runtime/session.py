@@ -30,6 +30,7 @@ from ..export.whole_number import brief
 from .cache import SHORTER, Cache, ConcatenatingCache, DeviceCache, KVCache
 from .cancellation import Cancellation, Cancelled
 from .engine import onnxruntime
+from .kv import FP32, GRAPHS, INT8, choose_kv
 from .providers import CPU, Place, refused, start_obstacle
 from .running import call_interruptibly, call_to_stop
 
@@ -58,30 +59,34 @@ class Session:
         threads: int | None = None,
         place: Place = CPU,
         graph: bytes | None = None,
+        kv: str = FP32,
     ) -> None:
         """Opens the graph at ``place``; ``threads`` None means the cores this process may use.
 
+        ``kv`` is "fp32", "int8" or "auto": which of the folder's graphs, see ``choose_kv``.
         ``graph`` is opened instead of the folder's, over the same weights; its cache may be of
         float16.
 
         Raises ModelFolderError when the graph is none that we can have written, or ONNX Runtime
         refuses it, ProviderError when ``place`` cannot be had, RequestError for a thread count out
-        of bounds, ResourceError when memory runs out.
+        of bounds or a cache that the folder has no graph for, ResourceError when memory runs out.
         """
         self.threads = check_threads(threads)
         _check_version(folder)
-        check_graph(folder)
+        self.kv = choose_kv(folder, kv, place)
+        """What the cache holds, "fp32" or "int8"; where attention is in float16, that is fp32."""
+        check_graph(folder, GRAPHS[self.kv])
         self.shape: DecoderShape = folder.shape
         self.place = place
         self.run_seconds = 0.0
         """Spent inside ONNX Runtime, by all steps so far."""
         with memory_errors(f"{folder.path}: opening it", folder.weights_bytes):
-            self._session = _open(folder, self.threads, place, graph)
+            self._session = _open(folder, GRAPHS[self.kv], self.threads, place, graph)
         self._inputs = {value.name for value in self._session.get_inputs()}
         optional = {value.name for value in self._session.get_overridable_initializers()}
         self._can_keep = "num_logits_to_keep" in optional
         self._growing = folder.graph().cache.layout == GROWING
-        self._cache_dtype = np.float32 if graph is None else np.float16
+        self._cache_dtype = np.float32 if graph is None else np.float16  # on a device
         self._lock = threading.Lock()
         self._process = os.getpid()
         # Weak, so that the memory of a finished generation is not kept until the next one.
@@ -106,7 +111,7 @@ class Session:
             return ConcatenatingCache(self.shape)
         if self._on_device:
             return DeviceCache(self.shape, self.place.memory, self._cache_dtype)
-        return KVCache(self.shape)
+        return KVCache(self.shape, dtype=np.int8 if self.kv == INT8 else np.float32)
 
     @property
     def _on_device(self) -> bool:
@@ -300,7 +305,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _open(
-    folder: ModelFolder, threads: int, place: Place, graph: bytes | None
+    folder: ModelFolder, name: str, threads: int, place: Place, graph: bytes | None
 ) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -317,7 +322,7 @@ def _open(
     if graph is not None:
         options.add_session_config_entry(WEIGHTS_FOLDER, utf8(str(folder.path)))
     # Not session.set_denormal_as_zero: it would also flush the numbers of the caller's own thread.
-    source, places = graph or utf8(str(folder.graph_file())), list(place.providers)
+    source, places = graph or utf8(str(folder.graph_file(name))), list(place.providers)
 
     def stop() -> None:
         options.set_load_cancellation_flag(True)
@@ -343,7 +348,7 @@ def _open(
         if is_exhaustion(error):
             raise
         raise ModelFolderError(
-            f"{folder.graph_file()}: ONNX Runtime {onnxruntime.__version__} cannot open it "
+            f"{folder.graph_file(name)}: ONNX Runtime {onnxruntime.__version__} cannot open it "
             f"({str(error).splitlines()[0]:.300}); export the model again"
         ) from error
     if refused(session, place):

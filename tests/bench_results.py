@@ -111,6 +111,7 @@ def _model(
         "name": name,
         "path": f"out-{name}",
         "precision": name[-4:],
+        "kv": "fp32",
         "architecture": "gpt2",
         "parameters": PARAMETERS,
         "context_length": 512,

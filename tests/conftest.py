@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tokenizers
 from checkpoint_files import gpt2_config, gpt2_tensors, write_checkpoint
@@ -19,6 +20,8 @@ from pocketlm import cli
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.writing import export_model
+from pocketlm.quantize.cache_scales import cache_scales
+from pocketlm.quantize.second_graph import add_int8_cache
 from pocketlm.runtime.session import Session
 from pocketlm.runtime.tokenizer import Tokenizer
 
@@ -109,6 +112,24 @@ def copy(tiny_folder: ModelFolder, tmp_path: Path) -> Path:
 def tiny_session(tiny_folder: ModelFolder) -> Session:
     """One session for the tests that leave nothing behind in it."""
     return Session(tiny_folder, threads=1)
+
+
+@pytest.fixture(scope="session")
+def int8_kv_folder(
+    tiny_folder: ModelFolder, tmp_path_factory: pytest.TempPathFactory
+) -> ModelFolder:
+    """The same folder with a second graph, whose KV cache is of int8; not to be written to."""
+    out = tmp_path_factory.mktemp("int8-kv") / "fp32"
+    shutil.copytree(tiny_folder.path, out)
+    windows = np.random.default_rng(5).integers(0, 300, (4, 120))
+    scales = cache_scales(Session(tiny_folder, threads=1), windows)
+    return add_int8_cache(ModelFolder.open(out), scales)
+
+
+@pytest.fixture(scope="session")
+def int8_kv_session(int8_kv_folder: ModelFolder) -> Session:
+    """One session with that cache for the tests that leave nothing behind in it."""
+    return Session(int8_kv_folder, threads=1, kv="int8")
 
 
 @pytest.fixture(scope="session")

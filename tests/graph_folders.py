@@ -16,29 +16,35 @@ from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 from traced_graphs import VOCAB, Style, traced_model, write_trace
 
 from pocketlm.export.folder import ModelFolder
+from pocketlm.export.manifest import DECODER
 from pocketlm.export.via_optimum import open_for_tracing, traced_decoder
 from pocketlm.export.writing import export_model
 
 Change = Callable[[ModelProto], object]
 
 
-def load(folder: ModelFolder) -> ModelProto:
-    """The graph of ``folder`` without its weights."""
-    return onnx.load(folder.path / "model.onnx", load_external_data=False)
+def load(folder: ModelFolder, name: str = DECODER) -> ModelProto:
+    """The graph of that name in ``folder`` without its weights."""
+    return onnx.load(folder.graph_file(name), load_external_data=False)
 
 
 def folder_with(
-    folder: ModelFolder, to: Path, graph: bytes, decoder: dict[str, int] | None = None
+    folder: ModelFolder,
+    to: Path,
+    graph: bytes,
+    decoder: dict[str, int] | None = None,
+    name: str = DECODER,
 ) -> ModelFolder:
-    """A folder that opens, with ``graph`` as model.onnx and the other files of ``folder``."""
+    """A folder that opens, with ``graph`` as that of the ``name`` and the rest of ``folder``."""
     to.mkdir(parents=True)
-    for name in folder.files:
-        if name != "model.onnx":
-            (to / name).symlink_to(folder.path / name)
-    (to / "model.onnx").write_bytes(graph)
+    changed = folder.graph(name).file
+    for file in folder.files:
+        if file != changed:
+            (to / file).symlink_to(folder.path / file)
+    (to / changed).write_bytes(graph)
     manifest = replace(
         folder.manifest,
-        files=folder.files | {"model.onnx": file_entry(to / "model.onnx")},
+        files=folder.files | {changed: file_entry(to / changed)},
         decoder=replace(folder.shape, **decoder or {}),
     )
     return with_manifest(to, manifest)

@@ -124,6 +124,19 @@ def test_json_is_one_object_in_ascii(
     assert all(value > 0 for value in result["timings"].values())
 
 
+def test_the_cache_is_the_one_asked_for_and_told(run: Run, int8_kv_folder: ModelFolder) -> None:
+    command = ["run", int8_kv_folder.path, "a word", *GREEDY]
+    model = pocketlm.Model(int8_kv_folder, threads=1, kv="int8")
+    ended = run(*command, "--kv", "int8", "--json")
+    result = json.loads(ended.out)
+    assert (result["kv"], result["token_ids"]) == (
+        "int8",
+        model.generate("a word", temperature=0, max_tokens=6).token_ids,
+    )
+    assert "KV cache in fp32" in run(*command, "--stats").err
+    assert "512 B of KV cache each, 128 B with --kv int8" in run("info", int8_kv_folder.path).out
+
+
 def test_prompt_from_stdin_loses_the_newline_of_echo(
     run: Run, tiny_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

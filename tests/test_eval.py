@@ -64,6 +64,20 @@ def compare(run: Run, models: tuple[Path, Path], text: Path) -> Any:
     return call
 
 
+def test_an_int8_cache_is_compared_with_the_references_own(
+    run: Run, int8_kv_folder: ModelFolder, tmp_path: Path
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("The rest of the story is told in the other room.\n" * 6)
+    path = int8_kv_folder.path
+    arguments = [path, "--against", path, "--text", text, "--window", "32", "--kv", "int8"]
+    ended = run("eval", *arguments, "-o", "json")
+    assert (ended.code, ended.err) == (0, "")
+    reference, model = json.loads(ended.out)["quality"]["models"]
+    assert model["model"].endswith(", int8 KV") and not reference["model"].endswith("KV")
+    assert 0 < model["against"]["kl"]["mean"]["value"] < 0.1
+
+
 def test_the_first_line_is_the_self_check(compare: Any) -> None:
     lines = compare().splitlines()
     assert re.fullmatch(

@@ -107,6 +107,7 @@ def test_defaults_are_those_of_the_function(verb: str, function: Callable[..., A
         "cache",
         "change",
         "observer",
+        "caches",
         "on_progress",
     }
     required = ["--to", "int8"] if verb == "quantize" else []

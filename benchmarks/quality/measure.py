@@ -22,7 +22,7 @@ in lm-evaluation-harness.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ import numpy as np
 
 from ...export.errors import NumericsError
 from ...export.folder import ModelFolder
+from ...runtime.kv import FP32
 from ...runtime.session import Session
 from ...runtime.tokenizer import Tokenizer
 from .divergence import Rows
@@ -54,6 +55,7 @@ def measure_quality(
     limit: int | None = None,
     split: str | None = None,
     threads: int,
+    caches: Mapping[str, str] | None = None,
     on_progress: OnProgress | None = None,
 ) -> dict[str, Any]:
     """Evaluates ``folders``, the reference first, on ``texts``; what JSON knows, unknown is None.
@@ -67,7 +69,10 @@ def measure_quality(
     finite and for a comparison that fails the self-check.
     """
     plan = check_texts(folders, texts, window=window, stride=stride, limit=limit, split=split)
-    sessions = {name: Session(folder, threads) for name, folder in folders.items()}
+    sessions = {
+        name: Session(folder, threads, kv=(caches or {}).get(name, FP32))
+        for name, folder in folders.items()
+    }
     return evaluate(plan, sessions, on_progress)
 
 

@@ -17,7 +17,7 @@ Levenshtein (1966), by the recurrence of Wagner and Fischer (1974).
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ import numpy as np
 from ...export.errors import RequestError
 from ...export.folder import ModelFolder
 from ...runtime.generate import generate_tokens
+from ...runtime.kv import FP32
 from ...runtime.sampling import SamplingOptions, make_sampler
 from ...runtime.session import Session
 from ...runtime.shared_beginning import shared_beginning
@@ -103,6 +104,7 @@ def measure_recitation(
     books: Sequence[Book],
     *,
     threads: int,
+    caches: Mapping[str, str] | None = None,
     on_progress: OnProgress | None = None,
 ) -> list[dict[str, Any]]:
     """What each model recites of each text, as JSON: an entry per text. One model is open at once.
@@ -122,7 +124,7 @@ def measure_recitation(
     total = len(folders) * sum(len(book.passages) for book in books)
     done = 0
     for name, folder in folders.items():
-        session = Session(folder, threads)
+        session = Session(folder, threads, kv=(caches or {}).get(name, FP32))
         tokenizer = Tokenizer.open(folder.path / "tokenizer.json")
         for book, entry in zip(books, found, strict=True):
             what = f"{book.path.name}, {name}: tokens matched"

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ from typing import Any
 
 from ...export.errors import RequestError
 from ...runtime.generate import CHUNK_SIZE
+from ...runtime.kv import FP32
 from .remote import Remote, WorkerDied
 
 PROMPT, GENERATION = 512, 128  # of the tests that run unless others are asked for
@@ -194,6 +195,7 @@ def measure(
     recording: Recording,
     *,
     warmup: int = 1,
+    kv: Mapping[str, str] | None = None,
     on_progress: OnProgress = lambda done, total, what: None,
 ) -> None:
     """Runs all tests on all models and adds every complete round to ``recording``.
@@ -201,13 +203,13 @@ def measure(
     The tests of one number of threads come after those of another, with workers of their own, so
     that there is one per model at a time; fresh processes are started with the first number. A
     model whose process dies is dropped, and the others go on. Leaves no process behind, whatever
-    ends it.
+    ends it. ``kv`` has the KV caches of those models, by name, that do not run with one of fp32.
     """
     counts = thread_counts(tests)
     steps = _Steps(len(folders) * (warmup + repetitions) * (len(tests) + 1), on_progress)
     for count in counts:
         group = [test for test in tests if test.threads == count]
-        rounds = _Rounds(folders, group, count == counts[0], recording, steps)
+        rounds = _Rounds(folders, kv or {}, group, count == counts[0], recording, steps)
         with ExitStack() as stack:
             remotes = rounds.open_all(stack)
             for number in range(-warmup, repetitions):
@@ -230,6 +232,7 @@ class _Rounds:
     """Rounds over all models and the tests of one number of threads."""
 
     folders: dict[str, Path]
+    kv: Mapping[str, str]
     tests: Sequence[SpeedTest]
     cold: bool  # whether they start fresh processes as well
     recording: Recording
@@ -238,10 +241,10 @@ class _Rounds:
     def open_all(self, stack: ExitStack) -> dict[str, Remote]:
         """A worker for each model that is left; ``stack`` ends them."""
         remotes: dict[str, Remote] = {}
-        for name, folder in self.folders.items():
+        for name in self.folders:
             if name not in self.recording.failed:
                 try:
-                    remote = stack.enter_context(Remote(name, folder, self.tests[0].threads))
+                    remote = stack.enter_context(Remote(*self._worker(name)))
                 except WorkerDied as error:
                     self.recording.drop(name, error)
                 else:
@@ -259,13 +262,17 @@ class _Rounds:
             self.steps.next(f"{name}, {test.name if test else 'first token'}, {which}")
             try:
                 if test is None:
-                    starts[name] = cold_start(name, self.folders[name], self.tests[0].threads)
+                    starts[name] = cold_start(*self._worker(name))
                 else:
                     samples[name, test] = _ask(remotes[name], test)
             except WorkerDied as error:
                 self.recording.drop(name, error)
         if number >= 0:
             self._keep(samples, starts)
+
+    def _worker(self, name: str) -> tuple[str, Path, int, str]:
+        """What ``Remote`` takes."""
+        return name, self.folders[name], self.tests[0].threads, self.kv.get(name, FP32)
 
     def _keep(self, samples: Round, starts: dict[str, ColdStart]) -> None:
         """Of the models that are left, if any."""
@@ -286,9 +293,9 @@ def round_order(
     return order if number % 2 == 0 else order[::-1]
 
 
-def cold_start(name: str, folder: Path, threads: int) -> ColdStart:
+def cold_start(name: str, folder: Path, threads: int, kv: str) -> ColdStart:
     """Starts Python, imports, opens the folder and waits for one token."""
-    with Remote(name, folder, threads) as remote:
+    with Remote(name, folder, threads, kv) as remote:
         remote.ask("first_token")
         return ColdStart(remote.load_seconds, time.perf_counter() - remote.started)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from ...export.folder import ModelFolder
 from ...export.graph import Blob, Weight
 from ...export.writing import open_decoder
+from ...runtime.kv import FP32, INT8
 
 # Inputs of which a node reads one row per token: operator -> their numbers.
 ROW_INPUTS = {
@@ -31,9 +32,11 @@ def weight_bytes_per_token(folder: ModelFolder) -> int:
     return sum(read.values())
 
 
-def kv_bytes_per_token(folder: ModelFolder, depth: int, generation: int) -> float:
+def kv_bytes_per_token(folder: ModelFolder, depth: int, generation: int, kv: str = FP32) -> float:
     """Bytes of keys and values that a token reads on average over ``generation`` after ``depth``.
 
     The i-th of them, from 1, attends to depth + i tokens.
     """
-    return folder.shape.kv_bytes_per_token * (depth + (generation + 1) / 2)
+    shape = folder.shape
+    row = shape.kv_numbers_per_token if kv == INT8 else shape.kv_bytes_per_token
+    return row * (depth + (generation + 1) / 2)

@@ -34,13 +34,13 @@ FIRST_PROMPT = 8  # tokens of the prompt whose first answer is waited for in a f
 class Worker:
     """Holds a session; each public method is a request."""
 
-    def __init__(self, path: str, threads: int) -> None:
+    def __init__(self, path: str, threads: int, kv: str) -> None:
         """Opens the folder as ``pocketlm run`` does: hashes known, tokenizer, session."""
         started = time.perf_counter()
         folder = ModelFolder.open(path)
         folder.verify()
         Tokenizer.open(folder.path / "tokenizer.json")
-        self.session = Session(folder, threads)
+        self.session = Session(folder, threads, kv=kv)
         self.load_seconds = time.perf_counter() - started
         self._ids = np.random.default_rng(0).integers(
             0, self.session.shape.vocab_size, self.session.shape.context_length
@@ -96,7 +96,7 @@ class Worker:
 
 
 def main() -> None:
-    """``worker FOLDER THREADS``: one request per line, {"do": name, …arguments}.
+    """``worker FOLDER THREADS KV``: one request per line, {"do": name, …arguments}.
 
     The first answer says that the folder is open. An error of ours, memory that ran out
     among them, is answered as {"error": text, "exit_code": number}.
@@ -107,7 +107,7 @@ def main() -> None:
     os.dup2(2, 1)
     try:
         with memory_errors("opening it"):
-            worker = Worker(sys.argv[1], int(sys.argv[2]))
+            worker = Worker(sys.argv[1], int(sys.argv[2]), sys.argv[3])
     except PocketLMError as error:
         print(json.dumps(_refusal(error)), file=answers, flush=True)
         return

@@ -13,7 +13,7 @@ error is that of the mean over the items, with n - 1: for a share p it is sqrt(p
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from ...export.errors import RequestError
 from ...export.folder import ModelFolder
+from ...runtime.kv import FP32
 from ...runtime.session import Session
 from ...runtime.tokenizer import Tokenizer
 from ..quality.measure import OnProgress
@@ -52,6 +53,7 @@ def measure_tasks(
     tasks: Sequence[TaskFile],
     *,
     threads: int,
+    caches: Mapping[str, str] | None = None,
     on_progress: OnProgress | None = None,
 ) -> list[dict[str, Any]]:
     """What each of ``folders``, the reference first, reaches in each task: by task, then by model.
@@ -62,7 +64,7 @@ def measure_tasks(
     total = len(folders) * sum(len(task.items) for task in tasks)
     done = 0
     for name, folder in folders.items():
-        session = Session(folder, threads)
+        session = Session(folder, threads, kv=(caches or {}).get(name, FP32))
         tokenizer, start = _tokenizer_and_start(folder)
         answers[name] = []
         for task in tasks:

@@ -9,6 +9,7 @@ Source: ``docs/ContribOperators.md`` of onnxruntime 1.32; the layouts are those 
 from __future__ import annotations
 
 import math
+import struct
 
 from ..strict_json import quoted
 from .call import Call
@@ -17,6 +18,13 @@ from .onnx_file import FLOAT, INT8, INT32, UINT8, GraphRefused, type_name
 from .plain import check_vector, unary
 
 BLOCK_SIZES = (16, 32, 64, 128, 256)
+# What an attention says of a cache of int8, and nothing of one of float32; and how many inputs.
+INT8_CACHE = {
+    "k_quant_type": "PER_CHANNEL",
+    "v_quant_type": "PER_CHANNEL",
+    "kv_cache_bit_width": 8,
+}
+CACHE_INPUTS = {FLOAT: 11, INT8: 14}
 ROTATED_STEP = 8  # the attention kernel rotates pairs in eights
 
 
@@ -48,8 +56,42 @@ def group_query_attention(call: Call) -> tuple[Fact, ...]:
             )
     _lengths(call)
     _rotary(call)
-    cache = fact(FLOAT, call.fact(3).dims)
+    dtype = _cached(call)
+    cache = fact(dtype, call.fact(3).dims)
     return fact(FLOAT, (*query.dims[:2], _exact(heads * size))), cache, cache
+
+
+def _cached(call: Call) -> int:
+    """The dtype of the cache: float32, or int8 with a scale for every channel of each."""
+    dtype = call.fact(3).dtype
+    given = {
+        name: call.node.attributes[name] for name in INT8_CACHE if name in call.node.attributes
+    }
+    expected = INT8_CACHE if dtype == INT8 else {}
+    if given != expected or dtype != call.fact(4).dtype or len(call.given) != CACHE_INPUTS[dtype]:
+        raise GraphRefused(
+            f"a cache of {type_name(dtype)} with {given} and {len(call.given)} inputs",
+            f"{expected} and {CACHE_INPUTS[dtype]}",
+        )
+    if call.has(11):
+        raise GraphRefused("an input 11", "none")
+    if dtype == INT8:
+        for index in (12, 13):
+            _scales(call, index)
+    return dtype
+
+
+def _scales(call: Call, index: int) -> None:
+    """Positive numbers in the graph's own file, one for each channel: (1, K, 1, E)."""
+    decoder = call.decoder
+    _initializer(call, index, FLOAT, 4, (1, decoder.kv_heads, 1, decoder.head_size))
+    name = call.node.inputs[index]
+    data = call.initializers[name].data
+    numbers = struct.unpack(f"<{len(data) // 4}f", data) if data is not None else (math.nan,)
+    if wrong := [number for number in numbers if not 0 < number < math.inf]:
+        raise GraphRefused(
+            f"a scale of {wrong[0]} in {quoted(name)}", "positive ones in the graph's own file"
+        )
 
 
 def _lengths(call: Call) -> None:

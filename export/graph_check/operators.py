@@ -162,9 +162,9 @@ DECLARED: dict[tuple[str, str], Operator] = {
     ),
     ATTENTION: Operator(
         microsoft.group_query_attention,
-        (11, 11),
+        (11, 14),
         (3, 3),
-        gaps=frozenset({1, 2, 7, 8, 9}),
+        gaps=frozenset({1, 2, 7, 8, 9, 11}),
         attributes={
             "num_heads": SIZE,
             "kv_num_heads": SIZE,
@@ -172,6 +172,9 @@ DECLARED: dict[tuple[str, str], Operator] = {
             "do_rotary": FLAG,
             "local_window_size": SIZE,
             "softcap": Number(0),
+            "k_quant_type": frozenset({"PER_CHANNEL"}),
+            "v_quant_type": frozenset({"PER_CHANNEL"}),
+            "kv_cache_bit_width": Whole(8, 8),
         },
     ),
     ("com.microsoft", "MatMulIntegerToFloat"): Operator(microsoft.matmul_integer_to_float, (5, 5)),

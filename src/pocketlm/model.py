@@ -89,15 +89,19 @@ class Model:
     """
 
     def __init__(
-        self, folder: ModelFolder, threads: int | None = None, provider: str = "auto"
+        self,
+        folder: ModelFolder,
+        threads: int | None = None,
+        provider: str = "auto",
+        kv: str = "auto",
     ) -> None:
-        """Opens ``folder``; ``threads``, ``provider`` and what is raised are those of ``load``."""
+        """Opens ``folder``; ``threads``, ``provider``, ``kv`` and errors are those of ``load``."""
         started = time.perf_counter()
         self.folder = folder
         with memory_errors(f"{folder.path}: opening it", folder.weights_bytes):
             folder.verify()
             self.tokenizer = Tokenizer.open(folder.path / "tokenizer.json")
-            self.session, self.fallback = open_session(folder, threads, provider)
+            self.session, self.fallback = open_session(folder, threads, provider, kv)
             config = GenerationConfig.read(folder.path / "generation_config.json")
         self.end_ids = config.end_ids
         self.start_id = config.start_id
@@ -266,6 +270,7 @@ def load(
     precision: str | None = None,
     threads: int | None = None,
     provider: str = "auto",
+    kv: str = "auto",
     tokenizer: str | Path | None = None,
     revision: str | None = None,
     offline: bool = False,
@@ -281,8 +286,10 @@ def load(
     "int8-weight" or "int4"; "int8" unless given) and opened from there the next time; that needs
     the extra "export". ``threads`` None means the cores this process may use. ``provider`` is
     "cpu", "cuda" (needs the extra "cuda") or "auto": CUDA where it can be had, else the CPU, with
-    a FallbackWarning if ONNX Runtime is built for CUDA. ``observer`` is told of what is downloaded
-    and exported, and how far that is: see ``Observer``.
+    a FallbackWarning if ONNX Runtime is built for CUDA. ``kv`` is what the KV cache holds, "fp32",
+    "int8" (a quarter of the memory, faster on long texts; needs a folder with a graph for it, and
+    the CPU), or "auto", which is fp32: int8 reads prompts slower. ``observer`` is told of what is
+    downloaded and exported, and how far that is: see ``Observer``.
 
     A string that is no path here and reads org/name (or org/name@revision) is a repository on the
     hub: its ``revision`` (a branch, tag or commit; "main" unless given) is looked up, and what the
@@ -305,7 +312,7 @@ def load(
         keep_download=keep_download,
         observer=observer,
     )
-    return Model(folder, threads, provider)
+    return Model(folder, threads, provider, kv)
 
 
 def find_folder(

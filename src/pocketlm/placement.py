@@ -7,6 +7,8 @@ import warnings
 from pocketlm.export.errors import MissingExtraError, ProviderError
 from pocketlm.export.folder import GROWING, ModelFolder
 from pocketlm.export.importing import importing
+from pocketlm.runtime.kv import AUTO as AUTO_KV
+from pocketlm.runtime.kv import choose_kv
 from pocketlm.runtime.providers import (
     ASKED_FOR_CUDA,
     AUTO,
@@ -21,34 +23,38 @@ from pocketlm.runtime.session import Session
 
 
 def open_session(
-    folder: ModelFolder, threads: int | None, provider: str
+    folder: ModelFolder, threads: int | None, provider: str, kv: str = AUTO_KV
 ) -> tuple[Session, str | None]:
     """A session on ``provider``: ``cpu``, ``cuda``, or ``auto`` for CUDA where there is one.
+
+    ``kv`` is that of ``Session``. An int8 cache is the CPU's: ``auto`` takes that for one.
 
     With it comes None, or why ``auto`` took the CPU although ONNX Runtime is built for CUDA, which
     is a FallbackWarning too. Raises RequestError for another name, ProviderError when ``cuda``
     cannot be had, and what ``Session`` raises.
     """
     check_provider(provider)
+    choose_kv(folder, kv)
     if provider == ON_CPU or (provider == AUTO and not has_cuda_build()):
-        return Session(folder, threads), None
+        return Session(folder, threads, kv=kv), None
     try:
-        return _open_on_cuda(folder, threads), None
+        return _open_on_cuda(folder, threads, kv), None
     except (ProviderError, MissingExtraError) as error:
         if provider != AUTO:
             raise
         fallback = f"running on the CPU: {str(error).removeprefix(ASKED_FOR_CUDA)}"
     warnings.warn(fallback, FallbackWarning, stacklevel=4)  # the caller of load
-    return Session(folder, threads), fallback
+    return Session(folder, threads, kv=kv), fallback
 
 
-def _open_on_cuda(folder: ModelFolder, threads: int | None) -> Session:
+def _open_on_cuda(folder: ModelFolder, threads: int | None, kv: str) -> Session:
+    choose_kv(folder, kv, CUDA)
     obstacle = cuda_obstacle(folder.formats)
     if obstacle is not None:
         raise obstacle.error()
     # Where the cache grows no attention is fused: every node has a float32 kernel.
     if folder.graph().cache.layout == GROWING:
-        return Session(folder, threads, CUDA)
+        return Session(folder, threads, CUDA, kv=kv)
     with importing("running on CUDA", "cuda"):
         from pocketlm.export.float16_attention import float16_attention_graph
-    return Session(folder, threads, CUDA, float16_attention_graph(folder))
+    return Session(folder, threads, CUDA, float16_attention_graph(folder), kv=kv)

@@ -242,8 +242,8 @@ def kill_workers_of(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     """Kills the processes of some models once they are open."""
 
     class Doomed(Remote):
-        def __init__(self, name: str, folder: Path, threads: int) -> None:
-            super().__init__(name, folder, threads)
+        def __init__(self, name: str, folder: Path, threads: int, kv: str) -> None:
+            super().__init__(name, folder, threads, kv)
             if name in names:
                 os.kill(self._process.pid, signal.SIGKILL)
 

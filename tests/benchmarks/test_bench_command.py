@@ -26,6 +26,7 @@ from pocketlm.benchmarks import bench
 from pocketlm.benchmarks.speed import measure as speed
 from pocketlm.benchmarks.speed.measure import ColdStart
 from pocketlm.benchmarks.speed.remote import Remote
+from pocketlm.benchmarks.speed.roofline import weight_bytes_per_token
 from pocketlm.benchmarks.tables import model_table, speed_table
 from pocketlm.commands.measuring import GAP, drawn, unique_names
 from pocketlm.export.checkpoint import open_checkpoint
@@ -116,6 +117,29 @@ def test_every_form_holds_the_tests_that_were_asked_for(
         "pp16 @ d5",
         "pp8+tg2 @ d5",
     ]
+
+
+@pytest.mark.usefixtures("idle_machine")
+def test_every_cache_asked_for_has_rows_that_name_it(run: Run, int8_kv_folder: ModelFolder) -> None:
+    ended = run(int8_kv_folder.path, *QUICK, "--kv", "fp32", "--kv", "int8", "-o", "jsonl")
+    assert (ended.code, ended.err) == (0, "")
+    rows = [json.loads(line) for line in ended.out.splitlines()]
+    assert [(row["test"], row["model"], row["kv"]) for row in rows] == [
+        ("pp16", "fp32", "fp32"),
+        ("pp16", "fp32, int8 KV", "int8"),
+        ("tg4", "fp32", "fp32"),
+        ("tg4", "fp32, int8 KV", "int8"),
+    ]
+    weights = weight_bytes_per_token(int8_kv_folder)
+    exact, small = (row["bytes_per_token"] - weights for row in rows[2:])
+    assert exact == 4 * small > 0
+
+
+@pytest.mark.usefixtures("idle_machine")
+def test_a_cache_that_a_model_has_no_graph_for_is_refused_before_any_work(
+    run: Run, tiny_folder: ModelFolder
+) -> None:
+    assert_refused(run(tiny_folder.path, *QUICK, "--kv", "int8"), "found no graph with an int8 KV")
 
 
 @pytest.mark.usefixtures("idle_machine")
@@ -275,8 +299,8 @@ def test_a_model_that_dies_is_one_line_and_the_others_are_shown(
     run: Run, tiny_folder: ModelFolder, int4: ModelFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Doomed(Remote):
-        def __init__(self, name: str, folder: Path, threads: int) -> None:
-            super().__init__(name, folder, threads)
+        def __init__(self, name: str, folder: Path, threads: int, kv: str) -> None:
+            super().__init__(name, folder, threads, kv)
             if name == "fp32":
                 os.kill(self._process.pid, signal.SIGKILL)
 

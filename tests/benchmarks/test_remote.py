@@ -107,7 +107,7 @@ def starving(folder: ModelFolder, monkeypatch: pytest.MonkeyPatch, program: str)
 
     def start(command: list[str], **options: Any) -> subprocess.Popen[str]:
         worker = f"import pocketlm.benchmarks.speed.worker as worker\n{program}\nworker.main()"
-        return popen([sys.executable, "-P", "-c", worker, *command[-2:]], **options)
+        return popen([sys.executable, "-P", "-c", worker, *command[4:]], **options)
 
     monkeypatch.setattr(subprocess, "Popen", start)
     return Remote("fp32", folder.path, 1)
@@ -175,7 +175,7 @@ def test_what_else_is_printed_stays_out_of_the_answers(tiny_folder: ModelFolder)
         "worker.main()"
     )
     done = subprocess.run(
-        [sys.executable, "-P", "-c", program, tiny_folder.path, "1"],
+        [sys.executable, "-P", "-c", program, tiny_folder.path, "1", "fp32"],
         input='{"do": "first_token"}\n',
         capture_output=True,
         text=True,

@@ -285,10 +285,10 @@ def test_a_model_that_cannot_be_opened_for_want_of_memory_is_dropped(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Small(Remote):
-        def __init__(self, name: str, folder: Path, threads: int) -> None:
+        def __init__(self, name: str, folder: Path, threads: int, kv: str) -> None:
             if name == "b":
                 raise WorkerDied("b: found its process killed")
-            super().__init__(name, folder, threads)
+            super().__init__(name, folder, threads, kv)
 
     monkeypatch.setattr(speed, "Remote", Small)
     recording = Recording()

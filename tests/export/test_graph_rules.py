@@ -34,6 +34,7 @@ from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.errors import ModelFolderError
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.graph_check.graph import check_graph
+from pocketlm.export.manifest import DECODER, INT8_KV_DECODER
 from pocketlm.export.writing import export_model
 from pocketlm.quantize.run import precision_of
 
@@ -613,6 +614,89 @@ def test_one_change_to_a_real_graph_is_refused_by_name(
     text = str(caught.value)
     assert text.startswith(f"{folder.path / 'model.onnx'}: found ") and "\n" not in text
     assert text.endswith("export the checkpoint again with: pocketlm export CHECKPOINT OUT")
+
+
+def scaled(name: str, value: float) -> Change:
+    """One channel gets another scale."""
+
+    def change(model: ModelProto) -> None:
+        tensor = weight(model, name)
+        values = numpy_helper.to_array(tensor).copy()
+        values[0, 2, 0, 5] = value
+        tensor.raw_data = values.tobytes()
+
+    return change
+
+
+def scales_elsewhere(model: ModelProto) -> None:
+    """In the file of the weights, where a norm of as many numbers lies."""
+    tensor, other = weight(model, SCALE), weight(model, "h.0.ln_1.weight")
+    tensor.ClearField("raw_data")
+    tensor.data_location = other.data_location
+    tensor.external_data.extend(other.external_data)
+
+
+def without_scales(model: ModelProto) -> None:
+    del node(model, G).input[12:]
+
+
+def one_in_float32(model: ModelProto) -> None:
+    """A float32 cache in the midst of those of int8."""
+    retyped(KEY, FLOAT, "b", 4, "p", 8)(model)
+
+
+SCALE = "cache.0.value.scale"
+# What an attention over int8 may look like: in one form alone.
+REFUSED_INT8: dict[str, tuple[Change, str]] = {
+    "a scale for all channels": (
+        set_attribute(G, "k_quant_type", "PER_TENSOR"),
+        "k_quant_type 'PER_TENSOR' in .*, expected PER_CHANNEL",
+    ),
+    "four bits": (
+        set_attribute(G, "kv_cache_bit_width", 4),
+        "kv_cache_bit_width 4 in .*, expected 8",
+    ),
+    "no type of the values": (
+        lambda m: node(m, G).attribute.remove(
+            next(a for a in node(m, G).attribute if a.name == "v_quant_type")
+        ),
+        "a cache of int8 with .* expected .*v_quant_type",
+    ),
+    "no scales": (without_scales, "and 12 inputs in .*, expected .* and 14"),
+    "a scale of 0": (scaled(SCALE, 0.0), "a scale of 0.0 in 'cache.0.value.scale'"),
+    "a scale that is no number": (scaled(SCALE, np.nan), "a scale of nan"),
+    "an endless scale": (scaled(SCALE, np.inf), "a scale of inf"),
+    "scales elsewhere": (scales_elsewhere, "expected positive ones in the graph's own file"),
+    "scales of another size": (
+        set_input(G, 13, "h.0.ln_1.weight"),
+        r"expected float32 \(1, 4, 1, 8\)",
+    ),
+    "computed scales": (set_input(G, 12, "mask.ones"), "'mask.ones', which is computed"),
+    "a sink": (set_input(G, 11, "h.0.ln_1.weight"), "an input 11 in .*, expected none"),
+    "float32 among int8": (one_in_float32, f"{KEY} of float32"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED_INT8)
+def test_one_change_to_a_graph_with_an_int8_cache_is_refused(
+    name: str, int8_kv_folder: ModelFolder, tmp_path: Path
+) -> None:
+    change, message = REFUSED_INT8[name]
+    model = load(int8_kv_folder, INT8_KV_DECODER)
+    change(model)
+    graph = model.SerializeToString()
+    folder = folder_with(int8_kv_folder, tmp_path / "copy", graph, name=INT8_KV_DECODER)
+    check_graph(folder)
+    with pytest.raises(ModelFolderError, match=message):
+        check_graph(folder, INT8_KV_DECODER)
+
+
+def test_neither_graph_is_taken_for_the_other(int8_kv_folder: ModelFolder, tmp_path: Path) -> None:
+    for name, other in ((DECODER, INT8_KV_DECODER), (INT8_KV_DECODER, DECODER)):
+        graph = load(int8_kv_folder, other).SerializeToString()
+        folder = folder_with(int8_kv_folder, tmp_path / name, graph, name=name)
+        with pytest.raises(ModelFolderError, match=r"past_key_values.0.key of (int8|float32)"):
+            check_graph(folder, name)
 
 
 LIES: dict[str, tuple[str, dict[str, int], dict[str, int], str]] = {

@@ -18,6 +18,7 @@ from pocketlm.benchmarks.speed.measure import GENERATION, PROMPT, SpeedGrid
 from pocketlm.benchmarks.tables import Table
 from pocketlm.commands.lists import ListCommand
 from pocketlm.commands.measuring import (
+    choose_caches,
     drawn,
     named,
     output_option,
@@ -40,6 +41,7 @@ from pocketlm.export.interrupts import INTERRUPTED
 from pocketlm.export.output_file import OutputFile
 from pocketlm.export.threads import default_threads, most_threads
 from pocketlm.runtime.generate import CHUNK_SIZE
+from pocketlm.runtime.kv import AUTO, KV_CACHES
 
 
 def parse_counts(text: str, least: int, most: int, step: int = 1) -> list[int]:
@@ -116,6 +118,12 @@ def _parse_pairs(
     help="CPU threads. Default: the cores at hand.",
 )
 @click.option(
+    "--kv",
+    multiple=True,
+    type=click.Choice(KV_CACHES),
+    help="What the KV cache holds; may be given several times. Default: auto, as `pocketlm run`.",
+)
+@click.option(
     *("-r", "--repetitions"),
     type=click.IntRange(1, 10_000),
     default=BenchPlan.repetitions,
@@ -153,6 +161,7 @@ def command(
     n_depth: list[int] | None,
     batch_size: list[int] | None,
     threads: list[int] | None,
+    kv: tuple[str, ...],
     repetitions: int,
     texts: tuple[Path, ...],
     window: int | None,
@@ -190,7 +199,8 @@ def command(
     refuse_alone(context, "texts", ("window", "stride", "limit", "split"))
     report = _check_files(texts, split, html)
     models_or_demo: tuple[str | None, ...] = models or (None,)
-    folders = named(models_or_demo, open_folders(models_or_demo, [options] * len(models_or_demo)))
+    opened = named(models_or_demo, open_folders(models_or_demo, [options] * len(models_or_demo)))
+    folders, caches = choose_caches(opened, kv or (AUTO,))
     shortest = min(folder.shape.context_length for folder in folders.values())
     tests = grid.tests(shortest)
     if batch_size and not any(test.prompt for test in tests):
@@ -202,6 +212,7 @@ def command(
         folders,
         tests,
         repetitions,
+        kv=caches,
         texts=texts,
         window=window,
         stride=stride,

@@ -30,6 +30,7 @@ from pocketlm.benchmarks.tasks.files import read_task
 from pocketlm.benchmarks.tasks.measure import check_tasks, measure_tasks
 from pocketlm.commands.lists import ListCommand
 from pocketlm.commands.measuring import (
+    choose_caches,
     drawn,
     named,
     output_option,
@@ -113,6 +114,7 @@ from pocketlm.reference import OnDisk, find_reference
     help="Tokens of a passage that are to be recited.",
 )
 @MODEL_OPTIONS["threads"]
+@MODEL_OPTIONS["kv"]
 @output_option
 @MODEL_OPTIONS["precision"]
 @MODEL_OPTIONS["tokenizer"]
@@ -137,6 +139,7 @@ def command(
     prompt_tokens: int,
     continuation_tokens: int,
     threads: int | None,
+    kv: str,
     output: str,
     debug: bool,
     **options: Any,
@@ -180,6 +183,8 @@ def command(
         passages=passages, prompt_tokens=prompt_tokens, continuation_tokens=continuation_tokens
     )
     folders = _open_all(models, against, options)
+    reference = next(iter(folders)) if against is not None else None
+    folders, caches = choose_caches(folders, [kv], but=reference)
     check_tasks(folders, task_files)
     books = read_books(folders, recite, recitation) if recite else []
     results: dict[str, Any] = {
@@ -189,7 +194,7 @@ def command(
         }
     }
     with progress_bar("reading the models") as on_progress:
-        run: dict[str, Any] = {"threads": threads, "on_progress": on_progress}
+        run: dict[str, Any] = {"threads": threads, "caches": caches, "on_progress": on_progress}
         if texts:
             results["quality"] = measure_quality(
                 folders, texts, window=window, stride=stride, limit=limit, split=split, **run

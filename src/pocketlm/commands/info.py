@@ -16,7 +16,7 @@ from pocketlm.export.errors import MissingExtraError
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.graph_check.graph import check_graph
 from pocketlm.export.importing import importing
-from pocketlm.export.manifest import PrecisionEntry
+from pocketlm.export.manifest import INT8_KV_DECODER, PrecisionEntry
 from pocketlm.export.quantities import size_text
 from pocketlm.quantize.precisions import FULL
 
@@ -97,7 +97,7 @@ def _summary(folder: ModelFolder) -> list[str]:
         f"decoder       {shape.num_layers} layers, width {shape.hidden_size}, {shape.num_heads} "
         f"heads of {shape.head_size}, vocabulary {shape.vocab_size:,}",
         f"context       {shape.context_length:,} tokens, "
-        f"{size_text(shape.kv_bytes_per_token)} of KV cache each",
+        f"{size_text(shape.kv_bytes_per_token)} of KV cache each{_int8(folder)}",
         f"precision     {precision.name}{blocks}{head}{share}",
         *_plan_lines(precision),
         f"size          {size_text(total)} in {len(folder.files)} files, "
@@ -138,6 +138,13 @@ def _save_plan(folder: ModelFolder, file: Path) -> None:
     with importing("writing a plan", "export"):
         from pocketlm.quantize.run import plan_of
     plan_of(folder).write(file)
+
+
+def _int8(folder: ModelFolder) -> str:
+    """What the second graph, if there is one, makes of it."""
+    if INT8_KV_DECODER not in folder.manifest.graphs:
+        return ""
+    return f", {size_text(folder.shape.kv_numbers_per_token)} with --kv int8"
 
 
 def _provider(folder: ModelFolder) -> str:

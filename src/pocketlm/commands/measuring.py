@@ -18,6 +18,7 @@ from rich.text import Text
 from pocketlm.benchmarks.tables import Table
 from pocketlm.commands.progress import PIPED_WIDTH
 from pocketlm.export.folder import ModelFolder
+from pocketlm.runtime.kv import FP32, INT8, choose_kv
 
 GAP = 2  # between the columns of a table
 # Takes the share that is done, None for no change, and a text.
@@ -56,6 +57,25 @@ def named(models: Sequence[str | None], folders: Sequence[ModelFolder]) -> dict[
     for folder in folders:
         folder.verify()
     return dict(zip(unique_names(models, folders), folders, strict=True))
+
+
+def choose_caches(
+    folders: dict[str, ModelFolder], kv: Sequence[str], *, but: str | None = None
+) -> tuple[dict[str, ModelFolder], dict[str, str]]:
+    """Each model once with every KV cache asked for, and the caches of those that have one of int8.
+
+    Those have it in their name. The model ``but`` is left with one of float32.
+    """
+    found: dict[str, ModelFolder] = {}
+    caches: dict[str, str] = {}
+    for name, folder in folders.items():
+        chosen = {choose_kv(folder, asked) for asked in kv} if name != but else {FP32}
+        if FP32 in chosen:
+            found[name] = folder
+        if INT8 in chosen:
+            found[f"{name}, int8 KV"] = folder
+            caches[f"{name}, int8 KV"] = INT8
+    return found, caches
 
 
 def unique_names(models: Sequence[str | None], folders: Sequence[ModelFolder]) -> list[str]:

@@ -160,6 +160,7 @@ def _result(model: Model, stream: TextStream, prompt: str, text: str) -> dict[st
         "peak_rss_bytes": peak_rss_bytes(),
         "threads": model.session.threads,
         "provider": model.session.place.name,
+        "kv": model.session.kv,
         "fallback": model.fallback,
         "model": {
             "path": str(model.folder.path),
@@ -177,6 +178,6 @@ def _stats(model: Model, stream: TextStream) -> str:
         f"prefill {timings.prefill_rate:.0f} tokens/s ({timings.prompt_tokens} tokens), "
         f"decode {timings.decode_rate:.0f} tokens/s ({timings.new_tokens} tokens), "
         f"peak memory {size_text(peak_rss_bytes())}, {model.session.threads} threads "
-        f"on {model.session.place.name}, "
+        f"on {model.session.place.name}, KV cache in {model.session.kv}, "
         f"finished by {stream.finish_reason}"
     )
