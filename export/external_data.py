@@ -20,6 +20,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from .blas import single_threaded_products
 from .errors import ModelFolderError
 from .folder import PAGE
 from .graph import Blob, Rows, Weight
@@ -74,7 +75,7 @@ def write_weights(model: ir.Model, folder: Path, progress: ByteProgress | None =
     ranges, total = plan_ranges(model)
     digest = hashlib.sha256()
     position = 0
-    with open(folder / DATA_FILE, "xb") as stream:
+    with open(folder / DATA_FILE, "xb") as stream, single_threaded_products():
         jobs = ((piece, piece.compute, not piece.weight.blob.at_hand) for piece in pieces(model))
         for piece, rows in computed_ahead(jobs, default_threads()):
             offset = ranges[piece.weight.blob].offset + piece.start * piece.weight.row_bytes

@@ -13,7 +13,7 @@ from source_tree import FOLDERS, FRONT, ROOT, module_name, sources
 
 # What `pip install pocketlm` brings, without any extra.
 RUNTIME_PACKAGES = {"numpy", "onnxruntime", "tokenizers"}
-EXPORT_PACKAGES = {"numpy", "onnx", "onnx_ir", "safetensors", "ml_dtypes"}
+EXPORT_PACKAGES = {"numpy", "onnx", "onnx_ir", "safetensors", "ml_dtypes", "threadpoolctl"}
 ALLOWED_PACKAGES = {
     "export": EXPORT_PACKAGES | {"huggingface_hub", "tokenizers"},
     "quantize": EXPORT_PACKAGES | RUNTIME_PACKAGES,
