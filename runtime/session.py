@@ -317,8 +317,8 @@ def _open(
     options.log_severity_level = FATAL if place is CPU else ERROR
     # Workers may spin between the nodes of a run, but not between two runs: an idle model is idle.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    for name, value in SESSION_OPTIONS.items():
-        options.add_session_config_entry(name, value)
+    for option, value in SESSION_OPTIONS.items():
+        options.add_session_config_entry(option, value)
     if graph is not None:
         options.add_session_config_entry(WEIGHTS_FOLDER, utf8(str(folder.path)))
     # Not session.set_denormal_as_zero: it would also flush the numbers of the caller's own thread.
