@@ -32,6 +32,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .blas import one_thread
+
 Array = NDArray[Any]  # float32; float64 where the Hessian is
 
 DAMPING = 0.01  # 0.001 to 0.05 make no difference, 0.2 is worse
@@ -117,16 +119,15 @@ class Feedback:
         factor = self.factor(grids[0].size)
         codes = np.empty_like(rows)
         scales, zeros = np.empty_like(grids[0].scales), np.empty_like(grids[0].zeros)
-        for part in _aligned(first, len(rows)):
-            place = (first + part.start) % PANEL
-            panel = _Panel(
-                rows[part], [grid.rows(part) for grid in grids], place, self._hessian.dtype
-            )
-            panel.round_to_nearest_plane(factor)
-            panel.take_plain_where_better(self._gradient)
-            for _ in range(SWEEPS):
-                panel.descend(self._gradient, self._square)
-            codes[part], scales[part], zeros[part] = panel.result()
+        with one_thread():
+            for part in _aligned(first, len(rows)):
+                tried = [grid.rows(part) for grid in grids]
+                panel = _Panel(rows[part], tried, (first + part.start) % PANEL, self._hessian.dtype)
+                panel.round_to_nearest_plane(factor)
+                panel.take_plain_where_better(self._gradient)
+                for _ in range(SWEEPS):
+                    panel.descend(self._gradient, self._square)
+                codes[part], scales[part], zeros[part] = panel.result()
         return codes, replace(grids[0], scales=scales, zeros=zeros)
 
     def factor(self, size: int) -> Factor:
@@ -256,9 +257,10 @@ class _Panel:
         errors = np.empty_like(codes)
         steps = 1 / scale
         for i in reversed(range(len(target))):
-            later = triangle[i + 1 :, i] @ errors[i + 1 :].reshape(len(target) - i - 1, scale.size)
+            later = np.einsum("k,kfr->fr", triangle[i + 1 :, i], errors[i + 1 :])
+            later += target[i]
             code = codes[i]
-            np.multiply(later.reshape(scale.shape) + target[i], steps, out=code)
+            np.multiply(later, steps, out=code)
             np.rint(code, out=code)
             code += zero
             np.clip(code, *self._limits, out=code)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from ..export.errors import RequestError
 from .formats.block import Block
 from .formats.int8_channel import Int8Channel
+from .formats.int8_channel_asym import Int8ChannelAsym
 from .precisions import BLOCK_SIZES, DEFAULT_BLOCK, FULL, HEADS, PRECISIONS
 
 Format = Block | Int8Channel
@@ -34,7 +35,7 @@ class Choice:
     @property
     def linear_format(self) -> Format:
         if self.name == "int8":
-            return Int8Channel()
+            return Int8ChannelAsym()
         return Block(4 if self.name == "int4" else 8, self.block_size)
 
     @property

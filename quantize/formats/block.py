@@ -311,3 +311,9 @@ class Block:
             g.weight(f"{weight.name}.{name}", shape, parts.blob(name), dtype)
             for name, (shape, dtype) in others
         ]
+
+
+FORMATS = (
+    *(Block(bits, size) for bits in (4, 8) for size in (16, 32, 64, 128)),
+    *(Block(4, size, zero_points=True) for size in (16, 32, 64, 128)),
+)

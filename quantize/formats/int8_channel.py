@@ -130,3 +130,6 @@ class Int8Channel:
             name=self.name,
         )
         return result
+
+
+FORMATS = (Int8Channel(),)

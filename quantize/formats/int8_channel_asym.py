@@ -70,3 +70,6 @@ class Int8ChannelAsym(Int8Channel):
             g.Mul(product, spread, name="rescale"), g.Mul(low, sums, name="shift"), name="result"
         )
         return result
+
+
+FORMATS = (Int8ChannelAsym(),)
