@@ -131,7 +131,7 @@ def test_a_layer_that_no_block_divides_has_its_last_one_filled_up(tmp_path: Path
         tensor["name"]: (tensor["format"], tensor["bits_per_weight"])
         for tensor in folder.manifest["precision"]["tensors"]
     }
-    assert formats["h.0.mlp.c_proj.weight"] == ("int4-block64", 4.5 * 128 / 100)
+    assert formats["h.0.mlp.c_proj.weight"] == ("int4-block128", 4.25 * 128 / 100)
 
 
 def test_position_table_as_long_as_the_vocabulary_is_not_taken_for_it(tmp_path: Path) -> None:
