@@ -122,12 +122,13 @@ def test_head_can_stay_in_float(tmp_path: Path) -> None:
     assert report_of(folder).skipped == {"wte.weight": "asked to stay in float32"}
 
 
-def test_a_layer_that_does_not_fit_is_left_with_its_reason(tmp_path: Path) -> None:
+def test_a_layer_that_no_block_divides_has_its_last_one_filled_up(tmp_path: Path) -> None:
     folder = make(tmp_path, "int4", n_inner=100)
-    assert operators(folder)["MatMul"] == 2
-    assert report_of(folder).skipped == {
-        f"h.{i}.mlp.c_proj.weight": "100 input features are not a multiple of 16" for i in range(2)
-    }
+    assert operators(folder)["MatMulNBits"] == 9
+    report = report_of(folder)
+    assert report.skipped == {}
+    formats = {tensor.name: (tensor.format, tensor.bits_per_weight) for tensor in report.tensors}
+    assert formats["h.0.mlp.c_proj.weight"] == ("int4-block128", 4.25 * 128 / 100)
 
 
 def test_position_table_as_long_as_the_vocabulary_is_not_taken_for_it(tmp_path: Path) -> None:
