@@ -293,7 +293,10 @@ class Inspection:
                 checked.add(node.inputs[5:7])
 
     def _check_embedding(self) -> None:
-        """Token ids look up rows of the manifest's size: no id is out of range."""
+        """Token ids look up rows of the manifest's size: no id is out of range.
+
+        Packed rows are looked up with what fills their last block, and cut afterwards.
+        """
         decoder = self._decoder
         tables = [
             node
@@ -303,7 +306,9 @@ class Inspection:
         rows = {self.facts[node.inputs[0]].dims[0] for node in tables}
         widths = {self.facts[node.outputs[0]].dims[-1] for node in tables}
         expected = decoder.vocab_size, decoder.hidden_size
-        if (rows, widths) != ({expected[:1] * 2}, {expected[1:] * 2}):
+        blocks = [node.attributes.get("block_size", 1) for node in tables]
+        wide = {-(-expected[1] // size) * size for size in blocks if isinstance(size, int)}
+        if (rows, widths) != ({expected[:1] * 2}, {(width, width) for width in wide}):
             found = f"{' '.join(map(shown, rows))} × {' '.join(map(shown, widths))}"
             raise GraphRefused(
                 f"an embedding of {found}", f"{expected[0]} × {expected[1]} as in the manifest"

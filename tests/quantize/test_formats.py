@@ -21,6 +21,7 @@ from pocketlm.export.external_data import weights_of, write_weights
 from pocketlm.export.graph import Graph, Weight
 from pocketlm.quantize.formats.block import Block
 from pocketlm.quantize.formats.int8_channel import Int8Channel
+from pocketlm.quantize.formats.int8_channel_asym import Int8ChannelAsym
 from pocketlm.quantize.report import Report
 from pocketlm.quantize.rewrite import pack_lazily
 from pocketlm.quantize.weights import LinearWeight
@@ -78,10 +79,11 @@ def test_blocks_restore_within_half_a_step_or_the_clipped_extreme(w: Floats, b: 
 
 @given(hnp.arrays(np.float32, (16, 5), elements=finite))
 def test_int8_channel_restores_within_half_a_step(w: Floats) -> None:
-    data, scales, sums = Int8Channel().pack(w)
+    data, scales = Int8Channel().pack(w)
     restored = Int8Channel().unpack(data, scales)
-    assert np.all(np.abs(restored - w) <= np.abs(w).max(axis=0) / 63 * 0.5001 + 1e-6)
-    assert np.abs(data).max(initial=0) <= 63
+    assert np.all(np.abs(restored - w) <= np.abs(w).max(axis=0) / 127 * 0.5001 + 1e-6)
+    assert np.abs(data).max(initial=0) <= 127
+    sums = Int8ChannelAsym().sums(*Int8ChannelAsym().pack(w))
     np.testing.assert_allclose(sums, restored.sum(axis=0), rtol=1e-4, atol=1e-2)
 
 
@@ -128,12 +130,16 @@ def test_int8_block_bytes_are_offset_by_128() -> None:
     assert data[0, 0, :4].tolist() == [0, 255, 129, 128]
 
 
-def test_int8_channel_bytes_are_signed_and_within_63() -> None:
-    w = np.array([[63.0, -1.0], [-31.5, 0.25]], np.float32)
-    data, scales, sums = Int8Channel().pack(w)
-    assert data.tolist() == [[63, -63], [-32, 16]]  # halves round to even
-    np.testing.assert_allclose(scales * 255, [1.0, 1 / 63], rtol=1e-6)
-    np.testing.assert_allclose(sums, [31.0, -47 / 63], rtol=1e-6)
+def test_int8_channel_bytes_are_signed_and_within_127() -> None:
+    w = np.array([[127.0, -1.0], [-63.5, 0.25]], np.float32)
+    data, scales = Int8Channel().pack(w)
+    assert data.tolist() == [[127, -127], [-64, 32]]  # halves round to even
+    np.testing.assert_allclose(scales * 127, [1.0, 1 / 127], rtol=1e-6)
+    again, scales = Int8ChannelAsym().pack(w)
+    assert np.array_equal(again, data)
+    np.testing.assert_allclose(scales * 255, [1.0, 1 / 127], rtol=1e-6)
+    sums = Int8ChannelAsym().sums(data, scales)
+    np.testing.assert_allclose(sums, [63.0, -95 / 127], rtol=1e-6)
 
 
 # Kernels ------------------------------------------------------------------------------------------
@@ -212,17 +218,40 @@ def test_embedding_and_head_share_their_bytes(b: Block, tmp_path: Any) -> None:
     assert size < 40 * 128 * b.bits // 8 + 40 * 4 * 128 // b.size + 2 * 4096
 
 
-@pytest.mark.parametrize("features, size", [(96, 32), (48, 16), (160, 32), (1600, 64), (64, 64)])
-def test_block_shrinks_to_the_largest_that_divides_the_inputs(features: int, size: int) -> None:
-    fitted = Block(4, 128).fitted(
-        linear_weight(np.zeros((2, features), np.float32), transposed=True)
-    )
+@pytest.mark.parametrize(
+    "features, size", [(96, 32), (48, 16), (160, 32), (64, 64), (576, 64), (960, 64), (1600, 128)]
+)
+def test_a_block_has_the_size_that_takes_the_fewest_bits(features: int, size: int) -> None:
+    weight = linear_weight(random(2, features), transposed=True)
+    fitted = Block(4, 128).fitted(weight)
     assert fitted == Block(4, size)
+    assert bool(fitted.note) == (size != 128)
+    stored = {}
+    for tried in (16, 32, 64, 128):
+        parts = Block(4, tried).packed(weight, 0, 2, lambda before, after: None)
+        stored[tried] = sum(part.nbytes for part in parts.values())
+    assert stored[size] == min(stored.values())
 
 
-def test_block_says_why_it_does_not_fit() -> None:
-    fitted = Block(4, 128).fitted(linear_weight(np.zeros((2, 40), np.float32), transposed=True))
-    assert fitted == "40 input features are not a multiple of 16"
+def test_a_block_says_why_it_is_another() -> None:
+    fitted = Block(4, 128).fitted(linear_weight(np.zeros((2, 576), np.float32), transposed=True))
+    assert fitted.note == (
+        "576 input features take 4.50 bits per weight in blocks of 64, 4.72 in blocks of 128"
+    )
+
+
+@pytest.mark.parametrize("b", BLOCKS, ids=lambda b: b.name)
+def test_a_block_that_is_filled_up_multiplies_and_embeds_as_its_twin(
+    b: Block, tmp_path: Any
+) -> None:
+    features = 2 * b.size + 8
+    w, x = random(24, features), random(5, features, seed=1)
+    y, _ = run_linear(b, linear_weight(w, transposed=True), x, tmp_path)
+    packed = b.pack(w)
+    restored = b.unpack(*packed)[:, :features]
+    near = min(np.abs(y - x @ restored.T).max(), np.abs(y - b.matmul(x, *packed)).max())
+    assert near <= 2e-3 * np.abs(x @ restored.T).max()
+    assert np.array_equal(b.lookup(np.arange(24), *packed)[:, :features], restored)
 
 
 @pytest.mark.parametrize(
