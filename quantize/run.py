@@ -25,7 +25,7 @@ from ..export.manifest import PrecisionEntry, PromiseEntry, RotationEntry
 from ..export.observer import Observer
 from ..export.writing import Change, export_model, open_decoder
 from .plan import Plan, choose, plan_for
-from .precisions import FULL, Budget, Calibration
+from .precisions import FULL, MIXED, Budget, Calibration
 from .rewrite import Rewrite
 from .rotation import Rotation
 
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from .calibration import Calibrated, Declare
 
 DREAMER = "int8"  # the precision that a model dreams in
+# W8A8 with rows between -|x| and |x|, and between the smallest and the largest x.
+EVEN, LOPSIDED = "int8-channel", "int8-channel-asym"
 CACHE_WINDOWS = 8  # that the scales of an int8 KV cache are taken from
 
 
@@ -85,6 +87,8 @@ class Quantized:
         """Runs the passes; what the last reports fills up when the weights are written."""
         self.plan = self._plan_of(model)
         self._rotation = rotate(self.plan, model)
+        if self.plan.name != MIXED and "R1" not in (self._rotation.parts if self._rotation else ()):
+            self.plan = _with_lopsided_rows(self.plan)
         self._rewrite = Rewrite(self.plan, self._found.feedbacks if self._found else None)
         self._rewrite.apply(model)
 
@@ -133,6 +137,13 @@ def rotate(plan: Plan, model: ir.Model) -> RotationEntry | None:
     return RotationEntry(
         seed=plan.rotation.seed, parts=tuple(outcome.changed), skipped=outcome.skipped
     )
+
+
+def _with_lopsided_rows(plan: Plan) -> Plan:
+    """For rows of activations with the outliers that a rotation of the stream would have spread."""
+    lopsided = {EVEN: LOPSIDED}
+    formats = {name: lopsided.get(found, found) for name, found in plan.formats.items()}
+    return replace(plan, formats=formats)
 
 
 def _obstacle(calibration: Calibration, declare: Declare | None) -> str | None:

@@ -19,16 +19,19 @@ mlx-lm's and llama.cpp's searches for a target size do with other measures.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import onnx_ir as ir
 
+from ..export.blas import single_threaded_products
 from ..export.errors import RequestError
 from ..export.external_data import plan_ranges
 from ..export.observer import Observer
 from ..export.quantities import size_text
+from ..export.threads import default_threads
 from .calibration import Calibrated
 from .feedback import Feedbacks
 from .fidelity import Progress, Windows, chunks, mean_kl, run_rows
@@ -42,7 +45,17 @@ from .weights import Floats, LinearWeight
 PROBE = "int4-block64"
 # From small to large; W8A8 is not among them: its activations lose what no objective of weights
 # tells, and blocks of 8 bits have less KL for as many bytes.
-LADDER = ("int4-block128", "int4-block64", "int4-block32", "int8-block128", "int8-block32", FULL)
+LADDER = (
+    "int4-block128",
+    "int4-block128-zp",
+    "int4-block64",
+    "int4-block64-zp",
+    "int4-block32",
+    "int4-block32-zp",
+    "int8-block128",
+    "int8-block32",
+    FULL,
+)
 SENSITIVITY_WINDOWS = 2  # of those that were calibrated on
 # What text that nobody has seen may lose more than the windows that a promise is verified on.
 MARGIN = 0.8
@@ -310,10 +323,10 @@ def _replacements(
     part: Part, rounded: Mapping[str, Callable[[], Floats]]
 ) -> Iterator[tuple[str, Floats]]:
     """Of the weights of a part those that are to be rounded, as they are stored."""
-    for weight in part.weights():
-        name = str(weight.name)
-        if name in rounded:
-            yield name, rounded[name]()
+    names = [str(weight.name) for weight in part.weights() if str(weight.name) in rounded]
+    with single_threaded_products(), ThreadPoolExecutor(default_threads()) as pool:
+        found = list(pool.map(lambda name: rounded[name](), names))
+    yield from zip(names, found, strict=True)
 
 
 def _again(name: str, part: Part, rounded: Mapping[str, Callable[[], Floats]]) -> dict[str, Floats]:
