@@ -158,9 +158,9 @@ def export_model(
     """
     target = target_of(out, force)
     change = change or Unchanged()
-    declare = None if isinstance(source, Decoder) else partial(_declared, source)
+    declare = partial(_decoder, source) if _is_declared(source) else None
     with change.prepared(declare, observer):
-        decoder = source if isinstance(source, Decoder) else _declared(source)
+        decoder = _decoder(source)
         change.apply(decoder.model)
         with publishing(target) as folder:
             plan = _plan(decoder, target, change.name)
@@ -196,8 +196,17 @@ def plan_export(
     return replace(plan, seconds=seconds)
 
 
-def _declared(source: Checkpoint | ModelFolder) -> Decoder:
-    """A new float32 model of ``source`` every time; its weights are lazy."""
+def _is_declared(source: Checkpoint | ModelFolder | Decoder) -> bool:
+    """Whether ``_decoder`` gives a new model every time, of a graph that we declare."""
+    if isinstance(source, ModelFolder):
+        return source.graph().traced is None
+    return isinstance(source, Checkpoint)
+
+
+def _decoder(source: Checkpoint | ModelFolder | Decoder) -> Decoder:
+    """The float32 model of ``source`` with lazy weights, a new one unless it is one."""
+    if isinstance(source, Decoder):
+        return source
     if isinstance(source, ModelFolder):
         return _full_decoder(source)
     decoder = build_decoder(source)

@@ -39,10 +39,9 @@ from .fidelity import Reference
 from .forecast import Forecast, predict
 from .measuring import measure
 from .precisions import CALIBRATION_TOKENS, Calibration
-from .statistics import Statistics
+from .statistics import STATE, State, Statistics
 
 UNSEEN = 4096  # tokens that are not calibrated on
-WINDOWS_FILE = "windows.npy"
 SAMPLED_BYTES = 4096  # of each weight, to tell models apart
 DREAM, TEXT = "dream", "text"
 # Seconds that dreaming, measuring and rounding take together, for each of measuring.
@@ -91,6 +90,9 @@ def calibrated(
     observer.message(f"calibrating takes {forecast_text(forecast(decoder.model))}")
     identity = {"model": _fingerprint(decoder.model)}
     with _work_folder(calibration, identity["model"]) as folder:
+        place = folder / "statistics"
+        if (place / STATE).is_file():  # before the model dreams
+            State.read(place).check_same(place, identity)
         windows = _windows(calibration, decoder, folder, write_dreamer, observer)
         rows = min(max(1, UNSEEN // windows.shape[1]), len(windows) // 4)
         if not rows:
@@ -103,7 +105,7 @@ def calibrated(
         statistics = measure(
             decoder.model,
             seen,
-            folder / "statistics",
+            place,
             identity,
             partial(_told, observer, "measured", "parts of the model"),
         )
@@ -152,7 +154,7 @@ def _windows(
             file = Path(place) / "tokenizer.json"
             file.write_bytes(decoder.tokenizer_files["tokenizer.json"])
             return windows_of(calibration.files, Tokenizer.open(file), window, count)
-    kept = folder / WINDOWS_FILE
+    kept = folder / f"dream-{calibration.seed}-{count}.npy"
     if kept.is_file():
         found: Windows = np.load(kept, allow_pickle=False)
         return found
@@ -166,7 +168,7 @@ def _windows(
             chat_openings(dreamer),
             progress=partial(_told, observer, "dreamt", "tokens"),
         )
-        written = Path(place) / WINDOWS_FILE
+        written = Path(place) / kept.name
         np.save(written, windows)
         written.replace(kept)
     return windows

@@ -109,7 +109,8 @@ class Feedback:
     def loss(self, errors: Array) -> Array:
         """e (H + λI) eᵀ of each row e of ``errors`` (n, K): (n,)."""
         losses: Array = np.einsum("nk,nk->n", errors @ self.hessian, errors)
-        return losses + self._damping * np.einsum("nk,nk->n", errors, errors)
+        losses += self._damping * np.einsum("nk,nk->n", errors, errors)
+        return losses
 
     def round(self, rows: Array, grids: Sequence[Grid], first: int = 0) -> tuple[Array, Grid]:
         """Codes (n, K) of the rows (n, K) of a weight from its row ``first`` on, and their grid.

@@ -291,7 +291,9 @@ class WorkFolder:
         self.state = begun
         if (folder / STATE).exists():
             self.state = State.read(folder)
-            self._check_same(begun)
+            # What it was told beside what this run is told makes it another, too.
+            none = dict.fromkeys(self.state.identity, "none")
+            self.state.check_same(folder, {**none, **begun.identity})
         else:
             self._check_empty()
         with _storage_errors(folder):
@@ -358,16 +360,6 @@ class WorkFolder:
         for file in set(self.folder.glob("stream-*.npy")) - kept:
             with suppress(OSError):  # Windows keeps what is mapped; the next part removes it
                 file.unlink()
-
-    def _check_same(self, begun: State) -> None:
-        found, expected = self.state.identity, begun.identity
-        for name in (*expected, *found):
-            if found.get(name) != expected.get(name):
-                raise StatisticsError(
-                    f"{self.folder}: found statistics of another {name} "
-                    f"({found.get(name, 'none')}), expected {expected.get(name, 'none')}; choose "
-                    "a new folder, or remove this one"
-                )
 
     def _check_empty(self) -> None:
         names = sorted(os.listdir(self.folder))

@@ -291,5 +291,5 @@ def _nearest(selected: Selected, wanted: str) -> tuple[str, str | None]:
     if isinstance(fitted, str):
         return FULL, fitted
     if fitted.name != wanted:
-        return fitted.name, f"{selected.weight.in_features} input features do not fit {wanted}"
+        return fitted.name, fitted.note
     return wanted, None

@@ -18,6 +18,7 @@ and, of the cache, heads K and head size E.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -62,6 +63,16 @@ class State:
         """As it is stored."""
         stored = {"format": FORMAT, "version": VERSION, **asdict(self)}
         return json.dumps(stored, indent=1).encode() + b"\n"
+
+    def check_same(self, folder: Path, expected: Mapping[str, str]) -> None:
+        """StatisticsError if they are of another model or text than ``expected`` says."""
+        for name, value in expected.items():
+            found = self.identity.get(name, "none")
+            if found != value:
+                raise StatisticsError(
+                    f"{folder}: found statistics of another {name} ({found}), expected {value}; "
+                    "choose a new folder, or remove this one"
+                )
 
     @staticmethod
     def read(folder: Path) -> State:

@@ -32,6 +32,10 @@ class Format(Protocol):
         """All stored bits, over the number of weights; what a row has but once is left out."""
 
     @property
+    def note(self) -> str:
+        """Of a fitted one: why it is not what was asked for; else empty."""
+
+    @property
     def stored_by_rows(self) -> bool:
         """Whether one output feature lies behind the other, so that some of them can be packed."""
 

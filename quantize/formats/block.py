@@ -132,7 +132,7 @@ class Block:
         whole = np.where(np.abs(whole) < 1e-30, np.float32(1), whole)
         for fraction in map(np.float32, fractions):
             scales = whole * fraction
-            zeros = np.full_like(scales, self._zero)
+            zeros: Floats = np.full_like(scales, self._zero)
             if self.zero_points:  # what is cut off is cut off at both ends
                 middle = (self._largest - (high + low) / scales) / 2
                 zeros = np.clip(np.rint(middle), 0, self._largest)
@@ -234,7 +234,7 @@ class Block:
 
         Raises NotPositive for a ``feedback`` that has no factor.
         """
-        parts = {
+        parts: Parts = {
             name: np.empty(shape, dtype)
             for name, (shape, dtype) in self._stored(stop - start, weight.in_features).items()
         }

@@ -34,7 +34,8 @@ class Int8ChannelAsym(Int8Channel):
 
     def sums(self, data: NDArray[np.int8], scales: Floats) -> Floats:
         """What a row of ones gives: (N,)."""
-        return data.sum(axis=0, dtype=np.int64).astype(np.float32) * scales * np.float32(255)
+        sums: Floats = data.sum(axis=0, dtype=np.int64).astype(np.float32) * scales
+        return sums * np.float32(255)
 
     def matmul(self, x: Floats, data: NDArray[np.int8], scales: Floats) -> Floats:
         """What the nodes of ``linear`` compute: (…, K) -> (…, N)."""
@@ -43,7 +44,8 @@ class Int8ChannelAsym(Int8Channel):
         unit = np.divide(x - low, spread, out=np.zeros_like(x), where=spread > 0)
         rounded = np.rint(unit * np.float32(self.levels))
         product: Floats = (rounded @ data.astype(np.float32)) * scales * spread
-        return product + low * self.sums(data, scales)
+        product += low * self.sums(data, scales)
+        return product
 
     def packed(
         self,

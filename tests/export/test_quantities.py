@@ -1,4 +1,7 @@
-"""Sizes and durations as text: they grow with what they are of, and keep two digits or more."""
+"""Sizes and durations as text: they grow with what they are of, and keep two digits or more.
+
+And sizes as they are read: exact, in any unit.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pocketlm.export.quantities import duration_text, megabytes, size_text
+from pocketlm.export.errors import RequestError
+from pocketlm.export.quantities import duration_text, megabytes, parse_size, size_text
 
 UNITS = {
     **{"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12},
@@ -87,3 +91,43 @@ def test_a_duration_is_what_it_says(seconds: float, count: int) -> None:
 )
 def test_sizes_and_times_read_well(text: str, expected: str) -> None:
     assert text == expected
+
+
+# Sizes that are read ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "num_bytes"),
+    [
+        ("4096", 4096),
+        ("80MB", 80_000_000),
+        ("80 mb", 80_000_000),
+        (" 1.5 GiB ", 3 << 29),
+        ("0.25kB", 250),
+        ("2TB", 2 * 10**12),
+        ("1b", 1),
+    ],
+)
+def test_a_size_is_read_with_its_unit(text: str, num_bytes: int) -> None:
+    assert parse_size(text) == num_bytes
+
+
+@given(st.integers(1, 10**12), st.sampled_from(["B", "kB", "MB", "GB", "TB", "KiB", "MiB", "GiB"]))
+def test_whole_numbers_of_any_unit_are_exact(number: int, unit: str) -> None:
+    scale = 1024 ** " KMG".index(unit[0]) if "i" in unit else int(UNITS[unit])
+    number = max(1, number // scale)
+    assert parse_size(f"{number}{unit}") == parse_size(f"{number} {unit.lower()}") == number * scale
+
+
+@given(sizes.filter(lambda size: size > 0))
+def test_a_size_as_it_is_written_is_read_as_nearly_the_same(num_bytes: int) -> None:
+    written = size_text(num_bytes).replace(",", "")
+    assert parse_size(written) == pytest.approx(num_bytes, rel=6e-3)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "MB", "80 cows", "-1MB", "0", "0.1B", "1e9", "1_000", "nan", "inf GB", "1" * 20]
+)
+def test_what_is_no_size_is_refused_with_the_units(text: str) -> None:
+    with pytest.raises(RequestError, match="expected a number above 0 and its unit, such as 80MB"):
+        parse_size(text)

@@ -26,7 +26,7 @@ from pocketlm.quantize.dream import (
     window_for,
     windows_of,
 )
-from pocketlm.quantize.run import quantize_model
+from pocketlm.quantize.run import precision_of
 from pocketlm.runtime.session import Session
 from pocketlm.runtime.tokenizer import Tokenizer
 
@@ -66,7 +66,7 @@ def test_a_dream_is_what_sampling_row_by_row_gives(
     precision: str, folder: ModelFolder, tmp_path: Path
 ) -> None:
     if precision != "fp32":
-        folder = quantize_model(folder, tmp_path / "out", precision)
+        folder = export_model(folder, tmp_path / "out", precision_of(precision))
     found = dream(folder, 5 * 48, 48, seed=3, openings=OPENINGS, threads=1)
     assert found.dtype == np.int64
     np.testing.assert_array_equal(found, dreamt_row_by_row(folder, 5, 48, seed=3))

@@ -17,7 +17,7 @@ from pocketlm.export.errors import NumericsError, RequestError
 from pocketlm.export.folder import MANIFEST, ModelFolder
 from pocketlm.export.graph_check.graph import check_graph
 from pocketlm.export.manifest import DECODER, INT8_KV_DECODER
-from pocketlm.export.writing import open_decoder, write_folder
+from pocketlm.export.writing import Unchanged, export_model
 from pocketlm.quantize import cache_scales as module
 from pocketlm.quantize.cache_scales import FACTORS, HEADROOM, cache_scales, fitted_scales
 from pocketlm.quantize.int8_cache import CacheScales, Int8Cache
@@ -203,22 +203,13 @@ def test_a_traced_graph_in_place_gets_it(tmp_path: Path) -> None:
     assert np.isfinite(session.step([1, 2, 3], session.new_cache())).all()
 
 
-def test_writing_may_finish_with_it(
-    tiny_folder: ModelFolder, tmp_path: Path, tiny_session: Session
-) -> None:
+def test_writing_may_finish_with_it(tiny_folder: ModelFolder, tmp_path: Path) -> None:
     """The second graph is there when the folder appears, or neither is."""
 
-    def finish(folder: ModelFolder) -> None:
-        assert not (tmp_path / "out").exists()
-        add_int8_cache(folder, cache_scales(Session(folder, threads=1), WINDOWS))
+    class Finished(Unchanged):
+        def finish(self, folder: ModelFolder) -> None:
+            assert not (tmp_path / "out").exists()
+            add_int8_cache(folder, cache_scales(Session(folder, threads=1), WINDOWS))
 
-    written = write_folder(
-        open_decoder(tiny_folder),
-        tmp_path / "out",
-        None,
-        force=False,
-        on_plan=None,
-        progress=None,
-        finish=finish,
-    )
+    written = export_model(tiny_folder, tmp_path / "out", Finished())
     assert INT8_KV_DECODER in written.manifest.graphs

@@ -18,7 +18,7 @@ from pocketlm.export.folder import ModelFolder
 from pocketlm.export.graph import Graph
 from pocketlm.export.writing import export_model, open_decoder
 from pocketlm.quantize.layerwise import Part, opened, run_parts, split
-from pocketlm.quantize.rewrite import match_product
+from pocketlm.quantize.select import match_product
 from pocketlm.runtime.session import Session
 
 IDS = (np.arange(40).reshape(2, 20) * 7 + 3) % 97

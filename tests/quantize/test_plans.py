@@ -38,6 +38,7 @@ from pocketlm.runtime.session import Session
 
 PROMISE = PromiseEntry(max_kl=0.01, kl=0.008, tokens=4096, text="novel.txt")
 WIDE = {"n_embd": 64, "n_head": 2, "vocab_size": 300}
+PLAIN = ("--calibrate", "none")
 HEAD, UP, DOWN = "wte.weight", "h.0.mlp.c_fc.weight", "h.0.mlp.c_proj.weight"
 OPTIONS: list[tuple[Any, ...]] = [
     ("int8",),
@@ -148,7 +149,9 @@ def test_a_narrower_block_is_told_with_its_reason(full: ModelFolder, tmp_path: P
     folder = export_model(full, tmp_path / "out", precision_of("int4"))
     rows = {row.name: row for row in report_of(folder).tensors}
     assert rows[UP].format == "int4-block64"
-    assert rows[UP].reason == "64 input features do not fit int4-block128"
+    assert rows[UP].reason == (
+        "64 input features take 4.50 bits per weight in blocks of 64, 8.50 in blocks of 128"
+    )
     assert (rows[DOWN].format, rows[DOWN].reason) == ("int4-block128", None)
 
 
@@ -261,8 +264,9 @@ MISFITS: dict[str, tuple[Callable[[Plan], dict[str, str]], str]] = {
     ),
     "a block that does not divide": (
         lambda plan: {**plan.formats, UP: "int8-block128"},
-        f"the plan gives {UP} the format int8-block128, but 64 input features do not fit "
-        "int8-block128; expected one that it can have, such as int8-block64",
+        f"the plan gives {UP} the format int8-block128, but 64 input features take 8.50 bits per "
+        "weight in blocks of 64, 16.50 in blocks of 128; expected one that it can have, such as "
+        "int8-block64",
     ),
     "a table without a lookup": (
         lambda plan: {**plan.formats, HEAD: "int8-channel"},
@@ -342,7 +346,7 @@ def test_a_plan_is_saved_edited_and_given_back(
     checkpoint: Path, full: ModelFolder, run: Run, tmp_path: Path
 ) -> None:
     saved = tmp_path / "plan.json"
-    assert run("quantize", full.path, tmp_path / "int4", "--to", "int4").code == 0
+    assert run("quantize", full.path, tmp_path / "int4", "--to", "int4", *PLAIN).code == 0
     assert run("info", tmp_path / "int4", "--save-plan", saved).code == 0
     assert_refused(run("info", tmp_path / "int4", "--save-plan", saved), "found a file, expected a")
     saved.write_text(saved.read_text().replace('c_proj.weight": "int4', 'c_proj.weight": "int8'))
@@ -374,18 +378,27 @@ def test_info_groups_the_plan_and_tells_what_came_before(
 
 
 def test_a_reason_stands_in_the_report(full: ModelFolder, run: Run, tmp_path: Path) -> None:
-    ended = run("quantize", full.path, tmp_path / "out", "--to", "int4")
-    assert "int4-block64 (64 input features do not fit int4-block128)" in ended.err
+    ended = run("quantize", full.path, tmp_path / "out", "--to", "int4", *PLAIN)
+    assert "int4-block64 (64 input features take 4.50 bits per weight in blocks of" in ended.err
     assert "int4-block128 (" not in ended.err
 
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["quantize", "FULL", "out"], "found neither --to nor --plan, expected one of them"),
-        (["quantize", "FULL", "out", "--to", "int8", "--plan", "p"], "found --plan with --to"),
-        (["quantize", "FULL", "out", "--plan", "p", "--head", "int4"], "found --head with --plan"),
-        (["export", "x", "out", "--plan", "p", "--precision", "int8"], "found --plan with --prec"),
+        (["quantize", "FULL", "out"], "found no --to, expected one of --to, --plan,"),
+        (
+            ["quantize", "FULL", "out", "--to", "int8", "--plan", "p"],
+            "found a precision with",
+        ),
+        (
+            ["quantize", "FULL", "out", "--plan", "p", "--head", "int4"],
+            "found --head with --plan",
+        ),
+        (
+            ["export", "x", "out", "--plan", "p", "--precision", "int8"],
+            "found a precision with",
+        ),
         (
             ["export", "x", "out", "--plan", "p", "--block-size", "32"],
             "found --block-size with",

@@ -35,9 +35,12 @@ def make(folder: Path, precision: str, options: dict[str, Any] | None = None, **
     return export_model(open_checkpoint(checkpoint), out, change)
 
 
+def nodes(folder: ModelFolder) -> list[onnx.NodeProto]:
+    return list(onnx.load(folder.path / "model.onnx", load_external_data=False).graph.node)
+
+
 def operators(folder: ModelFolder) -> Counter[str]:
-    graph = onnx.load(folder.path / "model.onnx", load_external_data=False).graph
-    return Counter(node.op_type for node in graph.node)
+    return Counter(node.op_type for node in nodes(folder))
 
 
 def file_bytes(folder: ModelFolder) -> dict[str, bytes]:
@@ -55,8 +58,11 @@ def file_bytes(folder: ModelFolder) -> dict[str, bytes]:
 def test_every_product_changes_to_its_format(
     precision: str, linear: dict[str, int], table: int, tmp_path: Path
 ) -> None:
-    found = operators(make(tmp_path, precision))
-    assert found["MatMul"] == found["FusedMatMul"] == 0
+    folder = make(tmp_path, precision)
+    found = operators(folder)
+    assert found["FusedMatMul"] == 0
+    products = [node for node in nodes(folder) if node.op_type == "MatMul"]
+    assert all(node.input[1].startswith("rotation.") for node in products)
     assert {name: found[name] for name in linear} == linear
     assert found["GatherBlockQuantized"] == table
     assert found["Gather"] == 1  # positions
@@ -122,13 +128,15 @@ def test_head_can_stay_in_float(tmp_path: Path) -> None:
     assert report_of(folder).skipped == {"wte.weight": "asked to stay in float32"}
 
 
-def test_a_layer_that_no_block_divides_has_its_last_one_filled_up(tmp_path: Path) -> None:
-    folder = make(tmp_path, "int4", n_inner=100)
-    assert operators(folder)["MatMulNBits"] == 9
+def test_a_width_that_no_block_divides_is_filled_up(tmp_path: Path) -> None:
+    folder = make(tmp_path, "int4", n_inner=104)
     report = report_of(folder)
     assert report.skipped == {}
-    formats = {tensor.name: (tensor.format, tensor.bits_per_weight) for tensor in report.tensors}
-    assert formats["h.0.mlp.c_proj.weight"] == ("int4-block128", 4.25 * 128 / 100)
+    rows = {tensor.name: tensor for tensor in report.tensors}
+    for i in range(2):
+        row = rows[f"h.{i}.mlp.c_proj.weight"]
+        assert row.format == "int4-block128" and row.reason is None
+        assert row.bits_per_weight == pytest.approx(4.25 * 128 / 104)
 
 
 def test_position_table_as_long_as_the_vocabulary_is_not_taken_for_it(tmp_path: Path) -> None:

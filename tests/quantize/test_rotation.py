@@ -16,6 +16,7 @@ from graph_folders import traced_folder
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from llama_checkpoints import CASES, llama_config, llama_tensors
+from model_folders import report_of
 from numpy.typing import NDArray
 from reference import rotation
 from traced_graphs import STYLES
@@ -25,11 +26,11 @@ from pocketlm.export.errors import RequestError
 from pocketlm.export.external_data import plan_ranges, weights_of
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.graph import Graph
-from pocketlm.export.writing import Decoder, build_decoder, open_decoder, write_folder
+from pocketlm.export.writing import Decoder, build_decoder, export_model, open_decoder
 from pocketlm.quantize.orthogonal import Orthogonal
-from pocketlm.quantize.rewrite import match_embedding
 from pocketlm.quantize.rotation import PARTS, Rotation
 from pocketlm.quantize.run import precision_of
+from pocketlm.quantize.select import match_embedding
 from pocketlm.runtime.engine import onnxruntime
 from pocketlm.runtime.session import Session
 
@@ -248,7 +249,7 @@ def test_nothing_is_read_before_it_is_written() -> None:
 def written(decoder: Decoder, out: Path, change: Rotation | None = None) -> ModelFolder:
     if change is not None:
         change.apply(decoder.model)
-    return write_folder(decoder, out, None, force=False, on_plan=None, progress=None)
+    return export_model(decoder, out)
 
 
 @pytest.fixture(scope="module")
@@ -288,18 +289,14 @@ def test_a_rotated_model_is_not_rotated_again(source: Path, tmp_path: Path) -> N
 
 def test_rotated_bytes_can_be_quantized_as_any_other(source: Path, tmp_path: Path) -> None:
     """What the nodes of the rotation multiply by is no weight to quantize."""
-    decoder = build_decoder(open_checkpoint(source))
-    Rotation().apply(decoder.model)
-    change = precision_of("int8")
-    assert change is not None
-    folder = write_folder(
-        decoder, tmp_path / "out", change, force=False, on_plan=None, progress=None
-    )
-    assert {tensor["name"] for tensor in folder.manifest["precision"]["tensors"]} >= {
+    folder = export_model(open_checkpoint(source), tmp_path / "out", precision_of("int8"))
+    rotated, report = folder.manifest.precision.rotation, report_of(folder)
+    assert rotated is not None and rotated.parts == PARTS
+    assert {tensor.name for tensor in report.tensors} >= {
         "h.0.attn.c_attn.weight",
         "h.1.mlp.c_proj.weight",
     }
-    assert not any("rotation" in entry["name"] for entry in folder.manifest["precision"]["skipped"])
+    assert not any("rotation" in name for name in report.skipped)
     session = Session(folder, threads=1)
     assert np.isfinite(session.all_logits(IDS, session.new_cache())).all()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -112,7 +113,7 @@ def test_a_weight_adds_what_the_whole_graph_says_with_it_replaced(
     found = sensitivities(
         model,
         windows,
-        {name: lambda name=name: _rounded(weights[name].read()) for name in names},  # type: ignore[misc]
+        {name: partial(_rounded, weights[name].read()) for name in names},
     )
     assert list(found) == names or set(found) == set(names)
     before = _logits(tiny_folder, windows, {})

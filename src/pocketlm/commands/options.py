@@ -327,6 +327,11 @@ def _calibration(calibrate: tuple[str, ...], statistics: Path | None) -> Calibra
     if words == ["none"] or not (calibrate or statistics):
         return None
     files = () if words else tuple(Path(file) for file in calibrate)
+    for file in files:
+        if not file.exists():  # now, and not after a download
+            raise click.UsageError(
+                f"found --calibrate {file}, expected dream, none or a text; there is no such file"
+            )
     return Calibration(files, folder=statistics)
 
 
