@@ -19,7 +19,7 @@ from typing import Any
 from ..export.errors import PocketLMError
 from ..export.output_file import OutputFile
 from ..export.quantities import megabytes
-from .peers.table import markdown
+from .peers.table import markdown, with_error
 from .programs import given_path
 from .quality.figures import text_sentence
 from .tables import Table, describe_circumstances, rate_text, warnings
@@ -62,9 +62,9 @@ def quality_table(results: dict[str, Any]) -> str:
         if against := model["against"]:
             kl, agreement = against["kl"], against["top1_agreement"]
             cells[2:] = [
-                _with_error(kl["mean"], 1e3, 2),
+                with_error(kl["mean"], 1e3, 2),
                 f"{1e3 * kl['p99']['value']:.1f}",
-                f"{_with_error(agreement, 100, 1)} %",
+                f"{with_error(agreement, 100, 1)} %",
             ]
         rows.append([*cells, f"{model['perplexity']['token']['value']:.2f}"])
     about = results["circumstances"]
@@ -73,12 +73,6 @@ def quality_table(results: dict[str, Any]) -> str:
         f"{about['onnxruntime']}, Python {about['python']}."
     )
     return f"{Table(columns, rows).markdown()}\n\n{caption}"
-
-
-def _with_error(mean: dict[str, Any], scale: float, decimals: int) -> str:
-    text = f"{scale * mean['value']:.{decimals}f}"
-    error = mean["standard_error"]
-    return text if error is None else f"{text} ± {scale * error:.{decimals}f}"
 
 
 def peers_table(results: list[dict[str, Any]]) -> str:

@@ -95,9 +95,9 @@ class Contender:
         )
 
 
-def our_peer() -> Peer:
+def our_peer(precisions: Mapping[str, str] = ours.PRECISIONS) -> Peer:
     """pocketlm itself."""
-    return Peer(ours.NAME, ours.PRECISIONS, ours.__name__, None)
+    return Peer(ours.NAME, precisions, ours.__name__, None)
 
 
 def reference_peer() -> Peer:
@@ -131,9 +131,10 @@ def convert(
     """
     python = peer.interpreter(root)
     sources = (file.read_text("utf-8") for file in peer.sources)
-    key = _digest([_identity(checkpoint), *sources, str(our_folder)])
+    key = _digest([_identity(checkpoint), precision, *sources, str(our_folder)])
     folder = root / "models" / _digest([_identity(checkpoint)])
-    folder /= f"{peer.key}-{precision.replace(' ', '-')}-{key}"
+    spelled = re.sub(r"[^.0-9A-Za-z_]+", "-", precision).strip("-")
+    folder /= f"{peer.key}-{spelled:.60}-{key}"
     if not (folder / RECORD).is_file():
         folder.parent.mkdir(parents=True, exist_ok=True)
         if (free := shutil.disk_usage(root).free) < needed_bytes:

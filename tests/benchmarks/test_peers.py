@@ -251,7 +251,7 @@ def test_a_checkpoint_that_we_cannot_read_ends_it_with_the_reason(
     options = ["--checkpoint", str(tmp_path), "--folder", str(tmp_path / "kept"), "--quiet"]
     assert command.main(options) == 2
     err = capsys.readouterr().err
-    reason = "CheckpointError: model.safetensors has 0 bytes"
+    reason = "ChildError: model.safetensors has 0 bytes"
     assert err.startswith(f"peers: pocketlm itself not converted: exit code 1: {reason}")
     assert len(err.splitlines()) == 1
 
