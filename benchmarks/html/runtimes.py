@@ -6,12 +6,13 @@ formats that are worth choosing lie decades apart in what they lose.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..peers.table import caption, peer_lines
-from .charts import Chart, looks, tick_text
+from .charts import Chart, Look, looks, loss_axis, tick_text
 from .inline_svg import MUTED, PAPER, draw_svg
 from .quantities import number
 from .tradeoffs import Spot, label_spots, pareto_front
@@ -68,6 +69,11 @@ def _section(place: int, results: dict[str, Any]) -> Section:
     )
 
 
+def _looks(runtimes: Sequence[str]) -> dict[str, Look]:
+    """A colour for each; the first, grey, is that of a reference."""
+    return looks(["", *runtimes])
+
+
 def legend(runtimes: Sequence[str], name: str) -> list[str]:
     """The mark of each runtime."""
 
@@ -75,7 +81,7 @@ def legend(runtimes: Sequence[str], name: str) -> list[str]:
         def draw(axes: Axes) -> None:
             axes.set_axis_off()
             axes.set(xlim=(0, 1), ylim=(0, 1))
-            look = looks(runtimes)[runtime]
+            look = _looks(runtimes)[runtime]
             axes.plot([0.5], [0.5], look.marker, color=look.colour, markersize=8)
 
         return draw_svg(f"{name}-{place}", draw, (14, 14))
@@ -116,16 +122,17 @@ def _chart(
     rows: Sequence[tuple[Row, Spot]],
     runtimes: Sequence[str],
 ) -> Chart:
-    look = looks(runtimes)
+    look = _looks(runtimes)
     spots = [spot for _, spot in rows]
 
     def draw(axes: Axes) -> None:
-        axes.set(xscale="log", yscale="log", xlabel=axis, ylabel="mean KL divergence, nats")
-        axes.set_xlim(*_limits([spot.x for spot in spots]))
-        axes.set_ylim(*_limits([spot.y for spot in spots]))
-        axes.xaxis.set_major_formatter(tick_text)
-        axes.xaxis.set_minor_formatter(tick_text)
-        axes.yaxis.set_major_formatter(tick_text)
+        loss_axis(axes, [spot.y for spot in spots])
+        axes.set(xscale="log", xlabel=axis, ylabel="mean KL divergence, nats")
+        low, high = min(s.x for s in spots) / MARGIN, max(s.x for s in spots) * MARGIN
+        axes.set_xlim(low, high)
+        ticks = _ticks(low, high)
+        axes.set_xticks(ticks, [tick_text(tick, 0) for tick in ticks])
+        axes.set_xticks([], minor=True)
         front = pareto_front([(s.x, s.y) for s in spots], (-1 if better == "left" else 1, -1))
         line: dict[str, Any] = {"color": MUTED, "linewidth": 1, "linestyle": (0, (4, 3))}
         axes.plot(*zip(*front, strict=True), zorder=1, **line)
@@ -144,5 +151,9 @@ def _chart(
     return Chart(title, said, draw_svg(name, draw, SIZE, title, f"{spoken}."))
 
 
-def _limits(values: Sequence[float]) -> tuple[float, float]:
-    return min(values) / MARGIN, max(values) * MARGIN
+def _ticks(low: float, high: float) -> list[float]:
+    """Round numbers in a range: 1, 2 and 5 times powers of ten, or all where it is narrow."""
+    steps = (1, 2, 5) if high / low > 10 else (1, 1.5, 2, 3, 4, 5, 6, 8)
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [float(f"{step}e{decade}") for decade in decades for step in steps]
+    return [tick for tick in ticks if low <= tick <= high]

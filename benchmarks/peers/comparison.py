@@ -168,7 +168,8 @@ class Comparison:
                 "started": self.started,
                 "load_average": {"before": self.load_before, "after": load_average()},
                 "others": None if worst is None else asdict(worst),
-                "busy": busy_sentence(worst, self.load_before),
+                # Without rounds nothing was timed.
+                "busy": busy_sentence(worst, self.load_before) if self.options.rounds else None,
                 "repetitions": self.options.rounds,
             },
             "interrupted": self.interrupted,

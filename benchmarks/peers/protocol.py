@@ -16,7 +16,8 @@ it reads:
 
 The last compares the model's logits for the last ``scored`` of the ids with the rows of the file
 from ``first`` on, our fp32's for the same tokens: what comes back is the fields of ``Rows`` of
-``quality.divergence``. Logits stay on this side: those of a text may be gigabytes. Any other ``do`` calls that method of the adapter's model. An error ends the process, with
+``quality.divergence``. Logits stay on this side: those of a text may be gigabytes. Any other
+``do`` calls that method of the adapter's model. An error ends the process, with
 {"error": "Class: message"} as the last line; stderr has the traceback, then the message.
 """
 

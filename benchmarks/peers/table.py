@@ -87,10 +87,10 @@ def markdown(results: dict[str, Any]) -> str:
 def caption(results: dict[str, Any]) -> str:
     """What stands below the table."""
     about = results["circumstances"]
-    rounds = f"{about['repetitions']} interleaved rounds{load_sentence(about['load_average'])}"
+    load = load_sentence(about["load_average"])
     text = (
         f"{results['name']}, {number_text(results['parameters'] / 1e6)} M weights. "
-        f"{machine_sentence(about)}. {rounds}. {LEGEND}."
+        f"{machine_sentence(about)}. {about['repetitions']} interleaved rounds{load}. {LEGEND}."
     )
     if quality := results.get("quality"):
         text += f" {QUALITY_LEGEND}: {text_sentence(quality)}."
@@ -106,7 +106,8 @@ def peer_table(found: Sequence[dict[str, Any]], tests: Sequence[str]) -> str:
 
 
 def peer_lines(found: Sequence[dict[str, Any]], tests: Sequence[str]) -> list[list[str]]:
-    """The cells of the table, its head first."""
+    """The cells of the table, its head first; tests that nobody ran are left out."""
+    tests = [test for test in tests if any(row["tests"][test] for row in found)]
     measured = [column for test in tests for column in (f"{test} tok/s", "× ours")]
     scored = any(row.get("quality") for row in found)
     head = ["runtime", "version", "precision", "weights MB", "bits/weight"]
