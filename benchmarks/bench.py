@@ -173,8 +173,18 @@ def _results(
 
 def describe_model(name: str, folder: ModelFolder, recording: Recording) -> dict[str, Any]:
     """What the folder is, and what it took to open it."""
-    manifest = folder.manifest
     starts = recording.cold_starts[name]
+    return describe_folder(name, folder) | {
+        "load": estimate([start.load_seconds for start in starts]).to_json(),
+        "first_token": estimate([start.first_token_seconds for start in starts]).to_json(),
+        "peak_rss_bytes": recording.peak_rss_bytes(name),
+        "weight_errors": weight_errors(folder),
+    }
+
+
+def describe_folder(name: str, folder: ModelFolder) -> dict[str, Any]:
+    """What the folder is, as far as its files say."""
+    manifest = folder.manifest
     return {
         "name": name,
         "path": str(folder.path),
@@ -185,10 +195,7 @@ def describe_model(name: str, folder: ModelFolder, recording: Recording) -> dict
         "disk_bytes": sum(entry["bytes"] for entry in folder.files.values()),
         "weights_bytes": folder.weights_bytes,
         "bits_per_weight": 8 * folder.weights_bytes / manifest["num_parameters"],
-        "load": estimate([start.load_seconds for start in starts]).to_json(),
-        "first_token": estimate([start.first_token_seconds for start in starts]).to_json(),
-        "peak_rss_bytes": recording.peak_rss_bytes(name),
-        "weight_errors": weight_errors(folder),
+        "weight_bytes_per_token": weight_bytes_per_token(folder),
     }
 
 

@@ -51,7 +51,9 @@ from pocketlm.benchmarks.peers.measure import (
 )
 from pocketlm.benchmarks.peers.process import PeerProcess
 from pocketlm.benchmarks.peers.table import peer_table, rows
+from pocketlm.benchmarks.quality.measure import measure_quality
 from pocketlm.benchmarks.speed.measure import SpeedGrid, SpeedTest
+from pocketlm.export.folder import ModelFolder
 
 PROTOCOL = Path(measure.__file__).with_name("protocol.py")
 TESTS = (SpeedTest(8, 0), SpeedTest(0, 4))
@@ -90,6 +92,18 @@ class Model(Model):
 class Model(Model):
     def generate(self, ids, count):
         return [(token + 1) % 97 for token in super().generate(ids, count)]
+""",
+    "gives_no_logits": """
+class Model:
+    def __init__(self, *arguments, whole=Model):
+        self.generate = whole(*arguments).generate
+""",
+    "rounds_logits": """
+class Model(Model):
+    def logits(self, ids):
+        return super().logits(ids).round(1)
+    def bytes_per_token(self):
+        return 12345678
 """,
     "does_not_convert": """
 def convert(checkpoint, out, precision, ours):
@@ -135,7 +149,11 @@ def measured(
     options += ["--prompt", "8", "--generation", "4", "--rounds", "2", "--threads", "1"]
     report = tmp_path / "results.json"
     options += ["--precision", "fp32", "--quiet", "--discard", "--json", str(report)]
+    (tmp_path / "text.txt").write_text(" ".join(f"word {i}" for i in range(40)))
+    options += ["--text", str(tmp_path / "text.txt"), "--window", "32", "--limit", "100"]
+    options += ["--html", str(tmp_path / "report.html")]
     assert command.main(options) == 0
+    assert not list((tmp_path / "kept").glob("tmp*"))  # our fp32's logits
     table = capsys.readouterr().out
     (results,) = json.loads(report.read_text())
     assert results["circumstances"]["threads"] == 1
@@ -170,6 +188,28 @@ def test_every_peer_has_figures_or_a_reason(measured: dict[str, dict[str, Any]])
         assert reasons[name] in healthy["table"]
     assert "has a note \\| with a bar" in healthy["table"]
     assert len({line.replace("\\|", "").count("|") for line in _lines(healthy["table"])}) == 1
+
+
+def test_every_peer_says_what_it_loses_on_the_same_tokens(
+    measured: dict[str, dict[str, Any]], tmp_path: Path, tiny_folder: ModelFolder
+) -> None:
+    ours, healthy = measured["pocketlm"]["quality"], measured["healthy"]["quality"]
+    assert healthy == ours
+    against = ours["against"]
+    assert against["kl"]["mean"]["value"] == 0 and against["top1_agreement"]["value"] == 1
+    evaluated = measure_quality(
+        {"fp32": tiny_folder}, [tmp_path / "text.txt"], window=32, limit=100, threads=1
+    )
+    perplexity = evaluated["models"][0]["perplexity"]["token"]["value"]
+    assert ours["perplexity"]["token"]["value"] == pytest.approx(perplexity, rel=1e-5)
+    rounded = measured["rounds_logits"]
+    kl = rounded["quality"]["against"]["kl"]
+    assert 1e-5 < kl["mean"]["value"] < 1e-2 and kl["mean"]["value"] < kl["p99"]["value"]
+    assert rounded["bytes_per_token"] == 12345678 and "| 12.3 |" in rounded["table"]
+    assert measured["gives_no_logits"]["quality"] is None
+    assert "| its API gives no logits; has a note" in rounded["table"]
+    assert measured["disagrees"]["quality"] is None
+    assert " – pocketlm peers</title>" in (tmp_path / "report.html").read_text("utf-8")
 
 
 def _lines(table: str) -> list[str]:
