@@ -160,7 +160,7 @@ def checkpoints_of(arguments: argparse.Namespace, root: Path) -> Iterator[tuple[
         yield shape, shape_checkpoint(root, shape), False
     for given in dict.fromkeys(arguments.checkpoint or ()):
         real = str(given) == real_weights.NAME
-        folder = real_weights.real_checkpoint(root) if real else given.absolute()
+        folder = real_weights.real_checkpoint() if real else given.absolute()
         yield folder.name, folder, True
 
 
