@@ -193,7 +193,7 @@ def fits(entry: Entry, group: Sequence[Entry], free: int) -> bool:
 
 
 def _run_rounds(group: list[Entry], vocab_size: int, options: Options) -> None:
-    """One round that warms up, then those that count, every other one backwards.
+    """One round that warms up, then those that count, every other one backwards; none of none.
 
     Ctrl-C leaves the samples of complete rounds.
     """
@@ -202,7 +202,7 @@ def _run_rounds(group: list[Entry], vocab_size: int, options: Options) -> None:
         entry.samples = {test.name: [] for test in options.tests}
         entry.beside = [f"{other.peer} {other.precision}" for other in group if other is not entry]
     try:
-        for number in range(options.rounds + 1):
+        for number in range(options.rounds + 1 if options.rounds else 0):
             _run_round(group, number, vocab_size, options)
             complete = number
     finally:
