@@ -24,6 +24,7 @@ VARIANTS: dict[str, list[str]] = {
     "int4 b128, int4 head": ["--precision", "int4", "--block-size", "128", "--head", "int4"],
 }
 REFERENCE = "fp32"
+LEVELS = ("fp32", "int8", "int4")
 
 # The program that ``pocketlm export`` runs, with its peak memory at the end on stdout.
 EXPORT = """
@@ -62,10 +63,9 @@ def chosen_variants(given: Sequence[tuple[str, list[str]]] | None) -> dict[str, 
 
 
 def level_of(options: Sequence[str]) -> str:
-    """The width of what ``options`` export: fp32, int8 or int4."""
-    places = [i for i, option in enumerate(options) if option in ("--precision", "-p")]
-    precision = options[places[-1] + 1 :][:1] if places else []
-    return next((w for w in ("int8", "int4") if precision and precision[0].startswith(w)), "fp32")
+    """The width of what ``options`` export: fp32, int8 or int4, which a search may end at."""
+    given = dict(zip(options, options[1:], strict=False)).get("--precision", "")
+    return next((width for width in LEVELS if given.startswith(width)), LEVELS[-1])
 
 
 def export_variant(checkpoint: str | Path, out: Path, options: Sequence[str]) -> int:

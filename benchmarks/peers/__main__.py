@@ -35,8 +35,8 @@ from ..quality.documents import check_files
 from ..results_file import as_json, results_file
 from ..shapes import SHAPES
 from ..speed.measure import GENERATION, PROMPT, SpeedGrid
-from ..variants import variant
-from .comparison import LEVELS, Comparison, Settings, shape_checkpoint
+from ..variants import LEVELS, variant
+from .comparison import Comparison, Settings, shape_checkpoint
 from .conversions import Peer, known_peers
 from .environments import PeerError
 from .process import ANSWER_SECONDS
@@ -149,7 +149,7 @@ def settings(arguments: argparse.Namespace) -> Settings:
         arguments.rounds,
         arguments.timeout,
         arguments.discard,
-        (lambda message: None) if arguments.quiet else say,
+        on_progress=(lambda message: None) if arguments.quiet else say,
         variants=dict(arguments.variant),
     )
 

@@ -15,7 +15,7 @@ from ...export.folder import ModelFolder
 from ..machine import OthersUse, busy_sentence, describe_machine, load_average
 from ..shapes import SHAPES, write_checkpoint
 from ..speed.measure import SpeedGrid, SpeedTest
-from ..variants import level_of, spelled
+from ..variants import LEVELS, level_of, spelled
 from .conversions import Contender, Peer, convert, our_peer, reference_peer
 from .environments import PeerError
 from .measure import Checks, Entry, OnProgress, Options, checks, judge, measure_level
@@ -23,7 +23,6 @@ from .process import ANSWER_SECONDS
 from .scoring import Scoring, Texts, scoring
 from .table import rows
 
-LEVELS = ("fp32", "int8", "int4")
 STORED = {"llama": "BF16", "gpt2": "F32"}  # as the real ones are published
 LEVEL_BYTES = {"fp32": 4.0, "int8": 1.5, "int4": 1.0}  # per weight, embeddings left wide included
 

@@ -21,7 +21,7 @@ from pocketlm.benchmarks.intervals import estimate
 from pocketlm.benchmarks.machine import OthersUse
 from pocketlm.benchmarks.peers import __main__ as command
 from pocketlm.benchmarks.peers import comparison, conversions, environments, measure
-from pocketlm.benchmarks.peers.comparison import LEVELS, Comparison, Settings
+from pocketlm.benchmarks.peers.comparison import Comparison, Settings
 from pocketlm.benchmarks.peers.conversions import (
     REQUIREMENTS,
     Contender,
@@ -53,6 +53,7 @@ from pocketlm.benchmarks.peers.process import PeerProcess
 from pocketlm.benchmarks.peers.table import peer_table, rows
 from pocketlm.benchmarks.quality.measure import measure_quality
 from pocketlm.benchmarks.speed.measure import SpeedGrid, SpeedTest
+from pocketlm.benchmarks.variants import LEVELS
 from pocketlm.export.folder import ModelFolder
 
 PROTOCOL = Path(measure.__file__).with_name("protocol.py")
@@ -328,6 +329,7 @@ def test_what_is_asked_for_twice_is_measured_once() -> None:
         [known_peers()["pytorch"].name],
         ["int8"],
     )
+    assert found.on_progress is command.say
 
 
 def test_a_prompt_is_run_without_a_depth() -> None:

@@ -202,7 +202,7 @@ def test_a_variant_is_a_name_or_any_options_of_an_export() -> None:
     assert variant("int4 b32") == ("int4 b32", VARIANTS["int4 b32"])
     found = variant("mine=--precision int4 --plan 'my plan.json'")
     assert found == ("mine", ["--precision", "int4", "--plan", "my plan.json"])
-    assert level_of(found[1]) == "int4" and level_of(["--max-bytes", "9"]) == "fp32"
+    assert level_of(found[1]) == "int4" and level_of(["--max-bytes", "9"]) == "int4"
     assert level_of(VARIANTS["int8-weight"]) == "int8"
     assert list(chosen_variants([found])) == ["fp32", "mine"]
     assert chosen_variants(None) == VARIANTS

@@ -121,7 +121,7 @@ def small_gguf(tmp_path: Path) -> GGUFFile:
         "blk.0.ffn_down": (D, F),
     }
     random = np.random.default_rng(0)
-    entries = {f"llama.{name}": value for name, value in about.items()}
+    entries: dict[str, Any] = {f"llama.{name}": value for name, value in about.items()}
     entries |= {f"tokenizer.ggml.{name}": value for name, value in tokens.items()}
     entries |= {"tokenizer.chat_template": "{{ messages }}"}
     tensors = {

@@ -45,7 +45,8 @@ class Model:
         self._pipeline = openvino_genai.LLMPipeline(
             str(folder), "CPU", scheduler_config=scheduler, **options
         )
-        self._file, self._options, self._request = folder / "openvino_model.xml", options, None
+        self._file, self._options = folder / "openvino_model.xml", options
+        self._request: Any = None  # made when logits are asked for
         self._tensor = openvino.Tensor
 
     def generate(self, ids: list[int], count: int) -> list[int]:
