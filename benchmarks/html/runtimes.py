@@ -26,7 +26,7 @@ SIZE = (460, 380)  # CSS pixels
 FULL = "fp32"
 FRONT = "The line joins those that no other beats in both; full precision is left out."
 DECODING = "tg"  # what a test's name begins with
-MARGIN = 1.35  # of an axis beyond its outermost mark
+MARGIN = 1.2  # of an axis beyond its outermost mark
 
 
 @dataclass(frozen=True)

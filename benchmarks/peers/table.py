@@ -12,15 +12,17 @@ from ..quality.figures import text_sentence
 from ..speed.measure import SpeedTest
 from .measure import Entry
 
+RATIO_LEGEND = (
+    "× ours: a rate over pocketlm's of the same width in the same rounds, median and interval"
+)
 LEGEND = (
-    "× ours: a rate over pocketlm's of the same width in the same rounds, median and interval; "
     "load s: from the start of its process; agrees: its greedy tokens that our fp32 finds the best"
 )
-QUALITY_COLUMNS = ["MB/token", "KL", "p99", "top-1", "perplexity"]
+QUALITY_COLUMNS = ["MB/token", "KL, 0.001 nats", "p99", "top-1", "perplexity"]
 QUALITY_LEGEND = (
-    "MB/token: weights that a token reads, where a runtime can tell; KL(pocketlm fp32 ‖ it) in "
-    "0.001 nats per token ± one standard error, its 99th percentile, and how often both find the "
-    "same token the likeliest, all on the same tokens"
+    "MB/token: weights that a token reads, where a runtime can tell; KL(pocketlm fp32 ‖ it) "
+    "per token ± one standard error, its 99th percentile, and how often both find the same token "
+    "the likeliest, all on the same tokens"
 )
 
 
@@ -87,11 +89,14 @@ def markdown(results: dict[str, Any]) -> str:
 def caption(results: dict[str, Any]) -> str:
     """What stands below the table."""
     about = results["circumstances"]
-    load = load_sentence(about["load_average"])
     text = (
         f"{results['name']}, {number_text(results['parameters'] / 1e6)} M weights. "
-        f"{machine_sentence(about)}. {about['repetitions']} interleaved rounds{load}. {LEGEND}."
+        f"{machine_sentence(about)}. "
     )
+    if rounds := about["repetitions"]:
+        load = load_sentence(about["load_average"])
+        text += f"{rounds} interleaved rounds{load}. {RATIO_LEGEND}; "
+    text += f"{LEGEND}."
     if quality := results.get("quality"):
         text += f" {QUALITY_LEGEND}: {text_sentence(quality)}."
     return text

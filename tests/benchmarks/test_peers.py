@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -50,10 +52,12 @@ from pocketlm.benchmarks.peers.measure import (
     token_ids,
 )
 from pocketlm.benchmarks.peers.process import PeerProcess
+from pocketlm.benchmarks.peers.scoring import Texts, scoring
 from pocketlm.benchmarks.peers.table import peer_table, rows
 from pocketlm.benchmarks.quality.measure import measure_quality
 from pocketlm.benchmarks.speed.measure import SpeedGrid, SpeedTest
 from pocketlm.benchmarks.variants import LEVELS
+from pocketlm.export.errors import StorageError
 from pocketlm.export.folder import ModelFolder
 
 PROTOCOL = Path(measure.__file__).with_name("protocol.py")
@@ -98,6 +102,11 @@ class Model(Model):
 class Model:
     def __init__(self, *arguments, whole=Model):
         self.generate = whole(*arguments).generate
+""",
+    "fails_at_logits": """
+class Model(Model):
+    def logits(self, ids):
+        raise MemoryError("too many rows")
 """,
     "rounds_logits": """
 class Model(Model):
@@ -210,6 +219,9 @@ def test_every_peer_says_what_it_loses_on_the_same_tokens(
     assert measured["gives_no_logits"]["quality"] is None
     assert "| its API gives no logits; has a note" in rounded["table"]
     assert measured["disagrees"]["quality"] is None
+    failed = measured["fails_at_logits"]
+    assert failed["quality"] is None and failed["tests"]["pp8"] is not None
+    assert failed["unscored"] == "failed at score: MemoryError: too many rows"
     assert " – pocketlm peers</title>" in (tmp_path / "report.html").read_text("utf-8")
 
 
@@ -336,6 +348,23 @@ def test_a_prompt_is_run_without_a_depth() -> None:
     """Which only what is generated has before it: a peer is given a prompt as a whole."""
     tests = comparison.peer_tests(SpeedGrid((16,), (4,), depths=(0, 32, 64)), 160)
     assert [test.name for test in tests] == ["pp16", "tg4", "tg4 @ d32", "tg4 @ d64"]
+
+
+def test_logits_that_do_not_fit_the_disk_are_refused_before_a_model_runs(
+    tmp_path: Path, tiny_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "text.txt").write_text("word " * 40)
+    reference = Entry("pocketlm", "fp32", "fp32")  # which cannot be started
+    monkeypatch.setattr(shutil, "disk_usage", lambda root: SimpleNamespace(free=1000))
+    texts = Texts([tmp_path / "text.txt"], window=32, limit=100)
+    options = Options(TESTS, 1, 0, tmp_path, 5)
+    with (
+        pytest.raises(
+            StorageError, match=r"found 1\.00 kB free, expected 119 kB for the logits of"
+        ),
+        scoring(texts, tiny_folder, reference, options, tmp_path),
+    ):
+        pass
 
 
 # ---- rounds ----
