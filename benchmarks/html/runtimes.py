@@ -148,6 +148,8 @@ def _chart(
         for row, spot in rows
     )
     said = f"Better is to the lower {better}. {FRONT}"
+    if any(row["bytes_per_token"] is None for row, _ in rows) and better == "left":
+        said += " Where a runtime does not tell, all of its file is taken for read."
     return Chart(title, said, draw_svg(name, draw, SIZE, title, f"{spoken}."))
 
 

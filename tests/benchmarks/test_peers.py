@@ -254,6 +254,28 @@ def test_our_own_conversion_is_kept_until_the_exporter_changes(
     assert convert(our_peer(), "fp32", tiny_checkpoint, tmp_path).folder != first.folder
 
 
+def test_a_variant_is_made_again_when_a_file_among_its_options_changes(
+    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+
+    def fill(folder: Path, program: list[str], precision: str, inputs: list[str]) -> None:
+        made.append(precision)
+        folder.mkdir(parents=True)
+        (folder / conversions.RECORD).write_text('{"note": ""}')
+
+    monkeypatch.setattr(conversions, "_fill", fill)
+    plan = tmp_path / "plan.json"
+    options = f"--precision int4 --plan {plan}"
+    peer = our_peer({options: "int4"})
+    for text in ("{}", "{}", '{"a": 1}'):
+        if not plan.exists() or plan.read_text() != text:
+            plan.write_text(text)
+        found = convert(peer, options, tiny_checkpoint, tmp_path)
+        assert found.precision == options and len(found.folder.name) < 100
+    assert made == [options] * 2
+
+
 def test_a_failed_conversion_leaves_nothing_but_its_log(
     tmp_path: Path, tiny_checkpoint: Path
 ) -> None:
