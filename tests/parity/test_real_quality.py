@@ -17,9 +17,10 @@ from pocketlm.benchmarks.variants import VARIANTS
 
 pytestmark = pytest.mark.real_weights
 TEXT_CHARACTERS, TOKENS, WINDOW = 60_000, 2048, 512
-PERPLEXITY = 25.0  # of fp32: a head that is read in the wrong order has thousands
-# Mean KL in nats, at most, and top-1 agreement, at least: what was measured, and a fifth more.
-BOUNDS = {"int8": (0.036, 0.85), "int4 b64": (0.6, 0.5)}
+PERPLEXITY = 16.0  # of fp32, which has 13.4; with a head's rows in the wrong order it has thousands
+# Mean KL in nats, at most, and top-1 agreement, at least. Measured: 0.0300 and 91.2 %, 0.348 and
+# 70.9 %; a fifth more is for other processors and other versions of the text.
+BOUNDS = {"int8": (0.036, 0.89), "int4 b64": (0.417, 0.66)}
 
 
 @pytest.fixture(scope="module")
