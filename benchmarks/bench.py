@@ -182,8 +182,19 @@ def describe_model(
     name: str, folder: ModelFolder, recording: Recording, kv: str = FP32
 ) -> dict[str, Any]:
     """What the folder is, and what it took to open it."""
-    manifest = folder.manifest
     starts = recording.cold_starts[name]
+    return describe_folder(name, folder) | {
+        "kv": kv,
+        "load": estimate([start.load_seconds for start in starts]).to_json(),
+        "first_token": estimate([start.first_token_seconds for start in starts]).to_json(),
+        "peak_rss_bytes": recording.peak_rss_bytes(name),
+        "weight_errors": weight_errors(folder),
+    }
+
+
+def describe_folder(name: str, folder: ModelFolder) -> dict[str, Any]:
+    """What the folder is, as far as its files say."""
+    manifest = folder.manifest
     return {
         "name": name,
         "path": str(folder.path),
@@ -192,13 +203,9 @@ def describe_model(
         "parameters": manifest.num_parameters,
         "context_length": folder.shape.context_length,
         "disk_bytes": sum(entry.bytes for entry in folder.files.values()),
-        "kv": kv,
         "weights_bytes": folder.weights_bytes,
         "bits_per_weight": 8 * folder.weights_bytes / manifest.num_parameters,
-        "load": estimate([start.load_seconds for start in starts]).to_json(),
-        "first_token": estimate([start.first_token_seconds for start in starts]).to_json(),
-        "peak_rss_bytes": recording.peak_rss_bytes(name),
-        "weight_errors": weight_errors(folder),
+        "weight_bytes_per_token": weight_bytes_per_token(folder),
     }
 
 

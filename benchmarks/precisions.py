@@ -1,13 +1,15 @@
-"""Every precision of one checkpoint: exported, benched, and held against the bars of its shape.
+"""Every precision of checkpoints: exported, benched, and held against the bars of its shape.
 
     python -m pocketlm.benchmarks.precisions --shape gpt2-124m       # random weights: speed only
     python -m pocketlm.benchmarks.precisions --shape llama-1b        # needs 16 GB of disk
     python -m pocketlm.benchmarks.precisions gpt2/ --text novel.txt  # of your own: quality as well
+    python -m pocketlm.benchmarks.precisions demo smollm2 --text novel.txt --rounds 0  # that alone
 
 A folder is exported for each in a process that tells its peak memory; the rest is ``bench``. Random
-weights are enough for speed: the kernels' work does not depend on the values. ``--json`` keeps the
-results of the bench and what the scorecard needs besides: seconds to import, and memory of an
-export and of a run.
+weights are enough for speed: the kernels' work does not depend on the values. "smollm2" is a real
+model that is fetched for measuring, see ``real_weights``; ``--variant`` chooses what is exported,
+see ``variants``. ``--json`` keeps the results of the bench and what the scorecard needs besides:
+seconds to import, and memory of an export and of a run; of several checkpoints a list.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ from typing import Any
 from ..export.folder import ModelFolder
 from ..export.threads import default_threads
 from ..export.utf8 import utf8
-from .bench import BenchPlan, run_bench
+from . import real_weights
+from .bench import FORMAT, BenchPlan, describe_folder, run_bench
+from .machine import describe_machine
 from .programs import (
     at_least,
     errors_in_a_line,
@@ -35,35 +39,17 @@ from .programs import (
     thread_count,
 )
 from .quality.documents import check_files
+from .quality.measure import measure_quality
+from .quality_table import quality_table
 from .results_file import results_file, write_results
 from .scorecard import SCORECARDS, TESTS
 from .shapes import SHAPES, write_checkpoint
 from .speed.measure import SpeedGrid, parse_test
 from .summary import markdown
+from .variants import REFERENCE, chosen_variants, export_variant, variant
 
-# Name in tables -> options of ``pocketlm export``; the first is what the others are compared with.
-VARIANTS: dict[str, list[str]] = {
-    "fp32": ["--precision", "fp32"],
-    "int8": ["--precision", "int8"],
-    "int8-weight": ["--precision", "int8-weight"],
-    "int4 b32": ["--precision", "int4", "--block-size", "32"],
-    "int4 b64": ["--precision", "int4", "--block-size", "64"],
-    "int4 b128": ["--precision", "int4", "--block-size", "128"],
-    "int4 b128, int4 head": ["--precision", "int4", "--block-size", "128", "--head", "int4"],
-}
 DEFAULT_INT4 = "int4 b128"  # what ``--precision int4`` alone gives
 RUN_PROMPT, RUN_TOKENS = 128, 64  # of the run whose memory is measured
-
-# The program that ``pocketlm export`` runs, with its peak memory at the end on stdout.
-EXPORT = """
-import sys
-from pocketlm.export.memory import peak_rss_bytes
-from pocketlm.cli import main
-try:
-    main()
-finally:
-    print(peak_rss_bytes())
-"""
 
 
 def export_variants(
@@ -75,15 +61,6 @@ def export_variants(
         peaks[name] = export_variant(checkpoint, root / f"{i}", options)
         folders[name] = ModelFolder.open(root / f"{i}")
     return folders, peaks
-
-
-def export_variant(checkpoint: str | Path, out: Path, options: list[str]) -> int:
-    """Exports through the command line in a process of its own; its peak resident bytes.
-
-    Raises ChildError with what that says where it fails.
-    """
-    command = ["export", str(checkpoint), str(out), "--quiet", *options]
-    return int(output_of("-c", EXPORT, *command))
 
 
 def run_memory(folder: Path, threads: int) -> int:
@@ -116,7 +93,11 @@ def to_keep(results: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _memory(folders: dict[str, ModelFolder], peaks: dict[str, int], threads: int) -> dict[str, Any]:
+def _memory(
+    folders: dict[str, ModelFolder], peaks: dict[str, int], threads: int
+) -> dict[str, Any] | None:
+    if DEFAULT_INT4 not in folders:
+        return None
     folder = folders[DEFAULT_INT4]
     room = RUN_PROMPT + RUN_TOKENS <= folder.shape.context_length
     capacity = 1 << (RUN_PROMPT + RUN_TOKENS - 1).bit_length()  # the cache doubles
@@ -141,10 +122,15 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
-        "checkpoint", type=model_name, nargs="?", help="as `pocketlm export` takes it"
+        "checkpoint",
+        type=model_name,
+        nargs="*",
+        default=[],
+        help=f"as `pocketlm export` takes it, or {real_weights.NAME}",
     )
     source.add_argument("--shape", choices=SHAPES, help="random weights of a well-known shape")
     parser.add_argument("--text", type=given_path, nargs="+", default=[], help="quality as well")
+    parser.add_argument("--window", type=int, help="tokens at once; the context, 1024 at most")
     parser.add_argument("--limit", type=int, help="at most this many tokens of each text")
     parser.add_argument("--split", type=utf8, help="what stands between the documents of a text")
     parser.add_argument("--tokenizer", type=given_path, help="folder with tokenizer.json")
@@ -153,13 +139,22 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument(
         "--rounds",
-        type=at_least(1),
+        type=at_least(0),
         default=BenchPlan.repetitions,
-        help="after one of warm-up (%(default)s)",
+        help="after one of warm-up (%(default)s); 0: quality alone",
+    )
+    parser.add_argument(
+        "--variant",
+        type=variant,
+        action="append",
+        metavar="NAME[=OPTIONS]",
+        help="only fp32 and this one, by name or by options of pocketlm export; repeatable",
     )
     parser.add_argument("--json", type=results_file, help="also write the results to this file")
     arguments = parser.parse_args()
-    refuse_alone(parser, arguments, "text", ("limit", "split"))
+    refuse_alone(parser, arguments, "text", ("window", "limit", "split"))
+    if not arguments.text and not arguments.rounds:
+        parser.error("found --rounds 0 without --text, which leaves nothing to measure; give one")
     if arguments.shape and arguments.tokenizer:
         parser.error("found --tokenizer and --shape, which has its own; leave one out")
     if arguments.text:
@@ -171,21 +166,39 @@ def main() -> None:
     """Makes the folders, measures, prints the tables, and the scorecard of a shape that has one."""
     with errors_in_a_line("precisions"):
         arguments = parse()
-        results = measure(arguments)
+        kept: list[dict[str, Any]] = []
+        for checkpoint in arguments.checkpoint or [None]:
+            results = measure(arguments, checkpoint)
+            show(results, checkpoint if len(arguments.checkpoint) > 1 else None)
+            print_scorecard(arguments.shape, results)
+            kept.append(to_keep(results))
+            write_results(kept if len(arguments.checkpoint) > 1 else kept[0], arguments.json)
+
+
+def show(results: dict[str, Any], name: str | None) -> None:
+    """The tables, under the name of one of several checkpoints."""
+    if name is not None:
+        print(f"## {name}\n")
+    if results["speed"]:
         print(markdown(results), "\n")
-        print_scorecard(arguments.shape, results)
-        write_results(to_keep(results), arguments.json)
+    if results["quality"]:
+        print(quality_table(results), "\n", flush=True)
 
 
-def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What the options ask for, with what the scorecard needs."""
+def measure(arguments: argparse.Namespace, checkpoint: str | None) -> dict[str, Any]:
+    """What the options ask for of a checkpoint, or of the shape, with what the scorecard needs."""
     threads = arguments.threads
     with scratch_folder() as root:
-        checkpoint = arguments.checkpoint or write_checkpoint(root / "source", arguments.shape)
+        source: str | Path = checkpoint or ""
+        if checkpoint is None:
+            source = write_checkpoint(root / "source", arguments.shape)
+        elif checkpoint == real_weights.NAME:
+            source = real_weights.real_checkpoint()
         more = ["--tokenizer", str(arguments.tokenizer)] if arguments.tokenizer else []
-        variants = {name: [*options, *more] for name, options in VARIANTS.items()}
-        folders, peaks = export_variants(checkpoint, variants, root)
-        tests = SpeedGrid(threads=[threads]).tests(folders["fp32"].shape.context_length)
+        chosen = chosen_variants(arguments.variant)
+        variants = {name: [*options, *more] for name, options in chosen.items()}
+        folders, peaks = export_variants(source, variants, root)
+        tests = SpeedGrid(threads=[threads]).tests(folders[REFERENCE].shape.context_length)
         if arguments.shape:
             tests = [replace(parse_test(name), threads=threads) for name in TESTS]
         plan = BenchPlan(
@@ -193,14 +206,44 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             tests,
             arguments.rounds,
             texts=arguments.text,
+            window=arguments.window,
             limit=arguments.limit,
             split=arguments.split,
         )
-        return run_bench(plan, show_progress) | {
-            "shape": arguments.shape,
-            "import_seconds": import_seconds(),
-            "memory": _memory(folders, peaks, threads),
-        }
+        about = {"checkpoint": checkpoint, "shape": arguments.shape}
+        if not arguments.rounds:
+            return quality_alone(plan, threads) | about
+        return (
+            run_bench(plan, show_progress)
+            | about
+            | {
+                "import_seconds": import_seconds(),
+                "memory": _memory(folders, peaks, threads),
+            }
+        )
+
+
+def quality_alone(plan: BenchPlan, threads: int) -> dict[str, Any]:
+    """As the results of a bench, without whatever has to do with time."""
+    return {
+        "format": FORMAT,
+        "verdict": [],
+        "reference": next(iter(plan.folders)),
+        "circumstances": describe_machine(threads),
+        "models": [describe_folder(name, folder) for name, folder in plan.folders.items()],
+        "speed": [],
+        "quality": measure_quality(
+            plan.folders,
+            plan.texts,
+            window=plan.window,
+            limit=plan.limit,
+            split=plan.split,
+            threads=threads,
+            on_progress=lambda share, value: show_progress({"phase": "quality", "what": value}),
+        ),
+        "failed": [],
+        "interrupted": None,
+    }
 
 
 if __name__ == "__main__":

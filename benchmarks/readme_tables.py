@@ -21,7 +21,7 @@ from ..export.output_file import OutputFile
 from ..export.quantities import megabytes
 from .peers.table import markdown
 from .programs import given_path
-from .quality.figures import text_sentence
+from .quality_table import quality_table
 from .tables import Table, describe_circumstances, rate_text, warnings
 
 MARKERS = re.compile(r"<!-- begin ((\w+)-([\w.-]+)) -->\n(.*?)<!-- end \1 -->", re.DOTALL)
@@ -50,35 +50,6 @@ def speed_table(results: dict[str, Any]) -> str:
             ]
         )
     return _with_caption(results, Table(columns, rows), describe_circumstances(results))
-
-
-def quality_table(results: dict[str, Any]) -> str:
-    """A line per precision: perplexity, how far it is from the first, and over which texts."""
-    columns = ["precision", "MB", "KL, 0.001 nats/token", "p99", "top-1 agreement", "perplexity"]
-    sizes = {model["name"]: model["disk_bytes"] for model in results["models"]}
-    rows = []
-    for model in results["quality"]["models"]:
-        cells = [model["model"], megabytes(sizes[model["model"]]), "0", "0", "100 %"]
-        if against := model["against"]:
-            kl, agreement = against["kl"], against["top1_agreement"]
-            cells[2:] = [
-                _with_error(kl["mean"], 1e3, 2),
-                f"{1e3 * kl['p99']['value']:.1f}",
-                f"{_with_error(agreement, 100, 1)} %",
-            ]
-        rows.append([*cells, f"{model['perplexity']['token']['value']:.2f}"])
-    about = results["circumstances"]
-    caption = (
-        f"{text_sentence(results['quality'])}; ± one standard error. ONNX Runtime "
-        f"{about['onnxruntime']}, Python {about['python']}."
-    )
-    return f"{Table(columns, rows).markdown()}\n\n{caption}"
-
-
-def _with_error(mean: dict[str, Any], scale: float, decimals: int) -> str:
-    text = f"{scale * mean['value']:.{decimals}f}"
-    error = mean["standard_error"]
-    return text if error is None else f"{text} ± {scale * error:.{decimals}f}"
 
 
 def peers_table(results: list[dict[str, Any]]) -> str:

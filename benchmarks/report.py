@@ -49,6 +49,11 @@ def html(results: dict[str, Any]) -> str:
     """The page as text. The same results give the same page."""
     from .html.page import page
 
+    return filled("report.html", page(results))
+
+
+def filled(template: str, shown: Any) -> str:
+    """A template with the fields of a dataclass, text escaped."""
     environment = _jinja2().Environment(
         loader=_jinja2().FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -56,9 +61,8 @@ def html(results: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    shown = page(results)
     fields = {field.name: getattr(shown, field.name) for field in dataclasses.fields(shown)}
-    return str(environment.get_template("report.html").render(fields))
+    return str(environment.get_template(template).render(fields))
 
 
 def write_report(results: dict[str, Any], file: OutputFile) -> None:

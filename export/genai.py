@@ -6,8 +6,9 @@ from typing import Any
 
 from .manifest import IN_PLACE, DecoderShape, GraphEntry
 
-# What ONNX Runtime must be told by whoever opens a graph of ours: else int8 products saturate
-# on x86-64 processors with AVX2 and no VNNI (formats/int8_channel.py); elsewhere it does nothing.
+# What ONNX Runtime must be told by whoever opens a graph of ours: without it, products of int8
+# saturate on x86-64 with AVX2 but no VNNI (quantize/formats/int8_channel.py); elsewhere it does
+# nothing.
 SESSION_OPTIONS = {"session.x64quantprecision": "1"}
 # With a shared past/present buffer onnxruntime-genai allocates max_length rows at once.
 MODEST_LENGTH = 2048

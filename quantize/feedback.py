@@ -261,9 +261,10 @@ class _Panel:
         errors = np.empty_like(codes)
         steps = 1 / scale
         for i in reversed(range(len(target))):
-            later = triangle[i + 1 :, i] @ errors[i + 1 :].reshape(len(target) - i - 1, scale.size)
+            later = np.einsum("k,kfr->fr", triangle[i + 1 :, i], errors[i + 1 :])
+            later += target[i]
             code = codes[i]
-            np.multiply(later.reshape(scale.shape) + target[i], steps, out=code)
+            np.multiply(later, steps, out=code)
             np.rint(code, out=code)
             code += zero
             np.clip(code, *self._limits, out=code)

@@ -56,7 +56,8 @@ LADDER = (
     "int8-block32",
     FULL,
 )
-SENSITIVITY_WINDOWS = 2  # of those that were calibrated on
+# Of the windows that were calibrated on: every weight runs through all layers behind it.
+SENSITIVITY_ROWS, SENSITIVITY_TOKENS = 2, 256
 # What text that nobody has seen may lose more than the windows that a promise is verified on.
 MARGIN = 0.8
 
@@ -69,7 +70,7 @@ def search(
     Raises RequestError for fewer bytes than any plan has.
     """
     observer.message("measuring what each weight adds when it is rounded")
-    windows = found.seen[-SENSITIVITY_WINDOWS:]
+    windows = found.seen[-SENSITIVITY_ROWS:, :SENSITIVITY_TOKENS]
     options = options_of(found.model, found.feedbacks, windows)
     whole = sum(max(option.num_bytes for option in some) for some in options.values())
     steps = frontier(options, plan_ranges(found.model)[1] - whole)

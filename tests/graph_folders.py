@@ -19,6 +19,7 @@ from pocketlm.export.folder import ModelFolder
 from pocketlm.export.manifest import DECODER
 from pocketlm.export.via_optimum import open_for_tracing, traced_decoder
 from pocketlm.export.writing import export_model
+from pocketlm.quantize.run import precision_of
 
 Change = Callable[[ModelProto], object]
 
@@ -50,13 +51,13 @@ def folder_with(
     return with_manifest(to, manifest)
 
 
-def traced_folder(to: Path, style: Style, *, rewrite: bool) -> ModelFolder:
+def traced_folder(to: Path, style: Style, *, rewrite: bool, precision: str = "fp32") -> ModelFolder:
     """The folder of a graph that a tracer made, its cache in place or growing."""
     beside = to.parent / f"{to.name}-trace"
     source = open_for_tracing(write_checkpoint(beside / "source", gpt2_config(vocab_size=VOCAB)))
     trace = write_trace(traced_model(style), style, beside)
     decoder = traced_decoder(source, beside, trace, rewrite=rewrite)
-    return export_model(decoder, to)
+    return export_model(decoder, to, precision_of(precision))
 
 
 def node(model: ModelProto, operator: str, number: int = 0) -> NodeProto:

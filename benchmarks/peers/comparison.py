@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,13 +15,14 @@ from ...export.folder import ModelFolder
 from ..machine import OthersUse, busy_sentence, describe_machine, load_average
 from ..shapes import SHAPES, write_checkpoint
 from ..speed.measure import SpeedGrid, SpeedTest
+from ..variants import LEVELS, level_of, spelled
 from .conversions import Contender, Peer, convert, our_peer, reference_peer
 from .environments import PeerError
-from .measure import Entry, OnProgress, Options, checks, judge, measure_level
+from .measure import Checks, Entry, OnProgress, Options, checks, judge, measure_level
 from .process import ANSWER_SECONDS
+from .scoring import Scoring, Texts, scoring
 from .table import rows
 
-LEVELS = ("fp32", "int8", "int4")
 STORED = {"llama": "BF16", "gpt2": "F32"}  # as the real ones are published
 LEVEL_BYTES = {"fp32": 4.0, "int8": 1.5, "int4": 1.0}  # per weight, embeddings left wide included
 
@@ -36,6 +38,8 @@ class Settings:
     rounds: int = 9
     answer_seconds: float = ANSWER_SECONDS
     discard: bool = False  # removes a level's conversions when it is measured
+    texts: Texts | None = None  # to compare what is lost on; none: speed only
+    variants: Mapping[str, Sequence[str]] = field(default_factory=dict)  # more of ours
     on_progress: OnProgress = lambda message: None
 
 
@@ -49,6 +53,7 @@ class Comparison:
     entries: list[Entry] = field(default_factory=list)
     others: list[OthersUse] = field(default_factory=list)
     interrupted: bool = False
+    quality: dict[str, Any] | None = None  # the texts, and how they were cut
 
     def __post_init__(self) -> None:
         """Exports our fp32, which judges the others and knows the shape."""
@@ -57,8 +62,10 @@ class Comparison:
         self.started = datetime.now(UTC).isoformat(timespec="seconds")
         ours = convert(our_peer(), "fp32", self.checkpoint, settings.root)
         self.reference = Entry("pocketlm", "fp32", "fp32", replace(ours, peer=reference_peer()))
-        folder = ModelFolder.open(ours.folder)
+        self.folder = folder = ModelFolder.open(ours.folder)
         self.shape, self.parameters = folder.shape, folder.manifest.num_parameters
+        if settings.texts is not None:
+            settings.texts.plan(folder)
         logs = settings.root / "logs"
         logs.mkdir(parents=True, exist_ok=True)
         self.options = Options(
@@ -72,29 +79,52 @@ class Comparison:
 
     def measure(self) -> None:
         """Level by level, then the check. Ctrl-C ends it with the rounds that are complete."""
-        entries: list[Entry] = []
+        with ExitStack() as stack:
+            try:
+                scored = self._scoring(stack)
+                context = self.shape.context_length
+                found = checks(self.reference, self.shape.vocab_size, context, self.options)
+                for level in self.settings.levels:
+                    self._measure_level(level, found, scored)
+                judge(self.reference, self.entries, found, self.options)
+            except KeyboardInterrupt:
+                self.interrupted = True
+
+    def _scoring(self, stack: ExitStack) -> Scoring | None:
+        """Our fp32's logits on the texts, if there are any, kept until ``stack`` ends."""
+        if (texts := self.settings.texts) is None:
+            return None
+        made = scoring(texts, self.folder, self.reference, self.options, self.settings.root)
+        scored = stack.enter_context(made)
+        self.quality = scored.describe()
+        return scored
+
+    def _measure_level(self, level: str, found: dict[str, Checks], scored: Scoring | None) -> None:
+        entries = self._prepare(level)
+        self.entries += entries
         try:
-            context = self.shape.context_length
-            found = checks(self.reference, self.shape.vocab_size, context, self.options)
-            for level in self.settings.levels:
-                entries = self._prepare(level)
-                self.entries += entries
-                others = measure_level(entries, self.shape.vocab_size, found, self.options)
-                self.others += others
-                if self.settings.discard:
-                    self._discard(entries)
-                entries = []
-            judge(self.reference, self.entries, found, self.options)
+            self.others += measure_level(entries, self.shape.vocab_size, found, self.options)
+            if scored is not None:
+                for entry in entries:
+                    if entry.failure is None:
+                        scored.score(entry)
         except KeyboardInterrupt:
-            self.interrupted = True
             for entry in entries:
                 if entry.failure is None and not any(entry.samples.values()):
                     entry.fail(PeerError("interrupted"))
+            raise
+        if self.settings.discard:
+            self._discard(entries)
 
     def _prepare(self, level: str) -> list[Entry]:
         """Ours of this level, then the peers' precisions, converted or with the reason why not."""
         ours = self._convert(our_peer(), level, None)
         entries = [Entry("pocketlm", level, level, ours, ours.weights_bytes)]
+        for name, options in self.settings.variants.items():
+            if level_of(options) == level:
+                variant = our_peer({spelled(options): level})
+                contender = self._convert(variant, spelled(options), None)
+                entries.append(Entry("pocketlm", name, level, contender, contender.weights_bytes))
         for peer in self.settings.peers:
             for precision in (name for name, of in peer.precisions.items() if of == level):
                 entry = Entry(peer.name, precision, level)
@@ -137,10 +167,12 @@ class Comparison:
                 "started": self.started,
                 "load_average": {"before": self.load_before, "after": load_average()},
                 "others": None if worst is None else asdict(worst),
-                "busy": busy_sentence(worst, self.load_before),
+                # Without rounds nothing was timed.
+                "busy": busy_sentence(worst, self.load_before) if self.options.rounds else None,
                 "repetitions": self.options.rounds,
             },
             "interrupted": self.interrupted,
+            "quality": self.quality,
             "tests": [test.name for test in self.options.tests],
             "rows": rows(self.entries, self.options.tests, self.parameters),
         }

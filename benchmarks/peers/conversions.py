@@ -12,13 +12,14 @@ import importlib
 import json
 import pkgutil
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ... import export, quantize
+from ... import export, quantize, runtime
 from ...export.placing import ChangedMeanwhile, rename_without_replacing
 from ...export.publishing import folder_beside
 from ...export.quantities import size_text
@@ -29,7 +30,7 @@ CONVERSION_SECONDS = 3600
 RECORD = "conversion.json"
 REQUIREMENTS = Path(__file__).with_name("requirements")
 PROTOCOL = Path(protocol.__file__)
-OUR_EXPORTER = [Path(package.__path__[0]) for package in (export, quantize)]
+OUR_EXPORTER = [Path(package.__path__[0]) for package in (export, runtime, quantize)]
 # Not weights: a tokenizer's files, and what describes the rest.
 BESIDE_WEIGHTS = re.compile(r".*\.(json|txt|jinja|md|log)|openvino_(de)?tokenizer\..*")
 
@@ -95,9 +96,9 @@ class Contender:
         )
 
 
-def our_peer() -> Peer:
+def our_peer(precisions: Mapping[str, str] = ours.PRECISIONS) -> Peer:
     """pocketlm itself."""
-    return Peer(ours.NAME, ours.PRECISIONS, ours.__name__, None)
+    return Peer(ours.NAME, precisions, ours.__name__, None)
 
 
 def reference_peer() -> Peer:
@@ -131,9 +132,11 @@ def convert(
     """
     python = peer.interpreter(root)
     sources = (file.read_text("utf-8") for file in peer.sources)
-    key = _digest([_identity(checkpoint), *sources, str(our_folder)])
+    named = map(_identity, _named(precision))
+    key = _digest([_identity(checkpoint), precision, *named, *sources, str(our_folder)])
     folder = root / "models" / _digest([_identity(checkpoint)])
-    folder /= f"{peer.key}-{precision.replace(' ', '-')}-{key}"
+    spelled = re.sub(r"[^.0-9A-Za-z_]+", "-", precision).strip("-")
+    folder /= f"{peer.key}-{spelled:.60}-{key}"
     if not (folder / RECORD).is_file():
         folder.parent.mkdir(parents=True, exist_ok=True)
         if (free := shutil.disk_usage(root).free) < needed_bytes:
@@ -162,9 +165,15 @@ def _fill(folder: Path, program: list[str], precision: str, inputs: list[str]) -
             rename_without_replacing(partial, folder)
 
 
-def _identity(checkpoint: Path) -> str:
-    """Its files with sizes and times: a digest of gigabytes would take longer than a round."""
-    files = sorted(file for file in checkpoint.iterdir() if file.is_file())
+def _named(precision: str) -> Iterable[Path]:
+    """Files and folders among options, such as a plan, whose content decides as well."""
+    return (path for path in map(Path, shlex.split(precision)) if path.exists())
+
+
+def _identity(place: Path) -> str:
+    """Files with sizes and times: a digest of gigabytes would take longer than a round."""
+    inside = place.iterdir() if place.is_dir() else [place]
+    files = sorted(file for file in inside if file.is_file())
     return repr([(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files])
 
 

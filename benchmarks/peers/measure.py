@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -47,6 +48,9 @@ class Entry:
     load_seconds: float | None = None
     peak_rss_bytes: int | None = None
     agreement: float | None = None
+    quality: dict[str, Any] | None = None  # as ``quality`` has it of a model
+    unscored: str | None = None  # why there is none
+    bytes_per_token: int | None = None  # of weights
     answers: list[list[int]] = field(default_factory=list)  # tokens after each checked prompt
     samples: dict[str, list[float]] = field(default_factory=dict)  # seconds per round
     our_samples: dict[str, list[float]] = field(default_factory=dict)  # of the same rounds
@@ -62,7 +66,7 @@ class Entry:
     def fail(self, error: PeerError) -> None:
         """Keeps the reason; samples of a peer that crashed are not shown."""
         self.failure = str(error)
-        self.samples, self.our_samples = {}, {}
+        self.samples, self.our_samples, self.quality = {}, {}, None
         self.close()
 
 
@@ -189,7 +193,7 @@ def fits(entry: Entry, group: Sequence[Entry], free: int) -> bool:
 
 
 def _run_rounds(group: list[Entry], vocab_size: int, options: Options) -> None:
-    """One round that warms up, then those that count, every other one backwards.
+    """One round that warms up, then those that count, every other one backwards; none of none.
 
     Ctrl-C leaves the samples of complete rounds.
     """
@@ -198,7 +202,7 @@ def _run_rounds(group: list[Entry], vocab_size: int, options: Options) -> None:
         entry.samples = {test.name: [] for test in options.tests}
         entry.beside = [f"{other.peer} {other.precision}" for other in group if other is not entry]
     try:
-        for number in range(options.rounds + 1):
+        for number in range(options.rounds + 1 if options.rounds else 0):
             _run_round(group, number, vocab_size, options)
             complete = number
     finally:

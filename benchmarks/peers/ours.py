@@ -1,13 +1,20 @@
-"""pocketlm as one of those compared: an adapter as those of the peers, run in our environment."""
+"""pocketlm as one of those compared: an adapter as those of the peers, run in our environment.
+
+A precision is a name of ours, or options of ``pocketlm export`` in one word, see ``variants``.
+"""
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
+from typing import Any
 
 from ...export.folder import ModelFolder
 from ...runtime.generate import generate_tokens
 from ...runtime.sampling import SamplingOptions, make_sampler
 from ...runtime.session import Session
+from ..speed.roofline import weight_bytes_per_token
+from ..variants import export_variant
 
 NAME = "pocketlm"
 PACKAGE = "pocketlm"
@@ -15,12 +22,9 @@ PRECISIONS = {"fp32": "fp32", "int8": "int8", "int4": "int4"}
 
 
 def convert(checkpoint: Path, out: Path, precision: str, ours: Path) -> str:
-    """Exports a model folder; needs the extra "export"."""
-    from ...export.checkpoint import open_checkpoint
-    from ...export.writing import export_model
-    from ...quantize.run import precision_of
-
-    export_model(open_checkpoint(checkpoint), out, precision_of(precision), force=True)
+    """Exports a model folder; needs the extra "cli"."""
+    options = ["--precision", precision] if precision in PRECISIONS else shlex.split(precision)
+    export_variant(checkpoint, out, options)
     return ""
 
 
@@ -28,9 +32,18 @@ class Model:
     """A session with a fresh cache for every generation."""
 
     def __init__(self, folder: Path, precision: str, threads: int) -> None:
-        self._session = Session(ModelFolder.open(folder), threads)
+        self._folder = ModelFolder.open(folder)
+        self._session = Session(self._folder, threads)
         self._sampler = make_sampler(SamplingOptions(temperature=0))
 
     def generate(self, ids: list[int], count: int) -> list[int]:
         """The runtime's own loop, end tokens included."""
         return [step.token for step in generate_tokens(self._session, ids, self._sampler, count)]
+
+    def logits(self, ids: list[int]) -> Any:
+        """All rows (S, V) of one pass."""
+        return self._session.all_logits(ids, self._session.new_cache())
+
+    def bytes_per_token(self) -> int:
+        """By the folder's graph."""
+        return weight_bytes_per_token(self._folder)

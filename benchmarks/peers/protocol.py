@@ -4,13 +4,20 @@
     python -P protocol.py ADAPTER serve FOLDER PRECISION THREADS
 
 ADAPTER is the path of a file of ``adapters``, or a module's name. It runs in the peer's
-environment, where pocketlm is not installed: only the standard library is used here. Both write one
-JSON object when they are done or ready, and ``serve`` then one for each line it reads:
+environment, where pocketlm is not installed: only the standard library is used here, and NumPy for
+scores. Both write one JSON object when they are done or ready, and ``serve`` then one for each line
+it reads:
 
     {"do": "generate", "ids": [ints], "count": n}  ->  {"seconds": s, "tokens": [ints]}
     {"do": "memory"}                               ->  {"peak_rss_bytes": n}
+    {"do": "reads"}                                ->  {"bytes_per_token": n or null}
+    {"do": "score", "ids": [ints], "scored": n, "file": NPY, "first": row}
+                                                   ->  {"loss": [floats], "kl": …, …}
 
-Any other ``do`` calls that method of the adapter's model. An error ends the process, with
+The last compares the model's logits for the last ``scored`` of the ids with the rows of the file
+from ``first`` on, our fp32's for the same tokens: what comes back is the fields of ``Rows`` of
+``quality.divergence``. Logits stay on this side: those of a text may be gigabytes. Any other
+``do`` calls that method of the adapter's model. An error ends the process, with
 {"error": "Class: message"} as the last line; stderr has the traceback, then the message.
 """
 
@@ -29,6 +36,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TextIO
 
+DIVERGENCE = Path(__file__).parent.parent / "quality" / "divergence.py"
+
 
 def load_adapter(name: str) -> ModuleType:
     """The module of that name, or the file of that path.
@@ -41,6 +50,7 @@ def load_adapter(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"peer_{Path(name).stem}", name)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look for theirs there
     spec.loader.exec_module(module)
     return module
 
@@ -67,6 +77,24 @@ def generate(model: Any, ids: list[int], count: int) -> dict[str, Any]:
     return {"seconds": seconds, "tokens": [int(token) for token in tokens]}
 
 
+def score(model: Any, ids: list[int], scored: int, file: str, first: int) -> dict[str, Any]:
+    """What the model says of the last ``scored`` of ``ids``, beside what the file's rows do."""
+    import numpy as np
+
+    logits = model.logits(ids[:-1])[-scored:]
+    expected = np.load(file, mmap_mode="r")[first : first + scored]
+    if logits.shape != expected.shape:
+        raise ValueError(f"logits of shape {logits.shape} came, expected {expected.shape}")
+    comparison = load_adapter(str(DIVERGENCE)).Comparison(logits.shape[-1])
+    rows = comparison.compare([expected, logits], np.array(ids[-scored:]))[1]
+    return {name: values.tolist() for name, values in vars(rows).items()}
+
+
+def bytes_per_token(model: Any) -> int | None:
+    """Bytes of weights that a token reads, where the adapter can tell."""
+    return model.bytes_per_token() if hasattr(model, "bytes_per_token") else None
+
+
 def answer(model: Any, request: dict[str, Any]) -> dict[str, Any]:
     """What ``model`` says to one request."""
     verb = request.pop("do")
@@ -74,6 +102,10 @@ def answer(model: Any, request: dict[str, Any]) -> dict[str, Any]:
         return generate(model, **request)
     if verb == "memory":
         return {"peak_rss_bytes": peak_rss_bytes()}
+    if verb == "reads":
+        return {"bytes_per_token": bytes_per_token(model)}
+    if verb == "score":
+        return score(model, **request)
     found: dict[str, Any] = getattr(model, verb)(**request)
     return found
 
@@ -81,7 +113,11 @@ def answer(model: Any, request: dict[str, Any]) -> dict[str, Any]:
 def serve(adapter: ModuleType, replies: TextIO, folder: str, precision: str, threads: str) -> None:
     """Opens the model and answers until stdin ends."""
     model = adapter.Model(Path(folder), precision, int(threads))
-    opened = {"version": version(adapter.PACKAGE), "peak_rss_bytes": peak_rss_bytes()}
+    opened = {
+        "version": version(adapter.PACKAGE),
+        "peak_rss_bytes": peak_rss_bytes(),
+        "has_logits": hasattr(model, "logits"),
+    }
     print(json.dumps(opened), file=replies, flush=True)
     for line in sys.stdin:
         print(json.dumps(answer(model, json.loads(line))), file=replies, flush=True)

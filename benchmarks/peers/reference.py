@@ -8,8 +8,11 @@ conversion that is a little wrong takes the other one half of the time, while fl
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
+from ..quality.divergence import Comparison
 from . import ours
 
 NAME, PACKAGE, PRECISIONS = ours.NAME, ours.PACKAGE, ours.PRECISIONS
@@ -22,7 +25,7 @@ LEAST_LEAD = 4e-3
 
 
 class Model(ours.Model):
-    """Answers two requests more."""
+    """Answers four requests more."""
 
     def judge(self, ids: list[int], tokens: list[int]) -> dict[str, int]:
         """How many of ``tokens``, each after ``ids`` and the ones before it, have the top logit."""
@@ -30,6 +33,19 @@ class Model(ours.Model):
         logits = self._session.all_logits(text[:-1], self._session.new_cache())[len(ids) - 1 :]
         chosen = logits[np.arange(len(tokens)), tokens]
         return {"agreed": int((chosen >= logits.max(axis=-1) - TIE).sum())}
+
+    def make_file(self, file: str, rows: int) -> dict[str, Any]:
+        """A file for that many rows of logits."""
+        shape = (rows, self._session.shape.vocab_size)
+        np.lib.format.open_memmap(file, "w+", np.float32, shape)
+        return {}
+
+    def record(self, ids: list[int], scored: int, file: str, first: int) -> dict[str, Any]:
+        """Writes the logits for the last ``scored`` of ``ids``; what ``score`` says of them."""
+        logits = self.logits(ids[:-1])[-scored:]
+        np.load(file, mmap_mode="r+")[first : first + scored] = logits
+        rows = Comparison(logits.shape[-1]).compare([logits], np.array(ids[-scored:]))[0]
+        return {name: values.tolist() for name, values in vars(rows).items()}
 
     def narrow(self, texts: list[list[int]], count: int) -> dict[str, list[list[int]]]:
         """The beginnings of ``texts``, two tokens at least, after which the lead is narrowest."""

@@ -175,7 +175,7 @@ class Block:
 
     def _round(self, blocks: Floats, grid: Grid) -> Floats:
         """Codes as float32."""
-        codes: Floats = blocks * (1 / grid.scales)[..., None]
+        codes: Floats = np.multiply(blocks, (1 / grid.scales)[..., None], dtype=np.float32)
         np.rint(codes, out=codes)
         codes += grid.zeros[..., None]
         return np.clip(codes, 0, self._largest, out=codes)

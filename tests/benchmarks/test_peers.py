@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,7 @@ from pocketlm.benchmarks.intervals import estimate
 from pocketlm.benchmarks.machine import OthersUse
 from pocketlm.benchmarks.peers import __main__ as command
 from pocketlm.benchmarks.peers import comparison, conversions, environments, measure
-from pocketlm.benchmarks.peers.comparison import LEVELS, Comparison, Settings
+from pocketlm.benchmarks.peers.comparison import Comparison, Settings
 from pocketlm.benchmarks.peers.conversions import (
     REQUIREMENTS,
     Contender,
@@ -50,8 +52,13 @@ from pocketlm.benchmarks.peers.measure import (
     token_ids,
 )
 from pocketlm.benchmarks.peers.process import PeerProcess
+from pocketlm.benchmarks.peers.scoring import Texts, scoring
 from pocketlm.benchmarks.peers.table import peer_table, rows
+from pocketlm.benchmarks.quality.measure import measure_quality
 from pocketlm.benchmarks.speed.measure import SpeedGrid, SpeedTest
+from pocketlm.benchmarks.variants import LEVELS
+from pocketlm.export.errors import StorageError
+from pocketlm.export.folder import ModelFolder
 
 PROTOCOL = Path(measure.__file__).with_name("protocol.py")
 TESTS = (SpeedTest(8, 0), SpeedTest(0, 4))
@@ -90,6 +97,23 @@ class Model(Model):
 class Model(Model):
     def generate(self, ids, count):
         return [(token + 1) % 97 for token in super().generate(ids, count)]
+""",
+    "gives_no_logits": """
+class Model:
+    def __init__(self, *arguments, whole=Model):
+        self.generate = whole(*arguments).generate
+""",
+    "fails_at_logits": """
+class Model(Model):
+    def logits(self, ids):
+        raise MemoryError("too many rows")
+""",
+    "rounds_logits": """
+class Model(Model):
+    def logits(self, ids):
+        return super().logits(ids).round(1)
+    def bytes_per_token(self):
+        return 12345678
 """,
     "does_not_convert": """
 def convert(checkpoint, out, precision, ours):
@@ -135,7 +159,11 @@ def measured(
     options += ["--prompt", "8", "--generation", "4", "--rounds", "2", "--threads", "1"]
     report = tmp_path / "results.json"
     options += ["--precision", "fp32", "--quiet", "--discard", "--json", str(report)]
+    (tmp_path / "text.txt").write_text(" ".join(f"word {i}" for i in range(40)))
+    options += ["--text", str(tmp_path / "text.txt"), "--window", "32", "--limit", "100"]
+    options += ["--html", str(tmp_path / "report.html")]
     assert command.main(options) == 0
+    assert not list((tmp_path / "kept").glob("tmp*"))  # our fp32's logits
     table = capsys.readouterr().out
     (results,) = json.loads(report.read_text())
     assert results["circumstances"]["threads"] == 1
@@ -172,6 +200,31 @@ def test_every_peer_has_figures_or_a_reason(measured: dict[str, dict[str, Any]])
     assert len({line.replace("\\|", "").count("|") for line in _lines(healthy["table"])}) == 1
 
 
+def test_every_peer_says_what_it_loses_on_the_same_tokens(
+    measured: dict[str, dict[str, Any]], tmp_path: Path, tiny_folder: ModelFolder
+) -> None:
+    ours, healthy = measured["pocketlm"]["quality"], measured["healthy"]["quality"]
+    assert healthy == ours
+    against = ours["against"]
+    assert against["kl"]["mean"]["value"] == 0 and against["top1_agreement"]["value"] == 1
+    evaluated = measure_quality(
+        {"fp32": tiny_folder}, [tmp_path / "text.txt"], window=32, limit=100, threads=1
+    )
+    perplexity = evaluated["models"][0]["perplexity"]["token"]["value"]
+    assert ours["perplexity"]["token"]["value"] == pytest.approx(perplexity, rel=1e-5)
+    rounded = measured["rounds_logits"]
+    kl = rounded["quality"]["against"]["kl"]
+    assert 1e-5 < kl["mean"]["value"] < 1e-2 and kl["mean"]["value"] < kl["p99"]["value"]
+    assert rounded["bytes_per_token"] == 12345678 and "| 12.3 |" in rounded["table"]
+    assert measured["gives_no_logits"]["quality"] is None
+    assert "| its API gives no logits; has a note" in rounded["table"]
+    assert measured["disagrees"]["quality"] is None
+    failed = measured["fails_at_logits"]
+    assert failed["quality"] is None and failed["tests"]["pp8"] is not None
+    assert failed["unscored"] == "failed at score: MemoryError: too many rows"
+    assert " – pocketlm peers</title>" in (tmp_path / "report.html").read_text("utf-8")
+
+
 def _lines(table: str) -> list[str]:
     return [line for line in table.splitlines() if line.startswith("|")]
 
@@ -199,6 +252,28 @@ def test_our_own_conversion_is_kept_until_the_exporter_changes(
     assert convert(our_peer(), "fp32", tiny_checkpoint, tmp_path).folder == first.folder
     (exporter / "graph.py").write_text("A = 2\n")
     assert convert(our_peer(), "fp32", tiny_checkpoint, tmp_path).folder != first.folder
+
+
+def test_a_variant_is_made_again_when_a_file_among_its_options_changes(
+    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+
+    def fill(folder: Path, program: list[str], precision: str, inputs: list[str]) -> None:
+        made.append(precision)
+        folder.mkdir(parents=True)
+        (folder / conversions.RECORD).write_text('{"note": ""}')
+
+    monkeypatch.setattr(conversions, "_fill", fill)
+    plan = tmp_path / "plan.json"
+    options = f"--precision int4 --plan {plan}"
+    peer = our_peer({options: "int4"})
+    for text in ("{}", "{}", '{"a": 1}'):
+        if not plan.exists() or plan.read_text() != text:
+            plan.write_text(text)
+        found = convert(peer, options, tiny_checkpoint, tmp_path)
+        assert found.precision == options and len(found.folder.name) < 100
+    assert made == [options] * 2
 
 
 def test_a_failed_conversion_leaves_nothing_but_its_log(
@@ -251,7 +326,7 @@ def test_a_checkpoint_that_we_cannot_read_ends_it_with_the_reason(
     options = ["--checkpoint", str(tmp_path), "--folder", str(tmp_path / "kept"), "--quiet"]
     assert command.main(options) == 2
     err = capsys.readouterr().err
-    reason = "CheckpointError: model.safetensors has 0 bytes"
+    reason = "ChildError: model.safetensors has 0 bytes"
     assert err.startswith(f"peers: pocketlm itself not converted: exit code 1: {reason}")
     assert len(err.splitlines()) == 1
 
@@ -288,12 +363,30 @@ def test_what_is_asked_for_twice_is_measured_once() -> None:
         [known_peers()["pytorch"].name],
         ["int8"],
     )
+    assert found.on_progress is command.say
 
 
 def test_a_prompt_is_run_without_a_depth() -> None:
     """Which only what is generated has before it: a peer is given a prompt as a whole."""
     tests = comparison.peer_tests(SpeedGrid((16,), (4,), depths=(0, 32, 64)), 160)
     assert [test.name for test in tests] == ["pp16", "tg4", "tg4 @ d32", "tg4 @ d64"]
+
+
+def test_logits_that_do_not_fit_the_disk_are_refused_before_a_model_runs(
+    tmp_path: Path, tiny_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "text.txt").write_text("word " * 40)
+    reference = Entry("pocketlm", "fp32", "fp32")  # which cannot be started
+    monkeypatch.setattr(shutil, "disk_usage", lambda root: SimpleNamespace(free=1000))
+    texts = Texts([tmp_path / "text.txt"], window=32, limit=100)
+    options = Options(TESTS, 1, 0, tmp_path, 5)
+    with (
+        pytest.raises(
+            StorageError, match=r"found 1\.00 kB free, expected 119 kB for the logits of"
+        ),
+        scoring(texts, tiny_folder, reference, options, tmp_path),
+    ):
+        pass
 
 
 # ---- rounds ----

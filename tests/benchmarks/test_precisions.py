@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import subprocess
@@ -12,10 +13,9 @@ from typing import Any
 import pytest
 from bench_results import bench_results
 
-from pocketlm.benchmarks import bench, precisions
+from pocketlm.benchmarks import bench, precisions, real_weights
 from pocketlm.benchmarks.precisions import (
     DEFAULT_INT4,
-    VARIANTS,
     export_variants,
     print_scorecard,
     to_keep,
@@ -25,6 +25,7 @@ from pocketlm.benchmarks.scorecard import SCORECARDS, TESTS, gpt2_124m, llama_1b
 from pocketlm.benchmarks.shapes import SHAPES
 from pocketlm.benchmarks.speed import measure as speed
 from pocketlm.benchmarks.speed.measure import ColdStart, parse_test
+from pocketlm.benchmarks.variants import VARIANTS, chosen_variants, level_of, variant
 
 SECONDS = {  # per token, of decoding
     "fp32": 0.04,
@@ -140,7 +141,7 @@ def test_a_cache_that_is_no_folder_is_named(
 def test_an_interrupt_ends_without_a_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupted(arguments: object) -> None:
+    def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(precisions, "measure", interrupted)
@@ -155,11 +156,11 @@ def test_the_script_measures_a_checkpoint_and_keeps_what_it_found(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     kept = tmp_path / "results.json"
-    monkeypatch.setattr(precisions, "VARIANTS", {n: VARIANTS[n] for n in ("fp32", "int4 b128")})
     monkeypatch.setattr(precisions, "import_seconds", lambda: 0.1)
     monkeypatch.setattr(bench, "read_bandwidth", lambda threads: 1e9)
     monkeypatch.setattr(speed, "cold_start", lambda *arguments: ColdStart(0.1, 0.2))
     arguments = [tiny_checkpoint, "--rounds", "1", "--threads", "1", "--json", kept]
+    arguments += ["--variant", "int4 b128"]
     monkeypatch.setattr(sys, "argv", ["precisions", *map(str, arguments)])
     precisions.main()
     found = json.loads(kept.read_text())
@@ -170,16 +171,57 @@ def test_the_script_measures_a_checkpoint_and_keeps_what_it_found(
     assert "| tg128 | int4 b128 |" in capsys.readouterr().out
 
 
+def test_several_checkpoints_have_a_table_of_quality_each(
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "text.txt").write_text(" ".join(f"word {i}" for i in range(40)))
+    arguments = [tiny_checkpoint, "smollm2", "--text", tmp_path / "text.txt", "--rounds", "0"]
+    arguments += ["--variant", "eight=--precision int8", "--limit", "100", "--window", "32"]
+    arguments += ["--json", tmp_path / "kept.json"]
+    monkeypatch.setattr(real_weights, "real_checkpoint", lambda: tiny_checkpoint)
+    monkeypatch.setattr(sys, "argv", ["precisions", *map(str, arguments)])
+    precisions.main()
+    found = json.loads((tmp_path / "kept.json").read_text())
+    assert [one["checkpoint"] for one in found] == [str(tiny_checkpoint), "smollm2"]
+    for one in found:
+        assert [model["name"] for model in one["models"]] == ["fp32", "eight"]
+        full, eight = (model["weight_bytes_per_token"] for model in one["models"])
+        assert 2 < full / eight < 4
+        assert one["quality"]["window"] == 32 and one["quality"]["limit"] == 100
+        against = one["quality"]["models"][1]["against"]
+        assert 0 < against["kl"]["mean"]["value"] < against["kl"]["p99"]["value"]
+    assert found[0]["quality"]["models"] == found[1]["quality"]["models"]
+    said = capsys.readouterr().out
+    assert "## smollm2" in said and said.count("| precision | MB | MB/token | KL, ") == 2
+
+
+def test_a_variant_is_a_name_or_any_options_of_an_export() -> None:
+    assert variant("int4 b32") == ("int4 b32", VARIANTS["int4 b32"])
+    found = variant("mine=--precision int4 --plan 'my plan.json'")
+    assert found == ("mine", ["--precision", "int4", "--plan", "my plan.json"])
+    assert level_of(found[1]) == "int4" and level_of(["--max-bytes", "9"]) == "int4"
+    assert level_of(VARIANTS["int8-weight"]) == "int8"
+    assert list(chosen_variants([found])) == ["fp32", "mine"]
+    assert chosen_variants(None) == VARIANTS
+    for text, message in (("int3", "expected NAME=OPTIONS of"), ("a='", "No closing quotation")):
+        with pytest.raises(argparse.ArgumentTypeError, match=message):
+            variant(text)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["gpt2/", "--rounds", "0"], "found --rounds 0 without --text, which leaves nothing"),
         (["--shape", "gpt2-124m", "--limit", "9"], "found --limit without --text, .* leave it out"),
         (["--shape", "gpt2-124m", "--split", "|"], "found --split without --text"),
         (
             ["--shape", "gpt2-124m", "--tokenizer", "gpt2/"],
             "--tokenizer and --shape, which has its",
         ),
-        (["gpt2/", "--rounds", "0"], "found 0, expected at least 1"),
+        (["gpt2/", "--rounds", "-1"], "found -1, expected at least 0"),
         (["gpt2/", "--threads", "0"], "threads is 0, expected an integer from 1 to"),
         (["gpt2/", "--json", ""], "argument --json: found an empty name"),
         (["gpt2/", "--text", ""], "argument --text: found an empty name, is a variable not set?"),
@@ -198,7 +240,7 @@ def test_options_that_do_nothing_and_bad_texts_end_it_before_any_export(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["precisions", *options])
-    monkeypatch.setattr(precisions, "measure", lambda arguments: pytest.fail("it was begun"))
+    monkeypatch.setattr(precisions, "measure", lambda *arguments: pytest.fail("it was begun"))
     with pytest.raises(SystemExit) as ended:
         precisions.main()
     assert ended.value.code == 2

@@ -57,6 +57,18 @@ def folders(
         "gpt2": tiny_folder,
         "int4": llama("int4", "int4", "int4"),
         "int8": llama("int8", "int8"),
+        "lopsided": traced_folder(root / "lopsided", LLAMA, rewrite=True, precision="int8"),
+        # 208 = 13 · 16: blocks of 128 take the fewest bits, the second one filled up.
+        "odd": llama(
+            "odd",
+            "int4",
+            "int4",
+            hidden_size=208,
+            intermediate_size=208,
+            num_attention_heads=13,
+            num_key_value_heads=13,
+            head_dim=16,
+        ),
         "small heads": llama("heads", "fp32", head_dim=24),
         "traced": traced_folder(root / "traced", LLAMA, rewrite=True),
         "growing": traced_folder(root / "growing", GPT2, rewrite=False),
@@ -491,6 +503,26 @@ REFUSED: dict[str, tuple[str, Change, str]] = {
         set_input("MatMulNBits", 1, "mask.ones"),
         "which is computed",
     ),
+    "zero points that are computed": (
+        "int4",
+        lambda m: node(m, "MatMulNBits").input.append("mask.ones"),
+        "which is computed",
+    ),
+    "zero points for fewer blocks": (
+        "odd",
+        lambda m: zero_points(m, "MatMulNBits", 0),
+        r"expected uint8 \(208, 1\)",
+    ),
+    "zero points of other rows": (
+        "odd",
+        lambda m: zero_points(m, "GatherBlockQuantized", 2),
+        r"expected uint8 \(300, 1\)",
+    ),
+    "a last block that is missing": (
+        "odd",
+        set_attribute("MatMulNBits", "K", 300),
+        r"expected uint8 \(208, 3, 64\)",
+    ),
     "rows of other blocks": (
         "int4",
         set_attribute("GatherBlockQuantized", "block_size", 16),
@@ -599,6 +631,23 @@ REFUSED: dict[str, tuple[str, Change, str]] = {
     ),
     "many dimensions": ("growing", made_of("Reshape", "input_ids", [1] * 17), "17 dimensions"),
 }
+
+
+def zero_points(model: ModelProto, operator: str, width: int) -> None:
+    """Gives the first such node zero points of so many bytes a row."""
+    found = node(model, operator)
+    data = found.input[1 if operator == "MatMulNBits" else 0]
+    rows = next(each.dims[0] for each in model.graph.initializer if each.name == data)
+    found.input.append(constant(model, "zeros", np.zeros((rows, width)), np.uint8))
+
+
+@pytest.mark.parametrize("operator", ["MatMulNBits", "GatherBlockQuantized"])
+def test_packed_zero_points_are_accepted(
+    operator: str, folders: dict[str, ModelFolder], tmp_path: Path
+) -> None:
+    model = load(folders["odd"])
+    zero_points(model, operator, 1)
+    check_graph(folder_with(folders["odd"], tmp_path / "copy", model.SerializeToString()))
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -31,17 +31,14 @@ PEER = known_peers()["ctranslate2"]
 # The adapter with a request more.
 WITH_LOGITS = f"""
 import importlib.util
-import numpy as np
 spec = importlib.util.spec_from_file_location("plain", {PEER.adapter!r})
 plain = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(plain)
 NAME, PACKAGE, PRECISIONS, convert = plain.NAME, plain.PACKAGE, plain.PRECISIONS, plain.convert
 
 class Model(plain.Model):
-    def logits(self, ids):
-        names = [[self._names[i] for i in ids]]
-        logits = self._generator.forward_batch(names, return_log_probs=False)
-        return {{"logits": np.array(logits)[0].tolist()}}
+    def listed(self, ids):
+        return {{"logits": self.logits(ids).tolist()}}
 """
 
 
@@ -56,6 +53,9 @@ def test_it_runs_the_same_model_from_its_pins(
 ) -> None:
     options = ["--checkpoint", str(DEMO), "--folder", str(root), "--rounds", "1"]
     options += ["--prompt", "32", "--generation", "8", "--json", str(tmp_path / "results.json")]
+    text = tmp_path / "text.txt"
+    text.write_text("It was a dark and stormy night; the rain fell in torrents. " * 8)
+    options += ["--text", str(text), "--html", str(tmp_path / "report.html")]
     assert command.main([*options, "--peer", PEER.key]) == 0
     (results,) = json.loads((tmp_path / "results.json").read_text())
     rows = {(row["peer"], row["level"]): row for row in results["rows"]}
@@ -63,6 +63,8 @@ def test_it_runs_the_same_model_from_its_pins(
     for row in rows.values():
         assert row["failure"] is None
         assert row["agreement"] >= (0.95 if row["level"] == "fp32" else 0.5)
+        kl = row["quality"]["against"]["kl"]["mean"]["value"]
+        assert abs(kl) < 1e-6 if row["level"] == "fp32" else 1e-5 < kl < 0.1
         assert all(row["tests"][test]["tokens_per_second"]["median"] > 0 for test in row["tests"])
     assert "| CTranslate2 | 4." in capsys.readouterr().out
 
@@ -84,7 +86,7 @@ def test_its_llama_has_our_logits(
     ids = np.random.default_rng(0).integers(0, config["vocab_size"], 24).tolist()
     process = PeerProcess(theirs.command(1), tmp_path / "log", child_environment(1))
     try:
-        found = np.array(process.ask("logits", ids=ids)["logits"])
+        found = np.array(process.ask("listed", ids=ids)["logits"])
     finally:
         process.close()
     session = Session(ModelFolder.open(convert(our_peer(), "fp32", checkpoint, root).folder), 1)

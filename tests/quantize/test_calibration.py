@@ -136,7 +136,8 @@ def test_roundings_that_make_up_for_each_other_lose_less(
 ) -> None:
     source = open_checkpoint(tiny_checkpoint)
     plain = export_model(source, tmp_path / "plain", precision_of("int4"))
-    assert plain.manifest.precision.calibration is plain.manifest.precision.promise is None
+    assert plain.manifest.precision.calibration is None
+    assert plain.manifest.precision.promise is None
     assert list(plain.manifest.graphs) == ["decoder"]
     ids = np.random.default_rng(0).integers(0, 300, WINDOW)
     sessions = [Session(folder, 1) for folder in (tiny_folder, plain, calibrated)]
@@ -189,7 +190,8 @@ def test_what_lies_in_the_cache_goes_once_it_was_used_and_stays_after_an_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     change = precision_of("int4", calibration=replace(on_text, folder=None, tokens=2049))
-    cache, messages = cache_folder / "calibration", []
+    cache = cache_folder / "calibration"
+    messages: list[str] = []
     measure_part = measuring._measure_part
 
     def interrupted(work: Any, parts: Any, number: int, *others: Any) -> None:

@@ -123,6 +123,10 @@ def test_a_weight_adds_what_the_whole_graph_says_with_it_replaced(
         assert found[name] > 1e-6
 
 
+def _rows(values: NDArray[np.float32], start: int, stop: int) -> NDArray[np.float32]:
+    return values[start:stop]
+
+
 def _logits(
     folder: ModelFolder, windows: NDArray[np.int64], replaced: dict[str, NDArray[np.float32]]
 ) -> NDArray[np.float32]:
@@ -130,7 +134,7 @@ def _logits(
     model = open_decoder(folder).model
     for name, values in replaced.items():
         model.graph.initializers[name].const_value = Weight(
-            name, values.shape, np.float32, Blob(lambda start, stop, v=values: v[start:stop])
+            name, values.shape, np.float32, Blob(partial(_rows, values))
         )
     parts = split(model)
     with opened(parts, threads=1) as running:

@@ -13,4 +13,8 @@ what it declares: so it imports third parties only inside functions, and nothing
                   opens what ``convert`` wrote
     Model.generate(ids, count) -> tokens
                   the ``count`` greedy tokens after ``ids``, from an empty cache, past end tokens
+    Model.logits(ids) -> (S, V) float32
+                  after each of the ids, from an empty cache; left out by one that cannot give them
+    Model.bytes_per_token() -> int
+                  of weights that a token reads; left out by one that cannot tell
 """

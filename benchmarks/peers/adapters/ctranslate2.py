@@ -70,3 +70,10 @@ class Model:
             include_prompt_in_result=False,
         )
         return list(results[0].sequences_ids[0])
+
+    def logits(self, ids: list[int]) -> Any:
+        """All rows (S, V)."""
+        import numpy as np
+
+        names = [[self._names[i] for i in ids]]
+        return np.array(self._generator.forward_batch(names, return_log_probs=False))[0]

@@ -1,7 +1,9 @@
 """llama.cpp through llama-cpp-python: safetensors -> GGUF -> its own quantizer.
 
 The file has no vocabulary (type "no_vocab"): ids go in and out. Formats: F32; Q8_0 (blocks of 32,
-8.5 bits a weight); Q4_0 (blocks of 32, 4.5 bits, the fastest on a CPU); Q4_K_M (the usual choice).
+8.5 bits a weight); Q6_K (blocks of 16 in 256); Q4_0 (blocks of 32, 4.5 bits, the fastest on a CPU);
+Q4_K_M (the usual choice). Where 256 does not divide a width, its quantizer falls back to Q8_0 and
+to Q5_0, tensor by tensor: the note says what came of it.
 Letters: H heads, E head size, D width.
 Sources: llama.cpp ``conversion/gpt2.py`` and ``conversion/llama.py`` for names, the order of q and
 k, and the factors of rope; ``include/llama.h``.
@@ -23,8 +25,8 @@ Tensor = tuple[str, tuple[int, ...], Callable[[], NDArray[np.float32]]]
 
 NAME = "llama.cpp"
 PACKAGE = "llama_cpp_python"
-PRECISIONS = {"F32": "fp32", "Q8_0": "int8", "Q4_0": "int4", "Q4_K_M": "int4"}
-FILE_TYPES = {"F32": 0, "Q4_0": 2, "Q8_0": 7, "Q4_K_M": 15}  # enum llama_ftype
+PRECISIONS = {"F32": "fp32", "Q8_0": "int8", "Q6_K": "int8", "Q4_0": "int4", "Q4_K_M": "int4"}
+FILE_TYPES = {"F32": 0, "Q4_0": 2, "Q8_0": 7, "Q4_K_M": 15, "Q6_K": 18}  # enum llama_ftype
 CONTEXT = 2048  # rows of the cache that is allocated: room for what is measured
 
 
@@ -45,7 +47,22 @@ def convert(checkpoint: Path, out: Path, precision: str, ours: Path) -> str:
     full.unlink()
     if status:
         raise RuntimeError(f"llama_model_quantize returned {status}")
-    return ""
+    return formats(out / "model.gguf", precision)
+
+
+def formats(file: Path, precision: str) -> str:
+    """What its matrices are stored in, where that is not what the name of the precision says."""
+    import gguf
+
+    sizes: dict[str, int] = {}
+    for tensor in gguf.GGUFReader(file).tensors:
+        if len(tensor.shape) > 1:
+            kind = tensor.tensor_type.name
+            sizes[kind] = sizes.get(kind, 0) + int(tensor.n_elements)
+    if list(sizes) == [precision]:
+        return ""
+    shares = sorted(((size / sum(sizes.values()), kind) for kind, size in sizes.items()))[::-1]
+    return ", ".join(f"{share:.0%} {kind}" for share, kind in shares)
 
 
 def write_gguf(checkpoint: Path, file: Path) -> None:
@@ -192,8 +209,9 @@ class Model:
         import llama_cpp
 
         self._api = llama_cpp
+        self._file = folder / "model.gguf"
         llama_cpp.llama_backend_init()
-        file = str(folder / "model.gguf").encode()
+        file = str(self._file).encode()
         self._model = llama_cpp.llama_model_load_from_file(
             file, llama_cpp.llama_model_default_params()
         )
@@ -210,7 +228,7 @@ class Model:
 
     def generate(self, ids: list[int], count: int) -> list[int]:
         """Decodes batch by batch; the largest logit is looked up in llama.cpp's own memory."""
-        self._api.llama_memory_clear(self._api.llama_get_memory(self._context), False)
+        self._forget()
         batch = self._api.llama_n_batch(self._context)
         for start in range(0, len(ids), batch):
             self._decode(ids[start : start + batch])
@@ -219,6 +237,44 @@ class Model:
             self._decode(tokens[-1:])
             tokens.append(self._best())
         return tokens
+
+    def logits(self, ids: list[int]) -> NDArray[np.float32]:
+        """All rows (S, V), batch by batch."""
+        self._forget()
+        rows = np.empty((len(ids), self._vocab_size), np.float32)
+        size = self._api.llama_n_batch(self._context)
+        for start in range(0, len(ids), size):
+            part = rows[start : start + size]
+            self._decode_all(ids[start : start + size], start)
+            found = self._api.llama_get_logits(self._context)
+            part[:] = np.ctypeslib.as_array(found, part.shape)
+        return rows
+
+    def bytes_per_token(self) -> int:
+        """All tensors, but of a table that is no head as well one row is read."""
+        import gguf
+
+        tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(self._file).tensors}
+        tables = {"position_embd.weight", "rope_freqs.weight"}
+        if "output.weight" in tensors:
+            tables.add("token_embd.weight")
+        return sum(int(tensor.n_bytes) for name, tensor in tensors.items() if name not in tables)
+
+    def _forget(self) -> None:
+        self._api.llama_memory_clear(self._api.llama_get_memory(self._context), False)
+
+    def _decode_all(self, ids: list[int], start: int) -> None:
+        """A batch of which every token's logits are kept."""
+        batch = self._api.llama_batch_init(len(ids), 0, 1)
+        try:
+            batch.n_tokens = len(ids)
+            for i, token in enumerate(ids):
+                batch.token[i], batch.pos[i], batch.logits[i] = token, start + i, 1
+                batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
+            if status := self._api.llama_decode(self._context, batch):
+                raise RuntimeError(f"llama_decode returned {status}")
+        finally:
+            self._api.llama_batch_free(batch)
 
     def _decode(self, ids: list[int]) -> None:
         array = (self._api.llama_token * len(ids))(*ids)

@@ -49,12 +49,20 @@ class Model:
 
     def generate(self, ids: list[int], count: int) -> list[int]:
         """Greedy; a minimal length as large as the maximal keeps the end token away."""
-        length = len(ids) + count
+        generator = self._after(ids, len(ids) + count)
+        while not generator.is_done():
+            generator.generate_next_token()
+        return [int(token) for token in generator.get_sequence(0)[len(ids) :]]
+
+    def logits(self, ids: list[int]) -> Any:
+        """All rows (S, V): the graph's output for the prompt."""
+        return self._after(ids, len(ids) + 1).get_output("logits")[0]
+
+    def _after(self, ids: list[int], length: int) -> Any:
+        """A generator that has read ``ids`` and ends at ``length``."""
         options: dict[str, Any] = {"max_length": length, "min_length": length, "do_sample": False}
         parameters = self._api.GeneratorParams(self._model)
         parameters.set_search_options(**options)
         generator = self._api.Generator(self._model, parameters)
         generator.append_tokens([ids])
-        while not generator.is_done():
-            generator.generate_next_token()
-        return [int(token) for token in generator.get_sequence(0)[len(ids) :]]
+        return generator

@@ -2,7 +2,8 @@
 
 Weights are compressed by NNCF with the defaults of ``optimum-cli export openvino``; the pipeline
 runs with its own defaults too, but for two: a prompt seen before is computed again, and in fp32 the
-half-precision shortcuts are switched off.
+half-precision shortcuts are switched off. The pipeline gives no logits: they are OpenVINO's own of
+the same file, with the same options.
 Source: optimum-intel ``exporters/openvino/__main__.py``; OpenVINO's "CPU device" page.
 """
 
@@ -44,6 +45,8 @@ class Model:
         self._pipeline = openvino_genai.LLMPipeline(
             str(folder), "CPU", scheduler_config=scheduler, **options
         )
+        self._file, self._options = folder / "openvino_model.xml", options
+        self._request: Any = None  # made when logits are asked for
         self._tensor = openvino.Tensor
 
     def generate(self, ids: list[int], count: int) -> list[int]:
@@ -57,3 +60,27 @@ class Model:
             do_sample=False,
         )
         return list(result.tokens[0])
+
+    def logits(self, ids: list[int]) -> Any:
+        """All rows (S, V)."""
+        import numpy as np
+
+        if self._request is None:
+            self._request = self._compiled()
+        count = len(ids)
+        known = {
+            "input_ids": np.array([ids], np.int64),
+            "attention_mask": np.ones((1, count), np.int64),
+            "position_ids": np.arange(count, dtype=np.int64)[None],
+            "beam_idx": np.zeros(1, np.int32),
+        }
+        names = [value.get_any_name() for value in self._request.model_inputs]
+        self._request.reset_state()
+        return self._request.infer({name: known[name] for name in names})["logits"][0]
+
+    def _compiled(self) -> Any:
+        import openvino
+
+        core = openvino.Core()
+        model = core.compile_model(core.read_model(self._file), "CPU", self._options)
+        return model.create_infer_request()

@@ -6,6 +6,7 @@ Source: optimum-onnx 0.1, ``onnxruntime/quantization.py`` and its page "Quantiza
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 NAME = "optimum-onnx"
 PACKAGE = "optimum-onnx"
@@ -58,3 +59,9 @@ class Model:
             fed, cache = out.logits[:, -1].argmax(-1, keepdim=True), out.past_key_values
             tokens.append(int(fed))
         return tokens
+
+    def logits(self, ids: list[int]) -> Any:
+        """All rows (S, V)."""
+        mask = self._torch.ones((1, len(ids)), dtype=self._torch.int64)
+        fed = self._torch.tensor([ids])
+        return self._model(fed, attention_mask=mask, use_cache=True).logits[0].numpy()

@@ -47,6 +47,11 @@ class Model:
                 tokens.append(int(fed))
         return tokens
 
+    def logits(self, ids: list[int]) -> Any:
+        """All rows (S, V)."""
+        with self._torch.inference_mode():
+            return self._model(self._torch.tensor([ids])).logits[0].numpy()
+
 
 def quantized(model: Any) -> Any:
     """The model with its linear layers in int8."""
