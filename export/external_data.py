@@ -58,11 +58,20 @@ def plan_ranges(model: ir.Model) -> tuple[dict[Blob, Range], int]:
     for weight in weights_of(model):
         if weight.blob in ranges:
             continue
-        alignment = PAGE if weight.nbytes >= PAGE else SMALL_ALIGNMENT
+        alignment = _alignment(weight.nbytes)
         offset = -(-end // alignment) * alignment
         ranges[weight.blob] = Range(offset, weight.nbytes)
         end = offset + weight.nbytes
     return ranges, end
+
+
+def _alignment(num_bytes: int) -> int:
+    return PAGE if num_bytes >= PAGE else SMALL_ALIGNMENT
+
+
+def most_bytes(num_bytes: int) -> int:
+    """What so many bytes take in the file at most, with what is left free before them."""
+    return num_bytes + _alignment(num_bytes) - 1
 
 
 def write_weights(model: ir.Model, folder: Path, progress: ByteProgress | None = None) -> str:

@@ -299,9 +299,10 @@ def _write(
             precision=change.describe(decoder.num_parameters),
             files=describe_files(folder, known),
         )
-        _check_written(ModelFolder(folder, manifest))
+        written = ModelFolder(folder, manifest)
+        _check_written(written)
         (folder / MANIFEST).write_bytes(manifest_bytes(manifest))
-    change.finish(ModelFolder.open(folder))
+    change.finish(written)
 
 
 def _check_written(folder: ModelFolder) -> None:

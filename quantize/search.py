@@ -28,7 +28,7 @@ import onnx_ir as ir
 
 from ..export.blas import single_threaded_products
 from ..export.errors import RequestError
-from ..export.external_data import plan_ranges
+from ..export.external_data import most_bytes, plan_ranges
 from ..export.observer import Observer
 from ..export.quantities import size_text
 from ..export.threads import default_threads
@@ -72,7 +72,7 @@ def search(
     observer.message("measuring what each weight adds when it is rounded")
     windows = found.seen[-SENSITIVITY_ROWS:, :SENSITIVITY_TOKENS]
     options = options_of(found.model, found.feedbacks, windows)
-    whole = sum(max(option.num_bytes for option in some) for some in options.values())
+    whole = sum(one.num_bytes for some in options.values() for one in some if one.format == FULL)
     steps = frontier(options, plan_ranges(found.model)[1] - whole)
     if budget.max_bytes is not None:
         return _plan(largest_within(steps, budget.max_bytes))
@@ -223,17 +223,15 @@ def _options(
     if probe is None:
         return [full]
     fitted = {one.name: one for name in LADDER if (one := _fitted(selected, name)) is not None}
-    # Nearest rounding on both sides: error feedback lowers all formats about alike.
-    objectives = {
-        name: objective(weight, unpacked(one, weight), feedbacks.hessian(weight.name))
-        for name, one in {**fitted, probe.name: probe}.items()
-    }
+    hessian = feedbacks.hessian(weight.name)
+    sizes, objectives = {}, {}
+    for name, one in {**fitted, probe.name: probe}.items():
+        # Nearest rounding on both sides: error feedback lowers all formats about alike.
+        after, sizes[name] = unpacked(one, weight)
+        objectives[name] = objective(weight, after, hessian)
     whole = objectives[probe.name] or 1.0
     return [
-        *(
-            Option(name, size_of(one, weight), measured * objectives[name] / whole)
-            for name, one in fitted.items()
-        ),
+        *(Option(name, sizes[name], measured * objectives[name] / whole) for name in fitted),
         full,
     ]
 
@@ -246,25 +244,23 @@ def _fitted(selected: Selected, name: str) -> Format | None:
     return None if isinstance(fitted, str) else fitted
 
 
-def size_of(number_format: Format, weight: LinearWeight) -> int:
-    """Bytes of all parts of a packed weight."""
-    return round(number_format.bits_per_weight * weight.in_features * weight.out_features / 8)
-
-
 def unpacked(
     number_format: Format, weight: LinearWeight, feedbacks: Feedbacks | None = None
-) -> Floats:
-    """(N, K): what is left of a weight once it has been packed, with error feedback or without."""
+) -> tuple[Floats, int]:
+    """(N, K): what is left of a weight once it has been packed, with error feedback or without.
+
+    And the bytes that its parts take in a file, at most.
+    """
     found: list[Floats] = []
     feedback = feedbacks.of(weight.name) if feedbacks is not None else None
-    number_format.packed(
+    parts = number_format.packed(
         weight, 0, weight.out_features, lambda before, after: found.append(after.copy()), feedback
     )
-    return np.concatenate(found)
+    return np.concatenate(found), sum(most_bytes(part.nbytes) for part in parts.values())
 
 
 def _as_stored(number_format: Format, weight: LinearWeight, feedbacks: Feedbacks) -> Floats:
-    after = unpacked(number_format, weight, feedbacks)
+    after, _ = unpacked(number_format, weight, feedbacks)
     return after if weight.transposed else np.ascontiguousarray(after.T)
 
 

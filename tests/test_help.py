@@ -106,6 +106,7 @@ def test_defaults_are_those_of_the_function(verb: str, function: Callable[..., A
         "cancellation",
         "cache",
         "change",
+        "calibration",
         "observer",
         "caches",
         "on_progress",

@@ -101,7 +101,8 @@ def test_scorecards_are_of_known_shapes_tests_and_variants() -> None:
 def test_variants_are_exported_in_processes_that_tell_their_peak(
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    chosen = {name: VARIANTS[name] for name in ("fp32", "int4 b32")}
+    plain = [*VARIANTS["int4 b32"], "--calibrate", "none"]
+    chosen = {"fp32": VARIANTS["fp32"], "int4 b32": plain}
     folders, peaks = export_variants(tiny_checkpoint, chosen, tmp_path)
     assert [folder.manifest.precision.name for folder in folders.values()] == ["fp32", "int4"]
     assert folders["int4 b32"].manifest.precision.block_size == 32
@@ -160,7 +161,7 @@ def test_the_script_measures_a_checkpoint_and_keeps_what_it_found(
     monkeypatch.setattr(bench, "read_bandwidth", lambda threads: 1e9)
     monkeypatch.setattr(speed, "cold_start", lambda *arguments: ColdStart(0.1, 0.2))
     arguments = [tiny_checkpoint, "--rounds", "1", "--threads", "1", "--json", kept]
-    arguments += ["--variant", "int4 b128"]
+    arguments += ["--variant", "int4 b128=--precision int4 --calibrate none"]
     monkeypatch.setattr(sys, "argv", ["precisions", *map(str, arguments)])
     precisions.main()
     found = json.loads(kept.read_text())

@@ -540,7 +540,7 @@ REFUSED: dict[str, tuple[str, Change, str]] = {
     ),
     "scales of another product": (
         "int8",
-        set_input("MatMulIntegerToFloat", 3, "norm.weight"),
+        set_input("MatMulIntegerToFloat", 3, "layers.0.mlp.up_proj.weight.scales"),
         r"expected float32 \(96,\)",
     ),
     "a vector for a zero point": (

@@ -341,8 +341,10 @@ def written(tiny_folder: ModelFolder, tmp_path_factory: pytest.TempPathFactory) 
     precision = replace(
         folder.manifest.precision,
         rotation=RotationEntry(seed=0, parts=("R1",), skipped={"R2": "a reason"}),
-        calibration=CalibrationEntry(kind="dream", tokens=16_384, digest="0" * 64),
-        promise=PromiseEntry(max_kl=0.01, kl=0.009, tokens=4096, text="other.txt"),
+        calibration=CalibrationEntry(kind="dream", seed=0, tokens=16_384, digest="0" * 64),
+        promise=PromiseEntry(
+            max_kl=0.01, max_bytes=80_000_000, kl=0.009, tokens=4096, text="other.txt"
+        ),
     )
     return with_manifest(folder.path, replace(folder.manifest, precision=precision))
 

@@ -214,5 +214,8 @@ def test_export_holds_a_few_pieces_of_the_weights_at_a_time(
 
     tensors = {name: watched(tensor) for name, tensor in checkpoint.tensors.items()}
     export_model(replace(checkpoint, tensors=tensors), tmp_path / "out", precision_of(precision))
-    assert len(seen) == len(tensors)
+    # What a layer norm adds is taken up by the biases behind it, which multiplies their products.
+    behind = ("attn.c_attn.weight", "mlp.c_fc.weight")
+    again = 0 if precision == "fp32" else sum(name.endswith(behind) for name in tensors)
+    assert len(seen) == len(tensors) + again
     assert 0 < most <= 4  # two threads, one result waiting, one being written

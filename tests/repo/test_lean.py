@@ -197,6 +197,33 @@ for verb in (["run", folder, "x"], ["chat", folder], ["bench", folder], ["eval",
     assert codes == 4 * ["2"]
 
 
+def test_verbs_that_only_write_need_no_onnxruntime(
+    tiny_checkpoint: Path, tiny_folder: ModelFolder, tmp_path: Path
+) -> None:
+    """Unless they calibrate, which is to run the model."""
+    code = f"""import sys
+{HALVES["nothing"]}
+from pocketlm.cli import main
+checkpoint, folder = sys.argv[1:]
+for number, words in enumerate((
+    ["export", checkpoint, "--precision", "int8"],
+    ["export", checkpoint, "--precision", "int4", "--calibrate", "none"],
+    ["export", checkpoint, "--precision", "int4", "--dry-run", "--json"],
+    ["quantize", folder, "--to", "int8-weight"],
+    ["quantize", folder, "--to", "int4"],
+)):
+    quiet = [] if "--dry-run" in words else ["--quiet"]
+    try:
+        main([*words[:2], f"out-{{number}}", *words[2:], *quiet])
+    except SystemExit as ended:
+        print(ended.code, file=sys.stderr)
+"""
+    places = (str(tiny_checkpoint), str(tiny_folder.path))
+    *written, told, code = run_python(code, *places, folder=tmp_path).stderr.splitlines()
+    assert (written, code) == (4 * ["0"], "2")
+    assert told.startswith("pocketlm: running a model: found no package onnxruntime, expected")
+
+
 def test_info_tells_what_is_missing_to_run_and_all_else(
     tiny_folder: ModelFolder, tmp_path: Path
 ) -> None:
