@@ -190,11 +190,12 @@ def measure(arguments: argparse.Namespace, checkpoint: str | None) -> dict[str, 
     threads = arguments.threads
     with scratch_folder() as root:
         source: str | Path = checkpoint or ""
+        more = ["--tokenizer", str(arguments.tokenizer)] if arguments.tokenizer else []
         if checkpoint is None:
             source = write_checkpoint(root / "source", arguments.shape)
+            more += ["--calibrate", "none"]  # random weights have nothing to say
         elif checkpoint == real_weights.NAME:
             source = real_weights.real_checkpoint()
-        more = ["--tokenizer", str(arguments.tokenizer)] if arguments.tokenizer else []
         chosen = chosen_variants(arguments.variant)
         variants = {name: [*options, *more] for name, options in chosen.items()}
         folders, peaks = export_variants(source, variants, root)
