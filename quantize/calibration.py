@@ -45,7 +45,7 @@ UNSEEN = 4096  # tokens that are not calibrated on
 SAMPLED_BYTES = 4096  # of each weight, to tell models apart
 DREAM, TEXT = "dream", "text"
 # Seconds that dreaming, measuring and rounding take together, for each of measuring.
-SHARE = 3.0
+SHARE = 1.5
 
 Rotate = Callable[[ir.Model], object]
 Declare = Callable[[], Decoder]  # the same float32 model every time, its weights lazy
