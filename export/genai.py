@@ -6,9 +6,9 @@ from typing import Any
 
 from .manifest import IN_PLACE, DecoderShape, GraphEntry
 
-# What ONNX Runtime must be told by whoever opens a graph of ours: without it, products of int8
-# saturate on x86-64 with AVX2 but no VNNI (quantize/formats/int8_channel.py); elsewhere it does
-# nothing.
+# What ONNX Runtime must be told on x86-64 processors with AVX2 but no VNNI: without it products of
+# int8 saturate (quantize/formats/int8_channel.py). Elsewhere they only get slower by it, to about
+# half: but a configuration cannot ask where it is read, and wrong is worse than slow.
 SESSION_OPTIONS = {"session.x64quantprecision": "1"}
 # With a shared past/present buffer onnxruntime-genai allocates max_length rows at once.
 MODEST_LENGTH = 2048

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 from ..export.errors import ModelFolderError, PocketLMError, ProviderError, RequestError
 from ..export.folder import GROWING, DecoderShape, ModelFolder
-from ..export.genai import SESSION_OPTIONS
 from ..export.graph_check.graph import check_graph
 from ..export.memory import is_exhaustion, memory_errors
 from ..export.threads import check_threads
@@ -30,6 +29,7 @@ from ..export.whole_number import brief
 from .cache import SHORTER, Cache, ConcatenatingCache, DeviceCache, KVCache
 from .cancellation import Cancellation, Cancelled
 from .engine import onnxruntime
+from .int8_products import options_for
 from .kv import FP32, GRAPHS, INT8, choose_kv
 from .providers import CPU, Place, refused, start_obstacle
 from .running import call_interruptibly, call_to_stop
@@ -317,7 +317,7 @@ def _open(
     options.log_severity_level = FATAL if place is CPU else ERROR
     # Workers may spin between the nodes of a run, but not between two runs: an idle model is idle.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    for option, value in SESSION_OPTIONS.items():
+    for option, value in options_for(folder.formats).items():
         options.add_session_config_entry(option, value)
     if graph is not None:
         options.add_session_config_entry(WEIGHTS_FOLDER, utf8(str(folder.path)))
