@@ -1,8 +1,8 @@
 """Whether products of int8 need an option to be exact on this processor.
 
-With AVX2 and no VNNI ONNX Runtime adds pairs of uint8 × int8 in 16 bits, where 255 · 127 · 2 does not
-fit: wrong, and nothing says so. ``session.x64quantprecision`` makes it exact, and takes twice as
-long, on processors that do not need it too. So a product at the limits is computed once, and the
+With AVX2 and no VNNI ONNX Runtime adds pairs of uint8 × int8 in 16 bits, where 255 · 127 · 2 does
+not fit: wrong, and nothing says so. ``session.x64quantprecision`` makes it exact, and takes twice
+as long, on processors that do not need it too. So a product at the limits is computed once, and the
 option is set where that comes out wrong. Other programs that open a folder: docs/quantization.md.
 """
 
