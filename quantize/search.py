@@ -18,6 +18,7 @@ mlx-lm's and llama.cpp's searches for a target size do with other measures.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -73,9 +74,10 @@ def search(
     windows = found.seen[-SENSITIVITY_ROWS:, :SENSITIVITY_TOKENS]
     options = options_of(found.model, found.feedbacks, windows)
     whole = sum(one.num_bytes for some in options.values() for one in some if one.format == FULL)
-    steps = frontier(options, plan_ranges(found.model)[1] - whole)
+    others = plan_ranges(found.model)[1] - whole
     if budget.max_bytes is not None:
-        return _plan(largest_within(steps, budget.max_bytes))
+        return _plan(closest_within(options, budget.max_bytes, others))
+    steps = frontier(options, others)
     assert budget.max_kl is not None
     limit = MARGIN * budget.max_kl
 
@@ -111,10 +113,13 @@ class Step:
     kl: float  # predicted
 
 
-def frontier(options: Mapping[str, Sequence[Option]], other_bytes: int = 0) -> list[Step]:
+def frontier(
+    options: Mapping[str, Sequence[Option]], other_bytes: int = 0, max_bytes: float = math.inf
+) -> list[Step]:
     """Plans from the smallest to the one with the least KL, each a weight's step from the last.
 
-    ``other_bytes`` are those of what has no options.
+    ``other_bytes`` are those of what has no options. A step that would lead beyond ``max_bytes`` is
+    left out, and so are all further ones of that weight: smaller ones may still fit.
     """
     hulls = {name: _hull(some) for name, some in options.items()}
     chosen = {name: hull[0] for name, hull in hulls.items()}
@@ -125,9 +130,14 @@ def frontier(options: Mapping[str, Sequence[Option]], other_bytes: int = 0) -> l
     ]
     moves.sort(key=lambda move: -move[0])  # stable: a weight's own steps stay in order
     steps = [_step(chosen, other_bytes)]
+    full = set()
     for _, name, option in moves:
+        step = _step({**chosen, name: option}, other_bytes)
+        if name in full or step.num_bytes > max_bytes:
+            full.add(name)
+            continue
         chosen[name] = option
-        steps.append(_step(chosen, other_bytes))
+        steps.append(step)
     return steps
 
 
@@ -155,14 +165,20 @@ def _hull(options: Sequence[Option]) -> list[Option]:
     return hull
 
 
-def largest_within(steps: Sequence[Step], max_bytes: int) -> Step:
-    """The last step of at most ``max_bytes``; RequestError names the fewest that can be had."""
-    if steps[0].num_bytes > max_bytes:
+def closest_within(
+    options: Mapping[str, Sequence[Option]], max_bytes: int, other_bytes: int = 0
+) -> Step:
+    """The frontier's way as far as ``max_bytes`` go, leaving out steps that do not fit.
+
+    RequestError names the fewest bytes that can be had.
+    """
+    smallest, *_ = steps = frontier(options, other_bytes, max_bytes)
+    if smallest.num_bytes > max_bytes:
         raise RequestError(
-            f"the budget is {max_bytes:,} bytes, expected at least {steps[0].num_bytes:,}: the "
+            f"the budget is {max_bytes:,} bytes, expected at least {smallest.num_bytes:,}: the "
             "smallest plan for this model; allow as many, or take a smaller model"
         )
-    return [step for step in steps if step.num_bytes <= max_bytes][-1]
+    return steps[-1]
 
 
 def thinned(steps: Sequence[Step], count: int = 64) -> list[Step]:

@@ -22,8 +22,8 @@ from pocketlm.quantize.layerwise import opened, run_parts, split
 from pocketlm.quantize.search import (
     Option,
     Step,
+    closest_within,
     frontier,
-    largest_within,
     sensitivities,
     smallest_that_keeps,
     thinned,
@@ -85,9 +85,31 @@ def test_the_smallest_step_that_keeps_is_found() -> None:
 
 
 def test_a_budget_below_the_smallest_plan_is_refused_with_what_can_be_had() -> None:
-    assert largest_within(_steps(5), 102).num_bytes == 102
+    options = {"w": [Option("small", 100, 1.0), Option("large", 102, 0.5)]}
+    assert closest_within(options, 102).formats == {"w": "large"}
+    assert closest_within(options, 101).formats == {"w": "small"}
     with pytest.raises(RequestError, match=r"the budget is 99 bytes, expected at least 100: "):
-        largest_within(_steps(5), 99)
+        closest_within(options, 99)
+
+
+@given(choices(), st.integers(0, 200))
+def test_a_budget_is_kept_and_used_at_least_as_far_as_the_frontier(
+    options: dict[str, list[Option]], spare: int
+) -> None:
+    steps = frontier(options)
+    budget = steps[0].num_bytes + spare
+    found = closest_within(options, budget)
+    within = [step for step in steps if step.num_bytes <= budget][-1]
+    assert found.num_bytes <= budget
+    assert found.kl <= within.kl + 1e-9
+
+
+def test_a_step_that_does_not_fit_leaves_room_for_smaller_ones() -> None:
+    options = {
+        "head": [Option("small", 10, 9.0), Option("large", 100, 0.0)],
+        "other": [Option("small", 10, 1.0), Option("large", 20, 0.9)],
+    }
+    assert closest_within(options, 60).formats == {"head": "small", "other": "large"}
 
 
 def test_thinned_steps_keep_the_ends_and_their_order() -> None:
