@@ -70,8 +70,8 @@ def _alignment(num_bytes: int) -> int:
 
 
 def most_bytes(num_bytes: int) -> int:
-    """What so many bytes take in the file at most, with what is left free before them."""
-    return num_bytes + _alignment(num_bytes) - 1
+    """What so many bytes take in the file at most: whole pages, whatever comes behind them."""
+    return -(-num_bytes // PAGE) * PAGE
 
 
 def write_weights(model: ir.Model, folder: Path, progress: ByteProgress | None = None) -> str:
