@@ -54,7 +54,8 @@ def download(
             tries += 1
             try:
                 _make(hub, snapshot, folder, for_torch, observer)
-            except FileNotFoundError:  # another process moved what it should not have seen
+            except (FileNotFoundError, FileExistsError):
+                # Another process moved what it should not have seen, perhaps while it was made.
                 if tries == TRIES:
                     raise
 
