@@ -36,7 +36,9 @@ def find_heads(node: ir.Node) -> Heads:
     size = past.shape[3] if past is not None and past.shape is not None else None
     packed = value is None
     value = node.inputs[0] if packed else value
-    assert isinstance(size, int) and value is not None
+    assert value is not None
+    if not isinstance(size, int):
+        raise Refused("the size of its heads is not known")
     width = node.attributes["kv_num_heads"].as_int() * size
     bias: ir.Value | None = None
     start = 0
@@ -56,6 +58,8 @@ def find_heads(node: ir.Node) -> Heads:
     _check_sole(value)
     if packed:
         start = product.linear.out_features - width
+    if start % size or not 0 <= start <= product.linear.out_features - width:
+        raise Refused(f"{product.linear.name} does not have its values in whole heads")
     (use, *others) = node.outputs[0].uses() or (None,)
     reader = product_of(use.node) if use is not None and use.idx == 0 else None
     if reader is None or others:

@@ -129,7 +129,8 @@ class Rotation:
     def _matrix(self, part: str, size: int, *, signed: bool = True) -> Orthogonal:
         odd, power = factors(size)
         if odd > LARGEST_ODD_FACTOR:
-            raise Refused(f"{size} is {power} · {odd}, whose odd factor is above 64")
+            most = LARGEST_ODD_FACTOR
+            raise Refused(f"{size} is {power} · {odd}, whose odd factor is above {most}")
         return Orthogonal(size, (self.seed, int(part[1:])), signed=signed)
 
     def _rotate_stream(self, model: ir.Model) -> None:
