@@ -1,8 +1,8 @@
 """Which KV cache a model runs with: float32 as it was computed, or 8 bits a number.
 
-int8 reads a quarter of the bytes, and so generates faster after a long text; it takes a second graph
-in the folder, which has the scales (``quantize.int8_cache``). Its kernel reads prompts slower: with
-ONNX Runtime 1.32 on an AMD EPYC with AVX-512, int4, one thread, int8 over fp32:
+int8 reads a quarter of the bytes, and so generates faster after a long text; it takes a second
+graph in the folder, which has the scales (``quantize.int8_cache``). Its kernel reads prompts
+slower: with ONNX Runtime 1.32 on an AMD EPYC with AVX-512, int4, one thread, int8 over fp32:
 
                           after       prompt   generation
     GPT-2 124M            128 tokens   0.88     1.08
