@@ -23,16 +23,12 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from ..export.graph import Graph
+from ..export.graph_check.microsoft import INT8_CACHE
 from ..export.graph_pass import Outcome
 
 LIMIT = 127  # the largest number that is kept
 PAST_KEY, PAST_VALUE = 3, 4
 KEY_SCALE, VALUE_SCALE = 12, 13
-ATTRIBUTES: dict[str, str | int] = {
-    "k_quant_type": "PER_CHANNEL",
-    "v_quant_type": "PER_CHANNEL",
-    "kv_cache_bit_width": 8,
-}
 
 # Layer -> the scales of its keys and of its values, positive float32 (K, E) each.
 CacheScales = Mapping[int, tuple[NDArray[np.float32], NDArray[np.float32]]]
@@ -63,7 +59,7 @@ def _rewrite(graph: Graph, node: ir.Node, scales: CacheScales) -> None:
     ):
         constant = graph.constant(scale[None, :, None, :], f"cache.{layer}.{kind}.scale")
         node.replace_input_with(index, constant)
-    for name, value in ATTRIBUTES.items():
+    for name, value in INT8_CACHE.items():
         node.attributes.add(ir.convenience.convert_attribute(name, value))
     for cached in (*past, *node.outputs[1:]):
         assert cached is not None

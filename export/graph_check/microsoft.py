@@ -19,7 +19,7 @@ from .plain import check_vector, unary
 
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 # What an attention says of a cache of int8, and nothing of one of float32; and how many inputs.
-INT8_CACHE = {
+INT8_CACHE: dict[str, str | int] = {
     "k_quant_type": "PER_CHANNEL",
     "v_quant_type": "PER_CHANNEL",
     "kv_cache_bit_width": 8,

@@ -27,7 +27,7 @@ def open_session(
 ) -> tuple[Session, str | None]:
     """A session on ``provider``: ``cpu``, ``cuda``, or ``auto`` for CUDA where there is one.
 
-    ``kv`` is that of ``Session``. An int8 cache is the CPU's: ``auto`` takes that for one.
+    ``kv`` is that of ``Session``. An int8 cache is the CPU's: with one ``auto`` ends up there.
 
     With it comes None, or why ``auto`` took the CPU although ONNX Runtime is built for CUDA, which
     is a FallbackWarning too. Raises RequestError for another name, ProviderError when ``cuda``
