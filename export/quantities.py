@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from fractions import Fraction
 
 from .errors import RequestError
 from .strict_json import shown
@@ -80,7 +81,7 @@ def parse_size(text: str) -> int:
     match = _SIZE.fullmatch(text.strip())
     units = {name.lower(): size for name, size in UNITS.items()}
     unit = units.get((match[2] or "B").lower()) if match else None
-    size = int(float(match[1]) * unit) if match and unit else 0
+    size = int(Fraction(match[1]) * unit) if match and unit else 0  # exact, as a float is not
     if size <= 0:
         raise RequestError(
             f"found the size {shown(text)}, expected a number above 0 and its unit, such as 80MB "
