@@ -73,7 +73,7 @@ UNITS = {unit: int(scale) for scale, unit in BYTES} | {
     "GiB": 1 << 30,
     "TiB": 1 << 40,
 }
-_SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,6})?) ?([A-Za-z]{0,3})")
+_SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,6})?) ?([A-Za-z]{0,3})")
 
 
 def parse_size(text: str) -> int:
