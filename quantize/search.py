@@ -1,7 +1,7 @@
 """The plan that keeps a promise: fewest bytes for a KL, or least KL for some bytes.
 
-    found = Sensitivities.measure(model, statistics, windows)
-    steps = frontier(found.options(base))         # from the smallest plan to the closest one
+    options = options_of(model, feedbacks, windows)
+    steps = frontier(options)                     # from the smallest plan to the closest one
     steps[17].formats, steps[17].num_bytes, steps[17].kl
 
 What one weight's rounding adds is measured: the rest of the network is run with that weight in
