@@ -33,8 +33,9 @@ Channels = NDArray[np.float32]  # (K, E)
 HEADROOM = 1.1
 FIRST_WEIGHT = 8.0
 FACTORS = np.linspace(1, 1.5, 51, dtype=np.float32)[:, None, None]
-# Of a channel that is silent in all windows: this share of the loudest of its layer.
-LEAST = 1e-4
+# Of a channel that is silent in all windows: this share of the loudest of its layer, and at least
+# what float32 can square.
+LEAST, SMALLEST = 1e-4, 1e-15
 
 
 def cache_scales(session: Session, windows: NDArray[np.int64]) -> CacheScales:
@@ -83,7 +84,7 @@ def fitted_scales(largest: Channels, first: NDArray[np.float32]) -> Channels:
 
     All are positive.
     """
-    loudest = largest.max() or 1.0
+    loudest = max(largest.max(), SMALLEST / LEAST)
     needed = np.maximum(largest, LEAST * loudest) * (HEADROOM / LIMIT)
     candidates = needed * FACTORS  # (F, K, E)
     cost = candidates**2 / 12

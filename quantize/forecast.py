@@ -43,7 +43,7 @@ def predict(model: ir.Model, num_tokens: int) -> Forecast:
     seconds, memory = 0.0, 0
     for part in parts:
         crossing = () if part is parts[-1] else part.outputs
-        weights = part.weights([*crossing, *part.products.values(), *part.cache])
+        weights = part.weights([*crossing, *part.products.values()])
         run = [linear for linear in part.linear if linear.weight in weights]
         products = sum(linear.in_features * linear.out_features for linear in run)
         numbers = squares(part)

@@ -11,7 +11,7 @@ depends on no weight, such as the mask arithmetic, crosses nowhere: every part t
 computes it.
 
 Weights are inputs of a part's graph, so that a run may replace some of them. The cache is empty:
-token ids are whole windows. Letters: B windows, S tokens of each, K key/value heads, E head size.
+token ids are whole windows. Letters: B windows, S tokens of each.
 """
 
 from __future__ import annotations
@@ -50,7 +50,6 @@ class Part:
     inputs: tuple[str, ...]  # values that cross into it
     outputs: tuple[str, ...]  # values that cross out of it, of the head the logits
     products: dict[str, str]  # weight of a product -> the value that is multiplied with it
-    cache: tuple[str, ...]  # of a layer: its present keys and values, (B, K, S, E) each
     linear: tuple[LinearWeight, ...] = field(repr=False)  # the weights of ``products``
     _graph: ir.Graph = field(repr=False)
 
@@ -65,7 +64,7 @@ class Part:
         """Reads the weights that ``outputs`` need, and holds them while the block runs.
 
         By default all that crosses out. ``outputs`` may be any values of the part, as those in
-        ``products`` and ``cache``. Raises what reading a weight raises, and ResourceError.
+        ``products``. Raises what reading a weight raises, and ResourceError.
         """
         wanted = self.outputs if outputs is None else tuple(dict.fromkeys(outputs))
         weights = self.weights(wanted)
@@ -300,7 +299,6 @@ def _part(
     matched = [(match_product(node), node.inputs[0]) for node in nodes if _is_product(node)]
     found = [(weight, x) for weight, x in matched if weight is not None and x is not None]
     attention = [node for node in nodes if node.op_type == ATTENTION]
-    cache = [str(value.name) for node in attention for value in node.outputs[1:3]]
     logits = [value for node in nodes for value in node.outputs if value.name == "logits"]
     return Part(
         name=name,
@@ -308,7 +306,6 @@ def _part(
         inputs=tuple(str(value.name) for value in entering),
         outputs=tuple(str(value.name) for value in leaving or logits),
         products={weight.name: str(x.name) for weight, x in found},
-        cache=tuple(cache),
         linear=tuple(weight for weight, _ in found),
         _graph=graph,
     )

@@ -3,8 +3,7 @@
     measured = measure(model, tokens, "work/", {"model": "sha256 …", "calibration": "dreamt"})
 
 After every part what was measured is written, and what crosses into the next: a run that was killed
-goes on after the last part that was finished. Letters: K input features of a product, and, of the
-cache, heads K and head size E.
+goes on after the last part that was finished. K is the number of input features of a product.
 """
 
 from __future__ import annotations
@@ -35,7 +34,6 @@ from .statistics import (
     State,
     Statistics,
     StatisticsError,
-    cache_file,
     hessian_file,
     stream_file,
 )
@@ -43,7 +41,6 @@ from .weights import Floats
 
 LOCK = "statistics.lock"
 CHUNK_TOKENS = 2048  # run at a time, about: more are no faster
-QUANTILE = 0.999  # of a cached channel's magnitudes
 
 Tokens = NDArray[np.int64]  # (rows, window)
 Observer = Callable[[int, int], None]  # parts done, parts in all
@@ -100,9 +97,8 @@ def _measure_part(
     entering = work.entering()
     inputs = list(dict.fromkeys(part.products.values()))
     hessians: dict[str, HessianSum] = {}
-    ranges = [RangeSum(tokens.size) for _ in part.cache]
     with (
-        part.open([*crossing, *inputs, *part.cache], threads) as opened,
+        part.open([*crossing, *inputs], threads) as opened,
         memory_errors(f"statistics of {part.name}"),
         work.leaving(crossing, len(tokens)) as leaving,
     ):
@@ -114,13 +110,9 @@ def _measure_part(
                 if name not in hessians:
                     hessians[name] = HessianSum(found[name].shape[-1])
                 hessians[name].add(found[name])
-            for name, ranged in zip(part.cache, ranges, strict=True):
-                ranged.add(found[name])
             leaving.add(found)
-            sums: dict[str, HessianSum | RangeSum] = {**hessians}
-            sums.update(zip(part.cache, ranges, strict=True))
-            _check_finite(opened, found, crossing, sums)
-    work.finish(part, hessians, ranges, crossing)
+            _check_finite(opened, found, crossing, hessians)
+    work.finish(part, hessians, crossing)
 
 
 class HessianSum:
@@ -134,7 +126,8 @@ class HessianSum:
     def add(self, values: NDArray[np.float32]) -> None:
         """Adds all rows of ``values`` (…, K)."""
         rows = values.reshape(-1, values.shape[-1])
-        self.total += rows.T @ rows  # NumPy makes one triangle and mirrors it
+        with np.errstate(over="ignore", invalid="ignore"):  # ``finite`` tells
+            self.total += rows.T @ rows  # NumPy makes one triangle and mirrors it
         self.count += len(rows)
 
     @property
@@ -147,42 +140,11 @@ class HessianSum:
         return self.total.astype(np.float32)
 
 
-class RangeSum:
-    """Magnitudes of the channels of cached rows: the largest, a quantile and the mean square."""
-
-    def __init__(self, tokens: int) -> None:
-        # The quantile is the smallest of so many largest, whatever the order they came in.
-        self._kept = int(tokens * (1 - QUANTILE)) + 1
-        self._largest: NDArray[np.float32] | None = None  # (kept, K·E)
-        self._squares: NDArray[np.float64] | float = 0.0
-        self._count = 0
-
-    def add(self, cached: NDArray[np.float32]) -> None:
-        """Adds rows (B, K, S, E)."""
-        rows = np.abs(cached.transpose(0, 2, 1, 3).reshape(-1, cached.shape[1] * cached.shape[3]))
-        self._squares = self._squares + np.einsum("nk,nk->k", rows, rows, dtype=np.float64)
-        self._count += len(rows)
-        known = rows if self._largest is None else np.concatenate([self._largest, rows])
-        kept = min(self._kept, len(known))
-        self._largest = np.partition(known, len(known) - kept, axis=0)[-kept:]
-
-    @property
-    def finite(self) -> bool:
-        return bool(np.isfinite(self._squares).all())
-
-    def result(self) -> Floats:
-        """(3, K·E): the fields of ``CacheRange``."""
-        assert self._largest is not None
-        mean = np.asarray(self._squares) / self._count
-        found = [self._largest.max(axis=0), self._largest.min(axis=0), mean]
-        return np.stack(found).astype(np.float32)
-
-
 def _check_finite(
     opened: OpenPart,
     found: Mapping[str, NDArray[Any]],
     crossing: tuple[str, ...],
-    sums: Mapping[str, HessianSum | RangeSum],
+    sums: Mapping[str, HessianSum],
 ) -> None:
     """Raises NumericsError that names the first tensor with NaN or infinity."""
     wrong = [name for name, found_sum in sums.items() if not found_sum.finite]
@@ -317,20 +279,13 @@ class WorkFolder:
             writer.close()
 
     def finish(
-        self,
-        part: Part,
-        hessians: dict[str, HessianSum],
-        ranges: list[RangeSum],
-        crossing: tuple[str, ...],
+        self, part: Part, hessians: dict[str, HessianSum], crossing: tuple[str, ...]
     ) -> None:
         """Writes what was measured of ``part``, which from then on counts as finished."""
         number = self.state.finished
         places = {name: (number, index) for index, name in enumerate(hessians)}
         for name in places:
             self._save(hessian_file(self.folder, *places[name]), hessians.pop(name).mean())
-        layers = self.state.layers
-        if ranges:
-            self._save(cache_file(self.folder, layers), np.stack([r.result() for r in ranges]))
         known = {weight: places[value] for weight, value in part.products.items()}
         self._write(
             replace(
@@ -338,7 +293,6 @@ class WorkFolder:
                 finished=number + 1,
                 stream=crossing,
                 hessians={**self.state.hessians, **known},
-                layers=layers + bool(ranges),
             )
         )
         self._remove_streams()

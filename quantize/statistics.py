@@ -5,14 +5,11 @@
 
     statistics.json     format, version, identity, tokens, window, what is where, finished parts
     hessian-PPP-N.npy   float32 (K, K): X^T X / tokens, of the N-th input of products in part P
-    cache-LLL.npy       float32 (2, 3, K·E): of the layer's keys and values as they are cached, the
-                        largest magnitude of each channel, its 99.9 % quantile and its mean square
     stream-PPP-N.npy    what crosses into part P, while that is still to be measured
 
 Products with the same input (q, k and v; gate and up) share a file. ``statistics.json`` is replaced
 last, after every part: a run that was killed goes on after the last one it finished. Parts are
-those of ``layerwise``; only one is in memory at a time. Letters: K input features of a product,
-and, of the cache, heads K and head size E.
+those of ``layerwise``; only one is in memory at a time. K is a product's number of input features.
 """
 
 from __future__ import annotations
@@ -30,20 +27,10 @@ from .weights import Floats
 
 FORMAT, VERSION = "pocketlm statistics", 1
 STATE = "statistics.json"
-INT8_LARGEST = 127
 
 
 class StatisticsError(PocketLMError):
     """A folder of statistics is unfinished or damaged, or of another model or text."""
-
-
-@dataclass(frozen=True)
-class CacheRange:
-    """Magnitudes of each channel of a layer's cached keys or values: (K·E,) float32 each."""
-
-    largest: Floats
-    quantile: Floats  # 99.9 %
-    mean_square: Floats
 
 
 @dataclass(frozen=True)
@@ -57,7 +44,6 @@ class State:
     finished: int = 0
     stream: tuple[str, ...] = ()  # names of the values that cross into the next part
     hessians: dict[str, tuple[int, int]] = field(default_factory=dict)  # weight -> file P, N
-    layers: int = 0  # whose cache was measured
 
     def to_json(self) -> bytes:
         """As it is stored."""
@@ -89,10 +75,7 @@ class State:
             hessians = {str(name): (int(p), int(n)) for name, (p, n) in stored["hessians"].items()}
             identity = {str(name): str(value) for name, value in stored["identity"].items()}
             stream = tuple(str(name) for name in stored["stream"])
-            counts = {
-                name: int(stored[name])
-                for name in ("tokens", "window", "parts", "finished", "layers")
-            }
+            counts = {name: int(stored[name]) for name in ("tokens", "window", "parts", "finished")}
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise StatisticsError(
                 f"{file}: found no complete record ({error}), expected what measuring writes; "
@@ -150,42 +133,17 @@ class Statistics:
         file.
         """
         place = self.state.hessians.get(weight)
-        return None if place is None else _load(hessian_file(self.folder, *place), ndim=2)
+        return None if place is None else _load(hessian_file(self.folder, *place))
 
     def hessian_id(self, weight: str) -> tuple[int, int] | None:
         """Tells inputs apart: q, k and v of a layer have the same."""
         return self.state.hessians.get(weight)
 
-    def cache_ranges(self) -> dict[int, tuple[CacheRange, CacheRange]]:
-        """Keys' and values' of every layer."""
-        found = {}
-        for layer in range(self.state.layers):
-            keys, values = _load(cache_file(self.folder, layer), ndim=3)
-            found[layer] = (CacheRange(*keys), CacheRange(*values))
-        return found
 
-    def kv_scales(self, headroom: float = 1.0) -> dict[int, tuple[Floats, Floats]]:
-        """{layer: scales of keys and of values}, (K·E,) each, for an int8 cache.
-
-        127 steps reach ``headroom`` times the largest magnitude that was seen in a channel.
-        """
-        return {
-            layer: (_scales(keys, headroom), _scales(values, headroom))
-            for layer, (keys, values) in self.cache_ranges().items()
-        }
-
-
-def _scales(found: CacheRange, headroom: float) -> Floats:
-    # A channel that is always 0 gets a step, too: the kernel divides by it.
-    least = np.finfo(np.float32).tiny * INT8_LARGEST
-    reached: Floats = np.maximum(np.float32(headroom) * found.largest, least)
-    return reached / np.float32(INT8_LARGEST)
-
-
-def _load(file: Path, ndim: int) -> Floats:
+def _load(file: Path) -> Floats:
     try:
         array: Floats = np.load(file, allow_pickle=False)
-        if array.dtype != np.float32 or array.ndim != ndim:
+        if array.dtype != np.float32 or array.ndim != 2:
             raise ValueError(f"{array.dtype} {array.shape}")
     except (OSError, ValueError, EOFError) as error:
         raise StatisticsError(
@@ -198,11 +156,6 @@ def _load(file: Path, ndim: int) -> Floats:
 def hessian_file(folder: Path, part: int, number: int) -> Path:
     """Where that of the ``number``-th input in a part is."""
     return folder / f"hessian-{part:03}-{number}.npy"
-
-
-def cache_file(folder: Path, layer: int) -> Path:
-    """Where a layer's ranges are."""
-    return folder / f"cache-{layer:03}.npy"
 
 
 def stream_file(folder: Path, part: int, number: int) -> Path:
