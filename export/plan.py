@@ -30,6 +30,7 @@ from .config_fields import read_fields
 from .external_data import Piece, computed_ahead, piece_starts, stored_weights
 from .graph import PIECE_BYTES, Rows
 from .memory import peak_rss_bytes, rss_bytes
+from .quantities import duration_text, size_text
 from .threads import default_threads
 from .tokenizers import given_tokenizer
 
@@ -38,6 +39,16 @@ TIMED_PIECES = 2
 LARGEST_TIMED = 32 * PIECE_BYTES
 HASHED = 1 << 26  # bytes
 HEADERS_FORMAT = "config.json"  # of a checkpoint that has nothing else
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What is measured before a model is written; waiting for the disk is not in the seconds."""
+
+    seconds: float
+    memory_bytes: int  # highest resident set of the process
+    disk_bytes: int  # at most, while it lasts
+    left_out: bool = False  # as it takes longer than what nobody asked for may take
 
 
 @dataclass(frozen=True)
@@ -55,7 +66,17 @@ class ExportPlan:
     bytes_free: int
     peak_memory_bytes: int  # predicted, of the exporting process
     threads: int
-    seconds: float | None = None  # predicted, waiting for the disk not included; of a dry run
+    # Predicted, of a dry run: to write it, waiting for the disk not included, and what goes before.
+    seconds: float | None = None
+    calibration: Forecast | None = None
+
+
+def forecast_text(found: Forecast) -> str:
+    """In words."""
+    return (
+        f"about {duration_text(found.seconds, 1)}, {size_text(found.memory_bytes)} of memory and "
+        f"{size_text(found.disk_bytes)} of disk"
+    )
 
 
 def predicted_peak(model: ir.Model) -> int:

@@ -55,7 +55,7 @@ from .manifest import (
 from .manifest_file import manifest_bytes
 from .memory import memory_errors
 from .observer import SILENT, Observer
-from .plan import HEADERS_FORMAT, ExportPlan, predicted_peak, predicted_seconds
+from .plan import HEADERS_FORMAT, ExportPlan, Forecast, predicted_peak, predicted_seconds
 from .publishing import (
     check_free_space,
     free_space,
@@ -87,6 +87,9 @@ class Change(Protocol):
         The model is written while the context is open.
         """
 
+    def forecast(self, model: ir.Model) -> Forecast | None:
+        """What ``prepared`` will take for ``model``, None for nothing worth telling."""
+
     def apply(self, model: ir.Model) -> None:
         """Rewrites ``model`` in place; weights stay lazy."""
 
@@ -111,6 +114,10 @@ class Unchanged:
     ) -> AbstractContextManager[None]:
         """Needs nothing."""
         return nullcontext()
+
+    def forecast(self, model: ir.Model) -> Forecast | None:
+        """Measures nothing."""
+        return None
 
     def apply(self, model: ir.Model) -> None:
         """Changes nothing."""
@@ -188,12 +195,13 @@ def plan_export(
     if checkpoint.format != HEADERS_FORMAT:  # from the hub comes config.json alone
         require_tokenizer(checkpoint)
     change = change or Unchanged()
+    calibration = change.forecast(decoder.model) if timed else None
     change.apply(decoder.model)
     plan = _plan(decoder, out, change.name)
     if not timed:
         return plan
     seconds = predicted_seconds(decoder.model, plan.bytes_to_read, plan.bytes_to_write)
-    return replace(plan, seconds=seconds)
+    return replace(plan, seconds=seconds, calibration=calibration)
 
 
 def _is_declared(source: Checkpoint | ModelFolder | Decoder) -> bool:

@@ -29,16 +29,16 @@ from ..export.external_data import weights_of
 from ..export.folder import ModelFolder
 from ..export.manifest import CalibrationEntry
 from ..export.observer import Observer
+from ..export.plan import Forecast, forecast_text
 from ..export.publishing import storage_errors
-from ..export.quantities import duration_text, size_text
 from ..export.writing import Decoder
 from ..runtime.tokenizer import Tokenizer
 from .dream import Windows, chat_openings, dream, window_for, windows_of
 from .feedback import Feedbacks
 from .fidelity import Reference
-from .forecast import Forecast, predict
+from .forecast import predict
 from .measuring import measure
-from .precisions import CALIBRATION_TOKENS, Calibration
+from .precisions import Calibration
 from .statistics import STATE, State, Statistics
 
 UNSEEN = 4096  # tokens that are not calibrated on
@@ -87,7 +87,7 @@ def calibrated(
     killed is not measured again. Raises what ``dream``, ``windows_of`` and ``measure`` raise.
     """
     decoder = declare()
-    observer.message(f"calibrating takes {forecast_text(forecast(decoder.model))}")
+    observer.message(f"calibrating takes {forecast_text(forecast(decoder.model, calibration))}")
     identity = {"model": _fingerprint(decoder.model)}
     with _work_folder(calibration, identity["model"]) as folder:
         place = folder / "statistics"
@@ -112,18 +112,11 @@ def calibrated(
         yield Calibrated(decoder.model, seen, unseen, statistics, folder, _entry(calibration, seen))
 
 
-def forecast(model: ir.Model, tokens: int = CALIBRATION_TOKENS) -> Forecast:
+def forecast(model: ir.Model, calibration: Calibration) -> Forecast:
     """What calibrating ``model`` and rounding it with that takes, measured on small parts of it."""
-    measuring = predict(model, tokens + UNSEEN)
-    return replace(measuring, seconds=SHARE * measuring.seconds)
-
-
-def forecast_text(found: Forecast) -> str:
-    """In words."""
-    return (
-        f"about {duration_text(found.seconds, 1)}, {size_text(found.memory_bytes)} of memory and "
-        f"{size_text(found.disk_bytes)} of disk"
-    )
+    measuring = predict(model, calibration.tokens + UNSEEN)
+    seconds, most = SHARE * measuring.seconds, calibration.most_seconds
+    return replace(measuring, seconds=seconds, left_out=most is not None and seconds > most)
 
 
 def _entry(calibration: Calibration, seen: Windows) -> CalibrationEntry:

@@ -1,16 +1,16 @@
-"""What measuring statistics will take, before it begins: from shapes, and some timed products."""
+"""What calibrating will take, before it begins: from shapes, and some timed products."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
 from ..export.graph import Weight
 from ..export.memory import rss_bytes
+from ..export.plan import Forecast
 from .layerwise import split
 from .measuring import CHUNK_TOKENS, disk_bytes, squares, stream_bytes
 
@@ -21,15 +21,6 @@ RUN_OVERHEAD = 1.3
 VALUES_HELD = 8
 ENGINE_BYTES = 128 << 20
 TIMED_SIZE = 1024
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """What measuring will take; waiting for the disk is not in the seconds."""
-
-    seconds: float
-    memory_bytes: int  # highest resident set of this process
-    disk_bytes: int  # at most, in the folder
 
 
 def predict(model: ir.Model, num_tokens: int) -> Forecast:

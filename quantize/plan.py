@@ -49,6 +49,10 @@ ASKED = "asked to stay in float32"
 ADVICE = "correct it (pocketlm info MODEL --save-plan FILE writes the plan of a model)"
 
 
+# W8A8 with rows between -|x| and |x|, and between the smallest and the largest x.
+EVEN, LOPSIDED = "int8-channel", "int8-channel-asym"
+
+
 def _one_of(*known: object) -> Kind:
     """One of them, and of their type: True is not 1."""
     listed = f"one of {', '.join(map(str, known))}"
@@ -250,11 +254,18 @@ class Plan:
                 check_fit(self.formats[name], selected)
         if self.name in PRECISIONS:
             named = filled(self.name, self.block_size, self.head).plan(model)
-            if (named.formats, named.rotation) == (self.formats, self.rotation):
+            written = (named.formats, named.with_lopsided_rows().formats)  # by what can be rotated
+            if self.formats in written and named.rotation == self.rotation:
                 return replace(named, calibration=self.calibration, promise=self.promise)
         if set(self.formats.values()) <= {FULL}:
             return Plan(name=FULL, formats=self.formats)  # nothing is done to the model at all
         return replace(self, name=MIXED, block_size=None, head=None, reasons=None)
+
+    def with_lopsided_rows(self) -> Plan:
+        """For rows of activations with the outliers that a rotation of the stream would spread."""
+        lopsided = {EVEN: LOPSIDED}
+        formats = {name: lopsided.get(found, found) for name, found in self.formats.items()}
+        return replace(self, formats=formats)
 
     def _check_names(self, found: Mapping[str, Selected]) -> None:
         unknown = [name for name in self.formats if name not in found]

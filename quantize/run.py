@@ -23,6 +23,7 @@ from ..export.errors import RequestError
 from ..export.folder import ModelFolder
 from ..export.manifest import PrecisionEntry, PromiseEntry, RotationEntry
 from ..export.observer import Observer
+from ..export.plan import Forecast, forecast_text
 from ..export.writing import Change, export_model, open_decoder
 from .plan import Plan, choose, plan_for
 from .precisions import FULL, MIXED, Budget, Calibration
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     from .calibration import Calibrated, Declare
 
 DREAMER = "int8"  # the precision that a model dreams in
-# W8A8 with rows between -|x| and |x|, and between the smallest and the largest x.
-EVEN, LOPSIDED = "int8-channel", "int8-channel-asym"
 CACHE_WINDOWS = 8  # that the scales of an int8 KV cache are taken from
 
 
@@ -83,12 +82,20 @@ class Quantized:
             yield
             self._found = None
 
+    def forecast(self, model: ir.Model) -> Forecast | None:
+        """What calibrating takes."""
+        if self._calibration is None:
+            return None
+        from .calibration import forecast
+
+        return forecast(model, self._calibration)
+
     def apply(self, model: ir.Model) -> None:
         """Runs the passes; what the last reports fills up when the weights are written."""
         self.plan = self._plan_of(model)
         self._rotation = rotate(self.plan, model)
         if self.plan.name != MIXED and "R1" not in (self._rotation.parts if self._rotation else ()):
-            self.plan = _with_lopsided_rows(self.plan)
+            self.plan = self.plan.with_lopsided_rows()
         self._rewrite = Rewrite(self.plan, self._found.feedbacks if self._found else None)
         self._rewrite.apply(model)
 
@@ -139,13 +146,6 @@ def rotate(plan: Plan, model: ir.Model) -> RotationEntry | None:
     )
 
 
-def _with_lopsided_rows(plan: Plan) -> Plan:
-    """For rows of activations with the outliers that a rotation of the stream would have spread."""
-    lopsided = {EVEN: LOPSIDED}
-    formats = {name: lopsided.get(found, found) for name, found in plan.formats.items()}
-    return replace(plan, formats=formats)
-
-
 def _obstacle(calibration: Calibration, declare: Declare | None) -> str | None:
     """Why a model is not calibrated, None where it is."""
     if declare is None:
@@ -155,10 +155,10 @@ def _obstacle(calibration: Calibration, declare: Declare | None) -> str | None:
         )
     if calibration.most_seconds is None:
         return None
-    from .calibration import forecast, forecast_text
+    from .calibration import forecast
 
-    found = forecast(declare().model, calibration.tokens)
-    if found.seconds <= calibration.most_seconds:
+    found = forecast(declare().model, calibration)
+    if not found.left_out:
         return None
     return f"it would take {forecast_text(found)}; to do it all the same, say: --calibrate dream"
 

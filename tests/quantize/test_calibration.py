@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,12 +26,12 @@ from pocketlm.export.observer import Observer
 from pocketlm.export.writing import export_model
 from pocketlm.quantize import calibration as module
 from pocketlm.quantize import measuring, search
+from pocketlm.quantize import options as options_module
 from pocketlm.quantize.dream import windows_of
 from pocketlm.quantize.fidelity import mean_kl
 from pocketlm.quantize.plan import Plan
 from pocketlm.quantize.precisions import Budget, Calibration
 from pocketlm.quantize.run import plan_of, planned, precision_of, within
-from pocketlm.quantize.search import Option
 from pocketlm.quantize.statistics import StatisticsError
 from pocketlm.runtime.session import Session
 from pocketlm.runtime.tokenizer import Tokenizer
@@ -81,20 +80,9 @@ def contents(folder: ModelFolder) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def measured_once() -> Iterator[None]:
-    """Searches of a test measure what a weight adds once, and try few plans."""
-    with pytest.MonkeyPatch.context() as patch:
-        found: list[dict[str, list[Option]]] = []
-        measured = search.options_of
-
-        def options_of(*arguments: Any) -> dict[str, list[Option]]:
-            if not found:
-                found.append(measured(*arguments))
-            return found[0]
-
-        patch.setattr(search, "options_of", options_of)
-        patch.setattr(search, "thinned", partial(search.thinned, count=4))
-        yield
+def few_plans(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search tries few plans."""
+    monkeypatch.setattr(search, "thinned", partial(search.thinned, count=4))
 
 
 def measured_never(*_: object) -> None:
@@ -224,6 +212,29 @@ def test_a_text_that_is_too_short_is_refused_with_what_is_needed(
     assert not (tmp_path / "out").exists()
 
 
+def test_what_each_weight_could_be_is_kept_beside_the_statistics(
+    calibrated: ModelFolder,
+    tiny_folder: ModelFolder,
+    on_text: Calibration,
+    kept: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The second budget measures nothing; what another version measured is measured again."""
+    copied = replace(on_text, folder=Path(shutil.copytree(kept, tmp_path / "kept")))
+    budget = Budget(max_bytes=3 * tiny_folder.weights_bytes // 4)
+    first = export_model(tiny_folder, tmp_path / "first", within(budget, copied))
+    file = tmp_path / "kept" / options_module.FILE
+    assert file.is_file()
+    with monkeypatch.context() as patch:
+        patch.setattr(options_module, "options_of", measured_never)
+        second = export_model(tiny_folder, tmp_path / "second", within(budget, copied))
+        assert contents(second) == contents(first)
+        patch.setattr(options_module, "PROBE", "int4-block32")
+        with pytest.raises(AssertionError, match="measured"):
+            export_model(tiny_folder, tmp_path / "third", within(budget, copied))
+
+
 def test_statistics_of_another_model_are_refused(
     calibrated: ModelFolder, kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,7 +271,7 @@ def test_a_hessian_without_a_factor_is_told_and_its_weight_plainly_rounded(
 
 
 def test_fewer_bytes_than_there_can_be_are_refused_and_the_fewest_are_kept(
-    on_text: Calibration, measured_once: None, tmp_path: Path
+    on_text: Calibration, tmp_path: Path
 ) -> None:
     """Also of widths that no block divides, and where arrays begin on a page of the file."""
     config = gpt2_config(vocab_size=300, n_positions=WINDOW, n_embd=80, n_head=5, n_inner=368)
@@ -280,7 +291,7 @@ def test_a_promise_is_kept_on_what_was_not_calibrated_on(
     calibrated: ModelFolder,
     tiny_folder: ModelFolder,
     on_text: Calibration,
-    measured_once: None,
+    few_plans: None,
     tmp_path: Path,
 ) -> None:
     given = calibrated.manifest.precision.promise
@@ -310,6 +321,20 @@ def test_an_export_in_int4_calibrates_where_that_takes_not_long(
         calibration = ModelFolder.open(tmp_path / "out").manifest.precision.calibration
         assert (calibration is not None) == bool(seconds)
     assert "to do it all the same, say: --calibrate dream" in ended.err
+
+
+def test_a_dry_run_tells_what_calibrating_would_take(
+    tiny_checkpoint: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["export", tiny_checkpoint, tmp_path / "out", "--dry-run", "--precision"]
+    assert "\n  calibration   about " in run(*command, "int4").out
+    assert "calibration" not in run(*command, "int4", "--calibrate", "none").out
+    assert "calibration" not in run(*command, "int8").out
+    monkeypatch.setattr(options, "AUTOMATIC", Calibration(most_seconds=0))
+    left_out = "calibration   left out unless you say --calibrate dream: about "
+    assert left_out in run(*command, "int4").out
+    found = json.loads(run(*command, "int4", "--json").out)["calibration"]
+    assert found["left_out"] and found["seconds"] > 0 and found["disk_bytes"] > 0
 
 
 def test_a_traced_graph_is_calibrated_only_if_that_can_be(run: Run, tmp_path: Path) -> None:

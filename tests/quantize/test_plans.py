@@ -19,6 +19,7 @@ from checkpoint_files import gpt2_config, write_checkpoint
 from command_line import Run, assert_refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from llama_checkpoints import llama_config, llama_tensors
 from model_folders import report_of
 
 from pocketlm.export.checkpoint import open_checkpoint
@@ -126,6 +127,23 @@ def test_the_plan_of_a_folder_given_back_gives_the_same_folder(
     assert contents(export_model(source, tmp_path / "plan", change)) == contents(by_name)
     change = planned(Plan.read(tmp_path / "plan.json"))
     assert contents(export_model(full, tmp_path / "quantized", change)) == contents(by_name)
+
+
+@pytest.mark.parametrize("kind", ["gemma3_text", "olmo2"])
+def test_the_plan_of_a_stream_that_cannot_be_rotated_keeps_its_name(
+    kind: str, tmp_path: Path
+) -> None:
+    source = write_checkpoint(
+        tmp_path / "in", llama_config(kind), llama_tensors(llama_config(kind))
+    )
+    folder = export_model(open_checkpoint(source), tmp_path / "out", precision_of("int8"))
+    assert "int8-channel-asym" in {row.format for row in report_of(folder).tensors}
+    plan_of(folder).write(tmp_path / "plan.json")
+    change = planned(Plan.read(tmp_path / "plan.json"))
+    again = export_model(open_checkpoint(source), tmp_path / "again", change)
+    assert change.name == "int8"
+    assert again.manifest.precision == folder.manifest.precision
+    assert again.manifest.files == folder.manifest.files
 
 
 def test_every_precision_names_formats_that_there_are() -> None:

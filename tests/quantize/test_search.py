@@ -19,12 +19,11 @@ from pocketlm.export.graph import Blob, Weight
 from pocketlm.export.writing import build_decoder, open_decoder
 from pocketlm.quantize.fidelity import Reference, mean_kl
 from pocketlm.quantize.layerwise import opened, run_parts, split
+from pocketlm.quantize.options import Option, sensitivities
 from pocketlm.quantize.search import (
-    Option,
     Step,
     closest_within,
     frontier,
-    sensitivities,
     smallest_that_keeps,
     thinned,
 )

@@ -23,7 +23,7 @@ from rich.table import Table
 from pocketlm.export.folder import IN_PLACE, ModelFolder
 from pocketlm.export.manifest import QuantizationReport
 from pocketlm.export.observer import SILENT, Observer
-from pocketlm.export.plan import ExportPlan
+from pocketlm.export.plan import ExportPlan, forecast_text
 from pocketlm.export.quantities import ByteProgress, duration_text, size_text
 from pocketlm.quantize.precisions import FULL
 
@@ -121,6 +121,11 @@ def print_plan(plan: ExportPlan) -> None:
         "time": f"about {duration_text(plan.seconds or 0, 2)} on {plan.threads} threads, "
         f"reading {size_text(rate)}/s, if the disk keeps up",
     }
+    if plan.calibration is not None:
+        left_out = (
+            "left out unless you say --calibrate dream: " if plan.calibration.left_out else ""
+        )
+        lines["calibration"] = left_out + forecast_text(plan.calibration)
     click.echo(f"plan for {plan.out}; nothing was written")
     for name, text in lines.items():
         click.echo(f"  {name:<13} {text}")
