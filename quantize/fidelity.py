@@ -22,6 +22,7 @@ from .weights import Floats
 
 Windows = NDArray[np.int64]  # (rows, window)
 CHUNK_TOKENS = 1024  # run at a time, about
+LOGITS_TOKENS = 128  # whose logits are in memory: of a large vocabulary they are what is largest
 Progress = Callable[[int, int], object]  # parts or windows done, and in all
 
 
@@ -87,9 +88,11 @@ class Reference:
         total = 0.0
         with self._head.open() as head:
             for row in range(len(self.windows)):
-                some = slice(row, row + 1)
-                entering = {name: array[some] for name, array in self._entering.items()}
-                (logits,) = head.run(self.windows[some], entering).values()
-                other = session.all_logits(self.windows[row], session.new_cache())
-                total += mean_kl(logits[0], other)
-        return max(0.0, total / len(self.windows))  # equal ones differ by a last bit
+                cache = session.new_cache()
+                for start in range(0, self.windows.shape[1], LOGITS_TOKENS):
+                    some = np.s_[row : row + 1, start : start + LOGITS_TOKENS]
+                    entering = {name: array[some] for name, array in self._entering.items()}
+                    (logits,) = head.run(self.windows[some], entering).values()
+                    other = session.all_logits(self.windows[some][0], cache)
+                    total += mean_kl(logits[0], other) * len(other)
+        return max(0.0, total / self.windows.size)  # equal ones differ by a last bit

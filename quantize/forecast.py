@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
+from ..export.external_data import weights_of
 from ..export.graph import Weight
 from ..export.memory import rss_bytes
 from ..export.plan import Forecast
@@ -48,7 +49,11 @@ def predict(model: ir.Model, num_tokens: int) -> Forecast:
         values = VALUES_HELD * 4 * CHUNK_TOKENS * widest
         memory = max(memory, num_bytes + sums + values)
     # What crosses into a part is mapped, and counts as resident though it can be dropped.
-    memory += rss_bytes() + ENGINE_BYTES + stream_bytes(parts, num_tokens)
+    memory += stream_bytes(parts, num_tokens)
+    # Then the rounded model, in 8 bits at most, is compared with the head's float32 logits.
+    rounded = sum(weight.nbytes for weight in weights_of(model)) // 4
+    head = sum(weight.nbytes for weight in parts[-1].weights())
+    memory = rss_bytes() + ENGINE_BYTES + max(memory, rounded + head)
     return Forecast(seconds, memory, disk_bytes(parts, num_tokens))
 
 

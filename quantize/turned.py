@@ -81,7 +81,9 @@ def turned(weight: Weight, axis: int, turn: Turn) -> Weight:
     part, size = turn.part(length), turn.matrix.size
 
     def by_rows(start: int, stop: int) -> Floats:
-        return turn.rows_of(weight.rows(start, stop))
+        if stop - start <= weight.step:
+            return turn.rows_of(weight.rows(start, stop))
+        return _filled(weight, start, stop, turn.rows_of)
 
     def by_columns(start: int, stop: int) -> Floats:
         first, last = start // size * size, min(-(-stop // size) * size, length)  # whole blocks
@@ -148,9 +150,14 @@ def _runs(weight: Weight, start: int, stop: int) -> Iterator[slice]:
         yield slice(first, min(first + weight.step, stop))
 
 
-def _filled(weight: Weight, start: int, stop: int) -> Floats:
-    """Rows ``start`` to ``stop`` in an array of their own."""
+def _filled(
+    weight: Weight, start: int, stop: int, change: Callable[[Floats], Floats] = lambda rows: rows
+) -> Floats:
+    """Rows ``start`` to ``stop`` in an array of their own, each as ``change`` makes it.
+
+    A few at a time, so that a large table is in memory once.
+    """
     made = np.empty((stop - start, *weight.shape.numpy()[1:]), np.float32)
     for run in _runs(weight, start, stop):
-        made[run.start - start : run.stop - start] = weight.rows(run.start, run.stop)
+        made[run.start - start : run.stop - start] = change(weight.rows(run.start, run.stop))
     return made
