@@ -39,6 +39,7 @@ from .fidelity import Reference
 from .forecast import predict
 from .measuring import measure
 from .precisions import Calibration
+from .select import select
 from .statistics import STATE, State, Statistics
 
 UNSEEN = 4096  # tokens that are not calibrated on
@@ -65,7 +66,8 @@ class Calibrated:
     @cached_property
     def feedbacks(self) -> Feedbacks:
         """Error feedback for the products that were measured."""
-        return Feedbacks(self.statistics)
+        tables = [name for name, one in select(self.model).items() if one.looked_up]
+        return Feedbacks(self.statistics, tables)
 
     @cached_property
     def reference(self) -> Reference:

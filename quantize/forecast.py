@@ -78,7 +78,7 @@ def _reading_rate(weights: list[Weight]) -> float:
     return rows * smallest.row_bytes / _seconds(lambda: smallest.rows(0, rows))
 
 
-def _seconds(call: Callable[[], object], times: int = 3) -> float:
+def _seconds(call: Callable[[], object], times: int = 9) -> float:
     """The quickest of some calls."""
     found = []
     for _ in range(times):

@@ -7,6 +7,7 @@ packed weights.
 from __future__ import annotations
 
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pocketlm.quantize import feedback
-from pocketlm.quantize.feedback import PANEL, Feedback, Grid, NotPositive, panels
+from pocketlm.quantize.feedback import PANEL, Feedback, Feedbacks, Grid, NotPositive, panels
 from pocketlm.quantize.formats.block import Block
 from pocketlm.quantize.formats.int8_channel import Int8Channel
 from pocketlm.quantize.formats.int8_channel_asym import Int8ChannelAsym
@@ -146,6 +147,24 @@ def test_feedback_loses_much_less_and_several_grids_less_still() -> None:
         losses.append(fed.loss(rows - found.values(codes)).sum() / plain)
     assert losses[0] < 0.6
     assert losses[1] < 0.97 * losses[0]
+
+
+def test_rows_that_are_looked_up_too_stay_nearer_to_themselves() -> None:
+    """What a table makes of the head's inputs is not all that it is used for."""
+    h, rows = hessian(256), random_rows(64, 256)
+    statistics: Any = SimpleNamespace(
+        hessian_id=lambda name: (0, name), hessian=lambda name: h.copy()
+    )
+    feedbacks = Feedbacks(statistics, tables=["table"])
+    error, loss = {}, {}
+    for name in ("table", "other"):
+        fed = feedbacks.of(name)
+        assert fed is not None
+        codes, grid = fed.round(rows, [grid_of(rows, 64)])
+        off = rows - grid.values(codes)
+        error[name], loss[name] = np.square(off).mean(), Feedback(h).loss(off).mean()
+    assert error["table"] < 0.9 * error["other"]
+    assert loss["other"] < loss["table"]
 
 
 def test_a_row_does_not_depend_on_its_company() -> None:
