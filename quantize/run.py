@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from ..export.errors import RequestError
+from ..export.external_data import plan_ranges
 from ..export.folder import ModelFolder
 from ..export.manifest import PrecisionEntry, PromiseEntry, RotationEntry
 from ..export.observer import Observer
@@ -70,6 +71,9 @@ class Quantized:
             raise RequestError(f"cannot be calibrated: {obstacle}")
         from .calibration import calibrated
         from .search import search
+
+        if self._budget is not None and self._budget.max_bytes is not None:
+            _check_reachable(declare().model, self._budget.max_bytes)
 
         def write_dreamer(folder: Path) -> ModelFolder:
             return export_model(declare(), folder, precision_of(DREAMER))
@@ -161,6 +165,19 @@ def _obstacle(calibration: Calibration, declare: Declare | None) -> str | None:
     if not found.left_out:
         return None
     return f"it would take {forecast_text(found)}; to do it all the same, say: --calibrate dream"
+
+
+def _check_reachable(model: ir.Model, max_bytes: int) -> None:
+    """RequestError for fewer bytes than any plan has; takes no more than a look at the shapes."""
+    from .search import smallest_plan
+
+    Quantized(smallest_plan).apply(model)
+    _, fewest = plan_ranges(model)
+    if fewest > max_bytes:
+        raise RequestError(
+            f"the budget is {max_bytes:,} bytes, expected at least {fewest:,}: the smallest plan "
+            "for this model; allow as many, or take a smaller model"
+        )
 
 
 def _divergence(found: Calibrated, declare: Declare, plan: Plan) -> float:

@@ -17,15 +17,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import onnx_ir as ir
 
-from ..export.errors import RequestError
 from ..export.external_data import plan_ranges
 from ..export.observer import Observer
 from ..export.quantities import size_text
 from .calibration import Calibrated
-from .options import Option, kept_options
+from .formats import find_format
+from .options import LADDER, Option, kept_options
 from .plan import Plan, Rotated
 from .precisions import FULL, MIXED, Budget
+from .select import select
 
 # What text that nobody has seen may lose more than the windows that a promise is verified on.
 MARGIN = 0.8
@@ -36,13 +38,16 @@ def search(
 ) -> Plan:
     """The plan that keeps ``budget``, ``divergence`` being that of a model written by a plan.
 
-    Raises RequestError for fewer bytes than any plan has.
+    With fewer bytes than any plan has it is the smallest.
     """
     options = kept_options(found, observer)
     whole = sum(one.num_bytes for some in options.values() for one in some if one.format == FULL)
     others = plan_ranges(found.model)[1] - whole
     if budget.max_bytes is not None:
-        return _plan(closest_within(options, budget.max_bytes, others))
+        step = frontier(options, others, budget.max_bytes)[-1]
+        # By whole pages even the smallest may be too large that are not by what is in them.
+        fits = step.num_bytes <= budget.max_bytes
+        return _plan(step) if fits else smallest_plan(found.model)
     steps = frontier(options, others)
     assert budget.max_kl is not None
     limit = MARGIN * budget.max_kl
@@ -55,6 +60,14 @@ def search(
         return kl <= limit
 
     return _plan(smallest_that_keeps(thinned(steps), keeps))
+
+
+def smallest_plan(model: ir.Model) -> Plan:
+    """Every weight in its smallest format."""
+    smallest = find_format(LADDER[0])
+    fitted = {name: one.fitted(smallest) for name, one in select(model).items()}
+    formats = {name: FULL if isinstance(f, str) else f.name for name, f in fitted.items()}
+    return Plan(name=MIXED, formats=formats, rotation=Rotated())
 
 
 def _plan(step: Step) -> Plan:
@@ -120,22 +133,6 @@ def _hull(options: Sequence[Option]) -> list[Option]:
             hull.pop()
         hull.append(option)
     return hull
-
-
-def closest_within(
-    options: Mapping[str, Sequence[Option]], max_bytes: int, other_bytes: int = 0
-) -> Step:
-    """The frontier's way as far as ``max_bytes`` go, leaving out steps that do not fit.
-
-    RequestError names the fewest bytes that can be had.
-    """
-    smallest, *_ = steps = frontier(options, other_bytes, max_bytes)
-    if smallest.num_bytes > max_bytes:
-        raise RequestError(
-            f"the budget is {max_bytes:,} bytes, expected at least {smallest.num_bytes:,}: the "
-            "smallest plan for this model; allow as many, or take a smaller model"
-        )
-    return steps[-1]
 
 
 def thinned(steps: Sequence[Step], count: int = 64) -> list[Step]:

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pocketlm.export.checkpoint import open_checkpoint
-from pocketlm.export.errors import RequestError
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.graph import Blob, Weight
 from pocketlm.export.writing import build_decoder, open_decoder
@@ -22,7 +21,6 @@ from pocketlm.quantize.layerwise import opened, run_parts, split
 from pocketlm.quantize.options import Option, sensitivities
 from pocketlm.quantize.search import (
     Step,
-    closest_within,
     frontier,
     smallest_that_keeps,
     thinned,
@@ -83,12 +81,10 @@ def test_the_smallest_step_that_keeps_is_found() -> None:
         assert found == next(step for step in steps if step.kl <= limit)
 
 
-def test_a_budget_below_the_smallest_plan_is_refused_with_what_can_be_had() -> None:
+@pytest.mark.parametrize("budget, found", [(102, "large"), (101, "small"), (99, "small")])
+def test_a_budget_is_used_as_far_as_it_goes(budget: int, found: str) -> None:
     options = {"w": [Option("small", 100, 1.0), Option("large", 102, 0.5)]}
-    assert closest_within(options, 102).formats == {"w": "large"}
-    assert closest_within(options, 101).formats == {"w": "small"}
-    with pytest.raises(RequestError, match=r"the budget is 99 bytes, expected at least 100: "):
-        closest_within(options, 99)
+    assert frontier(options, max_bytes=budget)[-1].formats == {"w": found}
 
 
 @given(choices(), st.integers(0, 200))
@@ -97,7 +93,7 @@ def test_a_budget_is_kept_and_used_at_least_as_far_as_the_frontier(
 ) -> None:
     steps = frontier(options)
     budget = steps[0].num_bytes + spare
-    found = closest_within(options, budget)
+    found = frontier(options, max_bytes=budget)[-1]
     within = [step for step in steps if step.num_bytes <= budget][-1]
     assert found.num_bytes <= budget
     assert found.kl <= within.kl + 1e-9
@@ -108,7 +104,7 @@ def test_a_step_that_does_not_fit_leaves_room_for_smaller_ones() -> None:
         "head": [Option("small", 10, 9.0), Option("large", 100, 0.0)],
         "other": [Option("small", 10, 1.0), Option("large", 20, 0.9)],
     }
-    assert closest_within(options, 60).formats == {"head": "small", "other": "large"}
+    assert frontier(options, max_bytes=60)[-1].formats == {"head": "small", "other": "large"}
 
 
 def test_thinned_steps_keep_the_ends_and_their_order() -> None:
