@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -81,16 +83,26 @@ def kept_options(found: Calibrated, observer: Observer) -> Options:
     if file.is_file():
         stored = load_json_object(file, LARGEST_INDEX, StatisticsError)
         if stored.get("key") == key:
-            return {
-                name: [Option(*option) for option in some]
-                for name, some in stored["options"].items()
-            }
+            return _read(stored, file)
     observer.message("measuring what each weight adds when it is rounded")
     options = options_of(found.model, found.feedbacks, windows)
     listed = {name: [astuple(option) for option in some] for name, some in options.items()}
     content = json.dumps({"key": key, "options": listed}, indent=1).encode()
     OutputFile(file, lambda data: b'"key"' in data[:100]).write(content)
     return options
+
+
+def _read(stored: dict[str, Any], file: Path) -> Options:
+    try:
+        return {
+            str(name): [Option(str(f), int(size), float(kl)) for f, size, kl in some]
+            for name, some in stored["options"].items()
+        }
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise StatisticsError(
+            f"{file}: found no complete record ({error}), expected what a search measured; the "
+            "file was changed - remove it"
+        ) from error
 
 
 def options_of(

@@ -233,6 +233,9 @@ def test_what_each_weight_could_be_is_kept_beside_the_statistics(
         patch.setattr(options_module, "PROBE", "int4-block32")
         with pytest.raises(AssertionError, match="measured"):
             export_model(tiny_folder, tmp_path / "third", within(budget, copied))
+    file.write_text(file.read_text().replace('"int4-block128",', "", 1))
+    with pytest.raises(StatisticsError, match="options.json: found no complete record"):
+        export_model(tiny_folder, tmp_path / "third", within(budget, copied))
 
 
 def test_statistics_of_another_model_are_refused(
