@@ -16,7 +16,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -29,24 +29,21 @@ from ..export.external_data import weights_of
 from ..export.folder import ModelFolder
 from ..export.manifest import CalibrationEntry
 from ..export.observer import Observer
-from ..export.plan import Forecast, forecast_text
+from ..export.plan import forecast_text
 from ..export.publishing import storage_errors
 from ..export.writing import Decoder
 from ..runtime.tokenizer import Tokenizer
 from .dream import Windows, chat_openings, dream, window_for, windows_of
 from .feedback import Feedbacks
 from .fidelity import Reference
-from .forecast import predict
+from .forecast import forecast
 from .measuring import measure
-from .precisions import Calibration
+from .precisions import UNSEEN, Calibration
 from .select import select
 from .statistics import STATE, State, Statistics
 
-UNSEEN = 4096  # tokens that are not calibrated on
 SAMPLED_BYTES = 4096  # of each weight, to tell models apart
 DREAM, TEXT = "dream", "text"
-# Seconds that dreaming, measuring and rounding take together, for each of measuring.
-SHARE = 1.5
 
 Rotate = Callable[[ir.Model], object]
 Declare = Callable[[], Decoder]  # the same float32 model every time, its weights lazy
@@ -112,13 +109,6 @@ def calibrated(
             partial(_told, observer, "measured", "parts of the model"),
         )
         yield Calibrated(decoder.model, seen, unseen, statistics, folder, _entry(calibration, seen))
-
-
-def forecast(model: ir.Model, calibration: Calibration) -> Forecast:
-    """What calibrating ``model`` and rounding it with that takes, measured on small parts of it."""
-    measuring = predict(model, calibration.tokens + UNSEEN)
-    seconds, most = SHARE * measuring.seconds, calibration.most_seconds
-    return replace(measuring, seconds=seconds, left_out=most is not None and seconds > most)
 
 
 def _entry(calibration: Calibration, seen: Windows) -> CalibrationEntry:

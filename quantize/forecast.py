@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
@@ -14,6 +15,7 @@ from ..export.memory import rss_bytes
 from ..export.plan import Forecast
 from .layerwise import split
 from .measuring import CHUNK_TOKENS, disk_bytes, squares, stream_bytes
+from .precisions import UNSEEN, Calibration
 
 # As found with GPT-2 124M and Llama 1B shapes: what a run takes beside its products (attention,
 # norms, activations), how many of the widest values it holds, and what BLAS and ONNX Runtime take
@@ -22,6 +24,15 @@ RUN_OVERHEAD = 1.3
 VALUES_HELD = 8
 ENGINE_BYTES = 128 << 20
 TIMED_SIZE = 1024
+# Seconds that dreaming, measuring and rounding take together, for each of measuring.
+SHARE = 1.5
+
+
+def forecast(model: ir.Model, calibration: Calibration) -> Forecast:
+    """What calibrating ``model`` and rounding it with that takes, measured on small parts of it."""
+    measuring = predict(model, calibration.tokens + UNSEEN)
+    seconds, most = SHARE * measuring.seconds, calibration.most_seconds
+    return replace(measuring, seconds=seconds, left_out=most is not None and seconds > most)
 
 
 def predict(model: ir.Model, num_tokens: int) -> Forecast:

@@ -29,7 +29,6 @@ from ..export.errors import PocketLMError, RequestError
 from ..export.graph import IR_VERSION, Weight
 from ..export.memory import exhausted, is_exhaustion, memory_errors
 from ..export.threads import check_threads
-from ..runtime.engine import onnxruntime
 from .select import match_product
 from .weights import LinearWeight, weight_of
 
@@ -192,10 +191,17 @@ def opened(parts: Sequence[Part], threads: int | None = None) -> Iterator[list[O
 
 
 def _engine_value(array: Array) -> Any:
-    return onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
+    return _onnxruntime().OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
+
+
+def _onnxruntime() -> Any:
+    from ..runtime.engine import onnxruntime  # not above: what only looks at parts needs none
+
+    return onnxruntime
 
 
 def _session(graph: ir.Graph, threads: int) -> Any:
+    onnxruntime = _onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

@@ -46,6 +46,7 @@ PRECISIONS = {
 }
 
 CALIBRATION_TOKENS = 16384
+UNSEEN = 4096  # tokens beside them that the finished model is compared on
 AUTOMATIC_SECONDS = 600.0  # that a calibration nobody asked for may take
 
 

@@ -90,7 +90,7 @@ class Quantized:
         """What calibrating takes."""
         if self._calibration is None:
             return None
-        from .calibration import forecast
+        from .forecast import forecast
 
         return forecast(model, self._calibration)
 
@@ -159,7 +159,7 @@ def _obstacle(calibration: Calibration, declare: Declare | None) -> str | None:
         )
     if calibration.most_seconds is None:
         return None
-    from .calibration import forecast
+    from .forecast import forecast
 
     found = forecast(declare().model, calibration)
     if not found.left_out:
