@@ -688,7 +688,7 @@ def _fail(error: BaseException) -> Callable[..., NoReturn]:
 def test_bug_is_called_a_bug(
     run: Run, tiny_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pocketlm.model.load", _fail(ZeroDivisionError("oh")))
+    monkeypatch.setattr("pocketlm.models.loading.load", _fail(ZeroDivisionError("oh")))
     ended = run("run", tiny_folder.path, "x")
     assert_refused(ended, "this is a bug in pocketlm: ZeroDivisionError: oh.*--debug", code=1)
     with pytest.raises(ZeroDivisionError):
@@ -737,7 +737,7 @@ def test_unreadable_path_is_not_called_a_bug(
     run: Run, tiny_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     denied = PermissionError(errno.EACCES, "Permission denied", "x/pocketlm.json")
-    monkeypatch.setattr("pocketlm.model.load", _fail(denied))
+    monkeypatch.setattr("pocketlm.models.loading.load", _fail(denied))
     ended = run("run", tiny_folder.path, "x")
     assert_refused(ended, "x/pocketlm.json: found 'Permission denied', expected")
 
@@ -769,7 +769,7 @@ def start(*command: str | Path, **options: Any) -> subprocess.Popen[str]:
 PHASES = {
     "parsing": ("pocketlm.cli", "_group", "run {model} x"),
     "stdin": ("pocketlm.commands.run", "_read_stdin", "run {model} -"),
-    "load": ("pocketlm.placement", "Session", "run {model} x"),
+    "load": ("pocketlm.runtime.placement", "Session", "run {model} x"),
     "generation": ("pocketlm.runtime.text:TextStream", "__next__", "run {model} x"),
     "export": ("rich.progress:Progress", "update", "export {checkpoint} {out}"),
     "last files": ("pocketlm.export.writing", "write_json", "export {checkpoint} {out}"),
@@ -812,7 +812,7 @@ def test_interrupt_that_an_import_turned_into_its_own_error_is_still_one(
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        monkeypatch.setattr("pocketlm.model.load", load)
+        monkeypatch.setattr("pocketlm.models.loading.load", load)
         assert run("run", tiny_folder.path, "x") == Ended(130, "", "")
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:

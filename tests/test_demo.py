@@ -22,7 +22,7 @@ import pocketlm
 from pocketlm import exported
 from pocketlm.benchmarks.bench import BenchPlan
 from pocketlm.export.errors import CheckpointError, RequestError
-from pocketlm.exported import demo_checkpoint
+from pocketlm.models.making import demo_checkpoint
 
 FROZEN = {
     "It was a dark and stormy night": (

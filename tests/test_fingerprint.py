@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pocketlm.export.errors import CheckpointError
-from pocketlm.fingerprint import PIECE_BYTES, PIECES, fingerprint, pieces
+from pocketlm.models.fingerprint import PIECE_BYTES, PIECES, fingerprint, pieces
 
 LARGE = 3 * PIECES * PIECE_BYTES + 1
 MIDDLE = pieces(LARGE)[PIECES // 2][0]

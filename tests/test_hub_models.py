@@ -33,7 +33,7 @@ from pocketlm import cli, exported, store
 from pocketlm.commands.progress import shown
 from pocketlm.export.folder import MANIFEST
 from pocketlm.export.lock import locked
-from pocketlm.reference import find_reference
+from pocketlm.models.reference import find_reference
 
 NAME = "acme/tiny-gpt2"
 WEIGHTS = "model.safetensors"
@@ -514,7 +514,7 @@ def test_a_lock_is_free_when_its_holder_is_killed(tmp_path: Path) -> None:
 import time
 from pathlib import Path
 from pocketlm.export.lock import locked
-from pocketlm.reference import find_reference
+from pocketlm.models.reference import find_reference
 with locked(Path({str(lock)!r}), print):
     print("held", flush=True)
     time.sleep(60)
@@ -630,7 +630,7 @@ def test_a_name_that_could_be_a_path_says_both(
     assert "out/int8: found no repository of this name that http://127" in err
     assert err.endswith(both)
     assert run("run", "out/int8", "the sea", "--offline")[2].endswith(both)
-    monkeypatch.setattr("pocketlm.exported.ATTEMPTS", 1)
+    monkeypatch.setattr("pocketlm.models.making.ATTEMPTS", 1)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
     code, _, err = run("run", "out/int8", "the sea")
     assert (code, "found no usable connection to http://127.0.0.1:1" in err) == (3, True)

@@ -18,10 +18,10 @@ from checkpoint_files import gpt2_config, write_checkpoint
 from command_line import Run, assert_refused
 
 import pocketlm
-from pocketlm import store
 from pocketlm.export import leftovers
 from pocketlm.export.errors import ModelFolderError
 from pocketlm.export.folder import ModelFolder
+from pocketlm.models import store
 
 Model = pocketlm.Model
 

@@ -14,7 +14,7 @@ from pocketlm.benchmarks.peers import __main__ as peers
 from pocketlm.benchmarks.quality import cost
 from pocketlm.export.errors import CheckpointError, RequestError
 from pocketlm.export.folder import ModelFolder
-from pocketlm.reference import Demo, OnDisk, OnHub, Reference, find_reference, names_model
+from pocketlm.models.reference import Demo, OnDisk, OnHub, Reference, find_reference, names_model
 
 EMPTY = ["", " ", "\t\n"]
 

@@ -39,15 +39,17 @@ if TYPE_CHECKING:
         StorageError,
     )
     from pocketlm.export.observer import Observer
-    from pocketlm.model import Model, Result, load
+    from pocketlm.models.loading import load
     from pocketlm.runtime.cancellation import Cancellation
+    from pocketlm.runtime.model import Model, Result
     from pocketlm.runtime.providers import FallbackWarning
     from pocketlm.runtime.text import Piece, TextStream, Timings
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "pocketlm.model": ["Model", "Result", "load"],
+    "pocketlm.models.loading": ["load"],
+    "pocketlm.runtime.model": ["Model", "Result"],
     "pocketlm.export.observer": ["Observer"],
     "pocketlm.runtime.cancellation": ["Cancellation"],
     "pocketlm.runtime.providers": ["FallbackWarning"],

@@ -27,7 +27,7 @@ from pocketlm.benchmarks.quality.text_windows import start_token
 from pocketlm.benchmarks.tasks.loglikelihood import Scorer
 from pocketlm.export.errors import PocketLMError, RequestError
 from pocketlm.export.importing import importing
-from pocketlm.model import load
+from pocketlm.models.loading import load
 from pocketlm.runtime.chat import ChatPrompt, answer_end_ids
 from pocketlm.runtime.text import CHARACTERS_PER_TOKEN
 

@@ -38,6 +38,8 @@ LEAN = {"cache_folder", "errors", "folder", "genai", "graph_check", "importing",
 LEAN |= {"earlier_manifests", "leftovers", "manifest", "manifest_file", "memory", "records"}
 LEAN |= {"placing", "publishing", "quantities", "regular_file", "sampling_ranges", "strict_json"}
 LEAN |= {"threads", "tokenizers", "utf8", "verified", "whole_number"}
+# Rewrites a graph while a model is opened on CUDA, which brings what an export needs.
+ON_CUDA = {"float16_attention"}
 
 
 def imports(path: Path) -> Iterator[tuple[int, str, int]]:
@@ -81,7 +83,8 @@ def test_imports_of_the_front_are_absolute() -> None:
 
 def test_runtime_takes_only_lean_modules_from_export() -> None:
     for place, parts, _ in own_imports("runtime"):
-        assert parts[0] == "runtime" or (parts[0] == "export" and parts[1] in LEAN), place
+        lean = LEAN | (ON_CUDA if "placement.py" in place else set())
+        assert parts[0] == "runtime" or (parts[0] == "export" and parts[1] in lean), place
 
 
 def test_lean_modules_import_only_lean_ones() -> None:

@@ -19,7 +19,7 @@ from reference.gpt2 import softmax
 from traced_graphs import GPT2
 
 import pocketlm
-from pocketlm import placement
+from pocketlm.runtime import placement
 from pocketlm.commands.measuring import choose_caches
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.manifest import INT8_KV_DECODER

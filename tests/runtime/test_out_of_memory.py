@@ -91,7 +91,7 @@ def test_opening_without_memory_is_not_called_a_damaged_model(
 def test_whatever_of_a_model_finds_no_memory_says_so(
     tiny_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
-    monkeypatch.setattr(f"pocketlm.model.{place}", _fail(MemoryError()))
+    monkeypatch.setattr(f"pocketlm.runtime.model.{place}", _fail(MemoryError()))
     with pytest.raises(ResourceError, match="opening it: found"):
         pocketlm.load(tiny_folder.path, threads=1)
 

@@ -24,8 +24,8 @@ from pocketlm.commands.terminal import print_stream, say, tell_lost, why_it_stop
 from pocketlm.export.errors import PocketLMError, RequestError, StorageError
 from pocketlm.export.interrupts import on_interrupt
 from pocketlm.export.output_file import OutputFile
-from pocketlm.model import Model
 from pocketlm.runtime.chat import ChatPrompt
+from pocketlm.runtime.model import Model
 
 PROMPT = "> "
 Messages = list[dict[str, str]]

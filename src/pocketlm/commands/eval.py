@@ -50,8 +50,8 @@ from pocketlm.commands.options import (
 from pocketlm.commands.progress import wide_console
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.threads import check_threads
+from pocketlm.models.reference import OnDisk, find_reference
 from pocketlm.quantize.precisions import FULL
-from pocketlm.reference import OnDisk, find_reference
 
 
 @click.command("eval", cls=ListCommand)

@@ -23,9 +23,9 @@ from pocketlm.export.publishing import Target
 from pocketlm.export.traced.process import check_packages
 from pocketlm.export.via_optimum import traced
 from pocketlm.export.writing import export_model, plan_export
-from pocketlm.exported import HubOptions, checkpoint_folder, headers_folder, opened_checkpoint
+from pocketlm.models.making import HubOptions, checkpoint_folder, headers_folder, opened_checkpoint
+from pocketlm.models.reference import check_options, find_reference
 from pocketlm.quantize.precisions import FULL, PRECISIONS
-from pocketlm.reference import check_options, find_reference
 
 
 @click.command("export")

@@ -11,8 +11,8 @@ import click
 from pocketlm.commands.options import debug_option
 from pocketlm.export.cache_folder import cache_folder
 from pocketlm.export.quantities import size_text
-from pocketlm.reference import DEMO
-from pocketlm.store import MODEL, Entry, entries
+from pocketlm.models.reference import DEMO
+from pocketlm.models.store import MODEL, Entry, entries
 
 
 @click.command("list")

@@ -30,7 +30,7 @@ from pocketlm.quantize.precisions import (
 if TYPE_CHECKING:
     from pocketlm.export.folder import ModelFolder
     from pocketlm.export.writing import Change
-    from pocketlm.model import Model
+    from pocketlm.runtime.model import Model
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -341,7 +341,9 @@ def open_model(path: str | Path | None, options: dict[str, Any]) -> Model:
     Download and export on the way are drawn on stderr if that is a terminal; a model that runs on
     the CPU although this ONNX Runtime is built for CUDA is told there in a line.
     """
-    from pocketlm.model import load  # not above: verbs that only write need no ONNX Runtime
+    from pocketlm.models.loading import (
+        load,  # not above: verbs that only write need no ONNX Runtime
+    )
     from pocketlm.runtime.providers import FallbackWarning
 
     chosen = {name: options.pop(name) for name in MODEL_OPTIONS}
@@ -355,7 +357,7 @@ def open_model(path: str | Path | None, options: dict[str, Any]) -> Model:
 
 def open_folder(path: str | Path | None, **options: Any) -> ModelFolder:
     """``find_folder``, with download and export drawn as by ``open_model``."""
-    from pocketlm.model import find_folder
+    from pocketlm.models.loading import find_folder
 
     with _shown_exports() as observer:
         return find_folder(path, observer=observer, **options)
@@ -369,7 +371,7 @@ def open_folders(
     An option is for those of the models that have a use for it: it is refused, as it is for a
     single one, if that is none.
     """
-    from pocketlm.reference import find_reference, unused_options
+    from pocketlm.models.reference import find_reference, unused_options
 
     references = [find_reference(model) for model in models]
     unused = [set(unused_options(*pair)) for pair in zip(references, options, strict=True)]
@@ -387,7 +389,7 @@ def made_folder(name: str, precision: str | None = None) -> ModelFolder:
     """
     from pocketlm.export.errors import HubError, ModelFolderError
     from pocketlm.export.folder import ModelFolder
-    from pocketlm.reference import OnDisk, find_reference
+    from pocketlm.models.reference import OnDisk, find_reference
 
     reference = find_reference(name)
     if isinstance(reference, OnDisk):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
-from pocketlm import store
 from pocketlm.commands.options import debug_option
 from pocketlm.export.cache_folder import cache_folder
 from pocketlm.export.errors import RequestError
 from pocketlm.export.quantities import size_text
-from pocketlm.exported import say
+from pocketlm.models import store
+from pocketlm.models.making import say
 from pocketlm.quantize.precisions import PRECISIONS
 
 

@@ -21,8 +21,8 @@ from pocketlm.commands.terminal import print_stream, say, tell_lost, why_it_stop
 from pocketlm.export.memory import peak_rss_bytes
 from pocketlm.export.quantities import duration_text, size_text
 from pocketlm.export.utf8 import utf8
-from pocketlm.model import Model
-from pocketlm.reference import hub_name, names_model
+from pocketlm.models.reference import hub_name, names_model
+from pocketlm.runtime.model import Model
 from pocketlm.runtime.text import TextStream
 
 

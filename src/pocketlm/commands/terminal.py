@@ -7,8 +7,8 @@ import sys
 import click
 
 from pocketlm.export.strict_json import quoted
-from pocketlm.model import Model
 from pocketlm.runtime.lost_characters import lost_characters
+from pocketlm.runtime.model import Model
 from pocketlm.runtime.text import TextStream
 from pocketlm.runtime.tokenizer import MAX_CHARACTERS
 

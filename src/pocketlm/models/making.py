@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
-from pocketlm import __version__, store
+from pocketlm import __version__
 from pocketlm.export.cache_folder import cache_folder
 from pocketlm.export.checkpoint import Checkpoint, open_checkpoint
 from pocketlm.export.download import download, download_config, held_bytes
@@ -45,10 +45,11 @@ from pocketlm.export.lock import locked
 from pocketlm.export.observer import SILENT, Observer
 from pocketlm.export.quantities import size_text
 from pocketlm.export.tokenizers import TokenizerSource, open_tokenizer
-from pocketlm.fingerprint import fingerprint
+from pocketlm.models import store
+from pocketlm.models.fingerprint import fingerprint
+from pocketlm.models.reference import DEMO, Demo, OnDisk, OnHub, Reference, nothing_here
+from pocketlm.models.store import Pinned, Repository, discard, is_download, sound_model
 from pocketlm.quantize.precisions import FULL
-from pocketlm.reference import DEMO, Demo, OnDisk, OnHub, Reference, nothing_here
-from pocketlm.store import Pinned, Repository, discard, is_download, sound_model
 
 DEFAULT_PRECISION = "int8"
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import warnings
 
-from pocketlm.export.errors import MissingExtraError, ProviderError
-from pocketlm.export.folder import GROWING, ModelFolder
-from pocketlm.export.importing import importing
-from pocketlm.runtime.kv import AUTO as AUTO_KV
-from pocketlm.runtime.kv import choose_kv
-from pocketlm.runtime.providers import (
+from ..export.errors import MissingExtraError, ProviderError
+from ..export.folder import GROWING, ModelFolder
+from ..export.importing import importing
+from .kv import AUTO as AUTO_KV
+from .kv import choose_kv
+from .providers import (
     ASKED_FOR_CUDA,
     AUTO,
     CUDA,
@@ -19,7 +19,7 @@ from pocketlm.runtime.providers import (
     cuda_obstacle,
     has_cuda_build,
 )
-from pocketlm.runtime.session import Session
+from .session import Session
 
 
 def open_session(
@@ -56,5 +56,5 @@ def _open_on_cuda(folder: ModelFolder, threads: int | None, kv: str) -> Session:
     if folder.graph().cache.layout == GROWING:
         return Session(folder, threads, CUDA, kv=kv)
     with importing("running on CUDA", "cuda"):
-        from pocketlm.export.float16_attention import float16_attention_graph
+        from ..export.float16_attention import float16_attention_graph
     return Session(folder, threads, CUDA, float16_attention_graph(folder), kv=kv)

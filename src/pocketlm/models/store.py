@@ -8,7 +8,7 @@
 
 ID is a digest of the names and digests of a checkpoint's files at its commit, so that a commit that
 changes none of them changes nothing here. KEY adds the version of pocketlm and a tokenizer from
-elsewhere; of a checkpoint on this disk it is made of the files (``pocketlm.fingerprint``) and not
+elsewhere; of a checkpoint on this disk it is made of the files (``fingerprint``) and not
 of NAME or place, so that a folder that was moved or renamed finds its model. All are real files;
 removing the whole folder is always safe.
 """
@@ -36,8 +36,8 @@ from pocketlm.export.folder import MANIFEST, ModelFolder
 from pocketlm.export.leftovers import is_alive
 from pocketlm.export.lock import locked
 from pocketlm.export.strict_json import load_json_object
+from pocketlm.models.reference import DEMO
 from pocketlm.quantize.precisions import PRECISIONS
-from pocketlm.reference import DEMO
 
 LARGEST_RECORD = 10_000_000  # bytes of a JSON file of ours
 SOURCE = "pocketlm-source.json"  # in a model folder of models/: where its checkpoint lies

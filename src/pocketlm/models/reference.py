@@ -243,8 +243,8 @@ def _either(names: list[str]) -> str:
 
 def _cached(word: str) -> list[str]:
     """The repositories in the cache that are called ``word`` or whose last word it is."""
-    from pocketlm import store
     from pocketlm.export.cache_folder import cache_folder
+    from pocketlm.models import store
 
     root = cache_folder()
     names = [repository.name for repository in store.repositories(root)] if root else []

@@ -1,1 +1,0 @@
-../../src/pocketlm/exported.py

@@ -1,1 +1,0 @@
-../../src/pocketlm/reference.py

@@ -1,1 +1,0 @@
-../../src/pocketlm/store.py

@@ -1,0 +1,1 @@
+"""Finds, makes and keeps models: a name becomes a model folder, and that an open model."""

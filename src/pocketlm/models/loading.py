@@ -1,0 +1,94 @@
+"""``load``: what a name means, made if need be, is opened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pocketlm.export.errors import ModelFolderError, RequestError
+from pocketlm.export.folder import ModelFolder
+from pocketlm.export.observer import SILENT, Observer
+from pocketlm.models.reference import OnDisk, check_options, find_reference
+from pocketlm.quantize.precisions import PRECISIONS
+from pocketlm.runtime.model import Model
+
+
+def load(
+    path: str | Path | None = None,
+    *,
+    precision: str | None = None,
+    threads: int | None = None,
+    provider: str = "auto",
+    kv: str = "auto",
+    tokenizer: str | Path | None = None,
+    revision: str | None = None,
+    offline: bool = False,
+    keep_download: bool = False,
+    observer: Observer = SILENT,
+) -> Model:
+    """Opens a model folder, or a checkpoint after exporting it; without ``path``, the demo model.
+
+    ``path`` may also be "demo", or a name on the hub, see below; what exists on this disk comes
+    first, and a ``pathlib.Path`` is never anything else.
+
+    A checkpoint is exported once to the cache folder with ``precision`` ("fp32", "int8",
+    "int8-weight" or "int4"; "int8" unless given) and opened from there the next time; that needs
+    the extra "export". ``threads`` None means the cores this process may use. ``provider`` is
+    "cpu", "cuda" (needs the extra "cuda") or "auto": CUDA where it can be had, else the CPU, with
+    a FallbackWarning if ONNX Runtime is built for CUDA. ``kv`` is what the KV cache holds, "fp32",
+    "int8" (a quarter of the memory, faster on long texts; needs a folder with a graph for it, and
+    the CPU), or "auto", which is fp32: int8 reads prompts slower. ``observer`` is told of what is
+    downloaded and exported, and how far that is: see ``Observer``.
+
+    A string that is no path here and reads org/name (or org/name@revision) is a repository on the
+    hub: its ``revision`` (a branch, tag or commit; "main" unless given) is looked up, and what the
+    cache lacks is downloaded and exported; that needs the extra "hub". Without ``precision`` it is
+    the one in the cache, else "int8". ``offline`` never touches the network. A download is removed
+    after its export unless ``keep_download``.
+
+    An option that would do nothing is refused: ``tokenizer`` with a model folder, ``revision`` and
+    ``keep_download`` with what is not on the hub, another ``precision`` than a model folder's.
+
+    Raises ModelFolderError, CheckpointError, StorageError, RequestError, ProviderError,
+    HubError or MissingExtraError.
+    """
+    folder = find_folder(
+        path,
+        precision=precision,
+        tokenizer=tokenizer,
+        revision=revision,
+        offline=offline,
+        keep_download=keep_download,
+        observer=observer,
+    )
+    return Model(folder, threads, provider, kv)
+
+
+def find_folder(
+    path: str | Path | None = None,
+    *,
+    precision: str | None = None,
+    tokenizer: str | Path | None = None,
+    revision: str | None = None,
+    offline: bool = False,
+    keep_download: bool = False,
+    observer: Observer = SILENT,
+) -> ModelFolder:
+    """The model folder that ``load`` opens, exported if need be; raises what ``load`` raises."""
+    reference = find_reference(path)
+    given = {"tokenizer": tokenizer, "revision": revision, "keep_download": keep_download}
+    check_options(reference, given)
+    if precision is not None and precision not in PRECISIONS:
+        raise RequestError(f"precision is {precision!r}, expected one of {', '.join(PRECISIONS)}")
+    if isinstance(reference, OnDisk) and reference.is_made:
+        folder = ModelFolder.open(reference.path)
+        found = folder.manifest.precision.name
+        if precision not in (None, found):
+            raise ModelFolderError(
+                f"{path}: found a model folder in {found}, expected {precision}; leave precision "
+                "out, or make another folder with: pocketlm quantize"
+            )
+        return folder
+    from pocketlm.models.making import HubOptions, export_once
+
+    options = HubOptions(revision, offline, keep_download, observer)
+    return export_once(reference, precision, tokenizer, options)
