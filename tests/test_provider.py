@@ -13,11 +13,11 @@ import pytest
 from click.testing import CliRunner
 
 import pocketlm
-from pocketlm import cli, placement
+from pocketlm import cli
 from pocketlm.commands.options import MODEL_OPTIONS
 from pocketlm.commands.run import command as run
 from pocketlm.export.folder import ModelFolder
-from pocketlm.runtime import providers, session
+from pocketlm.runtime import placement, providers, session
 from pocketlm.runtime.cache import DeviceCache
 from pocketlm.runtime.providers import CPU, CUDA, FallbackWarning, Obstacle
 

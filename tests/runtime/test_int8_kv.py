@@ -19,11 +19,10 @@ from reference.gpt2 import softmax
 from traced_graphs import GPT2
 
 import pocketlm
-from pocketlm.runtime import placement
 from pocketlm.commands.measuring import choose_caches
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.manifest import INT8_KV_DECODER
-from pocketlm.runtime import kv
+from pocketlm.runtime import kv, placement
 from pocketlm.runtime.cache import KVCache
 from pocketlm.runtime.engine import onnxruntime
 from pocketlm.runtime.providers import CPU, CUDA
