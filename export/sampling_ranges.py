@@ -15,18 +15,28 @@ from .errors import RequestError
 from .whole_number import brief, whole_number
 
 # Fields of generation_config.json that are options of a call.
-FIELDS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+FIELDS = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "typical_p",
+    "repetition_penalty",
+    "no_repeat_ngram_size",
+)
 
 
 def sampling_defaults(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The options that a generation_config.json with these ``fields`` sets.
 
-    ``top_k`` 0 is no limit there, and ``do_sample`` false is greedy, whatever the temperature.
+    ``top_k`` and ``no_repeat_ngram_size`` 0 are no limit there, and ``do_sample`` false is greedy,
+    whatever the temperature.
     Raises RequestError as ``check_sampling``.
     """
     found = {name: fields[name] for name in FIELDS if fields.get(name) is not None}
-    if found.get("top_k") == 0:
-        del found["top_k"]
+    for name in ("top_k", "no_repeat_ngram_size"):
+        if found.get(name) == 0:
+            del found[name]
     if fields.get("do_sample") is False:
         found["temperature"] = 0.0
     check_sampling(**found)
@@ -38,18 +48,54 @@ def check_sampling(
     top_k: object = None,
     top_p: object = 1.0,
     min_p: object = 0.0,
+    typical_p: object = 1.0,
     repetition_penalty: object = 1.0,
+    frequency_penalty: object = 0.0,
+    presence_penalty: object = 0.0,
+    penalty_window: object = None,
+    no_repeat_ngram_size: object = None,
+    logit_bias: object = None,
+    min_tokens: object = 0,
     seed: object = None,
 ) -> None:
     """Raises RequestError, naming the option, for a value of another type or outside its range."""
     _check_number("temperature", temperature, "at least 0", lambda x: x >= 0, "0 (greedy)")
     _check_number("top_p", top_p, "in (0, 1]", lambda x: 0 < x <= 1, "1.0 (no limit)")
     _check_number("min_p", min_p, "in [0, 1]", lambda x: 0 <= x <= 1, "0.0 (no limit)")
+    _check_number("typical_p", typical_p, "in (0, 1]", lambda x: 0 < x <= 1, "1.0 (no limit)")
+    for name, penalty in (
+        ("frequency_penalty", frequency_penalty),
+        ("presence_penalty", presence_penalty),
+    ):
+        _check_number(name, penalty, "in [-100, 100]", lambda x: -100 <= x <= 100, "0.0 (none)")
     _check_number(
         "repetition_penalty", repetition_penalty, "above 0", lambda x: x > 0, "1.0 (none)"
     )
     _check_integer("top_k", top_k, 1, "(no limit)")
+    _check_integer("penalty_window", penalty_window, 1, "(all tokens)")
+    _check_integer("no_repeat_ngram_size", no_repeat_ngram_size, 1, "(none)")
+    _check_integer("min_tokens", 0 if min_tokens is None else min_tokens, 0, "(none)")
+    _check_bias(logit_bias)
     _check_integer("seed", seed, 0, "(fresh entropy)")
+
+
+def _check_bias(bias: object) -> None:
+    if bias is None:
+        return
+    if not isinstance(bias, Mapping):
+        raise RequestError(
+            f"logit_bias is of type {type(bias).__name__}, expected a mapping of token ids to "
+            "numbers, such as {50256: -100}; give one, or leave it out"
+        )
+    for token, value in bias.items():
+        number = whole_number(token)
+        if number is None or number < 0:
+            raise RequestError(
+                f"logit_bias has the token id {brief(token)}, expected an integer of at least 0; "
+                "use ids of this model's tokenizer"
+            )
+        name = f"logit_bias of token {number}"
+        _check_number(name, value, "in [-100, 100]", lambda x: -100 <= x <= 100, "0.0 (none)")
 
 
 def _check_number(

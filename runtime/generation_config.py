@@ -2,11 +2,12 @@
 
     eos_token_id    an id, a list of ids, or null
     bos_token_id    likewise; without it a text begins with the smallest end token
-    temperature, top_k, top_p, min_p, repetition_penalty    defaults for these options
+    temperature, top_k, top_p, min_p, typical_p, repetition_penalty, no_repeat_ngram_size
+                    defaults for these options
     do_sample       false: the default is greedy, whatever the temperature
 
 Other fields are not for us. Source: ``GenerationConfig`` of transformers, where ``top_k`` 0 means
-no limit.
+no limit, and ``no_repeat_ngram_size`` 0 too.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -114,7 +114,14 @@ class Model:
         top_k: int | None = None,
         top_p: float | None = None,
         min_p: float | None = None,
+        typical_p: float | None = None,
         repetition_penalty: float | None = None,
+        frequency_penalty: float = 0.0,
+        presence_penalty: float = 0.0,
+        penalty_window: int | None = None,
+        no_repeat_ngram_size: int | None = None,
+        logit_bias: Mapping[int, float] | None = None,
+        min_tokens: int = 0,
         seed: int | None = None,
         stop: str | Sequence[str] | None = (),
         ignore_eos: bool = False,
@@ -131,7 +138,15 @@ class Model:
         top_k               sample from the ``top_k`` likeliest tokens only
         top_p               from the likeliest that together reach this probability, up to 1
         min_p               from those with at least this share, 0 to 1, of the likeliest's
+        typical_p           from those whose surprise is nearest to the expected one, that together
+                            reach this probability, up to 1
         repetition_penalty  above 1 makes tokens that already appeared less likely
+        frequency_penalty   taken from a token's logit for every time it was generated
+        presence_penalty    taken once if it was generated; both -100 to 100, as OpenAI's
+        penalty_window      the last so many tokens are all that these three penalties look at
+        no_repeat_ngram_size  so many tokens in a row appear once only
+        logit_bias          {token id: number}, added to its logit; -100 all but bans it
+        min_tokens          no token that ends a text before so many were generated
         seed                an integer: the same one and the same settings give the same tokens on
                             one machine; None takes fresh randomness
         stop                a string, or several, before whose first appearance the text ends
@@ -155,7 +170,9 @@ class Model:
             "top_k": top_k,
             "top_p": top_p,
             "min_p": min_p,
+            "typical_p": typical_p,
             "repetition_penalty": repetition_penalty,
+            "no_repeat_ngram_size": no_repeat_ngram_size,
         }
         chosen = {name: value for name, value in given.items() if value is not None}
         chat = prompt if isinstance(prompt, ChatPrompt) else ChatPrompt([])
@@ -171,7 +188,15 @@ class Model:
             self.end_ids | chat.end_ids,
             self.start_id,
             prompt.token_ids if isinstance(prompt, ChatPrompt) else prompt,
-            SamplingOptions(**{**self.sampling_defaults, **chosen}, seed=seed),
+            SamplingOptions(
+                **{**self.sampling_defaults, **chosen},
+                frequency_penalty=frequency_penalty,
+                presence_penalty=presence_penalty,
+                penalty_window=penalty_window,
+                logit_bias=logit_bias,
+                min_tokens=min_tokens,
+                seed=seed,
+            ),
             options,
             cancellation,
             cache,

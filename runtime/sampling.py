@@ -5,18 +5,22 @@ Every step is a pure function ``float32 (V,) -> float32 (V,)`` in which -inf mar
 those, about ten times faster at V = 50257. The steps, joined by ``process_logits``, are its slow,
 obvious twin; the tests say that both leave the same tokens with the same probabilities.
 
-Order: repetition penalty, temperature, top-k, top-p, min-p, as the logits processors of Hugging
-Face's ``GenerationMixin`` run. The penalty has to see the model's own scores, because it treats
-positive and negative ones differently. Temperature comes before the filters, so that ``top_p`` and
-``min_p`` speak of the probabilities that are then drawn from. Top-k comes before top-p, which
-therefore measures its share of what top-k left.
+Order: logit bias, repetition penalty, frequency and presence penalty (as vLLM has them), repeated
+n-grams, an early end, temperature, top-k, top-p, min-p, typical-p (as the logits processors of
+Hugging Face's ``GenerationMixin`` run). The repetition penalty treats positive and negative scores
+differently, so that it has to see the model's own. Temperature comes before the filters, so that
+these speak of the probabilities that are then drawn from. Each filter measures its share of what
+those before it left.
+
+The repetition penalty and n-grams look at all tokens so far; frequency and presence penalty at what
+was generated, as OpenAI's and vLLM's do.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -32,13 +36,14 @@ Weights: TypeAlias = NDArray[np.float64]
 Sampler: TypeAlias = Callable[[Logits, Sequence[int]], int]
 """Takes logits (V,) and all token ids so far (prompt and generated), returns the next token id.
 
-The ids are looked at only with a repetition penalty. A sampler owns its random state: one per
+The ids are looked at only by penalties and for n-grams. A sampler owns its random state: one per
 generation, not shared between threads. It never writes to the logits.
 """
 
 _LARGEST = np.finfo(np.float32).max
 _TINY = float(np.finfo(np.float32).tiny)
 _BLOCK = 256
+_BINS = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +52,9 @@ class SamplingOptions:
 
     ``temperature`` 0 is greedy: the filters and the seed then have no effect. ``seed`` None takes
     fresh entropy; the same seed, options and logits give the same tokens. Neutral values:
-    ``temperature=1.0, top_k=None, top_p=1.0, min_p=0.0, repetition_penalty=1.0``.
+    ``temperature=1.0, top_k=None, top_p=1.0, min_p=0.0, typical_p=1.0, repetition_penalty=1.0,
+    frequency_penalty=0.0, presence_penalty=0.0, penalty_window=None, no_repeat_ngram_size=None,
+    logit_bias=None, min_tokens=0``.
 
     Raises RequestError, naming the option, for a value of another type or outside its range.
     """
@@ -56,14 +63,50 @@ class SamplingOptions:
     top_k: int | None = None
     top_p: float = 1.0
     min_p: float = 0.0
+    typical_p: float = 1.0
     repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    penalty_window: int | None = None
+    no_repeat_ngram_size: int | None = None
+    logit_bias: Mapping[int, float] | None = None
+    min_tokens: int = 0
     seed: int | None = None
 
     def __post_init__(self) -> None:
         check_sampling(**vars(self))
 
+    @property
+    def reshapes(self) -> bool:
+        """Whether any step before the temperature changes anything."""
+        return (
+            bool(self.logit_bias)
+            or self.repetition_penalty != 1.0
+            or bool(self.frequency_penalty or self.presence_penalty)
+            or self.no_repeat_ngram_size is not None
+            or self.min_tokens > 0
+        )
+
+    @property
+    def filters(self) -> bool:
+        """Whether any step after the temperature removes anything."""
+        return self.top_k is not None or self.top_p < 1 or self.min_p > 0 or self.typical_p < 1
+
 
 # ---- the steps: logits (V,) -> logits (V,) ----
+
+
+def apply_logit_bias(logits: Logits, bias: Mapping[int, float] | None) -> Logits:
+    """Adds to the logits of single tokens; -100 all but bans one. OpenAI's ``logit_bias``.
+
+    Raises RequestError for an id outside 0..V-1.
+    """
+    if not bias:
+        return logits
+    ids = _checked_ids(list(bias), logits.size, "in logit_bias")
+    result = logits.copy()
+    result[ids] += np.array(list(bias.values()), np.float32)
+    return result
 
 
 def apply_repetition_penalty(logits: Logits, token_ids: Sequence[int], penalty: float) -> Logits:
@@ -75,19 +118,45 @@ def apply_repetition_penalty(logits: Logits, token_ids: Sequence[int], penalty: 
     """
     if penalty == 1.0 or not len(token_ids):
         return logits
-    ids = np.asarray(token_ids, dtype=np.int64)
-    if ids.min() < 0 or ids.max() >= logits.size:
-        wrong = next(int(i) for i in ids if not 0 <= i < logits.size)
-        raise RequestError(
-            f"token id {wrong} is among the ids so far, expected 0 to {logits.size - 1}, the "
-            "tokens the model scores; use the tokenizer of the model folder"
-        )
+    ids = _checked_ids(token_ids, logits.size)
     scores = logits[ids].astype(np.float64)
     with np.errstate(over="ignore"):
         penalised = np.where(scores < 0, scores * penalty, scores / penalty)
     penalised = np.clip(penalised, -_LARGEST, _LARGEST)  # an extreme penalty must not make an inf
     result = logits.copy()
     result[ids] = np.where(np.isfinite(scores), penalised, scores)  # equal ids, equal values
+    return result
+
+
+def apply_frequency_and_presence(
+    logits: Logits, token_ids: Sequence[int], frequency: float, presence: float
+) -> Logits:
+    """Takes ``frequency`` for every time that a token occurs, and ``presence`` if it does at all.
+
+    0.0 changes nothing; below 0 tokens become likelier. OpenAI's ``frequency_penalty`` and
+    ``presence_penalty``. Raises RequestError for an id outside 0..V-1.
+    """
+    if not (frequency or presence) or not len(token_ids):
+        return logits
+    ids, counts = np.unique(_checked_ids(token_ids, logits.size), return_counts=True)
+    result = logits.copy()
+    result[ids] -= (frequency * counts + presence).astype(np.float32)
+    return result
+
+
+def remove_repeated_ngrams(logits: Logits, token_ids: Sequence[int], size: int | None) -> Logits:
+    """Removes tokens that would complete ``size`` tokens in a row that were there before.
+
+    None changes nothing. Paulus et al. 2017 (arXiv:1705.04304, section 2.5), Hugging Face's
+    ``no_repeat_ngram_size``. Raises RequestError for an id outside 0..V-1.
+    """
+    if size is None or len(token_ids) < size:
+        return logits
+    ids = _checked_ids(token_ids, logits.size)
+    runs = np.lib.stride_tricks.sliding_window_view(ids, size)
+    beginning = ids[ids.size - size + 1 :]
+    result = logits.copy()
+    result[runs[(runs[:, :-1] == beginning).all(axis=1), -1]] = -np.inf
     return result
 
 
@@ -136,16 +205,63 @@ def min_p(logits: Logits, p: float) -> Logits:
     return _keep(logits, np.flatnonzero(_weights(logits, _largest(logits)) >= p))
 
 
-def process_logits(logits: Logits, token_ids: Sequence[int], options: SamplingOptions) -> Logits:
+def typical_p(logits: Logits, p: float) -> Logits:
+    """Keeps the tokens nearest to the expected surprise that reach ``p``; 1.0 changes nothing.
+
+    Meister et al. 2022 (arXiv:2202.00666, section 3): those with the least |-log P(t) - H|, H the
+    entropy, until their probability is p, at least one. Ties: lowest id first.
+    """
+    if p == 1.0:
+        return logits
+    ids = np.flatnonzero(logits > -np.inf)
+    scaled = logits[ids].astype(np.float64) - float(_largest(logits))
+    weights = np.exp(scaled)
+    order = np.argsort(_surprise_off(scaled, weights), kind="stable")
+    return _keep(logits, ids[order[: _nucleus_size(weights[order], p * weights.sum())]])
+
+
+def reshape_logits(
+    logits: Logits,
+    token_ids: Sequence[int],
+    options: SamplingOptions,
+    num_prompt: int = 0,
+    end_ids: Collection[int] = (),
+) -> Logits:
+    """The steps before the temperature; the first ``num_prompt`` of the ids are the prompt's.
+
+    ``end_ids`` are those that ``min_tokens`` removes for so long.
+    """
+    window = options.penalty_window or len(token_ids)
+    recent = token_ids[max(0, len(token_ids) - window) :]
+    generated = token_ids[max(num_prompt, len(token_ids) - window) :]
+    logits = apply_logit_bias(logits, options.logit_bias)
+    logits = apply_repetition_penalty(logits, recent, options.repetition_penalty)
+    frequency, presence = options.frequency_penalty, options.presence_penalty
+    logits = apply_frequency_and_presence(logits, generated, frequency, presence)
+    logits = remove_repeated_ngrams(logits, token_ids, options.no_repeat_ngram_size)
+    if len(token_ids) - num_prompt < options.min_tokens and end_ids:
+        logits = logits.copy()
+        logits[list(end_ids)] = -np.inf
+    return logits
+
+
+def process_logits(
+    logits: Logits,
+    token_ids: Sequence[int],
+    options: SamplingOptions,
+    num_prompt: int = 0,
+    end_ids: Collection[int] = (),
+) -> Logits:
     """All steps in their order, at full width: the slow twin of what a sampler draws from.
 
     Softmax of the result is the distribution. ``options.temperature`` has to be above 0.
     """
-    logits = apply_repetition_penalty(logits, token_ids, options.repetition_penalty)
+    logits = reshape_logits(logits, token_ids, options, num_prompt, end_ids)
     logits = apply_temperature(logits, options.temperature)
     logits = top_k(logits, options.top_k)
     logits = top_p(logits, options.top_p)
-    return min_p(logits, options.min_p)
+    logits = min_p(logits, options.min_p)
+    return typical_p(logits, options.typical_p)
 
 
 def logprob(logits: Logits, token: int) -> float:
@@ -169,19 +285,23 @@ def logprob(logits: Logits, token: int) -> float:
 # ---- the sampler ----
 
 
-def make_sampler(options: SamplingOptions) -> Sampler:
+def make_sampler(
+    options: SamplingOptions, num_prompt: int = 0, end_ids: Collection[int] = ()
+) -> Sampler:
     """The function (logits, token ids so far) -> token, bound once before the loop.
+
+    The first ``num_prompt`` of the ids are the prompt's; ``end_ids`` end a text.
 
     Greedy takes the largest logit, on ties the lowest id. The others draw one number u in [0, 1)
     from PCG64 per token and take the first surviving token, in order of ids, at which the
     cumulative probability exceeds u. The sampler raises NumericsError for NaN, +inf, or all -inf.
     """
-    penalty = options.repetition_penalty
+    reshapes, filters = options.reshapes, options.filters
     if options.temperature == 0:
 
         def greedy(logits: Logits, token_ids: Sequence[int]) -> int:
-            if penalty != 1.0:
-                logits = apply_repetition_penalty(logits, token_ids, penalty)
+            if reshapes:
+                logits = reshape_logits(logits, token_ids, options, num_prompt, end_ids)
             token = int(logits.argmax())  # the first NaN, when there is one
             if not math.isfinite(logits[token]):
                 raise _numerics_error(logits)
@@ -190,13 +310,12 @@ def make_sampler(options: SamplingOptions) -> Sampler:
         return greedy
 
     generator = np.random.Generator(np.random.PCG64(options.seed))
-    unfiltered = options.top_k is None and options.top_p == 1.0 and options.min_p == 0.0
 
     def sample(logits: Logits, token_ids: Sequence[int]) -> int:
-        if penalty != 1.0:
-            logits = apply_repetition_penalty(logits, token_ids, penalty)
+        if reshapes:
+            logits = reshape_logits(logits, token_ids, options, num_prompt, end_ids)
         uniform = generator.random()
-        if unfiltered:
+        if not filters:
             scaled = _scale(logits, _largest(logits), options.temperature)
             return _draw_from_all(np.exp(scaled), uniform)
         ids, weights = candidates(logits, options)
@@ -210,9 +329,23 @@ def candidates(logits: Logits, options: SamplingOptions) -> tuple[TokenIds, Weig
 
     Tokens of weight above 0 are those to which softmax of ``process_logits`` gives a probability
     (up to float32 rounding at the very edge of a filter), found without its sorts of all V. The
-    repetition penalty is not applied here, and ``options.temperature`` has to be above 0.
+    steps before the temperature are not applied here, and that has to be above 0.
     Raises NumericsError for NaN, +inf, or all -inf.
     """
+    if options.typical_p == 1.0:
+        return _likely(logits, options)
+    if not replace(options, typical_p=1.0).filters:  # of all V in float32
+        scaled = _scale(logits, _largest(logits), options.temperature)
+        ids = _typical(scaled, np.exp(scaled), options.typical_p)
+        return ids, _weights(scaled[ids])
+    ids, weights = _likely(logits, options)
+    with np.errstate(divide="ignore"):
+        kept = _typical(np.log(weights), weights, options.typical_p)
+    return ids[kept], weights[kept]
+
+
+def _likely(logits: Logits, options: SamplingOptions) -> tuple[TokenIds, Weights]:
+    """The tokens that survive top-k, top-p and min-p, ascending, and their weights."""
     largest = _largest(logits)
     k = logits.size if options.top_k is None else options.top_k
     if k < logits.size:
@@ -287,7 +420,37 @@ def _cut(
     return ids[ascending], weights[ascending]
 
 
-def _nucleus_size(weights: Weights, wanted: float) -> int:
+def _surprise_off(scaled: Logits | Weights, weights: Logits | Weights) -> Logits | Weights:
+    """|-log P - H| of tokens with these weights exp(scaled), up to rounding; inf for a weight of 0.
+
+    With T their sum, -log P is log T - scaled, and the entropy H is log T less the mean of scaled.
+    """
+    possible = weights > 0
+    total = float(weights.sum(dtype=np.float64))
+    mean = float((weights * np.where(possible, scaled, 0)).sum(dtype=np.float64)) / total
+    off: Logits | Weights = np.abs(scaled - scaled.dtype.type(mean))
+    off[~possible] = np.inf
+    return off
+
+
+def _typical(scaled: Logits | Weights, weights: Logits | Weights, p: float) -> TokenIds:
+    """Places, ascending, of those that ``typical_p`` keeps, with no sort of all: by a histogram."""
+    off = _surprise_off(scaled, weights)
+    wanted = p * float(weights.sum(dtype=np.float64))
+    possible = np.isfinite(off)
+    width = float(off[possible].max()) / _BINS or 1.0
+    bins = np.minimum(np.where(possible, off, np.inf) * (1 / width), _BINS - 1).astype(np.int32)
+    reached = np.cumsum(np.bincount(bins, weights, _BINS))
+    last = min(int(np.searchsorted(reached, wanted)), _BINS - 1)
+    keep = bins < last
+    edge = np.flatnonzero(bins == last)
+    edge = edge[np.argsort(off[edge], kind="stable")]
+    missing = wanted - (float(reached[last - 1]) if last else 0.0)
+    keep[edge[: _nucleus_size(weights[edge], missing)]] = True
+    return np.flatnonzero(keep)
+
+
+def _nucleus_size(weights: Logits | Weights, wanted: float) -> int:
     """How many of the descending weights it takes for their sum to reach ``wanted``."""
     return min(int(np.searchsorted(np.cumsum(weights), wanted)) + 1, weights.size)
 
@@ -351,6 +514,19 @@ def _scale(logits: Logits, largest: np.float32, temperature: float) -> Logits:
 def _weights(scaled: Logits, largest: np.float32 | float = 0.0) -> Weights:
     """exp(scaled - largest) in float64: probabilities up to their common factor."""
     return np.exp(scaled.astype(np.float64) - float(largest))
+
+
+def _checked_ids(
+    token_ids: Sequence[int], size: int, place: str = "among the ids so far"
+) -> NDArray[np.int64]:
+    ids = np.asarray(token_ids, dtype=np.int64)
+    if ids.min() < 0 or ids.max() >= size:
+        wrong = next(int(i) for i in ids if not 0 <= i < size)
+        raise RequestError(
+            f"token id {wrong} is {place}, expected 0 to {size - 1}, the tokens the model scores; "
+            "use the tokenizer of the model folder"
+        )
+    return ids
 
 
 def _keep(logits: Logits, ids: TokenIds) -> Logits:

@@ -166,10 +166,11 @@ def stream_text(
     stream = TextStream(tuple(prompt_ids), cancellation or Cancellation(), _cache=cache)
     stream.timings.prompt_tokens = len(prompt_ids)
     stops = StopMatcher(options.stop)
+    ends = frozenset[int]() if options.ignore_eos else end_ids
     steps = generate_tokens(
         session,
         prompt_ids,
-        make_sampler(sampling),
+        make_sampler(sampling, len(prompt_ids), ends),
         options.max_tokens,
         cache=cache,
         chunk_size=options.chunk_size,
@@ -177,7 +178,6 @@ def stream_text(
         cancellation=stream.cancellation,
     )
     detokenizer = tokenizer.detokenizer(after=prompt_ids)
-    ends = frozenset[int]() if options.ignore_eos else end_ids
     stream._pieces = _pieces(stream, steps, detokenizer, stops, ends, options, requested)
     return stream
 

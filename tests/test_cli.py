@@ -539,6 +539,22 @@ def test_folder_with_foreign_files_is_kept(
     assert listing(tmp_path) == ["out", "out/thesis.txt"]
 
 
+def test_every_option_of_sampling_changes_the_text(run: Run, tiny_folder: ModelFolder) -> None:
+    """Those that are not greedy's, too, each in its own way."""
+    line = ["run", tiny_folder.path, "the sea", "--max-tokens", "24", "--seed", "3"]
+    plain = run(*line).out
+    for option, value in {
+        "--typical-p": "0.2",
+        "--frequency-penalty": "50",
+        "--presence-penalty": "50",
+        "--no-repeat-ngram": "1",
+        "--logit-bias": "7=100",
+    }.items():
+        ended = run(*line, option, value)
+        assert ended.code == 0 and ended.out != plain, option
+    assert run(*line, "--penalty-window", "3", "--min-tokens", "2").code == 0
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -551,6 +567,16 @@ def test_folder_with_foreign_files_is_kept(
         (["--top-k", "0"], "--top-k is"),
         (["--min-p", "-0.1"], "--min-p is"),
         (["--repetition-penalty", "0"], "--repetition-penalty is"),
+        (["--typical-p", "0"], "--typical-p is"),
+        (["--frequency-penalty", "inf"], "--frequency-penalty is"),
+        (["--presence-penalty", "101"], "--presence-penalty is"),
+        (["--penalty-window", "0"], "--penalty-window is"),
+        (["--no-repeat-ngram", "0"], "--no-repeat-ngram is"),
+        (["--logit-bias", "5"], "found --logit-bias 5, expected a token id and a number"),
+        (["--logit-bias", "5=x"], "found --logit-bias 5=x, expected a token id and a number"),
+        (["--logit-bias", "5=101"], "of token 5 is 101.0, expected a finite number in"),
+        (["--logit-bias", "300=1"], "token id 300 is in logit_bias, expected 0 to 299"),
+        (["--min-tokens", "-1"], "--min-tokens is"),
         (["--seed", "-1"], "seed"),
         (["--max-tokens", "0"], "--max-tokens is"),
         (["--stop", ""], "stop"),

@@ -74,6 +74,11 @@ def test_an_end_outside_the_vocabulary_never_comes(
         ({"temperature": 0.6, "top_p": 0.9}, {"temperature": 0.6, "top_p": 0.9}),
         ({"top_k": 20}, {"temperature": 0.8, "top_p": 0.95, "top_k": 20}),
         ({"top_k": 0, "top_p": 1.0}, {"temperature": 0.8, "top_p": 1.0}),
+        ({"no_repeat_ngram_size": 0, "top_p": 1.0}, {"temperature": 0.8, "top_p": 1.0}),
+        (
+            {"typical_p": 0.9, "no_repeat_ngram_size": 2},
+            {"temperature": 0.8, "top_p": 0.95, "typical_p": 0.9, "no_repeat_ngram_size": 2},
+        ),
         (
             {"min_p": 0.1, "repetition_penalty": 1.1, "max_length": 20},
             {"temperature": 0.8, "top_p": 0.95, "min_p": 0.1, "repetition_penalty": 1.1},

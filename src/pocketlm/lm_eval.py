@@ -50,7 +50,16 @@ except PocketLMError as error:
         end(error)
     raise
 
-SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+SAMPLING = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "typical_p",
+    "repetition_penalty",
+    "frequency_penalty",
+    "presence_penalty",
+)
 # Spoken to the harness's own logger, which prints what a run should know.
 log = logging.getLogger("lm_eval.models.pocketlm")
 

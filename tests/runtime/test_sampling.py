@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 from pocketlm.export.errors import NumericsError, RequestError
 from pocketlm.runtime.sampling import (
     SamplingOptions,
+    apply_frequency_and_presence,
+    apply_logit_bias,
     apply_repetition_penalty,
     apply_temperature,
     candidates,
@@ -21,8 +24,11 @@ from pocketlm.runtime.sampling import (
     make_sampler,
     min_p,
     process_logits,
+    remove_repeated_ngrams,
+    reshape_logits,
     top_k,
     top_p,
+    typical_p,
 )
 
 INF = math.inf
@@ -57,6 +63,79 @@ def test_repetition_penalty_of_four(
     result = apply_repetition_penalty(logits, token_ids, penalty)
     np.testing.assert_array_equal(result, f32(*expected))
     np.testing.assert_array_equal(logits, f32(*FOUR))  # the caller's array is not written to
+
+
+def test_a_bias_is_added_to_single_tokens() -> None:
+    found = apply_logit_bias(f32(*FOUR), {3: 4.0, 0: -100})
+    np.testing.assert_array_equal(found, f32(-98, 1, 0, 3))
+    assert apply_logit_bias(f32(*FOUR), None) is not None
+    with pytest.raises(RequestError, match="token id 4 is in logit_bias, expected 0 to 3"):
+        apply_logit_bias(f32(*FOUR), {4: 1.0})
+
+
+@pytest.mark.parametrize(
+    ("token_ids", "frequency", "presence", "expected"),
+    [
+        ([], 1.0, 1.0, [2.0, 1.0, 0.0, -1.0]),
+        ([0, 3, 0], 0.5, 0.0, [1.0, 1.0, 0.0, -1.5]),
+        ([0, 3, 0], 0.0, 0.5, [1.5, 1.0, 0.0, -1.5]),
+        ([0, 3, 0], 0.5, 0.25, [0.75, 1.0, 0.0, -1.75]),
+        ([2, 2], -1.0, 0.0, [2.0, 1.0, 2.0, -1.0]),
+    ],
+)
+def test_frequency_and_presence_penalty_of_four(
+    token_ids: list[int], frequency: float, presence: float, expected: list[float]
+) -> None:
+    found = apply_frequency_and_presence(f32(*FOUR), token_ids, frequency, presence)
+    np.testing.assert_array_equal(found, f32(*expected))
+
+
+@pytest.mark.parametrize(
+    ("token_ids", "size", "left"),
+    [
+        ([0, 1, 2], None, [0, 1, 2, 3]),
+        ([], 1, [0, 1, 2, 3]),
+        ([0, 1, 1], 1, [2, 3]),
+        ([1], 2, [0, 1, 2, 3]),
+        ([0, 1, 0], 2, [0, 2, 3]),  # 0 1 was there: no 1 after 0
+        ([0, 0], 2, [1, 2, 3]),
+        ([0, 1, 2, 3, 0, 1], 3, [0, 1, 3]),
+        ([0, 1, 2, 0, 1, 3, 0, 1], 3, [0, 1]),
+    ],
+)
+def test_repeated_ngrams_are_removed(
+    token_ids: list[int], size: int | None, left: list[int]
+) -> None:
+    assert kept(remove_repeated_ngrams(f32(*FOUR), token_ids, size)) == left
+
+
+@given(st.lists(st.integers(0, 3), max_size=30), st.integers(1, 4))
+def test_no_ngram_appears_twice_in_what_is_left_to_choose(token_ids: list[int], size: int) -> None:
+    found = remove_repeated_ngrams(f32(*FOUR), token_ids, size)
+    seen = {tuple(token_ids[i : i + size]) for i in range(len(token_ids) - size + 1)}
+    for token in range(4):
+        longer = [*token_ids, token]
+        repeats = len(longer) >= size and tuple(longer[-size:]) in seen
+        assert (found[token] == -INF) == repeats
+
+
+def test_penalties_look_at_the_window_and_at_what_was_generated() -> None:
+    """The repetition penalty at the prompt, too; the others not."""
+    options = SamplingOptions(repetition_penalty=2.0, presence_penalty=1.0, penalty_window=2)
+    found = reshape_logits(f32(*FOUR), [0, 1, 3], options, num_prompt=2)
+    np.testing.assert_array_equal(found, f32(2, 0.5, 0, -3))
+    whole = SamplingOptions(repetition_penalty=2.0, presence_penalty=1.0)
+    found = reshape_logits(f32(*FOUR), [0, 1, 3], whole, num_prompt=1)
+    np.testing.assert_array_equal(found, f32(1, -0.5, 0, -3))
+
+
+def test_no_text_ends_before_so_many_tokens() -> None:
+    options = SamplingOptions(temperature=0, min_tokens=2)
+    sampler = make_sampler(options, num_prompt=1, end_ids={0})
+    ids = [3]
+    for _ in range(3):
+        ids.append(sampler(f32(*FOUR), ids))
+    assert ids == [3, 1, 1, 0]
 
 
 def test_extreme_penalty_stays_finite_and_keeps_removed_tokens() -> None:
@@ -123,7 +202,24 @@ def test_min_p_of_four(p: float, expected: list[int]) -> None:
     assert kept(min_p(f32(*FOUR), p)) == expected
 
 
+@pytest.mark.parametrize(
+    ("p", "expected"),
+    [
+        # Surprise 0.440 1.440 2.440 3.440, entropy 0.948: off by 0.508 0.492 1.492 2.492.
+        (1.0, [0, 1, 2, 3]),
+        (0.2, [1]),
+        (0.24, [0, 1]),
+        (0.88, [0, 1]),
+        (0.89, [0, 1, 2]),
+        (0.97, [0, 1, 2, 3]),
+    ],
+)
+def test_typical_p_of_four(p: float, expected: list[int]) -> None:
+    assert kept(typical_p(f32(*FOUR), p)) == expected
+
+
 def test_ties_stay_from_the_lowest_id_on() -> None:
+    assert kept(typical_p(f32(1, 1, 1, 1), 0.5)) == [0, 1]
     equal = f32(0, 0, 0, 0)
     assert kept(top_k(equal, 2)) == [0, 1]
     assert kept(top_p(equal, 0.75)) == [0, 1, 2]
@@ -167,6 +263,7 @@ all_options = st.builds(
     top_k=st.one_of(st.none(), st.integers(1, 60), st.integers(61, 10000)),
     top_p=st.one_of(st.just(1.0), st.floats(0.001, 0.999)),
     min_p=st.one_of(st.just(0.0), st.floats(0.0, 1.0)),
+    typical_p=st.one_of(st.just(1.0), st.floats(0.001, 0.999)),
     seed=st.integers(0, 2**64),
 )
 
@@ -182,7 +279,22 @@ def is_at_an_edge(logits: NDArray[np.float32], options: SamplingOptions) -> bool
     descending = np.sort(softmax(before))[::-1]
     near_p = np.abs(np.cumsum(descending) - options.top_p).min() < 1e-6
     near_min_p = np.abs(descending / descending[0] - options.min_p).min() < 1e-6
-    return bool((options.top_p < 1 and near_p) or (0 < options.min_p < 1 and near_min_p))
+    if (options.top_p < 1 and near_p) or (0 < options.min_p < 1 and near_min_p):
+        return True
+    return options.typical_p < 1 and _typical_is_at_an_edge(logits, options)
+
+
+def _typical_is_at_an_edge(logits: NDArray[np.float32], options: SamplingOptions) -> bool:
+    """Where the last that stays is as far off as the first that goes, or the sum is the limit."""
+    before = process_logits(logits, [], replace(options, typical_p=1.0))
+    shares = softmax(before)
+    shares = shares[shares > 0]
+    off = np.abs(-np.log(shares) + (shares * np.log(shares)).sum())
+    order = np.argsort(off, kind="stable")
+    reached = np.cumsum(shares[order])
+    last = min(int(np.searchsorted(reached, options.typical_p)), len(order) - 1)
+    near = off[order][last + 1 : last + 2] - off[order][last] < 1e-5
+    return bool(near.any() or np.abs(reached - options.typical_p).min() < 1e-6)
 
 
 @settings(deadline=None)  # a busy machine is no failure
@@ -249,6 +361,9 @@ def test_seeds_differ_and_no_seed_is_fresh() -> None:
         SamplingOptions(seed=7),
         SamplingOptions(seed=7, temperature=0.7, top_k=50),
         SamplingOptions(seed=7, top_p=0.9),
+        SamplingOptions(seed=7, typical_p=0.6),
+        SamplingOptions(seed=7, frequency_penalty=0.7, presence_penalty=0.3, logit_bias={2: 1}),
+        SamplingOptions(seed=7, no_repeat_ngram_size=1, typical_p=0.9),
         SamplingOptions(seed=7, top_k=3, top_p=0.95, min_p=0.01, repetition_penalty=1.5),
     ],
 )
@@ -294,6 +409,7 @@ def test_repetition_penalty_changes_the_greedy_choice() -> None:
         SamplingOptions(top_k=2),
         SamplingOptions(top_p=0.5),
         SamplingOptions(min_p=0.5),
+        SamplingOptions(typical_p=0.5),
     ],
 )
 def test_logits_without_a_distribution_are_refused(
@@ -325,6 +441,16 @@ def test_logits_without_a_distribution_are_refused(
         ("min_p", -0.01, "min_p is -0.01, expected a finite number in [0, 1];"),
         ("min_p", 1.01, "min_p is 1.01, expected a finite number in [0, 1];"),
         ("min_p", False, "min_p is False, expected a finite number"),
+        ("typical_p", 0, "typical_p is 0, expected a finite number in (0, 1];"),
+        ("frequency_penalty", 101, "frequency_penalty is 101, expected a finite number in [-100"),
+        ("presence_penalty", math.nan, "presence_penalty is nan, expected a finite number"),
+        ("penalty_window", 0, "penalty_window is 0, expected an integer of at least 1;"),
+        ("no_repeat_ngram_size", 0, "no_repeat_ngram_size is 0, expected an integer of at least"),
+        ("min_tokens", -1, "min_tokens is -1, expected an integer of at least 0;"),
+        ("logit_bias", [1], "logit_bias is of type list, expected a mapping of token ids to"),
+        ("logit_bias", {"a": 1}, "logit_bias has the token id 'a', expected an integer of at"),
+        ("logit_bias", {-1: 1}, "logit_bias has the token id -1, expected an integer of at least"),
+        ("logit_bias", {1: INF}, "logit_bias of token 1 is inf, expected a finite number in [-100"),
         ("repetition_penalty", 0, "repetition_penalty is 0, expected a finite number above 0;"),
         ("repetition_penalty", INF, "repetition_penalty is inf, expected a finite number"),
         ("seed", -1, "seed is -1, expected an integer of at least 0;"),

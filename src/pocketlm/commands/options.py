@@ -155,6 +155,54 @@ sampling_options = _group(
         help="Above 1 makes tokens that already appeared less likely. "
         "Default: the model's own, else 1.",
     ),
+    click.option(
+        "--typical-p",
+        type=float,
+        help="Sample from the tokens whose surprise is nearest to the expected one, that together "
+        "reach this probability. Default: the model's own, else all.",
+    ),
+    click.option(
+        "--frequency-penalty",
+        type=float,
+        default=0.0,
+        show_default=True,
+        help="Above 0 makes a token less likely each time that it was generated.",
+    ),
+    click.option(
+        "--presence-penalty",
+        type=float,
+        default=0.0,
+        show_default=True,
+        help="Above 0 makes a token less likely once it was generated.",
+    ),
+    click.option(
+        "--penalty-window",
+        type=int,
+        metavar="TOKENS",
+        help="The last TOKENS are all that the three penalties look at.",
+    ),
+    click.option(
+        "--no-repeat-ngram",
+        "no_repeat_ngram_size",
+        type=int,
+        metavar="N",
+        help="No N tokens in a row appear twice. Default: the model's own, else any may.",
+    ),
+    click.option(
+        "--logit-bias",
+        multiple=True,
+        metavar="ID=NUMBER",
+        callback=lambda context, parameter, given: _biases(given),
+        help="Add NUMBER to the logit of the token ID; -100 all but bans it. May be given several "
+        "times.",
+    ),
+    click.option(
+        "--min-tokens",
+        type=int,
+        default=0,
+        show_default=True,
+        help="No token that ends a text before so many.",
+    ),
     click.option("--seed", type=int, help="Makes sampling repeatable on this machine."),
     click.option(
         "--stop",
@@ -253,6 +301,20 @@ MODEL_OPTIONS = {
     **HUB_OPTIONS,
 }
 model_options = _group(*MODEL_OPTIONS.values())
+
+
+def _biases(given: Sequence[str]) -> dict[int, float] | None:
+    """{id: number} of ID=NUMBER; click's UsageError for other words."""
+    found = {}
+    for word in given:
+        token, _, number = word.partition("=")
+        try:
+            found[int(token)] = float(number)
+        except ValueError:
+            raise click.UsageError(
+                f"found --logit-bias {word}, expected a token id and a number, such as 50256=-100"
+            ) from None
+    return found or None
 
 
 def chosen_change(
