@@ -30,7 +30,7 @@ from pocketlm.quantize import options as options_module
 from pocketlm.quantize.dream import windows_of
 from pocketlm.quantize.fidelity import mean_kl
 from pocketlm.quantize.plan import Plan
-from pocketlm.quantize.precisions import Budget, Calibration
+from pocketlm.quantize.precisions import UNSEEN, Budget, Calibration
 from pocketlm.quantize.run import plan_of, planned, precision_of, within
 from pocketlm.quantize.statistics import StatisticsError
 from pocketlm.runtime.session import Session
@@ -97,7 +97,7 @@ def test_what_was_measured_is_in_the_manifest(
 ) -> None:
     """The divergence is what plain runs of both models say of the windows at the end."""
     tokenizer = Tokenizer.open(tiny_folder.path / "tokenizer.json")
-    windows = windows_of(on_text.files, tokenizer, WINDOW, on_text.tokens + module.UNSEEN)
+    windows = windows_of(on_text.files, tokenizer, WINDOW, on_text.tokens + UNSEEN)
     precision = calibrated.manifest.precision
     entry, promise = precision.calibration, precision.promise
     assert entry is not None and promise is not None
