@@ -24,17 +24,17 @@ FIELDS = (
     "repetition_penalty",
     "no_repeat_ngram_size",
 )
+COUNTS = ("top_k", "no_repeat_ngram_size")  # of which 0 is no limit there
 
 
 def sampling_defaults(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The options that a generation_config.json with these ``fields`` sets.
 
-    ``top_k`` and ``no_repeat_ngram_size`` 0 are no limit there, and ``do_sample`` false is greedy,
-    whatever the temperature.
+    0 of ``COUNTS`` is no limit there, and ``do_sample`` false is greedy, whatever the temperature.
     Raises RequestError as ``check_sampling``.
     """
     found = {name: fields[name] for name in FIELDS if fields.get(name) is not None}
-    for name in ("top_k", "no_repeat_ngram_size"):
+    for name in COUNTS:
         if found.get(name) == 0:
             del found[name]
     if fields.get("do_sample") is False:

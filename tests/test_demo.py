@@ -19,9 +19,9 @@ import pytest
 from command_line import Run
 
 import pocketlm
-from pocketlm import exported
 from pocketlm.benchmarks.bench import BenchPlan
 from pocketlm.export.errors import CheckpointError, RequestError
+from pocketlm.models import making
 from pocketlm.models.making import demo_checkpoint
 
 FROZEN = {
@@ -126,9 +126,9 @@ def test_demo_is_listed_and_removed_by_name_wherever_it_lies(
     for start in ("one", "two"):
         place = tmp_path / start / "demo"
         place.mkdir(parents=True)
-        for file in exported.demo_checkpoint().iterdir():
+        for file in making.demo_checkpoint().iterdir():
             (place / file.name).write_bytes(file.read_bytes())
-        monkeypatch.setattr(exported, "demo_checkpoint", lambda place=place: place)
+        monkeypatch.setattr(making, "demo_checkpoint", lambda place=place: place)
         paths.append(pocketlm.load("demo").folder.path)
     assert paths[0] == paths[1]
     heading, row, size = run("list").out.splitlines()
@@ -142,4 +142,4 @@ def test_an_application_without_the_demos_files_says_what_is_missing(
 ) -> None:
     monkeypatch.setattr(resources, "files", lambda package: tmp_path)
     with pytest.raises(CheckpointError, match="found no demo model.*--collect-data pocketlm"):
-        exported.demo_checkpoint.__wrapped__()
+        making.demo_checkpoint.__wrapped__()

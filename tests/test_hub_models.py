@@ -29,10 +29,11 @@ from hub_server import INFO, Fault, HubServer
 from llama_checkpoints import llama_config, llama_tensors
 
 import pocketlm
-from pocketlm import cli, exported, store
+from pocketlm import cli
 from pocketlm.commands.progress import shown
 from pocketlm.export.folder import MANIFEST
 from pocketlm.export.lock import locked
+from pocketlm.models import making, store
 from pocketlm.models.reference import find_reference
 
 NAME = "acme/tiny-gpt2"
@@ -705,15 +706,15 @@ def test_torch_weights_are_for_those_who_ask_and_new_ones_are_fetched(
     hub_server: HubServer, own_cache: Path
 ) -> None:
     files = {"config.json": b"{}", "pytorch_model.bin": b"first"}
-    options = exported.HubOptions()
+    options = making.HubOptions()
     for weights in (b"first", b"other"):
         commit = hub_server.add(NAME, files | {"pytorch_model.bin": weights})
         named = find_reference(NAME)
-        with exported.checkpoint_folder(named, options, for_torch=True) as (folder, origin):
+        with making.checkpoint_folder(named, options, for_torch=True) as (folder, origin):
             assert (folder / "pytorch_model.bin").read_bytes() == weights
             assert origin == {"repository": NAME, "commit": commit}
         assert not folder.exists()
-    with exported.checkpoint_folder(find_reference(own_cache), options) as found:
+    with making.checkpoint_folder(find_reference(own_cache), options) as found:
         assert found == (own_cache, {})
 
 

@@ -27,6 +27,7 @@ from pocketlm.benchmarks.quality.text_windows import start_token
 from pocketlm.benchmarks.tasks.loglikelihood import Scorer
 from pocketlm.export.errors import PocketLMError, RequestError
 from pocketlm.export.importing import importing
+from pocketlm.export.sampling_ranges import COUNTS, FIELDS
 from pocketlm.models.loading import load
 from pocketlm.runtime.chat import ChatPrompt, answer_end_ids
 from pocketlm.runtime.text import CHARACTERS_PER_TOKEN
@@ -50,16 +51,7 @@ except PocketLMError as error:
         end(error)
     raise
 
-SAMPLING = (
-    "temperature",
-    "top_k",
-    "top_p",
-    "min_p",
-    "typical_p",
-    "repetition_penalty",
-    "frequency_penalty",
-    "presence_penalty",
-)
+SAMPLING = (*FIELDS, "frequency_penalty", "presence_penalty")
 # Spoken to the harness's own logger, which prints what a run should know.
 log = logging.getLogger("lm_eval.models.pocketlm")
 
@@ -184,8 +176,9 @@ class PocketLM(TemplateLM):  # type: ignore[misc]
         if not wanted.pop("do_sample"):
             wanted["temperature"] = 0.0
         sampling = {name: wanted.pop(name) for name in SAMPLING if name in wanted}
-        if sampling.get("top_k", 1) < 1:  # how transformers and vLLM say that there is no limit
-            del sampling["top_k"]
+        for name in COUNTS:  # below 1 is how transformers and vLLM say that there is no limit
+            if sampling.get(name, 1) < 1:
+                del sampling[name]
         # Drawn from what the harness has seeded, so that its --seed decides.
         seed = wanted.pop("seed", None) or int(np.random.randint(1 << 31))
         if wanted:
