@@ -1,6 +1,6 @@
 """What roundings are chosen with: token windows, a model's statistics over them, and a check.
 
-    with calibrated(Calibration(), declare, rotate, observer) as found:
+    with calibrated(Calibration(), declare, Rotated(), write_dreamer, observer) as found:
         found.feedbacks.of("h.0.mlp.c_fc.weight")     # for packing
         found.reference.divergence(folder)            # mean KL on what was not calibrated on
 
@@ -38,14 +38,15 @@ from .feedback import Feedbacks
 from .fidelity import Reference
 from .forecast import forecast
 from .measuring import measure
+from .plan import Rotated
 from .precisions import UNSEEN, Calibration
+from .rotation import Rotation
 from .select import select
 from .statistics import STATE, State, Statistics
 
 SAMPLED_BYTES = 4096  # of each weight, to tell models apart
 DREAM, TEXT = "dream", "text"
 
-Rotate = Callable[[ir.Model], object]
 Declare = Callable[[], Decoder]  # the same float32 model every time, its weights lazy
 
 
@@ -76,11 +77,11 @@ class Calibrated:
 def calibrated(
     calibration: Calibration,
     declare: Declare,
-    rotate: Rotate,
+    rotation: Rotated | None,
     write_dreamer: Callable[[Path], ModelFolder],
     observer: Observer,
 ) -> Iterator[Calibrated]:
-    """Measures the model that ``declare`` gives once ``rotate`` has turned it.
+    """Measures the model that ``declare`` gives once it is rotated so, as it will be written.
 
     ``write_dreamer`` writes it in int8 to a folder. What was measured before the process was
     killed is not measured again. Raises what ``dream``, ``windows_of`` and ``measure`` raise.
@@ -88,7 +89,9 @@ def calibrated(
     decoder = declare()
     observer.message(f"calibrating takes {forecast_text(forecast(decoder.model, calibration))}")
     identity = {"model": _fingerprint(decoder.model)}
-    with _work_folder(calibration, identity["model"]) as folder:
+    if rotation != Rotated():
+        identity["rotation"] = str(rotation)
+    with _work_folder(calibration, str(identity)) as folder:
         place = folder / "statistics"
         if (place / STATE).is_file():  # before the model dreams
             State.read(place).check_same(place, identity)
@@ -100,7 +103,8 @@ def calibrated(
                 "expected at least 4, of which one is to verify with; add text"
             )
         seen, unseen = windows[:-rows], windows[-rows:]
-        rotate(decoder.model)
+        if rotation is not None:
+            Rotation(rotation.seed, rotation.parts).apply(decoder.model)
         statistics = measure(
             decoder.model,
             seen,
@@ -160,7 +164,7 @@ def _windows(
 
 
 @contextmanager
-def _work_folder(calibration: Calibration, model: str) -> Iterator[Path]:
+def _work_folder(calibration: Calibration, identity: str) -> Iterator[Path]:
     """Where statistics lie: the one asked for stays, one in the cache goes once it was used.
 
     After an error or a kill it stays, so that the next run goes on there.
@@ -171,7 +175,7 @@ def _work_folder(calibration: Calibration, model: str) -> Iterator[Path]:
         yield calibration.folder
         return
     root = cache_folder() or Path(tempfile.gettempdir()) / "pocketlm"
-    asked = hashlib.sha256(f"{model} {calibration}".encode()).hexdigest()
+    asked = hashlib.sha256(f"{identity} {calibration}".encode()).hexdigest()
     folder = root / "calibration" / asked[:16]
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,7 @@ from ..export.manifest import PrecisionEntry, PromiseEntry, RotationEntry
 from ..export.observer import Observer
 from ..export.plan import Forecast, forecast_text
 from ..export.writing import Change, export_model, open_decoder
-from .plan import Plan, choose, plan_for
+from .plan import Plan, Rotated, choose, plan_for
 from .precisions import FULL, MIXED, Budget, Calibration
 from .rewrite import Rewrite
 from .rotation import Rotation
@@ -78,7 +78,9 @@ class Quantized:
         def write_dreamer(folder: Path) -> ModelFolder:
             return export_model(declare(), folder, precision_of(DREAMER))
 
-        with calibrated(calibration, declare, Rotation().apply, write_dreamer, observer) as found:
+        plan = None if self._budget is not None else self._plan_of(declare().model)
+        rotation = plan.rotation if plan is not None else Rotated()
+        with calibrated(calibration, declare, rotation, write_dreamer, observer) as found:
             self._found = found
             if self._budget is not None:
                 divergence = partial(_divergence, found, declare)

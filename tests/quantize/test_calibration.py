@@ -23,16 +23,17 @@ from pocketlm.export.errors import RequestError
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.manifest import INT8_KV_DECODER
 from pocketlm.export.observer import Observer
-from pocketlm.export.writing import export_model
+from pocketlm.export.writing import export_model, open_decoder
 from pocketlm.quantize import calibration as module
 from pocketlm.quantize import measuring, search
 from pocketlm.quantize import options as options_module
 from pocketlm.quantize.dream import windows_of
 from pocketlm.quantize.fidelity import mean_kl
-from pocketlm.quantize.plan import Plan
+from pocketlm.quantize.plan import Plan, Rotated
 from pocketlm.quantize.precisions import UNSEEN, Budget, Calibration
+from pocketlm.quantize.rotation import Rotation
 from pocketlm.quantize.run import plan_of, planned, precision_of, within
-from pocketlm.quantize.statistics import StatisticsError
+from pocketlm.quantize.statistics import Statistics, StatisticsError
 from pocketlm.runtime.session import Session
 from pocketlm.runtime.tokenizer import Tokenizer
 
@@ -236,6 +237,28 @@ def test_what_each_weight_could_be_is_kept_beside_the_statistics(
     file.write_text(file.read_text().replace('"int4-block128",', "", 1))
     with pytest.raises(StatisticsError, match="options.json: found no complete record"):
         export_model(tiny_folder, tmp_path / "third", within(budget, copied))
+
+
+def test_a_plan_is_calibrated_as_it_is_rotated(
+    calibrated: ModelFolder, tiny_folder: ModelFolder, on_text: Calibration, tmp_path: Path
+) -> None:
+    """By its own seed and parts; what was measured of another rotation is refused."""
+    other = Rotated(seed=1, parts=("R1",))
+    plan = replace(plan_of(calibrated), rotation=other, calibration=None, promise=None)
+    own = replace(on_text, folder=tmp_path / "own")
+    export_model(tiny_folder, tmp_path / "out", planned(plan, own))
+    found = Statistics.open(tmp_path / "own/statistics").hessian(UP)
+
+    model = open_decoder(tiny_folder).model
+    Rotation(other.seed, other.parts).apply(model)
+    tokenizer = Tokenizer.open(tiny_folder.path / "tokenizer.json")
+    windows = windows_of(on_text.files, tokenizer, WINDOW, on_text.tokens + UNSEEN)
+    seen = windows[: len(windows) - len(windows) // 4]
+    expected = measuring.measure(model, seen, tmp_path / "expected", {}).hessian(UP)
+    assert found is not None and expected is not None
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    with pytest.raises(StatisticsError, match="found statistics of another rotation"):
+        export_model(tiny_folder, tmp_path / "third", planned(plan, on_text))
 
 
 def test_statistics_of_another_model_are_refused(
