@@ -23,6 +23,7 @@ class Request:
     prompt_ids      token ids, at least one
     end_ids         tokens that end the text
     logprobs        None: none; 0: of each new token; N: of the N likeliest in its place, too
+    max_seconds     after which it ends, at the next token; None: when it is finished
     chunk_size      tokens of the prompt that are computed at once
 
     Raises RequestError, naming the option, for a value outside its range.
@@ -34,6 +35,7 @@ class Request:
     end_ids: frozenset[int] = frozenset()
     stop: Sequence[str] = ()
     logprobs: int | None = None
+    max_seconds: float | None = None
     chunk_size: int = CHUNK_SIZE
 
     def __post_init__(self) -> None:
@@ -48,6 +50,12 @@ class Request:
                     f"{name} is {brief(value)}, expected an integer from 1 up; give how many tokens"
                 )
             object.__setattr__(self, name, number)  # NumPy's becomes Python's
+        limit = self.max_seconds
+        if limit is not None and (isinstance(limit, bool | str) or not limit >= 0):
+            raise RequestError(
+                f"max_seconds is {brief(limit)}, expected a number of seconds from 0 up; leave it "
+                "out for no limit"
+            )
         object.__setattr__(self, "logprobs", checked_logprobs(self.logprobs))
 
 

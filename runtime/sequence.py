@@ -11,7 +11,6 @@ All loops are made of these three lines: they differ in whose turn it is.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from collections.abc import Sequence as AnySequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -19,7 +18,7 @@ from typing import Protocol
 import numpy as np
 
 from .arena import Cache
-from .chunks import chunks
+from .chunks import cuts
 from .request import Request
 from .sampling import logprob, make_sampler
 from .session import Logits
@@ -56,8 +55,7 @@ class Sequence:
         context_length: int,
         lender: Lender | None = None,
     ) -> None:
-        """``cache`` may hold the beginning of the prompt, but not all of it."""
-        assert cache.length < len(request.prompt_ids)
+        """``cache`` may hold the beginning of the prompt; all of it where its logits are known."""
         self.request = request
         self.cache = cache
         self.token_ids = list(request.prompt_ids)
@@ -67,8 +65,10 @@ class Sequence:
         self._context_length = context_length
         self._lender = lender
         self._sampler = make_sampler(request.sampling, len(self.token_ids), request.end_ids)
-        rest = self.token_ids[cache.length :]
-        self._prompt: Iterator[AnySequence[int]] = chunks(rest, request.chunk_size)
+        self.prompt_logits: Logits | None = None
+        """Those after the prompt, once they were computed."""
+        held = cache.length
+        self._cuts = [held + cut for cut in cuts(len(self.token_ids) - held, request.chunk_size)]
         self._started: float | None = None
 
     @property
@@ -82,12 +82,18 @@ class Sequence:
         return self.cache.length < len(self.request.prompt_ids)
 
     def feed(self) -> AnySequence[int]:
-        """What to append to the cache next: a chunk of the prompt, or the last token."""
+        """What to append to the cache next: a chunk of the prompt, or the last token.
+
+        The same again, as long as the cache holds what it held: after a step that failed.
+        """
         if self._lender is not None:
             self._lender.check_holds(self)
         if self._started is None:
             self._started = time.perf_counter()
-        return next(self._prompt) if self.in_prompt else self.token_ids[-1:]
+        if not self.in_prompt:
+            return self.token_ids[-1:]
+        held = self.cache.length
+        return self.token_ids[held : next(cut for cut in self._cuts if cut > held)]
 
     def take(self, logits: Logits) -> Step | None:
         """The token that follows what was fed, by the logits (V,) after it; None in the prompt.
@@ -106,9 +112,11 @@ class Sequence:
             self.finish_reason = "length"
         elif self.cache.length == self._context_length:
             self.finish_reason = "context"
-        started, self._started = self._started, None
-        assert started is not None
-        return Step(token, chosen, time.perf_counter() - started, top)
+        if self.num_new == 1:
+            self.prompt_logits = logits
+        now = time.perf_counter()
+        started, self._started = self._started or now, None
+        return Step(token, chosen, now - started, top)
 
 
 def likeliest(logits: Logits, count: int) -> tuple[tuple[int, float], ...]:

@@ -41,19 +41,21 @@ if TYPE_CHECKING:
     from pocketlm.export.observer import Observer
     from pocketlm.models.loading import load
     from pocketlm.runtime.cancellation import Cancellation
-    from pocketlm.runtime.model import Model, Result
+    from pocketlm.runtime.model import Model
     from pocketlm.runtime.providers import FallbackWarning
-    from pocketlm.runtime.text import Piece, TextStream, Timings
+    from pocketlm.runtime.scheduler import Job
+    from pocketlm.runtime.text import Piece, Result, TextStream, Timings
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "pocketlm.models.loading": ["load"],
-    "pocketlm.runtime.model": ["Model", "Result"],
+    "pocketlm.runtime.model": ["Model"],
+    "pocketlm.runtime.scheduler": ["Job"],
     "pocketlm.export.observer": ["Observer"],
     "pocketlm.runtime.cancellation": ["Cancellation"],
     "pocketlm.runtime.providers": ["FallbackWarning"],
-    "pocketlm.runtime.text": ["Piece", "TextStream", "Timings"],
+    "pocketlm.runtime.text": ["Piece", "Result", "TextStream", "Timings"],
     "pocketlm.export.errors": [
         "CheckpointError",
         "HubError",
@@ -73,6 +75,7 @@ __all__ = [
     "CheckpointError",
     "FallbackWarning",
     "HubError",
+    "Job",
     "MissingExtraError",
     "Model",
     "ModelFolderError",

@@ -17,7 +17,7 @@ from pocketlm.runtime.session import Session
 
 DESCRIBED: list[type[Any]] = [
     *(pocketlm.Model, pocketlm.Result, pocketlm.TextStream, pocketlm.Piece, pocketlm.Timings),
-    *(pocketlm.Cancellation, Session, Step),
+    *(pocketlm.Cancellation, pocketlm.Job, Session, Step),
 ]
 
 
@@ -44,8 +44,9 @@ def test_what_a_model_and_a_stream_hold_is_described(tiny_model: pocketlm.Model)
 def test_help_of_a_model_lists_what_one_calls() -> None:
     text = pydoc.plain(pydoc.render_doc(pocketlm.Model))
     listed = re.findall(r"^ \|  (\w+)(?:\(| = )", text, re.MULTILINE)
-    methods = ["chat", "chat_prompt", "chat_template", "generate", "new_cache", "request", "stream"]
-    assert listed == ["Model", "__init__", *methods]
+    methods = ["chat", "chat_prompt", "chat_template", "generate", "generate_many", "new_cache"]
+    methods += ["request", "stream", "submit"]
+    assert [name for name in listed if name != "astream"] == ["Model", "__init__", *methods]
     assert max(map(len, inspect.getdoc(pocketlm.Model.stream).splitlines())) <= 100  # type: ignore[union-attr]
 
 
@@ -75,4 +76,4 @@ def test_examples_run(
 
 
 def test_there_are_examples() -> None:
-    assert len(examples()) == 7
+    assert len(examples()) == 9
