@@ -25,6 +25,7 @@ from .generation_config import GenerationConfig
 from .placement import open_session
 from .reuse import ReusableCache
 from .sampling import SamplingOptions
+from .scoring import Score, TextLogprobs, TextScorer, start_token
 from .stopping import stop_strings
 from .text import (
     CHARACTERS_PER_TOKEN,
@@ -283,3 +284,35 @@ class Model:
             timings=stream.timings,
             logprobs=logprobs if options.get("logprobs") else None,
         )
+
+    def score(self, context: str, continuations: Sequence[str]) -> tuple[Score, ...]:
+        """How likely each of several texts is after ``context``: a ``Score`` of each.
+
+            scores = model.score("The capital of France is", [" Paris", " Rome"])
+            scores[0].loglikelihood, scores[0].mean, scores[0].is_greedy, scores[0].logprobs
+
+        Nothing is put between the two: a word begins with its space. The context is computed once;
+        an empty one is the token a text begins with. Raises RequestError, before anything runs, for
+        a pair longer than the context length and for a text that adds no token; NumericsError for a
+        model whose numbers are not finite.
+        """
+        return self._new_scorer().score(context, continuations)
+
+    def logprobs(self, text: str, *, top: int = 0) -> TextLogprobs:
+        """How likely every token of ``text`` is after those before it, as a ``TextLogprobs``.
+
+            found = model.logprobs("Once upon a time", top=5)
+            found.logprobs, found.top_ids[0], found.top_logprobs[0]
+
+        The first token comes after the one a text begins with. ``top`` adds the likeliest tokens at
+        each place. Raises RequestError, before anything runs, for a text longer than the context
+        length or without a token; NumericsError as ``score``.
+        """
+        return self._new_scorer().logprobs(text, top)
+
+    def _new_scorer(self) -> TextScorer:
+        return TextScorer(self.session, self.tokenizer, self._first_id)
+
+    @cached_property
+    def _first_id(self) -> int | None:
+        return start_token(self.tokenizer, self.folder.path)
