@@ -22,6 +22,7 @@ from .chat import (
 )
 from .chat_template import ChatTemplate
 from .generation_config import GenerationConfig
+from .labels import Classifier
 from .placement import open_session
 from .reuse import ReusableCache
 from .sampling import SamplingOptions
@@ -309,6 +310,30 @@ class Model:
         length or without a token; NumericsError as ``score``.
         """
         return self._new_scorer().logprobs(text, top)
+
+    def classifier(
+        self,
+        labels: Sequence[str],
+        template: str,
+        *,
+        examples: Sequence[tuple[str, str]] = (),
+        calibrate: bool = False,
+    ) -> Classifier:
+        """What tells which of ``labels`` fits a text, by the text's place in ``template``.
+
+            classifier = model.classifier(["positive", "negative"], "Review: {text}\\nSentiment:")
+            found = classifier.classify("I loved it.")
+            found.label, found.probability, found.probabilities
+
+        A label follows the template after a space, or where {label} stands at its end. ``examples``
+        are texts and their labels, shown to the model before each text. ``calibrate`` divides by
+        what the model says of an empty text, and so takes out the label that it prefers anyhow.
+        Raises RequestError for labels or a template that cannot be.
+        """
+        return Classifier(
+            *(self.session, self.tokenizer, self._first_id),
+            *(labels, template, examples, calibrate),
+        )
 
     def _new_scorer(self) -> TextScorer:
         return TextScorer(self.session, self.tokenizer, self._first_id)

@@ -41,8 +41,10 @@ if TYPE_CHECKING:
     from pocketlm.export.observer import Observer
     from pocketlm.models.loading import load
     from pocketlm.runtime.cancellation import Cancellation
+    from pocketlm.runtime.labels import Classifier, LabelDistribution
     from pocketlm.runtime.model import Model, Result
     from pocketlm.runtime.providers import FallbackWarning
+    from pocketlm.runtime.scoring import Score, TextLogprobs
     from pocketlm.runtime.text import Piece, TextStream, Timings
 
 __version__ = "0.1.0"
@@ -52,7 +54,9 @@ _HOMES = {
     "pocketlm.runtime.model": ["Model", "Result"],
     "pocketlm.export.observer": ["Observer"],
     "pocketlm.runtime.cancellation": ["Cancellation"],
+    "pocketlm.runtime.labels": ["Classifier", "LabelDistribution"],
     "pocketlm.runtime.providers": ["FallbackWarning"],
+    "pocketlm.runtime.scoring": ["Score", "TextLogprobs"],
     "pocketlm.runtime.text": ["Piece", "TextStream", "Timings"],
     "pocketlm.export.errors": [
         "CheckpointError",
@@ -71,8 +75,10 @@ _HOMES = {
 __all__ = [
     "Cancellation",
     "CheckpointError",
+    "Classifier",
     "FallbackWarning",
     "HubError",
+    "LabelDistribution",
     "MissingExtraError",
     "Model",
     "ModelFolderError",
@@ -84,7 +90,9 @@ __all__ = [
     "RequestError",
     "ResourceError",
     "Result",
+    "Score",
     "StorageError",
+    "TextLogprobs",
     "TextStream",
     "Timings",
     "__version__",
