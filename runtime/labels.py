@@ -91,9 +91,9 @@ class Classifier:
         Raises RequestError for fewer than two labels, one that is there twice, of no text or the
         beginning of another; for a template without {text}; and for an example of another label.
         """
-        self.labels = _checked_labels(labels)
+        self.labels = checked_labels(labels)
         self.calibrate = calibrate
-        self._before, self._gap = _checked_template(template)
+        self._before, self._gap = checked_template(template)
         for _, label in examples:
             if label not in self.labels:
                 raise RequestError(
@@ -150,7 +150,8 @@ def calibrated(logs: NDArray[np.float64], neutral: NDArray[np.float64]) -> NDArr
     return logs - neutral
 
 
-def _checked_labels(labels: Sequence[str]) -> tuple[str, ...]:
+def checked_labels(labels: Sequence[str]) -> tuple[str, ...]:
+    """``labels``, if there can be such; else RequestError."""
     if isinstance(labels, str) or not all(isinstance(label, str) for label in labels):
         raise RequestError(
             f"labels is {labels!r:.60}, expected a sequence of strings; put them in a list"
@@ -173,8 +174,8 @@ def _checked_labels(labels: Sequence[str]) -> tuple[str, ...]:
     return tuple(labels)
 
 
-def _checked_template(template: str) -> tuple[str, str]:
-    """The template before the label, and what stands between the two."""
+def checked_template(template: str) -> tuple[str, str]:
+    """The template before the label, and what stands between the two; RequestError for none."""
     before = template.removesuffix(LABEL)
     if LABEL in before:
         raise RequestError(

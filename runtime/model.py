@@ -297,7 +297,7 @@ class Model:
         a pair longer than the context length and for a text that adds no token; NumericsError for a
         model whose numbers are not finite.
         """
-        return self._new_scorer().score(context, continuations)
+        return self.new_scorer().score(context, continuations)
 
     def logprobs(self, text: str, *, top: int = 0) -> TextLogprobs:
         """How likely every token of ``text`` is after those before it, as a ``TextLogprobs``.
@@ -309,7 +309,7 @@ class Model:
         each place. Raises RequestError, before anything runs, for a text longer than the context
         length or without a token; NumericsError as ``score``.
         """
-        return self._new_scorer().logprobs(text, top)
+        return self.new_scorer().logprobs(text, top)
 
     def classifier(
         self,
@@ -330,12 +330,14 @@ class Model:
         what the model says of an empty text, and so takes out the label that it prefers anyhow.
         Raises RequestError for labels or a template that cannot be.
         """
-        return Classifier(
-            *(self.session, self.tokenizer, self._first_id),
-            *(labels, template, examples, calibrate),
-        )
+        parts = (self.session, self.tokenizer, self._first_id)
+        return Classifier(*parts, labels, template, examples, calibrate)
 
-    def _new_scorer(self) -> TextScorer:
+    def new_scorer(self) -> TextScorer:
+        """What ``score`` and ``logprobs`` ask, for one text after another in one thread.
+
+        It computes a context that comes again once, and what follows of it does not change a bit.
+        """
         return TextScorer(self.session, self.tokenizer, self._first_id)
 
     @cached_property

@@ -51,7 +51,8 @@ def test_help_of_a_model_lists_what_one_calls() -> None:
     text = pydoc.plain(pydoc.render_doc(pocketlm.Model))
     listed = re.findall(r"^ \|  (\w+)(?:\(| = )", text, re.MULTILINE)
     methods = ["chat", "chat_prompt", "chat_template", "classifier", "generate", "logprobs"]
-    assert listed == ["Model", "__init__", *methods, "new_cache", "score", "stream"]
+    caching = ["new_cache", "new_scorer"]
+    assert listed == ["Model", "__init__", *methods, *caching, "score", "stream"]
     assert max(map(len, inspect.getdoc(pocketlm.Model.stream).splitlines())) <= 100  # type: ignore[union-attr]
 
 
