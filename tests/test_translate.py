@@ -10,7 +10,7 @@ from command_line import Run, assert_refused
 from source_tree import FRONT_FOLDER
 
 import pocketlm
-from pocketlm.commands.recipes import read_recipe
+from pocketlm.commands.recipes import find, read_recipe
 from pocketlm.export.folder import ModelFolder
 
 LANGUAGES = ("--from", "Korean", "--to", "English")
@@ -141,6 +141,17 @@ def test_a_file_that_neither_is_there_nor_comes_with_it_is_refused(
     assert_refused(ended, "nowhere: found no such file, expected one, or of ours")
 
 
+def test_what_else_has_the_name_of_a_recipe_does_not_matter(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "translate").mkdir()
+    (tmp_path / "ko-en.tsv").write_text("a\tb\n")
+    assert find("translate", ".toml").read_text("utf-8").startswith("# How `pocketlm translate`")
+    assert find("ko-en", ".tsv").read_text("utf-8").startswith("안녕")
+    assert find("ko-en.tsv", ".tsv").read_text("utf-8") == "a\tb\n"
+
+
 @pytest.mark.parametrize("name", ["assistant", "translate"])
 def test_a_recipe_can_be_printed_to_be_edited(run: Run, name: str, tmp_path: Path) -> None:
     source = (FRONT_FOLDER / "recipes" / f"{name}.toml").read_text("utf-8")
@@ -150,7 +161,7 @@ def test_a_recipe_can_be_printed_to_be_edited(run: Run, name: str, tmp_path: Pat
     own = tmp_path / "own.toml"
     own.write_text(source, encoding="utf-8")
     places = (("text",), ("from", "to"), ("translation",))
-    assert read_recipe(own, *places) == read_recipe(name, *places)
+    assert read_recipe(str(own), *places) == read_recipe(name, *places)
 
 
 def test_run_puts_its_prompt_into_a_recipe(

@@ -5,8 +5,8 @@
     example   each example, with places too; without it there can be no examples
     stop      texts before the first of which an answer ends
 
-Those that come with pocketlm are in its folder ``recipes``: a name of one, without a file of that
-name here, is that one.
+Those that come with pocketlm are in its folder ``recipes``, and known by name: ``translate``, say.
+A file of that name is ``./translate``.
 """
 
 from __future__ import annotations
@@ -61,21 +61,24 @@ class Recipe:
         return "".join([fill(self.start, values), *shown, fill(self.prompt, values)])
 
 
-def find(name: str | Path, ending: str) -> Traversable:
-    """The file ``name``, or that which comes with pocketlm, whose ``ending`` may be left out."""
+def find(name: str, ending: str) -> Traversable:
+    """The file ``name``, or that which comes with pocketlm: of both, ours if it has no ending."""
+    folder = resources.files("pocketlm") / "recipes"
+    own = {entry.name: entry for entry in folder.iterdir() if entry.name.endswith(ending)}
+    if f"{name}{ending}" in own:
+        return own[f"{name}{ending}"]
     if Path(name).exists():
         return Path(name)
-    folder = resources.files("pocketlm") / "recipes"
-    own = {str(entry.name): entry for entry in folder.iterdir() if entry.name.endswith(ending)}
-    found = own.get(f"{str(name).removesuffix(ending)}{ending}")
-    if found is None:
-        known = ", ".join(sorted(own))
-        raise RequestError(f"{name}: found no such file, expected one, or of ours {known}")
-    return found
+    if name not in own:
+        raise RequestError(
+            f"{name}: found no such file, expected one, or of ours {', '.join(sorted(own))}; "
+            "correct the name"
+        )
+    return own[name]
 
 
 def read_recipe(
-    name: str | Path,
+    name: str,
     required: Collection[str],
     optional: Collection[str] = (),
     of_example: Collection[str] = (),
