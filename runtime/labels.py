@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from ..export.errors import RequestError
 from ..export.strict_json import quoted
 from .placeholders import check_places, fill
+from .quoted_texts import quoting
 from .scoring import TextScorer
 from .session import Session
 from .shared_beginning import shared_beginning
@@ -91,6 +92,7 @@ class Classifier:
         Raises RequestError for fewer than two labels, one that is there twice, of no text or the
         beginning of another; for a template without {text}; and for an example of another label.
         """
+        self._tokenizer = tokenizer
         self.labels = checked_labels(labels)
         self.calibrate = calibrate
         self._before, self._gap = checked_template(template)
@@ -119,11 +121,14 @@ class Classifier:
     def encode(self, text: str) -> Pairs:
         """Token ids of prompt and label, for every label; runs nothing.
 
+        A special token that ``text`` spells is read as that text.
+
         Raises RequestError for a text that is too long, or one after which a label has no token or
         is the beginning of another.
         """
-        prompt = self._examples + self._prompt(text)
-        pairs = [self._scorer.encode(prompt, self._gap + label) for label in self.labels]
+        hide, encode = quoting(self._tokenizer, [text])
+        prompt = self._examples + self._prompt(hide(text))
+        pairs = [self._scorer.encode(prompt, self._gap + label, encode) for label in self.labels]
         _check_beginnings(self.labels, [ids for _, ids in pairs])
         return pairs
 

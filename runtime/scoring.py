@@ -27,6 +27,7 @@ from ..export.errors import NumericsError, RequestError
 from ..export.whole_number import brief, whole_number
 from .generate import CHUNK_SIZE, chunks
 from .generation_config import GenerationConfig
+from .quoted_texts import Encode
 from .session import Logits, Session
 from .shared_beginning import shared_beginning
 from .tokenizer import Tokenizer
@@ -76,21 +77,27 @@ class TextLogprobs:
 
 
 def encode_pair(
-    tokenizer: Tokenizer, context: str, continuation: str, start_id: int | None
+    tokenizer: Tokenizer,
+    context: str,
+    continuation: str,
+    start_id: int | None,
+    encode: Encode | None = None,
 ) -> tuple[list[int], list[int]]:
     """Token ids of the context, at least one, and of the continuation, at least one.
 
-    ``start_id`` is the token a text begins with. Raises RequestError for a continuation that adds
-    no token, and for an empty context without a ``start_id``.
+    ``start_id`` is the token a text begins with; ``encode`` what is asked in the tokenizer's place,
+    see ``quoting``. Raises RequestError for a continuation that adds no token, and for an empty
+    context without a ``start_id``.
     """
+    encode = encode or tokenizer.encode
     stripped = context.rstrip()
     continuation = context[len(stripped) :] + continuation
     if context:
-        whole = tokenizer.encode(stripped + continuation)
-        context_ids = tokenizer.encode(stripped)
+        whole = encode(stripped + continuation)
+        context_ids = encode(stripped)
         ids = whole[len(context_ids) :]
     else:
-        context_ids, ids = [], tokenizer.encode(continuation, add_special_tokens=False)
+        context_ids, ids = [], encode(continuation, add_special_tokens=False)
         if ids[:1] == [start_id]:
             context_ids, ids = ids[:1], ids[1:]
     if not ids:
@@ -148,9 +155,11 @@ class TextScorer:
         self._scorer = Scorer(session, beginning=beginning)
         self._vocab_size = session.shape.vocab_size
 
-    def encode(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+    def encode(
+        self, context: str, continuation: str, encode: Encode | None = None
+    ) -> tuple[list[int], list[int]]:
         """Token ids of both. Raises what ``encode_pair`` does, and for what does not fit."""
-        pair = encode_pair(self._tokenizer, context, continuation, self._start_id)
+        pair = encode_pair(self._tokenizer, context, continuation, self._start_id, encode)
         most = self._scorer.context_length + 1  # the last token is predicted, not fed
         if sum(map(len, pair)) > most:
             raise RequestError(

@@ -12,6 +12,7 @@ from source_tree import FRONT_FOLDER
 import pocketlm
 from pocketlm.commands.recipes import find, read_recipe
 from pocketlm.export.folder import ModelFolder
+from pocketlm.runtime.tokenizer import Tokenizer
 
 LANGUAGES = ("--from", "Korean", "--to", "English")
 # Without newlines, at which a translation ends: those of the tiny model come at once.
@@ -72,8 +73,8 @@ def test_the_recipe_that_comes_with_it_asks_in_lines(
     asked = []
     stream = pocketlm.Model.stream
 
-    def recorded(self: pocketlm.Model, prompt: str, **options: object) -> object:
-        asked.append((prompt, options["stop"]))
+    def recorded(self: pocketlm.Model, prompt: list[int], **options: object) -> object:
+        asked.append((self.tokenizer.decode(prompt), options["stop"]))
         return stream(self, "a", **{**options, "max_tokens": 1})  # type: ignore[arg-type]
 
     monkeypatch.setattr(pocketlm.Model, "stream", recorded)
@@ -86,6 +87,23 @@ def test_the_recipe_that_comes_with_it_asks_in_lines(
     assert prompt.endswith("English: Thank you for your help.\n\nKorean: 안녕\nEnglish:")
     assert prompt.count("Korean: ") == 9
     assert stop == ("\n",)
+
+
+def test_a_special_token_that_a_line_spells_is_text(
+    run: Run, tiny_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked = []
+
+    def recorded(self: pocketlm.Model, prompt: list[int], **options: object) -> object:
+        asked.append(prompt)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pocketlm.Model, "stream", recorded)
+    path = tmp_path / "input.txt"
+    path.write_text("a <|endoftext|>\n")
+    assert run("translate", tiny_folder.path, path, *LANGUAGES).code == 130
+    text = Tokenizer.open(tiny_folder.path / "tokenizer.json").decode(asked[0])
+    assert text.endswith("Korean: a <|endoftext|>\nEnglish:")  # special ones would be left out
 
 
 def test_a_translation_that_a_limit_cut_is_told(

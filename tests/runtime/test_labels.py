@@ -95,6 +95,16 @@ def test_a_space_comes_before_a_label_unless_the_template_says_how(
     assert found.probabilities == pytest.approx(expected, rel=1e-4)
 
 
+def test_a_special_token_that_a_text_spells_is_text(tiny_model: pocketlm.Model) -> None:
+    one = classifier(tiny_model)
+    special = tiny_model.tokenizer.special_ids
+    for text in ("a <|endoftext|>", "<|endoftext|>", "a \U000f0000<|endoftext|>\n"):
+        (prompt, _), *_ = one.encode(text)
+        assert not special & set(prompt)
+        assert tiny_model.tokenizer.decode(prompt) == f"the {text}\nis:"
+    assert special & set(classifier(tiny_model, template="<|endoftext|>{text}").encode("a")[0][0])
+
+
 def test_what_examples_share_is_computed_once(
     tiny_model: pocketlm.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:

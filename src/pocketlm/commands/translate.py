@@ -25,6 +25,7 @@ from pocketlm.commands.tsv import (
 from pocketlm.export.errors import RequestError
 from pocketlm.export.utf8 import utf8
 from pocketlm.runtime.model import Model, Result
+from pocketlm.runtime.quoted_texts import quoting
 
 
 @click.command("translate")
@@ -105,8 +106,10 @@ def command(
     opened = open_model(model, options)
     languages = {"from": source, "to": target}
 
-    def prompt(row: Row) -> str:
-        return asked.fill({**languages, "text": row.fields[0].strip()}, shown)
+    def prompt(row: Row) -> list[int]:
+        text = row.fields[0].strip()
+        hide, encode = quoting(opened.tokenizer, [text])
+        return encode(asked.fill({**languages, "text": hide(text)}, shown))
 
     # The model's own penalty, if it has one, would be for its prompts: ours repeats on purpose.
     generation: dict[str, Any] = {
