@@ -109,6 +109,8 @@ class Classifier:
         prompt, other = (self.encode(text)[0][0] for text in ("a", "b"))
         # Even, as chunks are: what is fed apart then leaves the least trace.
         shared = shared_beginning(prompt, other) // 2 * 2
+        if calibrate:
+            self.encode("")
         self._scorer = TextScorer(session, tokenizer, start_id, prompt[:shared])
 
     def classify(self, text: str) -> LabelDistribution:

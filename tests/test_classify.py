@@ -21,7 +21,7 @@ TEMPLATE = r"the {text}\nis:"
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "texts.tsv"
-    path.write_text("house\tother\n\na \\t b\train and\nstory\n", encoding="utf-8")
+    path.write_text("house\tother \n\na \\t b\train and\nstory\n", encoding="utf-8")
     return path
 
 
@@ -99,7 +99,7 @@ def test_texts_come_from_stdin(
 ) -> None:
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"house\nx\ty\n")))
     ended = run("classify", tiny_folder.path, "-", *LABELS)
-    assert_refused(ended, "stdin, line 2: found the truth 'y', expected one of other, rain and")
+    assert_refused(ended, "stdin, line 2: found the label 'y', expected one of other, rain and")
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_labels_and_templates_that_cannot_be_are_refused(
     ("content", "message"),
     [
         ("a\nb\tother\tx\n", "line 2: found 3 fields, expected 1 or 2: text<TAB>truth"),
-        ("a\nb\tsun\n", "line 2: found the truth 'sun', expected one of other, rain and"),
+        ("a\nb\tsun\n", "line 2: found the label 'sun', expected one of other, rain and"),
         (f"a\n{'z' * 200}\n", r"line 2: the context has 2\d\d tokens and the continuation"),
     ],
 )
@@ -148,7 +148,10 @@ def test_a_bad_line_is_refused_or_left_out_and_counted(
     ("content", "message"),
     [
         ("a\n", "examples.tsv, line 1: found 1 field, expected 2: text<TAB>label"),
-        ("a\tsun\n", "found the example label 'sun', expected other, rain and"),
+        (
+            "a\tother\nb\tsun\n",
+            "examples.tsv, line 2: found the label 'sun', expected one of other,",
+        ),
         ("", "examples.tsv: found no text"),
     ],
 )

@@ -39,7 +39,7 @@ def recipe(tmp_path: Path) -> Path:
 
 def greedy(model: pocketlm.Model, prompt: str, stop: str, max_tokens: int = 8) -> str:
     options = {"temperature": 0, "repetition_penalty": 1, "stop": stop, "max_tokens": max_tokens}
-    return " ".join(model.generate(prompt, **options).text.split("\n")).strip()
+    return " ".join(model.generate(prompt, **options).text.splitlines()).strip()
 
 
 def test_a_translation_is_greedy_after_examples_and_ends_with_its_line(
@@ -194,3 +194,5 @@ def test_run_puts_its_prompt_into_a_recipe(
     assert found["text"] == tiny_model.generate("the house:", **given).text
     ended = run("run", tiny_folder.path, "house", "--recipe", recipe, "--chat")
     assert_refused(ended, "found --chat with --recipe, expected one of them")
+    ended = run("run", tiny_folder.path, "", "--recipe", recipe)
+    assert_refused(ended, "found --recipe and no prompt, expected what goes into it")

@@ -275,6 +275,15 @@ def test_a_text_of_several_chunks_has_the_logprobs_of_one_piece(
     assert (parts.top_ids == whole.top_ids).all()
 
 
+def test_logits_of_a_long_text_are_never_held_at_once(
+    tiny_session: Session, fed: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pocketlm.runtime.scoring.CHUNK_SIZE", 16)
+    found = Scorer(tiny_session).logprobs(SHARED[:1], SHARED * 3, top=2)
+    assert len(found.logprobs) == sum(fed) == 120
+    assert max(fed) <= 17
+
+
 @given(st.lists(st.integers(-3, 3), min_size=1, max_size=30), st.data())
 def test_the_likeliest_are_sorted_and_of_equals_the_first(
     values: list[int], data: st.DataObject

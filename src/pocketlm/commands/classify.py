@@ -101,18 +101,13 @@ def command(
       pocketlm classify gpt2-int8/ a.txt --labels good,bad --template "Review: {text}\\nIt is"
     """
     lines = Input(file, ("text",), ("truth",), skip_bad=skip_bad)
-    shown = [] if examples is None else Input(examples, ("text", "label")).rows
     known = checked_labels([x.strip() for x in labels.split(",")] if labels.strip() else [])
     template = unescape(template)
     checked_template(template)
-    lines.check(lambda row: _check_truth(row, known))
+    lines.check(lambda row: _check_label(row, known))
+    shown = [] if examples is None else _examples(examples, known)
     opened = open_model(model, options)
-    classifier = opened.classifier(
-        known,
-        template,
-        examples=[(row.fields[0], row.fields[1]) for row in shown if row.fields],
-        calibrate=calibrate,
-    )
+    classifier = opened.classifier(known, template, examples=shown, calibrate=calibrate)
     lines.check(lambda row: classifier.encode(row.fields[0]))
     tell_lost(opened, lines.texts, "file")
     use_utf8()
@@ -126,7 +121,7 @@ def command(
             fields = [given.label, *map(_share, (given.probability, *shares))]
         if not as_json:
             print_row(fields)
-    confusion = Counter((row.fields[1], given.label) for row, given in found if row.fields[1:])
+    confusion = Counter((_label(row), given.label) for row, given in found if row.fields[1:])
     if as_json:
         click.echo(json.dumps(_result(classifier.labels, found, confusion, lines.num_bad)))
     elif confusion:
@@ -134,10 +129,21 @@ def command(
     lines.tell_bad()
 
 
-def _check_truth(row: Row, labels: Sequence[str]) -> None:
-    if row.fields[1:] and row.fields[1] not in labels:
+def _examples(path: Path, labels: Sequence[str]) -> list[tuple[str, str]]:
+    lines = Input(path, ("text", "label"))
+    lines.check(lambda row: _check_label(row, labels))
+    return [(row.fields[0], _label(row)) for row in lines.rows if row.fields]
+
+
+def _label(row: Row) -> str:
+    """The second field, which is the truth or an example's label."""
+    return row.fields[1].strip()
+
+
+def _check_label(row: Row, labels: Sequence[str]) -> None:
+    if row.fields[1:] and _label(row) not in labels:
         raise RequestError(
-            f"found the truth {quoted(row.fields[1])}, expected one of {', '.join(labels)}; "
+            f"found the label {quoted(row.fields[1])}, expected one of {', '.join(labels)}; "
             "correct it, or add it to --labels"
         )
 
@@ -178,7 +184,7 @@ def _result(
                 "line": row.number,
                 "label": given.label,
                 "probabilities": dict(zip(labels, given.probabilities, strict=True)),
-                "truth": row.fields[1] if row.fields[1:] else None,
+                "truth": _label(row) if row.fields[1:] else None,
             }
             for row, given in found
         ],

@@ -88,6 +88,8 @@ def command(
     options["stop"] = [unescape(text) for text in stop]
     shown = "" if chat or recipe is not None else prompt
     if recipe is not None:
+        if not prompt:
+            raise click.UsageError("found --recipe and no prompt, expected what goes into it")
         form = read_recipe(recipe, ("text",))
         prompt = form.fill({"text": prompt})
         options["stop"] += form.stop

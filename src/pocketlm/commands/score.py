@@ -62,7 +62,7 @@ def command(
     lines = Input(file, ("context", "continuation"), skip_bad=skip_bad)
     opened = open_model(model, options)
     scorer = opened.new_scorer()
-    lines.check(lambda row: scorer.encode(*row.fields))
+    lines.check(lambda row: scorer.encode(row.fields[0], row.fields[1]))
     tell_lost(opened, lines.texts, "file")
     use_utf8()
     results = []

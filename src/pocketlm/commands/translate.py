@@ -127,7 +127,7 @@ def command(
         text = ""
         if row.fields:
             result = opened.generate(prompt(row), **generation)
-            text = " ".join(result.text.split("\n")).strip()
+            text = " ".join(result.text.splitlines()).strip()
             results.append(
                 {
                     "line": row.number,
