@@ -50,7 +50,7 @@ def cuts(count: int, size: int) -> list[int]:
     also takes the attention kernel of decoding: a last token joins the chunk before it.
     """
     step = longest_chunk(size) - 1
-    ends = [*range(step, count, step), count]
+    ends = [*range(step, count, step), count] if count else []
     if len(ends) > 1 and count - ends[-2] == 1:
         del ends[-2]
     return ends

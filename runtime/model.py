@@ -27,12 +27,14 @@ from .chat import (
 )
 from .chat_template import ChatTemplate
 from .generation_config import GenerationConfig
+from .labels import Classifier
 from .placement import open_session
 from .request import Request
 from .reuse import ReusableCache
 from .row_rule import MOST_ROWS, row_group
 from .sampling import SamplingOptions
 from .scheduler import Background, Job, Scheduler
+from .scoring import Score, TextLogprobs, TextScorer, start_token
 from .stopping import stop_strings
 from .text import (
     CHARACTERS_PER_TOKEN,
@@ -401,6 +403,64 @@ class Model:
         """
         stream = self.stream(prompt, **options)
         return stream.result_of(stream)
+
+    def score(self, context: str, continuations: Sequence[str]) -> tuple[Score, ...]:
+        """How likely each of several texts is after ``context``: a ``Score`` of each.
+
+            scores = model.score("The capital of France is", [" Paris", " Rome"])
+            scores[0].loglikelihood, scores[0].mean, scores[0].is_greedy, scores[0].logprobs
+
+        Nothing is put between the two: a word begins with its space. The context is computed once;
+        an empty one is the token a text begins with. Raises RequestError, before anything runs, for
+        a pair longer than the context length and for a text that adds no token; NumericsError for a
+        model whose numbers are not finite.
+        """
+        return self.new_scorer().score(context, continuations)
+
+    def logprobs(self, text: str, *, top: int = 0) -> TextLogprobs:
+        """How likely every token of ``text`` is after those before it, as a ``TextLogprobs``.
+
+            found = model.logprobs("Once upon a time", top=5)
+            found.logprobs, found.top_ids[0], found.top_logprobs[0]
+
+        The first token comes after the one a text begins with. ``top`` adds the likeliest tokens at
+        each place. Raises RequestError, before anything runs, for a text longer than the context
+        length or without a token; NumericsError as ``score``.
+        """
+        return self.new_scorer().logprobs(text, top)
+
+    def classifier(
+        self,
+        labels: Sequence[str],
+        template: str,
+        *,
+        examples: Sequence[tuple[str, str]] = (),
+        calibrate: bool = False,
+    ) -> Classifier:
+        """What tells which of ``labels`` fits a text, by the text's place in ``template``.
+
+            classifier = model.classifier(["positive", "negative"], "Review: {text}\\nSentiment:")
+            found = classifier.classify("I loved it.")
+            found.label, found.probability, found.probabilities
+
+        A label follows the template after a space, or where {label} stands at its end. ``examples``
+        are texts and their labels, shown to the model before each text. ``calibrate`` divides by
+        what the model says of an empty text, and so takes out the label that it prefers anyhow.
+        Raises RequestError for labels or a template that cannot be.
+        """
+        parts = (self.session, self.tokenizer, self._first_id)
+        return Classifier(*parts, labels, template, examples, calibrate)
+
+    def new_scorer(self) -> TextScorer:
+        """What ``score`` and ``logprobs`` ask, for one text after another in one thread.
+
+        It computes a context that comes again once, and what follows of it does not change a bit.
+        """
+        return TextScorer(self.session, self.tokenizer, self._first_id)
+
+    @cached_property
+    def _first_id(self) -> int | None:
+        return start_token(self.tokenizer, self.folder.path)
 
 
 def _kv_bytes(asked: int | None = None) -> int | None:

@@ -19,8 +19,9 @@ import numpy as np
 
 from .arena import Cache
 from .chunks import cuts
+from .logprobs import likeliest, logprobs
 from .request import Request
-from .sampling import logprob, make_sampler
+from .sampling import make_sampler
 from .session import Logits
 
 
@@ -103,8 +104,8 @@ class Sequence:
         if self.in_prompt:
             return None
         token = self._sampler(logits, self.token_ids)
-        chosen = None if self.request.logprobs is None else logprob(logits, token)
-        top = () if not self.request.logprobs else likeliest(logits, self.request.logprobs)
+        asked = self.request.logprobs is not None
+        chosen, top = self._logprobs(logits, token) if asked else (None, ())
         self.token_ids.append(token)
         if token in self.request.end_ids:
             self.finish_reason = "eos"
@@ -118,13 +119,7 @@ class Sequence:
         started, self._started = self._started or now, None
         return Step(token, chosen, now - started, top)
 
-
-def likeliest(logits: Logits, count: int) -> tuple[tuple[int, float], ...]:
-    """The ``count`` likeliest tokens of logits (V,), from the first on, each with its logprob."""
-    count = min(count, logits.size)
-    found = np.argpartition(-logits, count - 1)[:count]
-    found = found[np.lexsort((found, -logits[found]))]
-    first = logprob(logits, int(found[0]))
-    below = logits[found].astype(np.float64) - float(logits[found[0]])
-    values = zip(found, below, strict=True)
-    return tuple((int(token), first + float(value)) for token, value in values)
+    def _logprobs(self, logits: Logits, token: int) -> tuple[float, tuple[tuple[int, float], ...]]:
+        others = likeliest(logits, self.request.logprobs or 0)
+        values = logprobs(logits[None], np.array([[token, *others]]))[0].tolist()
+        return values[0], tuple(zip(others.tolist(), values[1:], strict=True))

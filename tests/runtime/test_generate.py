@@ -20,8 +20,7 @@ from pocketlm.runtime.cancellation import Cancellation, Cancelled
 from pocketlm.runtime.chunks import chunks, prefill
 from pocketlm.runtime.decode import generate
 from pocketlm.runtime.request import GREEDY, Request
-from pocketlm.runtime.sampling import SamplingOptions, logprob
-from pocketlm.runtime.sequence import likeliest
+from pocketlm.runtime.sampling import SamplingOptions
 from pocketlm.runtime.session import Session
 
 PROMPT = [int(number) for number in np.random.default_rng(5).integers(0, 299, 40)]
@@ -95,19 +94,6 @@ def test_logprobs_are_log_softmax_of_all_logits(tiny_session: Session, temperatu
         likeliest = [int(token) for token in row.argsort()[:-6:-1]]
         assert [token for token, _ in step.top] == likeliest
         np.testing.assert_allclose([value for _, value in step.top], row[likeliest], atol=2e-4)
-
-
-@given(st.lists(st.integers(-3, 3), min_size=1, max_size=12), st.integers(1, 15))
-def test_the_likeliest_are_sorted_and_ties_go_to_the_lowest_id(
-    values: list[int], count: int
-) -> None:
-    logits = np.array(values, np.float32)
-    expected = sorted(range(len(values)), key=lambda i: (-values[i], i))
-    found = likeliest(logits, count)
-    assert len(found) == min(count, len(values))
-    assert [values[token] for token, _ in found] == [values[i] for i in expected[: len(found)]]
-    for token, value in found:
-        assert value == pytest.approx(logprob(logits, token), abs=1e-6)
 
 
 def test_logprobs_are_none_unless_asked_for(tiny_session: Session) -> None:
