@@ -63,6 +63,8 @@ class Sequence:
         self.num_reused = cache.length
         """Tokens of the prompt that the cache had."""
         self.finish_reason: str | None = None
+        self.num_guessed = self.num_right = 0
+        """Tokens that were fed before they were chosen, and those that then were."""
         self._context_length = context_length
         self._lender = lender
         self._sampler = make_sampler(request.sampling, len(self.token_ids), request.end_ids)
@@ -111,13 +113,38 @@ class Sequence:
             self.finish_reason = "eos"
         elif self.num_new == self.request.max_tokens:
             self.finish_reason = "length"
-        elif self.cache.length == self._context_length:
+        elif len(self.token_ids) > self._context_length:
             self.finish_reason = "context"
         if self.num_new == 1:
             self.prompt_logits = logits
         now = time.perf_counter()
         started, self._started = self._started or now, None
         return Step(token, chosen, now - started, top)
+
+    @property
+    def room(self) -> int:
+        """Tokens that can still come, beside the next one."""
+        most = min(len(self.request.prompt_ids) + self.request.max_tokens, self._context_length + 1)
+        return most - len(self.token_ids) - 1
+
+    def take_guessed(self, rows: Logits, guesses: AnySequence[int]) -> list[Step]:
+        """The tokens that follow what was fed: ``feed``, and then these guesses.
+
+        ``rows`` (1 + guesses, V) are the logits after each. As many steps come out as guesses are
+        what the sampler chooses, and one more; the cache forgets the other guesses.
+        """
+        found: list[Step] = []
+        for place, logits in enumerate(rows):
+            step = self.take(logits)
+            assert step is not None
+            found.append(step)
+            guessed = place < len(guesses) and guesses[place] == step.token
+            self.num_right += guessed
+            if not guessed or self.finish_reason is not None:
+                break
+        self.num_guessed += len(guesses)
+        self.cache.truncate(len(self.token_ids) - 1)
+        return found
 
     def _logprobs(self, logits: Logits, token: int) -> tuple[float, tuple[tuple[int, float], ...]]:
         others = likeliest(logits, self.request.logprobs or 0)

@@ -202,7 +202,13 @@ class Session:
         longest = max((len(token_ids) for _, token_ids in feeds), default=0)
         return self._in_turn(rows, longest, stopping)
 
-    def all_logits(self, token_ids: TokenIds, cache: Cache, out: Logits | None = None) -> Logits:
+    def all_logits(
+        self,
+        token_ids: TokenIds,
+        cache: Cache,
+        out: Logits | None = None,
+        cancellation: Cancellation | None = None,
+    ) -> Logits:
         """As ``step``, with the logits after every one of the S tokens: (S, V).
 
         They are written to ``out``, the first rows of a contiguous float32 array, or a new one.
@@ -218,7 +224,7 @@ class Session:
             found: Logits = logits[0]
             return found
 
-        stopping = Cancellation()
+        stopping = cancellation or Cancellation()
         return self._in_turn(rows, len(token_ids), stopping)
 
     def check_step(self, token_ids: TokenIds, cache: Cache) -> None:
