@@ -21,6 +21,7 @@ from .chat import (
     transcript_ids,
 )
 from .chat_template import ChatTemplate
+from .constraint import Vocabulary, make_grammar, one_form
 from .generation_config import GenerationConfig
 from .placement import open_session
 from .reuse import ReusableCache
@@ -46,7 +47,8 @@ class Result:
     text            what was generated, without the prompt and without a stop string
     token_ids       the new tokens; an end token, if that ended it, included
     finish_reason   what ended it:
-                      "eos"        the model produced an end token
+                      "eos"        the model produced an end token, or a constraint lets nothing
+                                   else follow
                       "stop"       a stop string appeared; neither it nor what follows is returned
                       "length"     ``max_tokens`` tokens were produced
                       "context"    the context length was reached
@@ -121,8 +123,13 @@ class Model:
         penalty_window: int | None = None,
         no_repeat_ngram_size: int | None = None,
         logit_bias: Mapping[int, float] | None = None,
+        banned_tokens: Sequence[int] | None = None,
         min_tokens: int = 0,
         seed: int | None = None,
+        json_schema: Mapping[str, Any] | str | None = None,
+        regex: str | None = None,
+        choices: Sequence[str] | None = None,
+        grammar: str | None = None,
         stop: str | Sequence[str] | None = (),
         ignore_eos: bool = False,
         logprobs: bool = False,
@@ -146,9 +153,15 @@ class Model:
         penalty_window      the last so many tokens are all that these three penalties look at
         no_repeat_ngram_size  so many tokens in a row appear once only
         logit_bias          {token id: number}, added to its logit; -100 all but bans it
+        banned_tokens       token ids that are never chosen
         min_tokens          no token that ends a text before so many were generated
         seed                an integer: the same one and the same settings give the same tokens on
                             one machine; None takes fresh randomness
+        json_schema         a mapping, or its text: the output is JSON that satisfies this schema,
+                            written as Python's ``json.dumps`` does
+        regex               the output is matched by this regular expression as a whole
+        choices             the output is one of these strings
+        grammar             the output has the form that this Lark grammar says
         stop                a string, or several, before whose first appearance the text ends
         ignore_eos          go on after a token that ends a text
         logprobs            True: each step has the natural log of its token's probability, by the
@@ -159,11 +172,15 @@ class Model:
         cache               from ``new_cache``: what it holds of the prompt is not computed again
 
         How tokens are chosen is the model's own default where it is None: ``sampling_defaults``.
-        Nothing runs before the first piece is asked for.
+        Nothing runs before the first piece is asked for. Of the four forms of output one may be
+        given; they need the extra "grammar". A text ends where its form is complete: with an end
+        token where it could go on, else at once; one that ``max_tokens`` or a stop string cuts is
+        a beginning only.
 
-        Raises RequestError, before anything runs, for an argument out of range or a prompt longer
-        than the context; ResourceError when memory runs out, and NumericsError for a model whose
-        numbers are not finite.
+        Raises RequestError, before anything runs, for an argument out of range, a prompt longer
+        than the context, or a form that is wrong or that no text satisfies; MissingExtraError for a
+        form without the extra; ResourceError when memory runs out, and NumericsError for a model
+        whose numbers are not finite.
         """
         given = {
             "temperature": temperature,
@@ -175,6 +192,12 @@ class Model:
             "no_repeat_ngram_size": no_repeat_ngram_size,
         }
         chosen = {name: value for name, value in given.items() if value is not None}
+        forms: dict[str, Any] = {
+            "json_schema": json_schema,
+            "regex": regex,
+            "choices": choices,
+            "grammar": grammar,
+        }
         chat = prompt if isinstance(prompt, ChatPrompt) else ChatPrompt([])
         options = TextOptions(
             max_tokens=max_tokens,
@@ -194,13 +217,20 @@ class Model:
                 presence_penalty=presence_penalty,
                 penalty_window=penalty_window,
                 logit_bias=logit_bias,
+                banned_tokens=banned_tokens,
                 min_tokens=min_tokens,
                 seed=seed,
             ),
             options,
             cancellation,
             cache,
+            make_grammar(self._vocabulary, **forms) if one_form(**forms) else None,
         )
+
+    @cached_property
+    def _vocabulary(self) -> Vocabulary:
+        """The tokens as a constraint sees them. Raises MissingExtraError without llguidance."""
+        return Vocabulary(self.tokenizer, self.session.shape.vocab_size)
 
     def chat(
         self, messages: Sequence[Message], *, transcript: bool = False, **options: Any

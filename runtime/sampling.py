@@ -22,20 +22,18 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..export.errors import NumericsError, RequestError
 from ..export.sampling_ranges import check_sampling
+from .constraint import Allowed, Constraint
 
 Logits: TypeAlias = NDArray[np.float32]
 TokenIds: TypeAlias = NDArray[np.intp]
 Weights: TypeAlias = NDArray[np.float64]
-
-Allowed: TypeAlias = NDArray[np.bool_]
-"""(V,): which tokens may come next."""
 
 _REMOVED = np.float32(-np.inf)
 _LARGEST = np.finfo(np.float32).max
@@ -309,16 +307,6 @@ def logprob(logits: Logits, token: int) -> float:
 
 
 # ---- the sampler ----
-
-
-class Constraint(Protocol):
-    """What a sampler asks of a grammar: see ``constraint.Constraint``."""
-
-    def allowed(self, generated: Sequence[int]) -> Allowed:
-        """Which tokens (V,) may follow what was generated."""
-
-    def must_end(self, generated: Sequence[int]) -> bool:
-        """Whether nothing but the end may."""
 
 
 class Sampler:

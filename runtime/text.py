@@ -3,7 +3,7 @@
 A prompt becomes token ids once, tokens become printable pieces as they come, and everything that
 can end a generation is decided here, each with its finish reason:
 
-    "eos"        the model produced an end token
+    "eos"        the model produced an end token, or a constraint lets nothing else follow
     "stop"       a stop string appeared; neither it nor what follows is returned
     "length"     ``max_tokens`` tokens were produced
     "context"    the context length was reached
@@ -22,6 +22,7 @@ import numpy as np
 from ..export.errors import RequestError
 from ..export.whole_number import brief, whole_number
 from .cancellation import Cancellation, Cancelled
+from .constraint import Constraint, Grammar
 from .generate import CHUNK_SIZE, Step, generate_tokens
 from .reuse import ReusableCache
 from .sampling import SamplingOptions, make_sampler
@@ -88,6 +89,7 @@ class Timings:
     prefill_seconds       from the first step to the first token: the prompt, and one sampling
     decode_seconds        of all tokens after the first
     first_token_seconds   from the request on: tokenizing the prompt included
+    constraint_seconds    of them, finding out which tokens a constraint allows
     """
 
     prompt_tokens: int = 0
@@ -96,6 +98,7 @@ class Timings:
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
     first_token_seconds: float = 0.0
+    constraint_seconds: float = 0.0
 
     @property
     def prefill_rate(self) -> float:
@@ -153,6 +156,7 @@ def stream_text(
     options: TextOptions,
     cancellation: Cancellation | None = None,
     cache: ReusableCache | None = None,
+    grammar: Grammar | None = None,
 ) -> TextStream:
     """Starts a generation; nothing runs before the first piece is asked for.
 
@@ -167,10 +171,11 @@ def stream_text(
     stream.timings.prompt_tokens = len(prompt_ids)
     stops = StopMatcher(options.stop)
     ends = frozenset[int]() if options.ignore_eos else end_ids
+    constraint = None if grammar is None else grammar.start(ends, prompt_ids)
     steps = generate_tokens(
         session,
         prompt_ids,
-        make_sampler(sampling, len(prompt_ids), ends),
+        make_sampler(sampling, len(prompt_ids), ends, constraint),
         options.max_tokens,
         cache=cache,
         chunk_size=options.chunk_size,
@@ -178,7 +183,9 @@ def stream_text(
         cancellation=stream.cancellation,
     )
     detokenizer = tokenizer.detokenizer(after=prompt_ids)
-    stream._pieces = _pieces(stream, steps, detokenizer, stops, ends, options, requested)
+    stream._pieces = _pieces(
+        stream, steps, detokenizer, stops, ends, options, requested, constraint
+    )
     return stream
 
 
@@ -190,6 +197,7 @@ def _pieces(
     end_ids: frozenset[int],
     options: TextOptions,
     requested: float,
+    constraint: Constraint | None,
 ) -> Iterator[Piece]:
     pending: list[Step] = []
     try:
@@ -209,6 +217,9 @@ def _pieces(
             if stopped:
                 stream.finish_reason = "stop"
                 break
+            if constraint is not None and _ended_by(constraint, stream):
+                stream.finish_reason = "eos"
+                break
     except Cancelled:
         stream.finish_reason = "cancelled"
     if stream.finish_reason is None:
@@ -220,6 +231,15 @@ def _pieces(
         stream.finish_reason = "stop"
     if rest or pending:
         yield Piece(rest, tuple(pending))
+
+
+def _ended_by(constraint: Constraint, stream: TextStream) -> bool:
+    """Also finds out what may follow, in time that the next step does not count."""
+    before = constraint.seconds
+    ended = constraint.must_end(stream.token_ids)
+    stream.timings.decode_seconds += constraint.seconds - before
+    stream.timings.constraint_seconds = constraint.seconds
+    return ended
 
 
 def _count(stream: TextStream, step: Step, requested: float) -> None:
