@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pytest
 import tokenizers
+from command_line import Run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from llama2_tokenizer import as_llama2
+from source_tree import ROOT
 from tokenizers import models, normalizers, trainers
 
 import pocketlm
@@ -504,3 +507,23 @@ def test_a_form_that_these_tokens_cannot_spell_is_refused(tmp_path: Path) -> Non
     constraint = make_grammar(tokens, regex="ac|bb").start(())
     with pytest.raises(RequestError, match="no text satisfies it"):
         constraint.allowed([0])
+
+
+# ---- the page about it ----
+
+
+def test_examples_of_the_page_do_what_it_says(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (ROOT / "docs" / "constraints.md").read_text("utf-8")
+    blocks = dict(re.findall(r"```(\w+)\n(.*?)```", page, re.DOTALL))
+    (tmp_path / "cat.json").write_text(blocks["json"])
+    (tmp_path / "sum.lark").write_text(blocks["lark"])
+    monkeypatch.chdir(tmp_path)
+    lines = [shlex.split(line)[1:] for line in blocks["sh"].splitlines()]
+    outs = [run(*line, "--seed", "1", "--precision", "fp32").out.rstrip("\n") for line in lines]
+    assert list(json.loads(outs[0])) == ["name", "kind", "age"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", outs[1])
+    assert outs[2] in (" yes", " no")
+    assert re.fullmatch(r"\d+( \+ \d+)* = \d+", outs[3])
+    exec(blocks["python"], {})
