@@ -510,7 +510,7 @@ def _guesses(
 
     By the heaviest, and every so many of the others; any and none where there are not many.
     """
-    stride = keys.size // 2048
+    stride = keys.size // 1024
     if stride < 4:
         return -float(_LARGEST), math.inf
     light = weights.copy()
