@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..export.errors import NumericsError, RequestError
-from ..runtime.cache import KVCache
-from ..runtime.generate import prefill
+from ..runtime.arena import KVCache
+from ..runtime.chunks import prefill
 from ..runtime.session import Session
 from .int8_cache import LIMIT, CacheScales
 
@@ -45,15 +45,15 @@ def cache_scales(session: Session, windows: NDArray[np.int64]) -> CacheScales:
     tokens that it refuses, NumericsError for keys or values that are not finite.
     """
     cache = session.new_cache()
-    if not isinstance(cache, KVCache) or cache.dtype != np.float32:
+    if not isinstance(cache, KVCache) or cache.arena.dtype != np.float32:
         raise RequestError("found another KV cache, expected one of float32 in place to measure it")
     if not windows.size:
         raise RequestError("found no windows, expected at least one to find the scales of a cache")
-    seen = [_Seen() for _ in cache.rows()]
+    seen = [_Seen() for _ in cache.values()]
     for window in windows:
-        cache.reset()
+        cache.truncate(0)
         prefill(session, window.tolist(), cache)
-        for found, rows in zip(seen, cache.rows(), strict=True):
+        for found, rows in zip(seen, cache.values(), strict=True):
             found.add(rows)
     for number, found in enumerate(seen):
         if not np.isfinite(found.largest).all():

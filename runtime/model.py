@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
+
+import numpy as np
 
 from ..export.errors import RequestError
 from ..export.folder import ModelFolder
 from ..export.memory import memory_errors
+from ..export.whole_number import brief
 from .cancellation import Cancellation
 from .chat import (
     TRANSCRIPT_STOPS,
@@ -24,17 +27,19 @@ from .chat_template import ChatTemplate
 from .constraint import Vocabulary, make_grammar, one_form
 from .generation_config import GenerationConfig
 from .placement import open_session
+from .request import Request
 from .reuse import ReusableCache
 from .sampling import SamplingOptions
 from .stopping import stop_strings
 from .text import (
     CHARACTERS_PER_TOKEN,
-    TextOptions,
     TextStream,
     Timings,
-    stream_text,
+    encoded,
 )
 from .tokenizer import Tokenizer
+
+SAMPLING_NAMES = frozenset(field.name for field in fields(SamplingOptions))
 
 # For a model that does not say: a little below its own distribution.
 SAMPLING_DEFAULTS = {"temperature": 0.8, "top_p": 0.95}
@@ -132,7 +137,7 @@ class Model:
         grammar: str | None = None,
         stop: str | Sequence[str] | None = (),
         ignore_eos: bool = False,
-        logprobs: bool = False,
+        logprobs: bool | int = False,
         cancellation: Cancellation | None = None,
         cache: ReusableCache | None = None,
     ) -> TextStream:
@@ -165,8 +170,8 @@ class Model:
         stop                a string, or several, before whose first appearance the text ends
         ignore_eos          go on after a token that ends a text
         logprobs            True: each step has the natural log of its token's probability, by the
-                            model alone, before any option; those of other tokens are to be had
-                            from ``session.step``, which returns all logits
+                            model alone, before any option; a number, up to 100: in ``top`` those of
+                            so many of the likeliest tokens in its place, too
         cancellation        a ``Cancellation``, to end it from another thread; ``cancel()`` of the
                             stream does the same
         cache               from ``new_cache``: what it holds of the prompt is not computed again
@@ -182,49 +187,83 @@ class Model:
         form without the extra; ResourceError when memory runs out, and NumericsError for a model
         whose numbers are not finite.
         """
-        given = {
-            "temperature": temperature,
-            "top_k": top_k,
-            "top_p": top_p,
-            "min_p": min_p,
-            "typical_p": typical_p,
-            "repetition_penalty": repetition_penalty,
-            "no_repeat_ngram_size": no_repeat_ngram_size,
-        }
-        chosen = {name: value for name, value in given.items() if value is not None}
+        request = self.request(
+            prompt,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            typical_p=typical_p,
+            repetition_penalty=repetition_penalty,
+            frequency_penalty=frequency_penalty,
+            presence_penalty=presence_penalty,
+            penalty_window=penalty_window,
+            no_repeat_ngram_size=no_repeat_ngram_size,
+            logit_bias=logit_bias,
+            banned_tokens=banned_tokens,
+            min_tokens=min_tokens,
+            seed=seed,
+            json_schema=json_schema,
+            regex=regex,
+            choices=choices,
+            grammar=grammar,
+            stop=stop,
+            ignore_eos=ignore_eos,
+            logprobs=logprobs,
+        )
+        return TextStream(self.session, self.tokenizer, request, cancellation, cache)
+
+    def request(
+        self,
+        prompt: str | Sequence[int] | ChatPrompt = "",
+        *,
+        max_tokens: int = 256,
+        json_schema: Mapping[str, Any] | str | None = None,
+        regex: str | None = None,
+        choices: Sequence[str] | None = None,
+        grammar: str | None = None,
+        stop: str | Sequence[str] | None = (),
+        ignore_eos: bool = False,
+        logprobs: bool | int = False,
+        **sampling: Any,
+    ) -> Request:
+        """A request of the options of ``stream``, to be run by ``generate_many``.
+
+        Raises RequestError for an argument out of range, a prompt longer than the context, or a
+        form that is wrong; MissingExtraError for a form without the extra "grammar".
+        """
+        chat = prompt if isinstance(prompt, ChatPrompt) else ChatPrompt([])
+        if not isinstance(ignore_eos, bool | np.bool_):
+            raise RequestError(
+                f"ignore_eos is {brief(ignore_eos)}, expected True or False: a truth value, no "
+                "number; leave it out for False"
+            )
+        unknown = [name for name in sampling if name not in SAMPLING_NAMES]
+        if unknown:
+            raise RequestError(
+                f"found the option {unknown[0]!r:.40}, expected one of those of Model.stream"
+            )
+        chosen = {name: value for name, value in sampling.items() if value is not None}
         forms: dict[str, Any] = {
             "json_schema": json_schema,
             "regex": regex,
             "choices": choices,
             "grammar": grammar,
         }
-        chat = prompt if isinstance(prompt, ChatPrompt) else ChatPrompt([])
-        options = TextOptions(
-            max_tokens=max_tokens,
-            stop=stop_strings(stop, chat.stop),
-            ignore_eos=ignore_eos,
-            logprobs=logprobs,
-        )
-        return stream_text(
-            self.session,
-            self.tokenizer,
-            self.end_ids | chat.end_ids,
-            self.start_id,
-            prompt.token_ids if isinstance(prompt, ChatPrompt) else prompt,
-            SamplingOptions(
-                **{**self.sampling_defaults, **chosen},
-                frequency_penalty=frequency_penalty,
-                presence_penalty=presence_penalty,
-                penalty_window=penalty_window,
-                logit_bias=logit_bias,
-                banned_tokens=banned_tokens,
-                min_tokens=min_tokens,
-                seed=seed,
+        return Request(
+            encoded(
+                self.tokenizer,
+                prompt.token_ids if isinstance(prompt, ChatPrompt) else prompt,
+                self.start_id,
+                self.session.shape,
             ),
-            options,
-            cancellation,
-            cache,
-            make_grammar(self._vocabulary, **forms) if one_form(**forms) else None,
+            sampling=SamplingOptions(**{**self.sampling_defaults, **chosen}),
+            max_tokens=max_tokens,
+            end_ids=frozenset() if ignore_eos else self.end_ids | chat.end_ids,
+            grammar=make_grammar(self._vocabulary, **forms) if one_form(**forms) else None,
+            stop=stop_strings(stop, chat.stop),
+            logprobs=logprobs,
         )
 
     @cached_property

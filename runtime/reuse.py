@@ -9,6 +9,10 @@ the same sequence of prompts gives the same texts.
 from __future__ import annotations
 
 from ..export.errors import RequestError
+from .arena import Cache
+from .chunks import reusable
+from .request import Request
+from .sequence import Sequence
 from .session import Session
 from .shared_beginning import shared_beginning
 
@@ -17,28 +21,26 @@ class ReusableCache:
     """The KV cache of a session and the tokens it holds; for one generation after another."""
 
     def __init__(self, session: Session) -> None:
-        self.cache = session.new_cache()
-        self.num_reused = 0
-        """How many tokens of the last prompt were there already."""
-        self._token_ids: list[int] = []  # the cache has its rows of the first ``length`` of them
+        self.cache: Cache = session.new_cache()
+        self._context_length = session.shape.context_length
+        self._sequence: Sequence | None = None  # whose tokens the cache holds
 
-    def rewind(self, token_ids: list[int]) -> list[int]:
-        """Forgets what ``token_ids`` do not begin with; returns those that are still to be fed.
+    def start(self, request: Request) -> Sequence:
+        """The sequence of ``request``, for which the cache forgets what its prompt differs in.
 
-        That is never none, since logits come from feeding, nor a single one of several: one row
-        alone is computed by another kernel. ``token_ids`` is kept, not copied: a generation
-        appends to it what it feeds.
+        The one before may not go on. Never is the whole prompt held, since logits come from
+        feeding, nor all but one token: one row alone is computed by another kernel.
         """
-        held = self._token_ids[: self.cache.length]
-        shared = shared_beginning(held, token_ids)
-        self.num_reused = max(0, min(shared, len(token_ids) - 2))
-        self.cache.truncate(self.num_reused)
-        self._token_ids = token_ids
-        return token_ids[self.num_reused :]
+        held = [] if self._sequence is None else self._sequence.token_ids[: self.cache.length]
+        prompt_ids = request.prompt_ids
+        kept = reusable(shared_beginning(held, prompt_ids), len(prompt_ids))
+        self.cache.truncate(kept)
+        self._sequence = Sequence(request, self.cache, self._context_length, self)
+        return self._sequence
 
-    def check_holds(self, token_ids: list[int]) -> None:
-        """Raises RequestError if another generation has taken the cache since ``rewind``."""
-        if self._token_ids is not token_ids:
+    def check_holds(self, sequence: Sequence) -> None:
+        """Raises RequestError if another generation has taken the cache since ``start``."""
+        if self._sequence is not sequence:
             raise RequestError(
                 "another generation uses the cache of this one, expected one at a time; finish or "
                 "cancel the first before the next, or give each its own"

@@ -1,9 +1,10 @@
-"""A model folder opened on ONNX Runtime: token ids and a cache go in, logits come out.
+"""A model folder opened on ONNX Runtime: token ids and caches go in, logits come out.
 
 One ``IOBinding`` lives as long as the session. Between two steps of decoding only the attention
-mask is bound anew (its length is the only source of lengths in the graph); ids and positions are
-written into arrays that stay bound. On a device they are bound anew as well: binding is what copies
-them there. Letters: S new tokens, T total tokens, V vocabulary.
+mask is bound anew (it is the only source of lengths in the graph); ids and positions are written
+into arrays that stay bound. On a device they are bound anew as well: binding is what copies them
+there. Several sequences take a step of one token each together, as rows of one batch; what is
+longer is computed for one at a time. Letters: B rows, S new tokens, T total tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -12,9 +13,7 @@ import os
 import re
 import threading
 import time
-import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +25,10 @@ from ..export.memory import is_exhaustion, memory_errors
 from ..export.threads import check_threads
 from ..export.utf8 import utf8
 from ..export.whole_number import brief
-from .cache import SHORTER, Cache, ConcatenatingCache, DeviceCache, KVCache
+from .arena import SHORTER, Arena, Cache, KVCache
 from .cancellation import Cancellation, Cancelled
+from .concatenating import ConcatenatingCache
+from .device_arena import DeviceArena
 from .engine import onnxruntime
 from .int8_products import options_for
 from .kv import FP32, GRAPHS, INT8, choose_kv
@@ -43,10 +44,12 @@ MASK_GROWTH = 1024  # tokens the mask grows by
 WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 Logits = NDArray[np.float32]
+TokenIds = Sequence[int] | NDArray[np.int64]
+Feed = tuple[Cache, TokenIds]  # what is appended to what
 
 
 class Session:
-    """Runs the graph of a model folder for one sequence at a time; safe to share between threads.
+    """Runs the graph of a model folder for one sequence or several; safe to share between threads.
 
     Steps of several threads take turns. A process forked after loading must load its own. Steps
     that are under way when the process ends are ended, and waited for; so is a long one of the main
@@ -89,16 +92,16 @@ class Session:
         self._cache_dtype = np.float32 if graph is None else np.float16  # on a device
         self._lock = threading.Lock()
         self._process = os.getpid()
-        # Weak, so that the memory of a finished generation is not kept until the next one.
-        self._cache: weakref.ref[Cache] | None = None
-        self._num_bound_ids = 0
         self._binding = self._session.io_binding()
+        # What the binding has: where a cache lies, ids and positions, logits. None: to bind anew.
+        self._bound_cache: object = None
+        self._bound_ids: tuple[int, int] | None = None
+        self._bound_rows = 0
         self._mask = np.ones((1, MASK_GROWTH), np.int64)
         self._token = np.zeros((1, 1), np.int64)
         self._position = np.zeros((1, 1), np.int64)
-        self._last_row = np.empty((1, 1, self.shape.vocab_size), np.float32)
+        self._last_rows = np.empty((1, 1, self.shape.vocab_size), np.float32)
         self._keep = {n: np.array(n, np.int64) for n in (0, 1)}
-        self._keeping = -1
 
     @property
     def engine(self) -> onnxruntime.InferenceSession:
@@ -107,21 +110,25 @@ class Session:
 
     def new_cache(self) -> Cache:
         """An empty cache for one sequence, of the kind the graph was made for."""
+        return self.new_caches()()
+
+    def new_caches(self) -> Callable[[], Cache]:
+        """A function that makes such a cache at every call, so that they can be stepped together.
+
+        Where the graph has its cache in place they are rows of one ``Arena``: what one thread uses.
+        """
         if self._growing:
-            return ConcatenatingCache(self.shape)
+            return lambda: ConcatenatingCache(self.shape)
         if self._on_device:
-            return DeviceCache(self.shape, self.place.memory, self._cache_dtype)
-        return KVCache(self.shape, dtype=np.int8 if self.kv == INT8 else np.float32)
+            return DeviceArena(self.shape, self.place.memory, self._cache_dtype).new
+        return Arena(self.shape, dtype=np.int8 if self.kv == INT8 else np.float32).new
 
     @property
     def _on_device(self) -> bool:
         return self.place is not CPU
 
     def step(
-        self,
-        token_ids: Sequence[int] | NDArray[np.int64],
-        cache: Cache,
-        cancellation: Cancellation | None = None,
+        self, token_ids: TokenIds, cache: Cache, cancellation: Cancellation | None = None
     ) -> Logits:
         """Appends S tokens to ``cache``; the logits after the last one: a new float32 (V,) array.
 
@@ -134,45 +141,77 @@ class Session:
         ResourceError when memory runs out; Cancelled when ``cancellation`` was used, or the process
         ends. After an error ``cache`` holds what it held, and can be used on.
         """
+        row: Logits = self.step_together([(cache, token_ids)], cancellation)[0]
+        return row
 
-        def last_row() -> Logits:
-            logits = self._last_row
-            if not self._can_keep and len(token_ids) > 1:
-                logits = np.empty((1, len(token_ids), self.shape.vocab_size), np.float32)
-            self._run(token_ids, cache, int(self._can_keep), logits, stopping)
-            # A copy: the next step, perhaps another thread's, overwrites what stays bound.
-            last: Logits = logits[0, -1].copy()
-            return last
+    def step_together(
+        self,
+        feeds: Sequence[Feed],
+        cancellation: Cancellation | None = None,
+        *,
+        multiple: int = 1,
+    ) -> Logits:
+        """As ``step``, for several caches: the logits after the last token of each, (B, V).
+
+            new_cache = model.session.new_caches()
+            caches = [new_cache() for _ in range(3)]
+            for cache in caches:
+                model.session.step(model.tokenizer.encode("Once upon a"), cache)
+            feeds = [(cache, [token]) for token, cache in enumerate(caches)]
+            logits = model.session.step_together(feeds)
+
+        Caches that one function of ``new_caches`` made get a token each in one run, a ``multiple``
+        of rows at a time: what is missing is made up. Longer feeds, and caches that cannot share a
+        run, are computed one after another. Raises what ``step`` raises, before anything runs where
+        a feed is wrong; after an error every cache holds what it held.
+        """
+
+        def rows() -> Logits:
+            for cache, token_ids in feeds:
+                self.check_step(token_ids, cache)
+            if len({id(cache) for cache, _ in feeds}) < len(feeds):
+                raise RequestError(
+                    "found one cache twice in a step, expected each once; give its tokens together"
+                )
+            held = [cache.length for cache, _ in feeds]
+            logits = np.empty((len(feeds), self.shape.vocab_size), np.float32)
+            try:
+                for places in _runs(feeds):
+                    some = [feeds[place] for place in places]
+                    alone = len(some) == 1 and (multiple == 1 or not _shared_arena(*some[0]))
+                    if alone:
+                        self._run_one(*some[0], logits[places[0]], stopping)
+                    else:
+                        self._run_together(some, places, multiple, logits, stopping)
+            except BaseException:
+                for (cache, _), length in zip(feeds, held, strict=True):
+                    cache.truncate(length)
+                raise
+            return logits
 
         stopping = cancellation or Cancellation()
-        return self._in_turn(last_row, len(token_ids), stopping)
+        return self._in_turn(rows, sum(len(token_ids) for _, token_ids in feeds), stopping)
 
-    def all_logits(
-        self,
-        token_ids: Sequence[int] | NDArray[np.int64],
-        cache: Cache,
-        out: Logits | None = None,
-    ) -> Logits:
+    def all_logits(self, token_ids: TokenIds, cache: Cache, out: Logits | None = None) -> Logits:
         """As ``step``, with the logits after every one of the S tokens: (S, V).
 
         They are written to ``out``, the first rows of a contiguous float32 array, or a new one.
         """
 
         def rows() -> Logits:
+            self.check_step(token_ids, cache)
             shape = (1, len(token_ids), self.shape.vocab_size)
             logits = np.empty(shape, np.float32) if out is None else out[: shape[1]].reshape(shape)
-            self._run(token_ids, cache, 0, logits, stopping)
+            self._bind_one(token_ids, cache)
+            self._bind_logits(logits, 0)
+            self._run([cache], shape[1], stopping)
             found: Logits = logits[0]
             return found
 
         stopping = Cancellation()
         return self._in_turn(rows, len(token_ids), stopping)
 
-    def check_step(
-        self,
-        token_ids: Sequence[int] | NDArray[np.int64],
-        cache: Cache,
-    ) -> None:
+    def check_step(self, token_ids: TokenIds, cache: Cache) -> None:
         """Raises the RequestError with which a step of ``token_ids`` would end."""
         count, length = len(token_ids), cache.length
         if count == 0:
@@ -205,19 +244,55 @@ class Session:
 
         return call_interruptibly(turn, stopping.cancel) if count >= LONG_STEP else turn()
 
-    def _run(
+    def _run_one(
+        self, cache: Cache, token_ids: TokenIds, out: Logits, stopping: Cancellation
+    ) -> None:
+        """A step of one sequence; the logits after its last token go to ``out`` (V,)."""
+        count = len(token_ids)
+        self._bind_one(token_ids, cache)
+        if self._can_keep or count == 1:
+            self._bind_last_rows(1)
+            logits = self._last_rows
+        else:
+            logits = np.empty((1, count, self.shape.vocab_size), np.float32)
+            self._bind_logits(logits, 0)
+        self._run([cache], count, stopping)
+        out[:] = logits[0, -1]
+
+    def _run_together(
         self,
-        token_ids: Sequence[int] | NDArray[np.int64],
-        cache: Cache,
-        keep: int,
-        logits: Logits,
+        feeds: Sequence[Feed],
+        places: Sequence[int],
+        multiple: int,
+        out: Logits,
         stopping: Cancellation,
     ) -> None:
-        self.check_step(token_ids, cache)
-        count = len(token_ids)
-        self._bind_cache(cache, count)
-        self._bind_ids(token_ids, count, cache.length)
-        self._bind_logits(keep, logits)
+        """A step of one token for each of several rows of an arena; logits to ``out[places]``.
+
+        What is missing to a multiple is made up by rows that are free, and free again afterwards.
+        """
+        caches = [cache for cache, _ in feeds if isinstance(cache, KVCache)]
+        arena = caches[0].arena
+        caches += [arena.new() for _ in range(-len(caches) % multiple)]
+        first = arena.gather(caches)
+        rows = [cache.row - first for cache in caches]
+        lengths = np.array([cache.length for cache in caches])
+        total = int(lengths.max()) + 1
+        arena.reserve(total)
+        self._bound_cache = arena.bind(self._binding, first, len(rows), self._bound_cache)
+        self._set_ids(len(rows), 1)
+        self._token[:] = 0
+        self._token[rows[: len(feeds)], 0] = [token_ids[0] for _, token_ids in feeds]
+        self._position[rows, 0] = lengths
+        mask = (np.arange(total) <= self._position).astype(np.int64)
+        self._bind_int64("attention_mask", mask)
+        self._bind_ids()
+        self._bind_last_rows(len(rows))
+        self._run(caches, 1, stopping)
+        out[places] = self._last_rows[rows[: len(feeds)], 0]
+
+    def _run(self, caches: Sequence[Cache], count: int, stopping: Cancellation) -> None:
+        """Runs what is bound: ``count`` tokens for each of ``caches``."""
         started = time.perf_counter()
         try:
             call_to_stop(lambda: self._run_bound(stopping), stopping.cancel)
@@ -228,12 +303,14 @@ class Session:
                 raise Cancelled("the step was cancelled") from error
             if is_exhaustion(error):
                 raise
+            lengths = ", ".join(str(cache.length) for cache in caches)
             raise PocketLMError(
-                f"ONNX Runtime failed on {count} tokens after {cache.length}: {error}"
+                f"ONNX Runtime failed on {count} tokens after {lengths}: {error}"
             ) from error
         finally:
             self.run_seconds += time.perf_counter() - started
-        cache.advance(count)
+        for cache in caches:
+            cache.advance(count)
 
     def _run_bound(self, stopping: Cancellation) -> None:
         if self._on_device:
@@ -250,43 +327,66 @@ class Session:
                 f"({os.getpid()}); load the model in the process that uses it"
             )
 
-    def _bind_cache(self, cache: Cache, count: int) -> None:
-        bound = self._cache() if self._cache is not None else None
-        if bound is not cache:
-            if bound is not None:
-                bound.unbind()
-            cache.unbind()
-            self._cache = weakref.ref(cache)
-        cache.bind(self._binding, count)
-
-    def _bind_ids(self, token_ids: Any, count: int, length: int) -> None:
+    def _bind_one(self, token_ids: TokenIds, cache: Cache) -> None:
+        count, length = len(token_ids), cache.length
         total = length + count
+        self._bound_cache = cache.bind(self._binding, count, self._bound_cache)
         if self._mask.shape[1] < total:
             self._mask = np.ones((1, total + MASK_GROWTH), np.int64)
-        self._bind_int64("attention_mask", (1, total), self._mask)
-        rebind = self._on_device or count != self._num_bound_ids
-        if count != self._num_bound_ids:
-            self._num_bound_ids = 0  # until they are bound
-            self._token = np.empty((1, count), np.int64)
-            self._position = np.empty((1, count), np.int64)
+        self._bind_int64("attention_mask", self._mask, (1, total))
+        self._set_ids(1, count)
         self._token[0] = token_ids
         self._position[0] = range(length, total) if count > 1 else length
-        if rebind:
-            self._bind_int64("input_ids", (1, count), self._token)
+        self._bind_ids()
+
+    def _set_ids(self, rows: int, count: int) -> None:
+        """Has ids and positions be arrays of (rows, count)."""
+        if self._token.shape != (rows, count):
+            self._bound_ids = None
+            self._token = np.empty((rows, count), np.int64)
+            self._position = np.empty((rows, count), np.int64)
+
+    def _bind_ids(self) -> None:
+        if self._on_device or self._bound_ids != self._token.shape:
+            self._bind_int64("input_ids", self._token)
             if "position_ids" in self._inputs:
-                self._bind_int64("position_ids", (1, count), self._position)
-            self._num_bound_ids = count
+                self._bind_int64("position_ids", self._position)
+            self._bound_ids = self._token.shape
 
-    def _bind_logits(self, keep: int, logits: Logits) -> None:
-        if keep == self._keeping == 1:
-            return
+    def _bind_last_rows(self, rows: int) -> None:
+        """The logits after the last token of each row go to ``_last_rows``."""
+        if self._bound_rows != rows:
+            if len(self._last_rows) != rows:
+                self._last_rows = np.empty((rows, 1, self.shape.vocab_size), np.float32)
+            self._bind_logits(self._last_rows, int(self._can_keep))
+            self._bound_rows = rows
+
+    def _bind_logits(self, logits: Logits, keep: int) -> None:
         if self._can_keep:
-            self._bind_int64("num_logits_to_keep", (), self._keep[keep])
+            self._bind_int64("num_logits_to_keep", self._keep[keep])
         self._binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
-        self._keeping = keep
+        self._bound_rows = 0
 
-    def _bind_int64(self, name: str, shape: tuple[int, ...], array: NDArray[np.int64]) -> None:
-        self._binding.bind_input(name, "cpu", 0, np.int64, shape, array.ctypes.data)
+    def _bind_int64(
+        self, name: str, array: NDArray[np.int64], shape: tuple[int, ...] | None = None
+    ) -> None:
+        size = array.shape if shape is None else shape
+        self._binding.bind_input(name, "cpu", 0, np.int64, size, array.ctypes.data)
+
+
+def _shared_arena(cache: Cache, token_ids: TokenIds) -> Arena | None:
+    """Whose rows can be computed at once with this feed; None: it is computed alone."""
+    if isinstance(cache, KVCache) and cache.arena.together and len(token_ids) == 1:
+        return cache.arena
+    return None
+
+
+def _runs(feeds: Sequence[Feed]) -> list[list[int]]:
+    """The places in ``feeds`` that are computed at once, in the order of the first of them."""
+    runs: dict[object, list[int]] = {}
+    for place, feed in enumerate(feeds):
+        runs.setdefault(_shared_arena(*feed) or place, []).append(place)
+    return list(runs.values())
 
 
 def _check_version(folder: ModelFolder) -> None:

@@ -13,53 +13,26 @@ can end a generation is decided here, each with its finish reason:
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from collections.abc import Sequence as AnySequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ..export.errors import RequestError
+from ..export.folder import DecoderShape
 from ..export.whole_number import brief, whole_number
 from .cancellation import Cancellation, Cancelled
-from .constraint import Constraint, Grammar
-from .generate import CHUNK_SIZE, Step, generate_tokens
+from .decode import begin, steps
+from .request import Request
 from .reuse import ReusableCache
-from .sampling import SamplingOptions, make_sampler
+from .sequence import Sequence, Step
 from .session import Session
 from .stopping import StopMatcher
-from .tokenizer import Detokenizer, Tokenizer
+from .tokenizer import Tokenizer
 
 CHARACTERS_PER_TOKEN = 16  # a prompt with more than this per context token cannot fit
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextOptions:
-    """When a generation ends, and what is reported on the way."""
-
-    max_tokens: int = 256
-    stop: Sequence[str] = ()
-    ignore_eos: bool = False  # for measuring: end tokens are produced like any other
-    logprobs: bool = False
-    chunk_size: int = CHUNK_SIZE  # tokens per prefill run
-
-    def __post_init__(self) -> None:
-        """Raises RequestError for a value outside its range."""
-        for name in ("max_tokens", "chunk_size"):
-            value = getattr(self, name)
-            number = whole_number(value)
-            if number is None or number < 1:
-                raise RequestError(
-                    f"{name} is {brief(value)}, expected an integer from 1 up; give how many tokens"
-                )
-            object.__setattr__(self, name, number)  # NumPy's becomes Python's
-        for name in ("ignore_eos", "logprobs"):
-            value = getattr(self, name)
-            if not isinstance(value, bool | np.bool_):
-                raise RequestError(
-                    f"{name} is {brief(value)}, expected True or False: a truth value, no number; "
-                    "leave it out for False"
-                )
 
 
 @dataclass(frozen=True)
@@ -89,7 +62,7 @@ class Timings:
     prefill_seconds       from the first step to the first token: the prompt, and one sampling
     decode_seconds        of all tokens after the first
     first_token_seconds   from the request on: tokenizing the prompt included
-    constraint_seconds    of them, finding out which tokens a constraint allows
+    constraint_seconds    of all of them, finding out which tokens a constraint allows
     """
 
     prompt_tokens: int = 0
@@ -112,8 +85,67 @@ class Timings:
         return (self.new_tokens - 1) / self.decode_seconds if self.decode_seconds else 0.0
 
 
-@dataclass
-class TextStream:
+class Output:
+    """What a request has produced so far: tokens become printable pieces as they come.
+
+    prompt_ids      the tokens of the prompt
+    token_ids       those generated so far
+    finish_reason   what ended it, see ``Result``; None while it goes on
+    timings         seconds and rates: a ``Timings``
+    """
+
+    def __init__(self, request: Request, tokenizer: Tokenizer) -> None:
+        self.prompt_ids = tuple(request.prompt_ids)
+        self.token_ids: list[int] = []
+        self.finish_reason: str | None = None
+        self.timings = Timings(prompt_tokens=len(self.prompt_ids))
+        self._request = request
+        self._requested = time.perf_counter()
+        self._detokenizer = tokenizer.detokenizer(after=self.prompt_ids)
+        self._stops = StopMatcher(request.stop)
+        self._pending: list[Step] = []
+
+    def add(self, step: Step, sequence: Sequence) -> Piece | None:
+        """The text that ``step`` of ``sequence`` completes, if any; sets what ended it, if it did.
+
+        An end token is no text.
+        """
+        self._count(step, sequence)
+        self._pending.append(step)
+        if step.token in self._request.end_ids:
+            self.finish_reason = "eos"
+            return None
+        text, stopped = self._stops.add(self._detokenizer.add(step.token))
+        self.finish_reason = "stop" if stopped else sequence.finish_reason
+        return self._piece(text) if text else None
+
+    def end(self, reason: str) -> Piece | None:
+        """What is left when all tokens are there; ``reason`` is what ended it if nothing else."""
+        self.finish_reason = self.finish_reason or reason
+        rest, _ = self._stops.add(self._detokenizer.finish())
+        rest += self._stops.finish()
+        if self._stops.stopped:
+            self.finish_reason = "stop"
+        return self._piece(rest) if rest or self._pending else None
+
+    def _piece(self, text: str) -> Piece:
+        steps, self._pending = tuple(self._pending), []
+        return Piece(text, steps)
+
+    def _count(self, step: Step, sequence: Sequence) -> None:
+        timings = self.timings
+        self.token_ids.append(step.token)
+        timings.new_tokens += 1
+        timings.constraint_seconds = sequence.constraint_seconds
+        if timings.new_tokens == 1:
+            timings.prefill_seconds = step.seconds
+            timings.reused_tokens = sequence.num_reused
+            timings.first_token_seconds = time.perf_counter() - self._requested
+        else:
+            timings.decode_seconds += step.seconds
+
+
+class TextStream(Output):
     """An iterator of pieces that knows, at any time, what has been produced so far.
 
         stream = model.stream("Once upon a time", max_tokens=20)
@@ -127,13 +159,21 @@ class TextStream:
     cancellation    what ``cancel`` uses: the one that was given, or its own
     """
 
-    prompt_ids: tuple[int, ...]
-    cancellation: Cancellation
-    token_ids: list[int] = field(default_factory=list)
-    finish_reason: str | None = None
-    timings: Timings = field(default_factory=Timings)
-    _pieces: Iterator[Piece] = field(default=iter(()), repr=False)
-    _cache: ReusableCache | None = field(default=None, repr=False)
+    def __init__(
+        self,
+        session: Session,
+        tokenizer: Tokenizer,
+        request: Request,
+        cancellation: Cancellation | None = None,
+        cache: ReusableCache | None = None,
+    ) -> None:
+        """Nothing runs before the first piece is asked for; ``cache`` may hold part of the prompt.
+
+        The pieces joined are the decoded ``token_ids``, up to a stop string.
+        """
+        super().__init__(request, tokenizer)
+        self.cancellation = cancellation or Cancellation()
+        self._pieces = self._generated(session, cache)
 
     def __iter__(self) -> Iterator[Piece]:
         return self
@@ -145,122 +185,34 @@ class TextStream:
         """Ends the stream from any thread, at the latest after the running graph node."""
         self.cancellation.cancel()
 
+    def _generated(self, session: Session, cache: ReusableCache | None) -> Iterator[Piece]:
+        try:
+            sequence = begin(session, self._request, cache)
+            for step in steps(session, sequence, self.cancellation):
+                piece = self.add(step, sequence)
+                if piece is not None:
+                    yield piece
+                if self.finish_reason is not None or self.cancellation.cancelled:
+                    break
+        except Cancelled:
+            pass
+        rest = self.end("cancelled")
+        if rest is not None:
+            yield rest
 
-def stream_text(
-    session: Session,
+
+def encoded(
     tokenizer: Tokenizer,
-    end_ids: frozenset[int],
+    prompt: str | AnySequence[int],
     start_id: int | None,
-    prompt: str | Sequence[int],
-    sampling: SamplingOptions,
-    options: TextOptions,
-    cancellation: Cancellation | None = None,
-    cache: ReusableCache | None = None,
-    grammar: Grammar | None = None,
-) -> TextStream:
-    """Starts a generation; nothing runs before the first piece is asked for.
-
-    ``start_id`` is what an empty prompt begins with; ``cache`` may hold part of the prompt. The
-    pieces joined are the decoded ``token_ids``, up to a stop string. Raises RequestError for a
-    prompt that is not text or ids, that is longer than the context, or empty without a start id.
-    """
-    requested = time.perf_counter()
-    shape = session.shape
-    prompt_ids = _encode(tokenizer, prompt, start_id, shape.vocab_size, shape.context_length)
-    stream = TextStream(tuple(prompt_ids), cancellation or Cancellation(), _cache=cache)
-    stream.timings.prompt_tokens = len(prompt_ids)
-    stops = StopMatcher(options.stop)
-    ends = frozenset[int]() if options.ignore_eos else end_ids
-    constraint = None if grammar is None else grammar.start(ends, prompt_ids)
-    steps = generate_tokens(
-        session,
-        prompt_ids,
-        make_sampler(sampling, len(prompt_ids), ends, constraint),
-        options.max_tokens,
-        cache=cache,
-        chunk_size=options.chunk_size,
-        logprobs=options.logprobs,
-        cancellation=stream.cancellation,
-    )
-    detokenizer = tokenizer.detokenizer(after=prompt_ids)
-    stream._pieces = _pieces(
-        stream, steps, detokenizer, stops, ends, options, requested, constraint
-    )
-    return stream
-
-
-def _pieces(
-    stream: TextStream,
-    steps: Iterator[Step],
-    detokenizer: Detokenizer,
-    stops: StopMatcher,
-    end_ids: frozenset[int],
-    options: TextOptions,
-    requested: float,
-    constraint: Constraint | None,
-) -> Iterator[Piece]:
-    pending: list[Step] = []
-    try:
-        for step in steps:
-            _count(stream, step, requested)
-            pending.append(step)
-            if stream.cancellation.cancelled:
-                stream.finish_reason = "cancelled"
-                break
-            if step.token in end_ids:
-                stream.finish_reason = "eos"
-                break
-            text, stopped = stops.add(detokenizer.add(step.token))
-            if text:
-                yield Piece(text, tuple(pending))
-                pending.clear()
-            if stopped:
-                stream.finish_reason = "stop"
-                break
-            if constraint is not None and _ended_by(constraint, stream):
-                stream.finish_reason = "eos"
-                break
-    except Cancelled:
-        stream.finish_reason = "cancelled"
-    if stream.finish_reason is None:
-        full = stream.timings.new_tokens >= options.max_tokens
-        stream.finish_reason = "length" if full else "context"
-    rest, _ = stops.add(detokenizer.finish())
-    rest += stops.finish()
-    if stops.stopped:
-        stream.finish_reason = "stop"
-    if rest or pending:
-        yield Piece(rest, tuple(pending))
-
-
-def _ended_by(constraint: Constraint, stream: TextStream) -> bool:
-    """Also finds out what may follow, in time that the next step does not count."""
-    before = constraint.seconds
-    ended = constraint.must_end(stream.token_ids)
-    stream.timings.decode_seconds += constraint.seconds - before
-    stream.timings.constraint_seconds = constraint.seconds
-    return ended
-
-
-def _count(stream: TextStream, step: Step, requested: float) -> None:
-    timings = stream.timings
-    stream.token_ids.append(step.token)
-    timings.new_tokens += 1
-    if timings.new_tokens == 1:
-        timings.prefill_seconds = step.seconds
-        timings.reused_tokens = stream._cache.num_reused if stream._cache else 0
-        timings.first_token_seconds = time.perf_counter() - requested
-    else:
-        timings.decode_seconds += step.seconds
-
-
-def _encode(
-    tokenizer: Tokenizer,
-    prompt: str | Sequence[int],
-    start_id: int | None,
-    vocab_size: int,
-    context_length: int,
+    shape: DecoderShape,
 ) -> list[int]:
+    """The token ids of ``prompt``; ``start_id`` is what an empty one begins with.
+
+    Raises RequestError for a prompt that is not text or ids, that is longer than the context, or
+    empty without a start id.
+    """
+    vocab_size, context_length = shape.vocab_size, shape.context_length
     if isinstance(prompt, str):
         ids = tokenizer.encode(prompt, max_characters=CHARACTERS_PER_TOKEN * context_length)
     else:
@@ -282,7 +234,8 @@ def _encode(
 
 def _check_ids(prompt: Any, vocab_size: int) -> list[int]:
     is_row = isinstance(prompt, np.ndarray) and prompt.ndim == 1
-    if not is_row and (not isinstance(prompt, Sequence) or isinstance(prompt, (bytes, bytearray))):
+    no_row = not isinstance(prompt, AnySequence) or isinstance(prompt, (bytes, bytearray))
+    if no_row and not is_row:
         raise RequestError(
             f"prompt is {prompt!r:.40} of type {type(prompt).__name__}, expected a string or a "
             "sequence of token ids"

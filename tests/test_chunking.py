@@ -17,9 +17,10 @@ import pocketlm
 from pocketlm.benchmarks.machine import describe_machine
 from pocketlm.export.folder import cache_names
 from pocketlm.quantize.precisions import PRECISIONS
-from pocketlm.runtime.cache import KVCache
-from pocketlm.runtime.generate import generate_tokens, prefill
-from pocketlm.runtime.sampling import SamplingOptions, make_sampler
+from pocketlm.runtime.arena import Arena
+from pocketlm.runtime.chunks import prefill
+from pocketlm.runtime.decode import generate
+from pocketlm.runtime.request import GREEDY, Request
 
 PROMPT = (
     "The old captain sat by the fire, and spoke of the islands he had seen when he was young; of "
@@ -50,12 +51,11 @@ def test_logits_are_the_same_for_every_chunk_size(model: pocketlm.Model) -> None
 
 def test_greedy_text_is_the_same_for_every_chunk_size_and_growth(model: pocketlm.Model) -> None:
     ids = model.tokenizer.encode(PROMPT)
-    sampler = make_sampler(SamplingOptions(temperature=0))
     texts = set()
     for size in (1, 7, 64, 512):
         for capacity in (8, 512):
-            cache = KVCache(model.session.shape, capacity)
-            steps = generate_tokens(model.session, ids, sampler, 120, cache=cache, chunk_size=size)
+            cache = Arena(model.session.shape, capacity).new()
+            steps = generate(model.session, Request(ids, GREEDY, 120, chunk_size=size), cache)
             texts.add(tuple(step.token for step in steps))
     assert len(texts) == 1
 

@@ -18,7 +18,8 @@ from pocketlm.commands.options import MODEL_OPTIONS
 from pocketlm.commands.run import command as run
 from pocketlm.export.folder import ModelFolder
 from pocketlm.runtime import placement, providers, session
-from pocketlm.runtime.cache import DeviceCache
+from pocketlm.runtime.arena import KVCache
+from pocketlm.runtime.device_arena import DeviceArena
 from pocketlm.runtime.providers import CPU, CUDA, FallbackWarning, Obstacle
 
 NO_DRIVER = Obstacle("no NVIDIA driver", "an NVIDIA GPU and its driver", "use --provider cpu")
@@ -67,7 +68,8 @@ def test_a_device_is_taken_with_its_cache(
 ) -> None:
     model = pocketlm.load(tiny_folder.path, threads=1, provider=provider)
     assert (model.session.place.name, model.fallback) == ("cuda", None)
-    assert isinstance(model.session.new_cache(), DeviceCache)
+    cache = model.session.new_cache()
+    assert isinstance(cache, KVCache) and isinstance(cache.arena, DeviceArena)
     found = model.generate("a word", max_tokens=8, temperature=0)
     assert found.token_ids == tiny_model.generate("a word", max_tokens=8, temperature=0).token_ids
 

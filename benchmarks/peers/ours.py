@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ...export.folder import ModelFolder
-from ...runtime.generate import generate_tokens
-from ...runtime.sampling import SamplingOptions, make_sampler
+from ...runtime.decode import generate
+from ...runtime.request import GREEDY, Request
 from ...runtime.session import Session
 from ..speed.roofline import weight_bytes_per_token
 from ..variants import export_variant
@@ -34,11 +34,10 @@ class Model:
     def __init__(self, folder: Path, precision: str, threads: int) -> None:
         self._folder = ModelFolder.open(folder)
         self._session = Session(self._folder, threads)
-        self._sampler = make_sampler(SamplingOptions(temperature=0))
 
     def generate(self, ids: list[int], count: int) -> list[int]:
         """The runtime's own loop, end tokens included."""
-        return [step.token for step in generate_tokens(self._session, ids, self._sampler, count)]
+        return [step.token for step in generate(self._session, Request(ids, GREEDY, count))]
 
     def logits(self, ids: list[int]) -> Any:
         """All rows (S, V) of one pass."""

@@ -14,7 +14,7 @@ from .same_tokenizer import check_same_tokenizer
 from .text_windows import Window, start_token, text_windows
 
 DEFAULT_WINDOW = 1024  # tokens, or the context length if that is less
-SMALLEST_WINDOW = 3  # so that a model reads two tokens at once: see runtime.generate.chunks
+SMALLEST_WINDOW = 3  # so that a model reads two tokens at once: see runtime.chunks
 SMALLEST_LIMIT = 2  # one to score, after another
 # Between fewer documents an error would itself be off by more than 1/√(2 · 29) = 13 %.
 MANY_DOCUMENTS = 30

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ...runtime.generate import CHUNK_SIZE, chunks, longest_chunk
+from ...runtime.chunks import CHUNK_SIZE, chunks, longest_chunk
 from ...runtime.session import Session
 from .divergence import Comparison, Logits, Rows
 
@@ -57,9 +57,9 @@ class _Run:
     def chunks(self, ids: list[int], first: int) -> Iterator[Logits]:
         """The logits of rows ``first`` to the last, chunk by chunk, each overwritten by the next.
 
-        No chunk is a single row, see ``runtime.generate.chunks``: a row before ``first`` joins it.
+        No chunk is a single row, see ``runtime.chunks``: a row before ``first`` joins it.
         """
-        self._cache.reset()
+        self._cache.truncate(0)
         begin = first - 1 if len(ids) - first == 1 and first else first
         begin = 0 if begin == 1 else begin
         for chunk in chunks(ids[:begin], CHUNK_SIZE):

@@ -26,9 +26,9 @@ import numpy as np
 
 from ...export.errors import RequestError
 from ...export.folder import ModelFolder
-from ...runtime.generate import generate_tokens
+from ...runtime.decode import generate
 from ...runtime.kv import FP32
-from ...runtime.sampling import SamplingOptions, make_sampler
+from ...runtime.request import GREEDY, Request
 from ...runtime.session import Session
 from ...runtime.shared_beginning import shared_beginning
 from ...runtime.tokenizer import Tokenizer
@@ -199,14 +199,11 @@ def recite(
 ) -> list[list[int]]:
     """The model's own continuation of every passage: as many tokens as follow in the text."""
     before = _beginning(tokenizer)
-    greedy = make_sampler(SamplingOptions(temperature=0))
     continuations: list[list[int]] = []
     matched = 0
     for passage in found:
-        steps = generate_tokens(
-            session, [*before, *passage.prompt_ids], greedy, len(passage.true_ids)
-        )
-        continuations.append([step.token for step in steps])
+        request = Request([*before, *passage.prompt_ids], GREEDY, len(passage.true_ids))
+        continuations.append([step.token for step in generate(session, request)])
         matched += shared_beginning(continuations[-1], passage.true_ids)
         progress(len(continuations), matched / len(continuations))
     return continuations

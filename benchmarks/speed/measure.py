@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from ...export.errors import RequestError
-from ...runtime.generate import CHUNK_SIZE
+from ...runtime.chunks import CHUNK_SIZE
 from ...runtime.kv import FP32
 from .remote import Remote, WorkerDied
 

@@ -22,8 +22,9 @@ import numpy as np
 from ...export.errors import PocketLMError
 from ...export.folder import ModelFolder
 from ...export.memory import memory_errors, peak_rss_bytes
-from ...runtime.generate import generate_tokens, prefill
-from ...runtime.sampling import SamplingOptions, make_sampler
+from ...runtime.chunks import prefill
+from ...runtime.decode import generate
+from ...runtime.request import GREEDY, Request
 from ...runtime.session import Session
 from ...runtime.tokenizer import Tokenizer
 from .energy import EnergyMeter
@@ -45,7 +46,6 @@ class Worker:
         self._ids = np.random.default_rng(0).integers(
             0, self.session.shape.vocab_size, self.session.shape.context_length
         )
-        self._sampler = make_sampler(SamplingOptions(temperature=0))
         self._energy = EnergyMeter.open()
 
     def measure(self, prompt: int, generation: int, depth: int, batch: int) -> dict[str, Any]:
@@ -59,16 +59,14 @@ class Worker:
         if depth:
             prefill(self.session, self._ids[:depth].tolist(), cache)
         # A generation goes on from one token at least; the last one sampled is not fed.
-        prompt_ids = self._ids[depth : depth + max(prompt, 1)].tolist()
+        prompt_ids = self._ids[: depth + max(prompt, 1)].tolist()
         passes = generation if prompt == 0 else generation + 1
         with self._timed() as answer:
             if generation == 0:
-                prefill(self.session, prompt_ids, cache, chunk_size=batch)
+                prefill(self.session, prompt_ids[depth:], cache, chunk_size=batch)
             else:
-                steps = generate_tokens(
-                    self.session, prompt_ids, self._sampler, passes, cache=cache, chunk_size=batch
-                )
-                for _ in steps:
+                request = Request(prompt_ids, GREEDY, passes, chunk_size=batch)
+                for _ in generate(self.session, request, cache):
                     pass
         assert cache.length == depth + prompt + generation
         return answer
@@ -91,7 +89,7 @@ class Worker:
     def first_token(self) -> dict[str, Any]:
         """The first token after a prompt of a few."""
         ids = self._ids[:FIRST_PROMPT].tolist()
-        (step,) = generate_tokens(self.session, ids, self._sampler, 1)
+        (step,) = generate(self.session, Request(ids, GREEDY, 1))
         return {"token": step.token}
 
 

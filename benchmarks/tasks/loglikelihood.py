@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...export.errors import NumericsError, RequestError
-from ...runtime.generate import CHUNK_SIZE, chunks
+from ...runtime.chunks import CHUNK_SIZE, chunks
 from ...runtime.session import Logits, Session
 from ...runtime.shared_beginning import shared_beginning
 from ...runtime.tokenizer import Tokenizer

@@ -177,13 +177,13 @@ def test_a_shared_context_is_computed_once(
     tiny_session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fed = []
-    run = tiny_session._run
+    run = tiny_session._bind_one
 
     def counted(ids: list[int], *others: object) -> None:
         fed.append(len(ids))
         run(ids, *others)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(tiny_session, "_run", counted)
+    monkeypatch.setattr(tiny_session, "_bind_one", counted)
     scorer = Scorer(tiny_session)
     for choice in ([1, 2], [3], [4, 5, 6]):
         scorer.score(SHARED, choice)

@@ -179,14 +179,14 @@ def test_choices_share_the_work_of_their_context(
 ) -> None:
     """The twin scores each pair by a scorer of its own: the same answers, from more tokens."""
     fed = 0
-    run = tiny_model.session._run
+    run = tiny_model.session._bind_one
 
     def counted(ids: list[int], *others: Any) -> None:
         nonlocal fed
         fed += len(ids)
         run(ids, *others)
 
-    monkeypatch.setattr(tiny_model.session, "_run", counted)
+    monkeypatch.setattr(tiny_model.session, "_bind_one", counted)
     answers, shared = ask(choices, tiny_model), fed
     fed, best = 0, []
     for item in choices.items:

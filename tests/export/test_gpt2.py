@@ -19,7 +19,7 @@ from pocketlm.export.architectures.gpt2 import Config
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.writing import export_model
-from pocketlm.runtime.cache import ConcatenatingCache
+from pocketlm.runtime.concatenating import ConcatenatingCache
 from pocketlm.runtime.session import Session
 
 PAGE = 4096

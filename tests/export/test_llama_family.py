@@ -23,7 +23,7 @@ from pocketlm.export.errors import CheckpointError
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.writing import export_model
 from pocketlm.quantize.run import precision_of
-from pocketlm.runtime.cache import ConcatenatingCache
+from pocketlm.runtime.concatenating import ConcatenatingCache
 from pocketlm.runtime.session import Session
 
 IDS = [(7 * i + 3) % 97 for i in range(20)]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.writing import export_model
-from pocketlm.runtime.generate import prefill
+from pocketlm.runtime.chunks import prefill
 from pocketlm.runtime.session import Session
 
 pytestmark = pytest.mark.optimum

@@ -29,7 +29,7 @@ from pocketlm.quantize.cache_scales import (
 )
 from pocketlm.quantize.int8_cache import CacheScales, Int8Cache
 from pocketlm.quantize.second_graph import add_int8_cache
-from pocketlm.runtime.cache import KVCache
+from pocketlm.runtime.arena import KVCache
 from pocketlm.runtime.session import Session
 
 WINDOWS = np.random.default_rng(2).integers(0, 300, (3, 40))
@@ -145,7 +145,7 @@ def test_keys_that_are_no_numbers_are_named(
 ) -> None:
     def spoil(session: Session, ids: list[int], cache: KVCache) -> None:
         session.step(ids, cache)
-        cache.rows()[2][1, 3, 5] = np.nan
+        cache.values()[2][1, 3, 5] = np.nan
 
     monkeypatch.setattr(module, "prefill", spoil)
     with pytest.raises(NumericsError, match="layer 1: found keys that are NaN or infinite"):

@@ -13,14 +13,14 @@ from checkpoint_files import gpt2_config, gpt2_tensors, write_checkpoint
 from model_folders import report_of
 
 import pocketlm
-import pocketlm.runtime.sampling
-import pocketlm.runtime.text
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.writing import export_model
 from pocketlm.quantize.precisions import FULL, PRECISIONS
 from pocketlm.quantize.run import precision_of
-from pocketlm.runtime.cache import ConcatenatingCache
+from pocketlm.runtime.concatenating import ConcatenatingCache
+from pocketlm.runtime.decode import generate
+from pocketlm.runtime.request import GREEDY, Request
 from pocketlm.runtime.session import Session
 
 QUANTIZED = [name for name in PRECISIONS if name != FULL]
@@ -171,20 +171,10 @@ def test_chunks_and_caches_give_the_same_bits(precision: str, tmp_path: Path) ->
 def test_greedy_text_is_stable_across_chunk_sizes(precision: str, tmp_path: Path) -> None:
     model = pocketlm.load(make(tmp_path, precision).path, threads=1)
     prompt = [(11 * i) % 300 for i in range(30)]
-    options = pocketlm.runtime.text.TextOptions
     texts = set()
     for size in (1, 2, 7, 64):
-        stream = pocketlm.runtime.text.stream_text(
-            model.session,
-            model.tokenizer,
-            frozenset(),
-            None,
-            prompt,
-            pocketlm.runtime.sampling.SamplingOptions(temperature=0),
-            options(max_tokens=20, chunk_size=size),
-        )
-        list(stream)
-        texts.add(tuple(stream.token_ids))
+        request = Request(prompt, GREEDY, 20, chunk_size=size)
+        texts.add(tuple(step.token for step in generate(model.session, request)))
     assert len(texts) == 1
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import pocketlm
-from pocketlm.runtime.generate import Step
+from pocketlm.runtime.sequence import Step
 from pocketlm.runtime.session import Session
 
 DESCRIBED: list[type[Any]] = [
@@ -44,7 +44,7 @@ def test_what_a_model_and_a_stream_hold_is_described(tiny_model: pocketlm.Model)
 def test_help_of_a_model_lists_what_one_calls() -> None:
     text = pydoc.plain(pydoc.render_doc(pocketlm.Model))
     listed = re.findall(r"^ \|  (\w+)(?:\(| = )", text, re.MULTILINE)
-    methods = ["chat", "chat_prompt", "chat_template", "generate", "new_cache", "stream"]
+    methods = ["chat", "chat_prompt", "chat_template", "generate", "new_cache", "request", "stream"]
     assert listed == ["Model", "__init__", *methods]
     assert max(map(len, inspect.getdoc(pocketlm.Model.stream).splitlines())) <= 100  # type: ignore[union-attr]
 
@@ -75,4 +75,4 @@ def test_examples_run(
 
 
 def test_there_are_examples() -> None:
-    assert len(examples()) == 6
+    assert len(examples()) == 7

@@ -9,7 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from pocketlm.export.folder import DecoderShape, ModelFolder
-from pocketlm.runtime.cache import FIRST_CAPACITY, Cache, ConcatenatingCache, KVCache
+from pocketlm.runtime.arena import FIRST_CAPACITY, Arena, Cache, KVCache
+from pocketlm.runtime.concatenating import ConcatenatingCache
 from pocketlm.runtime.session import Session
 
 SHAPE = DecoderShape(
@@ -22,6 +23,10 @@ SHAPE = DecoderShape(
     head_size=8,
 )
 IDS = [int(number) for number in np.random.default_rng(7).integers(0, 300, 160)]
+
+
+def in_place(shape: DecoderShape, capacity: int = FIRST_CAPACITY) -> KVCache:
+    return Arena(shape, capacity).new()
 
 
 def feed(session: Session, cache: Cache, ids: list[int], *sizes: int) -> list[NDArray[np.float32]]:
@@ -40,46 +45,46 @@ def feed(session: Session, cache: Cache, ids: list[int], *sizes: int) -> list[ND
 def test_cache_equals_concatenating_across_growth(
     tiny_session: Session, sizes: tuple[int, ...]
 ) -> None:
-    in_place = KVCache(tiny_session.shape, capacity=4)
-    found = feed(tiny_session, in_place, IDS, *sizes)
+    found_in = in_place(tiny_session.shape, capacity=4)
+    found = feed(tiny_session, found_in, IDS, *sizes)
     expected = feed(tiny_session, ConcatenatingCache(tiny_session.shape), IDS, *sizes)
     np.testing.assert_array_equal(found, expected)
-    assert in_place.length == in_place.capacity == 160
+    assert found_in.length == found_in.arena.capacity == 160
 
 
 def test_capacity_doubles_and_never_takes_the_context_at_once(tiny_session: Session) -> None:
-    cache = KVCache(tiny_session.shape, capacity=4)
+    cache = in_place(tiny_session.shape, capacity=4)
     capacities = []
     for token in IDS:
         tiny_session.step([token], cache)
-        if cache.capacity not in capacities:
-            capacities.append(cache.capacity)
+        if cache.arena.capacity not in capacities:
+            capacities.append(cache.arena.capacity)
     assert capacities == [4, 8, 16, 32, 64, 128, 160]
 
 
 def test_a_long_step_makes_just_the_room_it_needs() -> None:
-    cache = KVCache(SHAPE, capacity=4)
-    cache.reserve(100)
-    assert cache.capacity == 100
-    cache.reserve(50)
-    assert cache.capacity == 100
+    arena = Arena(SHAPE, capacity=4)
+    arena.reserve(100)
+    assert arena.capacity == 100
+    arena.reserve(50)
+    assert arena.capacity == 100
 
 
 def test_first_capacity_is_small_and_within_the_context(tiny_session: Session) -> None:
     cache = tiny_session.new_cache()
     assert isinstance(cache, KVCache)
-    assert cache.capacity == FIRST_CAPACITY < tiny_session.shape.context_length
-    assert KVCache(SHAPE, capacity=1000).capacity == SHAPE.context_length
+    assert cache.arena.capacity == FIRST_CAPACITY < tiny_session.shape.context_length
+    assert Arena(SHAPE, capacity=1000).capacity == SHAPE.context_length
 
 
 def test_num_bytes_is_what_the_tokens_take() -> None:
     # 2 layers x keys and values x 4 heads x 8 numbers x 4 bytes
     assert SHAPE.kv_bytes_per_token == 512
-    assert KVCache(SHAPE, capacity=10).num_bytes == 5120
+    assert in_place(SHAPE, capacity=10).num_bytes == 5120
     assert ConcatenatingCache(SHAPE).num_bytes == 0
 
 
-@pytest.mark.parametrize("kind", [KVCache, ConcatenatingCache])
+@pytest.mark.parametrize("kind", [in_place, ConcatenatingCache])
 @pytest.mark.parametrize("length", [0, 1, 17, 40])
 def test_truncate_and_continue_equals_recompute(
     tiny_session: Session, kind: Callable[[DecoderShape], Cache], length: int
@@ -104,11 +109,11 @@ def test_truncate_outside_the_tokens_held_is_refused(tiny_session: Session, leng
     assert cache.length == 3
 
 
-def test_reset_keeps_the_memory(tiny_session: Session) -> None:
-    cache = KVCache(tiny_session.shape, capacity=4)
+def test_truncating_keeps_the_memory(tiny_session: Session) -> None:
+    cache = in_place(tiny_session.shape, capacity=4)
     first = feed(tiny_session, cache, IDS[:20])
     num_bytes = cache.num_bytes
-    cache.reset()
+    cache.truncate(0)
     assert (cache.length, cache.num_bytes) == (0, num_bytes)
     np.testing.assert_array_equal(feed(tiny_session, cache, IDS[:20]), first)
 
@@ -116,9 +121,9 @@ def test_reset_keeps_the_memory(tiny_session: Session) -> None:
 def test_interleaved_caches_equal_solo_runs(tiny_session: Session) -> None:
     prompts = [IDS[:60], IDS[60:120]]
     alone = [
-        feed(tiny_session, KVCache(tiny_session.shape, capacity=4), prompt) for prompt in prompts
+        feed(tiny_session, in_place(tiny_session.shape, capacity=4), prompt) for prompt in prompts
     ]
-    caches = [KVCache(tiny_session.shape, capacity=4) for _ in prompts]
+    caches = [in_place(tiny_session.shape, capacity=4) for _ in prompts]
     together: list[list[NDArray[np.float32]]] = [[], []]
     for tokens in zip(*prompts, strict=True):
         for number, token in enumerate(tokens):
@@ -131,6 +136,6 @@ def test_one_cache_may_move_between_sessions(
 ) -> None:
     other = Session(tiny_folder, threads=1)
     expected = feed(tiny_session, tiny_session.new_cache(), IDS[:12])
-    cache = KVCache(tiny_session.shape, capacity=4)
+    cache = in_place(tiny_session.shape, capacity=4)
     found = [(tiny_session, other)[i % 2].step([token], cache) for i, token in enumerate(IDS[:12])]
     np.testing.assert_array_equal(found, expected)

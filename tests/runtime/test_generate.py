@@ -17,17 +17,22 @@ from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.errors import NumericsError, RequestError
 from pocketlm.export.writing import export_model
 from pocketlm.runtime.cancellation import Cancellation, Cancelled
-from pocketlm.runtime.generate import chunks, generate_tokens, prefill
-from pocketlm.runtime.sampling import SamplingOptions, make_sampler
+from pocketlm.runtime.chunks import chunks, prefill
+from pocketlm.runtime.decode import generate
+from pocketlm.runtime.request import GREEDY, Request
+from pocketlm.runtime.sampling import SamplingOptions, logprob
+from pocketlm.runtime.sequence import likeliest
 from pocketlm.runtime.session import Session
 
 PROMPT = [int(number) for number in np.random.default_rng(5).integers(0, 299, 40)]
 CONTEXT = 160
 
 
-def greedy(session: Session, prompt: Sequence[int], limit: int = 20, **options: Any) -> list[int]:
-    sampler = make_sampler(SamplingOptions(temperature=0))
-    return [step.token for step in generate_tokens(session, prompt, sampler, limit, **options)]
+def greedy(
+    session: Session, prompt: Sequence[int], limit: int = 20, chunk_size: int = 256, **options: Any
+) -> list[int]:
+    request = Request(prompt, GREEDY, limit, chunk_size=chunk_size)
+    return [step.token for step in generate(session, request, **options)]
 
 
 @pytest.fixture(scope="module")
@@ -50,12 +55,12 @@ def test_golden_tokens_are_not_one_repeated(golden: list[int]) -> None:
     assert len(set(golden)) > 3
 
 
-@pytest.mark.parametrize("limit", [0, 1, 5])
+@pytest.mark.parametrize("limit", [1, 5])
 def test_limit_is_kept(tiny_session: Session, golden: list[int], limit: int) -> None:
     cache = tiny_session.new_cache()
     assert greedy(tiny_session, PROMPT, limit, cache=cache) == golden[:limit]
     # The last token is chosen but not fed: nobody asked for what follows it.
-    assert cache.length == len(PROMPT) + max(0, limit - 1)
+    assert cache.length == len(PROMPT) + limit - 1
 
 
 @pytest.mark.parametrize("room", [0, 1, 4])
@@ -68,8 +73,7 @@ def test_context_end_ends_it(tiny_session: Session, room: int) -> None:
 
 def test_closing_the_iterator_stops_the_work(tiny_session: Session, golden: list[int]) -> None:
     cache = tiny_session.new_cache()
-    sampler = make_sampler(SamplingOptions(temperature=0))
-    steps = generate_tokens(tiny_session, PROMPT, sampler, 100, cache=cache)
+    steps = generate(tiny_session, Request(PROMPT, GREEDY, 100), cache)
     assert [next(steps).token for _ in range(3)] == golden[:3]
     steps.close()  # type: ignore[attr-defined]
     assert cache.length == len(PROMPT) + 2
@@ -77,8 +81,8 @@ def test_closing_the_iterator_stops_the_work(tiny_session: Session, golden: list
 
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
 def test_logprobs_are_log_softmax_of_all_logits(tiny_session: Session, temperature: float) -> None:
-    sampler = make_sampler(SamplingOptions(temperature=temperature, seed=1))
-    steps = list(generate_tokens(tiny_session, PROMPT, sampler, 12, logprobs=True))
+    sampling = SamplingOptions(temperature=temperature, seed=1)
+    steps = list(generate(tiny_session, Request(PROMPT, sampling, 12, logprobs=5)))
     tokens = [step.token for step in steps]
     logits = tiny_session.all_logits(PROMPT + tokens, tiny_session.new_cache())
     rows = logits[len(PROMPT) - 1 : -1].astype(np.float64)
@@ -87,20 +91,39 @@ def test_logprobs_are_log_softmax_of_all_logits(tiny_session: Session, temperatu
     # Both are float32 logits, summed in different orders by the kernels.
     np.testing.assert_allclose(found, expected[np.arange(12), tokens], rtol=0, atol=2e-4)
     assert all(step.seconds > 0 for step in steps)
+    for step, row in zip(steps, expected, strict=True):
+        likeliest = [int(token) for token in row.argsort()[:-6:-1]]
+        assert [token for token, _ in step.top] == likeliest
+        np.testing.assert_allclose([value for _, value in step.top], row[likeliest], atol=2e-4)
+
+
+@given(st.lists(st.integers(-3, 3), min_size=1, max_size=12), st.integers(1, 15))
+def test_the_likeliest_are_sorted_and_ties_go_to_the_lowest_id(
+    values: list[int], count: int
+) -> None:
+    logits = np.array(values, np.float32)
+    expected = sorted(range(len(values)), key=lambda i: (-values[i], i))
+    found = likeliest(logits, count)
+    assert len(found) == min(count, len(values))
+    assert [values[token] for token, _ in found] == [values[i] for i in expected[: len(found)]]
+    for token, value in found:
+        assert value == pytest.approx(logprob(logits, token), abs=1e-6)
 
 
 def test_logprobs_are_none_unless_asked_for(tiny_session: Session) -> None:
-    sampler = make_sampler(SamplingOptions(temperature=0))
-    assert next(generate_tokens(tiny_session, PROMPT, sampler, 1)).logprob is None
+    step = next(generate(tiny_session, Request(PROMPT, GREEDY, 1)))
+    assert (step.logprob, step.top) == (None, ())
+    step = next(generate(tiny_session, Request(PROMPT, GREEDY, 1, logprobs=True)))
+    assert step.logprob is not None and step.top == ()
 
 
 @pytest.mark.parametrize("split", [1, 13, 39])
-def test_a_prompt_in_two_parts_equals_the_whole(
+def test_a_prompt_that_has_begun_equals_the_whole(
     tiny_session: Session, golden: list[int], split: int
 ) -> None:
     cache = tiny_session.new_cache()
     prefill(tiny_session, PROMPT[:split], cache)
-    assert greedy(tiny_session, PROMPT[split:], cache=cache) == golden
+    assert greedy(tiny_session, PROMPT, cache=cache) == golden
 
 
 @pytest.mark.parametrize("held, prompt", [(0, CONTEXT + 1), (100, CONTEXT - 99), (CONTEXT, 1)])
@@ -112,7 +135,7 @@ def test_a_prompt_that_does_not_fit_is_refused_before_anything_runs(
         prefill(tiny_session, [1] * held, cache)
     message = rf"found {held} \+ {prompt} tokens, expected at most 160"
     with pytest.raises(RequestError, match=message):
-        greedy(tiny_session, [1] * prompt, cache=cache, chunk_size=8)
+        greedy(tiny_session, [1] * (held + prompt), cache=cache, chunk_size=8)
     assert cache.length == held
 
 
@@ -157,10 +180,10 @@ def test_logits_that_are_not_finite_are_reported_once(
             logits[17] = value
         return logits
 
-    sampler = make_sampler(SamplingOptions(temperature=temperature, seed=0))
+    sampling = SamplingOptions(temperature=temperature, seed=0)
     with monkeypatch.context() as patch:
         patch.setattr(Session, "step", broken)
-        steps = generate_tokens(tiny_session, PROMPT, sampler, 10)
+        steps = generate(tiny_session, Request(PROMPT, sampling, 10))
         next(steps)
         next(steps)
         with pytest.raises(NumericsError):
@@ -198,10 +221,9 @@ def test_seconds_leave_out_what_the_caller_does(
     tiny_session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [0.0]
-    monkeypatch.setattr("pocketlm.runtime.generate.time.perf_counter", lambda: clock[0])
-    sampler = make_sampler(SamplingOptions(temperature=0))
+    monkeypatch.setattr("pocketlm.runtime.sequence.time.perf_counter", lambda: clock[0])
     spent = []
-    for step in generate_tokens(tiny_session, PROMPT, sampler, 4):
+    for step in generate(tiny_session, Request(PROMPT, GREEDY, 4)):
         spent.append(step.seconds)
         clock[0] += 60  # the caller takes a minute
     assert spent == [0, 0, 0, 0]

@@ -20,8 +20,9 @@ from pocketlm.export.folder import GROWING, IN_PLACE, DecoderShape, ModelFolder
 from pocketlm.export.graph import Graph
 from pocketlm.export.manifest import DECODER, FLOAT32, CacheKind, Tracing
 from pocketlm.export.writing import build_decoder, export_model
-from pocketlm.runtime.cache import ConcatenatingCache, KVCache
-from pocketlm.runtime.generate import prefill
+from pocketlm.runtime.arena import KVCache
+from pocketlm.runtime.chunks import prefill
+from pocketlm.runtime.concatenating import ConcatenatingCache
 from pocketlm.runtime.session import Session
 
 SHAPE = DecoderShape(

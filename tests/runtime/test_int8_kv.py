@@ -23,7 +23,7 @@ from pocketlm.commands.measuring import choose_caches
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.manifest import INT8_KV_DECODER
 from pocketlm.runtime import kv, placement
-from pocketlm.runtime.cache import KVCache
+from pocketlm.runtime.arena import Arena, KVCache
 from pocketlm.runtime.engine import onnxruntime
 from pocketlm.runtime.providers import CPU, CUDA
 from pocketlm.runtime.session import Session
@@ -33,7 +33,7 @@ Array = NDArray[np.float32]
 
 
 def int8_cache(session: Session, capacity: int = 128) -> KVCache:
-    return KVCache(session.shape, capacity, np.int8)
+    return Arena(session.shape, capacity, np.int8).new()
 
 
 def feed(session: Session, cache: KVCache, ids: list[int], *sizes: int) -> Array:
@@ -66,7 +66,7 @@ def test_rows_are_those_of_float32_over_the_scale_rounded_half_to_even(
     int8_kv_session.step(IDS, kept)
     clipped = 0
     for rows, found, scale in zip(
-        exact.rows()[:2], kept.rows()[:2], scales_of(int8_kv_folder), strict=False
+        exact.values()[:2], kept.values()[:2], scales_of(int8_kv_folder), strict=False
     ):
         expected = np.clip(np.rint(rows / scale), -128, 127)
         np.testing.assert_array_equal(found, expected)
@@ -133,8 +133,8 @@ def test_how_a_text_is_cut_does_not_show(int8_kv_session: Session, sizes: tuple[
     whole, cut = int8_cache(int8_kv_session), int8_cache(int8_kv_session, capacity=4)
     expected = feed(int8_kv_session, whole, IDS, len(IDS))
     np.testing.assert_array_equal(feed(int8_kv_session, cut, IDS, *sizes), expected)
-    assert cut.length == cut.capacity == 160  # it has grown
-    for found, rows in zip(cut.rows(), whole.rows(), strict=True):
+    assert cut.length == cut.arena.capacity == 160  # it has grown
+    for found, rows in zip(cut.values(), whole.values(), strict=True):
         np.testing.assert_array_equal(found, rows)
 
 
@@ -158,7 +158,7 @@ def test_a_conversation_goes_on_as_it_would_from_an_empty_cache(
         found = model.generate(IDS[:length], cache=cache, temperature=0, max_tokens=5)
         alone = model.generate(IDS[:length], temperature=0, max_tokens=5)
         assert found.token_ids == alone.token_ids
-    assert cache.num_reused == 30
+    assert found.timings.reused_tokens == 30
 
 
 def test_it_takes_a_quarter_of_the_bytes(tiny_session: Session, int8_kv_session: Session) -> None:

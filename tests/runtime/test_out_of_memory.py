@@ -17,7 +17,8 @@ from command_line import Run, assert_refused
 import pocketlm
 from pocketlm.export.errors import ResourceError
 from pocketlm.export.folder import ModelFolder
-from pocketlm.runtime.cache import Cache, ConcatenatingCache, KVCache
+from pocketlm.runtime.arena import Arena, Cache
+from pocketlm.runtime.concatenating import ConcatenatingCache
 from pocketlm.runtime.session import Session
 
 IDS = [int(number) for number in np.random.default_rng(4).integers(0, 300, 60)]
@@ -30,7 +31,7 @@ def _fail(error: BaseException) -> Callable[..., NoReturn]:
     return fail
 
 
-@pytest.mark.parametrize("kind", [KVCache, ConcatenatingCache])
+@pytest.mark.parametrize("kind", [lambda shape: Arena(shape).new(), ConcatenatingCache])
 @pytest.mark.parametrize("arrays", [0, 1, 3])
 def test_a_cache_that_cannot_grow_keeps_its_tokens(
     tiny_session: Session,
@@ -110,12 +111,12 @@ def test_the_command_line_never_calls_it_a_bug(
 LIMITED = """
 import dataclasses, resource, sys
 import pocketlm
-from pocketlm.runtime.cache import KVCache
+from pocketlm.runtime.arena import Arena
 model = pocketlm.load(sys.argv[1], threads=1)
 used = int(next(l for l in open("/proc/self/status") if l.startswith("VmData")).split()[1])
 resource.setrlimit(resource.RLIMIT_DATA, ((used << 10) + (64 << 20),) * 2)
 try:
-    KVCache(dataclasses.replace(model.session.shape, context_length=1 << 20), 1 << 20)
+    Arena(dataclasses.replace(model.session.shape, context_length=1 << 20), 1 << 20).new()
 except pocketlm.ResourceError as error:
     print(error)
 print(model.generate([5] * 150, max_tokens=2, ignore_eos=True).timings.new_tokens)

@@ -18,10 +18,12 @@ import pytest
 from pocketlm.export.errors import ProviderError, RequestError, ResourceError
 from pocketlm.export.float16_attention import float16_attention_graph
 from pocketlm.export.folder import ModelFolder
-from pocketlm.runtime.cache import DeviceCache, KVCache
-from pocketlm.runtime.generate import generate_tokens, prefill
+from pocketlm.runtime.arena import Arena, KVCache
+from pocketlm.runtime.chunks import prefill
+from pocketlm.runtime.decode import generate
+from pocketlm.runtime.device_arena import DeviceArena
 from pocketlm.runtime.providers import CPU, CUDA, check_provider, cuda_obstacle
-from pocketlm.runtime.sampling import SamplingOptions, make_sampler
+from pocketlm.runtime.request import GREEDY, Request
 from pocketlm.runtime.session import Session
 
 IDS = [int(number) for number in np.random.default_rng(7).integers(0, 300, 160)]
@@ -190,27 +192,28 @@ def test_device_steps_equal_those_of_the_cpu(
 ) -> None:
     """Inputs bound anew each step, a cache of OrtValues that grows: the same bits."""
     session = Session(tiny_folder, threads=1, place=DEVICE)
-    device = DeviceCache(session.shape, "cpu", np.float32, capacity=4)
-    host = KVCache(session.shape, capacity=4)
+    device = DeviceArena(session.shape, "cpu", np.float32, capacity=4).new()
+    host = Arena(session.shape, capacity=4).new()
     start, left = 0, list(sizes)
     while start < len(IDS):
         stop = start + (left.pop(0) if left else 1)
         found = session.step(IDS[start:stop], device)
         np.testing.assert_array_equal(found, tiny_session.step(IDS[start:stop], host))
-        assert (device.capacity, device.num_bytes) == (host.capacity, host.num_bytes)
+        assert device.arena.capacity == host.arena.capacity
+        assert device.num_bytes == host.num_bytes
         start = stop
     assert device.length == 160
 
 
-def test_a_device_cache_truncates_and_resets(tiny_folder: ModelFolder) -> None:
+def test_a_device_cache_truncates(tiny_folder: ModelFolder) -> None:
     session = Session(tiny_folder, threads=1, place=DEVICE)
-    cache = DeviceCache(session.shape, "cpu", np.float32, capacity=4)
+    cache = DeviceArena(session.shape, "cpu", np.float32, capacity=4).new()
     expected = prefill(session, IDS[:20], cache)
     session.step(IDS[20:40], cache)
     cache.truncate(10)
     session.step(IDS[10:19], cache)
     np.testing.assert_allclose(session.step(IDS[19:20], cache), expected, rtol=0, atol=1e-4)
-    cache.reset()
+    cache.truncate(0)
     np.testing.assert_array_equal(prefill(session, IDS[:20], cache), expected)
 
 
@@ -224,7 +227,7 @@ def test_a_device_session_keeps_a_float16_cache_of_half_the_bytes(
 ) -> None:
     session = float16_session(tiny_folder)
     cache = session.new_cache()
-    assert isinstance(cache, DeviceCache)
+    assert isinstance(cache, KVCache) and isinstance(cache.arena, DeviceArena)
     assert 2 * cache.num_bytes == tiny_session.new_cache().num_bytes
     host = tiny_session.new_cache()
     expected = [tiny_session.step([token], host) for token in IDS]
@@ -241,9 +244,8 @@ def test_prefill_in_chunks_equals_one_prefill_in_float16(tiny_folder: ModelFolde
 
 
 def test_the_loop_generates_on_a_device(tiny_session: Session, tiny_folder: ModelFolder) -> None:
-    sampler = make_sampler(SamplingOptions(temperature=0))
     found, expected = (
-        [step.token for step in generate_tokens(session, IDS[:5], sampler, 12)]
+        [step.token for step in generate(session, Request(IDS[:5], GREEDY, 12))]
         for session in (float16_session(tiny_folder), tiny_session)
     )
     assert found == expected
@@ -256,4 +258,4 @@ def test_a_cache_that_does_not_fit_says_so(tiny_session: Session) -> None:
         match="provider is 'nowhere': found no memory for a KV cache of 128 tokens .*, expected "
         "8192 bytes for each of 4 buffers; shorten the text, or use the provider cpu",
     ):
-        DeviceCache(tiny_session.shape, "nowhere", np.float16)
+        DeviceArena(tiny_session.shape, "nowhere", np.float16).new()

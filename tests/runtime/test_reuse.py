@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 
 from pocketlm.benchmarks.machine import describe_machine
 from pocketlm.export.errors import RequestError
+from pocketlm.runtime import decode
 from pocketlm.runtime.cancellation import Cancellation, Cancelled
-from pocketlm.runtime.generate import generate_tokens, prefill
+from pocketlm.runtime.chunks import prefill
+from pocketlm.runtime.request import GREEDY, Request
 from pocketlm.runtime.reuse import ReusableCache
-from pocketlm.runtime.sampling import SamplingOptions, make_sampler
+from pocketlm.runtime.sampling import SamplingOptions
 from pocketlm.runtime.session import Session
 
 CONTEXT = 160
@@ -36,8 +38,15 @@ def generate(
     cache: ReusableCache | None = None,
     **sampling: Any,
 ) -> list[int]:
-    sampler = make_sampler(SamplingOptions(**sampling))
-    return [step.token for step in generate_tokens(session, prompt, sampler, limit, cache=cache)]
+    request = Request(prompt, SamplingOptions(**sampling), limit)
+    return [step.token for step in decode.generate(session, request, cache)]
+
+
+def rewind(cache: ReusableCache, prompt: Sequence[int]) -> list[int]:
+    """What is still to be fed of a prompt."""
+    sequence = cache.start(Request(prompt))
+    assert sequence.num_reused == cache.cache.length
+    return sequence.token_ids[sequence.num_reused :]
 
 
 @given(turns=turns, temperature=st.sampled_from([0.0, 0.9]), penalty=st.sampled_from([1.0, 1.3]))
@@ -77,9 +86,9 @@ def test_rows_of_a_prompt_are_reused(
     But for AVX-512, whose float32 product rounds a row by how many there are: 2e-6 was seen.
     """
     cache = ReusableCache(tiny_session)
-    prefill(tiny_session, cache.rewind(prompt), cache.cache)
+    prefill(tiny_session, rewind(cache, prompt), cache.cache)
     second = prompt[:shared] + later
-    found = prefill(tiny_session, cache.rewind(second), cache.cache)
+    found = prefill(tiny_session, rewind(cache, second), cache.cache)
     whole = prefill(tiny_session, second, tiny_session.new_cache())
     np.testing.assert_allclose(found, whole, rtol=0, atol=TOLERANCE * np.abs(whole).max())
     assert cache.cache.length == len(second)
@@ -90,12 +99,14 @@ def test_rows_of_a_prompt_are_reused(
     [
         ([], [1], [1]),
         ([], [1, 2, 3], [1, 2, 3]),
-        ([1, 2, 3], [1, 2, 3, 4, 5], [4, 5]),
+        ([1, 2, 3, 4], [1, 2, 3, 4, 5, 6], [5, 6]),
+        ([1, 2, 3], [1, 2, 3, 4, 5], [3, 4, 5]),  # what is kept is even, as chunks are
         ([1, 2, 3], [1, 2, 3, 4], [3, 4]),  # one alone would be computed by another kernel
-        ([1, 2, 3], [1, 2, 3], [2, 3]),  # logits come from feeding
+        ([1, 2, 3], [1, 2, 3], [1, 2, 3]),  # logits come from feeding
         ([1, 2, 3], [1, 2], [1, 2]),
         ([1, 2, 3], [1], [1]),
-        ([1, 2, 3, 4], [1, 9, 3, 4], [9, 3, 4]),
+        ([1, 2, 3, 4], [1, 9, 3, 4], [1, 9, 3, 4]),
+        ([1, 2, 3, 4], [1, 2, 9, 4, 5], [9, 4, 5]),
         ([1, 2, 3], [9, 2, 3, 4], [9, 2, 3, 4]),
     ],
 )
@@ -104,43 +115,35 @@ def test_what_is_fed(
 ) -> None:
     cache = ReusableCache(tiny_session)
     if held:
-        prefill(tiny_session, cache.rewind(list(held)), cache.cache)
-    assert cache.rewind(list(prompt)) == fed
-    assert cache.num_reused == cache.cache.length == len(prompt) - len(fed)
+        prefill(tiny_session, rewind(cache, held), cache.cache)
+    assert rewind(cache, prompt) == fed
+    assert cache.cache.length == len(prompt) - len(fed)
 
 
 def test_an_answer_is_reused_but_for_its_last_token(tiny_session: Session) -> None:
     """The last token was chosen, not fed: nobody had asked for what follows it."""
     cache = ReusableCache(tiny_session)
     answer = generate(tiny_session, [5, 6, 7], 8, cache, temperature=0)
-    assert cache.rewind([5, 6, 7, *answer, 9]) == [answer[-1], 9]
+    assert rewind(cache, [5, 6, 7, *answer, 9]) == [answer[-1], 9]
 
 
 def test_a_cancelled_prompt_is_reused_as_far_as_it_came(tiny_session: Session) -> None:
     cache = ReusableCache(tiny_session)
     cancellation = Cancellation()
     prompt = list(range(100))
-    prefill(tiny_session, cache.rewind(prompt)[:40], cache.cache)
+    prefill(tiny_session, rewind(cache, prompt)[:40], cache.cache)
     cancellation.cancel()
-    steps = generate_tokens(
-        tiny_session,
-        prompt,
-        make_sampler(SamplingOptions(temperature=0)),
-        5,
-        cache=cache,
-        cancellation=cancellation,
-    )
+    steps = decode.generate(tiny_session, Request(prompt, GREEDY, 5), cache, cancellation)
     with pytest.raises(Cancelled):
         next(steps)
-    assert cache.num_reused == cache.cache.length == 40
+    assert cache.cache.length == 40
     found = generate(tiny_session, prompt, 5, cache, temperature=0)
     assert found == generate(tiny_session, prompt, 5, temperature=0)
 
 
 def test_a_generation_whose_cache_was_taken_does_not_go_on(tiny_session: Session) -> None:
     cache = ReusableCache(tiny_session)
-    sampler = make_sampler(SamplingOptions(temperature=0))
-    first = generate_tokens(tiny_session, [1, 2, 3], sampler, 9, cache=cache)
+    first = decode.generate(tiny_session, Request([1, 2, 3], GREEDY, 9), cache)
     next(first)
     second = generate(tiny_session, [1, 2, 3], 4, cache, temperature=0)
     with pytest.raises(RequestError, match="another generation uses the cache of this one"):

@@ -16,10 +16,11 @@ from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.errors import NumericsError, RequestError
 from pocketlm.export.writing import export_model
 from pocketlm.runtime.cancellation import Cancellation
-from pocketlm.runtime.generate import Step
+from pocketlm.runtime.request import Request
 from pocketlm.runtime.sampling import SamplingOptions
+from pocketlm.runtime.sequence import Step
 from pocketlm.runtime.session import Session
-from pocketlm.runtime.text import Piece, TextOptions, TextStream, Timings, stream_text
+from pocketlm.runtime.text import Piece, TextStream, Timings, encoded
 
 Model = pocketlm.Model
 GREEDY = SamplingOptions(temperature=0)
@@ -34,16 +35,9 @@ def start(
     **options: Any,
 ) -> TextStream:
     """A stream of the tiny model, greedy and without end tokens unless told."""
-    return stream_text(
-        model.session,
-        model.tokenizer,
-        ends,
-        model.start_id,
-        prompt,
-        sampling,
-        TextOptions(**({"max_tokens": 30} | options)),
-        cancellation,
-    )
+    ids = encoded(model.tokenizer, prompt, model.start_id, model.session.shape)
+    request = Request(ids, sampling, end_ids=ends, **({"max_tokens": 30} | options))
+    return TextStream(model.session, model.tokenizer, request, cancellation)
 
 
 def text_of(stream: TextStream) -> str:
@@ -81,7 +75,7 @@ def test_end_token_ends_it_and_has_no_text(tiny_model: Model, golden: TextStream
 
 
 def test_end_token_is_like_any_other_when_ignored(tiny_model: Model, golden: TextStream) -> None:
-    stream = start(tiny_model, ends=frozenset(golden.token_ids), ignore_eos=True)
+    stream = tiny_model.stream("the", max_tokens=30, temperature=0, ignore_eos=True)
     text_of(stream)
     assert (stream.finish_reason, stream.token_ids) == ("length", golden.token_ids)
 
@@ -187,15 +181,7 @@ def test_an_empty_prompt_starts_from_end_of_text(tiny_model: Model) -> None:
 
 def test_an_empty_prompt_without_end_of_text_is_refused(tiny_model: Model) -> None:
     with pytest.raises(RequestError, match="the prompt is empty, expected at least one token"):
-        stream_text(
-            tiny_model.session,
-            tiny_model.tokenizer,
-            frozenset(),
-            None,
-            "",
-            GREEDY,
-            TextOptions(),
-        )
+        encoded(tiny_model.tokenizer, "", None, tiny_model.session.shape)
 
 
 def test_a_prompt_may_fill_the_context(tiny_model: Model) -> None:
@@ -254,7 +240,7 @@ def test_wrong_prompts_are_refused(tiny_model: Model, prompt: Any, found: str) -
 @pytest.mark.parametrize("value", [0, -1, True, 1.5, "3", None])
 def test_wrong_options_are_refused(name: str, value: Any) -> None:
     with pytest.raises(RequestError, match=rf"{name} is .*, expected an integer from 1 up"):
-        TextOptions(**{name: value})
+        Request([1], **{name: value})
 
 
 # ---- side by side ----
@@ -300,7 +286,8 @@ def test_a_numerics_error_reaches_the_caller(
     tiny_model: Model, golden_text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(Session, "step", lambda *_: np.full(300, np.nan, np.float32))
+        step = Session.step
+        patch.setattr(Session, "step", lambda *feed: np.nan * step(*feed))
         with pytest.raises(NumericsError):
             next(start(tiny_model))
     assert text_of(start(tiny_model)) == golden_text

@@ -40,7 +40,7 @@ from pocketlm.export.errors import PocketLMError, ResourceError
 from pocketlm.export.interrupts import INTERRUPTED
 from pocketlm.export.output_file import OutputFile
 from pocketlm.export.threads import default_threads, most_threads
-from pocketlm.runtime.generate import CHUNK_SIZE
+from pocketlm.runtime.chunks import CHUNK_SIZE
 from pocketlm.runtime.kv import AUTO, KV_CACHES
 
 

@@ -1,0 +1,67 @@
+"""What is asked of a model: a prompt, how tokens are chosen, and what ends the text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..export.errors import RequestError
+from ..export.whole_number import brief, whole_number
+from .chunks import CHUNK_SIZE
+from .constraint import Grammar
+from .sampling import SamplingOptions
+
+GREEDY = SamplingOptions(temperature=0)
+MOST_LOGPROBS = 100  # alternatives of a token; more are to be had from ``Session.step``
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prompt and everything that decides what follows it; see ``Model.stream`` for the options.
+
+    prompt_ids      token ids, at least one
+    end_ids         tokens that end the text
+    grammar         the form of the text; None for any
+    logprobs        None: none; 0: of each new token; N: of the N likeliest in its place, too
+    chunk_size      tokens of the prompt that are computed at once
+
+    Raises RequestError, naming the option, for a value outside its range.
+    """
+
+    prompt_ids: Sequence[int]
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    max_tokens: int = 256
+    end_ids: frozenset[int] = frozenset()
+    grammar: Grammar | None = None
+    stop: Sequence[str] = ()
+    logprobs: int | None = None
+    chunk_size: int = CHUNK_SIZE
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "prompt_ids", tuple(self.prompt_ids))
+        if not self.prompt_ids:
+            raise RequestError("found no token ids, expected at least one")
+        for name in ("max_tokens", "chunk_size"):
+            value = getattr(self, name)
+            number = whole_number(value)
+            if number is None or number < 1:
+                raise RequestError(
+                    f"{name} is {brief(value)}, expected an integer from 1 up; give how many tokens"
+                )
+            object.__setattr__(self, name, number)  # NumPy's becomes Python's
+        object.__setattr__(self, "logprobs", checked_logprobs(self.logprobs))
+
+
+def checked_logprobs(asked: object) -> int | None:
+    """How many alternatives; None where no logprobs are asked for. True means 0, as False None."""
+    if asked is None or isinstance(asked, bool | np.bool_):
+        return 0 if asked else None
+    number = whole_number(asked)
+    if number is None or not 0 <= number <= MOST_LOGPROBS:
+        raise RequestError(
+            f"logprobs is {brief(asked)}, expected True, False or an integer from 0 to "
+            f"{MOST_LOGPROBS}: how many alternatives to each token"
+        )
+    return number
