@@ -65,8 +65,12 @@ class Vocabulary:
             import llguidance
         self.size = vocab_size
         self.tokenizer = tokenizer
-        # The byte FF, of no UTF-8, marks special tokens there.
-        texts = [b"" if text[:1] == b"\xff" else text for text in tokenizer.text_bytes(vocab_size)]
+        no_text = {*tokenizer.added_ids, tokenizer.unknown_id}
+        texts = [
+            # The byte FF, of no UTF-8, marks special tokens there.
+            b"" if token in no_text or text[:1] == b"\xff" else text
+            for token, text in enumerate(tokenizer.all_bytes(vocab_size))
+        ]
         library = llguidance.LLTokenizer(llguidance.TokenizerWrapper(_Tokens([*texts, b""])))
         limits = llguidance.LLParserLimits(verbose_errors=False)
 

@@ -14,6 +14,7 @@ from ..export.errors import RequestError
 from ..export.folder import ModelFolder
 from ..export.memory import memory_errors
 from ..export.whole_number import brief
+from .banned_strings import BannedStrings, TokenTexts
 from .cancellation import Cancellation
 from .chat import (
     TRANSCRIPT_STOPS,
@@ -129,6 +130,7 @@ class Model:
         no_repeat_ngram_size: int | None = None,
         logit_bias: Mapping[int, float] | None = None,
         banned_tokens: Sequence[int] | None = None,
+        banned_strings: Sequence[str] | None = None,
         min_tokens: int = 0,
         seed: int | None = None,
         json_schema: Mapping[str, Any] | str | None = None,
@@ -159,6 +161,8 @@ class Model:
         no_repeat_ngram_size  so many tokens in a row appear once only
         logit_bias          {token id: number}, added to its logit; -100 all but bans it
         banned_tokens       token ids that are never chosen
+        banned_strings      strings that the output does not contain: no token is chosen that would
+                            complete one
         min_tokens          no token that ends a text before so many were generated
         seed                an integer: the same one and the same settings give the same tokens on
                             one machine; None takes fresh randomness
@@ -202,6 +206,7 @@ class Model:
             no_repeat_ngram_size=no_repeat_ngram_size,
             logit_bias=logit_bias,
             banned_tokens=banned_tokens,
+            banned_strings=banned_strings,
             min_tokens=min_tokens,
             seed=seed,
             json_schema=json_schema,
@@ -219,6 +224,7 @@ class Model:
         prompt: str | Sequence[int] | ChatPrompt = "",
         *,
         max_tokens: int = 256,
+        banned_strings: Sequence[str] | None = None,
         json_schema: Mapping[str, Any] | str | None = None,
         regex: str | None = None,
         choices: Sequence[str] | None = None,
@@ -262,9 +268,16 @@ class Model:
             max_tokens=max_tokens,
             end_ids=frozenset() if ignore_eos else self.end_ids | chat.end_ids,
             grammar=make_grammar(self._vocabulary, **forms) if one_form(**forms) else None,
+            banned=None
+            if banned_strings is None
+            else BannedStrings(self._token_texts, banned_strings),
             stop=stop_strings(stop, chat.stop),
             logprobs=logprobs,
         )
+
+    @cached_property
+    def _token_texts(self) -> TokenTexts:
+        return TokenTexts(self.tokenizer.all_bytes(self.session.shape.vocab_size))
 
     @cached_property
     def _vocabulary(self) -> Vocabulary:

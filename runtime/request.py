@@ -9,6 +9,7 @@ import numpy as np
 
 from ..export.errors import RequestError
 from ..export.whole_number import brief, whole_number
+from .banned_strings import BannedStrings
 from .chunks import CHUNK_SIZE
 from .constraint import Grammar
 from .sampling import SamplingOptions
@@ -24,6 +25,7 @@ class Request:
     prompt_ids      token ids, at least one
     end_ids         tokens that end the text
     grammar         the form of the text; None for any
+    banned          strings that it does not contain
     logprobs        None: none; 0: of each new token; N: of the N likeliest in its place, too
     chunk_size      tokens of the prompt that are computed at once
 
@@ -35,6 +37,7 @@ class Request:
     max_tokens: int = 256
     end_ids: frozenset[int] = frozenset()
     grammar: Grammar | None = None
+    banned: BannedStrings | None = None
     stop: Sequence[str] = ()
     logprobs: int | None = None
     chunk_size: int = CHUNK_SIZE

@@ -6,12 +6,12 @@ those, about ten times faster at V = 50257. The steps, joined by ``process_logit
 obvious twin; the tests say that both leave the same tokens with the same probabilities.
 
 Order: what a constraint forbids, logit bias, repetition penalty, frequency and presence penalty (as
-vLLM has them), repeated n-grams, banned tokens, an early end, temperature, top-k, top-p, min-p,
-typical-p (as the logits processors of Hugging Face's ``GenerationMixin`` run). A constraint comes
-first: the filters then speak of what it allows, and no bias brings back what it forbids. The
-repetition penalty treats positive and negative scores differently, so that it has to see the
-model's own. Temperature comes before the filters, so that these speak of the probabilities that are
-then drawn from. Each filter measures its share of what those before it left.
+vLLM has them), repeated n-grams, banned tokens and strings, an early end, temperature, top-k,
+top-p, min-p, typical-p (as the logits processors of Hugging Face's ``GenerationMixin`` run). A
+constraint comes first: the filters then speak of what it allows, and no bias brings back what it
+forbids. The repetition penalty treats positive and negative scores differently, so that it has to
+see the model's own. Temperature comes before the filters, so that these speak of the probabilities
+that are then drawn from. Each filter measures its share of what those before it left.
 
 The repetition penalty and n-grams look at all tokens so far; frequency and presence penalty at what
 was generated, as OpenAI's and vLLM's do.
@@ -29,10 +29,10 @@ from numpy.typing import NDArray
 
 from ..export.errors import NumericsError, RequestError
 from ..export.sampling_ranges import check_sampling
+from .banned_strings import BannedStrings, TokenIds
 from .constraint import Allowed, Constraint
 
 Logits: TypeAlias = NDArray[np.float32]
-TokenIds: TypeAlias = NDArray[np.intp]
 Weights: TypeAlias = NDArray[np.float64]
 
 _REMOVED = np.float32(-np.inf)
@@ -167,12 +167,12 @@ def remove_repeated_ngrams(logits: Logits, token_ids: Sequence[int], size: int |
     return result
 
 
-def remove_banned(logits: Logits, banned: Sequence[int] | None) -> Logits:
+def remove_banned(logits: Logits, banned: Sequence[int] | TokenIds | None) -> Logits:
     """Removes tokens, whatever else is said of them. Raises RequestError for an id outside 0..V-1.
 
     Hugging Face's ``suppress_tokens``.
     """
-    if not banned:
+    if banned is None or not len(banned):
         return logits
     result = logits.copy()
     result[_checked_ids(banned, logits.size, "in banned_tokens")] = -np.inf
@@ -246,6 +246,7 @@ def reshape_logits(
     num_prompt: int = 0,
     end_ids: Collection[int] = (),
     allowed: Allowed | None = None,
+    banned: BannedStrings | None = None,
 ) -> Logits:
     """The steps before the temperature; the first ``num_prompt`` of the ids are the prompt's.
 
@@ -262,6 +263,8 @@ def reshape_logits(
     logits = apply_frequency_and_presence(logits, generated, frequency, presence)
     logits = remove_repeated_ngrams(logits, token_ids, options.no_repeat_ngram_size)
     logits = remove_banned(logits, options.banned_tokens)
+    if banned is not None:
+        logits = remove_banned(logits, banned.completed_by(token_ids[num_prompt:]))
     if len(token_ids) - num_prompt < options.min_tokens and end_ids:
         logits = logits.copy()
         logits[list(end_ids)] = -np.inf
@@ -275,12 +278,13 @@ def process_logits(
     num_prompt: int = 0,
     end_ids: Collection[int] = (),
     allowed: Allowed | None = None,
+    banned: BannedStrings | None = None,
 ) -> Logits:
     """All steps in their order, at full width: the slow twin of what a sampler draws from.
 
     Softmax of the result is the distribution. ``options.temperature`` has to be above 0.
     """
-    logits = reshape_logits(logits, token_ids, options, num_prompt, end_ids, allowed)
+    logits = reshape_logits(logits, token_ids, options, num_prompt, end_ids, allowed, banned)
     logits = apply_temperature(logits, options.temperature)
     logits = top_k(logits, options.top_k)
     logits = top_p(logits, options.top_p)
@@ -324,13 +328,15 @@ class Sampler:
         num_prompt: int,
         end_ids: Collection[int],
         constraint: Constraint | None,
+        banned: BannedStrings | None,
     ) -> None:
         self.options = options
         self.constraint = constraint
+        self._banned = banned
         self.generator = np.random.Generator(np.random.PCG64(options.seed))
         self._num_prompt = num_prompt
         self._end_ids = end_ids
-        self._reshapes = options.reshapes or constraint is not None
+        self._reshapes = options.reshapes or constraint is not None or banned is not None
         self._filters = options.filters
         # What is freed beyond twice the largest block freed so far, glibc gives back at once: then
         # arrays of V = 128256 cost 500 page faults or 0.8 ms a token. It learns from a larger one.
@@ -373,7 +379,7 @@ class Sampler:
             if self.constraint.must_end(generated):
                 end_ids = ()  # however few ``min_tokens`` finds them
         reshaped = reshape_logits(
-            logits, token_ids, self.options, self._num_prompt, end_ids, allowed
+            logits, token_ids, self.options, self._num_prompt, end_ids, allowed, self._banned
         )
         if reshaped.max() == -np.inf and logits.max() > -np.inf:
             raise _nothing_left(allowed)
@@ -385,13 +391,14 @@ def make_sampler(
     num_prompt: int = 0,
     end_ids: Collection[int] = (),
     constraint: Constraint | None = None,
+    banned: BannedStrings | None = None,
 ) -> Sampler:
     """The function (logits, token ids so far) -> token, bound once before the loop.
 
     The first ``num_prompt`` of the ids are the prompt's; ``end_ids`` end a text. ``constraint`` is
     of this generation alone, and wins over ``min_tokens``.
     """
-    return Sampler(options, num_prompt, end_ids, constraint)
+    return Sampler(options, num_prompt, end_ids, constraint, banned)
 
 
 def _greedy(logits: Logits) -> int:
@@ -650,12 +657,12 @@ def _largest(logits: Logits) -> np.float32:
 def _nothing_left(allowed: Allowed | None) -> RequestError:
     if allowed is None:
         return RequestError(
-            "no token is left to choose from, expected one at least: banned_tokens, "
+            "no token is left to choose from, expected one at least: banned tokens or strings, "
             "no_repeat_ngram_size and min_tokens removed them all; ask for less of them"
         )
     return RequestError(
         f"no token is left of the {int(allowed.sum())} that the constraint allows here, expected "
-        "one at least: the model gives them no probability, or banned_tokens, "
+        "one at least: the model gives them no probability, or banned tokens or strings, "
         "no_repeat_ngram_size or min_tokens remove them; ask for less of these"
     )
 

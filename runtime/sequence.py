@@ -72,7 +72,11 @@ class Sequence:
         if request.grammar is not None:
             self._constraint = request.grammar.start(request.end_ids, request.prompt_ids)
         self._sampler = make_sampler(
-            request.sampling, len(self.token_ids), request.end_ids, self._constraint
+            request.sampling,
+            len(self.token_ids),
+            request.end_ids,
+            self._constraint,
+            request.banned,
         )
         rest = self.token_ids[cache.length :]
         self._prompt: Iterator[AnySequence[int]] = chunks(rest, request.chunk_size)

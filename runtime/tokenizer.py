@@ -41,6 +41,7 @@ class Tokenizer:
         self._bytes: dict[int, bytes] = {}
         special = {token_id: token for token_id, token in added.items() if token.special}
         self.special_ids: frozenset[int] = frozenset(special)
+        self.added_ids: frozenset[int] = frozenset(added)
         self.special_spellings: tuple[str, ...] = tuple(
             token.content for token in special.values() if token.content
         )
@@ -152,18 +153,13 @@ class Tokenizer:
             known = self._bytes[token_id] = self._find_bytes(token_id)
         return known
 
-    def text_bytes(self, num_tokens: int) -> list[bytes]:
-        """The bytes of the tokens 0 to ``num_tokens`` - 1, all at once.
-
-        None for an id without a token, and for those that are no text: special and other added
-        ones, and the one for what is unknown.
-        """
+    def all_bytes(self, num_tokens: int) -> list[bytes]:
+        """``token_bytes`` of the ids 0 to ``num_tokens`` - 1, all at once."""
         with self._library_errors("listing the vocabulary"):
-            ids = self._library.get_vocab(with_added_tokens=False)
-            added = self._library.get_added_tokens_decoder()
+            ids = self._library.get_vocab(with_added_tokens=True)
         found = [b""] * num_tokens
         for content, token_id in ids.items():
-            if token_id < num_tokens and token_id not in added and token_id != self.unknown_id:
+            if token_id < num_tokens and token_id not in self.special_ids:
                 found[token_id] = self._to_bytes(content)
         return found
 

@@ -94,8 +94,11 @@ def test_a_form_is_read_from_a_file_or_the_line(
     assert run(*command, "--choice", "yes,no", "--choice", "may be").out in (
         *("yes\n", "no\n", "may be\n"),
     )
-    ended = run(*command, "--grammar", lark, "--stats", "--ban", "299")
+    ended = run(*command, "--grammar", lark, "--stats", "--ban-token", "299")
     assert re.fullmatch(r"(é*)c(b*)\n", ended.out)
+    ended = run(*command, "--choice", "yes,no", "--ban", "e")
+    assert ended.out == "no\n"
+    ended = run(*command, "--grammar", lark, "--stats")
     assert re.search(r"\(\d+ tokens\), constraint \d[\d.]* [µm]s a token, peak", ended.err)
 
 
@@ -108,7 +111,7 @@ def test_a_form_is_read_from_a_file_or_the_line(
         (["--grammar", "{folder}"], "is a folder, expected a regular file"),
         (["--grammar", "{folder}/bytes"], "bytes is not UTF-8 (byte 0), expected a schema or"),
         (["--json-schema", ""], "found an empty name, expected a path"),
-        (["--ban", "300"], "token id 300 is in banned_tokens, expected 0 to 299"),
+        (["--ban-token", "300"], "token id 300 is in banned_tokens, expected 0 to 299"),
     ],
 )
 def test_a_form_that_is_none_ends_in_one_line(

@@ -209,6 +209,15 @@ sampling_options = _group(
     ),
     click.option(
         "--ban",
+        "banned_strings",
+        type=utf8,
+        multiple=True,
+        metavar="TEXT",
+        callback=lambda context, parameter, given: [unescape(text) for text in given] or None,
+        help=r"Never write this text; \n and \t are understood. May be given several times.",
+    ),
+    click.option(
+        "--ban-token",
         "banned_tokens",
         type=int,
         multiple=True,
