@@ -517,17 +517,17 @@ def _guesses(
 
     By the heaviest, and every so many of the others; any and none where there are not many.
     """
-    stride = keys.size // 1024
+    stride, least = keys.size // 1024, -float(_LARGEST)
     if stride < 4:
-        return -float(_LARGEST), math.inf
+        return least, math.inf
     light = weights.copy()
     light[heavy] = 0
     sample = np.concatenate((keys[::stride], keys[heavy]))
     order = np.argsort(sample)
     shares = np.concatenate((light[::stride] * stride, weights[heavy]))[order]
-    low, high = np.searchsorted(np.cumsum(shares), [0.9 * below, 1.1 * below])
-    last = order.size - 1
-    return float(sample[order[min(low, last)]]), float(sample[order[min(high + 1, last)]])
+    places = np.searchsorted(np.cumsum(shares), [0.9 * below, 1.1 * below]) + [0, 1]
+    low, high = sample[order[np.minimum(places, order.size - 1)]]
+    return max(float(low), least), float(high)
 
 
 def _cut(

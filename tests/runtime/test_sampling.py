@@ -390,6 +390,17 @@ def test_sampler_leaves_logits_alone_and_repeats_itself(
     np.testing.assert_array_equal(logits, f32(*values))
 
 
+@pytest.mark.parametrize("name", ["top_p", "typical_p"])
+def test_a_share_just_below_one_keeps_tokens_that_are_there(name: str) -> None:
+    """Among many that a constraint removed; it is that of all in float32."""
+    logits = np.full(20_000, -INF, dtype=np.float32)
+    logits[::7] = np.linspace(-3, 3, logits[::7].size)
+    options = SamplingOptions(seed=3, **{name: math.nextafter(1.0, 0.0)})
+    ids, weights = make_sampler(options).distribution(logits, [])
+    assert set(ids) <= set(range(0, 20_000, 7))
+    assert weights.sum() / np.exp(logits.astype(np.float64) - 3).sum() > 1 - 1e-6
+
+
 def test_seeds_differ_and_no_seed_is_fresh() -> None:
     logits = np.zeros(1000, dtype=np.float32)
 
