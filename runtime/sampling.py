@@ -629,7 +629,7 @@ def _weights(scaled: Logits, largest: np.float32 | float = 0.0) -> Weights:
 
 
 def _checked_ids(
-    token_ids: Sequence[int], size: int, place: str = "among the ids so far"
+    token_ids: Sequence[int] | TokenIds, size: int, place: str = "among the ids so far"
 ) -> NDArray[np.int64]:
     ids = np.asarray(token_ids, dtype=np.int64)
     if ids.min() < 0 or ids.max() >= size:
