@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -395,7 +395,7 @@ def test_a_share_just_below_one_keeps_tokens_that_are_there(name: str) -> None:
     """Among many that a constraint removed; it is that of all in float32."""
     logits = np.full(20_000, -INF, dtype=np.float32)
     logits[::7] = np.linspace(-3, 3, logits[::7].size)
-    options = SamplingOptions(seed=3, **{name: math.nextafter(1.0, 0.0)})
+    options = replace(SamplingOptions(seed=3), **cast(Any, {name: math.nextafter(1.0, 0.0)}))
     ids, weights = make_sampler(options).distribution(logits, [])
     assert set(ids) <= set(range(0, 20_000, 7))
     assert weights.sum() / np.exp(logits.astype(np.float64) - 3).sum() > 1 - 1e-6
