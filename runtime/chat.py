@@ -19,7 +19,8 @@ from typing import Any, TypeAlias
 from ..export.errors import RequestError
 from ..export.strict_json import shown
 from .chat_template import ChatTemplate
-from .quoting import HIDING, Quotation
+from .quoted_texts import quoting
+from .quoting import HIDING
 from .tokenizer import Tokenizer
 
 Message: TypeAlias = Mapping[str, str]
@@ -81,17 +82,9 @@ def _encode(
         "add_special_tokens": add_special_tokens,
         "max_characters": max_characters,
     }
-    texts = [message["content"] for message in messages]
-    # The tokenizer is asked, not the spellings: it may also take other characters for them.
-    if not any(tokenizer.special_ids.intersection(_ids_alone(tokenizer, text)) for text in texts):
-        return tokenizer.encode(write(messages), **limits)
-    quotation = Quotation(tokenizer.special_spellings)
-    hidden = [{**message, "content": quotation.hide(message["content"])} for message in messages]
-    return tokenizer.encode_quoting(write(hidden), quotation, **limits)
-
-
-def _ids_alone(tokenizer: Tokenizer, text: str) -> list[int]:
-    return tokenizer.encode(text, add_special_tokens=False, max_characters=len(text))
+    hide, encode = quoting(tokenizer, [message["content"] for message in messages])
+    hidden = [{**message, "content": hide(message["content"])} for message in messages]
+    return encode(write(hidden), **limits)
 
 
 def check_messages(messages: Any, max_characters: int) -> None:

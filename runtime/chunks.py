@@ -33,7 +33,15 @@ def prefill(
 
 
 def chunks(prompt_ids: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    """Cuts a prompt into runs of ``size`` tokens, an even number: 3 counts as 4.
+    """Cuts a prompt into runs of ``size`` tokens, see ``cuts``."""
+    start = 0
+    for end in cuts(len(prompt_ids), size):
+        yield prompt_ids[start:end]
+        start = end
+
+
+def cuts(count: int, size: int) -> list[int]:
+    """Where a prompt of ``count`` tokens is cut: runs of ``size``, an even number; 3 counts as 4.
 
     So that the cuts do not show in the logits. The kernels of quantized products (MatMulNBits) take
     rows in pairs, and the last of an odd number alone, by other code: its last float bit differs,
@@ -41,13 +49,11 @@ def chunks(prompt_ids: Sequence[int], size: int) -> Iterator[Sequence[int]]:
     of 11). With even cuts the same row is the odd one, or none, whatever the size. One row alone
     also takes the attention kernel of decoding: a last token joins the chunk before it.
     """
-    start, size = 0, longest_chunk(size) - 1
-    while start < len(prompt_ids):
-        end = start + size
-        if len(prompt_ids) - end == 1:
-            end += 1
-        yield prompt_ids[start:end]
-        start = end
+    step = longest_chunk(size) - 1
+    ends = [*range(step, count, step), count] if count else []
+    if len(ends) > 1 and count - ends[-2] == 1:
+        del ends[-2]
+    return ends
 
 
 def longest_chunk(size: int) -> int:

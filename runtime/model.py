@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from functools import cached_property
 from typing import Any
 
@@ -12,7 +14,7 @@ import numpy as np
 
 from ..export.errors import RequestError
 from ..export.folder import ModelFolder
-from ..export.memory import memory_errors
+from ..export.memory import free_bytes, memory_errors
 from ..export.whole_number import brief
 from .banned_strings import BannedStrings, TokenTexts
 from .cancellation import Cancellation
@@ -27,15 +29,20 @@ from .chat import (
 from .chat_template import ChatTemplate
 from .constraint import Vocabulary, make_grammar, one_form
 from .generation_config import GenerationConfig
+from .labels import Classifier
 from .placement import open_session
 from .request import Request
 from .reuse import ReusableCache
+from .row_rule import MOST_ROWS, row_group
 from .sampling import SamplingOptions
+from .scheduler import Background, Job, Scheduler
+from .scoring import Score, TextLogprobs, TextScorer, start_token
 from .stopping import stop_strings
 from .text import (
     CHARACTERS_PER_TOKEN,
+    Piece,
+    Result,
     TextStream,
-    Timings,
     encoded,
 )
 from .tokenizer import Tokenizer
@@ -44,30 +51,6 @@ SAMPLING_NAMES = frozenset(field.name for field in fields(SamplingOptions))
 
 # For a model that does not say: a little below its own distribution.
 SAMPLING_DEFAULTS = {"temperature": 0.8, "top_p": 0.95}
-
-
-@dataclass(frozen=True)
-class Result:
-    """A finished generation, as ``Model.generate`` returns it.
-
-    text            what was generated, without the prompt and without a stop string
-    token_ids       the new tokens; an end token, if that ended it, included
-    finish_reason   what ended it:
-                      "eos"        the model produced an end token, or a constraint lets nothing
-                                   else follow
-                      "stop"       a stop string appeared; neither it nor what follows is returned
-                      "length"     ``max_tokens`` tokens were produced
-                      "context"    the context length was reached
-                      "cancelled"  ``cancel()`` was called, or the process is ending
-    timings         seconds and rates: a ``Timings``
-    logprobs        natural log of each token's probability; None unless asked for
-    """
-
-    text: str
-    token_ids: list[int]
-    finish_reason: str
-    timings: Timings
-    logprobs: list[float] | None
 
 
 class Model:
@@ -118,6 +101,7 @@ class Model:
         prompt: str | Sequence[int] | ChatPrompt = "",
         *,
         max_tokens: int = 256,
+        max_seconds: float | None = None,
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
@@ -142,12 +126,14 @@ class Model:
         logprobs: bool | int = False,
         cancellation: Cancellation | None = None,
         cache: ReusableCache | None = None,
+        reproducible: bool = False,
     ) -> TextStream:
         """Generates text after ``prompt``, piece by piece, as it comes.
 
         prompt              a string, a sequence of token ids, or what ``chat_prompt`` returns; an
                             empty one starts from the token a text begins with
         max_tokens          most tokens to generate
+        max_seconds         ends it at the next token once they are over; None: no limit
         temperature         0 takes the likeliest token (greedy); above it, the larger the wilder
         top_k               sample from the ``top_k`` likeliest tokens only
         top_p               from the likeliest that together reach this probability, up to 1
@@ -179,6 +165,9 @@ class Model:
         cancellation        a ``Cancellation``, to end it from another thread; ``cancel()`` of the
                             stream does the same
         cache               from ``new_cache``: what it holds of the prompt is not computed again
+        reproducible        True: the tokens are, bit by bit, those of ``generate_many`` in whatever
+                            company; each takes up to a fifth longer where kernels take rows in
+                            pairs, which is found at the first use
 
         How tokens are chosen is the model's own default where it is None: ``sampling_defaults``.
         Nothing runs before the first piece is asked for. Of the four forms of output one may be
@@ -194,6 +183,7 @@ class Model:
         request = self.request(
             prompt,
             max_tokens=max_tokens,
+            max_seconds=max_seconds,
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,
@@ -217,13 +207,21 @@ class Model:
             ignore_eos=ignore_eos,
             logprobs=logprobs,
         )
-        return TextStream(self.session, self.tokenizer, request, cancellation, cache)
+        return TextStream(
+            self.session,
+            self.tokenizer,
+            request,
+            cancellation,
+            cache,
+            lambda: self._row_group if reproducible else 1,
+        )
 
     def request(
         self,
         prompt: str | Sequence[int] | ChatPrompt = "",
         *,
         max_tokens: int = 256,
+        max_seconds: float | None = None,
         banned_strings: Sequence[str] | None = None,
         json_schema: Mapping[str, Any] | str | None = None,
         regex: str | None = None,
@@ -273,6 +271,7 @@ class Model:
             else BannedStrings(self._token_texts, banned_strings),
             stop=stop_strings(stop, chat.stop),
             logprobs=logprobs,
+            max_seconds=max_seconds,
         )
 
     @cached_property
@@ -283,6 +282,105 @@ class Model:
     def _vocabulary(self) -> Vocabulary:
         """The tokens as a constraint sees them. Raises MissingExtraError without llguidance."""
         return Vocabulary(self.tokenizer, self.session.shape.vocab_size)
+
+    def generate_many(
+        self,
+        requests: Iterable[Any],
+        *,
+        rows: int = MOST_ROWS,
+        kv_bytes: int | None = None,
+        reproducible: bool = True,
+        **options: Any,
+    ) -> Iterator[Result]:
+        """Runs many requests at once; their results as they finish, each with its ``index``.
+
+            prompts = ["Once upon a time", "It was", "She said"]
+            for result in model.generate_many(prompts, max_tokens=20, seed=1):
+                print(result.index, result.text)
+
+        requests            prompts as ``stream`` takes them, mappings of a "prompt" and options of
+                            its own, or what ``request`` returns; taken only as fast as they run
+        rows                most requests under way at once, up to 16
+        kv_bytes            most that their keys and values may come to take: who finds no room
+                            waits; None: half of the memory that is free
+        reproducible        True: each gets the tokens that it gets alone with ``reproducible``,
+                            whatever its company; False: faster by up to a row a step
+        options             those of ``stream``, for all that have none of their own
+
+        Requests join and leave between steps, first come first served; a long prompt delays the
+        others by a chunk at most, and one that begins as another is not computed twice. One that
+        fails ends with the finish reason "error" and changes nobody else's tokens. Raises
+        RequestError for a request that is none, with its index, ResourceError where there is no
+        memory for a step.
+        """
+        group = self._row_group if reproducible else 1
+        scheduler = Scheduler(self.session, group, rows, _kv_bytes(kv_bytes))
+        coming = enumerate(requests)
+        more = True
+        try:
+            while more or not scheduler.is_idle:
+                while more and not scheduler.num_waiting:
+                    index, asked = next(coming, (-1, None))
+                    if more := index >= 0:
+                        scheduler.add(self._job(asked, options, index))
+                for job in scheduler.step():
+                    yield job.so_far()
+        finally:
+            scheduler.drained()
+
+    def submit(self, prompt: Any = "", **options: Any) -> Job:
+        """Runs a request in the background, together with others that were submitted; a ``Job``.
+
+        Takes a prompt and the options of ``stream`` but ``cancellation`` and ``cache``. Its tokens
+        are those that ``stream`` gives with ``reproducible``. Raises RequestError for an argument
+        out of range.
+        """
+        job = Job(self._as_request(prompt, options), self.tokenizer)
+        self._background.run(job)
+        return job
+
+    async def astream(self, prompt: Any = "", **options: Any) -> AsyncIterator[Piece]:
+        """``submit`` for asyncio: the pieces as they come, while the event loop goes on.
+
+        Ended before its end, as by ``break``, it cancels the request. Raises what ``stream`` does.
+        """
+        loop = asyncio.get_running_loop()
+        arrived: asyncio.Queue[Piece | None] = asyncio.Queue()
+
+        def listener(piece: Piece | None) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens
+                loop.call_soon_threadsafe(arrived.put_nowait, piece)
+
+        job = Job(self._as_request(prompt, options), self.tokenizer, listener=listener)
+        self._background.run(job)
+        try:
+            while (piece := await arrived.get()) is not None:
+                yield piece
+        finally:
+            job.cancel()
+        if job.error is not None:
+            raise job.error
+
+    @cached_property
+    def _row_group(self) -> int | None:
+        return row_group(self.session)
+
+    @cached_property
+    def _background(self) -> Background:
+        return Background(lambda: Scheduler(self.session, self._row_group, kv_bytes=_kv_bytes()))
+
+    def _as_request(self, asked: Any, options: Mapping[str, Any]) -> Request:
+        if isinstance(asked, Request):
+            return asked
+        if isinstance(asked, Mapping):
+            return self.request(**{"prompt": "", **options, **asked})
+        return self.request(asked, **options)
+
+    def _job(self, asked: Any, options: Mapping[str, Any], index: int) -> Job:
+        try:
+            return Job(self._as_request(asked, options), self.tokenizer, index)
+        except RequestError as error:
+            raise RequestError(f"requests[{index}]: {error}") from error
 
     def chat(
         self, messages: Sequence[Message], *, transcript: bool = False, **options: Any
@@ -355,13 +453,67 @@ class Model:
         Takes the options of ``stream``, and raises the same errors.
         """
         stream = self.stream(prompt, **options)
-        pieces = list(stream)
-        steps = [step for piece in pieces for step in piece.steps]
-        logprobs = [step.logprob for step in steps if step.logprob is not None]
-        return Result(
-            text="".join(piece.text for piece in pieces),
-            token_ids=stream.token_ids,
-            finish_reason=str(stream.finish_reason),
-            timings=stream.timings,
-            logprobs=logprobs if options.get("logprobs") else None,
-        )
+        return stream.result_of(stream)
+
+    def score(self, context: str, continuations: Sequence[str]) -> tuple[Score, ...]:
+        """How likely each of several texts is after ``context``: a ``Score`` of each.
+
+            scores = model.score("The capital of France is", [" Paris", " Rome"])
+            scores[0].loglikelihood, scores[0].mean, scores[0].is_greedy, scores[0].logprobs
+
+        Nothing is put between the two: a word begins with its space. The context is computed once;
+        an empty one is the token a text begins with. Raises RequestError, before anything runs, for
+        a pair longer than the context length and for a text that adds no token; NumericsError for a
+        model whose numbers are not finite.
+        """
+        return self.new_scorer().score(context, continuations)
+
+    def logprobs(self, text: str, *, top: int = 0) -> TextLogprobs:
+        """How likely every token of ``text`` is after those before it, as a ``TextLogprobs``.
+
+            found = model.logprobs("Once upon a time", top=5)
+            found.logprobs, found.top_ids[0], found.top_logprobs[0]
+
+        The first token comes after the one a text begins with. ``top`` adds the likeliest tokens at
+        each place. Raises RequestError, before anything runs, for a text longer than the context
+        length or without a token; NumericsError as ``score``.
+        """
+        return self.new_scorer().logprobs(text, top)
+
+    def classifier(
+        self,
+        labels: Sequence[str],
+        template: str,
+        *,
+        examples: Sequence[tuple[str, str]] = (),
+        calibrate: bool = False,
+    ) -> Classifier:
+        """What tells which of ``labels`` fits a text, by the text's place in ``template``.
+
+            classifier = model.classifier(["positive", "negative"], "Review: {text}\\nSentiment:")
+            found = classifier.classify("I loved it.")
+            found.label, found.probability, found.probabilities
+
+        A label follows the template after a space, or where {label} stands at its end. ``examples``
+        are texts and their labels, shown to the model before each text. ``calibrate`` divides by
+        what the model says of an empty text, and so takes out the label that it prefers anyhow.
+        Raises RequestError for labels or a template that cannot be.
+        """
+        parts = (self.session, self.tokenizer, self._first_id)
+        return Classifier(*parts, labels, template, examples, calibrate)
+
+    def new_scorer(self) -> TextScorer:
+        """What ``score`` and ``logprobs`` ask, for one text after another in one thread.
+
+        It computes a context that comes again once, and what follows of it does not change a bit.
+        """
+        return TextScorer(self.session, self.tokenizer, self._first_id)
+
+    @cached_property
+    def _first_id(self) -> int | None:
+        return start_token(self.tokenizer, self.folder.path)
+
+
+def _kv_bytes(asked: int | None = None) -> int | None:
+    free = free_bytes()
+    return asked if asked is not None or free is None else free // 2

@@ -27,6 +27,7 @@ class Request:
     grammar         the form of the text; None for any
     banned          strings that it does not contain
     logprobs        None: none; 0: of each new token; N: of the N likeliest in its place, too
+    max_seconds     after which it ends, at the next token; None: when it is finished
     chunk_size      tokens of the prompt that are computed at once
 
     Raises RequestError, naming the option, for a value outside its range.
@@ -40,6 +41,7 @@ class Request:
     banned: BannedStrings | None = None
     stop: Sequence[str] = ()
     logprobs: int | None = None
+    max_seconds: float | None = None
     chunk_size: int = CHUNK_SIZE
 
     def __post_init__(self) -> None:
@@ -54,6 +56,12 @@ class Request:
                     f"{name} is {brief(value)}, expected an integer from 1 up; give how many tokens"
                 )
             object.__setattr__(self, name, number)  # NumPy's becomes Python's
+        limit = self.max_seconds
+        if limit is not None and (isinstance(limit, bool | str) or not limit >= 0):
+            raise RequestError(
+                f"max_seconds is {brief(limit)}, expected a number of seconds from 0 up; leave it "
+                "out for no limit"
+            )
         object.__setattr__(self, "logprobs", checked_logprobs(self.logprobs))
 
 

@@ -11,7 +11,6 @@ All loops are made of these three lines: they differ in whose turn it is.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from collections.abc import Sequence as AnySequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -19,10 +18,11 @@ from typing import Protocol
 import numpy as np
 
 from .arena import Cache
-from .chunks import chunks
+from .chunks import cuts
 from .constraint import Constraint
+from .logprobs import likeliest, logprobs
 from .request import Request
-from .sampling import logprob, make_sampler
+from .sampling import make_sampler
 from .session import Logits
 
 
@@ -58,8 +58,7 @@ class Sequence:
         context_length: int,
         lender: Lender | None = None,
     ) -> None:
-        """``cache`` may hold the beginning of the prompt, but not all of it."""
-        assert cache.length < len(request.prompt_ids)
+        """``cache`` may hold the beginning of the prompt; all of it where its logits are known."""
         self.request = request
         self.cache = cache
         self.token_ids = list(request.prompt_ids)
@@ -78,8 +77,10 @@ class Sequence:
             self._constraint,
             request.banned,
         )
-        rest = self.token_ids[cache.length :]
-        self._prompt: Iterator[AnySequence[int]] = chunks(rest, request.chunk_size)
+        self.prompt_logits: Logits | None = None
+        """Those after the prompt, once they were computed."""
+        held = cache.length
+        self._cuts = [held + cut for cut in cuts(len(self.token_ids) - held, request.chunk_size)]
         self._started: float | None = None
 
     @property
@@ -98,12 +99,18 @@ class Sequence:
         return 0.0 if self._constraint is None else self._constraint.seconds
 
     def feed(self) -> AnySequence[int]:
-        """What to append to the cache next: a chunk of the prompt, or the last token."""
+        """What to append to the cache next: a chunk of the prompt, or the last token.
+
+        The same again, as long as the cache holds what it held: after a step that failed.
+        """
         if self._lender is not None:
             self._lender.check_holds(self)
         if self._started is None:
             self._started = time.perf_counter()
-        return next(self._prompt) if self.in_prompt else self.token_ids[-1:]
+        if not self.in_prompt:
+            return self.token_ids[-1:]
+        held = self.cache.length
+        return self.token_ids[held : next(cut for cut in self._cuts if cut > held)]
 
     def take(self, logits: Logits) -> Step | None:
         """The token that follows what was fed, by the logits (V,) after it; None in the prompt.
@@ -113,8 +120,8 @@ class Sequence:
         if self.in_prompt:
             return None
         token = self._sampler(logits, self.token_ids)
-        chosen = None if self.request.logprobs is None else logprob(logits, token)
-        top = () if not self.request.logprobs else likeliest(logits, self.request.logprobs)
+        asked = self.request.logprobs is not None
+        chosen, top = self._logprobs(logits, token) if asked else (None, ())
         self.token_ids.append(token)
         if token in self.request.end_ids or self._must_end():
             self.finish_reason = "eos"
@@ -122,22 +129,18 @@ class Sequence:
             self.finish_reason = "length"
         elif self.cache.length == self._context_length:
             self.finish_reason = "context"
-        started, self._started = self._started, None
-        assert started is not None
-        return Step(token, chosen, time.perf_counter() - started, top)
+        if self.num_new == 1:
+            self.prompt_logits = logits
+        now = time.perf_counter()
+        started, self._started = self._started or now, None
+        return Step(token, chosen, now - started, top)
+
+    def _logprobs(self, logits: Logits, token: int) -> tuple[float, tuple[tuple[int, float], ...]]:
+        others = likeliest(logits, self.request.logprobs or 0)
+        values = logprobs(logits[None], np.array([[token, *others]]))[0].tolist()
+        return values[0], tuple(zip(others.tolist(), values[1:], strict=True))
 
     def _must_end(self) -> bool:
         if self._constraint is None:
             return False
         return self._constraint.must_end(self.token_ids[len(self.request.prompt_ids) :])
-
-
-def likeliest(logits: Logits, count: int) -> tuple[tuple[int, float], ...]:
-    """The ``count`` likeliest tokens of logits (V,), from the first on, each with its logprob."""
-    count = min(count, logits.size)
-    found = np.argpartition(-logits, count - 1)[:count]
-    found = found[np.lexsort((found, -logits[found]))]
-    first = logprob(logits, int(found[0]))
-    below = logits[found].astype(np.float64) - float(logits[found[0]])
-    values = zip(found, below, strict=True)
-    return tuple((int(token), first + float(value)) for token, value in values)

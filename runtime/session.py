@@ -124,6 +124,12 @@ class Session:
         return Arena(self.shape, dtype=np.int8 if self.kv == INT8 else np.float32).new
 
     @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes that a token takes in a cache."""
+        itemsize = np.dtype(np.int8 if self.kv == INT8 else self._cache_dtype).itemsize
+        return self.shape.kv_numbers_per_token * itemsize
+
+    @property
     def _on_device(self) -> bool:
         return self.place is not CPU
 

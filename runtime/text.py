@@ -7,13 +7,14 @@ can end a generation is decided here, each with its finish reason:
     "stop"       a stop string appeared; neither it nor what follows is returned
     "length"     ``max_tokens`` tokens were produced
     "context"    the context length was reached
+    "timeout"    ``max_seconds`` were over
     "cancelled"  ``cancel()`` was called
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Sequence as AnySequence
 from dataclasses import dataclass
 from typing import Any
@@ -85,6 +86,38 @@ class Timings:
         return (self.new_tokens - 1) / self.decode_seconds if self.decode_seconds else 0.0
 
 
+@dataclass(frozen=True)
+class Result:
+    """A finished generation, as ``Model.generate`` returns it.
+
+    text            what was generated, without the prompt and without a stop string
+    token_ids       the new tokens; an end token, if that ended it, included
+    finish_reason   what ended it:
+                      "eos"        the model produced an end token, or a constraint lets nothing
+                                   else follow
+                      "stop"       a stop string appeared; neither it nor what follows is returned
+                      "length"     ``max_tokens`` tokens were produced
+                      "context"    the context length was reached
+                      "timeout"    ``max_seconds`` were over
+                      "cancelled"  ``cancel()`` was called, or the process is ending
+    timings         seconds and rates: a ``Timings``
+    logprobs        natural log of each token's probability; None unless asked for
+    top_logprobs    of each token, (token, logprob) of the likeliest in its place; None unless a
+                    number of them was asked for
+    index           place among the requests that ``generate_many`` was given
+    error           what it failed with, the finish reason being "error"; else None
+    """
+
+    text: str
+    token_ids: list[int]
+    finish_reason: str
+    timings: Timings
+    logprobs: list[float] | None
+    top_logprobs: list[tuple[tuple[int, float], ...]] | None = None
+    index: int = 0
+    error: Exception | None = None
+
+
 class Output:
     """What a request has produced so far: tokens become printable pieces as they come.
 
@@ -119,6 +152,12 @@ class Output:
         self.finish_reason = "stop" if stopped else sequence.finish_reason
         return self._piece(text) if text else None
 
+    @property
+    def expired(self) -> bool:
+        """Whether the time that the request had is over."""
+        limit = self._request.max_seconds
+        return limit is not None and time.perf_counter() - self._requested >= limit
+
     def end(self, reason: str) -> Piece | None:
         """What is left when all tokens are there; ``reason`` is what ended it if nothing else."""
         self.finish_reason = self.finish_reason or reason
@@ -127,6 +166,25 @@ class Output:
         if self._stops.stopped:
             self.finish_reason = "stop"
         return self._piece(rest) if rest or self._pending else None
+
+    def result_of(
+        self, pieces: Iterable[Piece], index: int = 0, error: Exception | None = None
+    ) -> Result:
+        """The whole, of all its pieces."""
+        pieces = list(pieces)
+        steps = [step for piece in pieces for step in piece.steps]
+        asked = self._request.logprobs
+        logprobs = [step.logprob for step in steps if step.logprob is not None]
+        return Result(
+            text="".join(piece.text for piece in pieces),
+            token_ids=self.token_ids,
+            finish_reason=str(self.finish_reason),
+            timings=self.timings,
+            logprobs=None if asked is None else logprobs,
+            top_logprobs=[step.top for step in steps] if asked else None,
+            index=index,
+            error=error,
+        )
 
     def _piece(self, text: str) -> Piece:
         steps, self._pending = tuple(self._pending), []
@@ -166,14 +224,16 @@ class TextStream(Output):
         request: Request,
         cancellation: Cancellation | None = None,
         cache: ReusableCache | None = None,
+        group: Callable[[], int | None] = lambda: 1,
     ) -> None:
         """Nothing runs before the first piece is asked for; ``cache`` may hold part of the prompt.
 
-        The pieces joined are the decoded ``token_ids``, up to a stop string.
+        ``group`` says how many rows there are to be in a step. The pieces joined are the decoded
+        ``token_ids``, up to a stop string.
         """
         super().__init__(request, tokenizer)
         self.cancellation = cancellation or Cancellation()
-        self._pieces = self._generated(session, cache)
+        self._pieces = self._generated(session, cache, group)
 
     def __iter__(self) -> Iterator[Piece]:
         return self
@@ -185,18 +245,20 @@ class TextStream(Output):
         """Ends the stream from any thread, at the latest after the running graph node."""
         self.cancellation.cancel()
 
-    def _generated(self, session: Session, cache: ReusableCache | None) -> Iterator[Piece]:
+    def _generated(
+        self, session: Session, cache: ReusableCache | None, group: Callable[[], int | None]
+    ) -> Iterator[Piece]:
         try:
             sequence = begin(session, self._request, cache)
-            for step in steps(session, sequence, self.cancellation):
+            for step in steps(session, sequence, self.cancellation, group()):
                 piece = self.add(step, sequence)
                 if piece is not None:
                     yield piece
-                if self.finish_reason is not None or self.cancellation.cancelled:
+                if self.finish_reason or self.cancellation.cancelled or self.expired:
                     break
         except Cancelled:
             pass
-        rest = self.end("cancelled")
+        rest = self.end("timeout" if self.expired else "cancelled")
         if rest is not None:
             yield rest
 

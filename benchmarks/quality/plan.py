@@ -8,10 +8,11 @@ from pathlib import Path
 
 from ...export.errors import RequestError
 from ...export.folder import ModelFolder
+from ...runtime.scoring import start_token
 from ...runtime.tokenizer import Tokenizer
 from .documents import Text, check_files, read_documents
 from .same_tokenizer import check_same_tokenizer
-from .text_windows import Window, start_token, text_windows
+from .text_windows import Window, text_windows
 
 DEFAULT_WINDOW = 1024  # tokens, or the context length if that is less
 SMALLEST_WINDOW = 3  # so that a model reads two tokens at once: see runtime.chunks

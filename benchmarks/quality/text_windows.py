@@ -28,13 +28,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...runtime.generation_config import GenerationConfig
 from ...runtime.lost_characters import kept_characters
 from ...runtime.tokenizer import Tokenizer
 
@@ -155,17 +153,6 @@ def _limited(pieces: Iterator[Tokens], limit: int | None) -> Iterator[Tokens]:
         yield tokens[:limit]
         if limit is not None and (limit := limit - len(tokens)) <= 0:
             return
-
-
-def start_token(tokenizer: Tokenizer, folder: Path) -> int | None:
-    """The id a text of this model folder begins with; None if its tokenizer has none.
-
-    It is the one the tokenizer puts first, or else what an empty prompt begins with.
-    """
-    ids, plain = (tokenizer.encode("a", add_special_tokens=special) for special in (True, False))
-    if ids[: len(plain)] != plain:
-        return ids[0]
-    return GenerationConfig.read(folder / "generation_config.json").start_id
 
 
 def text_tokens(tokenizer: Tokenizer, start: int | None, blocks: Iterator[str]) -> Iterator[Tokens]:

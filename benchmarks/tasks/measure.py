@@ -23,13 +23,12 @@ from numpy.typing import NDArray
 from ...export.errors import RequestError
 from ...export.folder import ModelFolder
 from ...runtime.kv import FP32
+from ...runtime.scoring import Score, Scorer, check_length, encode_pair, start_token
 from ...runtime.session import Session
 from ...runtime.tokenizer import Tokenizer
 from ..quality.measure import OnProgress
-from ..quality.text_windows import start_token
 from ..quality.unread import unread_of
 from .files import MULTIPLE_CHOICE, Item, TaskFile
-from .loglikelihood import Score, Scorer, check_length, encode_pair
 
 Mean = dict[str, float | None]
 ItemProgress = Callable[[int, float], None]  # items done, accuracy so far

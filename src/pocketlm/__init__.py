@@ -41,19 +41,25 @@ if TYPE_CHECKING:
     from pocketlm.export.observer import Observer
     from pocketlm.models.loading import load
     from pocketlm.runtime.cancellation import Cancellation
-    from pocketlm.runtime.model import Model, Result
+    from pocketlm.runtime.labels import Classifier, LabelDistribution
+    from pocketlm.runtime.model import Model
     from pocketlm.runtime.providers import FallbackWarning
-    from pocketlm.runtime.text import Piece, TextStream, Timings
+    from pocketlm.runtime.scheduler import Job
+    from pocketlm.runtime.scoring import Score, TextLogprobs
+    from pocketlm.runtime.text import Piece, Result, TextStream, Timings
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "pocketlm.models.loading": ["load"],
-    "pocketlm.runtime.model": ["Model", "Result"],
+    "pocketlm.runtime.model": ["Model"],
+    "pocketlm.runtime.scheduler": ["Job"],
     "pocketlm.export.observer": ["Observer"],
     "pocketlm.runtime.cancellation": ["Cancellation"],
+    "pocketlm.runtime.labels": ["Classifier", "LabelDistribution"],
     "pocketlm.runtime.providers": ["FallbackWarning"],
-    "pocketlm.runtime.text": ["Piece", "TextStream", "Timings"],
+    "pocketlm.runtime.scoring": ["Score", "TextLogprobs"],
+    "pocketlm.runtime.text": ["Piece", "Result", "TextStream", "Timings"],
     "pocketlm.export.errors": [
         "CheckpointError",
         "HubError",
@@ -71,8 +77,11 @@ _HOMES = {
 __all__ = [
     "Cancellation",
     "CheckpointError",
+    "Classifier",
     "FallbackWarning",
     "HubError",
+    "Job",
+    "LabelDistribution",
     "MissingExtraError",
     "Model",
     "ModelFolderError",
@@ -84,7 +93,9 @@ __all__ = [
     "RequestError",
     "ResourceError",
     "Result",
+    "Score",
     "StorageError",
+    "TextLogprobs",
     "TextStream",
     "Timings",
     "__version__",

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 VERBS = {
     "run": "Generate text from a prompt.",
     "chat": "Talk with a model.",
+    "classify": "Tell which label fits each line of a file.",
+    "score": "Tell how likely a model finds each continuation of a file.",
+    "translate": "Translate a file line by line, after examples.",
     "export": "Turn a checkpoint into a model folder.",
     "quantize": "Make a smaller model folder from an fp32 one.",
     "eval": "Measure how good a model is, and how far it diverges from another.",

@@ -23,13 +23,12 @@ from typing import Any, NoReturn
 import numpy as np
 
 from pocketlm import __version__, streams
-from pocketlm.benchmarks.quality.text_windows import start_token
-from pocketlm.benchmarks.tasks.loglikelihood import Scorer
 from pocketlm.export.errors import PocketLMError, RequestError
 from pocketlm.export.importing import importing
 from pocketlm.export.sampling_ranges import COUNTS, FIELDS
 from pocketlm.models.loading import load
 from pocketlm.runtime.chat import ChatPrompt, answer_end_ids
+from pocketlm.runtime.scoring import Scorer, start_token
 from pocketlm.runtime.text import CHARACTERS_PER_TOKEN
 
 

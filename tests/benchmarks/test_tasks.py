@@ -12,9 +12,9 @@ import pytest
 
 import pocketlm
 from pocketlm.benchmarks.tasks.files import TaskFile, read_task
-from pocketlm.benchmarks.tasks.loglikelihood import Scorer, encode_pair
 from pocketlm.benchmarks.tasks.measure import Answers, answer, mean, result
 from pocketlm.export.errors import RequestError
+from pocketlm.runtime.scoring import Scorer, encode_pair
 
 WORDS = "the other story of that house and then he went there with a heart in the rain".split()
 

@@ -26,10 +26,10 @@ from model_folders import with_files
 
 import pocketlm
 from pocketlm.benchmarks.tasks.files import read_task
-from pocketlm.benchmarks.tasks.loglikelihood import encode_pair
 from pocketlm.benchmarks.tasks.measure import measure_tasks
 from pocketlm.export.errors import RequestError
 from pocketlm.export.folder import ModelFolder
+from pocketlm.runtime.scoring import encode_pair
 
 pytestmark = pytest.mark.lm_eval
 

@@ -17,7 +17,7 @@ from pocketlm.runtime.session import Session
 
 DESCRIBED: list[type[Any]] = [
     *(pocketlm.Model, pocketlm.Result, pocketlm.TextStream, pocketlm.Piece, pocketlm.Timings),
-    *(pocketlm.Cancellation, Session, Step),
+    *(pocketlm.Classifier, pocketlm.Cancellation, pocketlm.Job, Session, Step),
 ]
 
 
@@ -27,7 +27,13 @@ def test_every_option_of_stream_is_described_where_help_shows_it() -> None:
     assert re.findall(r"^(\w+)  +\S", doc, re.MULTILINE) == names
 
 
-@pytest.mark.parametrize("owner", [pocketlm.Result, pocketlm.Timings, pocketlm.Piece])
+@pytest.mark.parametrize(
+    "owner",
+    [
+        *(pocketlm.Result, pocketlm.Timings, pocketlm.Piece),
+        *(pocketlm.Score, pocketlm.TextLogprobs, pocketlm.LabelDistribution),
+    ],
+)
 def test_every_field_of_a_result_is_described(owner: Any) -> None:
     described = re.findall(r"^(\w+)  +\S", inspect.getdoc(owner) or "", re.MULTILINE)
     assert described == list(owner.__dataclass_fields__)
@@ -44,8 +50,9 @@ def test_what_a_model_and_a_stream_hold_is_described(tiny_model: pocketlm.Model)
 def test_help_of_a_model_lists_what_one_calls() -> None:
     text = pydoc.plain(pydoc.render_doc(pocketlm.Model))
     listed = re.findall(r"^ \|  (\w+)(?:\(| = )", text, re.MULTILINE)
-    methods = ["chat", "chat_prompt", "chat_template", "generate", "new_cache", "request", "stream"]
-    assert listed == ["Model", "__init__", *methods]
+    methods = ["chat", "chat_prompt", "chat_template", "classifier", "generate", "generate_many"]
+    methods += ["logprobs", "new_cache", "new_scorer", "request", "score", "stream", "submit"]
+    assert [name for name in listed if name != "astream"] == ["Model", "__init__", *methods]
     assert max(map(len, inspect.getdoc(pocketlm.Model.stream).splitlines())) <= 100  # type: ignore[union-attr]
 
 
@@ -75,4 +82,4 @@ def test_examples_run(
 
 
 def test_there_are_examples() -> None:
-    assert len(examples()) == 7
+    assert len(examples()) == 13

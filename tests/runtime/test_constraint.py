@@ -395,6 +395,20 @@ def test_a_text_that_is_cut_says_so(tiny_model: pocketlm.Model) -> None:
     assert cut.finish_reason == "eos"  # complete with the last token
 
 
+def test_constrained_requests_in_company_get_what_they_get_alone(
+    tiny_model: pocketlm.Model,
+) -> None:
+    chosen: dict[str, Any] = {"max_tokens": 30, "seed": 5}
+    requests = [{"prompt": "the sea", **form} for form in [*FORMS, *FORMS[::2], {}]]
+    requests[3]["banned_strings"] = ["please"]
+    found = {one.index: one for one in tiny_model.generate_many(requests, rows=4, **chosen)}
+    for index, request in enumerate(requests):
+        alone = tiny_model.generate(**request, **chosen, reproducible=True)
+        assert (found[index].token_ids, found[index].finish_reason, found[index].text) == (
+            *(alone.token_ids, alone.finish_reason, alone.text),
+        )
+
+
 def test_the_space_that_decoding_drops_is_no_part_of_the_form(pieces: Vocabulary) -> None:
     """A text after <s> alone begins with one, which decoding drops; a later one does not."""
     tokenizer = pieces.tokenizer

@@ -20,8 +20,7 @@ from pocketlm.runtime.cancellation import Cancellation, Cancelled
 from pocketlm.runtime.chunks import chunks, prefill
 from pocketlm.runtime.decode import generate
 from pocketlm.runtime.request import GREEDY, Request
-from pocketlm.runtime.sampling import SamplingOptions, logprob
-from pocketlm.runtime.sequence import likeliest
+from pocketlm.runtime.sampling import SamplingOptions
 from pocketlm.runtime.session import Session
 
 PROMPT = [int(number) for number in np.random.default_rng(5).integers(0, 299, 40)]
@@ -97,19 +96,6 @@ def test_logprobs_are_log_softmax_of_all_logits(tiny_session: Session, temperatu
         np.testing.assert_allclose([value for _, value in step.top], row[likeliest], atol=2e-4)
 
 
-@given(st.lists(st.integers(-3, 3), min_size=1, max_size=12), st.integers(1, 15))
-def test_the_likeliest_are_sorted_and_ties_go_to_the_lowest_id(
-    values: list[int], count: int
-) -> None:
-    logits = np.array(values, np.float32)
-    expected = sorted(range(len(values)), key=lambda i: (-values[i], i))
-    found = likeliest(logits, count)
-    assert len(found) == min(count, len(values))
-    assert [values[token] for token, _ in found] == [values[i] for i in expected[: len(found)]]
-    for token, value in found:
-        assert value == pytest.approx(logprob(logits, token), abs=1e-6)
-
-
 def test_logprobs_are_none_unless_asked_for(tiny_session: Session) -> None:
     step = next(generate(tiny_session, Request(PROMPT, GREEDY, 1)))
     assert (step.logprob, step.top) == (None, ())
@@ -170,19 +156,19 @@ def test_logits_that_are_not_finite_are_reported_once(
     value: float,
     temperature: float,
 ) -> None:
-    step = Session.step
+    step = Session.step_together
     calls = []
 
-    def broken(session: Session, *arguments: Any) -> Any:
-        logits = step(session, *arguments)
-        calls.append(len(arguments[0]))
+    def broken(session: Session, feeds: Any, *others: Any, **more: Any) -> Any:
+        logits = step(session, feeds, *others, **more)
+        calls.append(len(feeds))
         if len(calls) == 3:
-            logits[17] = value
+            logits[0, 17] = value
         return logits
 
     sampling = SamplingOptions(temperature=temperature, seed=0)
     with monkeypatch.context() as patch:
-        patch.setattr(Session, "step", broken)
+        patch.setattr(Session, "step_together", broken)
         steps = generate(tiny_session, Request(PROMPT, sampling, 10))
         next(steps)
         next(steps)

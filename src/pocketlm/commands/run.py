@@ -18,6 +18,7 @@ from pocketlm.commands.options import (
     system_option,
     unescape,
 )
+from pocketlm.commands.recipes import print_recipe_option, read_recipe
 from pocketlm.commands.terminal import print_stream, say, tell_lost, why_it_stopped
 from pocketlm.export.memory import peak_rss_bytes
 from pocketlm.export.quantities import duration_text, size_text
@@ -31,6 +32,13 @@ from pocketlm.runtime.text import TextStream, Timings
 @click.argument("words", nargs=-1, metavar="[MODEL] [PROMPT]")
 @click.option("--chat", is_flag=True, help="Answer PROMPT, by the model's chat template.")
 @system_option
+@click.option(
+    "--recipe",
+    metavar="FILE",
+    help='Put PROMPT into this template: "assistant", which lets a model that only continues texts '
+    "answer, or a TOML file of yours in its form.",
+)
+@print_recipe_option
 @sampling_options
 @form_options
 @model_options
@@ -44,6 +52,7 @@ def command(
     words: tuple[str, ...],
     chat: bool,
     system: str | None,
+    recipe: str | None,
     stop: tuple[str, ...],
     stats: bool,
     as_json: bool,
@@ -66,6 +75,7 @@ def command(
       pocketlm run gpt2-int4/ "Once upon a time" --max-tokens 100 --seed 7 --stats
       pocketlm run llama-3.2-1b-instruct/ "Why is the sky blue?" --chat
       pocketlm run gpt2-int4/ "The date is " --regex "[0-9]{4}-[0-9]{2}-[0-9]{2}"
+      pocketlm run gpt2-int8/ "Why is the sky blue?" --recipe assistant
       echo "some prompt" | pocketlm run gpt2-int4/ - --json
     """
     path, prompt = _model_and_prompt(words)
@@ -76,10 +86,19 @@ def command(
         raise click.UsageError("found --system without --chat, expected both; add --chat")
     if chat and not prompt:
         raise click.UsageError("found --chat and no prompt, expected what the model shall answer")
+    if chat and recipe is not None:
+        raise click.UsageError("found --chat with --recipe, expected one of them: both are prompts")
+    options["stop"] = [unescape(text) for text in stop]
+    shown = "" if chat or recipe is not None else prompt
+    if recipe is not None:
+        if not prompt:
+            raise click.UsageError("found --recipe and no prompt, expected what goes into it")
+        form = read_recipe(recipe, ("text",))
+        prompt = form.fill({"text": prompt})
+        options["stop"] += form.stop
     model = open_model(path, options)
     tell_lost(model, prompt, "prompt")
     tell_lost(model, system or "", "system message")
-    options["stop"] = [unescape(text) for text in stop]
     if chat:
         stream = model.chat(conversation(system, prompt), **options)
     else:
@@ -89,7 +108,7 @@ def command(
         # In ASCII: right whatever the encoding of stdout.
         click.echo(json.dumps(_result(model, stream, prompt, text)))
     else:
-        print_stream(stream, "" if chat else prompt)
+        print_stream(stream, shown)
         # A limit that was asked for is no news.
         asked = context.get_parameter_source("max_tokens") is not ParameterSource.DEFAULT
         limit = why_it_stopped(stream, model)

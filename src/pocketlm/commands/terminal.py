@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 import click
 
@@ -44,14 +45,23 @@ def why_it_stopped(stream: TextStream, model: Model) -> str | None:
     return None
 
 
-def tell_lost(model: Model, text: str, name: str) -> None:
-    """A line on stderr for characters of a ``text`` called ``name`` that do not reach the model."""
+def tell_lost(model: Model, text: str | Sequence[str], name: str) -> None:
+    """A line on stderr for characters of a ``text`` called ``name`` that do not reach the model.
+
+    Or of several texts, which are one thing to the reader.
+    """
     # A longer one is refused, whatever is in it.
-    if len(text) <= MAX_CHARACTERS and (lost := lost_characters(model.tokenizer, text)):
+    texts = [part for part in _several(text) if len(part) <= MAX_CHARACTERS]
+    if lost := "".join(lost_characters(model.tokenizer, part) for part in texts):
         say(
-            f"pocketlm: the model has no token for {len(lost):,} of the {name}'s {len(text):,} "
+            f"pocketlm: the model has no token for {len(lost):,} of the {name}'s "
+            f"{sum(map(len, texts)):,} "
             f"characters, which are left out: {quoted(lost, 40)}"
         )
+
+
+def _several(text: str | Sequence[str]) -> Sequence[str]:
+    return [text] if isinstance(text, str) else text
 
 
 def say(text: str) -> None:

@@ -1,4 +1,4 @@
-"""Log-likelihoods of continuations: cutting pairs into ids, and scoring them with a kept cache."""
+"""Log-likelihoods of texts: cutting pairs into ids, and scoring them with a kept cache."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from pocketlm.benchmarks.tasks.loglikelihood import Score, Scorer, encode_pair, logprobs
+import pocketlm
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.errors import NumericsError, RequestError
 from pocketlm.export.writing import export_model
 from pocketlm.quantize.run import precision_of
+from pocketlm.runtime.logprobs import likeliest, logprobs
+from pocketlm.runtime.scoring import Score, Scorer, encode_pair
 from pocketlm.runtime.session import Session
 from pocketlm.runtime.tokenizer import Tokenizer
 
@@ -52,7 +54,8 @@ def recomputed(session: Session, context: list[int], continuation: list[int]) ->
     rows = logs[-len(continuation) :]
     found = rows[np.arange(len(rows)), continuation]
     greedy = rows.argmax(axis=-1).tolist() == continuation
-    return Score(float(found.sum()), greedy, len(context) + len(continuation) - 1 - len(fed))
+    truncated = len(context) + len(continuation) - 1 - len(fed)
+    return Score(float(found.sum()), greedy, truncated, tuple(continuation), tuple(found))
 
 
 # ---- ids of a pair ----
@@ -131,20 +134,24 @@ def test_scores_equal_those_recomputed_from_an_empty_cache(
         expected = recomputed(tiny_session, context, continuation)
         # Float32 of logits up to 40, in rows that were computed among other rows.
         assert found.loglikelihood == pytest.approx(expected.loglikelihood, abs=1e-3)
+        assert found.logprobs == pytest.approx(expected.logprobs, abs=1e-3)
         assert (found.is_greedy, found.truncated) == (expected.is_greedy, expected.truncated)
+        assert found.token_ids == tuple(continuation)
+        assert found.mean == found.loglikelihood / len(continuation)
 
 
-@given(wanted=pairs)
+@given(wanted=pairs, beginning=st.sampled_from([0, 2, 20]))
 @settings(max_examples=40, deadline=None)
 def test_a_score_is_the_same_bit_by_bit_whatever_came_before(
-    int4_session: Session, wanted: list[tuple[int, list[int], list[int]]]
+    int4_session: Session, wanted: list[tuple[int, list[int], list[int]]], beginning: int
 ) -> None:
-    scorer = Scorer(int4_session)
+    def new() -> Scorer:
+        return Scorer(int4_session, beginning=SHARED[:beginning])
+
+    scorer = new()
     for shared, own, continuation in wanted:
         context = [*SHARED[:shared], *own] or [START]
-        assert scorer.score(context, continuation) == Scorer(int4_session).score(
-            context, continuation
-        )
+        assert scorer.score(context, continuation) == new().score(context, continuation)
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 4, 100, 150, 160, 161, 400])
@@ -173,21 +180,39 @@ def test_the_greedy_continuation_is_greedy(tiny_session: Session) -> None:
         assert not scorer.score([5, 6, 7], other).is_greedy
 
 
-def test_a_shared_context_is_computed_once(
-    tiny_session: Session, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fed = []
-    run = tiny_session._bind_one
+@pytest.fixture
+def fed(tiny_session: Session, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many tokens the session computed, step by step."""
+    found = list[int]()
 
-    def counted(ids: list[int], *others: object) -> None:
-        fed.append(len(ids))
-        run(ids, *others)  # type: ignore[arg-type]
+    def counting(name: str) -> None:
+        method = getattr(tiny_session, name)
 
-    monkeypatch.setattr(tiny_session, "_bind_one", counted)
+        def counted(ids: list[int], *others: object) -> object:
+            found.append(len(ids))
+            return method(ids, *others)
+
+        monkeypatch.setattr(tiny_session, name, counted)
+
+    counting("_bind_one")
+    return found
+
+
+def test_a_shared_context_is_computed_once(tiny_session: Session, fed: list[int]) -> None:
     scorer = Scorer(tiny_session)
     for choice in ([1, 2], [3], [4, 5, 6]):
         scorer.score(SHARED, choice)
     assert fed == [38, 3, 2, 4]
+
+
+def test_a_beginning_is_computed_once_for_all_contexts(
+    tiny_session: Session, fed: list[int]
+) -> None:
+    scorer = Scorer(tiny_session, beginning=SHARED[:20])
+    for own in ([1, 2, 3, 4], [5, 6, 7, 8, 9]):
+        for choice in ([1], [2]):
+            scorer.score([*SHARED[:20], *own], choice)
+    assert fed == [20, 2, 2, 2, 3, 2, 2]
 
 
 def test_a_shorter_context_length_is_kept_to(tiny_session: Session) -> None:
@@ -216,7 +241,106 @@ def test_a_refused_pair_leaves_the_scorer_usable(tiny_session: Session) -> None:
     assert scorer.score(SHARED, [1, 2]) == expected
 
 
+# ---- the tokens of a text ----
+
+
+@given(text=st.text(alphabet="ab thern.\n\té", min_size=1, max_size=40), top=st.integers(0, 8))
+@settings(max_examples=30, deadline=None)
+def test_logprobs_are_those_of_the_whole_softmax(
+    tiny_model: pocketlm.Model, text: str, top: int
+) -> None:
+    ids = tiny_model.tokenizer.encode(text)
+    session = tiny_model.session
+    logits = session.all_logits([START, *ids], session.new_cache())[:-1].astype(np.float64)
+    logs = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    found = tiny_model.logprobs(text, top=top)
+    assert found.token_ids == tuple(ids)
+    assert found.logprobs == pytest.approx(logs[np.arange(len(ids)), ids], abs=1e-3)
+    assert found.top_ids.shape == found.top_logprobs.shape == (len(ids), top)
+    np.testing.assert_allclose(found.top_logprobs, -np.sort(-logs)[:, :top], atol=1e-3)
+    of_top = np.take_along_axis(logs, found.top_ids, -1)
+    np.testing.assert_allclose(found.top_logprobs, of_top, atol=1e-3)
+
+
+def test_a_text_of_several_chunks_has_the_logprobs_of_one_piece(
+    tiny_model: pocketlm.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "the other rain " * 10
+    whole = tiny_model.logprobs(text, top=3)
+    monkeypatch.setattr("pocketlm.runtime.scoring.CHUNK_SIZE", 16)
+    monkeypatch.setattr("pocketlm.runtime.logprobs.BLOCK_ROWS", 3)
+    parts = tiny_model.logprobs(text, top=3)
+    assert parts.logprobs == pytest.approx(whole.logprobs, abs=1e-4)
+    assert len(whole.token_ids) > 4 * 16
+    assert (parts.top_ids == whole.top_ids).all()
+
+
+def test_logits_of_a_long_text_are_never_held_at_once(
+    tiny_session: Session, fed: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pocketlm.runtime.scoring.CHUNK_SIZE", 16)
+    found = Scorer(tiny_session).logprobs(SHARED[:1], SHARED * 3, top=2)
+    assert len(found.logprobs) == sum(fed) == 120
+    assert max(fed) <= 17
+
+
+@given(st.lists(st.integers(-3, 3), min_size=1, max_size=30), st.data())
+def test_the_likeliest_are_sorted_and_of_equals_the_first(
+    values: list[int], data: st.DataObject
+) -> None:
+    count = data.draw(st.integers(0, len(values)))
+    expected = sorted(range(len(values)), key=lambda i: (-values[i], i))[:count]
+    assert likeliest(np.array(values, np.float32), count).tolist() == expected
+
+
+def test_continuations_of_texts_score_as_their_tokens(tiny_model: pocketlm.Model) -> None:
+    scores = tiny_model.score("the other", [" rain", " rain and", "s"])
+    for found, text in zip(scores, [" rain", " rain and", "s"], strict=True):
+        pair = encode_pair(tiny_model.tokenizer, "the other", text, START)
+        assert found == Scorer(tiny_model.session).score(*pair)
+    assert tiny_model.score("the other", []) == ()
+
+
+def test_a_text_scores_as_its_tokens_do(tiny_model: pocketlm.Model) -> None:
+    (score,) = tiny_model.score("", ["the other rain"])
+    found = tiny_model.logprobs("the other rain")
+    assert score.token_ids == found.token_ids
+    assert score.logprobs == tuple(found.logprobs)
+
+
+def test_what_does_not_fit_into_the_context_is_refused_with_its_tokens(
+    tiny_model: pocketlm.Model,
+) -> None:
+    # A token each.
+    assert tiny_model.score("a" * 150, ["a" * 11])[0].truncated == 0
+    with pytest.raises(
+        RequestError, match="has 150 tokens and the continuation 12, expected at most 161 in all"
+    ):
+        tiny_model.score("a" * 150, ["a" * 12])
+    assert len(tiny_model.logprobs("a" * 160).logprobs) == 160
+    with pytest.raises(RequestError, match="the text has 161 tokens, expected at most 160"):
+        tiny_model.logprobs("a" * 161)
+
+
+@pytest.mark.parametrize("top", [-1, 301, 2.5, True, None])
+def test_a_count_of_alternatives_outside_the_vocabulary_is_refused(
+    tiny_model: pocketlm.Model, top: object
+) -> None:
+    with pytest.raises(RequestError, match=f"top is {top}, expected an integer from 0 to 300"):
+        tiny_model.logprobs("a", top=top)  # type: ignore[arg-type]
+
+
+def test_one_string_is_not_taken_for_several_continuations(tiny_model: pocketlm.Model) -> None:
+    with pytest.raises(RequestError, match="continuations is 'yes', expected a sequence of str"):
+        tiny_model.score("a", "yes")
+
+
+def test_a_text_without_a_token_is_refused(tiny_model: pocketlm.Model) -> None:
+    with pytest.raises(RequestError, match="text is '', expected at least one token"):
+        tiny_model.logprobs("")
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_logits_without_a_softmax_are_refused(value: float) -> None:
     with pytest.raises(NumericsError, match="not finite"):
-        logprobs(np.array([[0, value]], np.float32), np.array([0]))
+        logprobs(np.array([[0, value]], np.float32), np.array([[0]]))

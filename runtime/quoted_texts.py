@@ -1,0 +1,34 @@
+"""Texts of strangers inside a text of ours: how both become token ids.
+
+Most texts spell no special token, and are encoded as they stand; only for one that does is it
+hidden (see ``quoting``), which needs a twin of the tokenizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TypeAlias
+
+from .quoting import Quotation
+from .tokenizer import Tokenizer
+
+Hide: TypeAlias = Callable[[str], str]
+Encode: TypeAlias = Callable[..., list[int]]
+"""Takes a text and the keyword arguments of ``Tokenizer.encode``."""
+
+
+def quoting(tokenizer: Tokenizer, texts: Iterable[str]) -> tuple[Hide, Encode]:
+    """What each of ``texts`` goes through before it is put into a text, and what encodes that.
+
+    So that whatever they spell is read as the text that it is.
+    """
+    # The tokenizer is asked, not the spellings: it may also take other characters for them.
+    if not any(tokenizer.special_ids.intersection(_ids_alone(tokenizer, text)) for text in texts):
+        return str, tokenizer.encode
+    quotation = Quotation(tokenizer.special_spellings)
+    return quotation.hide, partial(tokenizer.encode_quoting, quotation=quotation)
+
+
+def _ids_alone(tokenizer: Tokenizer, text: str) -> list[int]:
+    return tokenizer.encode(text, add_special_tokens=False, max_characters=len(text))

@@ -1,0 +1,66 @@
+"""How many rows are computed at once so that none shows in the others: found by trying.
+
+The kernels of a step treat rows in groups, and a group that is not full by other code, whose last
+bits differ. Which groups depends on the processor, on the number format and on the number of
+threads: with AVX-512 quantized products take pairs. So it is tried on the opened model itself.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .arena import KVCache
+from .session import Logits, Session
+
+# More at once gain little where weights are read once for all, and would have to be tried, too.
+MOST_ROWS = 16
+GROUPS = (1, 2, 4, 8)
+COMPANIES = (3, 6, 9, 12, MOST_ROWS)  # rows beside which each of LOOKED_AT is looked at
+LONGEST = 256  # tokens before; the others are shorter
+LOOKED_AT = (0, 5, MOST_ROWS - 1)
+
+
+def row_group(session: Session) -> int | None:
+    """The least number so that, in multiples of it, company changes no bit of a row's logits.
+
+    None where none was found, or caches cannot share a run: rows are then to be computed alone.
+    It takes some twenty steps.
+    """
+    caches = _rows_of_different_lengths(session)
+    if len(caches) < MOST_ROWS:
+        return None
+    return next((group for group in GROUPS if _is_enough(session, caches, group)), None)
+
+
+def _rows_of_different_lengths(session: Session) -> list[KVCache]:
+    first = session.new_cache()
+    if not isinstance(first, KVCache) or not first.arena.together:
+        return []
+    count = min(LONGEST, session.shape.context_length - 1)
+    ids = np.random.default_rng(0).integers(0, session.shape.vocab_size, count)
+    session.step(ids.tolist(), first)
+    caches = [first, *(first.copy() for _ in range(MOST_ROWS - 1))]
+    for number, cache in enumerate(caches):
+        cache.truncate(max(1, count * (MOST_ROWS - number) // MOST_ROWS))
+    return caches
+
+
+def _is_enough(session: Session, caches: list[KVCache], group: int) -> bool:
+    alone = {number: _logits(session, [caches[number]], group)[0] for number in LOOKED_AT}
+    for count in COMPANIES:
+        others = [number for number in range(MOST_ROWS) if number not in LOOKED_AT]
+        together = [*others[: count - len(LOOKED_AT)], *LOOKED_AT]
+        rows = _logits(session, [caches[number] for number in together], group)
+        for number, row in zip(together, rows, strict=True):
+            if number in alone and not np.array_equal(alone[number], row):
+                return False
+    return True
+
+
+def _logits(session: Session, caches: list[KVCache], group: int) -> Logits:
+    """After one token more, which is forgotten again."""
+    feeds = [(cache, [cache.length]) for cache in caches]
+    rows = session.step_together(feeds, multiple=group)
+    for cache in caches:
+        cache.truncate(cache.length - 1)
+    return rows

@@ -1,0 +1,286 @@
+"""Many requests at once: who joins when, and where their text goes.
+
+Requests wait in the order in which they came, and join as soon as there is room: for rows, and for
+the keys and values that all of them may come to hold. Then every one gets a token a step.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+
+from ..export.errors import PocketLMError, RequestError
+from ..export.whole_number import brief, whole_number
+from .cancellation import Cancelled
+from .decode import Batch
+from .request import Request
+from .row_rule import MOST_ROWS
+from .sequence import Sequence, Step
+from .session import Session
+from .text import Output, Piece, Result
+from .tokenizer import Tokenizer
+
+Listener = Callable[[Piece | None], None]
+
+
+class Job(Output):
+    """A request that runs in the background: its pieces are there to be waited for.
+
+        job = model.submit("Once upon a time", max_tokens=20)
+        for piece in job:
+            print(piece.text, end="")
+        job.result().finish_reason, job.cancel()
+
+    prompt_ids      the tokens of the prompt
+    token_ids       those generated so far
+    finish_reason   what ended it, see ``Result``; None while it goes on
+    timings         seconds and rates: a ``Timings``
+    index           place among the requests that were given together
+    error           what it failed with, else None
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        tokenizer: Tokenizer,
+        index: int = 0,
+        listener: Listener | None = None,
+    ) -> None:
+        """``listener`` is told every piece, and None at the end, by the thread that computes."""
+        super().__init__(request, tokenizer)
+        self.index = index
+        self.error: Exception | None = None
+        self._pieces: list[Piece] = []
+        self._arrived: queue.SimpleQueue[Piece | None] = queue.SimpleQueue()
+        self._listener = self._arrived.put if listener is None else listener
+        self._cancelled = False
+        self._done = threading.Event()
+
+    @property
+    def request(self) -> Request:
+        """What was asked for."""
+        return self._request
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended, well or not."""
+        return self._done.is_set()
+
+    @property
+    def wants_to_end(self) -> str | None:
+        """The finish reason of a job that is not to go on: cancelled, or out of time."""
+        if self._cancelled:
+            return "cancelled"
+        return "timeout" if self.expired else None
+
+    def cancel(self) -> None:
+        """Ends it from any thread, at the next token or chunk of a prompt."""
+        self._cancelled = True
+
+    def __iter__(self) -> Iterator[Piece]:
+        """The pieces as they come, once; raises what the job failed with."""
+        while (piece := self._arrived.get()) is not None:
+            yield piece
+        if self.error is not None:
+            raise self.error
+
+    def result(self, timeout: float | None = None) -> Result:
+        """The whole, when it is there: waits for it, ``timeout`` seconds at most.
+
+        Raises what the job failed with, and TimeoutError.
+        """
+        if not self._done.wait(timeout):
+            raise TimeoutError(f"the job has not ended within {timeout} seconds")
+        if self.error is not None:
+            raise self.error
+        return self.so_far()
+
+    def so_far(self) -> Result:
+        """What there is of it."""
+        return self.result_of(self._pieces, self.index, self.error)
+
+    def take(self, step: Step, sequence: Sequence) -> None:
+        """A token has come."""
+        self._tell(self.add(step, sequence))
+        if self.finish_reason is not None:
+            self.finish(self.finish_reason)
+
+    def finish(self, reason: str) -> None:
+        """Nothing more comes; ``reason`` is why, if nothing else ended it."""
+        self._tell(self.end(reason))
+        self._close()
+
+    def fail(self, error: Exception) -> None:
+        """Nothing more comes, because of ``error``."""
+        self.error, self.finish_reason = error, "error"
+        self._close()
+
+    def _tell(self, piece: Piece | None) -> None:
+        if piece is not None:
+            self._pieces.append(piece)
+            self._listener(piece)
+
+    def _close(self) -> None:
+        self._done.set()
+        self._listener(None)
+
+
+class Scheduler:
+    """Runs jobs together on one session; one thread at a time may use it."""
+
+    def __init__(
+        self,
+        session: Session,
+        group: int | None = 1,
+        most_rows: int = MOST_ROWS,
+        kv_bytes: int | None = None,
+    ) -> None:
+        """``group`` is that of ``Batch``; ``kv_bytes`` what keys and values may take, None: any.
+
+        Raises RequestError for rows or bytes out of range.
+        """
+        _check("rows", most_rows, 1, MOST_ROWS)
+        if kv_bytes is not None:
+            _check("kv_bytes", kv_bytes, 0, None)
+        self._session = session
+        self._batch = Batch(session, group)
+        self._most_rows = most_rows
+        self._kv_bytes = kv_bytes
+        self._waiting: deque[Job] = deque()
+        self._running: dict[Sequence, Job] = {}
+
+    def add(self, job: Job) -> None:
+        """Has it wait for its turn. Raises RequestError for a prompt that does not fit."""
+        self._session.check_step(job.prompt_ids, self._session.new_cache())
+        self._waiting.append(job)
+
+    @property
+    def num_waiting(self) -> int:
+        """Jobs that have not begun."""
+        return len(self._waiting)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is nothing to do."""
+        return not self._waiting and not self._running
+
+    def step(self) -> list[Job]:
+        """One step of all; the jobs that ended with it.
+
+        An error of one job is its own. Raises what ends a step of all: Cancelled when the process
+        ends, ResourceError without memory for it; nothing is lost then, and it can be tried again.
+        """
+        ended = self._ended_early()
+        if self._waiting and not self._batch.is_joining and self._has_room(self._waiting[0]):
+            job = self._waiting.popleft()
+            self._running[self._batch.join(job.request)] = job
+        for sequence, step in self._batch.step():
+            job = self._running[sequence]
+            if isinstance(step, PocketLMError):
+                job.fail(step)
+            else:
+                job.take(step, sequence)
+            if job.done:
+                self._leave(sequence)
+                ended.append(job)
+        return ended
+
+    def drained(self) -> list[Job]:
+        """Takes out every job that has not ended."""
+        jobs = [*self._running.values(), *self._waiting]
+        for sequence in list(self._running):
+            self._leave(sequence)
+        self._waiting.clear()
+        return jobs
+
+    def _ended_early(self) -> list[Job]:
+        ended = []
+        for sequence, job in list(self._running.items()):
+            if (reason := job.wants_to_end) is not None:
+                self._leave(sequence)
+                job.finish(reason)
+                ended.append(job)
+        for job in [job for job in self._waiting if job.wants_to_end]:
+            self._waiting.remove(job)
+            job.finish(str(job.wants_to_end))
+            ended.append(job)
+        return ended
+
+    def _leave(self, sequence: Sequence) -> None:
+        self._batch.leave(sequence)
+        del self._running[sequence]
+
+    def _has_room(self, job: Job) -> bool:
+        """Of rows and bytes; the first request always has."""
+        count = len(self._batch) + 1
+        if count == 1:
+            return True
+        tokens = count * max(self._batch.most_tokens, self._batch.longest(job.request))
+        fits = self._kv_bytes is None or tokens * self._session.kv_bytes_per_token <= self._kv_bytes
+        return count <= self._most_rows and fits
+
+
+def _check(name: str, value: object, least: int, most: int | None) -> None:
+    number = whole_number(value)
+    if number is None or number < least or (most is not None and number > most):
+        bounds = f"{least} up" if most is None else f"{least} to {most}"
+        raise RequestError(
+            f"{name} is {brief(value)}, expected an integer from {bounds}; leave it out for as "
+            "many as serve"
+        )
+
+
+class Background:
+    """Runs jobs in a thread, which there is as long as there are any."""
+
+    def __init__(self, make_scheduler: Callable[[], Scheduler]) -> None:
+        """``make_scheduler`` is called by the thread: finding a model's row group takes time."""
+        self._make_scheduler = make_scheduler
+        self._lock = threading.Lock()
+        self._given: deque[Job] = deque()
+        self._at_work = False
+
+    def run(self, job: Job) -> None:
+        """Has it join the others."""
+        with self._lock:
+            self._given.append(job)
+            if not self._at_work:
+                threading.Thread(target=self._work, name="pocketlm", daemon=True).start()
+                self._at_work = True
+
+    def _work(self) -> None:
+        scheduler: Scheduler | None = None
+        while (given := self._next_jobs(scheduler is None or scheduler.is_idle)) is not None:
+            try:
+                scheduler = scheduler or self._make_scheduler()
+                while given:
+                    _add(scheduler, given.popleft())
+                scheduler.step()
+            except Cancelled:
+                _end([*given, *([] if scheduler is None else scheduler.drained())], None)
+            except Exception as error:  # of whatever kind: who waits for a job is to hear of it
+                _end([*given, *([] if scheduler is None else scheduler.drained())], error)
+
+    def _next_jobs(self, idle: bool) -> deque[Job] | None:
+        """Those that were given since; None ends the thread, once there is nothing to do."""
+        with self._lock:
+            given, self._given = self._given, deque()
+            self._at_work = bool(given) or not idle
+            return given if self._at_work else None
+
+
+def _add(scheduler: Scheduler, job: Job) -> None:
+    try:
+        scheduler.add(job)
+    except PocketLMError as error:
+        job.fail(error)
+
+
+def _end(jobs: Iterable[Job], error: Exception | None) -> None:
+    for job in jobs:
+        if error is None:
+            job.finish("cancelled")
+        else:
+            job.fail(error)

@@ -1,0 +1,358 @@
+"""Many requests at once: each gets the tokens that it gets alone, and all of them come back."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import pocketlm
+from pocketlm.export.errors import NumericsError, RequestError, ResourceError
+from pocketlm.runtime.decode import Batch, generate
+from pocketlm.runtime.model import Model
+from pocketlm.runtime.request import GREEDY, Request
+from pocketlm.runtime.row_rule import row_group
+from pocketlm.runtime.sampling import SamplingOptions
+from pocketlm.runtime.scheduler import Job, Scheduler
+from pocketlm.runtime.sequence import Sequence as Running
+from pocketlm.runtime.session import Session
+
+IDS = [int(number) for number in np.random.default_rng(11).integers(0, 299, 300)]
+OPTIONS = (
+    {"temperature": 0},
+    {"temperature": 0.9, "seed": 3},
+    {"temperature": 0.7, "seed": 4, "top_p": 0.8, "repetition_penalty": 1.2},
+    {"temperature": 0, "logprobs": 2},
+)
+
+
+def twin(session: Session, prompt: Sequence[int], limit: int) -> list[int]:
+    """Greedy tokens, each from an empty cache: no batch, no chunk, no scheduler."""
+    ids = list(prompt)
+    for _ in range(limit):
+        ids.append(int(session.step(ids, session.new_cache()).argmax()))
+    return ids[len(prompt) :]
+
+
+asked = st.fixed_dictionaries(
+    {
+        "prompt": st.tuples(st.integers(0, 3), st.integers(1, 60)).map(
+            lambda place: IDS[place[0] * 20 :][: place[1]]
+        ),
+        "max_tokens": st.integers(1, 12),
+        "options": st.sampled_from(OPTIONS),
+    }
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(asked, min_size=1, max_size=9), st.integers(1, 5), st.integers(4, 70))
+def test_company_and_order_change_no_token(
+    tiny_model: Model, requests: list[dict[str, Any]], rows: int, chunk_size: int
+) -> None:
+    """Prompts that begin alike among them; ends that come at once, and long ones."""
+    many = [{"prompt": r["prompt"], "max_tokens": r["max_tokens"]} | r["options"] for r in requests]
+    found = list(tiny_model.generate_many(many, rows=rows, ignore_eos=True))
+    assert sorted(result.index for result in found) == list(range(len(many)))
+    for result in found:
+        alone = tiny_model.generate(**many[result.index], ignore_eos=True, reproducible=True)
+        assert result.token_ids == alone.token_ids
+        assert (result.text, result.finish_reason) == (alone.text, alone.finish_reason)
+        assert result.logprobs == alone.logprobs and result.top_logprobs == alone.top_logprobs
+
+
+def test_the_twin_without_a_scheduler_gives_the_same_tokens(tiny_model: Model) -> None:
+    prompts = [IDS[i : i + 5 + 7 * i] for i in range(7)]
+    many = tiny_model.generate_many(prompts, temperature=0, max_tokens=9, ignore_eos=True)
+    for result in many:
+        assert result.token_ids == twin(tiny_model.session, prompts[result.index], 9)
+
+
+def test_results_come_as_they_finish_and_requests_are_taken_as_there_is_room(
+    tiny_model: Model,
+) -> None:
+    taken = []
+
+    def requests() -> Any:
+        for index, limit in enumerate((30, 2, 3, 2, 2, 2)):
+            taken.append(index)
+            yield {"prompt": IDS[index : index + 4], "max_tokens": limit}
+
+    order = []
+    for result in tiny_model.generate_many(requests(), rows=2, temperature=0, ignore_eos=True):
+        order.append(result.index)
+        assert len(taken) <= len(order) + 3  # two that run, and one that waits
+    assert order == [1, 2, 3, 4, 5, 0]
+
+
+def test_a_prompt_that_begins_alike_is_not_computed_twice(
+    tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fed = []
+    step = Session._bind_one
+
+    def counted(self: Session, ids: Any, cache: Any) -> None:
+        fed.append(len(ids))
+        step(self, ids, cache)
+
+    monkeypatch.setattr(Session, "_bind_one", counted)
+    prompt, session = IDS[:61], tiny_model.session
+    asked = [prompt, prompt, [*prompt, 7], [*prompt[:40], 8, 9], [5, *prompt]]
+    scheduler, jobs = Scheduler(session), []
+    for number, ids in enumerate(asked):
+        request = Request(ids, SamplingOptions(seed=number), 5, chunk_size=16)
+        jobs.append(Job(request, tiny_model.tokenizer, number))
+        scheduler.add(jobs[-1])
+    while not scheduler.is_idle:
+        scheduler.step()
+    assert [job.timings.reused_tokens for job in jobs] == [0, 61, 48, 32, 0]
+    assert [n for n in fed if n > 1] == [16, 16, 16, 13, 14, 10, 16, 16, 16, 14]
+    for job in jobs:
+        alone = list(generate(session, job.request))
+        assert job.token_ids == [step.token for step in alone]
+
+
+def test_the_bytes_of_a_cache_are_a_bound(tiny_model: Model) -> None:
+    """Requests that would not fit beside the others wait; one that never fits runs alone."""
+    session = tiny_model.session
+    per_token = session.kv_bytes_per_token
+    assert per_token == 4 * session.shape.kv_numbers_per_token
+    scheduler = Scheduler(session, 1, 8, kv_bytes=3 * 20 * per_token)
+    jobs = [Job(Request(IDS[:10], GREEDY, 11), tiny_model.tokenizer, i) for i in range(8)]
+    for job in jobs:
+        scheduler.add(job)
+    most = 0
+    while not scheduler.is_idle:
+        scheduler.step()
+        most = max(most, len(scheduler._running))
+    assert most == 3 and all(len(job.result().token_ids) == 11 for job in jobs)
+    large = Job(Request(IDS[:100], GREEDY, 3), tiny_model.tokenizer)
+    scheduler.add(large)
+    while not scheduler.is_idle:
+        scheduler.step()
+    assert len(large.result().token_ids) == 3
+
+
+def test_a_request_that_fails_is_told_and_changes_nobody_elses_tokens(
+    tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = [IDS[i * 10 : i * 10 + 6] for i in range(4)]
+    options: dict[str, Any] = {"temperature": 0, "max_tokens": 8, "ignore_eos": True}
+    expected = [tiny_model.generate(prompt, **options).token_ids for prompt in prompts]
+    take = Running.take
+
+    def broken(self: Running, logits: Any) -> Any:
+        spoilt = self.request.prompt_ids == tuple(prompts[2]) and self.num_new == 3
+        return take(self, logits * np.nan if spoilt else logits)
+
+    monkeypatch.setattr(Running, "take", broken)
+    for result in tiny_model.generate_many(prompts, **options):
+        if result.index == 2:
+            assert result.finish_reason == "error" and isinstance(result.error, NumericsError)
+            assert result.token_ids == expected[2][:3]
+        else:
+            assert (result.token_ids, result.error) == (expected[result.index], None)
+
+
+@pytest.mark.parametrize(
+    "asked, message",
+    [
+        (["a", 5], r"requests\[1\]: prompt is 5 .*, expected a string"),
+        ([{"prompt": "a", "top_k": 0}], r"requests\[0\]: top_k is 0, expected"),
+        ([{"prompt": "a", "topk": 3}], r"requests\[0\]: found the option 'topk', expected one of"),
+        (["a", [400]], r"requests\[1\]: prompt has the token id 400"),
+    ],
+)
+def test_a_request_that_is_none_is_named(tiny_model: Model, asked: Any, message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        list(tiny_model.generate_many(asked, max_tokens=2))
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"rows": 0}, "rows is 0, expected an integer from 1 to 16"),
+        ({"rows": 17}, "rows is 17, expected an integer from 1 to 16"),
+        ({"kv_bytes": -1}, "kv_bytes is -1, expected an integer from 0 up"),
+        ({"kv_bytes": 1.5}, "kv_bytes is 1.5, expected an integer from 0 up"),
+    ],
+)
+def test_a_wrong_bound_is_refused(tiny_model: Model, options: Any, message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        next(tiny_model.generate_many(["a"], **options))
+
+
+def test_a_generation_that_nobody_follows_frees_its_rows(tiny_model: Model) -> None:
+    batch = Batch(tiny_model.session)
+    sequence = batch.join(Request(IDS[:20], GREEDY, 50))
+    batch.step()
+    assert len(batch) == 1 and not batch.is_joining
+    batch.leave(sequence)
+    assert len(batch) == 0 and batch.step() == []
+
+
+# In the background ------------------------------------------------------------------------------
+
+
+def test_submitted_jobs_give_what_they_give_alone(tiny_model: Model) -> None:
+    prompts = [IDS[i * 9 : i * 9 + 3 + i] for i in range(6)]
+    options: dict[str, Any] = {"temperature": 0.8, "seed": 5, "max_tokens": 10}
+    expected = [tiny_model.generate(p, **options, reproducible=True).text for p in prompts]
+    jobs = [tiny_model.submit(prompt, **options) for prompt in prompts]
+    assert ["".join(piece.text for piece in job) for job in jobs] == expected
+    assert [job.result().text for job in jobs] == expected
+    assert all(job.done for job in jobs)
+
+
+def test_a_job_is_cancelled_within_a_token(tiny_model: Model) -> None:
+    job = tiny_model.submit(IDS[:5], max_tokens=150, ignore_eos=True, temperature=0)
+    other = tiny_model.submit(IDS[:4], max_tokens=20, ignore_eos=True, temperature=0)
+    pieces = iter(job)
+    next(pieces)
+    job.cancel()
+    rest = list(pieces)
+    result = job.result(timeout=30)
+    assert result.finish_reason == "cancelled" and len(result.token_ids) < 150
+    assert sum(len(piece.steps) for piece in rest) == len(result.token_ids) - 1
+    assert len(other.result(timeout=30).token_ids) == 20
+
+
+def test_a_job_that_waits_can_be_cancelled(tiny_model: Model) -> None:
+    scheduler = Scheduler(tiny_model.session, 1, most_rows=1)
+    first, second = (Job(Request(IDS[:4], GREEDY, 5), tiny_model.tokenizer, i) for i in (0, 1))
+    scheduler.add(first)
+    scheduler.add(second)
+    scheduler.step()
+    second.cancel()
+    assert scheduler.step() == [second] and second.result().finish_reason == "cancelled"
+    while not scheduler.is_idle:
+        scheduler.step()
+    assert first.result().finish_reason == "length"
+
+
+@pytest.mark.parametrize("seconds", [0, 0.0])
+def test_a_time_limit_ends_a_request(tiny_model: Model, seconds: float) -> None:
+    alone = tiny_model.generate(IDS[:5], max_tokens=100, max_seconds=seconds, ignore_eos=True)
+    assert (alone.finish_reason, len(alone.token_ids)) == ("timeout", 1)
+    (result,) = tiny_model.generate_many([IDS[:5]], max_seconds=seconds, ignore_eos=True)
+    assert result.finish_reason == "timeout"
+
+
+@pytest.mark.parametrize("seconds", [-1, float("nan"), "3", True])
+def test_a_wrong_time_limit_is_refused(tiny_model: Model, seconds: Any) -> None:
+    with pytest.raises(RequestError, match="max_seconds is .*, expected a number of seconds"):
+        tiny_model.stream("a", max_seconds=seconds)
+
+
+def test_a_job_waits_no_longer_than_told(tiny_model: Model) -> None:
+    job = Job(Request(IDS[:4], GREEDY, 5), tiny_model.tokenizer)
+    with pytest.raises(TimeoutError, match="has not ended within 0.01 seconds"):
+        job.result(timeout=0.01)
+
+
+def test_memory_that_runs_out_is_told_to_everyone_who_waits(
+    tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(*_: Any, **__: Any) -> Any:
+        raise ResourceError("found no memory, expected some; close something")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Batch, "step", none_left)
+        jobs = [tiny_model.submit(IDS[: 3 + i], max_tokens=5) for i in range(3)]
+        for job in jobs:
+            with pytest.raises(ResourceError, match="found no memory"):
+                job.result(timeout=30)
+    assert tiny_model.submit(IDS[:3], max_tokens=5, ignore_eos=True).result(30).token_ids
+
+
+def test_the_thread_ends_when_there_is_nothing_to_do(tiny_model: Model) -> None:
+    tiny_model.submit("a", max_tokens=3).result(timeout=30)
+    for _ in range(500):
+        if not any(thread.name == "pocketlm" for thread in threading.enumerate()):
+            break
+        time.sleep(0.01)
+    assert not any(thread.name == "pocketlm" for thread in threading.enumerate())
+    assert tiny_model.submit("a", max_tokens=3).result(timeout=30).token_ids
+
+
+def test_asyncio_streams_side_by_side(tiny_model: Model) -> None:
+    options: dict[str, Any] = {"temperature": 0, "max_tokens": 8, "ignore_eos": True}
+    prompts: list[Any] = ["the", "one two", [7, 8, 9]]
+
+    async def text(prompt: Any) -> str:
+        return "".join([piece.text async for piece in tiny_model.astream(prompt, **options)])
+
+    async def all_of_them() -> list[str]:
+        return list(await asyncio.gather(*map(text, prompts)))
+
+    expected = [tiny_model.generate(p, **options, reproducible=True).text for p in prompts]
+    assert asyncio.run(all_of_them()) == expected
+
+
+def test_leaving_an_async_stream_cancels_it(tiny_model: Model) -> None:
+    async def first() -> str:
+        stream = tiny_model.astream("the", max_tokens=150, ignore_eos=True, temperature=0)
+        async for piece in stream:
+            await stream.aclose()  # type: ignore[attr-defined]
+            return piece.text
+        return ""
+
+    assert asyncio.run(first())
+
+
+def test_errors_reach_who_awaits(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def one() -> None:
+        async for _ in tiny_model.astream("the", max_tokens=3):
+            pass
+
+    step = Session.step_together
+    monkeypatch.setattr(Session, "step_together", lambda *a, **b: np.nan * step(*a, **b))
+    with pytest.raises(NumericsError):
+        asyncio.run(one())
+    with pytest.raises(RequestError, match="top_k is 0"):
+        tiny_model.submit("a", top_k=0)
+
+
+# Which rows -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows_at_once, expected", [(2, 2), (4, 4), (8, 8), (16, None)])
+def test_the_row_group_is_the_least_that_hides_company(
+    tiny_session: Session, rows_at_once: int, expected: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a processor that takes so many rows at once, and what is left by other code."""
+    least, step = row_group(tiny_session), Session.step_together
+    assert least in (1, 2)  # of float32, or we could not tell
+
+    def spoilt(self: Any, feeds: Any, cancellation: Any = None, *, multiple: int = 1) -> Any:
+        multiple = max(multiple, least or 1)
+        rows = -(-len(feeds) // multiple) * multiple
+        found = step(self, feeds, cancellation, multiple=multiple)
+        return found + 1e-3 if rows % rows_at_once else found
+
+    monkeypatch.setattr(Session, "step_together", spoilt)
+    assert row_group(tiny_session) == expected
+
+
+def test_a_model_without_a_row_group_runs_each_by_itself(
+    tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pocketlm.runtime.model.row_group", lambda session: None)
+    model = pocketlm.Model(tiny_model.folder, threads=1)
+    rows = []
+    run = Session._run
+
+    def counted(self: Session, caches: Any, *others: Any) -> None:
+        rows.append(len(caches))
+        run(self, caches, *others)
+
+    monkeypatch.setattr(Session, "_run", counted)
+    found = list(model.generate_many([IDS[:4], IDS[:9]], max_tokens=4, temperature=0))
+    assert len(found) == 2 and set(rows) == {1}
