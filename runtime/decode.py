@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from ..export.errors import PocketLMError
 from .arena import Cache
 from .cancellation import Cancellation
@@ -74,6 +76,7 @@ class Batch:
         self._new_cache = session.new_caches()
         self._joining: Sequence | None = None
         self._running: list[Sequence] = []
+        self._logits: Logits = np.empty((0, session.shape.vocab_size), np.float32)  # of a step
 
     def __len__(self) -> int:
         return len(self._running) + (self._joining is not None)
@@ -131,7 +134,10 @@ class Batch:
         feeds = [(sequence.cache, sequence.feed()) for sequence in running]
         if self._group is None:
             return [self._session.step(ids, cache, cancellation) for cache, ids in feeds]
-        return list(self._session.step_together(feeds, cancellation, multiple=self._group))
+        if self._logits.shape[0] < len(feeds):
+            self._logits = np.empty((2 * len(feeds), self._session.shape.vocab_size), np.float32)
+        step = self._session.step_together
+        return list(step(feeds, cancellation, multiple=self._group, out=self._logits))
 
     def _join_further(
         self, cancellation: Cancellation | None
