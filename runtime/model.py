@@ -16,6 +16,7 @@ from ..export.errors import RequestError
 from ..export.folder import ModelFolder
 from ..export.memory import free_bytes, memory_errors
 from ..export.whole_number import brief
+from .banned_strings import BannedStrings, TokenTexts
 from .cancellation import Cancellation
 from .chat import (
     TRANSCRIPT_STOPS,
@@ -26,6 +27,7 @@ from .chat import (
     transcript_ids,
 )
 from .chat_template import ChatTemplate
+from .constraint import Vocabulary, make_grammar, one_form
 from .generation_config import GenerationConfig
 from .labels import Classifier
 from .placement import open_session
@@ -111,8 +113,14 @@ class Model:
         penalty_window: int | None = None,
         no_repeat_ngram_size: int | None = None,
         logit_bias: Mapping[int, float] | None = None,
+        banned_tokens: Sequence[int] | None = None,
+        banned_strings: Sequence[str] | None = None,
         min_tokens: int = 0,
         seed: int | None = None,
+        json_schema: Mapping[str, Any] | str | None = None,
+        regex: str | None = None,
+        choices: Sequence[str] | None = None,
+        grammar: str | None = None,
         stop: str | Sequence[str] | None = (),
         ignore_eos: bool = False,
         logprobs: bool | int = False,
@@ -138,9 +146,17 @@ class Model:
         penalty_window      the last so many tokens are all that these three penalties look at
         no_repeat_ngram_size  so many tokens in a row appear once only
         logit_bias          {token id: number}, added to its logit; -100 all but bans it
+        banned_tokens       token ids that are never chosen
+        banned_strings      strings that the output does not contain: no token is chosen that would
+                            complete one
         min_tokens          no token that ends a text before so many were generated
         seed                an integer: the same one and the same settings give the same tokens on
                             one machine; None takes fresh randomness
+        json_schema         a mapping, or its text: the output is JSON that satisfies this schema,
+                            written as Python's ``json.dumps`` does
+        regex               the output is matched by this regular expression as a whole
+        choices             the output is one of these strings
+        grammar             the output has the form that this Lark grammar says
         stop                a string, or several, before whose first appearance the text ends
         ignore_eos          go on after a token that ends a text
         logprobs            True: each step has the natural log of its token's probability, by the
@@ -154,11 +170,15 @@ class Model:
                             pairs, which is found at the first use
 
         How tokens are chosen is the model's own default where it is None: ``sampling_defaults``.
-        Nothing runs before the first piece is asked for.
+        Nothing runs before the first piece is asked for. Of the four forms of output one may be
+        given; they need the extra "grammar". A text ends where its form is complete: with an end
+        token where it could go on, else at once; one that ``max_tokens`` or a stop string cuts is
+        a beginning only.
 
-        Raises RequestError, before anything runs, for an argument out of range or a prompt longer
-        than the context; ResourceError when memory runs out, and NumericsError for a model whose
-        numbers are not finite.
+        Raises RequestError, before anything runs, for an argument out of range, a prompt longer
+        than the context, or a form that is wrong or that no text satisfies; MissingExtraError for a
+        form without the extra; ResourceError when memory runs out, and NumericsError for a model
+        whose numbers are not finite.
         """
         request = self.request(
             prompt,
@@ -175,8 +195,14 @@ class Model:
             penalty_window=penalty_window,
             no_repeat_ngram_size=no_repeat_ngram_size,
             logit_bias=logit_bias,
+            banned_tokens=banned_tokens,
+            banned_strings=banned_strings,
             min_tokens=min_tokens,
             seed=seed,
+            json_schema=json_schema,
+            regex=regex,
+            choices=choices,
+            grammar=grammar,
             stop=stop,
             ignore_eos=ignore_eos,
             logprobs=logprobs,
@@ -196,6 +222,11 @@ class Model:
         *,
         max_tokens: int = 256,
         max_seconds: float | None = None,
+        banned_strings: Sequence[str] | None = None,
+        json_schema: Mapping[str, Any] | str | None = None,
+        regex: str | None = None,
+        choices: Sequence[str] | None = None,
+        grammar: str | None = None,
         stop: str | Sequence[str] | None = (),
         ignore_eos: bool = False,
         logprobs: bool | int = False,
@@ -203,7 +234,8 @@ class Model:
     ) -> Request:
         """A request of the options of ``stream``, to be run by ``generate_many``.
 
-        Raises RequestError for an argument out of range or a prompt longer than the context.
+        Raises RequestError for an argument out of range, a prompt longer than the context, or a
+        form that is wrong; MissingExtraError for a form without the extra "grammar".
         """
         chat = prompt if isinstance(prompt, ChatPrompt) else ChatPrompt([])
         if not isinstance(ignore_eos, bool | np.bool_):
@@ -217,6 +249,12 @@ class Model:
                 f"found the option {unknown[0]!r:.40}, expected one of those of Model.stream"
             )
         chosen = {name: value for name, value in sampling.items() if value is not None}
+        forms: dict[str, Any] = {
+            "json_schema": json_schema,
+            "regex": regex,
+            "choices": choices,
+            "grammar": grammar,
+        }
         return Request(
             encoded(
                 self.tokenizer,
@@ -227,10 +265,23 @@ class Model:
             sampling=SamplingOptions(**{**self.sampling_defaults, **chosen}),
             max_tokens=max_tokens,
             end_ids=frozenset() if ignore_eos else self.end_ids | chat.end_ids,
+            grammar=make_grammar(self._vocabulary, **forms) if one_form(**forms) else None,
+            banned=None
+            if banned_strings is None
+            else BannedStrings(self._token_texts, banned_strings),
             stop=stop_strings(stop, chat.stop),
             logprobs=logprobs,
             max_seconds=max_seconds,
         )
+
+    @cached_property
+    def _token_texts(self) -> TokenTexts:
+        return TokenTexts(self.tokenizer.all_bytes(self.session.shape.vocab_size))
+
+    @cached_property
+    def _vocabulary(self) -> Vocabulary:
+        """The tokens as a constraint sees them. Raises MissingExtraError without llguidance."""
+        return Vocabulary(self.tokenizer, self.session.shape.vocab_size)
 
     def generate_many(
         self,

@@ -19,6 +19,7 @@ import numpy as np
 
 from .arena import Cache
 from .chunks import cuts
+from .constraint import Constraint
 from .logprobs import likeliest, logprobs
 from .request import Request
 from .sampling import make_sampler
@@ -46,7 +47,8 @@ class Lender(Protocol):
 class Sequence:
     """The tokens of a request, its cache and its sampler, and what ended it on the level of tokens:
 
-    "eos" (an end token), "length" (``max_tokens``) or "context" (the model's length is reached).
+    "eos" (an end token, or a constraint lets nothing else follow), "length" (``max_tokens``) or
+    "context" (the model's length is reached).
     """
 
     def __init__(
@@ -67,7 +69,16 @@ class Sequence:
         """Tokens that were fed before they were chosen, and those that then were."""
         self._context_length = context_length
         self._lender = lender
-        self._sampler = make_sampler(request.sampling, len(self.token_ids), request.end_ids)
+        self._constraint: Constraint | None = None
+        if request.grammar is not None:
+            self._constraint = request.grammar.start(request.end_ids, request.prompt_ids)
+        self._sampler = make_sampler(
+            request.sampling,
+            len(self.token_ids),
+            request.end_ids,
+            self._constraint,
+            request.banned,
+        )
         self.prompt_logits: Logits | None = None
         """Those after the prompt, once they were computed."""
         held = cache.length
@@ -83,6 +94,11 @@ class Sequence:
     def in_prompt(self) -> bool:
         """Whether tokens of the prompt are still to be fed."""
         return self.cache.length < len(self.request.prompt_ids)
+
+    @property
+    def constraint_seconds(self) -> float:
+        """What finding out which tokens are allowed has taken."""
+        return 0.0 if self._constraint is None else self._constraint.seconds
 
     def feed(self) -> AnySequence[int]:
         """What to append to the cache next: a chunk of the prompt, or the last token.
@@ -109,7 +125,7 @@ class Sequence:
         asked = self.request.logprobs is not None
         chosen, top = self._logprobs(logits, token) if asked else (None, ())
         self.token_ids.append(token)
-        if token in self.request.end_ids:
+        if token in self.request.end_ids or self._must_end():
             self.finish_reason = "eos"
         elif self.num_new == self.request.max_tokens:
             self.finish_reason = "length"
@@ -150,3 +166,8 @@ class Sequence:
         others = likeliest(logits, self.request.logprobs or 0)
         values = logprobs(logits[None], np.array([[token, *others]]))[0].tolist()
         return values[0], tuple(zip(others.tolist(), values[1:], strict=True))
+
+    def _must_end(self) -> bool:
+        if self._constraint is None:
+            return False
+        return self._constraint.must_end(self.token_ids[len(self.request.prompt_ids) :])

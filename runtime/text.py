@@ -3,7 +3,7 @@
 A prompt becomes token ids once, tokens become printable pieces as they come, and everything that
 can end a generation is decided here, each with its finish reason:
 
-    "eos"        the model produced an end token
+    "eos"        the model produced an end token, or a constraint lets nothing else follow
     "stop"       a stop string appeared; neither it nor what follows is returned
     "length"     ``max_tokens`` tokens were produced
     "context"    the context length was reached
@@ -63,6 +63,7 @@ class Timings:
     prefill_seconds       from the first step to the first token: the prompt, and one sampling
     decode_seconds        of all tokens after the first
     first_token_seconds   from the request on: tokenizing the prompt included
+    constraint_seconds    of all of them, finding out which tokens a constraint allows
     """
 
     prompt_tokens: int = 0
@@ -71,6 +72,7 @@ class Timings:
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
     first_token_seconds: float = 0.0
+    constraint_seconds: float = 0.0
 
     @property
     def prefill_rate(self) -> float:
@@ -91,7 +93,8 @@ class Result:
     text            what was generated, without the prompt and without a stop string
     token_ids       the new tokens; an end token, if that ended it, included
     finish_reason   what ended it:
-                      "eos"        the model produced an end token
+                      "eos"        the model produced an end token, or a constraint lets nothing
+                                   else follow
                       "stop"       a stop string appeared; neither it nor what follows is returned
                       "length"     ``max_tokens`` tokens were produced
                       "context"    the context length was reached
@@ -142,7 +145,7 @@ class Output:
         """
         self._count(step, sequence)
         self._pending.append(step)
-        if sequence.finish_reason == "eos":
+        if step.token in self._request.end_ids:
             self.finish_reason = "eos"
             return None
         text, stopped = self._stops.add(self._detokenizer.add(step.token))
@@ -191,6 +194,7 @@ class Output:
         timings = self.timings
         self.token_ids.append(step.token)
         timings.new_tokens += 1
+        timings.constraint_seconds = sequence.constraint_seconds
         if timings.new_tokens == 1:
             timings.prefill_seconds = step.seconds
             timings.reused_tokens = sequence.num_reused

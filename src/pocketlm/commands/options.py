@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pocketlm.export.errors import RequestError
 from pocketlm.export.observer import SILENT, Observer
 from pocketlm.export.quantities import parse_size
+from pocketlm.export.regular_file import RegularFile
 from pocketlm.export.utf8 import utf8
 from pocketlm.quantize.precisions import (
     AUTOMATIC,
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from pocketlm.export.folder import ModelFolder
     from pocketlm.export.writing import Change
     from pocketlm.runtime.model import Model
+
+LARGEST_FORM = 4_000_000  # bytes of a JSON schema or a grammar
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -203,6 +207,23 @@ sampling_options = _group(
         show_default=True,
         help="No token that ends a text before so many.",
     ),
+    click.option(
+        "--ban",
+        "banned_strings",
+        type=utf8,
+        multiple=True,
+        metavar="TEXT",
+        callback=lambda context, parameter, given: [unescape(text) for text in given] or None,
+        help=r"Never write this text; \n and \t are understood. May be given several times.",
+    ),
+    click.option(
+        "--ban-token",
+        "banned_tokens",
+        type=int,
+        multiple=True,
+        metavar="ID",
+        help="Never choose the token ID. May be given several times.",
+    ),
     click.option("--seed", type=int, help="Makes sampling repeatable on this machine."),
     click.option(
         "--stop",
@@ -212,6 +233,39 @@ sampling_options = _group(
         help=r"End before this text; \n and \t are understood. May be given several times.",
     ),
     click.option("--ignore-eos", is_flag=True, help="Go on after an end-of-text token."),
+)
+
+# What form a text has: keyword arguments of ``Model.stream``.
+form_options = _group(
+    click.option(
+        "--json-schema",
+        type=Place(),
+        metavar="FILE",
+        callback=lambda context, parameter, file: file and _text_of(file),
+        help="Write JSON that satisfies the schema in FILE. These four need the extra 'grammar'.",
+    ),
+    click.option(
+        "--regex",
+        type=utf8,
+        metavar="PATTERN",
+        help="Write what this regular expression matches as a whole.",
+    ),
+    click.option(
+        "--choice",
+        "choices",
+        type=utf8,
+        multiple=True,
+        metavar="A,B",
+        callback=lambda context, parameter, given: ",".join(given).split(",") if given else None,
+        help="Write one of these; there may be more of them, or give it several times.",
+    ),
+    click.option(
+        "--grammar",
+        type=Place(),
+        metavar="FILE",
+        callback=lambda context, parameter, file: file and _text_of(file),
+        help="Write what the Lark grammar in FILE describes, from its rule start on.",
+    ),
 )
 
 # How texts are cut to be scored: keyword arguments of ``measure_quality``.
@@ -301,6 +355,24 @@ MODEL_OPTIONS = {
     **HUB_OPTIONS,
 }
 model_options = _group(*MODEL_OPTIONS.values())
+
+
+def _text_of(file: Path) -> str:
+    """RequestError for a file that is no text."""
+    with RegularFile(file, RequestError) as opened:
+        data = opened.read(0, LARGEST_FORM + 1)
+    if len(data) > LARGEST_FORM:
+        raise RequestError(
+            f"{file.name} has more than {LARGEST_FORM:,} bytes, expected a schema or a grammar; "
+            "give the file that holds it"
+        )
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as cause:
+        raise RequestError(
+            f"{file.name} is not UTF-8 (byte {cause.start}), expected a schema or a grammar; "
+            "give the file that holds it"
+        ) from cause
 
 
 def _biases(given: Sequence[str]) -> dict[int, float] | None:

@@ -11,6 +11,7 @@ from click.core import ParameterSource
 
 from pocketlm.commands.options import (
     debug_option,
+    form_options,
     model_options,
     open_model,
     sampling_options,
@@ -24,7 +25,7 @@ from pocketlm.export.quantities import duration_text, size_text
 from pocketlm.export.utf8 import utf8
 from pocketlm.models.reference import hub_name, names_model
 from pocketlm.runtime.model import Model
-from pocketlm.runtime.text import TextStream
+from pocketlm.runtime.text import TextStream, Timings
 
 
 @click.command("run")
@@ -39,6 +40,7 @@ from pocketlm.runtime.text import TextStream
 )
 @print_recipe_option
 @sampling_options
+@form_options
 @model_options
 @click.option("--stats", is_flag=True, help="Print times, rates and peak memory to stderr.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
@@ -72,6 +74,7 @@ def command(
       pocketlm run meta-llama/Llama-3.2-1B "Why is the sky blue?"
       pocketlm run gpt2-int4/ "Once upon a time" --max-tokens 100 --seed 7 --stats
       pocketlm run llama-3.2-1b-instruct/ "Why is the sky blue?" --chat
+      pocketlm run gpt2-int4/ "The date is " --regex "[0-9]{4}-[0-9]{2}-[0-9]{2}"
       pocketlm run gpt2-int8/ "Why is the sky blue?" --recipe assistant
       echo "some prompt" | pocketlm run gpt2-int4/ - --json
     """
@@ -173,6 +176,7 @@ def _result(model: Model, stream: TextStream, prompt: str, text: str) -> dict[st
             "first_token_seconds": timings.first_token_seconds,
             "prefill_seconds": timings.prefill_seconds,
             "decode_seconds": timings.decode_seconds,
+            "constraint_seconds": timings.constraint_seconds,
             "prefill_tokens_per_second": timings.prefill_rate,
             "decode_tokens_per_second": timings.decode_rate,
         },
@@ -196,7 +200,14 @@ def _stats(model: Model, stream: TextStream) -> str:
         f"first token {duration_text(timings.first_token_seconds)}, "
         f"prefill {timings.prefill_rate:.0f} tokens/s ({timings.prompt_tokens} tokens), "
         f"decode {timings.decode_rate:.0f} tokens/s ({timings.new_tokens} tokens), "
+        f"{_constraint(timings)}"
         f"peak memory {size_text(peak_rss_bytes())}, {model.session.threads} threads "
         f"on {model.session.place.name}, KV cache in {model.session.kv}, "
         f"finished by {stream.finish_reason}"
     )
+
+
+def _constraint(timings: Timings) -> str:
+    if not timings.constraint_seconds:
+        return ""
+    return f"constraint {duration_text(timings.constraint_seconds / timings.new_tokens)} a token, "
