@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator
 
@@ -76,18 +77,25 @@ def speculate(
             if step is not None:
                 yield step
             continue
-        guesses, sure = drafter.guess(sequence.token_ids, min(MOST_GUESSES, sequence.room))
-        guesses = guesses[: pace.num_guesses(sure, len(guesses))]
         started = time.perf_counter()
+        available, sure = drafter.outlook(sequence, min(MOST_GUESSES, sequence.room))
+        count = pace.num_guesses(sure, available)
+        guesses = _known(drafter.guess(sequence, count), session) if count else []
         ids = [*sequence.feed(), *guesses]
         if guesses:
             rows = session.all_logits(ids, sequence.cache, cancellation=cancellation)
         else:
             rows = session.step_together([(sequence.cache, ids)], cancellation)
         found = sequence.take_guessed(rows, guesses)
-        pace.took(len(ids), time.perf_counter() - started)
+        pace.took(1 + count, time.perf_counter() - started)
         pace.came_out(sure, len(guesses), len(found) - 1)
         yield from found
+
+
+def _known(guesses: list[int], session: Session) -> list[int]:
+    """Those before the first that the vocabulary does not have: a drafter's may be larger."""
+    size = session.shape.vocab_size
+    return list(itertools.takewhile(lambda token: token < size, guesses))
 
 
 class Batch:

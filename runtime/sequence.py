@@ -72,7 +72,7 @@ class Sequence:
         self._constraint: Constraint | None = None
         if request.grammar is not None:
             self._constraint = request.grammar.start(request.end_ids, request.prompt_ids)
-        self._sampler = make_sampler(
+        self.sampler = make_sampler(
             request.sampling,
             len(self.token_ids),
             request.end_ids,
@@ -121,7 +121,7 @@ class Sequence:
         """
         if self.in_prompt:
             return None
-        token = self._sampler(logits, self.token_ids)
+        token = self.sampler(logits, self.token_ids)
         asked = self.request.logprobs is not None
         chosen, top = self._logprobs(logits, token) if asked else (None, ())
         self.token_ids.append(token)

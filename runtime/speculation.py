@@ -13,8 +13,14 @@ lookup decoding) for guesses from the text itself.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
+
+from .chunks import prefill
+from .request import Request
+from .sampling import make_sampler
+from .sequence import Sequence
+from .session import Session
+from .shared_beginning import shared_beginning
 
 MOST_GUESSES = 15
 LONGEST_MATCH = 4  # tokens by which a place of the text is recognised; 2 at least
@@ -24,13 +30,13 @@ WEIGHT = 0.2  # of the latest observation in a running mean
 
 
 class Drafter(Protocol):
-    """Guesses what comes next."""
+    """Guesses what comes next in a sequence, which is the same at every call."""
 
-    def guess(self, token_ids: Sequence[int], most: int) -> tuple[list[int], int]:
-        """At most ``most`` tokens that may follow, and how sure it is: a small whole number.
+    def outlook(self, sequence: Sequence, most: int) -> tuple[int, int]:
+        """How many guesses it has, ``most`` at most, and how sure it is: a small whole number."""
 
-        ``token_ids`` are those of the call before and what was added to them since.
-        """
+    def guess(self, sequence: Sequence, count: int) -> list[int]:
+        """At most ``count`` tokens that may follow."""
 
 
 class PromptLookup:
@@ -39,9 +45,11 @@ class PromptLookup:
     def __init__(self) -> None:
         self._followed: dict[tuple[int, ...], int] = {}  # last tokens -> place of what came next
         self._num_seen = 0
+        self._place = 0  # in the text, from which it may go on
 
-    def guess(self, token_ids: Sequence[int], most: int) -> tuple[list[int], int]:
-        """What followed the longest match of the last tokens; its length says how sure that is."""
+    def outlook(self, sequence: Sequence, most: int) -> tuple[int, int]:
+        """Of what followed the longest match of the last tokens; its length says how sure it is."""
+        token_ids = sequence.token_ids
         for place in range(max(1, self._num_seen), len(token_ids)):
             for count in range(2, min(LONGEST_MATCH, place) + 1):
                 self._followed[tuple(token_ids[place - count : place])] = place
@@ -49,8 +57,47 @@ class PromptLookup:
         for count in range(min(LONGEST_MATCH, len(token_ids)), 1, -1):
             found = self._followed.get(tuple(token_ids[-count:]))
             if found is not None:
-                return list(token_ids[found : found + most]), count
-        return [], 0
+                self._place = found
+                return min(most, len(token_ids) - found), count
+        return 0, 0
+
+    def guess(self, sequence: Sequence, count: int) -> list[int]:
+        """What followed there."""
+        return sequence.token_ids[self._place : self._place + count]
+
+
+class DraftModel:
+    """Guesses what a smaller model of the same tokens says.
+
+    Where tokens are drawn, it draws with the number that the sequence will draw with: two
+    distributions that are alike then mostly give the same token.
+    """
+
+    def __init__(self, session: Session, request: Request) -> None:
+        self._session = session
+        self._cache = session.new_cache()
+        self._fed: list[int] = []  # what the cache holds
+        self._sampler = make_sampler(request.sampling, len(request.prompt_ids), request.end_ids)
+
+    def outlook(self, sequence: Sequence, most: int) -> tuple[int, int]:
+        """As many as there is room for in its own context."""
+        room = self._session.shape.context_length - len(sequence.token_ids)
+        return max(0, min(most, room)), LONGEST_MATCH + 1
+
+    def guess(self, sequence: Sequence, count: int) -> list[int]:
+        """What its own loop generates."""
+        token_ids = list(sequence.token_ids)
+        held = min(shared_beginning(self._fed, token_ids), len(token_ids) - 1)
+        self._cache.truncate(held)
+        logits = prefill(self._session, token_ids[held:], self._cache)
+        drawn = sequence.sampler.generator.bit_generator.state
+        self._sampler.generator.bit_generator.state = drawn
+        guesses = [self._sampler(logits, token_ids)]
+        while len(guesses) < count:
+            logits = self._session.step(guesses[-1:], self._cache)
+            guesses.append(self._sampler(logits, [*token_ids, *guesses]))
+        self._fed = [*token_ids, *guesses[:-1]]
+        return guesses
 
 
 class Pace:

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from pocketlm.runtime.decode import begin, speculate, steps
 from pocketlm.runtime.request import GREEDY, Request
 from pocketlm.runtime.sampling import SamplingOptions
+from pocketlm.runtime.sequence import Sequence as Running
 from pocketlm.runtime.session import Session
-from pocketlm.runtime.speculation import LONGEST_MATCH, PROBE, Pace, PromptLookup
+from pocketlm.runtime.speculation import LONGEST_MATCH, PROBE, DraftModel, Pace, PromptLookup
 
 IDS = [int(number) for number in np.random.default_rng(2).integers(0, 299, 60)]
 
@@ -24,8 +25,11 @@ class Oracle:
     def __init__(self, text: Sequence[int], wrong: set[int]) -> None:
         self._text = [(token + 1) % 300 if i in wrong else token for i, token in enumerate(text)]
 
-    def guess(self, token_ids: Sequence[int], most: int) -> tuple[list[int], int]:
-        return self._text[len(token_ids) : len(token_ids) + most], 3
+    def outlook(self, sequence: Running, most: int) -> tuple[int, int]:
+        return min(most, len(self._text) - len(sequence.token_ids)), 3
+
+    def guess(self, sequence: Running, count: int) -> list[int]:
+        return self._text[len(sequence.token_ids) :][:count]
 
 
 @settings(max_examples=40, deadline=None)
@@ -84,12 +88,18 @@ def test_right_guesses_take_fewer_steps(
 
 @given(st.lists(st.integers(0, 3), max_size=60), st.integers(1, 9), st.lists(st.integers(0, 60)))
 def test_a_lookup_says_what_followed_the_longest_match(
-    ids: list[int], most: int, asked_before: list[int]
+    tiny_session: Session, ids: list[int], most: int, asked_before: list[int]
 ) -> None:
     """The twin looks through the whole text; when it was asked before does not matter."""
-    lookup = PromptLookup()
+    lookup, sequence = PromptLookup(), begin(tiny_session, Request([1]))
+
+    def guess(token_ids: list[int]) -> tuple[list[int], int]:
+        sequence.token_ids = token_ids
+        count, sure = lookup.outlook(sequence, most)
+        return lookup.guess(sequence, count), sure
+
     for length in sorted(asked_before):
-        lookup.guess(ids[:length], most)
+        guess(ids[:length])
     expected: tuple[list[int], int] = ([], 0)
     for count in range(min(LONGEST_MATCH, len(ids)), 1, -1):
         places = [
@@ -98,7 +108,7 @@ def test_a_lookup_says_what_followed_the_longest_match(
         if places:
             expected = ids[places[-1] :][:most], count
             break
-    assert lookup.guess(ids, most) == expected
+    assert guess(ids) == (expected if expected[1] else ([], 0))
 
 
 def test_a_pace_settles_on_what_is_fastest() -> None:
@@ -124,3 +134,30 @@ def test_a_pace_gives_up_where_several_tokens_cost_too_much() -> None:
         pace.took(1 + guesses, 1.0 + 1.2 * guesses)
         pace.came_out(3, guesses, guesses)
     assert sum(guesses > 0 for guesses in chosen[40:]) <= 260 / PROBE + 1
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_a_draft_of_the_model_itself_is_nearly_always_right(
+    tiny_session: Session, temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It draws with the numbers that the sequence draws with."""
+    monkeypatch.setattr(Pace, "num_guesses", lambda self, sure, available: min(4, available))
+    options = SamplingOptions(temperature=temperature, seed=8)
+    request = Request(IDS[:20], options, 60)
+    expected = [step.token for step in steps(tiny_session, begin(tiny_session, request))]
+    sequence = begin(tiny_session, request)
+    draft = DraftModel(tiny_session, request)
+    assert [step.token for step in speculate(tiny_session, sequence, draft)] == expected
+    assert sequence.num_right >= 0.9 * sequence.num_guessed > 30
+
+
+def test_a_draft_of_another_model_changes_no_token(
+    tiny_session: Session, int8_kv_session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Pace, "num_guesses", lambda self, sure, available: min(3, available))
+    request = Request(IDS[:20], SamplingOptions(temperature=0.9, seed=3), 139)
+    expected = [step.token for step in steps(tiny_session, begin(tiny_session, request))]
+    sequence = begin(tiny_session, request)
+    draft = DraftModel(int8_kv_session, request)
+    assert [step.token for step in speculate(tiny_session, sequence, draft)] == expected
+    assert 0 < sequence.num_right < sequence.num_guessed
