@@ -21,6 +21,8 @@ from .logprobs import logprobs
 from .request import Request
 from .session import Logits, Session
 
+MOST_BEAMS = 64
+
 
 @dataclass(frozen=True)
 class Beam:
@@ -30,12 +32,14 @@ class Beam:
     logprob        natural log of their probability
     score          by which beams are compared
     finish_reason  "eos", "length" or "context", as of any other text
+    text           the tokens as text, without an end token
     """
 
     token_ids: tuple[int, ...]
     logprob: float
     score: float
     finish_reason: str
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -124,4 +128,4 @@ def _is_over(
     if len(ended) < width:
         return False
     best = max(one.logprob for one in beginnings)  # which tokens to come only lower
-    return max(best / n**length_penalty for n in (count + 1, most)) <= ended[-1].score
+    return bool(max(best / n**length_penalty for n in (count + 1, most)) <= ended[-1].score)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,8 +15,9 @@ import numpy as np
 from ..export.errors import RequestError
 from ..export.folder import ModelFolder
 from ..export.memory import free_bytes, memory_errors
-from ..export.whole_number import brief
+from ..export.whole_number import brief, whole_number
 from .banned_strings import BannedStrings, TokenTexts
+from .beams import MOST_BEAMS, Beam, beam_search
 from .cancellation import Cancellation
 from .chat import (
     TRANSCRIPT_STOPS,
@@ -28,6 +29,7 @@ from .chat import (
 )
 from .chat_template import ChatTemplate
 from .constraint import Vocabulary, make_grammar, one_form
+from .decode import speculate, steps
 from .generation_config import GenerationConfig
 from .labels import Classifier
 from .placement import open_session
@@ -37,9 +39,11 @@ from .row_rule import MOST_ROWS, row_group
 from .sampling import SamplingOptions
 from .scheduler import Background, Job, Scheduler
 from .scoring import Score, TextLogprobs, TextScorer, start_token
+from .speculation import DraftModel, PromptLookup
 from .stopping import stop_strings
 from .text import (
     CHARACTERS_PER_TOKEN,
+    Loop,
     Piece,
     Result,
     TextStream,
@@ -123,10 +127,12 @@ class Model:
         grammar: str | None = None,
         stop: str | Sequence[str] | None = (),
         ignore_eos: bool = False,
-        logprobs: bool | int = False,
+        logprobs: bool | int | None = None,
         cancellation: Cancellation | None = None,
         cache: ReusableCache | None = None,
         reproducible: bool = False,
+        lookup: bool = False,
+        draft: Model | None = None,
     ) -> TextStream:
         """Generates text after ``prompt``, piece by piece, as it comes.
 
@@ -168,6 +174,10 @@ class Model:
         reproducible        True: the tokens are, bit by bit, those of ``generate_many`` in whatever
                             company; each takes up to a fifth longer where kernels take rows in
                             pairs, which is found at the first use
+        lookup              True: guess that the text goes on as it did when it last said the same
+                            words, and compute the guesses at once; as fast again where it copies,
+                            and given up where it does not
+        draft               a smaller ``Model`` of the same tokens, whose guesses are computed so
 
         How tokens are chosen is the model's own default where it is None: ``sampling_defaults``.
         Nothing runs before the first piece is asked for. Of the four forms of output one may be
@@ -213,7 +223,7 @@ class Model:
             request,
             cancellation,
             cache,
-            lambda: self._row_group if reproducible else 1,
+            self._loop(request, lookup, draft, reproducible),
         )
 
     def request(
@@ -229,7 +239,7 @@ class Model:
         grammar: str | None = None,
         stop: str | Sequence[str] | None = (),
         ignore_eos: bool = False,
-        logprobs: bool | int = False,
+        logprobs: bool | int | None = None,
         **sampling: Any,
     ) -> Request:
         """A request of the options of ``stream``, to be run by ``generate_many``.
@@ -360,6 +370,107 @@ class Model:
             job.cancel()
         if job.error is not None:
             raise job.error
+
+    def completions(self, prompt: Any = "", n: int = 2, **options: Any) -> list[Result]:
+        """``n`` texts after one prompt, which is computed once; the seeds count from ``seed`` up.
+
+            first, second = model.completions("Once upon a time", 2, max_tokens=20, seed=1)
+
+        Takes the options of ``generate_many``, and raises the same errors.
+        """
+        number = whole_number(n)
+        if number is None or number < 1:
+            raise RequestError(f"n is {brief(n)}, expected an integer from 1 up; give how many")
+        seed = whole_number(options.get("seed"))
+        seeds = [{} if seed is None else {"seed": seed + i} for i in range(number)]
+        asked = [{"prompt": prompt, **one} for one in seeds]
+        found = sorted(self.generate_many(asked, **options), key=lambda result: result.index)
+        if error := next((result.error for result in found if result.error), None):
+            raise error
+        return found
+
+    def beams(
+        self,
+        prompt: Any = "",
+        beams: int = 4,
+        *,
+        length_penalty: float = 1.0,
+        max_tokens: int = 256,
+        ignore_eos: bool = False,
+        cancellation: Cancellation | None = None,
+    ) -> list[Beam]:
+        """The ``beams`` likeliest texts that are found after a prompt, the best first.
+
+            best = model.beams("Once upon a time", 4, max_tokens=20)[0]
+            best.text, best.score, best.finish_reason
+
+        Texts are compared by the log of their probability over their length to the power of
+        ``length_penalty``: above 1 favours long ones, 0 the likeliest. Raises RequestError for an
+        argument out of range, and what ``stream`` raises.
+        """
+        number = whole_number(beams)
+        if number is None or not 1 <= number <= MOST_BEAMS:
+            raise RequestError(
+                f"beams is {brief(beams)}, expected an integer from 1 to {MOST_BEAMS}; give how "
+                "many beginnings are to be followed"
+            )
+        if isinstance(length_penalty, bool | str) or not -10 <= length_penalty <= 10:
+            raise RequestError(
+                f"length_penalty is {brief(length_penalty)}, expected a number in [-10, 10]; leave "
+                "it out for 1"
+            )
+        request = self.request(prompt, max_tokens=max_tokens, ignore_eos=ignore_eos)
+        found = beam_search(self.session, request, number, length_penalty, cancellation)
+        return [replace(beam, text=self._text_of(request, beam.token_ids)) for beam in found]
+
+    def _text_of(self, request: Request, token_ids: Sequence[int]) -> str:
+        detokenizer = self.tokenizer.detokenizer(after=request.prompt_ids)
+        words = [token for token in token_ids if token not in request.end_ids]
+        return "".join(map(detokenizer.add, words)) + detokenizer.finish()
+
+    def _loop(
+        self, request: Request, lookup: bool, draft: Model | None, reproducible: bool
+    ) -> Loop:
+        asked = [
+            name
+            for name, given in (
+                ("lookup", lookup),
+                ("draft", draft is not None),
+                ("reproducible", reproducible),
+            )
+            if given
+        ]
+        if len(asked) > 1:
+            raise RequestError(
+                f"found {' and '.join(asked)}, expected one of them: tokens that are guessed are "
+                "computed several at once, whose last bits are others; leave one out"
+            )
+        if draft is not None:
+            self._check_draft(draft)
+        if reproducible:
+            return lambda session, sequence, cancellation: steps(
+                session, sequence, cancellation, self._row_group
+            )
+        if lookup or draft is not None:
+            return lambda session, sequence, cancellation: speculate(
+                session,
+                sequence,
+                PromptLookup() if draft is None else DraftModel(draft.session, request),
+                cancellation,
+            )
+        return steps
+
+    def _check_draft(self, draft: Model) -> None:
+        if not isinstance(draft, Model):
+            raise RequestError(
+                f"draft is {brief(draft)}, expected a Model; open one with pocketlm.load"
+            )
+        count = min(draft.session.shape.vocab_size, self.session.shape.vocab_size)
+        if draft.tokenizer.all_bytes(count) != self.tokenizer.all_bytes(count):
+            raise RequestError(
+                f"draft is {draft.folder.path}: found other tokens than those of "
+                f"{self.folder.path}, expected the same; use a model with its tokenizer"
+            )
 
     @cached_property
     def _row_group(self) -> int | None:

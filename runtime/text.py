@@ -33,6 +33,8 @@ from .session import Session
 from .stopping import StopMatcher
 from .tokenizer import Tokenizer
 
+Loop = Callable[[Session, Sequence, Cancellation], Iterator[Step]]
+
 CHARACTERS_PER_TOKEN = 16  # a prompt with more than this per context token cannot fit
 
 
@@ -64,6 +66,8 @@ class Timings:
     decode_seconds        of all tokens after the first
     first_token_seconds   from the request on: tokenizing the prompt included
     constraint_seconds    of all of them, finding out which tokens a constraint allows
+    guessed_tokens        computed before they were chosen, by ``lookup`` or ``draft``
+    right_guesses         of these, how many were chosen then
     """
 
     prompt_tokens: int = 0
@@ -73,6 +77,8 @@ class Timings:
     decode_seconds: float = 0.0
     first_token_seconds: float = 0.0
     constraint_seconds: float = 0.0
+    guessed_tokens: int = 0
+    right_guesses: int = 0
 
     @property
     def prefill_rate(self) -> float:
@@ -194,6 +200,7 @@ class Output:
         timings = self.timings
         self.token_ids.append(step.token)
         timings.new_tokens += 1
+        timings.guessed_tokens, timings.right_guesses = sequence.num_guessed, sequence.num_right
         timings.constraint_seconds = sequence.constraint_seconds
         if timings.new_tokens == 1:
             timings.prefill_seconds = step.seconds
@@ -224,16 +231,16 @@ class TextStream(Output):
         request: Request,
         cancellation: Cancellation | None = None,
         cache: ReusableCache | None = None,
-        group: Callable[[], int | None] = lambda: 1,
+        loop: Loop = steps,
     ) -> None:
         """Nothing runs before the first piece is asked for; ``cache`` may hold part of the prompt.
 
-        ``group`` says how many rows there are to be in a step. The pieces joined are the decoded
-        ``token_ids``, up to a stop string.
+        ``loop`` is one of those of ``decode``. The pieces joined are the decoded ``token_ids``, up
+        to a stop string.
         """
         super().__init__(request, tokenizer)
         self.cancellation = cancellation or Cancellation()
-        self._pieces = self._generated(session, cache, group)
+        self._pieces = self._generated(session, cache, loop)
 
     def __iter__(self) -> Iterator[Piece]:
         return self
@@ -246,11 +253,11 @@ class TextStream(Output):
         self.cancellation.cancel()
 
     def _generated(
-        self, session: Session, cache: ReusableCache | None, group: Callable[[], int | None]
+        self, session: Session, cache: ReusableCache | None, loop: Loop
     ) -> Iterator[Piece]:
         try:
             sequence = begin(session, self._request, cache)
-            for step in steps(session, sequence, self.cancellation, group()):
+            for step in loop(session, sequence, self.cancellation):
                 piece = self.add(step, sequence)
                 if piece is not None:
                     yield piece

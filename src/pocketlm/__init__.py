@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     )
     from pocketlm.export.observer import Observer
     from pocketlm.models.loading import load
+    from pocketlm.runtime.beams import Beam
     from pocketlm.runtime.cancellation import Cancellation
     from pocketlm.runtime.labels import Classifier, LabelDistribution
     from pocketlm.runtime.model import Model
@@ -55,6 +56,7 @@ _HOMES = {
     "pocketlm.runtime.model": ["Model"],
     "pocketlm.runtime.scheduler": ["Job"],
     "pocketlm.export.observer": ["Observer"],
+    "pocketlm.runtime.beams": ["Beam"],
     "pocketlm.runtime.cancellation": ["Cancellation"],
     "pocketlm.runtime.labels": ["Classifier", "LabelDistribution"],
     "pocketlm.runtime.providers": ["FallbackWarning"],
@@ -75,6 +77,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Beam",
     "Cancellation",
     "CheckpointError",
     "Classifier",

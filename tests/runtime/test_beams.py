@@ -26,12 +26,8 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
     root = tmp_path_factory.mktemp("beams")
     config = gpt2_config(vocab_size=7, n_positions=12)
     tensors = gpt2_tensors(config)
-    return Session(
-        export_model(
-            open_checkpoint(write_checkpoint(root / "gpt2", config, tensors)), root / "out"
-        ),
-        threads=1,
-    )
+    checkpoint = open_checkpoint(write_checkpoint(root / "gpt2", config, tensors))
+    return Session(export_model(checkpoint, root / "out"), threads=1)
 
 
 def exhaustive(

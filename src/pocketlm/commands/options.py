@@ -132,6 +132,12 @@ writing_options = _group(
 sampling_options = _group(
     click.option("--max-tokens", type=int, default=256, show_default=True, help="Most new tokens."),
     click.option(
+        "--max-seconds",
+        type=float,
+        metavar="SECONDS",
+        help="End at the next token after so long. Default: no limit.",
+    ),
+    click.option(
         "--temperature",
         type=float,
         help="0 takes the likeliest token. Default: the model's own, else 0.8.",
@@ -265,6 +271,27 @@ form_options = _group(
         metavar="FILE",
         callback=lambda context, parameter, file: file and _text_of(file),
         help="Write what the Lark grammar in FILE describes, from its rule start on.",
+    ),
+)
+
+# In what loop tokens are computed: keyword arguments of ``Model.stream``.
+loop_options = _group(
+    click.option(
+        "--lookup",
+        is_flag=True,
+        help="Guess that the text goes on as it did when it last said the same words: faster where "
+        "it copies from itself or its prompt.",
+    ),
+    click.option(
+        "--draft",
+        type=Place(),
+        metavar="MODEL",
+        help="A smaller model with the same tokenizer, which guesses what comes next.",
+    ),
+    click.option(
+        "--reproducible",
+        is_flag=True,
+        help="The tokens are those that `pocketlm batch` gives, bit by bit; up to a fifth slower.",
     ),
 )
 
@@ -470,7 +497,7 @@ def _calibration(calibrate: tuple[str, ...], statistics: Path | None) -> Calibra
 
 
 def open_model(path: str | Path | None, options: dict[str, Any]) -> Model:
-    """``load`` with the values of ``model_options``, which are taken out of ``options``.
+    """``load`` with the values of ``model_options`` in ``options``, which are taken out of there.
 
     Download and export on the way are drawn on stderr if that is a terminal; a model that runs on
     the CPU although this ONNX Runtime is built for CUDA is told there in a line.
@@ -480,7 +507,7 @@ def open_model(path: str | Path | None, options: dict[str, Any]) -> Model:
     )
     from pocketlm.runtime.providers import FallbackWarning
 
-    chosen = {name: options.pop(name) for name in MODEL_OPTIONS}
+    chosen = {name: options.pop(name) for name in MODEL_OPTIONS if name in options}
     with _shown_exports() as observer, warnings.catch_warnings():
         warnings.simplefilter("ignore", FallbackWarning)  # printed below, as a line of ours
         model = load(path, observer=observer, **chosen)
