@@ -39,7 +39,7 @@ if TYPE_CHECKING:
         StorageError,
     )
     from pocketlm.export.observer import Observer
-    from pocketlm.models.loading import load
+    from pocketlm.models.loading import load, load_async
     from pocketlm.runtime.beams import Beam
     from pocketlm.runtime.cancellation import Cancellation
     from pocketlm.runtime.labels import Classifier, LabelDistribution
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "pocketlm.models.loading": ["load"],
+    "pocketlm.models.loading": ["load", "load_async"],
     "pocketlm.runtime.model": ["Model"],
     "pocketlm.runtime.scheduler": ["Job"],
     "pocketlm.export.observer": ["Observer"],
@@ -103,6 +103,7 @@ __all__ = [
     "Timings",
     "__version__",
     "load",
+    "load_async",
 ]
 
 
