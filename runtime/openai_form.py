@@ -11,13 +11,14 @@ Source: the API reference of OpenAI, "Create chat completion" and "Create comple
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
 from ..export.errors import RequestError
-from ..export.strict_json import quoted, shown
+from ..export.strict_json import quoted
 from .text import Result
 from .tokenizer import Tokenizer
 
@@ -58,9 +59,9 @@ def read_request(url: object, body: object, known: frozenset[str]) -> OpenAIRequ
     an option may be is left to the model.
     """
     if url not in (CHAT, COMPLETION):
-        raise RequestError(f"found the url {shown(url)}, expected {CHAT} or {COMPLETION}")
+        raise RequestError(f"found the url {_shown(url)}, expected {CHAT} or {COMPLETION}")
     if not isinstance(body, Mapping):
-        raise RequestError(f"found the body {shown(body)}, expected an object with the request")
+        raise RequestError(f"found the body {_shown(body)}, expected an object with the request")
     given = {name: value for name, value in body.items() if value is not None}
     field = "messages" if url == CHAT else "prompt"
     if field not in given:
@@ -83,11 +84,14 @@ def read_request(url: object, body: object, known: frozenset[str]) -> OpenAIRequ
     return OpenAIRequest(asked, None, options, str(model))
 
 
+def _shown(value: object) -> str:
+    return json.dumps(value)[:60]
+
+
 def _check_only(name: str, value: object) -> None:
     if name in ONLY and value != ONLY[name]:
         raise RequestError(
-            f"found {name} {shown(value)} in the body, expected {shown(ONLY[name]) or 'nothing'}; "
-            "leave it out"
+            f"found {name} {_shown(value)} in the body, expected {_shown(ONLY[name])}; leave it out"
         )
 
 
@@ -101,7 +105,7 @@ def _logprobs(given: dict[str, Any], *, chat: bool) -> Any:
         # 0 asks for those of the tokens themselves, and False for none.
         return asked
     if asked is not None and not isinstance(asked, bool):
-        raise RequestError(f"found logprobs {shown(asked)} in the body, expected true or false")
+        raise RequestError(f"found logprobs {_shown(asked)} in the body, expected true or false")
     if top is not None and not asked:
         raise RequestError("found top_logprobs without logprobs, expected both; add logprobs true")
     return asked if top is None else top
@@ -122,7 +126,7 @@ def _messages(messages: Any) -> Any:
 def _text(parts: list[Any]) -> str:
     for part in parts:
         if not isinstance(part, Mapping) or not isinstance(part.get("text"), str):
-            raise RequestError(f"found {shown(part)} in a message, expected text; leave it out")
+            raise RequestError(f"found {_shown(part)} in a message, expected text; leave it out")
     return "".join(part["text"] for part in parts)
 
 

@@ -85,6 +85,7 @@ def test_examples_parse(verb: str) -> None:
     [
         ("run", pocketlm.Model.stream),
         ("run", pocketlm.load),
+        ("batch", pocketlm.Model.stream),
         ("export", export_model),
         ("export", precision_of),
         ("quantize", export_model),
@@ -103,6 +104,8 @@ def test_defaults_are_those_of_the_function(verb: str, function: Callable[..., A
         "prompt",
         "path",
         "logprobs",
+        "max_seconds",
+        "reproducible",
         "cancellation",
         "cache",
         "change",

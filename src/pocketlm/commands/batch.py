@@ -105,6 +105,7 @@ def command(
             raise RequestError(f"{lines.name}: found no prompt, expected a line or more; add one")
         with open_output(output, lines, prompts) as out:
             opened = open_model(model, options)
+            opened.request([0], **options)  # RequestError for what no line could have
             terms = replace(terms, options=options)
             identity = Identity(opened, terms)
             done = out.resume(lines, identity)
