@@ -177,7 +177,7 @@ def open_output(path: Path, lines: JsonLines, source: Path) -> Iterator[Output]:
         raise RequestError(
             f"{path}: found the input, expected another file for the output; choose another name"
         )
-    is_new = not path.exists()
+    is_new = not os.path.lexists(path)
     handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
     with io.FileIO(handle, "r+b") as file:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
