@@ -113,9 +113,11 @@ def ray() -> Iterator[Any]:
     """Ray on this machine, with two workers at most."""
     ray = pytest.importorskip("ray")
     pytest.importorskip("ray.data")
-    ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR")
-    yield ray
-    ray.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")  # it would report to its makers
+        ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR")
+        yield ray
+        ray.shutdown()
 
 
 @pytest.mark.ray

@@ -32,7 +32,8 @@ from pocketlm.export.lock import acquire
 from pocketlm.runtime.model import Model
 
 DIGITS = 12  # of each part of a digest
-DIGEST = rf"((?:[0-9a-f]{{{DIGITS}}}-?){{3}})"
+OTHERS = ("an answer by another model", "an answer with other options", "another answer")
+ANSWER = re.compile(rb'\{"(?:digest|id)": "(?:batch_req_)?([0-9a-f-]+)", ')
 LONGEST_HEAD = 256  # bytes; with more than a digest in it
 ANEW = "name another output, or remove this one to begin anew"
 
@@ -48,7 +49,8 @@ class Identity:
 
     def digest(self, line: Line) -> str:
         """That of an answer to ``line``."""
-        return "-".join([*self._digests, _digest(line.data)])
+        # With its number, which its seed is made of.
+        return "-".join([*self._digests, _digest(b"%d %b" % (line.number, line.data))])
 
 
 @dataclass(frozen=True)
@@ -68,16 +70,12 @@ class _Found:
 
     def difference(self, digest: str) -> str:
         """What is other in it than in an answer with that digest."""
-        pattern = "|".join(re.escape(head.decode()) for head in heads("DIGEST"))
-        parts = DIGEST.join(pattern.split("DIGEST"))
-        found = re.match(parts.encode(), self.head)
-        if found is None:
-            return "something else"
-        given = next(group for group in found.groups() if group).decode().split("-")
-        pairs = zip(given, digest.split("-"), strict=True)
-        return ("an answer by another model", "an answer with other options", "another answer")[
-            [first == second for first, second in pairs].index(False)
-        ]
+        found = ANSWER.match(self.head)
+        given = found[1].decode().split("-") if found else []
+        for what, first, second in zip(OTHERS, given, digest.split("-"), strict=False):
+            if first != second:
+                return what
+        return "something else"
 
 
 class Output(Protocol):
