@@ -28,7 +28,7 @@ import pocketlm
 from pocketlm.commands import batch, batch_answers, jsonl, measuring
 from pocketlm.commands.batch_answers import Answers, Terms, line_seed
 from pocketlm.commands.batch_line import OPTIONS
-from pocketlm.commands.batch_record import Record
+from pocketlm.commands.batch_record import Record, open_output
 from pocketlm.commands.jsonl import JsonLines, Line
 from pocketlm.commands.options import MODEL_OPTIONS
 from pocketlm.export.folder import ModelFolder
@@ -49,6 +49,7 @@ LINES: list[Any] = [
     {"prompt": ""},
 ]
 TOKENS = ("--max-tokens", "4")
+ONE = ("--threads", "1")  # as the tiny model has
 
 
 def text_of(lines: Sequence[Any]) -> str:
@@ -299,7 +300,7 @@ def test_a_batch_killed_while_it_writes_loses_and_doubles_nothing(
     code = """
         import os, signal, sys
         from pocketlm import cli
-        from pocketlm.commands.batch_record import Record
+        from pocketlm.commands.batch_record import Record, open_output
 
         write, count = Record.write, 0
 
@@ -314,8 +315,8 @@ def test_a_batch_killed_while_it_writes_loses_and_doubles_nothing(
         Record.write = dying
         cli.main(sys.argv[1:])
     """
-    arguments = ["batch", tiny_folder.path, file, *TOKENS, "--threads", "1", "--quiet", "-o"]
-    ended = subprocess.run([sys.executable, "-c", textwrap.dedent(code), *arguments, out])
+    arguments: list[str | Path] = ["batch", tiny_folder.path, file, *TOKENS, "--quiet", "-o"]
+    ended = subprocess.run([sys.executable, "-c", textwrap.dedent(code), *arguments, out, *ONE])
     assert ended.returncode == -signal.SIGKILL
     lines = out.read_bytes().split(b"\n")
     assert len(lines) == 3 and lines[2]
@@ -622,7 +623,7 @@ def test_two_do_not_write_one_output(
 ) -> None:
     out = tmp_path / "out.jsonl"
     with open(file, "rb") as source:
-        with batch.open_output(out, JsonLines(source, "x"), file):
+        with open_output(out, JsonLines(source, "x"), file):
             ended = run("batch", tiny_folder.path, file, "-o", out)
     assert_refused(ended, "out.jsonl: found another process that writes it, expected none; wait")
     assert run("batch", tiny_folder.path, file, "-o", out, *TOKENS).code == 0

@@ -64,7 +64,8 @@ def test_seeds_are_of_a_column_or_of_the_prompt(
         tiny_folder.path, prompt_column="q", seed_column="s", max_tokens=4, kv="fp32"
     )
     found = generator({"q": column(["the house", [5, 6, 7]]), "s": np.array([3, 4])})
-    for i, (prompt, seed) in enumerate((("the house", 3), ([5, 6, 7], 4))):
+    pairs: list[tuple[Any, int]] = [("the house", 3), ([5, 6, 7], 4)]
+    for i, (prompt, seed) in enumerate(pairs):
         alone = tiny_model.generate(prompt, max_tokens=4, seed=seed, reproducible=True)
         assert found["text"][i] == alone.text
     ids = np.array([[5, 6], [6, 5]])  # as Ray has lists of one length
