@@ -284,6 +284,22 @@ def test_cut_at_any_byte_it_comes_to_the_same_bytes(
     assert out.read_bytes() == expected
 
 
+def test_a_half_line_is_gone_before_anything_is_written(place: Path) -> None:
+    path, out = place / "three.jsonl", place / "half.jsonl"
+    path.write_bytes(b'"a"\n"b"\n"c"\n')
+    whole = b'{"digest": "x", "line": 1}\n{"id": "batch_req_x", "custom_id": "b"}\n'
+    identity: Any = SimpleNamespace(digest=lambda line: "x")
+    for half in (b"", b"{", b'{"digest": "x", "li', b'{"id": "batch_req_x", "response": {}}'):
+        out.write_bytes(whole + half)
+        with open(path, "rb") as source:
+            lines = JsonLines(source, "x")
+            with open_output(out, lines, path) as record:
+                assert record.resume(lines, identity) == 2
+                assert out.read_bytes() == whole
+                record.write(b"more\n")
+        assert out.read_bytes() == whole + b"more\n"
+
+
 def test_rows_change_no_byte(run: Run, tiny_folder: ModelFolder, file: Path) -> None:
     outs = {
         run("batch", tiny_folder.path, file, *TOKENS, "--rows", rows, "--quiet").out
@@ -485,6 +501,22 @@ def test_a_bad_line_is_named_before_anything_runs(
     error = bad["error"]["message"] if "custom_id" in bad else bad["error"]
     assert error in run("batch", tiny_folder.path, path, *TOKENS).err
     assert (bad["error"] if "custom_id" in bad else bad)["line"] == 3
+
+
+def test_a_file_of_bad_lines_gets_an_error_for_each(
+    run: Run, tiny_folder: ModelFolder, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('7\n{"prompt": [-1], "id": "x"}\n"')
+    ended = run("batch", tiny_folder.path, path, "--skip-bad")
+    assert (ended.code, counts_in(ended.err)) == (0, (3, 3))
+    found = [json.loads(line) for line in ended.out.splitlines()]
+    assert [(answer["line"], answer.get("id")) for answer in found] == [
+        (1, None),
+        (2, "x"),
+        (3, None),
+    ]
+    assert all("expected" in answer["error"] for answer in found)
 
 
 def counts_in(told: str) -> tuple[int, int]:
