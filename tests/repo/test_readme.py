@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -62,6 +63,7 @@ def test_commands_do_what_the_readme_says(tmp_path: Path) -> None:
     llama = write_llama(tmp_path / "path" / "to" / "llama-folder")
     env = environment(tmp_path)
     write_texts(tmp_path)
+    shutil.copytree(ROOT / "docs" / "examples", tmp_path / "docs" / "examples")
     lines = commands()
     assert len(lines) >= 10
     with serving() as hub:
