@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
@@ -26,9 +27,14 @@ from .chat import (
     transcript_ids,
 )
 from .chat_template import ChatTemplate
+from .context_policy import check_policy
+from .decode import check_prompt
 from .generation_config import GenerationConfig
 from .labels import Classifier
 from .placement import open_session
+from .prefix import Prefixes
+from .prefix_cache import PrefixCache
+from .prompt_cache import Owner, PromptCacheFile
 from .request import Request
 from .reuse import ReusableCache
 from .row_rule import MOST_ROWS, row_group
@@ -43,6 +49,7 @@ from .text import (
     TextStream,
     encoded,
 )
+from .text_session import TextSession
 from .tokenizer import Tokenizer
 
 SAMPLING_NAMES = frozenset(field.name for field in fields(SamplingOptions))
@@ -69,6 +76,8 @@ class Model:
     folder              the model folder: its ``path``, ``manifest`` and ``shape``
     sampling_defaults   how tokens are chosen where a call does not say
     end_ids, start_id   the tokens with which a text ends, and begins if the prompt is empty
+    prefix_cache        prompts that were computed lately, a ``PrefixCache``: what begins as one of
+                        them is not computed again
     fallback            why it is on the CPU although ONNX Runtime is built for CUDA, else None
     load_seconds        what opening it took
     """
@@ -79,14 +88,16 @@ class Model:
         threads: int | None = None,
         provider: str = "auto",
         kv: str = "auto",
+        prefix_cache_bytes: int | None = None,
     ) -> None:
-        """Opens ``folder``; ``threads``, ``provider``, ``kv`` and errors are those of ``load``."""
+        """Opens ``folder``; the options and errors are those of ``load``."""
         started = time.perf_counter()
         self.folder = folder
         with memory_errors(f"{folder.path}: opening it", folder.weights_bytes):
             folder.verify()
             self.tokenizer = Tokenizer.open(folder.path / "tokenizer.json")
             self.session, self.fallback = open_session(folder, threads, provider, kv)
+            self.prefix_cache = PrefixCache(self.session.kv_bytes_per_token, prefix_cache_bytes)
             config = GenerationConfig.read(folder.path / "generation_config.json")
         self.end_ids = config.end_ids
         self.start_id = config.start_id
@@ -117,7 +128,10 @@ class Model:
         ignore_eos: bool = False,
         logprobs: bool | int = False,
         cancellation: Cancellation | None = None,
+        context: str = "error",
+        keep: int = 1,
         cache: ReusableCache | None = None,
+        prompt_cache: str | os.PathLike[str] | None = None,
         reproducible: bool = False,
     ) -> TextStream:
         """Generates text after ``prompt``, piece by piece, as it comes.
@@ -148,7 +162,15 @@ class Model:
                             so many of the likeliest tokens in its place, too
         cancellation        a ``Cancellation``, to end it from another thread; ``cancel()`` of the
                             stream does the same
+        context             when the text outgrows the context: "error" refuses a longer prompt, and
+                            the text ends when the context is full; "stop" ends with a longer prompt
+                            at once, too; "slide" goes on with the first ``keep`` tokens and the
+                            newest half of what else fits, computed again: see ``Timings.slides``
+        keep                of "slide", 1: the token that a text begins with
         cache               from ``new_cache``: what it holds of the prompt is not computed again
+        prompt_cache        a file that keeps what was computed of a prompt: what this one has in
+                            common with it is not computed again, and the file is written if it
+                            holds less of it
         reproducible        True: the tokens are, bit by bit, those of ``generate_many`` in whatever
                             company; each takes up to a fifth longer where kernels take rows in
                             pairs, which is found at the first use
@@ -157,7 +179,8 @@ class Model:
         Nothing runs before the first piece is asked for.
 
         Raises RequestError, before anything runs, for an argument out of range or a prompt longer
-        than the context; ResourceError when memory runs out, and NumericsError for a model whose
+        than the context; at the first piece, for a ``prompt_cache`` that is damaged or was computed
+        with something else; ResourceError when memory runs out, and NumericsError for a model whose
         numbers are not finite.
         """
         request = self.request(
@@ -180,7 +203,13 @@ class Model:
             stop=stop,
             ignore_eos=ignore_eos,
             logprobs=logprobs,
+            context=context,
+            keep=keep,
         )
+        prefixes: Prefixes | None = self.prefix_cache
+        if prompt_cache is not None:
+            _check_one_cache(cache)
+            prefixes = PromptCacheFile(prompt_cache, Owner.of(self.folder, self.session))
         return TextStream(
             self.session,
             self.tokenizer,
@@ -188,6 +217,8 @@ class Model:
             cancellation,
             cache,
             lambda: self._row_group if reproducible else 1,
+            prefixes if cache is None else None,
+            reproducible,
         )
 
     def request(
@@ -199,6 +230,8 @@ class Model:
         stop: str | Sequence[str] | None = (),
         ignore_eos: bool = False,
         logprobs: bool | int = False,
+        context: str = "error",
+        keep: int = 1,
         **sampling: Any,
     ) -> Request:
         """A request of the options of ``stream``, to be run by ``generate_many``.
@@ -217,12 +250,14 @@ class Model:
                 f"found the option {unknown[0]!r:.40}, expected one of those of Model.stream"
             )
         chosen = {name: value for name, value in sampling.items() if value is not None}
-        return Request(
+        check_policy(context, keep)
+        request = Request(
             encoded(
                 self.tokenizer,
                 prompt.token_ids if isinstance(prompt, ChatPrompt) else prompt,
                 self.start_id,
                 self.session.shape,
+                context,
             ),
             sampling=SamplingOptions(**{**self.sampling_defaults, **chosen}),
             max_tokens=max_tokens,
@@ -230,7 +265,11 @@ class Model:
             stop=stop_strings(stop, chat.stop),
             logprobs=logprobs,
             max_seconds=max_seconds,
+            context=context,
+            keep=keep,
         )
+        check_prompt(self.session, request)
+        return request
 
     def generate_many(
         self,
@@ -251,7 +290,8 @@ class Model:
                             its own, or what ``request`` returns; taken only as fast as they run
         rows                most requests under way at once, up to 16
         kv_bytes            most that their keys and values may come to take: who finds no room
-                            waits; None: half of the memory that is free
+                            waits; None: half of the memory that is free; beside it there is what
+                            ``prefix_cache`` may take
         reproducible        True: each gets the tokens that it gets alone with ``reproducible``,
                             whatever its company; False: faster by up to a row a step
         options             those of ``stream``, for all that have none of their own
@@ -263,7 +303,7 @@ class Model:
         memory for a step.
         """
         group = self._row_group if reproducible else 1
-        scheduler = Scheduler(self.session, group, rows, _kv_bytes(kv_bytes))
+        scheduler = Scheduler(self.session, group, rows, _kv_bytes(kv_bytes), self.prefix_cache)
         coming = enumerate(requests)
         more = True
         try:
@@ -316,7 +356,11 @@ class Model:
 
     @cached_property
     def _background(self) -> Background:
-        return Background(lambda: Scheduler(self.session, self._row_group, kv_bytes=_kv_bytes()))
+        return Background(
+            lambda: Scheduler(
+                self.session, self._row_group, kv_bytes=_kv_bytes(), prefixes=self.prefix_cache
+            )
+        )
 
     def _as_request(self, asked: Any, options: Mapping[str, Any]) -> Request:
         if isinstance(asked, Request):
@@ -393,6 +437,21 @@ class Model:
         """
         return ReusableCache(self.session)
 
+    def new_session(self, file: str | os.PathLike[str] | None = None) -> TextSession:
+        """A text that is held: append to it, let the model go on with it, take back, fork.
+
+            text = model.new_session()
+            text.append("Once upon a time")
+            result = text.generate(max_tokens=20, seed=1)
+            other = text.fork()
+            other.rewind(10)
+            other.generate(max_tokens=20, seed=2)
+
+        ``file`` is one that ``TextSession.save`` wrote. Raises RequestError for one that is damaged
+        or was computed with something else.
+        """
+        return TextSession(self, file)
+
     def generate(self, prompt: str | Sequence[int] | ChatPrompt = "", **options: Any) -> Result:
         """The whole text at once.
 
@@ -461,6 +520,14 @@ class Model:
     @cached_property
     def _first_id(self) -> int | None:
         return start_token(self.tokenizer, self.folder.path)
+
+
+def _check_one_cache(cache: ReusableCache | None) -> None:
+    if cache is not None:
+        raise RequestError(
+            "found cache with prompt_cache, expected one of them; leave one out, or save what a "
+            "new_session() holds"
+        )
 
 
 def _kv_bytes(asked: int | None = None) -> int | None:

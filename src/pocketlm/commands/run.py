@@ -10,6 +10,7 @@ import click
 from click.core import ParameterSource
 
 from pocketlm.commands.options import (
+    Place,
     debug_option,
     model_options,
     open_model,
@@ -18,13 +19,20 @@ from pocketlm.commands.options import (
     unescape,
 )
 from pocketlm.commands.recipes import print_recipe_option, read_recipe
-from pocketlm.commands.terminal import print_stream, say, tell_lost, why_it_stopped
+from pocketlm.commands.terminal import (
+    how_it_slid,
+    print_stream,
+    say,
+    tell_lost,
+    why_it_stopped,
+)
 from pocketlm.export.memory import peak_rss_bytes
 from pocketlm.export.quantities import duration_text, size_text
 from pocketlm.export.utf8 import utf8
 from pocketlm.models.reference import hub_name, names_model
+from pocketlm.runtime.context_policy import POLICIES
 from pocketlm.runtime.model import Model
-from pocketlm.runtime.text import TextStream
+from pocketlm.runtime.text import TextStream, Timings
 
 
 @click.command("run")
@@ -38,6 +46,30 @@ from pocketlm.runtime.text import TextStream
     "answer, or a TOML file of yours in its form.",
 )
 @print_recipe_option
+@click.option(
+    "--prompt-cache",
+    type=Place(),
+    metavar="FILE",
+    help="Keep in FILE what was computed of PROMPT: the next time nothing of it is computed again, "
+    "and of a prompt that begins alike only the rest.",
+)
+@click.option(
+    "--context",
+    type=click.Choice(POLICIES),
+    default="error",
+    show_default=True,
+    help="When the text outgrows the model's context: error refuses a longer prompt, and the text "
+    "ends when the context is full; stop ends with a longer prompt at once; slide goes on with the "
+    "first tokens and the newest.",
+)
+@click.option(
+    "--keep",
+    type=int,
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="The first N tokens stay when the context slides.",
+)
 @sampling_options
 @model_options
 @click.option("--stats", is_flag=True, help="Print times, rates and peak memory to stderr.")
@@ -94,6 +126,7 @@ def command(
         prompt = form.fill({"text": prompt})
         options["stop"] += form.stop
     model = open_model(path, options)
+    model.prefix_cache.most_bytes = 0  # no other prompt comes
     tell_lost(model, prompt, "prompt")
     tell_lost(model, system or "", "system message")
     if chat:
@@ -106,6 +139,8 @@ def command(
         click.echo(json.dumps(_result(model, stream, prompt, text)))
     else:
         print_stream(stream, shown)
+        if slid := how_it_slid(stream, model):
+            say(slid)
         # A limit that was asked for is no news.
         asked = context.get_parameter_source("max_tokens") is not ParameterSource.DEFAULT
         limit = why_it_stopped(stream, model)
@@ -167,6 +202,9 @@ def _result(model: Model, stream: TextStream, prompt: str, text: str) -> dict[st
         "token_ids": stream.token_ids,
         "finish_reason": stream.finish_reason,
         "prompt_tokens": timings.prompt_tokens,
+        "reused_tokens": timings.reused_tokens,
+        "slides": timings.slides,
+        "recomputed_tokens": timings.recomputed_tokens,
         "new_tokens": timings.new_tokens,
         "timings": {
             "load_seconds": model.load_seconds,
@@ -194,9 +232,24 @@ def _stats(model: Model, stream: TextStream) -> str:
     return (
         f"load {duration_text(model.load_seconds)}, "
         f"first token {duration_text(timings.first_token_seconds)}, "
-        f"prefill {timings.prefill_rate:.0f} tokens/s ({timings.prompt_tokens} tokens), "
+        f"prefill {_prefill_rate(timings)} ({timings.prompt_tokens} tokens{_reused(stream)}), "
         f"decode {timings.decode_rate:.0f} tokens/s ({timings.new_tokens} tokens), "
         f"peak memory {size_text(peak_rss_bytes())}, {model.session.threads} threads "
         f"on {model.session.place.name}, KV cache in {model.session.kv}, "
         f"finished by {stream.finish_reason}"
     )
+
+
+def _prefill_rate(timings: Timings) -> str:
+    if timings.reused_tokens == timings.prompt_tokens:
+        return "none"
+    return f"{timings.prefill_rate:.0f} tokens/s"
+
+
+def _reused(stream: TextStream) -> str:
+    """What a prompt cache was good for."""
+    cache = stream.prompt_cache
+    if cache is None:
+        return ""
+    wrote = f", wrote {cache.path}" if cache.written else ""
+    return f", {cache.reused} of them from {cache.path}{wrote}"
