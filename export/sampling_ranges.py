@@ -6,7 +6,7 @@ Here, so that a folder whose defaults no call could take is not published.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,7 @@ def check_sampling(
     penalty_window: object = None,
     no_repeat_ngram_size: object = None,
     logit_bias: object = None,
+    banned_tokens: object = None,
     min_tokens: object = 0,
     seed: object = None,
 ) -> None:
@@ -76,6 +77,7 @@ def check_sampling(
     _check_integer("no_repeat_ngram_size", no_repeat_ngram_size, 1, "(none)")
     _check_integer("min_tokens", 0 if min_tokens is None else min_tokens, 0, "(none)")
     _check_bias(logit_bias)
+    _check_banned(banned_tokens)
     _check_integer("seed", seed, 0, "(fresh entropy)")
 
 
@@ -88,14 +90,30 @@ def _check_bias(bias: object) -> None:
             "numbers, such as {50256: -100}; give one, or leave it out"
         )
     for token, value in bias.items():
-        number = whole_number(token)
-        if number is None or number < 0:
-            raise RequestError(
-                f"logit_bias has the token id {brief(token)}, expected an integer of at least 0; "
-                "use ids of this model's tokenizer"
-            )
-        name = f"logit_bias of token {number}"
+        name = f"logit_bias of token {_token_id('logit_bias', token)}"
         _check_number(name, value, "in [-100, 100]", lambda x: -100 <= x <= 100, "0.0 (none)")
+
+
+def _check_banned(banned: object) -> None:
+    if banned is None:
+        return
+    if not isinstance(banned, Sequence) or isinstance(banned, str | bytes):
+        raise RequestError(
+            f"banned_tokens is {brief(banned)} of type {type(banned).__name__}, expected a list of "
+            "token ids, such as [50256]; give one, or leave it out"
+        )
+    for token in banned:
+        _token_id("banned_tokens", token)
+
+
+def _token_id(name: str, token: object) -> int:
+    number = whole_number(token)
+    if number is None or number < 0:
+        raise RequestError(
+            f"{name} has the token id {brief(token)}, expected an integer of at least 0; "
+            "use ids of this model's tokenizer"
+        )
+    return number
 
 
 def _check_number(

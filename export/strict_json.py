@@ -76,10 +76,15 @@ def read_json(path: Path, max_bytes: int, error: type[PocketLMError]) -> bytes:
 
 
 def parse_json_object(
-    data: bytes, where: str, error: type[PocketLMError], max_values: int = MAX_VALUES
+    data: bytes,
+    where: str,
+    error: type[PocketLMError],
+    max_values: int = MAX_VALUES,
+    advice: str = _ADVICE,
 ) -> dict[str, Any]:
     """Returns the JSON object in ``data``; raises ``error``, its message beginning with ``where``.
 
+    Its message ends with ``advice``.
     ``-0`` becomes the float -0.0, as in parsers that have no signed integer zero.
     """
     try:
@@ -96,18 +101,18 @@ def parse_json_object(
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeDecodeError as cause:
         problem = f"is not UTF-8 (byte {cause.start} is 0x{data[cause.start]:02x})"
-        raise error(f"{where} {problem}, expected a JSON object; {_ADVICE}") from cause
+        raise error(f"{where} {problem}, expected a JSON object; {advice}") from cause
     except UnicodeEncodeError as cause:
         problem = "has a string with half a surrogate pair"
-        raise error(f"{where} {problem}, expected Unicode text; {_ADVICE}") from cause
+        raise error(f"{where} {problem}, expected Unicode text; {advice}") from cause
     except json.JSONDecodeError as cause:
         problem = f"is not valid JSON ({cause.msg} at character {cause.pos})"
-        raise error(f"{where} {problem}, expected a JSON object; {_ADVICE}") from cause
+        raise error(f"{where} {problem}, expected a JSON object; {advice}") from cause
     except _Refused as cause:
-        raise error(f"{where} {cause}; {_ADVICE}") from cause
+        raise error(f"{where} {cause}; {advice}") from cause
     if not isinstance(value, dict):
         problem = f"holds a JSON {_kind(value)}"
-        raise error(f"{where} {problem}, expected a JSON object; {_ADVICE}")
+        raise error(f"{where} {problem}, expected a JSON object; {advice}")
     return value
 
 

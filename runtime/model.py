@@ -7,7 +7,7 @@ import contextlib
 import os
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,7 +16,9 @@ import numpy as np
 from ..export.errors import RequestError
 from ..export.folder import ModelFolder
 from ..export.memory import free_bytes, memory_errors
-from ..export.whole_number import brief
+from ..export.whole_number import brief, whole_number
+from .banned_strings import BannedStrings, TokenTexts
+from .beams import MOST_BEAMS, Beam, beam_search
 from .cancellation import Cancellation
 from .chat import (
     TRANSCRIPT_STOPS,
@@ -27,8 +29,9 @@ from .chat import (
     transcript_ids,
 )
 from .chat_template import ChatTemplate
+from .constraint import Vocabulary, make_grammar, one_form
 from .context_policy import check_policy
-from .decode import check_prompt
+from .decode import check_prompt, speculate, steps
 from .generation_config import GenerationConfig
 from .labels import Classifier
 from .placement import open_session
@@ -41,9 +44,11 @@ from .row_rule import MOST_ROWS, row_group
 from .sampling import SamplingOptions
 from .scheduler import Background, Job, Scheduler
 from .scoring import Score, TextLogprobs, TextScorer, start_token
+from .speculation import DraftModel, PromptLookup
 from .stopping import stop_strings
 from .text import (
     CHARACTERS_PER_TOKEN,
+    Loop,
     Piece,
     Result,
     TextStream,
@@ -122,17 +127,25 @@ class Model:
         penalty_window: int | None = None,
         no_repeat_ngram_size: int | None = None,
         logit_bias: Mapping[int, float] | None = None,
+        banned_tokens: Sequence[int] | None = None,
+        banned_strings: Sequence[str] | None = None,
         min_tokens: int = 0,
         seed: int | None = None,
+        json_schema: Mapping[str, Any] | str | None = None,
+        regex: str | None = None,
+        choices: Sequence[str] | None = None,
+        grammar: str | None = None,
         stop: str | Sequence[str] | None = (),
         ignore_eos: bool = False,
-        logprobs: bool | int = False,
+        logprobs: bool | int | None = None,
         cancellation: Cancellation | None = None,
         context: str = "error",
         keep: int = 1,
         cache: ReusableCache | None = None,
         prompt_cache: str | os.PathLike[str] | None = None,
         reproducible: bool = False,
+        lookup: bool = False,
+        draft: Model | None = None,
     ) -> TextStream:
         """Generates text after ``prompt``, piece by piece, as it comes.
 
@@ -152,9 +165,17 @@ class Model:
         penalty_window      the last so many tokens are all that these three penalties look at
         no_repeat_ngram_size  so many tokens in a row appear once only
         logit_bias          {token id: number}, added to its logit; -100 all but bans it
+        banned_tokens       token ids that are never chosen
+        banned_strings      strings that the output does not contain: no token is chosen that would
+                            complete one
         min_tokens          no token that ends a text before so many were generated
         seed                an integer: the same one and the same settings give the same tokens on
                             one machine; None takes fresh randomness
+        json_schema         a mapping, or its text: the output is JSON that satisfies this schema,
+                            written as Python's ``json.dumps`` does
+        regex               the output is matched by this regular expression as a whole
+        choices             the output is one of these strings
+        grammar             the output has the form that this Lark grammar says
         stop                a string, or several, before whose first appearance the text ends
         ignore_eos          go on after a token that ends a text
         logprobs            True: each step has the natural log of its token's probability, by the
@@ -174,14 +195,22 @@ class Model:
         reproducible        True: the tokens are, bit by bit, those of ``generate_many`` in whatever
                             company; each takes up to a fifth longer where kernels take rows in
                             pairs, which is found at the first use
+        lookup              True: guess that the text goes on as it did when it last said the same
+                            words, and compute the guesses at once; as fast again where it copies,
+                            and given up where it does not
+        draft               a smaller ``Model`` of the same tokens, whose guesses are computed so
 
         How tokens are chosen is the model's own default where it is None: ``sampling_defaults``.
-        Nothing runs before the first piece is asked for.
+        Nothing runs before the first piece is asked for. Of the four forms of output one may be
+        given; they need the extra "grammar". A text ends where its form is complete: with an end
+        token where it could go on, else at once; one that ``max_tokens`` or a stop string cuts is
+        a beginning only.
 
-        Raises RequestError, before anything runs, for an argument out of range or a prompt longer
-        than the context; at the first piece, for a ``prompt_cache`` that is damaged or was computed
-        with something else; ResourceError when memory runs out, and NumericsError for a model whose
-        numbers are not finite.
+        Raises RequestError, before anything runs, for an argument out of range, a prompt longer
+        than the context, or a form that is wrong or that no text satisfies; at the first piece, for
+        a ``prompt_cache`` that is damaged or was computed with something else; MissingExtraError
+        for a form without the extra; ResourceError when memory runs out, and NumericsError for a
+        model whose numbers are not finite.
         """
         request = self.request(
             prompt,
@@ -198,8 +227,14 @@ class Model:
             penalty_window=penalty_window,
             no_repeat_ngram_size=no_repeat_ngram_size,
             logit_bias=logit_bias,
+            banned_tokens=banned_tokens,
+            banned_strings=banned_strings,
             min_tokens=min_tokens,
             seed=seed,
+            json_schema=json_schema,
+            regex=regex,
+            choices=choices,
+            grammar=grammar,
             stop=stop,
             ignore_eos=ignore_eos,
             logprobs=logprobs,
@@ -216,7 +251,7 @@ class Model:
             request,
             cancellation,
             cache,
-            lambda: self._row_group if reproducible else 1,
+            self._loop(request, lookup, draft, reproducible),
             prefixes if cache is None else None,
             reproducible,
         )
@@ -227,16 +262,22 @@ class Model:
         *,
         max_tokens: int = 256,
         max_seconds: float | None = None,
+        banned_strings: Sequence[str] | None = None,
+        json_schema: Mapping[str, Any] | str | None = None,
+        regex: str | None = None,
+        choices: Sequence[str] | None = None,
+        grammar: str | None = None,
         stop: str | Sequence[str] | None = (),
         ignore_eos: bool = False,
-        logprobs: bool | int = False,
+        logprobs: bool | int | None = None,
         context: str = "error",
         keep: int = 1,
         **sampling: Any,
     ) -> Request:
         """A request of the options of ``stream``, to be run by ``generate_many``.
 
-        Raises RequestError for an argument out of range or a prompt longer than the context.
+        Raises RequestError for an argument out of range, a prompt longer than the context, or a
+        form that is wrong; MissingExtraError for a form without the extra "grammar".
         """
         chat = prompt if isinstance(prompt, ChatPrompt) else ChatPrompt([])
         if not isinstance(ignore_eos, bool | np.bool_):
@@ -251,6 +292,12 @@ class Model:
             )
         chosen = {name: value for name, value in sampling.items() if value is not None}
         check_policy(context, keep)
+        forms: dict[str, Any] = {
+            "json_schema": json_schema,
+            "regex": regex,
+            "choices": choices,
+            "grammar": grammar,
+        }
         request = Request(
             encoded(
                 self.tokenizer,
@@ -262,6 +309,10 @@ class Model:
             sampling=SamplingOptions(**{**self.sampling_defaults, **chosen}),
             max_tokens=max_tokens,
             end_ids=frozenset() if ignore_eos else self.end_ids | chat.end_ids,
+            grammar=make_grammar(self._vocabulary, **forms) if one_form(**forms) else None,
+            banned=None
+            if banned_strings is None
+            else BannedStrings(self._token_texts, banned_strings),
             stop=stop_strings(stop, chat.stop),
             logprobs=logprobs,
             max_seconds=max_seconds,
@@ -270,6 +321,15 @@ class Model:
         )
         check_prompt(self.session, request)
         return request
+
+    @cached_property
+    def _token_texts(self) -> TokenTexts:
+        return TokenTexts(self.tokenizer.all_bytes(self.session.shape.vocab_size))
+
+    @cached_property
+    def _vocabulary(self) -> Vocabulary:
+        """The tokens as a constraint sees them. Raises MissingExtraError without llguidance."""
+        return Vocabulary(self.tokenizer, self.session.shape.vocab_size)
 
     def generate_many(
         self,
@@ -349,6 +409,107 @@ class Model:
             job.cancel()
         if job.error is not None:
             raise job.error
+
+    def completions(self, prompt: Any = "", n: int = 2, **options: Any) -> list[Result]:
+        """``n`` texts after one prompt, which is computed once; the seeds count from ``seed`` up.
+
+            first, second = model.completions("Once upon a time", 2, max_tokens=20, seed=1)
+
+        Takes the options of ``generate_many``, and raises the same errors.
+        """
+        number = whole_number(n)
+        if number is None or number < 1:
+            raise RequestError(f"n is {brief(n)}, expected an integer from 1 up; give how many")
+        seed = whole_number(options.get("seed"))
+        seeds = [{} if seed is None else {"seed": seed + i} for i in range(number)]
+        asked = [{"prompt": prompt, **one} for one in seeds]
+        found = sorted(self.generate_many(asked, **options), key=lambda result: result.index)
+        if error := next((result.error for result in found if result.error), None):
+            raise error
+        return found
+
+    def beams(
+        self,
+        prompt: Any = "",
+        beams: int = 4,
+        *,
+        length_penalty: float = 1.0,
+        max_tokens: int = 256,
+        ignore_eos: bool = False,
+        cancellation: Cancellation | None = None,
+    ) -> list[Beam]:
+        """The ``beams`` likeliest texts that are found after a prompt, the best first.
+
+            best = model.beams("Once upon a time", 4, max_tokens=20)[0]
+            best.text, best.score, best.finish_reason
+
+        Texts are compared by the log of their probability over their length to the power of
+        ``length_penalty``: above 1 favours long ones, 0 the likeliest. Raises RequestError for an
+        argument out of range, and what ``stream`` raises.
+        """
+        number = whole_number(beams)
+        if number is None or not 1 <= number <= MOST_BEAMS:
+            raise RequestError(
+                f"beams is {brief(beams)}, expected an integer from 1 to {MOST_BEAMS}; give how "
+                "many beginnings are to be followed"
+            )
+        if isinstance(length_penalty, bool | str) or not -10 <= length_penalty <= 10:
+            raise RequestError(
+                f"length_penalty is {brief(length_penalty)}, expected a number in [-10, 10]; leave "
+                "it out for 1"
+            )
+        request = self.request(prompt, max_tokens=max_tokens, ignore_eos=ignore_eos)
+        found = beam_search(self.session, request, number, length_penalty, cancellation)
+        return [replace(beam, text=self._text_of(request, beam.token_ids)) for beam in found]
+
+    def _text_of(self, request: Request, token_ids: Sequence[int]) -> str:
+        detokenizer = self.tokenizer.detokenizer(after=request.prompt_ids)
+        words = [token for token in token_ids if token not in request.end_ids]
+        return "".join(map(detokenizer.add, words)) + detokenizer.finish()
+
+    def _loop(
+        self, request: Request, lookup: bool, draft: Model | None, reproducible: bool
+    ) -> Loop:
+        asked = [
+            name
+            for name, given in (
+                ("lookup", lookup),
+                ("draft", draft is not None),
+                ("reproducible", reproducible),
+            )
+            if given
+        ]
+        if len(asked) > 1:
+            raise RequestError(
+                f"found {' and '.join(asked)}, expected one of them: tokens that are guessed are "
+                "computed several at once, whose last bits are others; leave one out"
+            )
+        if draft is not None:
+            self._check_draft(draft)
+        if reproducible:
+            return lambda session, sequence, cancellation: steps(
+                session, sequence, cancellation, self._row_group
+            )
+        if lookup or draft is not None:
+            return lambda session, sequence, cancellation: speculate(
+                session,
+                sequence,
+                PromptLookup() if draft is None else DraftModel(draft.session, request),
+                cancellation,
+            )
+        return steps
+
+    def _check_draft(self, draft: Model) -> None:
+        if not isinstance(draft, Model):
+            raise RequestError(
+                f"draft is {brief(draft)}, expected a Model; open one with pocketlm.load"
+            )
+        count = min(draft.session.shape.vocab_size, self.session.shape.vocab_size)
+        if draft.tokenizer.all_bytes(count) != self.tokenizer.all_bytes(count):
+            raise RequestError(
+                f"draft is {draft.folder.path}: found other tokens than those of "
+                f"{self.folder.path}, expected the same; use a model with its tokenizer"
+            )
 
     @cached_property
     def _row_group(self) -> int | None:

@@ -9,7 +9,9 @@ import numpy as np
 
 from ..export.errors import RequestError
 from ..export.whole_number import brief, whole_number
+from .banned_strings import BannedStrings
 from .chunks import CHUNK_SIZE
+from .constraint import Grammar
 from .context_policy import ERROR, check_policy
 from .sampling import SamplingOptions
 
@@ -23,6 +25,8 @@ class Request:
 
     prompt_ids      token ids, at least one
     end_ids         tokens that end the text
+    grammar         the form of the text; None for any
+    banned          strings that it does not contain
     logprobs        None: none; 0: of each new token; N: of the N likeliest in its place, too
     max_seconds     after which it ends, at the next token; None: when it is finished
     context, keep   what happens when it outgrows the context, see ``context_policy``
@@ -35,6 +39,8 @@ class Request:
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     max_tokens: int = 256
     end_ids: frozenset[int] = frozenset()
+    grammar: Grammar | None = None
+    banned: BannedStrings | None = None
     stop: Sequence[str] = ()
     logprobs: int | None = None
     max_seconds: float | None = None

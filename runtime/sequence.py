@@ -19,6 +19,7 @@ import numpy as np
 
 from .arena import Cache
 from .chunks import Chunked, cuts
+from .constraint import Constraint
 from .context_policy import SLIDE, STOP, window
 from .logprobs import likeliest, logprobs
 from .request import Request
@@ -47,7 +48,8 @@ class Lender(Protocol):
 class Sequence:
     """The tokens of a request, its cache and its sampler, and what ended it on the level of tokens:
 
-    "eos" (an end token), "length" (``max_tokens``) or "context" (the model's length is reached).
+    "eos" (an end token, or a constraint lets nothing else follow), "length" (``max_tokens``) or
+    "context" (the model's length is reached).
     """
 
     def __init__(
@@ -70,13 +72,24 @@ class Sequence:
         self.num_reused = cache.length
         """Tokens of the prompt that the cache had."""
         self.finish_reason: str | None = None
+        self.num_guessed = self.num_right = 0
+        """Tokens that were fed before they were chosen, and those that then were."""
         self._context_length = context_length
         self._lender = lender
-        self._sampler = make_sampler(request.sampling, len(self.token_ids), request.end_ids)
         self.num_slides = 0 if len(self.seen) == len(self.token_ids) else 1
         """How often the context was full and went on with a part of it; see ``context_policy``."""
         self.num_recomputed = 0
         """Tokens that were computed again because of that."""
+        self._constraint: Constraint | None = None
+        if request.grammar is not None:
+            self._constraint = request.grammar.start(request.end_ids, request.prompt_ids)
+        self.sampler = make_sampler(
+            request.sampling,
+            len(self.token_ids),
+            request.end_ids,
+            self._constraint,
+            request.banned,
+        )
         self.prompt_logits: Logits | None = None
         """Those after the prompt, once they were computed."""
         self._plan(computed or Chunked((), ()))
@@ -98,11 +111,21 @@ class Sequence:
         return self.cache.length < self._cuts[-1]
 
     @property
+    def known_logits(self) -> Logits | None:
+        """Those after the prompt while nothing has to be computed for them: it was known whole."""
+        return None if self.num_new else self.prompt_logits
+
+    @property
     def computed(self) -> Chunked:
         """What was computed in chunks by now."""
         ends = [end for end in self._ends if end <= self.cache.length]
         whole = ends[-1:] == self._cuts[-1:]
         return Chunked(self.seen, ends, self.prompt_logits if whole else None)
+
+    @property
+    def constraint_seconds(self) -> float:
+        """What finding out which tokens are allowed has taken."""
+        return 0.0 if self._constraint is None else self._constraint.seconds
 
     def feed(self) -> AnySequence[int]:
         """What to append to the cache next: a chunk of the prompt, or the last token.
@@ -125,22 +148,48 @@ class Sequence:
         """
         if self.in_prompt:
             return None
-        token = self._sampler(logits, self.token_ids)
+        token = self.sampler(logits, self.token_ids)
         asked = self.request.logprobs is not None
         chosen, top = self._logprobs(logits, token) if asked else (None, ())
         self.token_ids.append(token)
         self.seen.append(token)
         if self.num_new == 1:
             self.prompt_logits = logits
-        if token in self.request.end_ids:
+        if token in self.request.end_ids or self._must_end():
             self.finish_reason = "eos"
         elif self.num_new == self.request.max_tokens:
             self.finish_reason = "length"
-        elif self.cache.length == self._context_length:
+        elif len(self.seen) > self._context_length:
             self._outgrow()
         now = time.perf_counter()
         started, self._started = self._started or now, None
         return Step(token, chosen, now - started, top)
+
+    @property
+    def room(self) -> int:
+        """Tokens that can still come, beside the next one, before the context is full."""
+        left = self.request.max_tokens - self.num_new
+        return min(left, self._context_length + 1 - len(self.seen)) - 1
+
+    def take_guessed(self, rows: Logits, guesses: AnySequence[int]) -> list[Step]:
+        """The tokens that follow what was fed: ``feed``, and then these guesses.
+
+        ``rows`` (1 + guesses, V) are the logits after each. As many steps come out as guesses are
+        what the sampler chooses, and one more; the cache forgets the other guesses.
+        """
+        found: list[Step] = []
+        for place, logits in enumerate(rows):
+            step = self.take(logits)
+            assert step is not None
+            found.append(step)
+            guessed = place < len(guesses) and guesses[place] == step.token
+            self.num_right += guessed
+            if not guessed or self.finish_reason is not None:
+                break
+        self.num_guessed += len(guesses)
+        if not self.in_prompt:  # the context did not slide
+            self.cache.truncate(len(self.seen) - 1)
+        return found
 
     def _plan(self, computed: Chunked) -> None:
         """Where what is to be fed is cut, ``computed`` being what the cache has of it."""
@@ -169,6 +218,11 @@ class Sequence:
         others = likeliest(logits, self.request.logprobs or 0)
         values = logprobs(logits[None], np.array([[token, *others]]))[0].tolist()
         return values[0], tuple(zip(others.tolist(), values[1:], strict=True))
+
+    def _must_end(self) -> bool:
+        if self._constraint is None:
+            return False
+        return self._constraint.must_end(self.token_ids[len(self.request.prompt_ids) :])
 
 
 def first_seen(request: Request, context_length: int) -> list[int]:

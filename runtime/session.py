@@ -161,6 +161,7 @@ class Session:
         cancellation: Cancellation | None = None,
         *,
         multiple: int = 1,
+        out: Logits | None = None,
     ) -> Logits:
         """As ``step``, for several caches: the logits after the last token of each, (B, V).
 
@@ -173,8 +174,9 @@ class Session:
 
         Caches that one function of ``new_caches`` made get a token each in one run, a ``multiple``
         of rows at a time: what is missing is made up. Longer feeds, and caches that cannot share a
-        run, are computed one after another. Raises what ``step`` raises, before anything runs where
-        a feed is wrong; after an error every cache holds what it held.
+        run, are computed one after another. The logits are written to the first rows of ``out``, a
+        contiguous float32 array, or to a new one. Raises what ``step`` raises, before anything runs
+        where a feed is wrong; after an error every cache holds what it held.
         """
 
         def rows() -> Logits:
@@ -185,7 +187,8 @@ class Session:
                     "found one cache twice in a step, expected each once; give its tokens together"
                 )
             held = [cache.length for cache, _ in feeds]
-            logits = np.empty((len(feeds), self.shape.vocab_size), np.float32)
+            shape = (len(feeds), self.shape.vocab_size)
+            logits = np.empty(shape, np.float32) if out is None else out[: shape[0]]
             try:
                 for places in _runs(feeds):
                     some = [feeds[place] for place in places]
@@ -201,9 +204,16 @@ class Session:
             return logits
 
         stopping = cancellation or Cancellation()
-        return self._in_turn(rows, sum(len(token_ids) for _, token_ids in feeds), stopping)
+        longest = max((len(token_ids) for _, token_ids in feeds), default=0)
+        return self._in_turn(rows, longest, stopping)
 
-    def all_logits(self, token_ids: TokenIds, cache: Cache, out: Logits | None = None) -> Logits:
+    def all_logits(
+        self,
+        token_ids: TokenIds,
+        cache: Cache,
+        out: Logits | None = None,
+        cancellation: Cancellation | None = None,
+    ) -> Logits:
         """As ``step``, with the logits after every one of the S tokens: (S, V).
 
         They are written to ``out``, the first rows of a contiguous float32 array, or a new one.
@@ -219,7 +229,7 @@ class Session:
             found: Logits = logits[0]
             return found
 
-        stopping = Cancellation()
+        stopping = cancellation or Cancellation()
         return self._in_turn(rows, len(token_ids), stopping)
 
     def check_step(self, token_ids: TokenIds, cache: Cache) -> None:
@@ -300,7 +310,11 @@ class Session:
         self._bind_ids()
         self._bind_last_rows(len(rows))
         self._run(caches, 1, stopping)
-        out[places] = self._last_rows[rows[: len(feeds)], 0]
+        found = self._last_rows[:, 0]
+        if len(places) == len(out):  # then without a copy between
+            np.take(found, rows[: len(feeds)], axis=0, out=out, mode="clip")
+        else:
+            out[places] = found[rows[: len(feeds)]]
 
     def _run(self, caches: Sequence[Cache], count: int, stopping: Cancellation) -> None:
         """Runs what is bound: ``count`` tokens for each of ``caches``."""

@@ -3,7 +3,7 @@
 A prompt becomes token ids once, tokens become printable pieces as they come, and everything that
 can end a generation is decided here, each with its finish reason:
 
-    "eos"        the model produced an end token
+    "eos"        the model produced an end token, or a constraint lets nothing else follow
     "stop"       a stop string appeared; neither it nor what follows is returned
     "length"     ``max_tokens`` tokens were produced
     "context"    the context length was reached, see ``context_policy``
@@ -37,6 +37,8 @@ from .session import Session
 from .stopping import StopMatcher
 from .tokenizer import MAX_CHARACTERS, Tokenizer
 
+Loop = Callable[[Session, Sequence, Cancellation], Iterator[Step]]
+
 CHARACTERS_PER_TOKEN = 16  # a prompt with more than this per context token cannot fit
 
 
@@ -67,6 +69,9 @@ class Timings:
     prefill_seconds       from the first step to the first token: the prompt, and one sampling
     decode_seconds        of all tokens after the first
     first_token_seconds   from the request on: tokenizing the prompt included
+    constraint_seconds    of all of them, finding out which tokens a constraint allows
+    guessed_tokens        computed before they were chosen, by ``lookup`` or ``draft``
+    right_guesses         of these, how many were chosen then
     slides                times that the context was full and slid, see ``Model.stream``
     recomputed_tokens     computed again because of that
     """
@@ -77,6 +82,9 @@ class Timings:
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
     first_token_seconds: float = 0.0
+    constraint_seconds: float = 0.0
+    guessed_tokens: int = 0
+    right_guesses: int = 0
     slides: int = 0
     recomputed_tokens: int = 0
 
@@ -99,7 +107,8 @@ class Result:
     text            what was generated, without the prompt and without a stop string
     token_ids       the new tokens; an end token, if that ended it, included
     finish_reason   what ended it:
-                      "eos"        the model produced an end token
+                      "eos"        the model produced an end token, or a constraint lets nothing
+                                   else follow
                       "stop"       a stop string appeared; neither it nor what follows is returned
                       "length"     ``max_tokens`` tokens were produced
                       "context"    the context length was reached
@@ -150,7 +159,7 @@ class Output:
         """
         self._count(step, sequence)
         self._pending.append(step)
-        if sequence.finish_reason == "eos":
+        if step.token in self._request.end_ids:
             self.finish_reason = "eos"
             return None
         text, stopped = self._stops.add(self._detokenizer.add(step.token))
@@ -200,6 +209,8 @@ class Output:
         self.token_ids.append(step.token)
         timings.new_tokens += 1
         timings.slides, timings.recomputed_tokens = sequence.num_slides, sequence.num_recomputed
+        timings.guessed_tokens, timings.right_guesses = sequence.num_guessed, sequence.num_right
+        timings.constraint_seconds = sequence.constraint_seconds
         if timings.new_tokens == 1:
             timings.prefill_seconds = step.seconds
             timings.reused_tokens = sequence.num_reused
@@ -230,20 +241,20 @@ class TextStream(Output):
         request: Request,
         cancellation: Cancellation | None = None,
         cache: ReusableCache | None = None,
-        group: Callable[[], int | None] = lambda: 1,
+        loop: Loop = steps,
         prefixes: Prefixes | None = None,
         exactly: bool = False,
     ) -> None:
         """Nothing runs before the first piece is asked for; ``cache`` may hold part of the prompt.
 
-        ``group`` says how many rows there are to be in a step; ``prefixes`` and ``exactly`` are
-        those of ``begin``. The pieces joined are the decoded ``token_ids``, up to a stop string.
+        ``loop`` is one of those of ``decode``; ``prefixes`` and ``exactly`` are those of ``begin``.
+        The pieces joined are the decoded ``token_ids``, up to a stop string.
         """
         super().__init__(request, tokenizer)
         self.cancellation = cancellation or Cancellation()
         self.prompt_cache = prefixes if isinstance(prefixes, PromptCacheFile) else None
         begun = partial(begin, session, request, cache, prefixes, exactly)
-        self._pieces = self._generated(session, begun, group, prefixes)
+        self._pieces = self._generated(session, begun, loop, prefixes)
 
     def __iter__(self) -> Iterator[Piece]:
         return self
@@ -259,12 +270,13 @@ class TextStream(Output):
         self,
         session: Session,
         begun: Callable[[], Sequence],
-        group: Callable[[], int | None],
+        loop: Loop,
         prefixes: Prefixes | None,
     ) -> Iterator[Piece]:
         sequence = begun()
+        self.finish_reason = sequence.finish_reason  # of a prompt that is too long
         try:
-            for step in steps(session, sequence, self.cancellation, group()):
+            for step in loop(session, sequence, self.cancellation):
                 piece = self.add(step, sequence)
                 if piece is not None:
                     yield piece
@@ -272,8 +284,7 @@ class TextStream(Output):
                     break
         except Cancelled:
             pass
-        early = "timeout" if self.expired else "cancelled"
-        rest = self.end(sequence.finish_reason or early)
+        rest = self.end("timeout" if self.expired else "cancelled")
         if rest is not None:
             yield rest
         if prefixes is not None:

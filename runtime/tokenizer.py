@@ -41,6 +41,7 @@ class Tokenizer:
         self._bytes: dict[int, bytes] = {}
         special = {token_id: token for token_id, token in added.items() if token.special}
         self.special_ids: frozenset[int] = frozenset(special)
+        self.added_ids: frozenset[int] = frozenset(added)
         self.special_spellings: tuple[str, ...] = tuple(
             token.content for token in special.values() if token.content
         )
@@ -152,6 +153,16 @@ class Tokenizer:
             known = self._bytes[token_id] = self._find_bytes(token_id)
         return known
 
+    def all_bytes(self, num_tokens: int) -> list[bytes]:
+        """``token_bytes`` of the ids 0 to ``num_tokens`` - 1, all at once."""
+        with self._library_errors("listing the vocabulary"):
+            ids = self._library.get_vocab(with_added_tokens=True)
+        found = [b""] * num_tokens
+        for content, token_id in ids.items():
+            if token_id < num_tokens and token_id not in self.special_ids:
+                found[token_id] = self._to_bytes(content)
+        return found
+
     def id_of(self, text: str) -> int | None:
         """Id of the token that is spelled so in tokenizer.json, such as "<|endoftext|>"."""
         if _surrogate(text) is not None:
@@ -207,14 +218,14 @@ class Detokenizer:
     def __init__(self, tokenizer: Tokenizer, *, skip_special_tokens: bool = True) -> None:
         self._tokenizer = tokenizer
         self._skip_special_tokens = skip_special_tokens
-        self._strip = tokenizer.strips_leading_spaces
+        self.strips_leading_spaces = tokenizer.strips_leading_spaces  # so many still, if they come
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def add(self, token_id: int) -> str:
         """The text that this token completes; "" when it ends inside a character."""
         added = self._tokenizer.token_bytes(token_id, skip_special_tokens=self._skip_special_tokens)
-        if self._strip and added:
-            added, self._strip = _strip_start(added, self._strip)
+        if self.strips_leading_spaces and added:
+            added, self.strips_leading_spaces = _strip_start(added, self.strips_leading_spaces)
         return self._decoder.decode(added)
 
     def finish(self) -> str:

@@ -81,6 +81,50 @@ def test_stats_go_to_stderr(run: Run, tiny_folder: ModelFolder) -> None:
         assert part in ended.err
 
 
+def test_a_form_is_read_from_a_file_or_the_line(
+    run: Run, tiny_folder: ModelFolder, tmp_path: Path
+) -> None:
+    pytest.importorskip("llguidance", reason="the extra 'grammar' is not installed")
+    schema, lark = tmp_path / "schema.json", tmp_path / "two.lark"
+    schema.write_text(json.dumps({"type": "array", "items": {"const": "é"}, "maxItems": 2}))
+    lark.write_text('start: "é" start "b" | "c"')
+    command = ("run", tiny_folder.path, "the sea", "--seed", "1")
+    assert json.loads(run(*command, "--json-schema", schema).out) in ([], ["é"], ["é", "é"])
+    assert re.fullmatch(r"[a-c]{2}x\n", run(*command, "--regex", "[a-c]{2}x").out)
+    assert run(*command, "--choice", "yes,no", "--choice", "may be").out in (
+        *("yes\n", "no\n", "may be\n"),
+    )
+    ended = run(*command, "--grammar", lark, "--stats", "--ban-token", "299")
+    assert re.fullmatch(r"(é*)c(b*)\n", ended.out)
+    ended = run(*command, "--choice", "yes,no", "--ban", "e")
+    assert ended.out == "no\n"
+    ended = run(*command, "--grammar", lark, "--stats")
+    assert re.search(r"\(\d+ tokens\), constraint \d[\d.]* [µm]s a token, peak", ended.err)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--regex", "("], "pocketlm: regex was refused (invalid regex"),
+        (["--regex", "a", "--choice", "b"], "pocketlm: found regex and choices, expected one"),
+        (["--json-schema", "{folder}/none.json"], "'none.json' cannot be opened (No such file"),
+        (["--grammar", "{folder}"], "is a folder, expected a regular file"),
+        (["--grammar", "{folder}/bytes"], "bytes is not UTF-8 (byte 0), expected a schema or"),
+        (["--json-schema", ""], "found an empty name, expected a path"),
+        (["--ban-token", "300"], "token id 300 is in banned_tokens, expected 0 to 299"),
+    ],
+)
+def test_a_form_that_is_none_ends_in_one_line(
+    run: Run, tiny_folder: ModelFolder, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    pytest.importorskip("llguidance", reason="the extra 'grammar' is not installed")
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe")
+    filled = [argument.format(folder=tmp_path) for argument in arguments]
+    ended = run("run", tiny_folder.path, "the sea", *filled)
+    assert (ended.code, ended.out) == (2, "")
+    assert message in ended.err and "Traceback" not in ended.err
+
+
 def test_a_limit_that_nobody_asked_for_is_told_on_stderr(
     run: Run, tiny_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,9 +163,14 @@ def test_json_is_one_object_in_ascii(
         "first_token_seconds",
         "prefill_seconds",
         "decode_seconds",
+        "constraint_seconds",
+        "guessed_tokens",
+        "right_guesses",
         "prefill_tokens_per_second",
         "decode_tokens_per_second",
     }
+    for name in ("constraint_seconds", "guessed_tokens", "right_guesses"):
+        assert result["timings"].pop(name) == 0
     assert all(value > 0 for value in result["timings"].values())
 
 

@@ -102,9 +102,9 @@ def test_defaults_are_those_of_the_function(verb: str, function: Callable[..., A
     own = {
         "prompt",
         "path",
-        "logprobs",
         "cancellation",
         "cache",
+        "draft",
         "change",
         "calibration",
         "observer",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -376,3 +377,47 @@ def test_a_foreign_graph_is_refused_as_such(tiny_folder: ModelFolder, tmp_path: 
         pocketlm.load(tmp_path)
     with pytest.raises(pocketlm.ModelFolderError, match="found a file, expected a model folder"):
         pocketlm.load(tmp_path / "model.onnx")
+
+
+# Asynchronously -----------------------------------------------------------------------------------
+
+
+def test_loading_lets_the_event_loop_go_on_and_tells_it_how_far_it_is(
+    tiny_checkpoint: Path, own_cache: Path
+) -> None:
+    told: list[tuple[str, int, int]] = []
+    threads = set()
+    beats = 0
+
+    def on_progress(*progress: Any) -> None:
+        told.append(progress)
+        threads.add(threading.get_ident())
+
+    async def beat() -> None:
+        nonlocal beats
+        while True:
+            beats += 1
+            await asyncio.sleep(0)
+
+    async def load() -> pocketlm.Model:
+        beating = asyncio.create_task(beat())
+        model = await pocketlm.load_async(
+            tiny_checkpoint, on_progress=on_progress, precision="fp32", threads=1
+        )
+        await asyncio.sleep(0)
+        beating.cancel()
+        return model
+
+    model = asyncio.run(load())
+    assert model.generate("a", max_tokens=2).token_ids
+    assert threads == {threading.get_ident()} and beats > 10
+    stages = [stage for stage, _, _ in told]
+    assert stages[-2:] == ["open", "open"] and set(stages) == {"export", "open"}
+    assert [done for _, done, _ in told] == sorted(d for s, d, _ in told if s == "export") + [0, 1]
+
+
+def test_what_goes_wrong_reaches_who_awaits() -> None:
+    with pytest.raises(pocketlm.RequestError, match="precision is 'int5'"):
+        asyncio.run(pocketlm.load_async(precision="int5"))
+    with pytest.raises(pocketlm.RequestError, match="threads is 0"):
+        asyncio.run(pocketlm.load_async(threads=0))

@@ -39,7 +39,8 @@ if TYPE_CHECKING:
         StorageError,
     )
     from pocketlm.export.observer import Observer
-    from pocketlm.models.loading import load
+    from pocketlm.models.loading import load, load_async
+    from pocketlm.runtime.beams import Beam
     from pocketlm.runtime.cancellation import Cancellation
     from pocketlm.runtime.labels import Classifier, LabelDistribution
     from pocketlm.runtime.model import Model
@@ -51,10 +52,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "pocketlm.models.loading": ["load"],
+    "pocketlm.models.loading": ["load", "load_async"],
     "pocketlm.runtime.model": ["Model"],
     "pocketlm.runtime.scheduler": ["Job"],
     "pocketlm.export.observer": ["Observer"],
+    "pocketlm.runtime.beams": ["Beam"],
     "pocketlm.runtime.cancellation": ["Cancellation"],
     "pocketlm.runtime.labels": ["Classifier", "LabelDistribution"],
     "pocketlm.runtime.providers": ["FallbackWarning"],
@@ -75,6 +77,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Beam",
     "Cancellation",
     "CheckpointError",
     "Classifier",
@@ -100,6 +103,7 @@ __all__ = [
     "Timings",
     "__version__",
     "load",
+    "load_async",
 ]
 
 

@@ -51,9 +51,9 @@ def test_what_a_model_and_a_stream_hold_is_described(tiny_model: pocketlm.Model)
 def test_help_of_a_model_lists_what_one_calls() -> None:
     text = pydoc.plain(pydoc.render_doc(pocketlm.Model))
     listed = re.findall(r"^ \|  (\w+)(?:\(| = )", text, re.MULTILINE)
-    methods = ["chat", "chat_prompt", "chat_template", "classifier", "generate", "generate_many"]
-    methods += ["logprobs", "new_cache", "new_scorer", "new_session", "request", "score", "stream"]
-    methods += ["submit"]
+    methods = ["beams", "chat", "chat_prompt", "chat_template", "classifier", "completions"]
+    methods += ["generate", "generate_many", "logprobs", "new_cache", "new_scorer", "new_session"]
+    methods += ["request", "score", "stream", "submit"]
     assert [name for name in listed if name != "astream"] == ["Model", "__init__", *methods]
     assert max(map(len, inspect.getdoc(pocketlm.Model.stream).splitlines())) <= 100  # type: ignore[union-attr]
 
@@ -84,4 +84,4 @@ def test_examples_run(
 
 
 def test_there_are_examples() -> None:
-    assert len(examples()) == 15
+    assert len(examples()) == 17

@@ -17,7 +17,7 @@ EXPORT_PACKAGES = {"numpy", "onnx", "onnx_ir", "safetensors", "ml_dtypes", "thre
 ALLOWED_PACKAGES = {
     "export": EXPORT_PACKAGES | {"huggingface_hub", "tokenizers"},
     "quantize": EXPORT_PACKAGES | RUNTIME_PACKAGES,
-    "runtime": RUNTIME_PACKAGES | {"jinja2"},
+    "runtime": RUNTIME_PACKAGES | {"jinja2", "llguidance"},
     "benchmarks": RUNTIME_PACKAGES | {"jinja2", "matplotlib", "psutil"},
     FRONT: RUNTIME_PACKAGES | {"click", "rich"},
 }

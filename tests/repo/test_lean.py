@@ -17,6 +17,7 @@ from pocketlm.export.folder import ModelFolder
 BLOCKED = (
     *("onnx", "onnx_ir", "safetensors", "ml_dtypes", "torch", "optimum", "transformers"),
     *("click", "rich", "jinja2", "huggingface_hub", "matplotlib", "lm_eval", "psutil"),
+    "llguidance",
 )
 BLOCK = f"""
 import importlib.abc, sys
@@ -147,6 +148,18 @@ def test_chatting_without_jinja2_names_its_extra(tiny_folder: ModelFolder, tmp_p
     result = run_python(BLOCK + textwrap.dedent(code), str(folder.path), folder=tmp_path)
     assert "MissingExtraError" in result.stderr
     assert 'pip install "pocketlm[chat]"' in result.stderr
+
+
+def test_a_constraint_without_llguidance_names_its_extra(
+    tiny_folder: ModelFolder, tmp_path: Path
+) -> None:
+    code = """
+        import sys, pocketlm
+        pocketlm.load(sys.argv[1], threads=1).generate("a", choices=["yes", "no"])
+    """
+    result = run_python(BLOCK + textwrap.dedent(code), str(tiny_folder.path), folder=tmp_path)
+    assert "MissingExtraError: constrained output needs the package 'llguidance'" in result.stderr
+    assert 'pip install "pocketlm[grammar]"' in result.stderr
 
 
 # What is left of ONNX Runtime when one of its two packages was removed: nothing, a folder without

@@ -53,6 +53,27 @@ def test_sliding_gives_the_tokens_of_the_twin(
     assert found == twin(tiny_session, IDS[:length], count, keep)
 
 
+@settings(max_examples=15, deadline=None)
+@given(length=st.integers(100, 200), keep=st.sampled_from([0, 1, 40]), count=st.integers(60, 150))
+def test_guessing_does_not_show_where_the_context_slides(
+    tiny_model: Model, length: int, keep: int, count: int
+) -> None:
+    """A prompt that says the same again and again, so that there is much to guess."""
+    prompt = (IDS[:7] * 30)[:length]
+    found = tiny_model.generate(
+        prompt, max_tokens=count, context="slide", keep=keep, lookup=True, **OPTIONS
+    )
+    assert found.token_ids == twin(tiny_model.session, prompt, count, keep)
+
+
+def test_guessing_goes_on_from_a_prompt_that_is_known(tiny_folder: ModelFolder) -> None:
+    model = Model(tiny_folder, threads=1)
+    options: dict[str, Any] = {"max_tokens": 20, **OPTIONS}
+    expected = model.generate(IDS[:7] * 5, **options).token_ids
+    found = model.generate(IDS[:7] * 5, lookup=True, **options)
+    assert (found.token_ids, found.timings.reused_tokens) == (expected, 35)
+
+
 def test_a_window_is_the_beginning_and_the_newest_half_of_the_rest() -> None:
     assert window(range(100, 112), 3, 10) == [100, 101, 102, 109, 110, 111]
     assert window(range(100, 112), 0, 10) == [107, 108, 109, 110, 111]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -19,11 +20,12 @@ from pocketlm.runtime.sampling import (
     apply_logit_bias,
     apply_repetition_penalty,
     apply_temperature,
-    candidates,
+    keep_allowed,
     logprob,
     make_sampler,
     min_p,
     process_logits,
+    remove_banned,
     remove_repeated_ngrams,
     reshape_logits,
     top_k,
@@ -71,6 +73,47 @@ def test_a_bias_is_added_to_single_tokens() -> None:
     assert apply_logit_bias(f32(*FOUR), None) is not None
     with pytest.raises(RequestError, match="token id 4 is in logit_bias, expected 0 to 3"):
         apply_logit_bias(f32(*FOUR), {4: 1.0})
+
+
+def test_what_a_constraint_forbids_is_removed_and_no_bias_brings_it_back() -> None:
+    allowed = np.array([False, True, True, False])
+    np.testing.assert_array_equal(keep_allowed(f32(*FOUR), allowed), f32(-INF, 1, 0, -INF))
+    np.testing.assert_array_equal(keep_allowed(f32(*FOUR), None), f32(*FOUR))
+    options = SamplingOptions(logit_bias={3: 100, 2: 3})
+    found = reshape_logits(f32(*FOUR), [], options, allowed=allowed)
+    np.testing.assert_array_equal(found, f32(-INF, 1, 3, -INF))
+
+
+def test_banned_tokens_are_removed_whatever_their_bias() -> None:
+    np.testing.assert_array_equal(remove_banned(f32(*FOUR), [0, 3]), f32(-INF, 1, 0, -INF))
+    np.testing.assert_array_equal(remove_banned(f32(*FOUR), None), f32(*FOUR))
+    options = SamplingOptions(temperature=0, banned_tokens=[0, 1], logit_bias={0: 100})
+    assert make_sampler(options)(f32(*FOUR), []) == 2
+    with pytest.raises(RequestError, match="token id 4 is in banned_tokens, expected 0 to 3"):
+        remove_banned(f32(*FOUR), [4])
+
+
+@pytest.mark.parametrize(
+    ("banned", "message"),
+    [
+        (3, "banned_tokens is 3 of type int, expected a list of token ids"),
+        ("12", "banned_tokens is '12' of type str, expected a list of token ids"),
+        ([1, -1], "banned_tokens has the token id -1, expected an integer of at least 0"),
+        ([1.5], "banned_tokens has the token id 1.5, expected an integer of at least 0"),
+        ([True], "banned_tokens has the token id True, expected an integer of at least 0"),
+    ],
+)
+def test_banned_tokens_that_are_none_are_named(banned: Any, message: str) -> None:
+    with pytest.raises(RequestError, match=re.escape(message)):
+        SamplingOptions(banned_tokens=banned)
+
+
+def test_options_that_leave_no_token_are_told_apart_from_a_damaged_model() -> None:
+    everything = SamplingOptions(temperature=0, banned_tokens=[0, 1, 2, 3])
+    with pytest.raises(RequestError, match="no token is left to choose from"):
+        make_sampler(everything)(f32(*FOUR), [])
+    with pytest.raises(NumericsError, match="nothing but -inf"):
+        make_sampler(everything)(f32(-INF, -INF, -INF, -INF), [])
 
 
 @pytest.mark.parametrize(
@@ -247,7 +290,7 @@ def logits_arrays(draw: st.DrawFn) -> NDArray[np.float32]:
         logits: NDArray[np.float32] = f32(*draw(few_logits))
     else:
         generator = np.random.default_rng(draw(st.integers(0, 2**32)))
-        size = draw(st.sampled_from([255, 256, 1024, 2047, 2048, 5000, 9001]))
+        size = draw(st.sampled_from([255, 256, 1024, 2047, 5000, 9001, 20_000]))
         spread = draw(st.sampled_from([0.0, 0.5, 3.0, 20.0]))
         logits = (generator.standard_normal(size) * spread).astype(np.float32)
         if draw(st.booleans()):
@@ -305,7 +348,8 @@ def test_sampler_equals_full_width_steps(
     assume(not is_at_an_edge(logits, options))
     expected = softmax(process_logits(logits, [], options))
 
-    ids, weights = candidates(logits, options)
+    ids, weights = make_sampler(options).distribution(logits, [])
+    assert weights.dtype == np.float64
     assert (np.diff(ids) > 0).all()
     got = np.zeros_like(expected)
     got[ids] = weights / weights.sum()
@@ -325,7 +369,9 @@ def test_sampler_equals_full_width_steps(
 def test_greedy_takes_the_largest_with_the_lowest_id(values: list[float], seed: int) -> None:
     expected = values.index(max(values))
     logits = f32(*values)
-    assert make_sampler(SamplingOptions(temperature=0))(logits, []) == expected
+    sampler = make_sampler(SamplingOptions(temperature=0))
+    assert sampler(logits, []) == expected
+    assert [list(part) for part in sampler.distribution(logits, [])] == [[expected], [1.0]]
     assert make_sampler(SamplingOptions(top_k=1, seed=seed))(logits, []) == expected
     assert make_sampler(SamplingOptions(temperature=1e-30, seed=seed))(logits, []) == expected or (
         values.count(max(values)) > 1
@@ -342,6 +388,17 @@ def test_sampler_leaves_logits_alone_and_repeats_itself(
     tokens = [first(logits, [0]) for _ in range(5)]
     assert tokens == [second(logits, [0]) for _ in range(5)]
     np.testing.assert_array_equal(logits, f32(*values))
+
+
+@pytest.mark.parametrize("name", ["top_p", "typical_p"])
+def test_a_share_just_below_one_keeps_tokens_that_are_there(name: str) -> None:
+    """Among many that a constraint removed; it is that of all in float32."""
+    logits = np.full(20_000, -INF, dtype=np.float32)
+    logits[::7] = np.linspace(-3, 3, logits[::7].size)
+    options = replace(SamplingOptions(seed=3), **cast(Any, {name: math.nextafter(1.0, 0.0)}))
+    ids, weights = make_sampler(options).distribution(logits, [])
+    assert set(ids) <= set(range(0, 20_000, 7))
+    assert weights.sum() / np.exp(logits.astype(np.float64) - 3).sum() > 1 - 1e-6
 
 
 def test_seeds_differ_and_no_seed_is_fresh() -> None:
@@ -364,6 +421,7 @@ def test_seeds_differ_and_no_seed_is_fresh() -> None:
         SamplingOptions(seed=7, typical_p=0.6),
         SamplingOptions(seed=7, frequency_penalty=0.7, presence_penalty=0.3, logit_bias={2: 1}),
         SamplingOptions(seed=7, no_repeat_ngram_size=1, typical_p=0.9),
+        SamplingOptions(seed=7, banned_tokens=[0, 4], temperature=1.5),
         SamplingOptions(seed=7, top_k=3, top_p=0.95, min_p=0.01, repetition_penalty=1.5),
     ],
 )
@@ -418,6 +476,8 @@ def test_logits_without_a_distribution_are_refused(
     message = re.escape(f"the 3 logits hold {found}, expected finite numbers")
     with pytest.raises(NumericsError, match=message):
         make_sampler(options)(f32(*values), [])
+    with pytest.raises(NumericsError, match=message):
+        make_sampler(options).distribution(f32(*values), [])
     with pytest.raises(NumericsError, match=message):
         logprob(f32(*values), 0)
 

@@ -135,7 +135,7 @@ class Conversation:
         if forgotten := len(self.messages) + 1 - len(messages):
             say(f"the context is full: forgot the oldest {forgotten} messages")
         with on_interrupt(lambda *_: stream.cancel()):
-            answer = print_stream(stream)
+            answer = "".join(piece.text for piece in print_stream(stream))
         if answer or stream.finish_reason != "cancelled":
             self.messages = [*messages, {"role": "assistant", "content": answer}]
         if limit := why_it_stopped(stream, self.model):

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pocketlm.export.errors import RequestError
 from pocketlm.export.observer import SILENT, Observer
 from pocketlm.export.quantities import parse_size
+from pocketlm.export.regular_file import RegularFile
 from pocketlm.export.utf8 import utf8
 from pocketlm.quantize.precisions import (
     AUTOMATIC,
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from pocketlm.export.folder import ModelFolder
     from pocketlm.export.writing import Change
     from pocketlm.runtime.model import Model
+
+LARGEST_FORM = 4_000_000  # bytes of a JSON schema or a grammar
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -128,6 +132,12 @@ writing_options = _group(
 sampling_options = _group(
     click.option("--max-tokens", type=int, default=256, show_default=True, help="Most new tokens."),
     click.option(
+        "--max-seconds",
+        type=float,
+        metavar="SECONDS",
+        help="End at the next token after so long. Default: no limit.",
+    ),
+    click.option(
         "--temperature",
         type=float,
         help="0 takes the likeliest token. Default: the model's own, else 0.8.",
@@ -203,6 +213,23 @@ sampling_options = _group(
         show_default=True,
         help="No token that ends a text before so many.",
     ),
+    click.option(
+        "--ban",
+        "banned_strings",
+        type=utf8,
+        multiple=True,
+        metavar="TEXT",
+        callback=lambda context, parameter, given: [unescape(text) for text in given] or None,
+        help=r"Never write this text; \n and \t are understood. May be given several times.",
+    ),
+    click.option(
+        "--ban-token",
+        "banned_tokens",
+        type=int,
+        multiple=True,
+        metavar="ID",
+        help="Never choose the token ID. May be given several times.",
+    ),
     click.option("--seed", type=int, help="Makes sampling repeatable on this machine."),
     click.option(
         "--stop",
@@ -212,6 +239,60 @@ sampling_options = _group(
         help=r"End before this text; \n and \t are understood. May be given several times.",
     ),
     click.option("--ignore-eos", is_flag=True, help="Go on after an end-of-text token."),
+)
+
+# What form a text has: keyword arguments of ``Model.stream``.
+form_options = _group(
+    click.option(
+        "--json-schema",
+        type=Place(),
+        metavar="FILE",
+        callback=lambda context, parameter, file: file and _text_of(file),
+        help="Write JSON that satisfies the schema in FILE. These four need the extra 'grammar'.",
+    ),
+    click.option(
+        "--regex",
+        type=utf8,
+        metavar="PATTERN",
+        help="Write what this regular expression matches as a whole.",
+    ),
+    click.option(
+        "--choice",
+        "choices",
+        type=utf8,
+        multiple=True,
+        metavar="A,B",
+        callback=lambda context, parameter, given: ",".join(given).split(",") if given else None,
+        help="Write one of these; there may be more of them, or give it several times.",
+    ),
+    click.option(
+        "--grammar",
+        type=Place(),
+        metavar="FILE",
+        callback=lambda context, parameter, file: file and _text_of(file),
+        help="Write what the Lark grammar in FILE describes, from its rule start on.",
+    ),
+)
+
+# In what loop tokens are computed: keyword arguments of ``Model.stream``.
+loop_options = _group(
+    click.option(
+        "--lookup",
+        is_flag=True,
+        help="Guess that the text goes on as it did when it last said the same words: faster where "
+        "it copies from itself or its prompt.",
+    ),
+    click.option(
+        "--draft",
+        type=Place(),
+        metavar="MODEL",
+        help="A smaller model with the same tokenizer, which guesses what comes next.",
+    ),
+    click.option(
+        "--reproducible",
+        is_flag=True,
+        help="The tokens are those that `pocketlm batch` gives, bit by bit; up to a fifth slower.",
+    ),
 )
 
 # How texts are cut to be scored: keyword arguments of ``measure_quality``.
@@ -301,6 +382,24 @@ MODEL_OPTIONS = {
     **HUB_OPTIONS,
 }
 model_options = _group(*MODEL_OPTIONS.values())
+
+
+def _text_of(file: Path) -> str:
+    """RequestError for a file that is no text."""
+    with RegularFile(file, RequestError) as opened:
+        data = opened.read(0, LARGEST_FORM + 1)
+    if len(data) > LARGEST_FORM:
+        raise RequestError(
+            f"{file.name} has more than {LARGEST_FORM:,} bytes, expected a schema or a grammar; "
+            "give the file that holds it"
+        )
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as cause:
+        raise RequestError(
+            f"{file.name} is not UTF-8 (byte {cause.start}), expected a schema or a grammar; "
+            "give the file that holds it"
+        ) from cause
 
 
 def _biases(given: Sequence[str]) -> dict[int, float] | None:
@@ -398,7 +497,7 @@ def _calibration(calibrate: tuple[str, ...], statistics: Path | None) -> Calibra
 
 
 def open_model(path: str | Path | None, options: dict[str, Any]) -> Model:
-    """``load`` with the values of ``model_options``, which are taken out of ``options``.
+    """``load`` with the values of ``model_options`` in ``options``, which are taken out of there.
 
     Download and export on the way are drawn on stderr if that is a terminal; a model that runs on
     the CPU although this ONNX Runtime is built for CUDA is told there in a line.
@@ -408,7 +507,7 @@ def open_model(path: str | Path | None, options: dict[str, Any]) -> Model:
     )
     from pocketlm.runtime.providers import FallbackWarning
 
-    chosen = {name: options.pop(name) for name in MODEL_OPTIONS}
+    chosen = {name: options.pop(name) for name in MODEL_OPTIONS if name in options}
     with _shown_exports() as observer, warnings.catch_warnings():
         warnings.simplefilter("ignore", FallbackWarning)  # printed below, as a line of ours
         model = load(path, observer=observer, **chosen)

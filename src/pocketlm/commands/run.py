@@ -12,6 +12,8 @@ from click.core import ParameterSource
 from pocketlm.commands.options import (
     Place,
     debug_option,
+    form_options,
+    loop_options,
     model_options,
     open_model,
     sampling_options,
@@ -19,6 +21,9 @@ from pocketlm.commands.options import (
     unescape,
 )
 from pocketlm.commands.recipes import print_recipe_option, read_recipe
+from pocketlm.commands.result import alternatives, statistics
+from pocketlm.commands.result import as_json as told_as_json
+from pocketlm.commands.several import several_options, tell_several
 from pocketlm.commands.terminal import (
     how_it_slid,
     print_stream,
@@ -26,13 +31,9 @@ from pocketlm.commands.terminal import (
     tell_lost,
     why_it_stopped,
 )
-from pocketlm.export.memory import peak_rss_bytes
-from pocketlm.export.quantities import duration_text, size_text
 from pocketlm.export.utf8 import utf8
 from pocketlm.models.reference import hub_name, names_model
 from pocketlm.runtime.context_policy import POLICIES
-from pocketlm.runtime.model import Model
-from pocketlm.runtime.text import TextStream, Timings
 
 
 @click.command("run")
@@ -71,6 +72,16 @@ from pocketlm.runtime.text import TextStream, Timings
     help="The first N tokens stay when the context slides.",
 )
 @sampling_options
+@form_options
+@loop_options
+@several_options
+@click.option(
+    "--logprobs",
+    type=int,
+    metavar="N",
+    help="After the text, a line for each token: the natural log of its probability, and the N "
+    "likeliest tokens in its place.",
+)
 @model_options
 @click.option("--stats", is_flag=True, help="Print times, rates and peak memory to stderr.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
@@ -84,6 +95,10 @@ def command(
     system: str | None,
     recipe: str | None,
     stop: tuple[str, ...],
+    draft: str | None,
+    n: int | None,
+    beams: int | None,
+    length_penalty: float,
     stats: bool,
     as_json: bool,
     debug: bool,
@@ -104,7 +119,9 @@ def command(
       pocketlm run meta-llama/Llama-3.2-1B "Why is the sky blue?"
       pocketlm run gpt2-int4/ "Once upon a time" --max-tokens 100 --seed 7 --stats
       pocketlm run llama-3.2-1b-instruct/ "Why is the sky blue?" --chat
+      pocketlm run gpt2-int4/ "The date is " --regex "[0-9]{4}-[0-9]{2}-[0-9]{2}"
       pocketlm run gpt2-int8/ "Why is the sky blue?" --recipe assistant
+      pocketlm run gpt2-int8/ "Once upon a time" --n 3 --seed 1
       echo "some prompt" | pocketlm run gpt2-int4/ - --json
     """
     path, prompt = _model_and_prompt(words)
@@ -129,16 +146,19 @@ def command(
     model.prefix_cache.most_bytes = 0  # no other prompt comes
     tell_lost(model, prompt, "prompt")
     tell_lost(model, system or "", "system message")
-    if chat:
-        stream = model.chat(conversation(system, prompt), **options)
-    else:
-        stream = model.stream(prompt, **options)
+    asked_for = model.chat_prompt(conversation(system, prompt)) if chat else prompt
+    if draft is not None:
+        options["draft"] = open_model(draft, {})
+    if n is not None or beams is not None:
+        tell_several(model, asked_for, n, beams, length_penalty, options, as_json)
+        return
+    stream = model.stream(asked_for, **options)
+    pieces = list(stream) if as_json else print_stream(stream, shown)
+    result = stream.result_of(pieces)
     if as_json:
-        text = "".join(piece.text for piece in stream)
         # In ASCII: right whatever the encoding of stdout.
-        click.echo(json.dumps(_result(model, stream, prompt, text)))
+        click.echo(json.dumps(told_as_json(model, result, prompt)))
     else:
-        print_stream(stream, shown)
         if slid := how_it_slid(stream, model):
             say(slid)
         # A limit that was asked for is no news.
@@ -146,8 +166,10 @@ def command(
         limit = why_it_stopped(stream, model)
         if limit and not (asked and stream.finish_reason == "length"):
             say(limit)
+        for line in alternatives(model, result):
+            click.echo(line)
     if stats:
-        click.echo(_stats(model, stream), err=True)
+        click.echo(statistics(model, result, stream.prompt_cache), err=True)
 
 
 def _model_and_prompt(words: tuple[str, ...]) -> tuple[str | None, str]:
@@ -192,64 +214,3 @@ def _read_stdin() -> str:
         raise click.UsageError(
             f"stdin: found the byte {data[error.start]:#x} at {error.start}, expected UTF-8 text"
         ) from error
-
-
-def _result(model: Model, stream: TextStream, prompt: str, text: str) -> dict[str, Any]:
-    timings = stream.timings
-    return {
-        "text": text,
-        "prompt": prompt,
-        "token_ids": stream.token_ids,
-        "finish_reason": stream.finish_reason,
-        "prompt_tokens": timings.prompt_tokens,
-        "reused_tokens": timings.reused_tokens,
-        "slides": timings.slides,
-        "recomputed_tokens": timings.recomputed_tokens,
-        "new_tokens": timings.new_tokens,
-        "timings": {
-            "load_seconds": model.load_seconds,
-            "first_token_seconds": timings.first_token_seconds,
-            "prefill_seconds": timings.prefill_seconds,
-            "decode_seconds": timings.decode_seconds,
-            "prefill_tokens_per_second": timings.prefill_rate,
-            "decode_tokens_per_second": timings.decode_rate,
-        },
-        "peak_rss_bytes": peak_rss_bytes(),
-        "threads": model.session.threads,
-        "provider": model.session.place.name,
-        "kv": model.session.kv,
-        "fallback": model.fallback,
-        "model": {
-            "path": str(model.folder.path),
-            "architecture": model.folder.manifest.architecture,
-            "precision": model.folder.manifest.precision.name,
-        },
-    }
-
-
-def _stats(model: Model, stream: TextStream) -> str:
-    timings = stream.timings
-    return (
-        f"load {duration_text(model.load_seconds)}, "
-        f"first token {duration_text(timings.first_token_seconds)}, "
-        f"prefill {_prefill_rate(timings)} ({timings.prompt_tokens} tokens{_reused(stream)}), "
-        f"decode {timings.decode_rate:.0f} tokens/s ({timings.new_tokens} tokens), "
-        f"peak memory {size_text(peak_rss_bytes())}, {model.session.threads} threads "
-        f"on {model.session.place.name}, KV cache in {model.session.kv}, "
-        f"finished by {stream.finish_reason}"
-    )
-
-
-def _prefill_rate(timings: Timings) -> str:
-    if timings.reused_tokens == timings.prompt_tokens:
-        return "none"
-    return f"{timings.prefill_rate:.0f} tokens/s"
-
-
-def _reused(stream: TextStream) -> str:
-    """What a prompt cache was good for."""
-    cache = stream.prompt_cache
-    if cache is None:
-        return ""
-    wrote = f", wrote {cache.path}" if cache.written else ""
-    return f", {cache.reused} of them from {cache.path}{wrote}"

@@ -10,22 +10,22 @@ import click
 from pocketlm.export.strict_json import quoted
 from pocketlm.runtime.lost_characters import lost_characters
 from pocketlm.runtime.model import Model
-from pocketlm.runtime.text import TextStream
+from pocketlm.runtime.text import Piece, TextStream
 from pocketlm.runtime.tokenizer import MAX_CHARACTERS
 
 
-def print_stream(stream: TextStream, prompt: str = "") -> str:
-    """Prints the pieces as they come, on a terminal after ``prompt``; returns them joined."""
+def print_stream(stream: TextStream, prompt: str = "") -> list[Piece]:
+    """Prints the pieces as they come, on a terminal after ``prompt``; returns them."""
     terminal = sys.stdout.isatty()
     if terminal and prompt:
         click.secho(printable(prompt), dim=True, nl=False)
     pieces = []
     for piece in stream:
-        pieces.append(piece.text)
+        pieces.append(piece)
         sys.stdout.write(printable(piece.text) if terminal else piece.text)
         sys.stdout.flush()
     sys.stdout.write("\n")
-    return "".join(pieces)
+    return pieces
 
 
 def printable(text: str) -> str:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from pocketlm.export.errors import ModelFolderError, RequestError
 from pocketlm.export.folder import ModelFolder
@@ -10,6 +15,9 @@ from pocketlm.export.observer import SILENT, Observer
 from pocketlm.models.reference import OnDisk, check_options, find_reference
 from pocketlm.quantize.precisions import PRECISIONS
 from pocketlm.runtime.model import Model
+
+OnProgress = Callable[[str, int, int], object]  # what is under way, done, total
+OPENING = ("threads", "provider", "kv")  # options of ``Model``
 
 
 def load(
@@ -64,6 +72,42 @@ def load(
         observer=observer,
     )
     return Model(folder, threads, provider, kv, prefix_cache_bytes)
+
+
+async def load_async(
+    path: str | Path | None = None,
+    *,
+    on_progress: OnProgress = lambda stage, done, total: None,
+    **options: Any,
+) -> Model:
+    """``load`` while the event loop goes on: in a thread, with the options and errors of ``load``.
+
+    ``on_progress`` is called in the loop's thread with what is under way ("download", "export" or
+    "open"), and how much of it is done: bytes, or 0 and 1 of "open".
+
+        model = await pocketlm.load_async("gpt2-int4/", on_progress=print)
+
+    Python's other threads wait while the tokenizers library reads a tokenizer: 0.1 s for 128,000
+    tokens. An ``observer`` may be given instead; its calls come from the thread that loads.
+    """
+    loop = asyncio.get_running_loop()
+
+    def tell(stage: str, done: int, total: int) -> None:
+        loop.call_soon_threadsafe(on_progress, stage, done, total)
+
+    def open_it() -> Model:
+        observer = options.pop("observer", None) or Observer(
+            progress=partial(tell, "export"),
+            download=lambda repository, total: nullcontext(partial(tell, "download")),
+        )
+        chosen = {name: options.pop(name) for name in OPENING if name in options}
+        folder = find_folder(path, observer=observer, **options)
+        tell("open", 0, 1)
+        model = Model(folder, **chosen)
+        tell("open", 1, 1)
+        return model
+
+    return await asyncio.to_thread(open_it)
 
 
 def find_folder(

@@ -1,0 +1,91 @@
+"""Several texts after one prompt: drawn one by one, or the likeliest that a beam search finds."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from pocketlm.commands.result import completion
+from pocketlm.commands.terminal import printable
+from pocketlm.runtime.context_policy import ERROR
+from pocketlm.runtime.model import Model
+
+Command = Callable[..., Any]
+LOOPS = ("lookup", "draft", "reproducible", "prompt_cache")  # of one text
+
+
+def several_options(command: Command) -> Command:
+    """Adds what asks for several texts."""
+    for option in (
+        click.option(
+            "--length-penalty",
+            type=float,
+            default=1.0,
+            show_default=True,
+            help="Of --beams: above 1 favours long texts, 0 the likeliest.",
+        ),
+        click.option(
+            "--beams",
+            type=int,
+            metavar="N",
+            help="Follow the N likeliest beginnings; prints the best text, with --n the best "
+            "few. No token is drawn: sampling options have no effect.",
+        ),
+        click.option(
+            "--n",
+            type=int,
+            metavar="N",
+            help="N texts after a line each, together: the prompt is computed once. Their seeds "
+            "count from --seed up.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def tell_several(
+    model: Model,
+    prompt: Any,
+    n: int | None,
+    beams: int | None,
+    length_penalty: float,
+    options: Mapping[str, Any],
+    as_json: bool,
+) -> None:
+    """Generates and prints them; raises what the model raises, UsageError for more than beams."""
+    for name in LOOPS:
+        if options.get(name):
+            option = "--" + name.replace("_", "-")
+            raise click.UsageError(
+                f"found {option} with --n or --beams, expected one text; leave one of them out"
+            )
+    told, texts = [], []
+    if beams is None:
+        left = {name: value for name, value in options.items() if name not in LOOPS}
+        for result in model.completions(prompt, 1 if n is None else n, **left):
+            told.append(completion(result))
+            texts.append(result.text)
+    else:
+        if n is not None and n > beams:
+            raise click.UsageError(f"found --n {n} of --beams {beams}, expected at most {beams}")
+        if options["context"] != ERROR:
+            raise click.UsageError(
+                "found --context with --beams, expected one of them: beams end where it is full"
+            )
+        limits = {name: options[name] for name in ("max_tokens", "ignore_eos")}
+        found = model.beams(prompt, beams, length_penalty=length_penalty, **limits)
+        for beam in found[: n or 1]:
+            told.append(asdict(beam))
+            texts.append(beam.text)
+    if as_json:
+        click.echo(json.dumps({"completions": told}))  # in ASCII, whatever stdout is encoded in
+        return
+    for number, text in enumerate(texts, 1):
+        if n is not None:
+            click.echo(f"--- {number} of {len(texts)}")
+        click.echo(printable(text) if sys.stdout.isatty() else text)

@@ -1,0 +1,76 @@
+"""The same request gives the same tokens, alone or in company, whatever prompts share.
+
+Over every precision and both KV caches, bit by bit: the logprobs are compared as numbers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import pocketlm
+from pocketlm.export.folder import ModelFolder
+from pocketlm.quantize.precisions import PRECISIONS
+from pocketlm.runtime.model import Model
+
+WORDS = [int(number) for number in np.random.default_rng(1).integers(0, 290, 700)]
+SAMPLINGS: tuple[dict[str, Any], ...] = (
+    {"temperature": 0},
+    {"temperature": 0.8, "top_p": 0.9},
+    {"temperature": 1.0, "repetition_penalty": 1.2, "top_k": 20},
+    {"temperature": 0.9, "banned_tokens": [5, 6], "frequency_penalty": 0.3},
+)
+
+
+@pytest.fixture(scope="module", params=[*PRECISIONS, "int8 KV cache"])
+def model(request: pytest.FixtureRequest, int8_kv_folder: ModelFolder) -> Model:
+    """The demo in every precision; a tiny one with an int8 cache."""
+    if request.param not in PRECISIONS:
+        return Model(int8_kv_folder, threads=2, kv="int8")
+    return pocketlm.load(precision=request.param, threads=2)
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> list[dict[str, Any]]:
+    """Some begin alike, a few are the same; long prompts of several chunks among short ones."""
+    shared = WORDS[: draw(st.sampled_from([3, 40, 90]))]
+    asked = []
+    for number in range(draw(st.integers(2, 9))):
+        start, length = draw(st.integers(100, 300)), draw(st.integers(0, 40))
+        prompt = (shared if draw(st.booleans()) else WORDS[start : start + 4]) + WORDS[start:][
+            :length
+        ]
+        limit = {"max_tokens": draw(st.integers(1, 12))}
+        asked.append(
+            {"prompt": prompt, "seed": number, **limit, **draw(st.sampled_from(SAMPLINGS))}
+        )
+    return asked
+
+
+@settings(max_examples=8, deadline=None)
+@given(asked=requests(), rows=st.integers(2, 8), data=st.data())
+def test_company_changes_no_bit(
+    model: Model, asked: list[dict[str, Any]], rows: int, data: st.DataObject
+) -> None:
+    """In whatever order, with some that are cancelled on the way, ended by a string or by time."""
+    order = data.draw(st.permutations(range(len(asked))))
+    jobs = [model.submit(**asked[index], logprobs=True, ignore_eos=True) for index in order]
+    ended = data.draw(st.sets(st.integers(0, len(jobs) - 1), max_size=2))
+    for place in ended:
+        jobs[place].cancel()
+    together = model.generate_many(
+        [asked[index] for index in order], rows=rows, logprobs=True, ignore_eos=True
+    )
+    found = {order[result.index]: result for result in together}
+    for place, index in enumerate(order):
+        alone = model.generate(**asked[index], logprobs=True, ignore_eos=True, reproducible=True)
+        result = found[index]
+        assert (result.token_ids, result.logprobs) == (alone.token_ids, alone.logprobs)
+        submitted = jobs[place].result(timeout=60)
+        if place not in ended:
+            assert submitted.logprobs == alone.logprobs
+        assert alone.token_ids[: len(submitted.token_ids)] == submitted.token_ids

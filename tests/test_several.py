@@ -1,0 +1,107 @@
+"""Several texts, alternatives to tokens, and loops that guess: in the shell and in Python."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from checkpoint_files import gpt2_config, gpt2_tensors, write_checkpoint
+from command_line import Run
+
+import pocketlm
+from pocketlm.export.checkpoint import open_checkpoint
+from pocketlm.export.errors import RequestError
+from pocketlm.export.folder import ModelFolder
+from pocketlm.export.writing import export_model
+from pocketlm.runtime.model import Model
+
+SHORT = ("--max-tokens", "6", "--seed", "3", "--ignore-eos")
+
+
+def test_completions_are_those_of_their_seeds(run: Run, tiny_folder: ModelFolder) -> None:
+    ended = run("run", tiny_folder.path, "the", "--n", "3", *SHORT, "--json")
+    assert (ended.code, ended.err) == (0, "")
+    found = [one["token_ids"] for one in json.loads(ended.out)["completions"]]
+    model = pocketlm.load(tiny_folder.path, threads=1)
+    options: dict[str, Any] = {"max_tokens": 6, "ignore_eos": True}
+    expected = [model.generate("the", seed=3 + i, **options, reproducible=True) for i in range(3)]
+    assert found == [result.token_ids for result in expected]
+    assert [result.token_ids for result in model.completions("the", 3, seed=3, **options)] == found
+    assert len({tuple(ids) for ids in found}) == 3
+
+
+def test_each_text_has_its_heading(run: Run, tiny_folder: ModelFolder) -> None:
+    out = run("run", tiny_folder.path, "the", "--n", "2", *SHORT, "--temperature", "0").out
+    assert out.count("--- 1 of 2\n") == out.count("--- 2 of 2\n") == 1
+    first, second = out.removeprefix("--- 1 of 2\n").split("--- 2 of 2\n")
+    assert first == second
+
+
+def test_beams_print_the_likeliest_text(run: Run, tiny_model: Model) -> None:
+    line = ["run", tiny_model.folder.path, "the", "--beams", "4", "--max-tokens", "5"]
+    ended = run(*line, "--ignore-eos")
+    best, *others = tiny_model.beams("the", 4, max_tokens=5, ignore_eos=True)
+    assert (ended.code, ended.out) == (0, f"{best.text}\n")
+    assert best.text == tiny_model.tokenizer.decode(best.token_ids)
+    assert [beam.score for beam in others] == sorted((b.score for b in others), reverse=True)
+    told = json.loads(run(*line, "--ignore-eos", "--n", "2", "--json").out)["completions"]
+    assert [one["token_ids"] for one in told] == [[*best.token_ids], [*others[0].token_ids]]
+    assert told[0]["score"] == best.score
+
+
+def test_logprobs_follow_the_text(run: Run, tiny_folder: ModelFolder) -> None:
+    line = ("run", tiny_folder.path, "the", *SHORT, "--logprobs", "2")
+    ended = run(*line)
+    assert (ended.code, ended.err) == (0, "")
+    rows = ended.out.splitlines()[-6:]
+    assert all(float(row.split()[0]) < 0 for row in rows)
+    told = json.loads(run(*line, "--json").out)
+    assert len(told["logprobs"]) == len(told["top_logprobs"]) == 6
+    assert all(len(top) == 2 for top in told["top_logprobs"])
+
+
+@pytest.mark.parametrize("how", ["--lookup", "--draft"])
+def test_guesses_are_told_and_change_nothing(run: Run, tiny_folder: ModelFolder, how: str) -> None:
+    line = ["run", tiny_folder.path, "the the the the", "--max-tokens", "60", "--seed", "3"]
+    plain = run(*line)
+    options = [how] if how == "--lookup" else [how, str(tiny_folder.path)]
+    ended = run(*line, *options, "--stats")
+    assert (ended.code, ended.out) == (0, plain.out)
+    assert "guesses right" in ended.err or how == "--lookup"
+
+
+def test_a_draft_with_other_tokens_is_refused(tmp_path: Path, tiny_model: Model) -> None:
+    config = gpt2_config(vocab_size=260)
+    checkpoint = write_checkpoint(tmp_path / "gpt2", config, gpt2_tensors(config))
+    other = Model(export_model(open_checkpoint(checkpoint), tmp_path / "out"), threads=1)
+    with pytest.raises(RequestError, match="found other tokens than those of"):
+        tiny_model.stream("a", draft=other)
+    with pytest.raises(RequestError, match="draft is 5, expected a Model"):
+        tiny_model.stream("a", draft=5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--n", "0"], "--n is 0, expected an integer from 1 up"),
+        (["--n", "5", "--beams", "4"], "found --n 5 of --beams 4, expected at most 4"),
+        (["--beams", "0"], "--beams is 0, expected an integer from 1 to 64"),
+        (["--beams", "2", "--length-penalty", "nan"], "--length-penalty is nan, expected a number"),
+        (["--lookup", "--n", "2"], "found --lookup with --n or --beams"),
+        (["--lookup", "--reproducible"], "found lookup and reproducible, expected one of them"),
+        (
+            ["--logprobs", "-1"],
+            "--logprobs is -1, expected True, False or an integer",
+        ),
+        (["--max-seconds", "-1"], "--max-seconds is -1.0, expected a number of seconds"),
+        (["--draft", "nowhere/x"], "nowhere"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(
+    run: Run, tiny_folder: ModelFolder, options: list[str], message: str
+) -> None:
+    ended = run("run", tiny_folder.path, "the", *options)
+    assert (ended.code, ended.out) == (2, "")
+    assert message in ended.err and "Traceback" not in ended.err
