@@ -110,6 +110,7 @@ def test_defaults_are_those_of_the_function(verb: str, function: Callable[..., A
         "observer",
         "caches",
         "on_progress",
+        "prefix_cache_bytes",
     }
     required = ["--to", "int8"] if verb == "quantize" else []
     given = command(verb).make_context(verb, ["a", "b", *required]).params

@@ -100,7 +100,9 @@ def test_what_slid_is_told(tiny_model: Model) -> None:
 @pytest.mark.parametrize("context", POLICIES)
 def test_together_each_gets_what_it_gets_alone(tiny_model: Model, context: str) -> None:
     lengths = (3, 120, 158, 160, 100) + (() if context == "error" else (161, 300))
-    many = [{"prompt": IDS[i : i + n], "max_tokens": 60} for i, n in enumerate(lengths)]
+    many: list[dict[str, Any]] = [
+        {"prompt": IDS[i : i + n], "max_tokens": 60} for i, n in enumerate(lengths)
+    ]
     options: dict[str, Any] = {"context": context, "keep": 2, **OPTIONS}
     found = list(tiny_model.generate_many(many, rows=3, **options))
     assert sorted(result.index for result in found) == list(range(len(many)))
@@ -160,7 +162,8 @@ def test_a_prompt_that_equals_a_window_is_computed(tiny_model: Model) -> None:
     options: dict[str, Any] = {"context": "slide", "keep": 0, **OPTIONS}
     first = tiny_model.generate(IDS[:160], max_tokens=40, **options)
     same = [*IDS[81:160], first.token_ids[0]]
-    asked = [{"prompt": IDS[:160], "max_tokens": 40}, {"prompt": same, "max_tokens": 20}]
+    asked: list[dict[str, Any]] = [{"prompt": IDS[:160], "max_tokens": 40}]
+    asked.append({"prompt": same, "max_tokens": 20})
     for result in tiny_model.generate_many(asked, rows=2, **options):
         alone = tiny_model.generate(**asked[result.index], **options, reproducible=True)
         assert result.token_ids == alone.token_ids

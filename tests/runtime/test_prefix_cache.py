@@ -86,8 +86,8 @@ def test_what_is_kept_changes_no_bit(
         assert result.token_ids == [step.token for step in expected]
         assert result.logprobs == [step.logprob for step in expected]
         assert result.top_logprobs == [step.top for step in expected]
-        for one, other in zip(found, expected, strict=True):
-            assert (one.token, one.logprob, one.top) == (other.token, other.logprob, other.top)
+        for step, other in zip(found, expected, strict=True):
+            assert (step.token, step.logprob, step.top) == (other.token, other.logprob, other.top)
         if most == GENEROUS:
             again = begin(session, job.request, None, prefixes)
             assert again.num_reused == len(job.prompt_ids)
