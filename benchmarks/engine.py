@@ -6,6 +6,7 @@
     rows       tokens/s of 2 to 16 sequences that take each step together, over those of one
     pairs      a lone sequence in steps of as many rows as hide its company, over plain steps
     requests   many prompts of 64 to 400 tokens, 64 new each: all together, over one after another
+    busy       with a process that takes a core for itself: all threads, over one thread
     lookup     a text that copies from its prompt, guessed from it, over plain steps
 
 What is compared takes turns in every round; a ratio is the median of those of the rounds, with the
@@ -15,6 +16,8 @@ interval that holds the true one with 95 %. Models may have random weights but f
 from __future__ import annotations
 
 import argparse
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as AnySequence
@@ -104,6 +107,24 @@ def requests(model: Model, rounds: int, count: int) -> Iterator[Row]:
     yield _row("requests", f"{count} prompts, {MOST_ROWS} at once", found[1], found[0])
 
 
+def busy(model: Model, rounds: int) -> Iterator[Row]:
+    """Beside a process that never waits; of a quiet machine the ratio is that of its threads."""
+    session = model.session
+    single = Session(model.folder, 1, kv=session.kv)
+    request = Request(_ids(session, DEPTHS[0]), GREEDY, NEW_TOKENS)
+
+    def rate(session: Session) -> float:
+        return _rate(request, session, lambda sequence: steps(session, sequence))
+
+    tests = [partial(rate, single), partial(rate, session)]
+    alone, all_threads = _rates(tests, rounds)
+    yield _row("busy", f"{session.threads} threads, nothing beside", all_threads, alone)
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as other:
+        alone, all_threads = _rates(tests, rounds)
+        other.kill()
+    yield _row("busy", f"{session.threads} threads, a core taken", all_threads, alone)
+
+
 def lookup(model: Model, rounds: int) -> Iterator[Row]:
     """How much faster a text is that copies, and how many of the guesses were right."""
     session = model.session
@@ -166,7 +187,7 @@ def _ids(session: Session, count: int, seed: int = 0) -> list[int]:
     return ids
 
 
-TESTS = ("rows", "pairs", "requests", "lookup")
+TESTS = ("rows", "pairs", "requests", "busy", "lookup")
 
 
 def measure(model: Model, tests: list[str], rounds: int, num_requests: int) -> Iterator[Row]:
@@ -177,6 +198,8 @@ def measure(model: Model, tests: list[str], rounds: int, num_requests: int) -> I
         yield from pairs(model.session, rounds)
     if "requests" in tests:
         yield from requests(model, max(1, rounds // 5), num_requests)
+    if "busy" in tests:
+        yield from busy(model, rounds)
     if "lookup" in tests:
         yield from lookup(model, rounds)
 

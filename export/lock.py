@@ -42,9 +42,9 @@ def _acquired(file: Path, on_wait: Callable[[str], None]) -> int:
     while True:
         handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            if not _acquire(handle, wait=False):
+            if not acquire(handle, wait=False):
                 on_wait(_holder(file))
-                _acquire(handle, wait=True)
+                acquire(handle, wait=True)
             if os.path.samestat(os.fstat(handle), os.stat(file)):
                 return handle
         except FileNotFoundError:
@@ -65,7 +65,8 @@ def _holder(file: Path) -> str:
 if sys.platform == "win32":
     import msvcrt
 
-    def _acquire(handle: int, *, wait: bool) -> bool:
+    def acquire(handle: int, *, wait: bool) -> bool:
+        """Whether the open file is locked for this process now; it is until it is closed."""
         while True:
             os.lseek(handle, _LOCKED_BYTE, os.SEEK_SET)
             try:
@@ -81,7 +82,8 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-    def _acquire(handle: int, *, wait: bool) -> bool:
+    def acquire(handle: int, *, wait: bool) -> bool:
+        """Whether the open file is locked for this process now; it is until it is closed."""
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:

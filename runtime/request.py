@@ -61,7 +61,8 @@ class Request:
                 )
             object.__setattr__(self, name, number)  # NumPy's becomes Python's
         limit = self.max_seconds
-        if limit is not None and (isinstance(limit, bool | str) or not limit >= 0):
+        is_number = isinstance(limit, int | float | np.number) and not isinstance(limit, bool)
+        if limit is not None and not (is_number and limit >= 0):
             raise RequestError(
                 f"max_seconds is {brief(limit)}, expected a number of seconds from 0 up; leave it "
                 "out for no limit"

@@ -39,6 +39,10 @@ from .running import call_interruptibly, call_to_stop
 # Tokens from which on a step is worth interrupting: fewer take little longer than one, of which the
 # thread that makes it interruptible would take a share (0.1 ms).
 LONG_STEP = 16
+# That a thread waits for work, or for another's, before it sleeps. Long enough for the gaps between
+# two nodes, as fast as no limit; where another process takes a core, a waiting thread would use up
+# its share of it and then be late with its work: see benchmarks/NOTES.md.
+SPIN_MICROSECONDS = "15"
 ERROR, FATAL = 3, 4  # severities of ONNX Runtime's log
 MASK_GROWTH = 1024  # tokens the mask grows by
 # Where a graph given as bytes has its weights.
@@ -442,6 +446,7 @@ def _open(
     options.log_severity_level = FATAL if place is CPU else ERROR
     # Workers may spin between the nodes of a run, but not between two runs: an idle model is idle.
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_MICROSECONDS)
     for option, value in options_for(folder.formats).items():
         options.add_session_config_entry(option, value)
     if graph is not None:

@@ -85,6 +85,7 @@ def test_examples_parse(verb: str) -> None:
     [
         ("run", pocketlm.Model.stream),
         ("run", pocketlm.load),
+        ("batch", pocketlm.Model.stream),
         ("export", export_model),
         ("export", precision_of),
         ("quantize", export_model),
@@ -112,6 +113,8 @@ def test_defaults_are_those_of_the_function(verb: str, function: Callable[..., A
         "on_progress",
         "prefix_cache_bytes",
     }
+    if verb == "batch":  # whose tokens are reproducible, and so not guessed
+        own |= {"lookup", "reproducible"}
     required = ["--to", "int8"] if verb == "quantize" else []
     given = command(verb).make_context(verb, ["a", "b", *required]).params
     for name in defaults.keys() - own:

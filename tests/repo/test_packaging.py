@@ -43,8 +43,9 @@ def test_extra_all_holds_every_extra_a_user_may_want() -> None:
     # Not "optimum", whose transformers wants an older huggingface_hub than "hub".
     assert extras["all"] == ["pocketlm[cli,grammar,report]"]
     # Not "cuda": onnxruntime-gpu and onnxruntime are two packages in one place.
-    # Not "lm-eval": a program of its own, with some thirty packages.
+    # Not "lm-eval": a program of its own, with some thirty packages. Nor "ray", a cluster.
     users = {"export", "hub", "chat", "grammar", "cli", "report", "cuda", "optimum", "lm-eval"}
+    users |= {"ray"}
     assert set(extras) == users | {"test", "all"}
 
 

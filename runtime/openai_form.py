@@ -1,0 +1,217 @@
+"""OpenAI's form: a request's body becomes options of ``Model.stream``, a result the answer's body.
+
+    /v1/chat/completions   {"messages": [{"role", "content"}], "max_completion_tokens", ...}
+    /v1/completions        {"prompt", "max_tokens", ...}
+
+A field that would change the answer and is not known here is refused, not passed over. A null is as
+good as nothing. Of fields that OpenAI has not, those of ``Model.stream`` are taken as they are.
+
+Source: the API reference of OpenAI, "Create chat completion" and "Create completion".
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+from ..export.errors import RequestError
+from ..export.strict_json import quoted
+from .text import Result
+from .tokenizer import Tokenizer
+
+CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
+
+# What is the same with us, or stands for it.
+RENAMED = {"max_completion_tokens": "max_tokens"}
+# Says who asks, or how it is to be run: nothing that an answer depends on.
+WITHOUT_EFFECT = {"model", "user", "metadata", "store", "service_tier", "stream_options"}
+WITHOUT_EFFECT |= {"safety_identifier", "prompt_cache_key", "parallel_tool_calls"}
+# Fields that may say only what is so anyway.
+ONLY: dict[str, Any] = {"n": 1, "best_of": 1, "stream": False, "echo": False, "suffix": ""}
+ONLY |= {"tools": [], "tool_choice": "none", "response_format": {"type": "text"}}
+ONLY |= {"modalities": ["text"]}
+# Of ours, what ended a text -> of theirs; a limit of any kind is "length".
+FINISH_REASONS = {"eos": "stop", "stop": "stop"}
+
+
+@dataclass(frozen=True)
+class OpenAIRequest:
+    """What a body asks for.
+
+    prompt, messages   one of them; the other is None
+    options            keyword arguments of ``Model.stream``
+    model              the name that was asked for, which an answer repeats
+    """
+
+    prompt: Any
+    messages: list[Any] | None
+    options: dict[str, Any]
+    model: str
+
+
+def read_request(url: object, body: object, known: frozenset[str]) -> OpenAIRequest:
+    """The request to ``url`` with this ``body``; ``known`` are the options of ``Model.stream``.
+
+    Raises RequestError for another address, and for a field that is missing or not to be had. What
+    an option may be is left to the model.
+    """
+    if url not in (CHAT, COMPLETION):
+        raise RequestError(f"found the url {_shown(url)}, expected {CHAT} or {COMPLETION}")
+    if not isinstance(body, Mapping):
+        raise RequestError(f"found the body {_shown(body)}, expected an object with the request")
+    given = {name: value for name, value in body.items() if value is not None}
+    field = "messages" if url == CHAT else "prompt"
+    if field not in given:
+        raise RequestError(f"found no {field} in the body, expected it at {url}")
+    asked, model = given.pop(field), given.get("model", "")
+    logprobs = _logprobs(given, chat=url == CHAT)
+    options = {} if logprobs is None else {"logprobs": logprobs}
+    for name, value in given.items():
+        _check_only(name, value)
+        if name not in WITHOUT_EFFECT and name not in ONLY:
+            options[RENAMED.get(name, name)] = value
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise RequestError(
+            f"found {quoted(unknown[0], 40)} in the body, expected a field that is known here; "
+            "leave it out"
+        )
+    if url == CHAT:
+        return OpenAIRequest(None, _messages(asked), options, str(model))
+    return OpenAIRequest(asked, None, options, str(model))
+
+
+def _shown(value: object) -> str:
+    return json.dumps(value)[:60]
+
+
+def _check_only(name: str, value: object) -> None:
+    if name in ONLY and value != ONLY[name]:
+        raise RequestError(
+            f"found {name} {_shown(value)} in the body, expected {_shown(ONLY[name])}; leave it out"
+        )
+
+
+def _logprobs(given: dict[str, Any], *, chat: bool) -> Any:
+    """Of a chat "logprobs" says whether, "top_logprobs" how many; of a completion the former both.
+
+    Takes them out of ``given``.
+    """
+    asked, top = given.pop("logprobs", None), given.pop("top_logprobs", None) if chat else None
+    if not chat:
+        # 0 asks for those of the tokens themselves, and False for none.
+        return asked
+    if asked is not None and not isinstance(asked, bool):
+        raise RequestError(f"found logprobs {_shown(asked)} in the body, expected true or false")
+    if top is not None and not asked:
+        raise RequestError("found top_logprobs without logprobs, expected both; add logprobs true")
+    return asked if top is None else top
+
+
+def _messages(messages: Any) -> Any:
+    """With a text for each content that is a list of texts; what is wrong is told by others."""
+    if not isinstance(messages, list):
+        return messages
+    return [
+        {**message, "content": _text(message["content"])}
+        if isinstance(message, Mapping) and isinstance(message.get("content"), list)
+        else message
+        for message in messages
+    ]
+
+
+def _text(parts: list[Any]) -> str:
+    for part in parts:
+        if not isinstance(part, Mapping) or not isinstance(part.get("text"), str):
+            raise RequestError(f"found {_shown(part)} in a message, expected text; leave it out")
+    return "".join(part["text"] for part in parts)
+
+
+def response(asked: OpenAIRequest, result: Result, tokenizer: Tokenizer, name: str) -> Any:
+    """The body of the answer; its id is made of ``name``, and its time is none."""
+    chat = asked.messages is not None
+    tokens = _tokens(result, tokenizer)
+    choice: dict[str, Any] = {"index": 0}
+    if chat:
+        choice["message"] = {"role": "assistant", "content": result.text, "refusal": None}
+    else:
+        choice["text"] = result.text
+    choice["logprobs"] = None
+    if tokens is not None:
+        choice["logprobs"] = _chat_logprobs(tokens) if chat else _completion_logprobs(tokens)
+    choice["finish_reason"] = FINISH_REASONS.get(result.finish_reason, "length")
+    timings = result.timings
+    return {
+        "id": f"{'chatcmpl' if chat else 'cmpl'}-{name}",
+        "object": "chat.completion" if chat else "text_completion",
+        "created": 0,  # the same request has the same answer, whenever it is made
+        "model": asked.model,
+        "choices": [choice],
+        "usage": {
+            "prompt_tokens": timings.prompt_tokens,
+            "completion_tokens": timings.new_tokens,
+            "total_tokens": timings.prompt_tokens + timings.new_tokens,
+        },
+    }
+
+
+@dataclass(frozen=True)
+class _Token:
+    """A token's bytes and logprob, and those of the likeliest in its place."""
+
+    spelling: bytes
+    logprob: float
+    top: list[tuple[bytes, float]]
+
+    @property
+    def text(self) -> str:
+        return _spelled(self.spelling)
+
+
+def _spelled(spelling: bytes) -> str:
+    return spelling.decode("utf-8", "replace")
+
+
+def _tokens(result: Result, tokenizer: Tokenizer) -> list[_Token] | None:
+    """Those that are text, where logprobs were asked for."""
+    if result.logprobs is None:
+        return None
+
+    def spelling(token: int) -> bytes:
+        return tokenizer.token_bytes(token, skip_special_tokens=False)
+
+    count = len(result.token_ids) - (result.finish_reason == "eos")
+    tops = result.top_logprobs or [()] * count
+    return [
+        _Token(spelling(token), logprob, [(spelling(other), value) for other, value in top])
+        for token, logprob, top in zip(
+            result.token_ids[:count], result.logprobs[:count], tops[:count], strict=True
+        )
+    ]
+
+
+def _chat_logprobs(tokens: list[_Token]) -> dict[str, Any]:
+    def entry(spelling: bytes, logprob: float) -> dict[str, Any]:
+        return {"token": _spelled(spelling), "logprob": logprob, "bytes": list(spelling)}
+
+    return {
+        "content": [
+            entry(token.spelling, token.logprob)
+            | {"top_logprobs": [entry(*other) for other in token.top]}
+            for token in tokens
+        ],
+        "refusal": None,
+    }
+
+
+def _completion_logprobs(tokens: list[_Token]) -> dict[str, Any]:
+    texts = [token.text for token in tokens]
+    return {
+        "tokens": texts,
+        "token_logprobs": [token.logprob for token in tokens],
+        "top_logprobs": [{_spelled(name): value for name, value in token.top} for token in tokens],
+        "text_offset": list(accumulate(map(len, texts[:-1]), initial=0)) if texts else [],
+    }
