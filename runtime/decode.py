@@ -12,6 +12,7 @@ from ..export.errors import PocketLMError
 from .arena import Cache
 from .cancellation import Cancellation
 from .chunks import Chunked
+from .concatenating import ConcatenatingCache
 from .context_policy import STOP
 from .prefix import Prefixes, known, resumed, to_compute
 from .request import Request
@@ -64,7 +65,8 @@ def begin(
 def check_prompt(session: Session, request: Request) -> None:
     """Raises RequestError for a prompt that does not fit, unless its ``context`` lets it."""
     if not stops_at_once(session, request):
-        session.check_step(to_compute(session, request).token_ids, session.new_cache())
+        empty = ConcatenatingCache(session.shape)  # of whatever kind: it takes no memory
+        session.check_step(to_compute(session, request).token_ids, empty)
 
 
 def stops_at_once(session: Session, request: Request) -> bool:
