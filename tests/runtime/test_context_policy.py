@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 from command_line import Run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pocketlm.commands.batch import command as batch_command
+from pocketlm.commands.run import command as run_command
 from pocketlm.export.errors import RequestError
 from pocketlm.export.folder import ModelFolder
 from pocketlm.runtime.context_policy import POLICIES, window
@@ -185,3 +188,9 @@ def test_the_command_line_says_what_it_did(run: Run, tiny_folder: ModelFolder) -
     assert (ended.code, ended.out) == (0, "\n")
     assert ended.err == "stopped: the context of 160 tokens is full\n"
     assert run(*long, "--context", "slide", "--keep", "500").code == 2
+
+
+def test_every_policy_is_offered() -> None:
+    for verb in (run_command, batch_command):
+        (option,) = (option for option in verb.params if option.name == "context")
+        assert isinstance(option.type, click.Choice) and tuple(option.type.choices) == POLICIES

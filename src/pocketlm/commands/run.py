@@ -11,6 +11,7 @@ from click.core import ParameterSource
 
 from pocketlm.commands.options import (
     Place,
+    context_options,
     debug_option,
     form_options,
     loop_options,
@@ -33,7 +34,6 @@ from pocketlm.commands.terminal import (
 )
 from pocketlm.export.utf8 import utf8
 from pocketlm.models.reference import hub_name, names_model
-from pocketlm.runtime.context_policy import POLICIES
 
 
 @click.command("run")
@@ -54,23 +54,7 @@ from pocketlm.runtime.context_policy import POLICIES
     help="Keep in FILE what was computed of PROMPT: the next time nothing of it is computed again, "
     "and of a prompt that begins alike only the rest.",
 )
-@click.option(
-    "--context",
-    type=click.Choice(POLICIES),
-    default="error",
-    show_default=True,
-    help="When the text outgrows the model's context: error refuses a longer prompt, and the text "
-    "ends when the context is full; stop ends with a longer prompt at once; slide goes on with the "
-    "first tokens and the newest.",
-)
-@click.option(
-    "--keep",
-    type=int,
-    default=1,
-    show_default=True,
-    metavar="N",
-    help="The first N tokens stay when the context slides.",
-)
+@context_options
 @sampling_options
 @form_options
 @loop_options
