@@ -223,7 +223,7 @@ def main() -> None:
 
 
 def _tell(path: Path, kv: str, given: argparse.Namespace) -> None:
-    model = Model(ModelFolder.open(path), given.threads, kv=kv)
+    model = Model(ModelFolder.open(path), given.threads, kv=kv, prefix_cache_bytes=0)
     load, watch = load_average(), CpuWatch()
     tests = given.test or [test for test in TESTS if test != "lookup"]
     rows = list(measure(model, tests, given.rounds, given.requests))

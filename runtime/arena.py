@@ -42,6 +42,15 @@ class Cache(Protocol):
     def copy(self) -> Cache:
         """Another one that holds the same. Raises ResourceError where there is no memory for it."""
 
+    def values(self) -> list[NDArray[Any]]:
+        """(K, T, E) of every layer's keys, then its values: views, until the next step."""
+
+    def fill(self, values: Sequence[NDArray[Any]], length: int) -> None:
+        """Holds the first ``length`` tokens of what ``values`` returned, and nothing else.
+
+        Raises ResourceError where there is no memory for them.
+        """
+
     def bind(self, binding: onnxruntime.IOBinding, new_tokens: int, bound: object) -> object:
         """Binds every past and present for a step of ``new_tokens``.
 
@@ -72,6 +81,14 @@ class KVCache:
     def values(self) -> list[NDArray[Any]]:
         """(K, T, E) of every layer's keys, then its values: views, until the next step."""
         return self.arena.values(self.row, self.length)
+
+    def fill(self, values: Sequence[NDArray[Any]], length: int) -> None:
+        """Holds the first ``length`` tokens of ``values`` and nothing else; see ``Cache``."""
+        self.length = 0
+        # With room for more at once, or the next step would copy all of it.
+        self.arena.reserve(min(length + FIRST_CAPACITY, self.arena.shape.context_length))
+        self.arena.fill_row(self.row, values, length)
+        self.length = length
 
     def truncate(self, length: int) -> None:
         """Forgets every token from position ``length`` on; ValueError if it holds fewer."""
@@ -180,6 +197,11 @@ class Arena:
         """Copies the first ``length`` tokens of a row to another."""
         for buffer in self._buffers:
             buffer[target, :, :length] = buffer[source, :, :length]
+
+    def fill_row(self, row: int, values: Sequence[NDArray[Any]], length: int) -> None:
+        """Puts the first ``length`` tokens of ``values`` into a row."""
+        for buffer, value in zip(self._buffers, values, strict=True):
+            buffer[row, :, :length] = value[:, :length]
 
     def _at(self, row: int) -> KVCache | None:
         return self._held[row]() if row < len(self._held) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from .arena import Cache
 from .cancellation import Cancellation
@@ -59,6 +60,34 @@ def cuts(count: int, size: int) -> list[int]:
 def longest_chunk(size: int) -> int:
     """The most tokens of a run that ``chunks`` makes of ``size``."""
     return max(2, size + size % 2) + 1
+
+
+@dataclass(frozen=True)
+class Chunked:
+    """What was computed in chunks, and so is what any text that is cut alike begins with.
+
+    token_ids   those that were computed; there may be more
+    ends        where the chunks ended, of those that were computed
+    logits      after the last end (V,), if that is known: of a prompt at its end
+    """
+
+    token_ids: Sequence[int]
+    ends: Sequence[int]
+    logits: Logits | None = None
+
+    def shared(self, token_ids: Sequence[int], ends: Sequence[int]) -> int:
+        """How many tokens of a prompt, which is to be cut at ``ends``, need not be computed.
+
+        All of them only where the logits after them are known.
+        """
+        kept = 0
+        for end, other in zip(self.ends, ends, strict=False):
+            if end != other or list(self.token_ids[kept:end]) != list(token_ids[kept:end]):
+                break
+            if end == len(token_ids) and (self.logits is None or end != self.ends[-1]):
+                break
+            kept = end
+        return kept
 
 
 def reusable(shared: int, count: int) -> int:

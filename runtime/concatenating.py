@@ -7,6 +7,8 @@ T tokens held.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +55,18 @@ class ConcatenatingCache:
             target[:held] = buffer[:held]
         made.length = self.length
         return made
+
+    def values(self) -> list[NDArray[np.float32]]:
+        """(K, T, E) of every layer's keys, then its values: views, until the next step."""
+        return [self._view(buffer, self.length)[0] for buffer in self._past]
+
+    def fill(self, values: Sequence[NDArray[Any]], length: int) -> None:
+        """Holds the first ``length`` tokens of ``values`` and nothing else; see ``Cache``."""
+        self.length = 0
+        self._reserve(length)
+        for buffer, value in zip(self._past, values, strict=True):
+            self._view(buffer, length)[0] = value[:, :length]
+        self.length = length
 
     def bind(self, binding: onnxruntime.IOBinding, new_tokens: int, bound: object) -> object:
         """Binds one set as past, and the other, with room for the step, as present; every time."""

@@ -11,12 +11,14 @@ import numpy as np
 from ..export.errors import PocketLMError
 from .arena import Cache
 from .cancellation import Cancellation
-from .chunks import cuts
+from .chunks import Chunked
+from .concatenating import ConcatenatingCache
+from .context_policy import STOP
+from .prefix import Prefixes, known, resumed, to_compute
 from .request import Request
 from .reuse import ReusableCache
 from .sequence import Sequence, Step
 from .session import Logits, Session
-from .shared_beginning import shared_beginning
 from .speculation import MOST_GUESSES, Drafter, Pace
 
 
@@ -36,16 +38,40 @@ def generate(
 
 
 def begin(
-    session: Session, request: Request, cache: Cache | ReusableCache | None = None
+    session: Session,
+    request: Request,
+    cache: Cache | ReusableCache | None = None,
+    prefixes: Prefixes | None = None,
+    exactly: bool = False,
 ) -> Sequence:
-    """The sequence of ``request``; raises RequestError for a prompt that does not fit."""
+    """The sequence of ``request``; raises RequestError for a prompt that does not fit.
+
+    What ``prefixes`` have of the prompt is not computed again where there is no ``cache``, of which
+    ``exactly`` is that of ``ReusableCache.start``.
+    """
     if isinstance(cache, ReusableCache):
-        sequence = cache.start(request)
-    else:
-        cache = session.new_cache() if cache is None else cache
+        sequence = cache.start(request, exactly)
+    elif cache is not None:
         sequence = Sequence(request, cache, session.shape.context_length)
-    session.check_step(sequence.token_ids[sequence.cache.length :], sequence.cache)
+    else:
+        check_prompt(session, request)
+        prefix = None if prefixes is None else prefixes.find(to_compute(session, request))
+        return resumed(session, request, session.new_cache(), prefix)
+    if sequence.finish_reason is None and sequence.prompt_logits is None:
+        session.check_step(sequence.seen[sequence.cache.length :], sequence.cache)
     return sequence
+
+
+def check_prompt(session: Session, request: Request) -> None:
+    """Raises RequestError for a prompt that does not fit, unless its ``context`` lets it."""
+    if not stops_at_once(session, request):
+        empty = ConcatenatingCache(session.shape)  # of whatever kind: it takes no memory
+        session.check_step(to_compute(session, request).token_ids, empty)
+
+
+def stops_at_once(session: Session, request: Request) -> bool:
+    """Whether the prompt is too long, and the request to end because of that."""
+    return request.context == STOP and len(request.prompt_ids) > session.shape.context_length
 
 
 def steps(
@@ -56,8 +82,10 @@ def steps(
 ) -> Iterator[Step]:
     """One sequence by itself, in steps of ``group`` rows: see ``row_group``."""
     while sequence.finish_reason is None:
-        feed = [(sequence.cache, sequence.feed())]
-        (logits,) = session.step_together(feed, cancellation, multiple=group or 1)
+        logits = sequence.known_logits
+        if logits is None:
+            feed = [(sequence.cache, sequence.feed())]
+            (logits,) = session.step_together(feed, cancellation, multiple=group or 1)
         step = sequence.take(logits)
         if step is not None:
             yield step
@@ -72,8 +100,11 @@ def speculate(
     """One sequence by itself, several tokens at once where that is faster: see ``speculation``."""
     pace = Pace()
     while sequence.finish_reason is None:
-        if sequence.in_prompt:
-            step = sequence.take(session.step(sequence.feed(), sequence.cache, cancellation))
+        if sequence.in_prompt or sequence.known_logits is not None:
+            logits = sequence.known_logits
+            if logits is None:
+                logits = session.step(sequence.feed(), sequence.cache, cancellation)
+            step = sequence.take(logits)
             if step is not None:
                 yield step
             continue
@@ -107,9 +138,15 @@ class Batch:
     its company where ``group`` is the one of ``row_group``.
     """
 
-    def __init__(self, session: Session, group: int | None = 1) -> None:
-        """In every step a multiple of ``group`` rows is computed; None: each by itself."""
+    def __init__(
+        self, session: Session, group: int | None = 1, prefixes: Prefixes | None = None
+    ) -> None:
+        """In every step a multiple of ``group`` rows is computed; None: each by itself.
+
+        ``prefixes`` are asked for what nobody in the batch has, and get what those that leave had.
+        """
         self._session = session
+        self._prefixes = prefixes
         self._group = group
         self._new_cache = session.new_caches()
         self._joining: Sequence | None = None
@@ -137,11 +174,14 @@ class Batch:
     def join(self, request: Request) -> Sequence:
         """Begins with a request; its prompt is computed by the next steps."""
         assert self._joining is None
-        self._joining = self._begun(request) or self._sequence(request, self._new_cache())
+        self._joining = self._begun(request)
         return self._joining
 
-    def leave(self, sequence: Sequence) -> None:
-        """Takes a sequence out, if it is still in."""
+    def leave(self, sequence: Sequence, failed: bool = False) -> None:
+        """Takes a sequence out, if it is still in; what a ``failed`` one has computed is lost."""
+        is_in = sequence is self._joining or sequence in self._running
+        if is_in and self._prefixes is not None and not failed:
+            self._prefixes.keep(sequence)
         if sequence is self._joining:
             self._joining = None
         elif sequence in self._running:
@@ -164,8 +204,9 @@ class Batch:
                 for sequence, row in zip(running, rows, strict=True)
             ]
         for sequence, step in found:
-            if sequence.finish_reason is not None or isinstance(step, PocketLMError):
-                self.leave(sequence)
+            failed = isinstance(step, PocketLMError)
+            if sequence.finish_reason is not None or failed:
+                self.leave(sequence, failed)
         return [(sequence, step) for sequence, step in found if step is not None]
 
     def _rows(self, running: list[Sequence], cancellation: Cancellation | None) -> list[Logits]:
@@ -199,31 +240,22 @@ class Batch:
         joining = [] if self._joining is None else [self._joining]
         return [sequence.request for sequence in (*self._running, *joining)]
 
-    def _sequence(self, request: Request, cache: Cache) -> Sequence:
-        return Sequence(request, cache, self._session.shape.context_length)
-
-    def _begun(self, request: Request) -> Sequence | None:
+    def _begun(self, request: Request) -> Sequence:
         """It, with what another one has computed of the same prompt, or of its first chunks."""
-        best = max(
-            self._running, key=lambda other: _same_chunks(other.request, request), default=None
-        )
-        kept = 0 if best is None else _same_chunks(best.request, request)
-        if best is None or not kept:
-            return None
-        cache = best.cache.copy()
+        asked = to_compute(self._session, request)
+
+        def shared(computed: Chunked) -> int:
+            return computed.shared(asked.token_ids, asked.ends)
+
+        best = max(self._running, key=lambda other: shared(other.computed), default=None)
+        kept = 0 if best is None else shared(best.computed)
+        all_there = kept == len(asked.token_ids)
+        prefix = None if self._prefixes is None or all_there else self._prefixes.find(asked)
+        if best is None or kept <= (0 if prefix is None else shared(prefix.computed)):
+            return resumed(self._session, request, self._new_cache(), prefix)
+        computed, cache = best.computed, best.cache.copy()
         cache.truncate(kept)
-        sequence = self._sequence(request, cache)
-        if kept == len(request.prompt_ids):
-            sequence.prompt_logits = best.prompt_logits
-        return sequence
-
-
-def _same_chunks(first: Request, second: Request) -> int:
-    """The tokens that two prompts begin with alike and that are computed in the same chunks."""
-    shared = shared_beginning(first.prompt_ids, second.prompt_ids)
-    ends, others = (cuts(len(one.prompt_ids), one.chunk_size) for one in (first, second))
-    alike = ends[: shared_beginning(ends, others)]
-    return max((end for end in alike if end <= shared), default=0)
+        return known(request, cache, self._session.shape.context_length, computed)
 
 
 def _taken(sequence: Sequence, logits: Logits) -> Step | PocketLMError | None:

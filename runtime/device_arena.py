@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,13 @@ class DeviceArena(Arena):
         for buffer in self._buffers:
             rows = buffer.numpy()
             rows[target, :, :length] = rows[source, :, :length]
+            buffer.update_inplace(rows)
+
+    def fill_row(self, row: int, values: Sequence[NDArray[Any]], length: int) -> None:
+        """Puts the first ``length`` tokens of ``values`` into a row, through the host."""
+        for buffer, value in zip(self._buffers, values, strict=True):
+            rows = buffer.numpy()
+            rows[row, :, :length] = value[:, :length]
             buffer.update_inplace(rows)
 
     def _grown(self, buffer: Any, size: tuple[int, ...]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
@@ -29,10 +30,14 @@ from .chat import (
 )
 from .chat_template import ChatTemplate
 from .constraint import Vocabulary, make_grammar, one_form
-from .decode import speculate, steps
+from .context_policy import check_policy
+from .decode import check_prompt, speculate, steps
 from .generation_config import GenerationConfig
 from .labels import Classifier
 from .placement import open_session
+from .prefix import Prefixes
+from .prefix_cache import PrefixCache
+from .prompt_cache import Owner, PromptCacheFile
 from .request import Request
 from .reuse import ReusableCache
 from .row_rule import MOST_ROWS, row_group
@@ -49,6 +54,7 @@ from .text import (
     TextStream,
     encoded,
 )
+from .text_session import TextSession
 from .tokenizer import Tokenizer
 
 SAMPLING_NAMES = frozenset(field.name for field in fields(SamplingOptions))
@@ -75,6 +81,8 @@ class Model:
     folder              the model folder: its ``path``, ``manifest`` and ``shape``
     sampling_defaults   how tokens are chosen where a call does not say
     end_ids, start_id   the tokens with which a text ends, and begins if the prompt is empty
+    prefix_cache        prompts that were computed lately, a ``PrefixCache``: what begins as one of
+                        them is not computed again
     fallback            why it is on the CPU although ONNX Runtime is built for CUDA, else None
     load_seconds        what opening it took
     """
@@ -85,14 +93,16 @@ class Model:
         threads: int | None = None,
         provider: str = "auto",
         kv: str = "auto",
+        prefix_cache_bytes: int | None = None,
     ) -> None:
-        """Opens ``folder``; ``threads``, ``provider``, ``kv`` and errors are those of ``load``."""
+        """Opens ``folder``; the options and errors are those of ``load``."""
         started = time.perf_counter()
         self.folder = folder
         with memory_errors(f"{folder.path}: opening it", folder.weights_bytes):
             folder.verify()
             self.tokenizer = Tokenizer.open(folder.path / "tokenizer.json")
             self.session, self.fallback = open_session(folder, threads, provider, kv)
+            self.prefix_cache = PrefixCache(self.session.kv_bytes_per_token, prefix_cache_bytes)
             config = GenerationConfig.read(folder.path / "generation_config.json")
         self.end_ids = config.end_ids
         self.start_id = config.start_id
@@ -129,7 +139,10 @@ class Model:
         ignore_eos: bool = False,
         logprobs: bool | int | None = None,
         cancellation: Cancellation | None = None,
+        context: str = "error",
+        keep: int = 1,
         cache: ReusableCache | None = None,
+        prompt_cache: str | os.PathLike[str] | None = None,
         reproducible: bool = False,
         lookup: bool = False,
         draft: Model | None = None,
@@ -170,7 +183,15 @@ class Model:
                             so many of the likeliest tokens in its place, too
         cancellation        a ``Cancellation``, to end it from another thread; ``cancel()`` of the
                             stream does the same
+        context             when the text outgrows the context: "error" refuses a longer prompt, and
+                            the text ends when the context is full; "stop" ends with a longer prompt
+                            at once, too; "slide" goes on with the first ``keep`` tokens and the
+                            newest half of what else fits, computed again: see ``Timings.slides``
+        keep                of "slide", 1: the token that a text begins with
         cache               from ``new_cache``: what it holds of the prompt is not computed again
+        prompt_cache        a file that keeps what was computed of a prompt: what this one has in
+                            common with it is not computed again, and the file is written if it
+                            holds less of it
         reproducible        True: the tokens are, bit by bit, those of ``generate_many`` in whatever
                             company; each takes up to a fifth longer where kernels take rows in
                             pairs, which is found at the first use
@@ -186,9 +207,10 @@ class Model:
         a beginning only.
 
         Raises RequestError, before anything runs, for an argument out of range, a prompt longer
-        than the context, or a form that is wrong or that no text satisfies; MissingExtraError for a
-        form without the extra; ResourceError when memory runs out, and NumericsError for a model
-        whose numbers are not finite.
+        than the context, or a form that is wrong or that no text satisfies; at the first piece, for
+        a ``prompt_cache`` that is damaged or was computed with something else; MissingExtraError
+        for a form without the extra; ResourceError when memory runs out, and NumericsError for a
+        model whose numbers are not finite.
         """
         request = self.request(
             prompt,
@@ -216,7 +238,13 @@ class Model:
             stop=stop,
             ignore_eos=ignore_eos,
             logprobs=logprobs,
+            context=context,
+            keep=keep,
         )
+        prefixes: Prefixes | None = self.prefix_cache
+        if prompt_cache is not None:
+            _check_one_cache(cache)
+            prefixes = PromptCacheFile(prompt_cache, Owner.of(self.folder, self.session))
         return TextStream(
             self.session,
             self.tokenizer,
@@ -224,6 +252,8 @@ class Model:
             cancellation,
             cache,
             self._loop(request, lookup, draft, reproducible),
+            prefixes if cache is None else None,
+            reproducible,
         )
 
     def request(
@@ -240,6 +270,8 @@ class Model:
         stop: str | Sequence[str] | None = (),
         ignore_eos: bool = False,
         logprobs: bool | int | None = None,
+        context: str = "error",
+        keep: int = 1,
         **sampling: Any,
     ) -> Request:
         """A request of the options of ``stream``, to be run by ``generate_many``.
@@ -259,18 +291,20 @@ class Model:
                 f"found the option {unknown[0]!r:.40}, expected one of those of Model.stream"
             )
         chosen = {name: value for name, value in sampling.items() if value is not None}
+        check_policy(context, keep)
         forms: dict[str, Any] = {
             "json_schema": json_schema,
             "regex": regex,
             "choices": choices,
             "grammar": grammar,
         }
-        return Request(
+        request = Request(
             encoded(
                 self.tokenizer,
                 prompt.token_ids if isinstance(prompt, ChatPrompt) else prompt,
                 self.start_id,
                 self.session.shape,
+                context,
             ),
             sampling=SamplingOptions(**{**self.sampling_defaults, **chosen}),
             max_tokens=max_tokens,
@@ -282,7 +316,11 @@ class Model:
             stop=stop_strings(stop, chat.stop),
             logprobs=logprobs,
             max_seconds=max_seconds,
+            context=context,
+            keep=keep,
         )
+        check_prompt(self.session, request)
+        return request
 
     @cached_property
     def _token_texts(self) -> TokenTexts:
@@ -312,7 +350,8 @@ class Model:
                             its own, or what ``request`` returns; taken only as fast as they run
         rows                most requests under way at once, up to 16
         kv_bytes            most that their keys and values may come to take: who finds no room
-                            waits; None: half of the memory that is free
+                            waits; None: half of the memory that is free; beside it there is what
+                            ``prefix_cache`` may take
         reproducible        True: each gets the tokens that it gets alone with ``reproducible``,
                             whatever its company; False: faster by up to a row a step
         options             those of ``stream``, for all that have none of their own
@@ -324,7 +363,7 @@ class Model:
         memory for a step.
         """
         group = self._row_group if reproducible else 1
-        scheduler = Scheduler(self.session, group, rows, _kv_bytes(kv_bytes))
+        scheduler = Scheduler(self.session, group, rows, _kv_bytes(kv_bytes), self.prefix_cache)
         coming = enumerate(requests)
         more = True
         try:
@@ -478,7 +517,11 @@ class Model:
 
     @cached_property
     def _background(self) -> Background:
-        return Background(lambda: Scheduler(self.session, self._row_group, kv_bytes=_kv_bytes()))
+        return Background(
+            lambda: Scheduler(
+                self.session, self._row_group, kv_bytes=_kv_bytes(), prefixes=self.prefix_cache
+            )
+        )
 
     def _as_request(self, asked: Any, options: Mapping[str, Any]) -> Request:
         if isinstance(asked, Request):
@@ -555,6 +598,21 @@ class Model:
         """
         return ReusableCache(self.session)
 
+    def new_session(self, file: str | os.PathLike[str] | None = None) -> TextSession:
+        """A text that is held: append to it, let the model go on with it, take back, fork.
+
+            text = model.new_session()
+            text.append("Once upon a time")
+            result = text.generate(max_tokens=20, seed=1)
+            other = text.fork()
+            other.rewind(10)
+            other.generate(max_tokens=20, seed=2)
+
+        ``file`` is one that ``TextSession.save`` wrote. Raises RequestError for one that is damaged
+        or was computed with something else.
+        """
+        return TextSession(self, file)
+
     def generate(self, prompt: str | Sequence[int] | ChatPrompt = "", **options: Any) -> Result:
         """The whole text at once.
 
@@ -623,6 +681,14 @@ class Model:
     @cached_property
     def _first_id(self) -> int | None:
         return start_token(self.tokenizer, self.folder.path)
+
+
+def _check_one_cache(cache: ReusableCache | None) -> None:
+    if cache is not None:
+        raise RequestError(
+            "found cache with prompt_cache, expected one of them; leave one out, or save what a "
+            "new_session() holds"
+        )
 
 
 def _kv_bytes(asked: int | None = None) -> int | None:

@@ -12,6 +12,7 @@ from ..export.whole_number import brief, whole_number
 from .banned_strings import BannedStrings
 from .chunks import CHUNK_SIZE
 from .constraint import Grammar
+from .context_policy import ERROR, check_policy
 from .sampling import SamplingOptions
 
 GREEDY = SamplingOptions(temperature=0)
@@ -28,6 +29,7 @@ class Request:
     banned          strings that it does not contain
     logprobs        None: none; 0: of each new token; N: of the N likeliest in its place, too
     max_seconds     after which it ends, at the next token; None: when it is finished
+    context, keep   what happens when it outgrows the context, see ``context_policy``
     chunk_size      tokens of the prompt that are computed at once
 
     Raises RequestError, naming the option, for a value outside its range.
@@ -42,6 +44,8 @@ class Request:
     stop: Sequence[str] = ()
     logprobs: int | None = None
     max_seconds: float | None = None
+    context: str = ERROR
+    keep: int = 1
     chunk_size: int = CHUNK_SIZE
 
     def __post_init__(self) -> None:
@@ -63,6 +67,7 @@ class Request:
                 f"max_seconds is {brief(limit)}, expected a number of seconds from 0 up; leave it "
                 "out for no limit"
             )
+        check_policy(self.context, self.keep)
         object.__setattr__(self, "logprobs", checked_logprobs(self.logprobs))
 
 

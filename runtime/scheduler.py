@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Iterator
 from ..export.errors import PocketLMError, RequestError
 from ..export.whole_number import brief, whole_number
 from .cancellation import Cancelled
-from .decode import Batch
+from .decode import Batch, check_prompt, stops_at_once
+from .prefix import Prefixes
 from .request import Request
 from .row_rule import MOST_ROWS
 from .sequence import Sequence, Step
@@ -136,8 +137,11 @@ class Scheduler:
         group: int | None = 1,
         most_rows: int = MOST_ROWS,
         kv_bytes: int | None = None,
+        prefixes: Prefixes | None = None,
     ) -> None:
-        """``group`` is that of ``Batch``; ``kv_bytes`` what keys and values may take, None: any.
+        """``group`` and ``prefixes`` are those of ``Batch``.
+
+        ``kv_bytes`` is what keys and values of those that run may take, None: any.
 
         Raises RequestError for rows or bytes out of range.
         """
@@ -145,7 +149,7 @@ class Scheduler:
         if kv_bytes is not None:
             _check("kv_bytes", kv_bytes, 0, None)
         self._session = session
-        self._batch = Batch(session, group)
+        self._batch = Batch(session, group, prefixes)
         self._most_rows = most_rows
         self._kv_bytes = kv_bytes
         self._waiting: deque[Job] = deque()
@@ -153,7 +157,7 @@ class Scheduler:
 
     def add(self, job: Job) -> None:
         """Has it wait for its turn. Raises RequestError for a prompt that does not fit."""
-        self._session.check_step(job.prompt_ids, self._session.new_cache())
+        check_prompt(self._session, job.request)
         self._waiting.append(job)
 
     @property
@@ -202,10 +206,12 @@ class Scheduler:
                 self._leave(sequence)
                 job.finish(reason)
                 ended.append(job)
-        for job in [job for job in self._waiting if job.wants_to_end]:
-            self._waiting.remove(job)
-            job.finish(str(job.wants_to_end))
-            ended.append(job)
+        for job in list(self._waiting):
+            stops = stops_at_once(self._session, job.request)
+            if (reason := job.wants_to_end or ("context" if stops else None)) is not None:
+                self._waiting.remove(job)
+                job.finish(reason)
+                ended.append(job)
         return ended
 
     def _leave(self, sequence: Sequence) -> None:

@@ -18,8 +18,9 @@ from typing import Protocol
 import numpy as np
 
 from .arena import Cache
-from .chunks import cuts
+from .chunks import Chunked, cuts
 from .constraint import Constraint
+from .context_policy import SLIDE, STOP, window
 from .logprobs import likeliest, logprobs
 from .request import Request
 from .sampling import make_sampler
@@ -57,11 +58,17 @@ class Sequence:
         cache: Cache,
         context_length: int,
         lender: Lender | None = None,
+        computed: Chunked | None = None,
     ) -> None:
-        """``cache`` may hold the beginning of the prompt; all of it where its logits are known."""
+        """``cache`` may hold the beginning of the prompt; all of it where its logits are known.
+
+        ``computed`` is what of it was computed in chunks, as far as that is known.
+        """
         self.request = request
         self.cache = cache
         self.token_ids = list(request.prompt_ids)
+        self.seen = first_seen(request, context_length)
+        """The tokens that the model sees: those in the cache, and those that are to be fed."""
         self.num_reused = cache.length
         """Tokens of the prompt that the cache had."""
         self.finish_reason: str | None = None
@@ -69,6 +76,10 @@ class Sequence:
         """Tokens that were fed before they were chosen, and those that then were."""
         self._context_length = context_length
         self._lender = lender
+        self.num_slides = 0 if len(self.seen) == len(self.token_ids) else 1
+        """How often the context was full and went on with a part of it; see ``context_policy``."""
+        self.num_recomputed = 0
+        """Tokens that were computed again because of that."""
         self._constraint: Constraint | None = None
         if request.grammar is not None:
             self._constraint = request.grammar.start(request.end_ids, request.prompt_ids)
@@ -81,8 +92,9 @@ class Sequence:
         )
         self.prompt_logits: Logits | None = None
         """Those after the prompt, once they were computed."""
-        held = cache.length
-        self._cuts = [held + cut for cut in cuts(len(self.token_ids) - held, request.chunk_size)]
+        self._plan(computed or Chunked((), ()))
+        if len(self.seen) > context_length and request.context == STOP:
+            self.finish_reason = "context"
         self._started: float | None = None
 
     @property
@@ -92,8 +104,23 @@ class Sequence:
 
     @property
     def in_prompt(self) -> bool:
-        """Whether tokens of the prompt are still to be fed."""
-        return self.cache.length < len(self.request.prompt_ids)
+        """Whether tokens are to be fed before the next is chosen: of the prompt, or after a slide.
+
+        The tokens that are computed one at a time come after these.
+        """
+        return self.cache.length < self._cuts[-1]
+
+    @property
+    def known_logits(self) -> Logits | None:
+        """Those after the prompt while nothing has to be computed for them: it was known whole."""
+        return None if self.num_new else self.prompt_logits
+
+    @property
+    def computed(self) -> Chunked:
+        """What was computed in chunks by now."""
+        ends = [end for end in self._ends if end <= self.cache.length]
+        whole = ends[-1:] == self._cuts[-1:]
+        return Chunked(self.seen, ends, self.prompt_logits if whole else None)
 
     @property
     def constraint_seconds(self) -> float:
@@ -110,9 +137,9 @@ class Sequence:
         if self._started is None:
             self._started = time.perf_counter()
         if not self.in_prompt:
-            return self.token_ids[-1:]
+            return self.seen[-1:]
         held = self.cache.length
-        return self.token_ids[held : next(cut for cut in self._cuts if cut > held)]
+        return self.seen[held : next(cut for cut in self._cuts if cut > held)]
 
     def take(self, logits: Logits) -> Step | None:
         """The token that follows what was fed, by the logits (V,) after it; None in the prompt.
@@ -125,23 +152,24 @@ class Sequence:
         asked = self.request.logprobs is not None
         chosen, top = self._logprobs(logits, token) if asked else (None, ())
         self.token_ids.append(token)
+        self.seen.append(token)
+        if self.num_new == 1:
+            self.prompt_logits = logits
         if token in self.request.end_ids or self._must_end():
             self.finish_reason = "eos"
         elif self.num_new == self.request.max_tokens:
             self.finish_reason = "length"
-        elif len(self.token_ids) > self._context_length:
-            self.finish_reason = "context"
-        if self.num_new == 1:
-            self.prompt_logits = logits
+        elif len(self.seen) > self._context_length:
+            self._outgrow()
         now = time.perf_counter()
         started, self._started = self._started or now, None
         return Step(token, chosen, now - started, top)
 
     @property
     def room(self) -> int:
-        """Tokens that can still come, beside the next one."""
-        most = min(len(self.request.prompt_ids) + self.request.max_tokens, self._context_length + 1)
-        return most - len(self.token_ids) - 1
+        """Tokens that can still come, beside the next one, before the context is full."""
+        left = self.request.max_tokens - self.num_new
+        return min(left, self._context_length + 1 - len(self.seen)) - 1
 
     def take_guessed(self, rows: Logits, guesses: AnySequence[int]) -> list[Step]:
         """The tokens that follow what was fed: ``feed``, and then these guesses.
@@ -159,8 +187,32 @@ class Sequence:
             if not guessed or self.finish_reason is not None:
                 break
         self.num_guessed += len(guesses)
-        self.cache.truncate(len(self.token_ids) - 1)
+        if not self.in_prompt:  # the context did not slide
+            self.cache.truncate(len(self.seen) - 1)
         return found
+
+    def _plan(self, computed: Chunked) -> None:
+        """Where what is to be fed is cut, ``computed`` being what the cache has of it."""
+        held, size = self.cache.length, self.request.chunk_size
+        whole = cuts(len(self.seen), size)
+        kept = [end for end in computed.ends if end <= held]
+        if not held or held in kept and kept == whole[: len(kept)]:
+            self._cuts = self._ends = whole
+        else:
+            self._cuts = [held + cut for cut in cuts(len(self.seen) - held, size)]
+            self._ends = kept
+
+    def _outgrow(self) -> None:
+        """The context is full."""
+        if self.request.context != SLIDE:
+            self.finish_reason = "context"
+            return
+        self.seen = window(self.seen, self.request.keep, self._context_length)
+        self.cache.truncate(0)
+        self.num_slides += 1
+        self.num_recomputed += len(self.seen)
+        self.prompt_logits = None
+        self._plan(Chunked((), ()))
 
     def _logprobs(self, logits: Logits, token: int) -> tuple[float, tuple[tuple[int, float], ...]]:
         others = likeliest(logits, self.request.logprobs or 0)
@@ -171,3 +223,12 @@ class Sequence:
         if self._constraint is None:
             return False
         return self._constraint.must_end(self.token_ids[len(self.request.prompt_ids) :])
+
+
+def first_seen(request: Request, context_length: int) -> list[int]:
+    """The tokens of a prompt that the model sees; RequestError as ``window``."""
+    ids = list(request.prompt_ids)
+    if request.context != SLIDE:
+        return ids
+    rest = window(ids, request.keep, context_length)
+    return ids if len(ids) <= context_length else rest

@@ -14,6 +14,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -128,10 +129,14 @@ class Session:
         return Arena(self.shape, dtype=np.int8 if self.kv == INT8 else np.float32).new
 
     @property
+    def cache_dtype(self) -> np.dtype[Any]:
+        """Of a number in a cache."""
+        return np.dtype(np.int8 if self.kv == INT8 else self._cache_dtype)
+
+    @property
     def kv_bytes_per_token(self) -> int:
         """Bytes that a token takes in a cache."""
-        itemsize = np.dtype(np.int8 if self.kv == INT8 else self._cache_dtype).itemsize
-        return self.shape.kv_numbers_per_token * itemsize
+        return self.shape.kv_numbers_per_token * self.cache_dtype.itemsize
 
     @property
     def _on_device(self) -> bool:

@@ -6,7 +6,7 @@ can end a generation is decided here, each with its finish reason:
     "eos"        the model produced an end token, or a constraint lets nothing else follow
     "stop"       a stop string appeared; neither it nor what follows is returned
     "length"     ``max_tokens`` tokens were produced
-    "context"    the context length was reached
+    "context"    the context length was reached, see ``context_policy``
     "timeout"    ``max_seconds`` were over
     "cancelled"  ``cancel()`` was called
 """
@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Sequence as AnySequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,13 +26,16 @@ from ..export.errors import RequestError
 from ..export.folder import DecoderShape
 from ..export.whole_number import brief, whole_number
 from .cancellation import Cancellation, Cancelled
+from .context_policy import ERROR
 from .decode import begin, steps
+from .prefix import Prefixes
+from .prompt_cache import PromptCacheFile
 from .request import Request
 from .reuse import ReusableCache
 from .sequence import Sequence, Step
 from .session import Session
 from .stopping import StopMatcher
-from .tokenizer import Tokenizer
+from .tokenizer import MAX_CHARACTERS, Tokenizer
 
 Loop = Callable[[Session, Sequence, Cancellation], Iterator[Step]]
 
@@ -68,6 +72,8 @@ class Timings:
     constraint_seconds    of all of them, finding out which tokens a constraint allows
     guessed_tokens        computed before they were chosen, by ``lookup`` or ``draft``
     right_guesses         of these, how many were chosen then
+    slides                times that the context was full and slid, see ``Model.stream``
+    recomputed_tokens     computed again because of that
     """
 
     prompt_tokens: int = 0
@@ -79,6 +85,8 @@ class Timings:
     constraint_seconds: float = 0.0
     guessed_tokens: int = 0
     right_guesses: int = 0
+    slides: int = 0
+    recomputed_tokens: int = 0
 
     @property
     def prefill_rate(self) -> float:
@@ -200,6 +208,7 @@ class Output:
         timings = self.timings
         self.token_ids.append(step.token)
         timings.new_tokens += 1
+        timings.slides, timings.recomputed_tokens = sequence.num_slides, sequence.num_recomputed
         timings.guessed_tokens, timings.right_guesses = sequence.num_guessed, sequence.num_right
         timings.constraint_seconds = sequence.constraint_seconds
         if timings.new_tokens == 1:
@@ -222,6 +231,7 @@ class TextStream(Output):
     finish_reason   what ended it, see ``Result``; None while it goes on
     timings         seconds and rates: a ``Timings``
     cancellation    what ``cancel`` uses: the one that was given, or its own
+    prompt_cache    the file that was asked for, a ``PromptCacheFile``; else None
     """
 
     def __init__(
@@ -232,15 +242,19 @@ class TextStream(Output):
         cancellation: Cancellation | None = None,
         cache: ReusableCache | None = None,
         loop: Loop = steps,
+        prefixes: Prefixes | None = None,
+        exactly: bool = False,
     ) -> None:
         """Nothing runs before the first piece is asked for; ``cache`` may hold part of the prompt.
 
-        ``loop`` is one of those of ``decode``. The pieces joined are the decoded ``token_ids``, up
-        to a stop string.
+        ``loop`` is one of those of ``decode``; ``prefixes`` and ``exactly`` are those of ``begin``.
+        The pieces joined are the decoded ``token_ids``, up to a stop string.
         """
         super().__init__(request, tokenizer)
         self.cancellation = cancellation or Cancellation()
-        self._pieces = self._generated(session, cache, loop)
+        self.prompt_cache = prefixes if isinstance(prefixes, PromptCacheFile) else None
+        begun = partial(begin, session, request, cache, prefixes, exactly)
+        self._pieces = self._generated(session, begun, loop, prefixes)
 
     def __iter__(self) -> Iterator[Piece]:
         return self
@@ -253,10 +267,15 @@ class TextStream(Output):
         self.cancellation.cancel()
 
     def _generated(
-        self, session: Session, cache: ReusableCache | None, loop: Loop
+        self,
+        session: Session,
+        begun: Callable[[], Sequence],
+        loop: Loop,
+        prefixes: Prefixes | None,
     ) -> Iterator[Piece]:
+        sequence = begun()
+        self.finish_reason = sequence.finish_reason  # of a prompt that is too long
         try:
-            sequence = begin(session, self._request, cache)
             for step in loop(session, sequence, self.cancellation):
                 piece = self.add(step, sequence)
                 if piece is not None:
@@ -268,6 +287,8 @@ class TextStream(Output):
         rest = self.end("timeout" if self.expired else "cancelled")
         if rest is not None:
             yield rest
+        if prefixes is not None:
+            prefixes.keep(sequence)
 
 
 def encoded(
@@ -275,17 +296,21 @@ def encoded(
     prompt: str | AnySequence[int],
     start_id: int | None,
     shape: DecoderShape,
+    context: str = ERROR,
 ) -> list[int]:
     """The token ids of ``prompt``; ``start_id`` is what an empty one begins with.
 
-    Raises RequestError for a prompt that is not text or ids, that is longer than the context, or
-    empty without a start id.
+    Raises RequestError for a prompt that is not text or ids, that is longer than the context where
+    the policy ``context`` is "error", or empty without a start id.
     """
     vocab_size, context_length = shape.vocab_size, shape.context_length
     if isinstance(prompt, str):
-        ids = tokenizer.encode(prompt, max_characters=CHARACTERS_PER_TOKEN * context_length)
+        most = CHARACTERS_PER_TOKEN * context_length
+        if context != ERROR:
+            most = max(most, MAX_CHARACTERS)
+        ids = tokenizer.encode(prompt, max_characters=most)
     else:
-        ids = _check_ids(prompt, vocab_size)
+        ids = check_ids(prompt, vocab_size)
     if not ids:
         if start_id is None:
             raise RequestError(
@@ -293,15 +318,16 @@ def encoded(
                 "token to start from; give it a prompt"
             )
         ids = [start_id]
-    if len(ids) > context_length:
+    if len(ids) > context_length and context == ERROR:
         raise RequestError(
             f"the prompt has {len(ids)} tokens, expected at most {context_length} "
-            "(the context length); shorten it"
+            "(the context length); shorten it, or let the context slide"
         )
     return ids
 
 
-def _check_ids(prompt: Any, vocab_size: int) -> list[int]:
+def check_ids(prompt: Any, vocab_size: int) -> list[int]:
+    """``prompt`` as a list; RequestError if it is no sequence of ids of the vocabulary."""
     is_row = isinstance(prompt, np.ndarray) and prompt.ndim == 1
     no_row = not isinstance(prompt, AnySequence) or isinstance(prompt, (bytes, bytearray))
     if no_row and not is_row:

@@ -142,8 +142,8 @@ def int8_kv_session(int8_kv_folder: ModelFolder) -> Session:
 
 @pytest.fixture(scope="session")
 def tiny_model(tiny_folder: ModelFolder) -> pocketlm.Model:
-    """The same folder behind the front door."""
-    return pocketlm.Model(tiny_folder, threads=1)
+    """The same folder behind the front door; it remembers no prompt of another test."""
+    return pocketlm.Model(tiny_folder, threads=1, prefix_cache_bytes=0)
 
 
 @pytest.fixture(scope="session")

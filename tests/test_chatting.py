@@ -63,7 +63,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
 
 @pytest.fixture(scope="module")
 def model(folder: ModelFolder) -> pocketlm.Model:
-    return pocketlm.Model(folder, threads=1)
+    return pocketlm.Model(folder, threads=1, prefix_cache_bytes=0)
 
 
 def text_of(stream: pocketlm.TextStream) -> str:

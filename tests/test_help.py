@@ -111,9 +111,10 @@ def test_defaults_are_those_of_the_function(verb: str, function: Callable[..., A
         "observer",
         "caches",
         "on_progress",
+        "prefix_cache_bytes",
     }
     if verb == "batch":  # whose tokens are reproducible, and so not guessed
-        own |= {"lookup", "reproducible"}
+        own |= {"lookup", "prompt_cache", "reproducible"}
     required = ["--to", "int8"] if verb == "quantize" else []
     given = command(verb).make_context(verb, ["a", "b", *required]).params
     for name in defaults.keys() - own:

@@ -90,6 +90,8 @@ def test_a_draft_with_other_tokens_is_refused(tmp_path: Path, tiny_model: Model)
         (["--beams", "0"], "--beams is 0, expected an integer from 1 to 64"),
         (["--beams", "2", "--length-penalty", "nan"], "--length-penalty is nan, expected a number"),
         (["--lookup", "--n", "2"], "found --lookup with --n or --beams"),
+        (["--prompt-cache", "x", "--n", "2"], "found --prompt-cache with --n or --beams"),
+        (["--context", "slide", "--beams", "2"], "found --context with --beams, expected one of"),
         (["--lookup", "--reproducible"], "found lookup and reproducible, expected one of them"),
         (
             ["--logprobs", "-1"],

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from pocketlm.runtime.scheduler import Job
     from pocketlm.runtime.scoring import Score, TextLogprobs
     from pocketlm.runtime.text import Piece, Result, TextStream, Timings
+    from pocketlm.runtime.text_session import TextSession
 
 __version__ = "0.1.0"
 
@@ -62,6 +63,7 @@ _HOMES = {
     "pocketlm.runtime.providers": ["FallbackWarning"],
     "pocketlm.runtime.scoring": ["Score", "TextLogprobs"],
     "pocketlm.runtime.text": ["Piece", "Result", "TextStream", "Timings"],
+    "pocketlm.runtime.text_session": ["TextSession"],
     "pocketlm.export.errors": [
         "CheckpointError",
         "HubError",
@@ -99,6 +101,7 @@ __all__ = [
     "Score",
     "StorageError",
     "TextLogprobs",
+    "TextSession",
     "TextStream",
     "Timings",
     "__version__",

@@ -14,10 +14,11 @@ import pytest
 import pocketlm
 from pocketlm.runtime.sequence import Step
 from pocketlm.runtime.session import Session
+from pocketlm.runtime.text_session import TextSession
 
 DESCRIBED: list[type[Any]] = [
     *(pocketlm.Model, pocketlm.Result, pocketlm.TextStream, pocketlm.Piece, pocketlm.Timings),
-    *(pocketlm.Classifier, pocketlm.Cancellation, pocketlm.Job, Session, Step),
+    *(pocketlm.Classifier, pocketlm.Cancellation, pocketlm.Job, Session, Step, TextSession),
 ]
 
 
@@ -51,17 +52,8 @@ def test_help_of_a_model_lists_what_one_calls() -> None:
     text = pydoc.plain(pydoc.render_doc(pocketlm.Model))
     listed = re.findall(r"^ \|  (\w+)(?:\(| = )", text, re.MULTILINE)
     methods = ["beams", "chat", "chat_prompt", "chat_template", "classifier", "completions"]
-    methods += [
-        "generate",
-        "generate_many",
-        "logprobs",
-        "new_cache",
-        "new_scorer",
-        "request",
-        "score",
-        "stream",
-        "submit",
-    ]
+    methods += ["generate", "generate_many", "logprobs", "new_cache", "new_scorer", "new_session"]
+    methods += ["request", "score", "stream", "submit"]
     assert [name for name in listed if name != "astream"] == ["Model", "__init__", *methods]
     assert max(map(len, inspect.getdoc(pocketlm.Model.stream).splitlines())) <= 100  # type: ignore[union-attr]
 
@@ -92,4 +84,4 @@ def test_examples_run(
 
 
 def test_there_are_examples() -> None:
-    assert len(examples()) == 15
+    assert len(examples()) == 17

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -12,13 +13,42 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pocketlm.export.errors import RequestError
-from pocketlm.runtime.arena import Arena, KVCache
+from pocketlm.runtime.arena import Arena, Cache, KVCache
 from pocketlm.runtime.cancellation import Cancellation, Cancelled
 from pocketlm.runtime.concatenating import ConcatenatingCache
+from pocketlm.runtime.device_arena import DeviceArena
 from pocketlm.runtime.session import Session
 
 IDS = [int(number) for number in np.random.default_rng(3).integers(0, 300, 400)]
 ACTIONS = ("join", "step", "step", "step", "feed", "copy", "truncate", "leave")
+
+
+@pytest.mark.parametrize(
+    "other", ["arena", "concatenating", "device"], ids=lambda kind: f"into {kind}"
+)
+@pytest.mark.parametrize("kind", ["arena", "concatenating", "device"])
+def test_a_cache_filled_with_the_values_of_another_goes_on_as_it_does(
+    tiny_session: Session, kind: str, other: str
+) -> None:
+    """Whatever it held before, as far as is asked for."""
+    shape = tiny_session.shape
+    make: dict[str, Callable[[], Cache]] = {
+        "arena": lambda: Arena(shape, 4).new(),
+        "concatenating": lambda: ConcatenatingCache(shape),
+        "device": lambda: DeviceArena(shape, "cpu", np.float32, 4).new(),
+    }
+    first, second = make[kind](), make[other]()
+    tiny_session.step(IDS[:40], first)
+    tiny_session.step(IDS[100:150], second)
+    values = [value.copy() for value in first.values()]
+    assert {value.shape for value in values} == {(shape.kv_heads, 40, shape.head_size)}
+    second.fill(values, 30)
+    assert second.length == 30
+    for value, expected in zip(second.values(), values, strict=True):
+        np.testing.assert_array_equal(value, expected[:, :30])
+    first.truncate(30)
+    logits = tiny_session.step(IDS[30:50], first)
+    np.testing.assert_array_equal(tiny_session.step(IDS[30:50], second), logits)
 
 
 class Followed:

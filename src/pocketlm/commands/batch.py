@@ -17,6 +17,7 @@ from pocketlm.commands.batch_record import Identity, open_output
 from pocketlm.commands.jsonl import JsonLines, Line, open_lines
 from pocketlm.commands.options import (
     Place,
+    context_options,
     debug_option,
     form_options,
     model_options,
@@ -64,6 +65,7 @@ Show = Callable[[float | None, str], None]
     metavar="N",
     help="Add the logprob of each token, and those of the N likeliest in its place.",
 )
+@context_options
 @sampling_options
 @form_options
 @model_options

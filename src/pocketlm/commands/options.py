@@ -295,6 +295,27 @@ loop_options = _group(
     ),
 )
 
+# What becomes of a text that outgrows the context: keyword arguments of ``Model.stream``.
+context_options = _group(
+    click.option(
+        "--context",
+        type=click.Choice(("error", "stop", "slide")),
+        default="error",
+        show_default=True,
+        help="When the text outgrows the model's context: error refuses a longer prompt, and the "
+        "text ends when the context is full; stop ends with a longer prompt at once; slide goes on "
+        "with the first tokens and the newest.",
+    ),
+    click.option(
+        "--keep",
+        type=int,
+        default=1,
+        show_default=True,
+        metavar="N",
+        help="The first N tokens stay when the context slides.",
+    ),
+)
+
 # How texts are cut to be scored: keyword arguments of ``measure_quality``.
 window_options = _group(
     click.option(

@@ -9,6 +9,7 @@ from pocketlm.commands.terminal import printable
 from pocketlm.export.memory import peak_rss_bytes
 from pocketlm.export.quantities import duration_text, size_text
 from pocketlm.runtime.model import Model
+from pocketlm.runtime.prompt_cache import PromptCacheFile
 from pocketlm.runtime.text import Result, Timings
 
 
@@ -34,6 +35,9 @@ def completion(result: Result) -> dict[str, Any]:
 def _circumstances(model: Model, timings: Timings) -> dict[str, Any]:
     return {
         "prompt_tokens": timings.prompt_tokens,
+        "reused_tokens": timings.reused_tokens,
+        "slides": timings.slides,
+        "recomputed_tokens": timings.recomputed_tokens,
         "new_tokens": timings.new_tokens,
         "timings": {
             "load_seconds": model.load_seconds,
@@ -59,19 +63,32 @@ def _circumstances(model: Model, timings: Timings) -> dict[str, Any]:
     }
 
 
-def statistics(model: Model, result: Result) -> str:
-    """A line of times, rates and memory."""
+def statistics(model: Model, result: Result, prompt_cache: PromptCacheFile | None = None) -> str:
+    """A line of times, rates and memory, and of what ``prompt_cache`` was good for."""
     timings = result.timings
     return (
         f"load {duration_text(model.load_seconds)}, "
         f"first token {duration_text(timings.first_token_seconds)}, "
-        f"prefill {timings.prefill_rate:.0f} tokens/s ({timings.prompt_tokens} tokens), "
+        f"prefill {_prefill_rate(timings)} ({timings.prompt_tokens} tokens{_kept(prompt_cache)}), "
         f"decode {timings.decode_rate:.0f} tokens/s ({timings.new_tokens} tokens), "
         f"{_constraint(timings)}{_guesses(timings)}"
         f"peak memory {size_text(peak_rss_bytes())}, {model.session.threads} threads "
         f"on {model.session.place.name}, KV cache in {model.session.kv}, "
         f"finished by {result.finish_reason}"
     )
+
+
+def _prefill_rate(timings: Timings) -> str:
+    if timings.reused_tokens == timings.prompt_tokens:
+        return "none"
+    return f"{timings.prefill_rate:.0f} tokens/s"
+
+
+def _kept(cache: PromptCacheFile | None) -> str:
+    if cache is None:
+        return ""
+    wrote = f", wrote {cache.path}" if cache.written else ""
+    return f", {cache.reused} of them from {cache.path}{wrote}"
 
 
 def _constraint(timings: Timings) -> str:

@@ -10,6 +10,8 @@ import click
 from click.core import ParameterSource
 
 from pocketlm.commands.options import (
+    Place,
+    context_options,
     debug_option,
     form_options,
     loop_options,
@@ -23,7 +25,13 @@ from pocketlm.commands.recipes import print_recipe_option, read_recipe
 from pocketlm.commands.result import alternatives, statistics
 from pocketlm.commands.result import as_json as told_as_json
 from pocketlm.commands.several import several_options, tell_several
-from pocketlm.commands.terminal import print_stream, say, tell_lost, why_it_stopped
+from pocketlm.commands.terminal import (
+    how_it_slid,
+    print_stream,
+    say,
+    tell_lost,
+    why_it_stopped,
+)
 from pocketlm.export.utf8 import utf8
 from pocketlm.models.reference import hub_name, names_model
 
@@ -39,6 +47,14 @@ from pocketlm.models.reference import hub_name, names_model
     "answer, or a TOML file of yours in its form.",
 )
 @print_recipe_option
+@click.option(
+    "--prompt-cache",
+    type=Place(),
+    metavar="FILE",
+    help="Keep in FILE what was computed of PROMPT: the next time nothing of it is computed again, "
+    "and of a prompt that begins alike only the rest.",
+)
+@context_options
 @sampling_options
 @form_options
 @loop_options
@@ -111,6 +127,7 @@ def command(
         prompt = form.fill({"text": prompt})
         options["stop"] += form.stop
     model = open_model(path, options)
+    model.prefix_cache.most_bytes = 0  # no other prompt comes
     tell_lost(model, prompt, "prompt")
     tell_lost(model, system or "", "system message")
     asked_for = model.chat_prompt(conversation(system, prompt)) if chat else prompt
@@ -126,6 +143,8 @@ def command(
         # In ASCII: right whatever the encoding of stdout.
         click.echo(json.dumps(told_as_json(model, result, prompt)))
     else:
+        if slid := how_it_slid(stream, model):
+            say(slid)
         # A limit that was asked for is no news.
         asked = context.get_parameter_source("max_tokens") is not ParameterSource.DEFAULT
         limit = why_it_stopped(stream, model)
@@ -134,7 +153,7 @@ def command(
         for line in alternatives(model, result):
             click.echo(line)
     if stats:
-        click.echo(statistics(model, result), err=True)
+        click.echo(statistics(model, result, stream.prompt_cache), err=True)
 
 
 def _model_and_prompt(words: tuple[str, ...]) -> tuple[str | None, str]:

@@ -12,10 +12,11 @@ import click
 
 from pocketlm.commands.result import completion
 from pocketlm.commands.terminal import printable
+from pocketlm.runtime.context_policy import ERROR
 from pocketlm.runtime.model import Model
 
 Command = Callable[..., Any]
-LOOPS = ("lookup", "draft", "reproducible")  # of one text
+LOOPS = ("lookup", "draft", "reproducible", "prompt_cache")  # of one text
 
 
 def several_options(command: Command) -> Command:
@@ -59,8 +60,9 @@ def tell_several(
     """Generates and prints them; raises what the model raises, UsageError for more than beams."""
     for name in LOOPS:
         if options.get(name):
+            option = "--" + name.replace("_", "-")
             raise click.UsageError(
-                f"found --{name} with --n or --beams, expected one text; leave one of them out"
+                f"found {option} with --n or --beams, expected one text; leave one of them out"
             )
     told, texts = [], []
     if beams is None:
@@ -71,6 +73,10 @@ def tell_several(
     else:
         if n is not None and n > beams:
             raise click.UsageError(f"found --n {n} of --beams {beams}, expected at most {beams}")
+        if options["context"] != ERROR:
+            raise click.UsageError(
+                "found --context with --beams, expected one of them: beams end where it is full"
+            )
         limits = {name: options[name] for name in ("max_tokens", "ignore_eos")}
         found = model.beams(prompt, beams, length_penalty=length_penalty, **limits)
         for beam in found[: n or 1]:

@@ -45,6 +45,19 @@ def why_it_stopped(stream: TextStream, model: Model) -> str | None:
     return None
 
 
+def how_it_slid(stream: TextStream, model: Model) -> str | None:
+    """What became of a text that outgrew the context, if it did."""
+    timings = stream.timings
+    if not timings.slides:
+        return None
+    times = "once" if timings.slides == 1 else f"{timings.slides} times"
+    return (
+        f"the context of {model.session.shape.context_length} tokens was full {times}: the model "
+        "went on with the first tokens (see --keep) and the newest, "
+        f"{timings.recomputed_tokens:,} of them computed again"
+    )
+
+
 def tell_lost(model: Model, text: str | Sequence[str], name: str) -> None:
     """A line on stderr for characters of a ``text`` called ``name`` that do not reach the model.
 

@@ -31,6 +31,7 @@ def load(
     revision: str | None = None,
     offline: bool = False,
     keep_download: bool = False,
+    prefix_cache_bytes: int | None = None,
     observer: Observer = SILENT,
 ) -> Model:
     """Opens a model folder, or a checkpoint after exporting it; without ``path``, the demo model.
@@ -44,7 +45,9 @@ def load(
     "cpu", "cuda" (needs the extra "cuda") or "auto": CUDA where it can be had, else the CPU, with
     a FallbackWarning if ONNX Runtime is built for CUDA. ``kv`` is what the KV cache holds, "fp32",
     "int8" (a quarter of the memory, faster on long texts; needs a folder with a graph for it, and
-    the CPU), or "auto", which is fp32: int8 reads prompts slower. ``observer`` is told of what is
+    the CPU), or "auto", which is fp32: int8 reads prompts slower. ``prefix_cache_bytes`` is what
+    prompts that were computed may take in memory, so that what begins as one of them is not
+    computed again; 0 keeps none, None up to 256 MB. ``observer`` is told of what is
     downloaded and exported, and how far that is: see ``Observer``.
 
     A string that is no path here and reads org/name (or org/name@revision) is a repository on the
@@ -68,7 +71,7 @@ def load(
         keep_download=keep_download,
         observer=observer,
     )
-    return Model(folder, threads, provider, kv)
+    return Model(folder, threads, provider, kv, prefix_cache_bytes)
 
 
 async def load_async(
