@@ -36,6 +36,8 @@ class Step:
     seconds: float  # spent on it, the prompt included for the first
     top: tuple[tuple[int, float], ...] = ()
     """(token, logprob) of the likeliest in its place, as many as were asked for."""
+    finish_reason: str | None = None
+    """What ended the tokens with this one; several may come out of one step."""
 
 
 class Lender(Protocol):
@@ -163,7 +165,7 @@ class Sequence:
             self._outgrow()
         now = time.perf_counter()
         started, self._started = self._started or now, None
-        return Step(token, chosen, now - started, top)
+        return Step(token, chosen, now - started, top, self.finish_reason)
 
     @property
     def room(self) -> int:

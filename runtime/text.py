@@ -163,7 +163,7 @@ class Output:
             self.finish_reason = "eos"
             return None
         text, stopped = self._stops.add(self._detokenizer.add(step.token))
-        self.finish_reason = "stop" if stopped else sequence.finish_reason
+        self.finish_reason = "stop" if stopped else step.finish_reason
         return self._piece(text) if text else None
 
     @property

@@ -16,6 +16,7 @@ from pocketlm.export.errors import RequestError
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.writing import export_model
 from pocketlm.runtime.model import Model
+from pocketlm.runtime.speculation import Pace
 
 SHORT = ("--max-tokens", "6", "--seed", "3", "--ignore-eos")
 
@@ -60,6 +61,19 @@ def test_logprobs_follow_the_text(run: Run, tiny_folder: ModelFolder) -> None:
     told = json.loads(run(*line, "--json").out)
     assert len(told["logprobs"]) == len(told["top_logprobs"]) == 6
     assert all(len(top) == 2 for top in told["top_logprobs"])
+
+
+@pytest.mark.parametrize("limit", range(1, 24))
+def test_a_text_that_is_guessed_ends_where_it_would(
+    tiny_model: Model, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several of its last tokens come out of one step, and all of them are text."""
+    monkeypatch.setattr(Pace, "num_guesses", lambda self, sure, available: min(5, available))
+    options: dict[str, Any] = {"max_tokens": limit, "seed": 3, "ignore_eos": True}
+    plain = tiny_model.generate("the the the the", **options)
+    found = tiny_model.generate("the the the the", **options, draft=tiny_model)
+    assert (found.text, found.token_ids) == (plain.text, plain.token_ids)
+    assert found.finish_reason == plain.finish_reason == "length"
 
 
 @pytest.mark.parametrize("how", ["--lookup", "--draft"])
