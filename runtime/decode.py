@@ -210,6 +210,8 @@ class Batch:
         return [(sequence, step) for sequence, step in found if step is not None]
 
     def _rows(self, running: list[Sequence], cancellation: Cancellation | None) -> list[Logits]:
+        # In the order of rows, where there is one: logits need no copy then.
+        running.sort(key=lambda sequence: getattr(sequence.cache, "row", 0))
         feeds = [(sequence.cache, sequence.feed()) for sequence in running]
         if self._group is None:
             return [self._session.step(ids, cache, cancellation) for cache, ids in feeds]

@@ -312,13 +312,14 @@ class Session:
         mask = (np.arange(total) <= self._position).astype(np.int64)
         self._bind_int64("attention_mask", mask)
         self._bind_ids()
-        self._bind_last_rows(len(rows))
-        self._run(caches, 1, stopping)
-        found = self._last_rows[:, 0]
-        if len(places) == len(out):  # then without a copy between
-            np.take(found, rows[: len(feeds)], axis=0, out=out, mode="clip")
+        in_place = len(places) == len(out) and rows == list(range(len(out)))
+        if in_place:  # a copy of 16 rows takes 3 % of a step
+            self._bind_logits(out[:, None], int(self._can_keep))
         else:
-            out[places] = found[rows[: len(feeds)]]
+            self._bind_last_rows(len(rows))
+        self._run(caches, 1, stopping)
+        if not in_place:
+            out[places] = self._last_rows[rows[: len(feeds)], 0]
 
     def _run(self, caches: Sequence[Cache], count: int, stopping: Cancellation) -> None:
         """Runs what is bound: ``count`` tokens for each of ``caches``."""
