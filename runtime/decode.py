@@ -84,8 +84,11 @@ def steps(
     while sequence.finish_reason is None:
         logits = sequence.known_logits
         if logits is None:
-            feed = [(sequence.cache, sequence.feed())]
-            (logits,) = session.step_together(feed, cancellation, multiple=group or 1)
+            ids, cache = sequence.feed(), sequence.cache
+            if group in (None, 1):
+                logits = session.step(ids, cache, cancellation)
+            else:
+                (logits,) = session.step_together([(cache, ids)], cancellation, multiple=group)
         step = sequence.take(logits)
         if step is not None:
             yield step

@@ -518,8 +518,9 @@ def _by_histogram(
 ) -> TokenIds:
     """As ``_reaching``: sorted are only those in the bin in which it is reached."""
     most = float(keys.max())
-    width = (most - least) / _BINS or 1.0
-    bins = np.minimum((most - keys) * (1 / width), _BINS).astype(np.int16)
+    width = max((most - least) / _BINS, _TINY)  # of which 1 / width is a float32, too
+    with np.errstate(over="ignore"):
+        bins = np.minimum((most - keys) * (1 / width), _BINS).astype(np.int16)
     reached = np.cumsum(np.bincount(bins, weights, _BINS + 1))
     last = min(int(np.searchsorted(reached, wanted)), _BINS)
     keep = bins < last

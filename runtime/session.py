@@ -156,8 +156,15 @@ class Session:
         ResourceError when memory runs out; Cancelled when ``cancellation`` was used, or the process
         ends. After an error ``cache`` holds what it held, and can be used on.
         """
-        row: Logits = self.step_together([(cache, token_ids)], cancellation)[0]
-        return row
+
+        def row() -> Logits:
+            self.check_step(token_ids, cache)
+            logits = np.empty(self.shape.vocab_size, np.float32)
+            self._run_one(cache, token_ids, logits, stopping)
+            return logits
+
+        stopping = cancellation or Cancellation()
+        return self._in_turn(row, len(token_ids), stopping)
 
     def step_together(
         self,

@@ -312,8 +312,8 @@ def test_errors_reach_who_awaits(tiny_model: Model, monkeypatch: pytest.MonkeyPa
         async for _ in tiny_model.astream("the", max_tokens=3):
             pass
 
-    step = Session.step_together
-    monkeypatch.setattr(Session, "step_together", lambda *a, **b: np.nan * step(*a, **b))
+    step = Session.step
+    monkeypatch.setattr(Session, "step", lambda *feed: np.nan * step(*feed))
     with pytest.raises(NumericsError):
         asyncio.run(one())
     with pytest.raises(RequestError, match="top_k is 0"):

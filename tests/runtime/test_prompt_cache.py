@@ -371,8 +371,8 @@ def test_two_that_write_at_once_leave_one_whole_file(tiny_model: Model, tmp_path
 def test_a_prompt_with_numbers_that_are_none_is_not_kept(
     tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = Session.step_together
-    monkeypatch.setattr(Session, "step_together", lambda *a, **b: step(*a, **b) * np.nan)
+    step = Session.step
+    monkeypatch.setattr(Session, "step", lambda *feed: step(*feed) * np.nan)
     with pytest.raises(NumericsError):
         tiny_model.generate(IDS[:20], prompt_cache=tmp_path / "file")
     assert not (tmp_path / "file").exists()

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -380,6 +380,7 @@ def test_greedy_takes_the_largest_with_the_lowest_id(values: list[float], seed: 
 
 @settings(deadline=None)  # a busy machine is no failure
 @given(few_logits.filter(lambda values: max(values) > -INF), all_options)
+@example([0.0, 0.125], SamplingOptions(temperature=0.25, typical_p=0.03125, seed=0))  # equally far
 def test_sampler_leaves_logits_alone_and_repeats_itself(
     values: list[float], options: SamplingOptions
 ) -> None:

@@ -286,8 +286,8 @@ def test_a_numerics_error_reaches_the_caller(
     tiny_model: Model, golden_text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        step = Session.step_together
-        patch.setattr(Session, "step_together", lambda *a, **b: np.nan * step(*a, **b))
+        step = Session.step
+        patch.setattr(Session, "step", lambda *feed: np.nan * step(*feed))
         with pytest.raises(NumericsError):
             next(start(tiny_model))
     assert text_of(start(tiny_model)) == golden_text
