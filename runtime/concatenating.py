@@ -49,11 +49,8 @@ class ConcatenatingCache:
     def copy(self) -> ConcatenatingCache:
         """Another one that holds the same. Raises ResourceError where there is no memory for it."""
         made = ConcatenatingCache(self.shape)
-        made._reserve(self.length)
-        held = math.prod(self._size(self.length))
-        for buffer, target in zip(self._past, made._past, strict=True):
-            target[:held] = buffer[:held]
-        made.length = self.length
+        if self.length:
+            made.fill(self.values(), self.length)
         return made
 
     def values(self) -> list[NDArray[np.float32]]:

@@ -189,3 +189,16 @@ def test_a_cancelled_step_leaves_every_sequence_as_it_was(tiny_session: Session)
     assert [cache.length for cache in caches] == [5, 5, 5]
     found = tiny_session.step_together([(cache, [1]) for cache in caches])
     np.testing.assert_allclose(found - found[:1], 0, atol=1e-5)
+
+
+@pytest.mark.parametrize("held", [0, 1, 40])
+def test_a_copy_goes_on_by_itself(tiny_session: Session, held: int) -> None:
+    """Of a cache that holds nothing, too, and whatever becomes of the first."""
+    for first in (Arena(tiny_session.shape).new(), ConcatenatingCache(tiny_session.shape)):
+        tiny_session.step(IDS[:40], first)
+        first.truncate(held)
+        second = first.copy()
+        expected = tiny_session.step(IDS[50:60], second.copy())
+        tiny_session.step(IDS[70:90], first)
+        np.testing.assert_array_equal(tiny_session.step(IDS[50:60], second), expected)
+        assert second.length == held + 10
