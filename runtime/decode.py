@@ -56,11 +56,18 @@ def steps(
 ) -> Iterator[Step]:
     """One sequence by itself, in steps of ``group`` rows: see ``row_group``."""
     while sequence.finish_reason is None:
-        feed = [(sequence.cache, sequence.feed())]
-        (logits,) = session.step_together(feed, cancellation, multiple=group or 1)
-        step = sequence.take(logits)
+        step = sequence.take(_logits(session, sequence, cancellation, group))
         if step is not None:
             yield step
+
+
+def _logits(
+    session: Session, sequence: Sequence, cancellation: Cancellation | None, group: int | None
+) -> Logits:
+    """(V,) after what a sequence is fed; a prompt of one token, too, is a row of a group."""
+    feed = [(sequence.cache, sequence.feed())]
+    logits: Logits = session.step_together(feed, cancellation, multiple=group or 1)[0]
+    return logits
 
 
 def speculate(
@@ -185,7 +192,7 @@ class Batch:
         try:
             logits = sequence.prompt_logits
             if logits is None:
-                logits = self._session.step(sequence.feed(), sequence.cache, cancellation)
+                logits = _logits(self._session, sequence, cancellation, self._group)
         except PocketLMError as error:
             return [(sequence, error)]
         step = _taken(sequence, logits)
