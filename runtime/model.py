@@ -35,7 +35,7 @@ from .labels import Classifier
 from .placement import open_session
 from .request import Request
 from .reuse import ReusableCache
-from .row_rule import MOST_ROWS, row_group
+from .row_rule import MOST_ROWS, RowRule
 from .sampling import SamplingOptions
 from .scheduler import Background, Job, Scheduler
 from .scoring import Score, TextLogprobs, TextScorer, start_token
@@ -97,6 +97,7 @@ class Model:
         self.end_ids = config.end_ids
         self.start_id = config.start_id
         self.sampling_defaults = {**SAMPLING_DEFAULTS, **config.sampling}
+        self._row_rule = RowRule(self.session)
         self._answer_end_ids: frozenset[int] | None = None  # asked of the template when needed
         self.load_seconds = time.perf_counter() - started
 
@@ -248,11 +249,7 @@ class Model:
         form that is wrong; MissingExtraError for a form without the extra "grammar".
         """
         chat = prompt if isinstance(prompt, ChatPrompt) else ChatPrompt([])
-        if not isinstance(ignore_eos, bool | np.bool_):
-            raise RequestError(
-                f"ignore_eos is {brief(ignore_eos)}, expected True or False: a truth value, no "
-                "number; leave it out for False"
-            )
+        _check_truth("ignore_eos", ignore_eos)
         unknown = [name for name in sampling if name not in SAMPLING_NAMES]
         if unknown:
             raise RequestError(
@@ -323,7 +320,13 @@ class Model:
         RequestError for a request that is none, with its index, ResourceError where there is no
         memory for a step.
         """
-        group = self._row_group if reproducible else 1
+        if isinstance(requests, str | Mapping) or not isinstance(requests, Iterable):
+            raise RequestError(
+                f"requests is {brief(requests)} of type {type(requests).__name__}, expected "
+                "several; put them in a list"
+            )
+        _check_truth("reproducible", reproducible)
+        group = self._row_rule.group() if reproducible else 1
         scheduler = Scheduler(self.session, group, rows, _kv_bytes(kv_bytes))
         coming = enumerate(requests)
         more = True
@@ -346,7 +349,7 @@ class Model:
         out of range.
         """
         job = Job(self._as_request(prompt, options), self.tokenizer)
-        self._background.run(job)
+        self._run_in_background(job)
         return job
 
     async def astream(self, prompt: Any = "", **options: Any) -> AsyncIterator[Piece]:
@@ -362,7 +365,7 @@ class Model:
                 loop.call_soon_threadsafe(arrived.put_nowait, piece)
 
         job = Job(self._as_request(prompt, options), self.tokenizer, listener=listener)
-        self._background.run(job)
+        self._run_in_background(job)
         try:
             while (piece := await arrived.get()) is not None:
                 yield piece
@@ -414,7 +417,8 @@ class Model:
                 f"beams is {brief(beams)}, expected an integer from 1 to {MOST_BEAMS}; give how "
                 "many beginnings are to be followed"
             )
-        if isinstance(length_penalty, bool | str) or not -10 <= length_penalty <= 10:
+        is_number = isinstance(length_penalty, int | float | np.number)
+        if isinstance(length_penalty, bool) or not is_number or not -10 <= length_penalty <= 10:
             raise RequestError(
                 f"length_penalty is {brief(length_penalty)}, expected a number in [-10, 10]; leave "
                 "it out for 1"
@@ -431,6 +435,8 @@ class Model:
     def _loop(
         self, request: Request, lookup: bool, draft: Model | None, reproducible: bool
     ) -> Loop:
+        _check_truth("lookup", lookup)
+        _check_truth("reproducible", reproducible)
         asked = [
             name
             for name, given in (
@@ -449,7 +455,7 @@ class Model:
             self._check_draft(draft)
         if reproducible:
             return lambda session, sequence, cancellation: steps(
-                session, sequence, cancellation, self._row_group
+                session, sequence, cancellation, self._row_rule.group()
             )
         if lookup or draft is not None:
             return lambda session, sequence, cancellation: speculate(
@@ -472,13 +478,15 @@ class Model:
                 f"{self.folder.path}, expected the same; use a model with its tokenizer"
             )
 
-    @cached_property
-    def _row_group(self) -> int | None:
-        return row_group(self.session)
+    def _run_in_background(self, job: Job) -> None:
+        self.session.check_process()
+        self._background.run(job)
 
     @cached_property
     def _background(self) -> Background:
-        return Background(lambda: Scheduler(self.session, self._row_group, kv_bytes=_kv_bytes()))
+        # Without a reference to the model: it is to be freed as soon as nobody has it any more.
+        session, rule = self.session, self._row_rule
+        return Background(lambda: Scheduler(session, rule.group(), kv_bytes=_kv_bytes()))
 
     def _as_request(self, asked: Any, options: Mapping[str, Any]) -> Request:
         if isinstance(asked, Request):
@@ -623,6 +631,14 @@ class Model:
     @cached_property
     def _first_id(self) -> int | None:
         return start_token(self.tokenizer, self.folder.path)
+
+
+def _check_truth(name: str, value: object) -> None:
+    if not isinstance(value, bool | np.bool_):
+        raise RequestError(
+            f"{name} is {brief(value)}, expected True or False: a truth value, no number; leave it "
+            "out for its default"
+        )
 
 
 def _kv_bytes(asked: int | None = None) -> int | None:

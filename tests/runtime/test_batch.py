@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
+from forks import in_a_fork
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pocketlm
 from pocketlm.export.errors import NumericsError, RequestError, ResourceError
+from pocketlm.export.folder import ModelFolder
 from pocketlm.runtime.decode import Batch, generate
 from pocketlm.runtime.model import Model
 from pocketlm.runtime.request import GREEDY, Request
@@ -168,6 +172,9 @@ def test_a_request_that_fails_is_told_and_changes_nobody_elses_tokens(
         ([{"prompt": "a", "top_k": 0}], r"requests\[0\]: top_k is 0, expected"),
         ([{"prompt": "a", "topk": 3}], r"requests\[0\]: found the option 'topk', expected one of"),
         (["a", [400]], r"requests\[1\]: prompt has the token id 400"),
+        ("abc", "requests is 'abc' of type str, expected several"),
+        ({"prompt": "a"}, "requests is {'prompt': 'a'} of type dict, expected several"),
+        (None, "requests is None of type NoneType, expected several"),
     ],
 )
 def test_a_request_that_is_none_is_named(tiny_model: Model, asked: Any, message: str) -> None:
@@ -196,6 +203,13 @@ def test_a_generation_that_nobody_follows_frees_its_rows(tiny_model: Model) -> N
     assert len(batch) == 1 and not batch.is_joining
     batch.leave(sequence)
     assert len(batch) == 0 and batch.step() == []
+
+
+@pytest.mark.parametrize("name", ["lookup", "reproducible", "ignore_eos"])
+@pytest.mark.parametrize("value", ["no", 0, None])
+def test_a_switch_is_a_truth_value(tiny_model: Model, name: str, value: Any) -> None:
+    with pytest.raises(RequestError, match=f"{name} is .*, expected True or False"):
+        tiny_model.stream("a", **{name: value})
 
 
 # In the background ------------------------------------------------------------------------------
@@ -282,6 +296,31 @@ def test_the_thread_ends_when_there_is_nothing_to_do(tiny_model: Model) -> None:
     assert tiny_model.submit("a", max_tokens=3).result(timeout=30).token_ids
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize(
+    "ask", [lambda model: model.submit("a"), lambda model: list(model.generate_many(["a"]))]
+)
+def test_a_fork_while_jobs_run_is_refused(tiny_folder: ModelFolder, ask: Any) -> None:
+    """Where their thread is not, and may have held what others wait for."""
+    model = Model(tiny_folder, threads=1)
+    job = model.submit(IDS[:5], max_tokens=150, ignore_eos=True)
+    said = in_a_fork(lambda: (ask(model), None)[1], 2.0)
+    assert said.startswith(b"PocketLMError: this model was loaded by process")
+    job.cancel()
+    job.result(timeout=30)
+
+
+def test_a_model_that_ran_jobs_is_free_when_nobody_has_it(tiny_folder: ModelFolder) -> None:
+    """At once: its weights are not to wait for a collection of garbage."""
+    model = Model(tiny_folder, threads=1)
+    job = model.submit(IDS[:5], max_tokens=20, ignore_eos=True)
+    gone = weakref.ref(model)
+    del model
+    assert gone() is None
+    assert len(job.result(timeout=30).token_ids) == 20  # which goes on
+
+
 def test_asyncio_streams_side_by_side(tiny_model: Model) -> None:
     options: dict[str, Any] = {"temperature": 0, "max_tokens": 8, "ignore_eos": True}
     prompts: list[Any] = ["the", "one two", [7, 8, 9]]
@@ -344,7 +383,7 @@ def test_the_row_group_is_the_least_that_hides_company(
 def test_a_model_without_a_row_group_runs_each_by_itself(
     tiny_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pocketlm.runtime.model.row_group", lambda session: None)
+    monkeypatch.setattr("pocketlm.runtime.row_rule.row_group", lambda session: None)
     model = pocketlm.Model(tiny_model.folder, threads=1)
     rows = []
     run = Session._run
