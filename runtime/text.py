@@ -155,7 +155,10 @@ class Output:
             self.finish_reason = "eos"
             return None
         text, stopped = self._stops.add(self._detokenizer.add(step.token))
-        self.finish_reason = "stop" if stopped else sequence.finish_reason
+        if stopped:
+            self.finish_reason = "stop"
+        elif len(self.token_ids) == sequence.num_new:  # else more tokens of its last step come
+            self.finish_reason = sequence.finish_reason
         return self._piece(text) if text else None
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pocketlm.runtime.decode import begin, speculate, steps
+from pocketlm.runtime.model import Model
 from pocketlm.runtime.request import GREEDY, Request
 from pocketlm.runtime.sampling import SamplingOptions
 from pocketlm.runtime.sequence import Sequence as Running
@@ -62,6 +64,20 @@ def test_guesses_right_or_wrong_change_no_token(
     assert sequence.finish_reason == plain.finish_reason
     assert sequence.cache.length == plain.cache.length == len(sequence.token_ids) - 1
     assert 0 <= sequence.num_right <= sequence.num_guessed
+
+
+@pytest.mark.parametrize("limit", [5, 6, 7, 150])
+def test_all_tokens_of_the_last_step_are_in_the_text(
+    tiny_model: Model, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever ends it: the number of tokens, or the context."""
+    monkeypatch.setattr(Pace, "num_guesses", lambda self, sure, available: min(3, available))
+    options: dict[str, Any] = {"temperature": 0, "max_tokens": limit, "ignore_eos": True}
+    plain = tiny_model.generate(IDS[:20], **options)
+    guessed = tiny_model.generate(IDS[:20], draft=tiny_model, **options)
+    assert guessed.timings.right_guesses > 0
+    assert (guessed.token_ids, guessed.text) == (plain.token_ids, plain.text)
+    assert guessed.finish_reason == plain.finish_reason
 
 
 def test_right_guesses_take_fewer_steps(
