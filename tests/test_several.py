@@ -62,6 +62,14 @@ def test_logprobs_follow_the_text(run: Run, tiny_folder: ModelFolder) -> None:
     assert all(len(top) == 2 for top in told["top_logprobs"])
 
 
+def test_a_draft_is_named_as_a_model_is(run: Run) -> None:
+    line = ("run", "demo", "the", "--max-tokens", "5", "--temperature", "0")
+    ended = run(*line, "--draft", "demo")
+    assert (ended.code, ended.out) == (0, run(*line).out)
+    ended = run(*line, "--draft", "nobody/nothing", "--offline")  # which holds of the draft, too
+    assert ended.code != 0 and "nobody/nothing" in ended.err and "offline" in ended.err
+
+
 @pytest.mark.parametrize("how", ["--lookup", "--draft"])
 def test_guesses_are_told_and_change_nothing(run: Run, tiny_folder: ModelFolder, how: str) -> None:
     line = ["run", tiny_folder.path, "the the the the", "--max-tokens", "60", "--seed", "3"]
@@ -88,6 +96,17 @@ def test_a_draft_with_other_tokens_is_refused(tmp_path: Path, tiny_model: Model)
         (["--n", "0"], "--n is 0, expected an integer from 1 up"),
         (["--n", "5", "--beams", "4"], "found --n 5 of --beams 4, expected at most 4"),
         (["--beams", "0"], "--beams is 0, expected an integer from 1 to 64"),
+        (["--beams", "2", "--json-schema", __file__], "found --json-schema with --beams"),
+        (["--beams", "2", "--choice", "a,b"], "found --choice with --beams"),
+        (["--beams", "2", "--stop", "a"], "found --stop with --beams"),
+        (["--beams", "2", "--ban", "a"], "found --ban with --beams"),
+        (["--beams", "2", "--max-seconds", "1"], "found --max-seconds with --beams"),
+        (["--beams", "2", "--logprobs", "0"], "found --logprobs with --beams"),
+        (["--length-penalty", "1"], "found --length-penalty without --beams"),
+        (["--choice", ""], "pocketlm: --choice has an empty string, expected"),
+        (["--ban", ""], "pocketlm: --ban has '' of type str, expected"),
+        (["--regex", ""], "pocketlm: --regex: the empty text alone satisfies it"),
+        (["--regex", "("], "pocketlm: --regex was refused"),
         (["--beams", "2", "--length-penalty", "nan"], "--length-penalty is nan, expected a number"),
         (["--lookup", "--n", "2"], "found --lookup with --n or --beams"),
         (["--lookup", "--reproducible"], "found lookup and reproducible, expected one of them"),
@@ -96,7 +115,7 @@ def test_a_draft_with_other_tokens_is_refused(tmp_path: Path, tiny_model: Model)
             "--logprobs is -1, expected True, False or an integer",
         ),
         (["--max-seconds", "-1"], "--max-seconds is -1.0, expected a number of seconds"),
-        (["--draft", "nowhere/x"], "nowhere"),
+        (["--draft", "./nowhere/x"], "nowhere"),
     ],
 )
 def test_what_does_not_go_together_is_refused(

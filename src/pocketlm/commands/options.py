@@ -284,9 +284,9 @@ loop_options = _group(
     ),
     click.option(
         "--draft",
-        type=Place(),
         metavar="MODEL",
-        help="A smaller model with the same tokenizer, which guesses what comes next.",
+        help="A smaller model with the same tokenizer, named as MODEL is, which guesses what comes "
+        "next.",
     ),
     click.option(
         "--reproducible",

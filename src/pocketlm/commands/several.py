@@ -16,6 +16,19 @@ from pocketlm.runtime.model import Model
 
 Command = Callable[..., Any]
 LOOPS = ("lookup", "draft", "reproducible")  # of one text
+# What a beam search, which follows the model alone, cannot heed: option -> keyword argument.
+NOT_OF_BEAMS = {
+    "--json-schema": "json_schema",
+    "--regex": "regex",
+    "--choice": "choices",
+    "--grammar": "grammar",
+    "--ban": "banned_strings",
+    "--ban-token": "banned_tokens",
+    "--logit-bias": "logit_bias",
+    "--stop": "stop",
+    "--max-seconds": "max_seconds",
+    "--logprobs": "logprobs",
+}
 
 
 def several_options(command: Command) -> Command:
@@ -33,7 +46,7 @@ def several_options(command: Command) -> Command:
             type=int,
             metavar="N",
             help="Follow the N likeliest beginnings; prints the best text, with --n the best "
-            "few. No token is drawn: sampling options have no effect.",
+            "few. No token is drawn: temperature, filters and penalties have no effect.",
         ),
         click.option(
             "--n",
@@ -71,6 +84,11 @@ def tell_several(
     else:
         if n is not None and n > beams:
             raise click.UsageError(f"found --n {n} of --beams {beams}, expected at most {beams}")
+        for option, name in NOT_OF_BEAMS.items():
+            if options.get(name) not in (None, [], (), {}):
+                raise click.UsageError(
+                    f"found {option} with --beams, which cannot heed it; leave one of them out"
+                )
         limits = {name: options[name] for name in ("max_tokens", "ignore_eos")}
         found = model.beams(prompt, beams, length_penalty=length_penalty, **limits)
         for beam in found[: n or 1]:
