@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import os
 import threading
@@ -286,13 +287,53 @@ def test_memory_that_runs_out_is_told_to_everyone_who_waits(
     assert tiny_model.submit(IDS[:3], max_tokens=5, ignore_eos=True).result(30).token_ids
 
 
-def test_the_thread_ends_when_there_is_nothing_to_do(tiny_model: Model) -> None:
-    tiny_model.submit("a", max_tokens=3).result(timeout=30)
+def test_a_request_that_cannot_begin_ends_alone(
+    tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is wrong: nobody would wait for ever, nor lose a token."""
+    join = Batch.join
+
+    def failing(self: Batch, request: Request) -> Running:
+        if len(request.prompt_ids) == 4:
+            raise MemoryError("for a sampler")
+        return join(self, request)
+
+    prompts, options = [IDS[:3], IDS[:4], IDS[:5]], {"max_tokens": 5, "ignore_eos": True}
+    monkeypatch.setattr(Batch, "join", failing)
+    jobs = [tiny_model.submit(prompt, **options) for prompt in prompts]
+    with pytest.raises(ResourceError, match="beginning with a request: found"):
+        jobs[1].result(timeout=30)
+    assert [len(jobs[i].result(timeout=30).token_ids) for i in (0, 2)] == [5, 5]
+    found = {one.index: one for one in tiny_model.generate_many(prompts, **options)}
+    assert [found[i].finish_reason for i in range(3)] == ["length", "error", "length"]
+
+
+def test_a_thread_that_dies_at_birth_is_told(
+    tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("pocketlm.runtime.scheduler.BIRTH_SECONDS", 0.01)
+        patch.setattr("_thread.start_new_thread", lambda *_: 0)
+        with pytest.raises(ResourceError, match="a thread for jobs: found"):
+            tiny_model.submit(IDS[:3], max_tokens=3)
+    assert tiny_model.submit(IDS[:3], max_tokens=3).result(timeout=30).token_ids
+
+
+def threads_without_jobs(model: Model) -> int:
+    """How many threads there are, once that of the jobs had time to end."""
     for _ in range(500):
-        if not any(thread.name == "pocketlm" for thread in threading.enumerate()):
+        if not model._background._at_work:
             break
         time.sleep(0.01)
-    assert not any(thread.name == "pocketlm" for thread in threading.enumerate())
+    time.sleep(0.01)
+    return _thread._count()
+
+
+def test_the_thread_ends_when_there_is_nothing_to_do(tiny_model: Model) -> None:
+    before = threads_without_jobs(tiny_model)
+    tiny_model.submit(IDS[:100], max_tokens=3).result(timeout=30)
+    assert threads_without_jobs(tiny_model) == before
+    assert len(threading.enumerate()) <= before + 1  # nor does anything look like one
     assert tiny_model.submit("a", max_tokens=3).result(timeout=30).token_ids
 
 
