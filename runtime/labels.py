@@ -25,6 +25,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -149,7 +150,7 @@ class Classifier:
         return self._loglikelihoods(self.encode(""))
 
 
-def _check_example(example: object) -> None:
+def _check_example(example: Any) -> None:
     is_pair = isinstance(example, Sequence) and not isinstance(example, str) and len(example) == 2
     if not is_pair or not all(isinstance(text, str) for text in example):
         raise RequestError(

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import cached_property
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 
@@ -97,6 +98,7 @@ class Model:
         self.end_ids = config.end_ids
         self.start_id = config.start_id
         self.sampling_defaults = {**SAMPLING_DEFAULTS, **config.sampling}
+        self._drafts: WeakSet[Model] = WeakSet()  # those that were found to have its tokens
         self._row_rule = RowRule(self.session)
         self._answer_end_ids: frozenset[int] | None = None  # asked of the template when needed
         self.load_seconds = time.perf_counter() - started
@@ -471,12 +473,15 @@ class Model:
             raise RequestError(
                 f"draft is {brief(draft)}, expected a Model; open one with pocketlm.load"
             )
+        if draft in self._drafts:
+            return
         count = min(draft.session.shape.vocab_size, self.session.shape.vocab_size)
         if draft.tokenizer.all_bytes(count) != self.tokenizer.all_bytes(count):
             raise RequestError(
                 f"draft is {draft.folder.path}: found other tokens than those of "
                 f"{self.folder.path}, expected the same; use a model with its tokenizer"
             )
+        self._drafts.add(draft)
 
     def _run_in_background(self, job: Job) -> None:
         self.session.check_process()
