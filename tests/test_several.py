@@ -70,6 +70,13 @@ def test_a_draft_is_named_as_a_model_is(run: Run) -> None:
     assert ended.code != 0 and "nobody/nothing" in ended.err and "offline" in ended.err
 
 
+def test_logprobs_follow_each_of_several_texts(run: Run, tiny_folder: ModelFolder) -> None:
+    ended = run("run", tiny_folder.path, "the", *SHORT, "--n", "2", "--logprobs", "1")
+    first, second = ended.out.removeprefix("--- 1 of 2\n").split("--- 2 of 2\n")
+    for text in (first, second):
+        assert all(float(row.split()[0]) < 0 for row in text.splitlines()[-6:])
+
+
 @pytest.mark.parametrize("how", ["--lookup", "--draft"])
 def test_guesses_are_told_and_change_nothing(run: Run, tiny_folder: ModelFolder, how: str) -> None:
     line = ["run", tiny_folder.path, "the the the the", "--max-tokens", "60", "--seed", "3"]
@@ -102,6 +109,8 @@ def test_a_draft_with_other_tokens_is_refused(tmp_path: Path, tiny_model: Model)
         (["--beams", "2", "--ban", "a"], "found --ban with --beams"),
         (["--beams", "2", "--max-seconds", "1"], "found --max-seconds with --beams"),
         (["--beams", "2", "--logprobs", "0"], "found --logprobs with --beams"),
+        (["--beams", "2", "--recipe", "assistant"], "found --recipe with --beams"),
+        (["--n", "2", "--stats"], "found --stats with --n or --beams"),
         (["--length-penalty", "1"], "found --length-penalty without --beams"),
         (["--choice", ""], "pocketlm: --choice has an empty string, expected"),
         (["--ban", ""], "pocketlm: --ban has '' of type str, expected"),

@@ -298,7 +298,8 @@ def test_a_request_that_cannot_begin_ends_alone(
             raise MemoryError("for a sampler")
         return join(self, request)
 
-    prompts, options = [IDS[:3], IDS[:4], IDS[:5]], {"max_tokens": 5, "ignore_eos": True}
+    prompts = [IDS[:3], IDS[:4], IDS[:5]]
+    options: dict[str, Any] = {"max_tokens": 5, "ignore_eos": True}
     monkeypatch.setattr(Batch, "join", failing)
     jobs = [tiny_model.submit(prompt, **options) for prompt in prompts]
     with pytest.raises(ResourceError, match="beginning with a request: found"):

@@ -248,7 +248,8 @@ form_options = _group(
         type=Place(),
         metavar="FILE",
         callback=lambda context, parameter, file: file and _text_of(file),
-        help="Write JSON that satisfies the schema in FILE. These four need the extra 'grammar'.",
+        help="Write JSON that satisfies the schema in FILE. This, --regex, --choice and "
+        "--grammar need the extra 'grammar'.",
     ),
     click.option(
         "--regex",

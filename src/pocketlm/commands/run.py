@@ -104,6 +104,12 @@ def command(
         raise click.UsageError("found --chat with --recipe, expected one of them: both are prompts")
     if beams is None and _given(context, "length_penalty"):
         raise click.UsageError("found --length-penalty without --beams, expected both; add --beams")
+    if recipe is not None and beams is not None:
+        raise click.UsageError(
+            "found --recipe with --beams, which cannot heed where a recipe stops; leave one out"
+        )
+    if stats and (n is not None or beams is not None):
+        raise click.UsageError("found --stats with --n or --beams, expected one text; leave it out")
     options["stop"] = [unescape(text) for text in stop]
     shown = "" if chat or recipe is not None else prompt
     if recipe is not None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from pocketlm.commands.result import completion
+from pocketlm.commands.result import alternatives, completion
 from pocketlm.commands.terminal import printable
 from pocketlm.runtime.model import Model
 
@@ -52,8 +52,8 @@ def several_options(command: Command) -> Command:
             "--n",
             type=int,
             metavar="N",
-            help="N texts after a line each, together: the prompt is computed once. Their seeds "
-            "count from --seed up.",
+            help="Write N texts, each under a line with its number; the prompt is computed once. "
+            "Their seeds count from --seed up.",
         ),
     ):
         command = option(command)
@@ -75,12 +75,13 @@ def tell_several(
             raise click.UsageError(
                 f"found --{name} with --n or --beams, expected one text; leave one of them out"
             )
-    told, texts = [], []
+    told, texts, lines = [], [], []
     if beams is None:
         left = {name: value for name, value in options.items() if name not in LOOPS}
         for result in model.completions(prompt, 1 if n is None else n, **left):
             told.append(completion(result))
             texts.append(result.text)
+            lines.append(alternatives(model, result))
     else:
         if n is not None and n > beams:
             raise click.UsageError(f"found --n {n} of --beams {beams}, expected at most {beams}")
@@ -94,10 +95,13 @@ def tell_several(
         for beam in found[: n or 1]:
             told.append(asdict(beam))
             texts.append(beam.text)
+            lines.append([])
     if as_json:
         click.echo(json.dumps({"completions": told}))  # in ASCII, whatever stdout is encoded in
         return
-    for number, text in enumerate(texts, 1):
+    for number, (text, below) in enumerate(zip(texts, lines, strict=True), 1):
         if n is not None:
             click.echo(f"--- {number} of {len(texts)}")
         click.echo(printable(text) if sys.stdout.isatty() else text)
+        for line in below:
+            click.echo(line)
