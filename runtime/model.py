@@ -247,6 +247,9 @@ class Model:
     ) -> Request:
         """A request of the options of ``stream``, to be run by ``generate_many``.
 
+        That are all but those of a text that runs alone: ``cancellation``, ``cache``,
+        ``reproducible``, ``lookup`` and ``draft``.
+
         Raises RequestError for an argument out of range, a prompt longer than the context, or a
         form that is wrong; MissingExtraError for a form without the extra "grammar".
         """
@@ -255,7 +258,7 @@ class Model:
         unknown = [name for name in sampling if name not in SAMPLING_NAMES]
         if unknown:
             raise RequestError(
-                f"found the option {unknown[0]!r:.40}, expected one of those of Model.stream"
+                f"found the option {unknown[0]!r:.40}, expected one of those of Model.request"
             )
         chosen = {name: value for name, value in sampling.items() if value is not None}
         forms: dict[str, Any] = {
@@ -314,7 +317,7 @@ class Model:
                             waits; None: half of the memory that is free
         reproducible        True: each gets the tokens that it gets alone with ``reproducible``,
                             whatever its company; False: faster by up to a row a step
-        options             those of ``stream``, for all that have none of their own
+        options             those of ``request``, for all that have none of their own
 
         Requests join and leave between steps, first come first served; a long prompt delays the
         others by a chunk at most, and one that begins as another is not computed twice. One that
@@ -346,8 +349,8 @@ class Model:
     def submit(self, prompt: Any = "", **options: Any) -> Job:
         """Runs a request in the background, together with others that were submitted; a ``Job``.
 
-        Takes a prompt and the options of ``stream`` but ``cancellation`` and ``cache``. Its tokens
-        are those that ``stream`` gives with ``reproducible``. Raises RequestError for an argument
+        Takes a prompt and the options of ``request``. Its tokens are those that ``stream`` gives
+        with ``reproducible``. Raises RequestError for an argument
         out of range.
         """
         job = Job(self._as_request(prompt, options), self.tokenizer)
