@@ -163,13 +163,12 @@ class Batch:
         they can take it again.
         """
         running = list(self._running)
+        # First what can fail for all: then no token has been taken yet.
+        rows = self._rows(running, cancellation) if running else []
         found = self._join_further(cancellation) if self._joining is not None else []
-        if running:
-            rows = self._rows(running, cancellation)
-            found += [
-                (sequence, _taken(sequence, row))
-                for sequence, row in zip(running, rows, strict=True)
-            ]
+        found += [
+            (sequence, _taken(sequence, row)) for sequence, row in zip(running, rows, strict=True)
+        ]
         for sequence, step in found:
             if sequence.finish_reason is not None or isinstance(step, PocketLMError):
                 self.leave(sequence)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import asyncio
+import contextlib
 import os
 import threading
 import time
@@ -307,6 +308,31 @@ def test_a_request_that_cannot_begin_ends_alone(
     assert [len(jobs[i].result(timeout=30).token_ids) for i in (0, 2)] == [5, 5]
     found = {one.index: one for one in tiny_model.generate_many(prompts, **options)}
     assert [found[i].finish_reason for i in range(3)] == ["length", "error", "length"]
+
+
+def test_a_step_that_failed_can_be_taken_again(
+    tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the step of another one, which joins, had not: no token of either is lost."""
+    rows, calls = Batch._rows, []
+
+    def failing(self: Batch, *arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 1:
+            raise ResourceError("found no memory, expected some; close something")
+        return rows(self, *arguments)
+
+    monkeypatch.setattr(Batch, "_rows", failing)
+    scheduler = Scheduler(tiny_model.session)
+    jobs = [Job(Request(IDS[: 4 + i], GREEDY, 6), tiny_model.tokenizer, i) for i in range(2)]
+    for job in jobs:
+        scheduler.add(job)
+    for _ in range(20):
+        with contextlib.suppress(ResourceError):
+            scheduler.step()
+    tokens = {job.index: job.result(timeout=0).token_ids for job in jobs}
+    assert tokens == {i: twin(tiny_model.session, IDS[: 4 + i], 6) for i in range(2)}
+    assert len(calls) > 1
 
 
 def test_a_thread_that_dies_at_birth_is_told(
