@@ -70,7 +70,10 @@ def is_exhaustion(error: Exception) -> bool:
 
 def exhausted(what: str, needed: int | None = None, advice: str = SMALLER) -> ResourceError:
     """The error of a ``what`` for which there was no memory."""
-    free = free_bytes()
+    try:
+        free = free_bytes()
+    except MemoryError:  # not even for the question
+        free = 0
     told = free is not None and (needed is None or free < needed)
     found = f"{size_text(free)} of memory free" if told and free is not None else "no memory"
     expected = "more" if needed is None else f"at least {size_text(needed)} for it"

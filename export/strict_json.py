@@ -106,7 +106,7 @@ def parse_json_object(
         problem = "has a string with half a surrogate pair"
         raise error(f"{where} {problem}, expected Unicode text; {advice}") from cause
     except json.JSONDecodeError as cause:
-        problem = f"is not valid JSON ({cause.msg} at character {cause.pos})"
+        problem = f"is not valid JSON ({cause.msg.removesuffix(' at')} at character {cause.pos})"
         raise error(f"{where} {problem}, expected a JSON object; {advice}") from cause
     except _Refused as cause:
         raise error(f"{where} {cause}; {advice}") from cause

@@ -72,9 +72,11 @@ def beam_search(
     )
     rows, beginnings = prompt[None], [_Beginning((), 0.0, cache)]
     ended: list[Beam] = []
+    # So that ``width`` go on even where every beginning's likeliest tokens are those that end it.
+    looked_at = (1 + max(1, len(request.end_ids))) * width
     for count in range(1, most + 1):
         going_on: list[tuple[_Beginning, int, float]] = []
-        for beginning, token, logprob in _likeliest(rows, beginnings, 2 * width):
+        for beginning, token, logprob in _likeliest(rows, beginnings, looked_at):
             is_end = token in request.end_ids
             if is_end or count == most:
                 ids = (*beginning.token_ids, token)

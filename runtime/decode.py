@@ -82,16 +82,23 @@ def steps(
 ) -> Iterator[Step]:
     """One sequence by itself, in steps of ``group`` rows: see ``row_group``."""
     while sequence.finish_reason is None:
-        logits = sequence.known_logits
-        if logits is None:
-            ids, cache = sequence.feed(), sequence.cache
-            if group in (None, 1):
-                logits = session.step(ids, cache, cancellation)
-            else:
-                (logits,) = session.step_together([(cache, ids)], cancellation, multiple=group)
-        step = sequence.take(logits)
+        step = sequence.take(_logits(session, sequence, cancellation, group))
         if step is not None:
             yield step
+
+
+def _logits(
+    session: Session, sequence: Sequence, cancellation: Cancellation | None, group: int | None
+) -> Logits:
+    """(V,) after what a sequence is fed; a prompt of one token, too, is a row of a group."""
+    known = sequence.known_logits
+    if known is not None:
+        return known
+    ids, cache = sequence.feed(), sequence.cache
+    if group in (None, 1):
+        return session.step(ids, cache, cancellation)
+    logits: Logits = session.step_together([(cache, ids)], cancellation, multiple=group)[0]
+    return logits
 
 
 def speculate(
@@ -104,10 +111,7 @@ def speculate(
     pace = Pace()
     while sequence.finish_reason is None:
         if sequence.in_prompt or sequence.known_logits is not None:
-            logits = sequence.known_logits
-            if logits is None:
-                logits = session.step(sequence.feed(), sequence.cache, cancellation)
-            step = sequence.take(logits)
+            step = sequence.take(_logits(session, sequence, cancellation, 1))
             if step is not None:
                 yield step
             continue
@@ -199,13 +203,12 @@ class Batch:
         they can take it again.
         """
         running = list(self._running)
+        # First what can fail for all: then no token has been taken yet.
+        rows = self._rows(running, cancellation) if running else []
         found = self._join_further(cancellation) if self._joining is not None else []
-        if running:
-            rows = self._rows(running, cancellation)
-            found += [
-                (sequence, _taken(sequence, row))
-                for sequence, row in zip(running, rows, strict=True)
-            ]
+        found += [
+            (sequence, _taken(sequence, row)) for sequence, row in zip(running, rows, strict=True)
+        ]
         for sequence, step in found:
             failed = isinstance(step, PocketLMError)
             if sequence.finish_reason is not None or failed:
@@ -229,9 +232,7 @@ class Batch:
         sequence = self._joining
         assert sequence is not None
         try:
-            logits = sequence.prompt_logits
-            if logits is None:
-                logits = self._session.step(sequence.feed(), sequence.cache, cancellation)
+            logits = _logits(self._session, sequence, cancellation, self._group)
         except PocketLMError as error:
             return [(sequence, error)]
         step = _taken(sequence, logits)

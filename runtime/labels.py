@@ -21,19 +21,21 @@ same label.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..export.errors import RequestError
 from ..export.strict_json import quoted
+from ..export.whole_number import brief
 from .placeholders import check_places, fill
 from .quoted_texts import quoting
-from .scoring import TextScorer
+from .scoring import TextScorer, check_text
 from .session import Session
 from .shared_beginning import shared_beginning
 from .tokenizer import Tokenizer
@@ -96,6 +98,8 @@ class Classifier:
         self.labels = checked_labels(labels)
         self.calibrate = calibrate
         self._before, self._gap = checked_template(template)
+        for example in examples:
+            _check_example(example)
         for _, label in examples:
             if label not in self.labels:
                 raise RequestError(
@@ -128,6 +132,7 @@ class Classifier:
         Raises RequestError for a text that is too long, or one after which a label has no token or
         is the beginning of another.
         """
+        check_text("text", text)
         hide, encode = quoting(self._tokenizer, [text])
         prompt = self._examples + self._prompt(hide(text))
         pairs = [self._scorer.encode(prompt, self._gap + label, encode) for label in self.labels]
@@ -145,6 +150,15 @@ class Classifier:
         return self._loglikelihoods(self.encode(""))
 
 
+def _check_example(example: Any) -> None:
+    is_pair = isinstance(example, Sequence) and not isinstance(example, str) and len(example) == 2
+    if not is_pair or not all(isinstance(text, str) for text in example):
+        raise RequestError(
+            f"found the example {brief(example)}, expected a text and its label; give pairs of "
+            "strings"
+        )
+
+
 def softmax(logs: NDArray[np.float64]) -> NDArray[np.float64]:
     """Probabilities that sum to 1, of their logarithms but for a common term."""
     weights = np.exp(logs - logs.max())
@@ -159,7 +173,8 @@ def calibrated(logs: NDArray[np.float64], neutral: NDArray[np.float64]) -> NDArr
 
 def checked_labels(labels: Sequence[str]) -> tuple[str, ...]:
     """``labels``, if there can be such; else RequestError."""
-    if isinstance(labels, str) or not all(isinstance(label, str) for label in labels):
+    several = isinstance(labels, Iterable) and not isinstance(labels, str)
+    if not several or not all(isinstance(label, str) for label in labels):
         raise RequestError(
             f"labels is {labels!r:.60}, expected a sequence of strings; put them in a list"
         )
@@ -183,6 +198,7 @@ def checked_labels(labels: Sequence[str]) -> tuple[str, ...]:
 
 def checked_template(template: str) -> tuple[str, str]:
     """The template before the label, and what stands between the two; RequestError for none."""
+    check_text("template", template)
     before = template.removesuffix(LABEL)
     if LABEL in before:
         raise RequestError(

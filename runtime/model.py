@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import cached_property
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 
@@ -40,7 +41,7 @@ from .prefix_cache import PrefixCache
 from .prompt_cache import Owner, PromptCacheFile
 from .request import Request
 from .reuse import ReusableCache
-from .row_rule import MOST_ROWS, row_group
+from .row_rule import MOST_ROWS, RowRule
 from .sampling import SamplingOptions
 from .scheduler import Background, Job, Scheduler
 from .scoring import Score, TextLogprobs, TextScorer, start_token
@@ -107,6 +108,8 @@ class Model:
         self.end_ids = config.end_ids
         self.start_id = config.start_id
         self.sampling_defaults = {**SAMPLING_DEFAULTS, **config.sampling}
+        self._drafts: WeakSet[Model] = WeakSet()  # those that were found to have its tokens
+        self._row_rule = RowRule(self.session)
         self._answer_end_ids: frozenset[int] | None = None  # asked of the template when needed
         self.load_seconds = time.perf_counter() - started
 
@@ -276,19 +279,18 @@ class Model:
     ) -> Request:
         """A request of the options of ``stream``, to be run by ``generate_many``.
 
+        That are all but those of a text that runs alone: ``cancellation``, ``cache``,
+        ``reproducible``, ``lookup`` and ``draft``.
+
         Raises RequestError for an argument out of range, a prompt longer than the context, or a
         form that is wrong; MissingExtraError for a form without the extra "grammar".
         """
         chat = prompt if isinstance(prompt, ChatPrompt) else ChatPrompt([])
-        if not isinstance(ignore_eos, bool | np.bool_):
-            raise RequestError(
-                f"ignore_eos is {brief(ignore_eos)}, expected True or False: a truth value, no "
-                "number; leave it out for False"
-            )
+        _check_truth("ignore_eos", ignore_eos)
         unknown = [name for name in sampling if name not in SAMPLING_NAMES]
         if unknown:
             raise RequestError(
-                f"found the option {unknown[0]!r:.40}, expected one of those of Model.stream"
+                f"found the option {unknown[0]!r:.40}, expected one of those of Model.request"
             )
         chosen = {name: value for name, value in sampling.items() if value is not None}
         check_policy(context, keep)
@@ -354,7 +356,7 @@ class Model:
                             ``prefix_cache`` may take
         reproducible        True: each gets the tokens that it gets alone with ``reproducible``,
                             whatever its company; False: faster by up to a row a step
-        options             those of ``stream``, for all that have none of their own
+        options             those of ``request``, for all that have none of their own
 
         Requests join and leave between steps, first come first served; a long prompt delays the
         others by a chunk at most, and one that begins as another is not computed twice. One that
@@ -362,7 +364,13 @@ class Model:
         RequestError for a request that is none, with its index, ResourceError where there is no
         memory for a step.
         """
-        group = self._row_group if reproducible else 1
+        if isinstance(requests, str | Mapping) or not isinstance(requests, Iterable):
+            raise RequestError(
+                f"requests is {brief(requests)} of type {type(requests).__name__}, expected "
+                "several; put them in a list"
+            )
+        _check_truth("reproducible", reproducible)
+        group = self._row_rule.group() if reproducible else 1
         scheduler = Scheduler(self.session, group, rows, _kv_bytes(kv_bytes), self.prefix_cache)
         coming = enumerate(requests)
         more = True
@@ -380,12 +388,12 @@ class Model:
     def submit(self, prompt: Any = "", **options: Any) -> Job:
         """Runs a request in the background, together with others that were submitted; a ``Job``.
 
-        Takes a prompt and the options of ``stream`` but ``cancellation`` and ``cache``. Its tokens
-        are those that ``stream`` gives with ``reproducible``. Raises RequestError for an argument
+        Takes a prompt and the options of ``request``. Its tokens are those that ``stream`` gives
+        with ``reproducible``. Raises RequestError for an argument
         out of range.
         """
         job = Job(self._as_request(prompt, options), self.tokenizer)
-        self._background.run(job)
+        self._run_in_background(job)
         return job
 
     async def astream(self, prompt: Any = "", **options: Any) -> AsyncIterator[Piece]:
@@ -401,7 +409,7 @@ class Model:
                 loop.call_soon_threadsafe(arrived.put_nowait, piece)
 
         job = Job(self._as_request(prompt, options), self.tokenizer, listener=listener)
-        self._background.run(job)
+        self._run_in_background(job)
         try:
             while (piece := await arrived.get()) is not None:
                 yield piece
@@ -453,7 +461,8 @@ class Model:
                 f"beams is {brief(beams)}, expected an integer from 1 to {MOST_BEAMS}; give how "
                 "many beginnings are to be followed"
             )
-        if isinstance(length_penalty, bool | str) or not -10 <= length_penalty <= 10:
+        is_number = isinstance(length_penalty, int | float | np.number)
+        if isinstance(length_penalty, bool) or not is_number or not -10 <= length_penalty <= 10:
             raise RequestError(
                 f"length_penalty is {brief(length_penalty)}, expected a number in [-10, 10]; leave "
                 "it out for 1"
@@ -470,6 +479,8 @@ class Model:
     def _loop(
         self, request: Request, lookup: bool, draft: Model | None, reproducible: bool
     ) -> Loop:
+        _check_truth("lookup", lookup)
+        _check_truth("reproducible", reproducible)
         asked = [
             name
             for name, given in (
@@ -488,7 +499,7 @@ class Model:
             self._check_draft(draft)
         if reproducible:
             return lambda session, sequence, cancellation: steps(
-                session, sequence, cancellation, self._row_group
+                session, sequence, cancellation, self._row_rule.group()
             )
         if lookup or draft is not None:
             return lambda session, sequence, cancellation: speculate(
@@ -504,23 +515,26 @@ class Model:
             raise RequestError(
                 f"draft is {brief(draft)}, expected a Model; open one with pocketlm.load"
             )
+        if draft in self._drafts:
+            return
         count = min(draft.session.shape.vocab_size, self.session.shape.vocab_size)
         if draft.tokenizer.all_bytes(count) != self.tokenizer.all_bytes(count):
             raise RequestError(
                 f"draft is {draft.folder.path}: found other tokens than those of "
                 f"{self.folder.path}, expected the same; use a model with its tokenizer"
             )
+        self._drafts.add(draft)
 
-    @cached_property
-    def _row_group(self) -> int | None:
-        return row_group(self.session)
+    def _run_in_background(self, job: Job) -> None:
+        self.session.check_process()
+        self._background.run(job)
 
     @cached_property
     def _background(self) -> Background:
+        # Without a reference to the model: it is to be freed as soon as nobody has it any more.
+        session, rule, prefixes = self.session, self._row_rule, self.prefix_cache
         return Background(
-            lambda: Scheduler(
-                self.session, self._row_group, kv_bytes=_kv_bytes(), prefixes=self.prefix_cache
-            )
+            lambda: Scheduler(session, rule.group(), kv_bytes=_kv_bytes(), prefixes=prefixes)
         )
 
     def _as_request(self, asked: Any, options: Mapping[str, Any]) -> Request:
@@ -688,6 +702,14 @@ def _check_one_cache(cache: ReusableCache | None) -> None:
         raise RequestError(
             "found cache with prompt_cache, expected one of them; leave one out, or save what a "
             "new_session() holds"
+        )
+
+
+def _check_truth(name: str, value: object) -> None:
+    if not isinstance(value, bool | np.bool_):
+        raise RequestError(
+            f"{name} is {brief(value)}, expected True or False: a truth value, no number; leave it "
+            "out for its default"
         )
 
 

@@ -7,6 +7,8 @@ threads: with AVX-512 quantized products take pairs. So it is tried on the opene
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 
 from .arena import KVCache
@@ -18,6 +20,23 @@ GROUPS = (1, 2, 4, 8)
 COMPANIES = (3, 6, 9, 12, MOST_ROWS)  # rows beside which each of LOOKED_AT is looked at
 LONGEST = 256  # tokens before; the others are shorter
 LOOKED_AT = (0, 5, MOST_ROWS - 1)
+
+
+class RowRule:
+    """``row_group`` of a session, found when it is first asked for."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._lock = threading.Lock()
+        self._found: list[int | None] = []
+
+    def group(self) -> int | None:
+        """It, once for all threads. Raises what ``Session.step`` raises."""
+        self._session.check_process()
+        with self._lock:
+            if not self._found:
+                self._found.append(row_group(self._session))
+            return self._found[0]
 
 
 def row_group(session: Session) -> int | None:

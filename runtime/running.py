@@ -98,7 +98,7 @@ def call_interruptibly(call: Callable[[], Result], stop: Stop) -> Result:
 
     That exception is raised once the call has returned, so that nothing goes on behind it.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if threading.get_ident() != threading.main_thread().ident:
         return call()  # Python runs no handlers in this thread
     work = _Work(call)
     here = False

@@ -6,13 +6,16 @@ the keys and values that all of them may come to hold. Then every one gets a tok
 
 from __future__ import annotations
 
+import _thread
 import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
 from ..export.errors import PocketLMError, RequestError
+from ..export.memory import exhausted, memory_errors
 from ..export.whole_number import brief, whole_number
+from .arena import SHORTER
 from .cancellation import Cancelled
 from .decode import Batch, check_prompt, stops_at_once
 from .prefix import Prefixes
@@ -22,6 +25,8 @@ from .sequence import Sequence, Step
 from .session import Session
 from .text import Output, Piece, Result
 from .tokenizer import Tokenizer
+
+BIRTH_SECONDS = 5.0  # that a new thread may take to begin, on a machine that is busy
 
 Listener = Callable[[Piece | None], None]
 
@@ -179,7 +184,12 @@ class Scheduler:
         ended = self._ended_early()
         if self._waiting and not self._batch.is_joining and self._has_room(self._waiting[0]):
             job = self._waiting.popleft()
-            self._running[self._batch.join(job.request)] = job
+            try:
+                with memory_errors("beginning with a request", advice=SHORTER):
+                    self._running[self._batch.join(job.request)] = job
+            except Exception as error:  # of whatever kind: in neither list, nobody else ends it
+                job.fail(error)
+                ended.append(job)
         for sequence, step in self._batch.step():
             job = self._running[sequence]
             if isinstance(step, PocketLMError):
@@ -249,12 +259,29 @@ class Background:
         self._at_work = False
 
     def run(self, job: Job) -> None:
-        """Has it join the others."""
+        """Has it join the others. Raises ResourceError where there can be no thread."""
         with self._lock:
-            self._given.append(job)
             if not self._at_work:
-                threading.Thread(target=self._work, name="pocketlm", daemon=True).start()
+                self._start()
                 self._at_work = True
+            self._given.append(job)
+
+    def _start(self) -> None:
+        """Starts the thread, and waits until it works.
+
+        One that finds no memory dies without a word: ``Thread.start`` would wait for it for ever.
+        """
+        claim, begun = threading.Lock(), threading.Event()
+
+        def work() -> None:
+            if claim.acquire(blocking=False):
+                begun.set()
+                self._work()
+
+        with memory_errors("a thread for jobs"):
+            _thread.start_new_thread(work, ())
+        if not begun.wait(BIRTH_SECONDS) and claim.acquire(blocking=False):
+            raise exhausted("a thread for jobs")
 
     def _work(self) -> None:
         scheduler: Scheduler | None = None

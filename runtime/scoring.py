@@ -16,7 +16,7 @@ lm-evaluation-harness 0.4.13.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,6 +133,14 @@ def check_length(continuation: Sequence[int], context_length: int) -> None:
         )
 
 
+def check_text(name: str, text: object) -> None:
+    """Raises RequestError for what is no string."""
+    if not isinstance(text, str):
+        raise RequestError(
+            f"{name} is {brief(text)} of type {type(text).__name__}, expected a string; give text"
+        )
+
+
 class TextScorer:
     """Scores texts, one after another; for one thread at a time.
 
@@ -157,6 +165,8 @@ class TextScorer:
         self, context: str, continuation: str, encode: Encode | None = None
     ) -> tuple[list[int], list[int]]:
         """Token ids of both. Raises what ``encode_pair`` does, and for what does not fit."""
+        check_text("context", context)
+        check_text("continuation", continuation)
         pair = encode_pair(self._tokenizer, context, continuation, self._start_id, encode)
         most = self._scorer.context_length + 1  # the last token is predicted, not fed
         if sum(map(len, pair)) > most:
@@ -173,7 +183,7 @@ class TextScorer:
         Raises RequestError, before anything runs, for what ``encode`` does not take; NumericsError
         for logits that are not finite.
         """
-        if isinstance(continuations, str):
+        if isinstance(continuations, str) or not isinstance(continuations, Iterable):
             raise RequestError(
                 f"continuations is {continuations!r:.60}, expected a sequence of strings; put it "
                 "in a list"
@@ -193,6 +203,7 @@ class TextScorer:
         context, and for a ``top`` that is not from 0 to V; NumericsError for logits that are not
         finite.
         """
+        check_text("text", text)
         wanted = whole_number(top)
         if wanted is None or not 0 <= wanted <= self._vocab_size:
             raise RequestError(

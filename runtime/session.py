@@ -268,7 +268,7 @@ class Session:
         A long one is interruptible, and as a whole, so that an exception at whatever moment finds
         the session between two steps.
         """
-        self._check_process()
+        self.check_process()
 
         def turn() -> Logits:
             with self._lock, memory_errors(f"a step of {count} tokens", advice=SHORTER):
@@ -356,8 +356,12 @@ class Session:
         if self._on_device:
             self._binding.synchronize_outputs()
 
-    def _check_process(self) -> None:
-        """Asked before the lock: in a fork a thread that is not there may hold it for ever."""
+    def check_process(self) -> None:
+        """Raises PocketLMError in a fork of the process that opened it.
+
+        Asked before any lock, and before any other thread is waited for: in a fork a thread that is
+        not there may hold the one, and is the other.
+        """
         if os.getpid() != self._process:
             raise PocketLMError(
                 f"this model was loaded by process {self._process}, found a fork of it "

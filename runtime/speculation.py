@@ -13,11 +13,12 @@ lookup decoding) for guesses from the text itself.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Protocol
 
 from .chunks import prefill
 from .request import Request
-from .sampling import make_sampler
+from .sampling import SamplingOptions, make_sampler
 from .sequence import Sequence
 from .session import Session
 from .shared_beginning import shared_beginning
@@ -77,10 +78,16 @@ class DraftModel:
         self._session = session
         self._cache = session.new_cache()
         self._fed: list[int] = []  # what the cache holds
-        self._sampler = make_sampler(request.sampling, len(request.prompt_ids), request.end_ids)
+        size = session.shape.vocab_size
+        end_ids = frozenset(token for token in request.end_ids if token < size)
+        self._sampler = make_sampler(
+            _within(request.sampling, size), len(request.prompt_ids), end_ids
+        )
 
     def outlook(self, sequence: Sequence, most: int) -> tuple[int, int]:
-        """As many as there is room for in its own context."""
+        """As many as there is room for in its own context; none after a token it does not have."""
+        if max(sequence.token_ids) >= self._session.shape.vocab_size:
+            return 0, 0
         room = self._session.shape.context_length - len(sequence.token_ids)
         return max(0, min(most, room)), LONGEST_MATCH + 1
 
@@ -98,6 +105,16 @@ class DraftModel:
             guesses.append(self._sampler(logits, [*token_ids, *guesses]))
         self._fed = [*token_ids, *guesses[:-1]]
         return guesses
+
+
+def _within(options: SamplingOptions, size: int) -> SamplingOptions:
+    """``options`` without the tokens that a vocabulary of ``size`` does not have."""
+    biases, banned = options.logit_bias or {}, options.banned_tokens or ()
+    return replace(
+        options,
+        logit_bias={token: bias for token, bias in biases.items() if token < size} or None,
+        banned_tokens=[token for token in banned if token < size] or None,
+    )
 
 
 class Pace:

@@ -445,6 +445,7 @@ BAD = [
     ('{"prompt": "a", "messages": []}', "found both prompt and messages, expected one"),
     ('{"prompt": "a", "maxtokens": 1}', "found the field 'maxtokens', expected prompt, .*min_p"),
     ('{"prompt": "a", "cache": 1}', "found the field 'cache'"),
+    ('{"prompt": "a", "lookup": true}', "found the field 'lookup', expected prompt"),
     ('{"prompt": 1}', "prompt is 1 of type int, expected a string or a sequence of token ids"),
     ('{"prompt": [1, "a"]}', "prompt has the token id 'a', expected 0 to 299"),
     ('{"prompt": [300]}', "prompt has the token id 300, expected 0 to 299"),

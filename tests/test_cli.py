@@ -105,7 +105,7 @@ def test_a_form_is_read_from_a_file_or_the_line(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--regex", "("], "pocketlm: regex was refused (invalid regex"),
+        (["--regex", "("], "pocketlm: --regex was refused (invalid regex"),
         (["--regex", "a", "--choice", "b"], "pocketlm: found regex and choices, expected one"),
         (["--json-schema", "{folder}/none.json"], "'none.json' cannot be opened (No such file"),
         (["--grammar", "{folder}"], "is a folder, expected a regular file"),

@@ -37,7 +37,7 @@ def model(request: pytest.FixtureRequest, int8_kv_folder: ModelFolder) -> Model:
 @st.composite
 def requests(draw: st.DrawFn) -> list[dict[str, Any]]:
     """Some begin alike, a few are the same; long prompts of several chunks among short ones."""
-    shared = WORDS[: draw(st.sampled_from([3, 40, 90]))]
+    shared = WORDS[: draw(st.sampled_from([1, 3, 40, 90]))]
     asked = []
     for number in range(draw(st.integers(2, 9))):
         start, length = draw(st.integers(100, 300)), draw(st.integers(0, 40))
@@ -74,3 +74,14 @@ def test_company_changes_no_bit(
         if place not in ended:
             assert submitted.logprobs == alone.logprobs
         assert alone.token_ids[: len(submitted.token_ids)] == submitted.token_ids
+
+
+def test_company_changes_no_bit_of_a_prompt_of_one_token(model: Model) -> None:
+    """Which is fed as any new token is: in a group of rows, alone too."""
+    options: dict[str, Any] = {"max_tokens": 3, "logprobs": True, "ignore_eos": True, "seed": 1}
+    for prompt in ("", [5]):
+        alone = model.generate(prompt, reproducible=True, **options)
+        assert model.submit(prompt, **options).result(timeout=60).logprobs == alone.logprobs
+        for result in model.generate_many([prompt, prompt, WORDS[:7]], **options):
+            if result.index < 2:
+                assert result.logprobs == alone.logprobs

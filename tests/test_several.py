@@ -76,6 +76,21 @@ def test_a_text_that_is_guessed_ends_where_it_would(
     assert found.finish_reason == plain.finish_reason == "length"
 
 
+def test_a_draft_is_named_as_a_model_is(run: Run) -> None:
+    line = ("run", "demo", "the", "--max-tokens", "5", "--temperature", "0")
+    ended = run(*line, "--draft", "demo")
+    assert (ended.code, ended.out) == (0, run(*line).out)
+    ended = run(*line, "--draft", "nobody/nothing", "--offline")  # which holds of the draft, too
+    assert ended.code != 0 and "nobody/nothing" in ended.err and "offline" in ended.err
+
+
+def test_logprobs_follow_each_of_several_texts(run: Run, tiny_folder: ModelFolder) -> None:
+    ended = run("run", tiny_folder.path, "the", *SHORT, "--n", "2", "--logprobs", "1")
+    first, second = ended.out.removeprefix("--- 1 of 2\n").split("--- 2 of 2\n")
+    for text in (first, second):
+        assert all(float(row.split()[0]) < 0 for row in text.splitlines()[-6:])
+
+
 @pytest.mark.parametrize("how", ["--lookup", "--draft"])
 def test_guesses_are_told_and_change_nothing(run: Run, tiny_folder: ModelFolder, how: str) -> None:
     line = ["run", tiny_folder.path, "the the the the", "--max-tokens", "60", "--seed", "3"]
@@ -102,6 +117,19 @@ def test_a_draft_with_other_tokens_is_refused(tmp_path: Path, tiny_model: Model)
         (["--n", "0"], "--n is 0, expected an integer from 1 up"),
         (["--n", "5", "--beams", "4"], "found --n 5 of --beams 4, expected at most 4"),
         (["--beams", "0"], "--beams is 0, expected an integer from 1 to 64"),
+        (["--beams", "2", "--json-schema", __file__], "found --json-schema with --beams"),
+        (["--beams", "2", "--choice", "a,b"], "found --choice with --beams"),
+        (["--beams", "2", "--stop", "a"], "found --stop with --beams"),
+        (["--beams", "2", "--ban", "a"], "found --ban with --beams"),
+        (["--beams", "2", "--max-seconds", "1"], "found --max-seconds with --beams"),
+        (["--beams", "2", "--logprobs", "0"], "found --logprobs with --beams"),
+        (["--beams", "2", "--recipe", "assistant"], "found --recipe with --beams"),
+        (["--n", "2", "--stats"], "found --stats with --n or --beams"),
+        (["--length-penalty", "1"], "found --length-penalty without --beams"),
+        (["--choice", ""], "pocketlm: --choice has an empty string, expected"),
+        (["--ban", ""], "pocketlm: --ban has '' of type str, expected"),
+        (["--regex", ""], "pocketlm: --regex: the empty text alone satisfies it"),
+        (["--regex", "("], "pocketlm: --regex was refused"),
         (["--beams", "2", "--length-penalty", "nan"], "--length-penalty is nan, expected a number"),
         (["--lookup", "--n", "2"], "found --lookup with --n or --beams"),
         (["--prompt-cache", "x", "--n", "2"], "found --prompt-cache with --n or --beams"),
@@ -112,7 +140,7 @@ def test_a_draft_with_other_tokens_is_refused(tmp_path: Path, tiny_model: Model)
             "--logprobs is -1, expected True, False or an integer",
         ),
         (["--max-seconds", "-1"], "--max-seconds is -1.0, expected a number of seconds"),
-        (["--draft", "nowhere/x"], "nowhere"),
+        (["--draft", "./nowhere/x"], "nowhere"),
     ],
 )
 def test_what_does_not_go_together_is_refused(

@@ -142,7 +142,7 @@ def _with_options(message: str, params: Sequence[click.Parameter]) -> str:
     "top_k is 0, expected …" is what a caller from Python can act on; here it is --top-k.
     """
     options = {param.name: max(param.opts, key=len) for param in params if param.opts[0][0] == "-"}
-    subject = re.match(r"\w+( and \w+)*(?= (is|are) )", message)
+    subject = re.match(r"\w+( and \w+)*(?= (is|are|has|was|holds) |: )", message)
     if subject is None:
         return message
     words = [options.get(word, word) for word in subject[0].split(" ")]

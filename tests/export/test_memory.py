@@ -71,6 +71,16 @@ def test_what_was_needed_and_what_there_was_are_told(
     assert str(exhausted("a cache", needed, "do it")) == f"a cache: {said}; do it"
 
 
+def test_no_memory_for_the_question_how_much_there_is_means_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def failing() -> int:
+        raise MemoryError
+
+    monkeypatch.setattr(memory, "free_bytes", failing)
+    assert "found 0 B of memory free, expected more" in str(exhausted("a cache"))
+
+
 def test_the_size_in_the_error_of_onnxruntime_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "free_bytes", lambda: 0)
     with pytest.raises(

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
+import contextlib
+import os
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
+from forks import in_a_fork
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pocketlm
 from pocketlm.export.errors import NumericsError, RequestError, ResourceError
+from pocketlm.export.folder import ModelFolder
 from pocketlm.runtime.decode import Batch, generate
 from pocketlm.runtime.model import Model
 from pocketlm.runtime.request import GREEDY, Request
@@ -168,6 +174,9 @@ def test_a_request_that_fails_is_told_and_changes_nobody_elses_tokens(
         ([{"prompt": "a", "top_k": 0}], r"requests\[0\]: top_k is 0, expected"),
         ([{"prompt": "a", "topk": 3}], r"requests\[0\]: found the option 'topk', expected one of"),
         (["a", [400]], r"requests\[1\]: prompt has the token id 400"),
+        ("abc", "requests is 'abc' of type str, expected several"),
+        ({"prompt": "a"}, "requests is {'prompt': 'a'} of type dict, expected several"),
+        (None, "requests is None of type NoneType, expected several"),
     ],
 )
 def test_a_request_that_is_none_is_named(tiny_model: Model, asked: Any, message: str) -> None:
@@ -196,6 +205,13 @@ def test_a_generation_that_nobody_follows_frees_its_rows(tiny_model: Model) -> N
     assert len(batch) == 1 and not batch.is_joining
     batch.leave(sequence)
     assert len(batch) == 0 and batch.step() == []
+
+
+@pytest.mark.parametrize("name", ["lookup", "reproducible", "ignore_eos"])
+@pytest.mark.parametrize("value", ["no", 0, None])
+def test_a_switch_is_a_truth_value(tiny_model: Model, name: str, value: Any) -> None:
+    with pytest.raises(RequestError, match=f"{name} is .*, expected True or False"):
+        tiny_model.stream("a", **{name: value})
 
 
 # In the background ------------------------------------------------------------------------------
@@ -272,14 +288,105 @@ def test_memory_that_runs_out_is_told_to_everyone_who_waits(
     assert tiny_model.submit(IDS[:3], max_tokens=5, ignore_eos=True).result(30).token_ids
 
 
-def test_the_thread_ends_when_there_is_nothing_to_do(tiny_model: Model) -> None:
-    tiny_model.submit("a", max_tokens=3).result(timeout=30)
+def test_a_request_that_cannot_begin_ends_alone(
+    tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is wrong: nobody would wait for ever, nor lose a token."""
+    join = Batch.join
+
+    def failing(self: Batch, request: Request) -> Running:
+        if len(request.prompt_ids) == 4:
+            raise MemoryError("for a sampler")
+        return join(self, request)
+
+    prompts = [IDS[:3], IDS[:4], IDS[:5]]
+    options: dict[str, Any] = {"max_tokens": 5, "ignore_eos": True}
+    monkeypatch.setattr(Batch, "join", failing)
+    jobs = [tiny_model.submit(prompt, **options) for prompt in prompts]
+    with pytest.raises(ResourceError, match="beginning with a request: found"):
+        jobs[1].result(timeout=30)
+    assert [len(jobs[i].result(timeout=30).token_ids) for i in (0, 2)] == [5, 5]
+    found = {one.index: one for one in tiny_model.generate_many(prompts, **options)}
+    assert [found[i].finish_reason for i in range(3)] == ["length", "error", "length"]
+
+
+def test_a_step_that_failed_can_be_taken_again(
+    tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the step of another one, which joins, had not: no token of either is lost."""
+    rows, calls = Batch._rows, []
+
+    def failing(self: Batch, *arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 1:
+            raise ResourceError("found no memory, expected some; close something")
+        return rows(self, *arguments)
+
+    monkeypatch.setattr(Batch, "_rows", failing)
+    scheduler = Scheduler(tiny_model.session)
+    jobs = [Job(Request(IDS[: 4 + i], GREEDY, 6), tiny_model.tokenizer, i) for i in range(2)]
+    for job in jobs:
+        scheduler.add(job)
+    for _ in range(20):
+        with contextlib.suppress(ResourceError):
+            scheduler.step()
+    tokens = {job.index: job.result(timeout=0).token_ids for job in jobs}
+    assert tokens == {i: twin(tiny_model.session, IDS[: 4 + i], 6) for i in range(2)}
+    assert len(calls) > 1
+
+
+def test_a_thread_that_dies_at_birth_is_told(
+    tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("pocketlm.runtime.scheduler.BIRTH_SECONDS", 0.01)
+        patch.setattr("_thread.start_new_thread", lambda *_: 0)
+        with pytest.raises(ResourceError, match="a thread for jobs: found"):
+            tiny_model.submit(IDS[:3], max_tokens=3)
+    assert tiny_model.submit(IDS[:3], max_tokens=3).result(timeout=30).token_ids
+
+
+def threads_without_jobs(model: Model) -> int:
+    """How many threads there are, once that of the jobs had time to end."""
     for _ in range(500):
-        if not any(thread.name == "pocketlm" for thread in threading.enumerate()):
+        if not model._background._at_work:
             break
         time.sleep(0.01)
-    assert not any(thread.name == "pocketlm" for thread in threading.enumerate())
+    time.sleep(0.01)
+    return _thread._count()
+
+
+def test_the_thread_ends_when_there_is_nothing_to_do(tiny_model: Model) -> None:
+    before = threads_without_jobs(tiny_model)
+    tiny_model.submit(IDS[:100], max_tokens=3).result(timeout=30)
+    assert threads_without_jobs(tiny_model) == before
+    assert len(threading.enumerate()) <= before + 1  # nor does anything look like one
     assert tiny_model.submit("a", max_tokens=3).result(timeout=30).token_ids
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize(
+    "ask", [lambda model: model.submit("a"), lambda model: list(model.generate_many(["a"]))]
+)
+def test_a_fork_while_jobs_run_is_refused(tiny_folder: ModelFolder, ask: Any) -> None:
+    """Where their thread is not, and may have held what others wait for."""
+    model = Model(tiny_folder, threads=1)
+    job = model.submit(IDS[:5], max_tokens=150, ignore_eos=True)
+    said = in_a_fork(lambda: (ask(model), None)[1], 2.0)
+    assert said.startswith(b"PocketLMError: this model was loaded by process")
+    job.cancel()
+    job.result(timeout=30)
+
+
+def test_a_model_that_ran_jobs_is_free_when_nobody_has_it(tiny_folder: ModelFolder) -> None:
+    """At once: its weights are not to wait for a collection of garbage."""
+    model = Model(tiny_folder, threads=1)
+    job = model.submit(IDS[:5], max_tokens=20, ignore_eos=True)
+    gone = weakref.ref(model)
+    del model
+    assert gone() is None
+    assert len(job.result(timeout=30).token_ids) == 20  # which goes on
 
 
 def test_asyncio_streams_side_by_side(tiny_model: Model) -> None:
@@ -344,7 +451,7 @@ def test_the_row_group_is_the_least_that_hides_company(
 def test_a_model_without_a_row_group_runs_each_by_itself(
     tiny_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pocketlm.runtime.model.row_group", lambda session: None)
+    monkeypatch.setattr("pocketlm.runtime.row_rule.row_group", lambda session: None)
     model = pocketlm.Model(tiny_model.folder, threads=1)
     rows = []
     run = Session._run

@@ -10,9 +10,11 @@ import pytest
 from checkpoint_files import gpt2_config, gpt2_tensors, write_checkpoint
 
 from pocketlm.export.checkpoint import open_checkpoint
+from pocketlm.export.errors import RequestError
 from pocketlm.export.writing import export_model
 from pocketlm.runtime.beams import beam_search
 from pocketlm.runtime.decode import generate
+from pocketlm.runtime.model import Model
 from pocketlm.runtime.request import GREEDY, Request
 from pocketlm.runtime.session import Session
 
@@ -72,6 +74,21 @@ def test_wider_beams_find_no_less_likely_texts(tiny_session: Session) -> None:
     best = [beam_search(tiny_session, request, width)[0].logprob for width in (1, 4, 16)]
     assert best == sorted(best)
     assert best[-1] > best[0]
+
+
+def test_a_beginning_goes_on_however_many_tokens_end_a_text(session: Session) -> None:
+    """The three likeliest do; of long texts, which the penalty favours, one beginning is left."""
+    logits = session.step(PROMPT, session.new_cache())
+    ends = frozenset(int(token) for token in logits.argsort()[-3:])
+    request = Request(PROMPT, GREEDY, 4, ends)
+    (best,) = beam_search(session, request, 1, length_penalty=10.0)
+    assert len(best.token_ids) == 4
+
+
+@pytest.mark.parametrize("penalty", [None, [1], "1", True, float("nan"), 11])
+def test_a_wrong_length_penalty_is_refused(tiny_model: Model, penalty: Any) -> None:
+    with pytest.raises(RequestError, match="length_penalty is .*, expected a number in"):
+        tiny_model.beams("a", length_penalty=penalty)
 
 
 def test_the_context_ends_beams(session: Session) -> None:

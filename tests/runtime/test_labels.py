@@ -160,3 +160,26 @@ def test_a_label_whose_tokens_begin_another_is_refused(
 def test_a_text_that_does_not_fit_is_refused_with_its_tokens(tiny_model: pocketlm.Model) -> None:
     with pytest.raises(RequestError, match=r"the context has 207 tokens and the continuation \d"):
         classifier(tiny_model).classify("z" * 200)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"labels": None}, "labels is None, expected a sequence of strings"),
+        ({"labels": 5}, "labels is 5, expected a sequence of strings"),
+        ({"template": 3}, "template is 3 of type int, expected a string"),
+        ({"examples": ["xy"]}, "found the example 'xy', expected a text and its label"),
+        ({"examples": [(1, "other")]}, "found the example .*, expected a text and its label"),
+        (
+            {"examples": [("a", "other", "b")]},
+            "found the example .*, expected a text and its label",
+        ),
+    ],
+)
+def test_other_types_are_refused(
+    tiny_model: pocketlm.Model, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(RequestError, match=message):
+        classifier(tiny_model, **options)
+    with pytest.raises(RequestError, match="text is 3 of type int, expected a string"):
+        classifier(tiny_model).classify(3)  # type: ignore[arg-type]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -344,3 +346,15 @@ def test_a_text_without_a_token_is_refused(tiny_model: pocketlm.Model) -> None:
 def test_logits_without_a_softmax_are_refused(value: float) -> None:
     with pytest.raises(NumericsError, match="not finite"):
         logprobs(np.array([[0, value]], np.float32), np.array([[0]]))
+
+
+def test_what_is_no_text_is_refused(tiny_model: pocketlm.Model) -> None:
+    calls: list[tuple[Callable[[Any], Any], str]] = [
+        (lambda no: tiny_model.score(no, [" a"]), "context is 3 of type int"),
+        (lambda no: tiny_model.score("a", [no]), "continuation is 3 of type int"),
+        (lambda no: tiny_model.score("a", no), "continuations is 3, expected a sequence"),
+        (lambda no: tiny_model.logprobs(no), "text is 3 of type int"),
+    ]
+    for call, message in calls:
+        with pytest.raises(RequestError, match=message):
+            call(3)

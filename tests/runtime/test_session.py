@@ -5,19 +5,18 @@ from __future__ import annotations
 import gc
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from forks import in_a_fork
 from model_folders import with_manifest
 from numpy.typing import NDArray
 
@@ -106,31 +105,6 @@ def test_a_full_context_is_refused_and_stays_usable(tiny_session: Session) -> No
     assert cache.length == 160
     cache.truncate(10)
     tiny_session.step([1], cache)
-
-
-def in_a_fork(function: Callable[[], None], seconds: float) -> bytes:
-    """What ``function`` raised in a forked child: the class and message, or b"" if it hung."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:  # no pytest, no exit handlers beyond this point
-        try:
-            function()
-            os.write(writing, b"nothing raised")
-        except BaseException as error:
-            os.write(writing, f"{type(error).__name__}: {error}".encode())
-        finally:
-            os._exit(0)
-    os.close(writing)
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if os.waitpid(child, os.WNOHANG)[0]:
-            break
-        time.sleep(0.01)
-    else:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-    with open(reading, "rb") as stream:
-        return stream.read()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")

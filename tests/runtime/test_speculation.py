@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from checkpoint_files import gpt2_config, gpt2_tensors, write_checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pocketlm.export.checkpoint import open_checkpoint
+from pocketlm.export.writing import export_model
 from pocketlm.runtime.decode import begin, speculate, steps
+from pocketlm.runtime.model import Model
 from pocketlm.runtime.request import GREEDY, Request
 from pocketlm.runtime.sampling import SamplingOptions
 from pocketlm.runtime.sequence import Sequence as Running
@@ -62,6 +68,20 @@ def test_guesses_right_or_wrong_change_no_token(
     assert sequence.finish_reason == plain.finish_reason
     assert sequence.cache.length == plain.cache.length == len(sequence.token_ids) - 1
     assert 0 <= sequence.num_right <= sequence.num_guessed
+
+
+@pytest.mark.parametrize("limit", [5, 6, 7, 150])
+def test_all_tokens_of_the_last_step_are_in_the_text(
+    tiny_model: Model, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever ends it: the number of tokens, or the context."""
+    monkeypatch.setattr(Pace, "num_guesses", lambda self, sure, available: min(3, available))
+    options: dict[str, Any] = {"temperature": 0, "max_tokens": limit, "ignore_eos": True}
+    plain = tiny_model.generate(IDS[:20], **options)
+    guessed = tiny_model.generate(IDS[:20], draft=tiny_model, **options)
+    assert guessed.timings.right_guesses > 0
+    assert (guessed.token_ids, guessed.text) == (plain.token_ids, plain.text)
+    assert guessed.finish_reason == plain.finish_reason
 
 
 def test_right_guesses_take_fewer_steps(
@@ -161,3 +181,24 @@ def test_a_draft_of_another_model_changes_no_token(
     draft = DraftModel(int8_kv_session, request)
     assert [step.token for step in speculate(tiny_session, sequence, draft)] == expected
     assert 0 < sequence.num_right < sequence.num_guessed
+
+
+@pytest.mark.parametrize("options", [{}, {"logit_bias": {290: -5.0}}, {"banned_tokens": [290]}])
+def test_a_draft_of_fewer_tokens_guesses_where_it_knows_them_all(
+    tiny_session: Session,
+    tmp_path: Path,
+    options: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As where one vocabulary is padded, and the other is not."""
+    monkeypatch.setattr(Pace, "num_guesses", lambda self, sure, available: min(3, available))
+    config = gpt2_config(vocab_size=260, n_positions=160)
+    checkpoint = open_checkpoint(write_checkpoint(tmp_path / "in", config, gpt2_tensors(config)))
+    smaller = Session(export_model(checkpoint, tmp_path / "out"), threads=1)
+    sampling = SamplingOptions(temperature=0.9, seed=3, **options)
+    for prompt_ids in ([*range(20)], [*range(20), 280]):
+        request = Request(prompt_ids, sampling, 60)
+        expected = [step.token for step in steps(tiny_session, begin(tiny_session, request))]
+        sequence = begin(tiny_session, request)
+        found = speculate(tiny_session, sequence, DraftModel(smaller, request))
+        assert [step.token for step in found] == expected

@@ -248,7 +248,8 @@ form_options = _group(
         type=Place(),
         metavar="FILE",
         callback=lambda context, parameter, file: file and _text_of(file),
-        help="Write JSON that satisfies the schema in FILE. These four need the extra 'grammar'.",
+        help="Write JSON that satisfies the schema in FILE. This, --regex, --choice and "
+        "--grammar need the extra 'grammar'.",
     ),
     click.option(
         "--regex",
@@ -284,9 +285,9 @@ loop_options = _group(
     ),
     click.option(
         "--draft",
-        type=Place(),
         metavar="MODEL",
-        help="A smaller model with the same tokenizer, which guesses what comes next.",
+        help="A smaller model with the same tokenizer, named as MODEL is, which guesses what comes "
+        "next.",
     ),
     click.option(
         "--reproducible",

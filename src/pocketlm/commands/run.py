@@ -118,6 +118,14 @@ def command(
         raise click.UsageError("found --chat and no prompt, expected what the model shall answer")
     if chat and recipe is not None:
         raise click.UsageError("found --chat with --recipe, expected one of them: both are prompts")
+    if beams is None and _given(context, "length_penalty"):
+        raise click.UsageError("found --length-penalty without --beams, expected both; add --beams")
+    if recipe is not None and beams is not None:
+        raise click.UsageError(
+            "found --recipe with --beams, which cannot heed where a recipe stops; leave one out"
+        )
+    if stats and (n is not None or beams is not None):
+        raise click.UsageError("found --stats with --n or --beams, expected one text; leave it out")
     options["stop"] = [unescape(text) for text in stop]
     shown = "" if chat or recipe is not None else prompt
     if recipe is not None:
@@ -126,13 +134,14 @@ def command(
         form = read_recipe(recipe, ("text",))
         prompt = form.fill({"text": prompt})
         options["stop"] += form.stop
+    of_draft = {name: options[name] for name in ("threads", "provider", "offline")}
     model = open_model(path, options)
     model.prefix_cache.most_bytes = 0  # no other prompt comes
     tell_lost(model, prompt, "prompt")
     tell_lost(model, system or "", "system message")
     asked_for = model.chat_prompt(conversation(system, prompt)) if chat else prompt
     if draft is not None:
-        options["draft"] = open_model(draft, {})
+        options["draft"] = open_model(draft, of_draft)
     if n is not None or beams is not None:
         tell_several(model, asked_for, n, beams, length_penalty, options, as_json)
         return
@@ -146,7 +155,7 @@ def command(
         if slid := how_it_slid(stream, model):
             say(slid)
         # A limit that was asked for is no news.
-        asked = context.get_parameter_source("max_tokens") is not ParameterSource.DEFAULT
+        asked = _given(context, "max_tokens")
         limit = why_it_stopped(stream, model)
         if limit and not (asked and stream.finish_reason == "length"):
             say(limit)
@@ -154,6 +163,10 @@ def command(
             click.echo(line)
     if stats:
         click.echo(statistics(model, result, stream.prompt_cache), err=True)
+
+
+def _given(context: click.Context, name: str) -> bool:
+    return context.get_parameter_source(name) is not ParameterSource.DEFAULT
 
 
 def _model_and_prompt(words: tuple[str, ...]) -> tuple[str | None, str]:

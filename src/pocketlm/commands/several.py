@@ -10,13 +10,26 @@ from typing import Any
 
 import click
 
-from pocketlm.commands.result import completion
+from pocketlm.commands.result import alternatives, completion
 from pocketlm.commands.terminal import printable
 from pocketlm.runtime.context_policy import ERROR
 from pocketlm.runtime.model import Model
 
 Command = Callable[..., Any]
 LOOPS = ("lookup", "draft", "reproducible", "prompt_cache")  # of one text
+# What a beam search, which follows the model alone, cannot heed: option -> keyword argument.
+NOT_OF_BEAMS = {
+    "--json-schema": "json_schema",
+    "--regex": "regex",
+    "--choice": "choices",
+    "--grammar": "grammar",
+    "--ban": "banned_strings",
+    "--ban-token": "banned_tokens",
+    "--logit-bias": "logit_bias",
+    "--stop": "stop",
+    "--max-seconds": "max_seconds",
+    "--logprobs": "logprobs",
+}
 
 
 def several_options(command: Command) -> Command:
@@ -34,14 +47,14 @@ def several_options(command: Command) -> Command:
             type=int,
             metavar="N",
             help="Follow the N likeliest beginnings; prints the best text, with --n the best "
-            "few. No token is drawn: sampling options have no effect.",
+            "few. No token is drawn: temperature, filters and penalties have no effect.",
         ),
         click.option(
             "--n",
             type=int,
             metavar="N",
-            help="N texts after a line each, together: the prompt is computed once. Their seeds "
-            "count from --seed up.",
+            help="Write N texts, each under a line with its number; the prompt is computed once. "
+            "Their seeds count from --seed up.",
         ),
     ):
         command = option(command)
@@ -64,12 +77,13 @@ def tell_several(
             raise click.UsageError(
                 f"found {option} with --n or --beams, expected one text; leave one of them out"
             )
-    told, texts = [], []
+    told, texts, lines = [], [], []
     if beams is None:
         left = {name: value for name, value in options.items() if name not in LOOPS}
         for result in model.completions(prompt, 1 if n is None else n, **left):
             told.append(completion(result))
             texts.append(result.text)
+            lines.append(alternatives(model, result))
     else:
         if n is not None and n > beams:
             raise click.UsageError(f"found --n {n} of --beams {beams}, expected at most {beams}")
@@ -77,15 +91,23 @@ def tell_several(
             raise click.UsageError(
                 "found --context with --beams, expected one of them: beams end where it is full"
             )
+        for option, name in NOT_OF_BEAMS.items():
+            if options.get(name) not in (None, [], (), {}):
+                raise click.UsageError(
+                    f"found {option} with --beams, which cannot heed it; leave one of them out"
+                )
         limits = {name: options[name] for name in ("max_tokens", "ignore_eos")}
         found = model.beams(prompt, beams, length_penalty=length_penalty, **limits)
         for beam in found[: n or 1]:
             told.append(asdict(beam))
             texts.append(beam.text)
+            lines.append([])
     if as_json:
         click.echo(json.dumps({"completions": told}))  # in ASCII, whatever stdout is encoded in
         return
-    for number, text in enumerate(texts, 1):
+    for number, (text, below) in enumerate(zip(texts, lines, strict=True), 1):
         if n is not None:
             click.echo(f"--- {number} of {len(texts)}")
         click.echo(printable(text) if sys.stdout.isatty() else text)
+        for line in below:
+            click.echo(line)
