@@ -123,7 +123,7 @@ def speculate(
         if guesses:
             rows = session.all_logits(ids, sequence.cache, cancellation=cancellation)
         else:
-            rows = session.step_together([(sequence.cache, ids)], cancellation)
+            rows = session.step(ids, sequence.cache, cancellation)[None]
         found = sequence.take_guessed(rows, guesses)
         pace.took(1 + count, time.perf_counter() - started)
         pace.came_out(sure, len(guesses), len(found) - 1)

@@ -130,16 +130,17 @@ class Pace:
         if not available or 1 not in self._seconds:  # what a plain step takes is to be known
             return 0
         share = self._right.get(sure, 0.17 * min(sure, LONGEST_MATCH))
-        best = max(range(available + 1), key=lambda k: self._rate(share, k))
+        expected, best, best_rate = 0.0, 0, 0.0
+        for guesses in range(available + 1):
+            expected += share**guesses
+            rate = expected / self._cost(guesses + 1)
+            if rate > best_rate:
+                best, best_rate = guesses, rate
         self._since_tried = 0 if best else self._since_tried + 1
         if not best and self._since_tried >= PROBE:
             self._since_tried = 0
             return min(2, available)
         return best
-
-    def _rate(self, share: float, guesses: int) -> float:
-        expected = sum(share**k for k in range(guesses + 1))
-        return expected / self._cost(guesses + 1)
 
     def _cost(self, count: int) -> float:
         """Seconds of a step of ``count`` tokens: between those that were measured, on a line."""
