@@ -119,12 +119,13 @@ def speculate(
         available, sure = drafter.outlook(sequence, min(MOST_GUESSES, sequence.room))
         count = pace.num_guesses(sure, available)
         guesses = _known(drafter.guess(sequence, count), session) if count else []
-        ids = [*sequence.feed(), *guesses]
         if guesses:
+            ids = [*sequence.feed(), *guesses]
             rows = session.all_logits(ids, sequence.cache, cancellation=cancellation)
+            found = sequence.take_guessed(rows, guesses)
         else:
-            rows = session.step(ids, sequence.cache, cancellation)[None]
-        found = sequence.take_guessed(rows, guesses)
+            step = sequence.take(session.step(sequence.feed(), sequence.cache, cancellation))
+            found = [] if step is None else [step]
         pace.took(1 + count, time.perf_counter() - started)
         pace.came_out(sure, len(guesses), len(found) - 1)
         yield from found
