@@ -350,7 +350,7 @@ class Model:
 
         requests            prompts as ``stream`` takes them, mappings of a "prompt" and options of
                             its own, or what ``request`` returns; taken only as fast as they run
-        rows                most requests under way at once, up to 16
+        rows                most requests under way at once, up to 32
         kv_bytes            most that their keys and values may come to take: who finds no room
                             waits; None: half of the memory that is free; beside it there is what
                             ``prefix_cache`` may take

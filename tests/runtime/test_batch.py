@@ -187,8 +187,8 @@ def test_a_request_that_is_none_is_named(tiny_model: Model, asked: Any, message:
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"rows": 0}, "rows is 0, expected an integer from 1 to 16"),
-        ({"rows": 17}, "rows is 17, expected an integer from 1 to 16"),
+        ({"rows": 0}, "rows is 0, expected an integer from 1 to 32"),
+        ({"rows": 33}, "rows is 33, expected an integer from 1 to 32"),
         ({"kv_bytes": -1}, "kv_bytes is -1, expected an integer from 0 up"),
         ({"kv_bytes": 1.5}, "kv_bytes is 1.5, expected an integer from 0 up"),
     ],
