@@ -119,8 +119,8 @@ class Sequence:
 
     @property
     def computed(self) -> Chunked:
-        """What was computed in chunks by now."""
-        ends = [end for end in self._ends if end <= self.cache.length]
+        """What was computed in chunks by now; a prompt of one token is computed as any new one."""
+        ends = [end for end in self._ends if 1 < end <= self.cache.length]
         whole = ends[-1:] == self._cuts[-1:]
         return Chunked(self.seen, ends, self.prompt_logits if whole else None)
 

@@ -101,6 +101,9 @@ def test_company_changes_no_bit_of_a_prompt_of_one_token(model: Model) -> None:
     options: dict[str, Any] = {"max_tokens": 3, "logprobs": True, "ignore_eos": True, "seed": 1}
     for prompt in ("", [5]):
         alone = model.generate(prompt, reproducible=True, **options)
+        model.prefix_cache.clear()
+        model.generate(prompt, **options)  # in plain steps: nothing of it is to be shared
+        assert model.generate(prompt, reproducible=True, **options).logprobs == alone.logprobs
         assert model.submit(prompt, **options).result(timeout=60).logprobs == alone.logprobs
         for result in model.generate_many([prompt, prompt, WORDS[:7]], **options):
             if result.index < 2:

@@ -90,7 +90,8 @@ def test_what_is_kept_changes_no_bit(
             assert (step.token, step.logprob, step.top) == (other.token, other.logprob, other.top)
         if most == GENEROUS:
             again = begin(session, job.request, None, prefixes)
-            assert again.num_reused == len(job.prompt_ids)
+            length = len(job.prompt_ids)
+            assert again.num_reused == (length if length > 1 else 0)
 
 
 @pytest.mark.parametrize("running", [True, False])
