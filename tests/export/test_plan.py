@@ -62,7 +62,7 @@ def test_plan_of_405_billion_parameters_is_made_from_config_json(
     precision: str, most: float, tmp_path: Path
 ) -> None:
     (tmp_path / "config.json").write_text(json.dumps(SHAPES["llama-405b"]))
-    # One of them tells the time as well, which takes longest to find out.
+    # The time is told for one of them: it is found by packing pieces as large as the model has.
     plan = plan_export(
         open_headers(tmp_path),
         tmp_path / "out",
