@@ -39,8 +39,12 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread_for_products() -> Iterator[None]:
-    """A test worker has a core: threads of NumPy's products would only wait for one another."""
-    with threadpool_limits(1, user_api="blas"):
+    """A test worker has a core: threads of NumPy's products would only wait for one another.
+
+    Nor do those of the processes that tests start, which are to come to the same bits.
+    """
+    with pytest.MonkeyPatch.context() as patch, threadpool_limits(1, user_api="blas"):
+        patch.setenv("OPENBLAS_NUM_THREADS", "1")
         yield
 
 
