@@ -94,7 +94,6 @@ class Model:
         self.sampling_defaults = {**SAMPLING_DEFAULTS, **config.sampling}
         self._drafts: WeakSet[Model] = WeakSet()  # those that were found to have its tokens
         self._row_rule = RowRule(self.session)
-        self._requests = Requests(self.session, self.tokenizer)
         self.load_seconds = time.perf_counter() - started
 
     def stream(
@@ -262,6 +261,10 @@ class Model:
         """
         config = GenerationConfig(self.end_ids, self.start_id, self.sampling_defaults)
         return self._requests.make(config, prompt, **options)
+
+    @cached_property
+    def _requests(self) -> Requests:
+        return Requests(self.session, self.tokenizer)
 
     def generate_many(
         self,
