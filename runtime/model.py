@@ -344,7 +344,16 @@ class Model:
         if job.error is not None:
             raise job.error
 
-    def completions(self, prompt: Any = "", n: int = 2, **options: Any) -> list[Result]:
+    def completions(
+        self,
+        prompt: Any = "",
+        n: int = 2,
+        *,
+        rows: int = MOST_ROWS,
+        kv_bytes: int | None = None,
+        reproducible: bool = True,
+        **options: Any,
+    ) -> list[Result]:
         """``n`` texts after one prompt, which is computed once; the seeds count from ``seed`` up.
 
             first, second = model.completions("Once upon a time", 2, max_tokens=20, seed=1)
@@ -354,10 +363,10 @@ class Model:
         number = whole_number(n)
         if number is None or number < 1:
             raise RequestError(f"n is {brief(n)}, expected an integer from 1 up; give how many")
-        seed = whole_number(options.get("seed"))
-        seeds = [{} if seed is None else {"seed": seed + i} for i in range(number)]
-        asked = [{"prompt": prompt, **one} for one in seeds]
-        found = sorted(self.generate_many(asked, **options), key=lambda result: result.index)
+        request = self.request(prompt, **options)
+        asked = [request.seeded(place) for place in range(number)]
+        results = self.generate_many(asked, rows=rows, kv_bytes=kv_bytes, reproducible=reproducible)
+        found = sorted(results, key=lambda result: result.index)
         if error := next((result.error for result in found if result.error), None):
             raise error
         return found

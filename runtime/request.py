@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -80,6 +80,13 @@ class Request:
             newest = window(ids, self.keep, context_length)
             ids = ids if len(ids) <= context_length else newest
         return Chunked(ids, cuts(len(ids), self.chunk_size))
+
+    def seeded(self, place: int) -> Request:
+        """The same with another seed: ``place`` more than its own, if it has one."""
+        seed = self.sampling.seed
+        if seed is None:
+            return self
+        return replace(self, sampling=replace(self.sampling, seed=int(seed) + place))
 
     def stops_at_once(self, context_length: int) -> bool:
         """Whether the prompt is too long for that context, and the text to end because of that."""
