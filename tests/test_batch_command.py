@@ -188,8 +188,8 @@ def test_a_response_format_is_the_form_of_the_answer(
     run: Run, chat_folder: ModelFolder, tmp_path: Path
 ) -> None:
     pytest.importorskip("llguidance", reason="the extra 'grammar' is not installed")
-    schema = {"type": "object", "properties": {"a": {"enum": [1, None]}}, "required": ["a"]}
-    schema |= {"additionalProperties": False}
+    schema: dict[str, Any] = {"type": "object", "additionalProperties": False}
+    schema |= {"properties": {"a": {"enum": [1, None]}}, "required": ["a"]}
     named = {"name": "answer", "schema": schema, "strict": True, "description": None}
     formats: list[Any] = [{"type": "json_schema", "json_schema": named}, {"type": "json_object"}]
     formats += [{"type": "text"}, None]
