@@ -17,10 +17,11 @@ from pocketlm.export.errors import NumericsError, RequestError
 from pocketlm.export.writing import export_model
 from pocketlm.runtime.cancellation import Cancellation
 from pocketlm.runtime.request import Request
+from pocketlm.runtime.requests import encoded
 from pocketlm.runtime.sampling import SamplingOptions
 from pocketlm.runtime.sequence import Step
 from pocketlm.runtime.session import Session
-from pocketlm.runtime.text import Piece, TextStream, Timings, encoded
+from pocketlm.runtime.text import Piece, TextStream, Timings
 
 Model = pocketlm.Model
 GREEDY = SamplingOptions(temperature=0)

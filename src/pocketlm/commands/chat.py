@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from pocketlm.commands.options import (
+    answer_form_options,
     debug_option,
     model_options,
     open_model,
@@ -35,6 +36,7 @@ Messages = list[dict[str, str]]
 @click.argument("model")
 @system_option
 @sampling_options
+@answer_form_options
 @model_options
 @debug_option
 def command(
@@ -51,6 +53,7 @@ def command(
     Examples:
       pocketlm chat llama-3.2-1b-instruct/
       pocketlm chat llama-3.2-1b-instruct/ --system "You answer in one sentence."
+      pocketlm chat llama-3.2-1b-instruct/ --choice yes,no,maybe
     """
     if sys.stdin.encoding == "ascii" and hasattr(sys.stdin, "reconfigure"):
         sys.stdin.reconfigure(encoding="utf-8", errors="strict")  # the locale "C" has no accents

@@ -34,6 +34,7 @@ from pocketlm.commands.terminal import (
 )
 from pocketlm.export.utf8 import utf8
 from pocketlm.models.reference import hub_name, names_model
+from pocketlm.runtime.request import MOST_LOGPROBS
 
 
 @click.command("run")
@@ -61,7 +62,7 @@ from pocketlm.models.reference import hub_name, names_model
 @several_options
 @click.option(
     "--logprobs",
-    type=int,
+    type=click.IntRange(0, MOST_LOGPROBS),
     metavar="N",
     help="After the text, a line for each token: the natural log of its probability, and the N "
     "likeliest tokens in its place.",
