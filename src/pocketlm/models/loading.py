@@ -137,5 +137,5 @@ def find_folder(
         return folder
     from pocketlm.models.making import HubOptions, export_once
 
-    options = HubOptions(revision, offline, keep_download, observer)
+    options = HubOptions(revision, offline, keep_download, observer=observer)
     return export_once(reference, precision, tokenizer, options)

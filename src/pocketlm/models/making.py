@@ -42,6 +42,8 @@ from pocketlm.export.hub import (
 from pocketlm.export.hub_selection import relevant_files
 from pocketlm.export.importing import importing
 from pocketlm.export.lock import locked
+from pocketlm.export.lora.adapter import Adapter
+from pocketlm.export.lora.merging import merged
 from pocketlm.export.observer import SILENT, Observer
 from pocketlm.export.quantities import size_text
 from pocketlm.export.tokenizers import TokenizerSource, open_tokenizer
@@ -62,11 +64,12 @@ def say(message: str) -> None:
 
 @dataclass(frozen=True)
 class HubOptions:
-    """How a repository on the hub is used."""
+    """How a checkpoint is fetched from the hub, and made ready."""
 
     revision: str | None = None  # branch, tag or commit; None: "main"
     offline: bool = False
     keep_download: bool = False  # also after the export
+    adapters: tuple[Adapter, ...] = ()  # merged into the checkpoint
     observer: Observer = SILENT
 
 
@@ -112,7 +115,8 @@ def opened_checkpoint(
     When the block ends well, a download goes unless it is to be kept. Raises as ``load``.
     """
     with checkpoint_folder(reference, options) as (folder, origin):
-        yield replace(open_checkpoint(folder, tokenizer), origin=origin)
+        opened = replace(open_checkpoint(folder, tokenizer), origin=origin)
+        yield merged(opened, options.adapters, options.observer.message)
 
 
 @contextlib.contextmanager
@@ -321,7 +325,8 @@ class _Wanted:
                 from pocketlm.export.writing import plan_export
                 from pocketlm.quantize.run import precision_of
             change = precision_of(precision or FULL)
-            plan = plan_export(open_headers(temporary), folder, change, timed=False)
+            opened = merged(open_headers(temporary), self.options.adapters)
+            plan = plan_export(opened, folder, change, timed=False)
         needed = max(0, plan.bytes_to_read - held_bytes(folder))
         needed += plan.bytes_needed if precision else 0
         if needed > plan.bytes_free:
