@@ -177,9 +177,10 @@ def _rows(
     if tokens is None or max(tokens, default=0) >= tensor.shape[0]:
         raise _wrong(
             adapter,
-            f"adapter_config.json: trainable_token_indices is {shown(adapter.config.tokens)}, "
-            f"expected rows of {quoted(module)}, 0 to {tensor.shape[0] - 1}, as there are tensors "
-            "of; the adapter belongs to another model",
+            f"adapter_config.json: trainable_token_indices has "
+            f"{'nothing' if tokens is None else max(tokens)} for {quoted(module)}, of which there "
+            f"is {quoted(rows.name)}, expected rows from 0 to {tensor.shape[0] - 1}; "
+            f"{_belongs(adapter)}",
         )
     _check_shape(adapter, rows, (len(tokens), *tensor.shape[1:]))
     return Rows(adapter.path.name, rows, tokens, adapter.weight, adapter.read)
