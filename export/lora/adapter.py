@@ -91,7 +91,7 @@ def _open(path: Path, weight: float) -> Adapter:
         found = "is a file" if path.exists() else "is not there"
         raise CheckpointError(
             f"it {found}, expected a folder with {CONFIG_FILE} and {WEIGHTS_FILE}; check the path "
-            "(a weight stands behind a colon, as lora/:0.5)"
+            "(a weight stands behind a colon, as lora/:0.5); one on the hub is downloaded before"
         )
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (path / name).exists():

@@ -20,12 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..checkpoint import CheckpointTensor
-from ..graph import PIECE_BYTES
 
 Floats = NDArray[np.float32]
 Read = Callable[[CheckpointTensor], Floats]  # all values of a tensor, perhaps remembered
 
-PRODUCT_BYTES = PIECE_BYTES // 4  # of a product that waits to be added
+PRODUCT_BYTES = 1 << 20  # of a product that waits to be added
+PIECE_BYTES = 4 << 20  # of values that take the place of others, as a ``Weight`` asks for them
 
 
 class Change(Protocol):

@@ -18,10 +18,9 @@ from typing import Any
 from ..config_fields import LARGEST_COUNT
 from ..errors import CheckpointError
 from ..strict_json import LARGEST_CONFIG, load_json_object, shown
-from .folder import CONFIG_FILE
+from .folder import CONFIG_FILE, LORA
 from .targets import Targets, by_pattern, patterns_of
 
-LORA = "LORA"
 BIASES = ("none", "all", "lora_only")
 # How A and B began, where that left the weights of the base as they were.
 NEUTRAL_BEGINNINGS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
@@ -130,10 +129,10 @@ def read_config(folder: Path) -> LoraConfig:
     for name, patterns in {
         "target_modules": patterns_of(targets.modules),
         "exclude_modules": patterns_of(targets.excluded),
-        "modules_to_save": targets.saved,
-        "layers_pattern": targets.layers_pattern,
-        "rank_pattern": tuple(config.rank_pattern),
-        "alpha_pattern": tuple(config.alpha_pattern),
+        "modules_to_save": [f"({name})" for name in targets.saved],
+        "layers_pattern": [f"({name})" for name in targets.layers_pattern],
+        "rank_pattern": [f"({name})" for name in config.rank_pattern],
+        "alpha_pattern": [f"({name})" for name in config.alpha_pattern],
     }.items():
         for pattern in patterns:
             _check_pattern(name, pattern)
@@ -162,15 +161,17 @@ def _check_switches(fields: dict[str, Any], known: set[str]) -> None:
 
 def _check_pattern(name: str, pattern: str) -> None:
     problem = None
-    if len(pattern) > LONGEST_PATTERN:
-        problem = f"has a pattern of {len(pattern):,} characters, expected {LONGEST_PATTERN:,}"
-    else:
-        try:
-            re.compile(rf"(.*\.)?({pattern})$")
-        except (re.error, OverflowError, RecursionError) as cause:
-            problem = f"has {shown(pattern)} ({cause}), expected a regular expression"
+    try:
+        if len(pattern) > LONGEST_PATTERN:
+            problem = f"has {len(pattern):,} characters, expected at most {LONGEST_PATTERN:,}"
+        else:
+            re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as cause:
+        problem = f"has {shown(pattern)} ({cause}), expected a regular expression"
     if problem:
-        raise CheckpointError(f"{CONFIG_FILE}: {name} {problem}; get the file from its source")
+        raise CheckpointError(
+            f"{CONFIG_FILE}: {name} {problem}; the file is damaged: get it again from its source"
+        )
 
 
 def _is_count(value: Any) -> bool:

@@ -12,6 +12,7 @@ from ..strict_json import LARGEST_CONFIG, load_json_object, quoted, shown
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
+LORA = "LORA"  # peft_type
 PICKLE_FILE = "adapter_model.bin"
 PICKLE_ADVICE = (
     "pickle files can run code when loaded, so pocketlm never loads them; convert it once, where "
@@ -28,6 +29,14 @@ def is_adapter_folder(names: Sequence[str]) -> bool:
     return not others and bool({CONFIG_FILE, WEIGHTS_FILE, PICKLE_FILE} & set(names))
 
 
+def fetch_advice(repository: str) -> str:
+    """What to type for an adapter that lies on the hub."""
+    return (
+        f"download it into a folder, as with: hf download {repository} --local-dir lora - and "
+        "merge it into its base: pocketlm export BASE OUT --adapter lora"
+    )
+
+
 def refuse_adapter_folder(path: Path, names: Sequence[str]) -> None:
     """Raises CheckpointError for a folder that is an adapter; says of what, and how to merge it."""
     if not is_adapter_folder(names):
@@ -37,16 +46,13 @@ def refuse_adapter_folder(path: Path, names: Sequence[str]) -> None:
         fields = load_json_object(path / CONFIG_FILE, LARGEST_CONFIG, CheckpointError)
         base = fields.get("base_model_name_or_path")
         peft_type = fields.get("peft_type")
-        is_lora = peft_type == "LORA"
-        kind = "a LoRA adapter" if is_lora else f"an adapter of peft's kind {shown(peft_type, 40)}"
-    raise CheckpointError(f"{quoted(str(path))} {advice(kind, base, str(path))}")
-
-
-def advice(kind: str, base: object, path: str) -> str:
-    """That something is ``kind``, of which ``base`` if that is known, and what to type."""
+        kind = "a LoRA adapter"
+        if peft_type != LORA:  # opening it says that it cannot be merged here, and what can
+            kind = f"an adapter of the kind {shown(peft_type, 40)}"
     of = f" of {shown(base)}" if isinstance(base, str) and base else ""
     name = base if isinstance(base, str) and _PLAIN.fullmatch(base) else "BASE"
-    return (
-        f"is {kind}{of} and not a model of its own, expected a checkpoint; merge it into its base: "
-        f"pocketlm export {shlex.quote(name)} OUT --adapter {shlex.quote(path)}"
+    raise CheckpointError(
+        f"{quoted(str(path))} is {kind}{of} and not a model of its own, expected a checkpoint; "
+        f"merge it into its base: pocketlm export {shlex.quote(name)} OUT --adapter "
+        f"{shlex.quote(str(path))}"
     )

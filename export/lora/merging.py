@@ -360,7 +360,7 @@ def _told(adapter: Adapter, base: Base, found: Changes) -> str:
     other = f", into {own}" if of and own and of.lower() != own.lower() else ""
     return (
         f"merging {adapter.path.name}, a LoRA adapter{f' of {shown(of)}' if of else ''}{other}, "
-        f"with weight {adapter.weight:g}: {len(found)} tensors"
+        f"with weight {adapter.weight:g}: {len(found)} tensor{'s' if len(found) != 1 else ''}"
     )
 
 

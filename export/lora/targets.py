@@ -8,7 +8,7 @@ A module is named as transformers names it, ``model.layers.0.self_attn.q_proj``.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -69,6 +69,6 @@ def by_pattern(patterns: Mapping[str, V], module: str, otherwise: V) -> V:
     return otherwise
 
 
-def patterns_of(names: Names | None) -> Sequence[str]:
+def patterns_of(names: Names | None) -> tuple[str, ...]:
     """The regular expressions among ``names``."""
     return (names,) if isinstance(names, str) and names.lower() != ALL_LINEAR else ()

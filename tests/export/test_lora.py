@@ -31,6 +31,7 @@ from pocketlm.export.lora.asked import AskedAdapter, asked_adapter
 from pocketlm.export.lora.merging import HEAD, merged
 from pocketlm.export.plan import open_headers
 from pocketlm.export.writing import build_decoder, export_model, plan_export
+from pocketlm.models.loading import find_folder
 from pocketlm.quantize.run import precision_of
 from pocketlm.runtime.session import Session
 
@@ -461,6 +462,14 @@ def test_a_field_that_cannot_be_merged_is_refused_by_name(tmp_path: Path, name: 
         open_adapter(folder)
 
 
+def test_flags_of_a_pattern_are_as_in_peft(base: Path, tmp_path: Path) -> None:
+    folder = write_adapter(tmp_path / "lora", PAIR, target_modules="(?i).*Q_PROJ")
+    assert_same(values(merge(base, folder)), merged_slowly(TENSORS, PAIR, lora_config()))
+    write_adapter(folder, PAIR, rank_pattern={"(?i)Q_PROJ": 4})
+    with pytest.raises(CheckpointError, match="rank_pattern has .*flags"):
+        open_adapter(folder)
+
+
 @pytest.mark.parametrize("alpha", ["NaN", "Infinity", "1e999", "-1e301"])
 def test_an_alpha_that_is_no_number_is_refused(tmp_path: Path, alpha: str) -> None:
     folder = write_adapter(tmp_path / "lora", PAIR, lora_alpha=12345)
@@ -542,7 +551,7 @@ def test_modules_that_are_meant_and_have_nothing_are_told(base: Path, tmp_path: 
     adapter = open_adapter(write_adapter(tmp_path / "lora", PAIR))
     merged(open_checkpoint(base), [adapter], told.append)
     assert told == [
-        "merging lora, a LoRA adapter of 'org/base', with weight 1: 1 tensors",
+        "merging lora, a LoRA adapter of 'org/base', with weight 1: 1 tensor",
         "adapter lora: target_modules names 'model.layers.1.self_attn.q_proj', and "
         "adapter_model.safetensors has nothing for it; it stays as it is",
     ]
@@ -647,6 +656,29 @@ def test_a_dry_run_tells_and_refuses_as_the_export(
     wrong = write_adapter(tmp_path / "wrong", lora_pair(Q, (96, 65)))
     ended = run("export", config_alone, tmp_path / "out", "--adapter", wrong, "--dry-run")
     assert ended.code == 2 and "expected (4, 64)" in ended.err
+
+
+def test_a_model_made_at_first_use_is_kept_by_its_adapters(
+    base: Path, lora: Path, tmp_path: Path, run: Run
+) -> None:
+    def made(*adapters: str) -> ModelFolder:
+        folder = find_folder(base, precision="fp32", adapters=adapters)
+        merged_in = folder.manifest.source.adapters or ()
+        assert [f"{each.name}:{each.weight:g}" for each in merged_in] == [
+            f"{Path(each).name}" for each in adapters
+        ]
+        return folder
+
+    other = shutil.copytree(lora, tmp_path / "lora")
+    folders = [made(), made(f"{lora}:1"), made(f"{lora}:0.5"), made(f"{lora}:0.5")]
+    assert len({folder.path for folder in folders}) == 3
+    write_adapter(other, lora_pair(Q, (96, 64), seed=7))
+    assert made(f"{other}:1").path not in {folder.path for folder in folders}
+    ended = run("run", base, "ab", "--max-tokens", "2", "--adapter", lora, "--precision", "fp32")
+    assert ended.code == 0, ended.err
+    refused = run("run", folders[0].path, "ab", "--adapter", lora)
+    assert refused.code == 2
+    assert "for a model folder, expected it only for a checkpoint" in refused.err
 
 
 def test_optimum_takes_no_adapter(base: Path, lora: Path, tmp_path: Path, run: Run) -> None:

@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pocketlm import __version__
 from pocketlm.export.cache_folder import cache_folder
@@ -42,8 +43,6 @@ from pocketlm.export.hub import (
 from pocketlm.export.hub_selection import relevant_files
 from pocketlm.export.importing import importing
 from pocketlm.export.lock import locked
-from pocketlm.export.lora.adapter import Adapter
-from pocketlm.export.lora.merging import merged
 from pocketlm.export.observer import SILENT, Observer
 from pocketlm.export.quantities import size_text
 from pocketlm.export.tokenizers import TokenizerSource, open_tokenizer
@@ -52,6 +51,9 @@ from pocketlm.models.fingerprint import fingerprint
 from pocketlm.models.reference import DEMO, Demo, OnDisk, OnHub, Reference, nothing_here
 from pocketlm.models.store import Pinned, Repository, discard, is_download, sound_model
 from pocketlm.quantize.precisions import FULL
+
+if TYPE_CHECKING:
+    from pocketlm.export.lora.adapter import Adapter
 
 DEFAULT_PRECISION = "int8"
 
@@ -88,9 +90,11 @@ def export_once(
     path = checkpoint_path(reference)
     opened = open_checkpoint(path, tokenizer)
     files = [*opened.files, *(opened.tokenizer.files if opened.tokenizer else ())]
+    files += _adapter_files(options)
     precision = precision or DEFAULT_PRECISION
     settings = json.dumps(opened.generation_config, sort_keys=True)
-    key = _key(files, precision, settings, with_times=not _is_carried(reference, path))
+    others = (precision, settings, *_weights(options))
+    key = _key(files, *others, with_times=not _is_carried(reference, path))
     name = (path.stem if path.is_file() else path.name).lstrip(".") or "model"
     source = None if isinstance(reference, Demo) else path
     made = store.LocalModel(name, precision, key, source)
@@ -101,6 +105,7 @@ def export_once(
     with locked(made.lock(root), _waiting_for(name)):
         if found := made.find(root):
             return found
+        opened = _with_adapters(opened, options)
         folder = _export(opened, made.place(root), precision, options.observer)
         made.note(folder.path)
         return folder
@@ -116,7 +121,7 @@ def opened_checkpoint(
     """
     with checkpoint_folder(reference, options) as (folder, origin):
         opened = replace(open_checkpoint(folder, tokenizer), origin=origin)
-        yield merged(opened, options.adapters, options.observer.message)
+        yield _with_adapters(opened, options)
 
 
 @contextlib.contextmanager
@@ -197,7 +202,8 @@ class _Wanted:
 
     def model(self, precision: str | None, tokenizer: str | Path | None) -> ModelFolder:
         """Its model folder; without ``precision`` the one that is in the cache, else int8."""
-        others = _key([] if tokenizer is None else [*_open_tokenizer(tokenizer).files])
+        files = [] if tokenizer is None else [*_open_tokenizer(tokenizer).files]
+        others = _key([*files, *_adapter_files(self.options)], *_weights(self.options))
         pinned, answer = self._look_up()
         key = hashlib.sha256(f"{pinned.checkpoint_id}\0{others}".encode()).hexdigest()[:16]
         if found := self._cached().find_model(precision, DEFAULT_PRECISION, key):
@@ -211,6 +217,7 @@ class _Wanted:
                 return found
             with self._downloaded(repository, pinned, answer, precision) as (folder, origin):
                 opened = replace(open_checkpoint(folder, tokenizer), origin=origin)
+                opened = _with_adapters(opened, self.options)
                 return _export(opened, out, precision, self.options.observer)
 
     @contextlib.contextmanager
@@ -325,7 +332,8 @@ class _Wanted:
                 from pocketlm.export.writing import plan_export
                 from pocketlm.quantize.run import precision_of
             change = precision_of(precision or FULL)
-            opened = merged(open_headers(temporary), self.options.adapters)
+            silent = replace(self.options, observer=SILENT)
+            opened = _with_adapters(open_headers(temporary), silent)
             plan = plan_export(opened, folder, change, timed=False)
         needed = max(0, plan.bytes_to_read - held_bytes(folder))
         needed += plan.bytes_needed if precision else 0
@@ -360,6 +368,22 @@ def _export(opened: Checkpoint, out: Path, precision: str, observer: Observer) -
         if found := sound_model(out):
             return found
         raise
+
+
+def _with_adapters(opened: Checkpoint, options: HubOptions) -> Checkpoint:
+    if not options.adapters:
+        return opened
+    with _exporting():
+        from pocketlm.export.lora.merging import merged
+    return merged(opened, options.adapters, options.observer.message)
+
+
+def _adapter_files(options: HubOptions) -> list[Path]:
+    return [file for adapter in options.adapters for file in adapter.files]
+
+
+def _weights(options: HubOptions) -> list[str]:
+    return [f"adapter {adapter.weight!r}" for adapter in options.adapters]
 
 
 def _exporting() -> AbstractContextManager[None]:
