@@ -573,8 +573,8 @@ def test_a_weight_stands_behind_the_last_colon(
         ("b:c:2", "b:c", 2),
         ("a:0.5", "a:0.5", 1),  # a folder of the whole name comes first
         ("a:0.5:2", "a:0.5", 2),
-        (r"C:\lora", r"C:\lora", 1),
-        (r"C:\lora:0.25", r"C:\lora", 0.25),
+        ("C:\\lora", "C:\\lora", 1),
+        ("C:\\lora:0.25", "C:\\lora", 0.25),
         ("lora:half", "lora:half", 1),  # will not be found, and is named whole
         ("lora:1_0", "lora:1_0", 1),
     ):
