@@ -540,8 +540,10 @@ def test_an_adapter_is_not_merged_twice(base: Path, tmp_path: Path) -> None:
 
 
 def test_two_adapters_do_not_both_replace_a_tensor(base: Path, tmp_path: Path) -> None:
-    tensors, fields = {PREFIX + HEAD: NEW}, {"modules_to_save": ["lm_head"]}
-    folders = [write_adapter(tmp_path / name, tensors, **fields) for name in ("one", "two")]
+    folders = [
+        write_adapter(tmp_path / name, {PREFIX + HEAD: NEW}, modules_to_save=["lm_head"])
+        for name in ("one", "two")
+    ]
     with pytest.raises(CheckpointError, match=r"'one' and 'two': 'lm_head.weight' is stored whole"):
         merge(base, *folders)
 
