@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from . import readers
 from .errors import CheckpointError, missing_extra
 from .folder import MANIFEST
-from .manifest import Source
+from .lora.folder import refuse_adapter_folder
+from .manifest import AdapterEntry, Source
 from .regular_file import RegularFile
 from .strict_json import LARGEST_CONFIG, load_json_object, quoted
 from .tokenizers import TokenizerSource, given_tokenizer
@@ -51,10 +52,21 @@ class CheckpointTensor:
     num_bytes: int  # stored
     rows: Callable[[int, int], NDArray[np.float32]]
     whole: bool = False  # stored the other way around: a few rows cost as much as all
+    scratch: int = READ_SCRATCH  # bytes held beside the rows while they are read
 
     def read(self) -> NDArray[np.float32]:
         """All values."""
         return self.rows(0, self.shape[0] if self.shape else 1)
+
+
+@dataclass(frozen=True)
+class MergedAdapter:
+    """An adapter whose changes are in the tensors of a checkpoint, see ``lora``."""
+
+    name: str  # of its folder
+    weight: float
+    base_model: str | None  # what it says that it was trained on
+    files: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
@@ -69,6 +81,7 @@ class Checkpoint:
     files: tuple[Path, ...] = ()  # weights, shard index and config.json, as far as there are any
     tokenizer: TokenizerSource | None = None  # from beside the weights, or another place
     origin: dict[str, str] = field(default_factory=dict)  # of a download: repository and commit
+    adapters: tuple[MergedAdapter, ...] = ()
 
     def source(self) -> Source:
         """Returns format, origin and each file's sha256 by base name; reads all of them now."""
@@ -77,7 +90,17 @@ class Checkpoint:
             files={path.name: _sha256(path) for path in self.files},
             repository=self.origin.get("repository"),
             commit=self.origin.get("commit"),
+            adapters=tuple(map(_entry, self.adapters)) or None,
         )
+
+
+def _entry(adapter: MergedAdapter) -> AdapterEntry:
+    return AdapterEntry(
+        name=adapter.name,
+        weight=adapter.weight,
+        base_model=adapter.base_model,
+        files={path.name: _sha256(path) for path in adapter.files},
+    )
 
 
 def open_checkpoint(path: str | Path, tokenizer: str | Path | None = None) -> Checkpoint:
@@ -88,7 +111,7 @@ def open_checkpoint(path: str | Path, tokenizer: str | Path | None = None) -> Ch
     if the path is no checkpoint, cannot be read, or is damaged.
     """
     path = Path(path).absolute()  # tensors are read later, perhaps from another directory
-    refuse_model_folder(path)
+    refuse_other_folders(path)
     for reader in _readers():
         if reader.matches(path):
             source = given_tokenizer(tokenizer, path if path.is_dir() else path.parent)
@@ -97,9 +120,11 @@ def open_checkpoint(path: str | Path, tokenizer: str | Path | None = None) -> Ch
     raise _unknown(path, _list_folder(path))
 
 
-def refuse_model_folder(path: Path) -> None:
-    """Raises CheckpointError for what an export has already written."""
-    if MANIFEST in (_list_folder(path) or ()):
+def refuse_other_folders(path: Path) -> None:
+    """Raises CheckpointError for what an export has already written, and for an adapter alone."""
+    names = _list_folder(path) or []
+    refuse_adapter_folder(path, names)
+    if MANIFEST in names:
         raise CheckpointError(
             f"{quoted(str(path))} is a pocketlm model folder (it has a {MANIFEST}), expected a "
             "checkpoint; it is already exported: use it with `pocketlm run` or `pocketlm quantize`"

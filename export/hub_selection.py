@@ -10,6 +10,7 @@ import re
 
 from .errors import CheckpointError
 from .hub import RemoteFile, Snapshot
+from .lora.folder import fetch_advice, is_adapter_folder
 from .readers.safetensors import INDEX_NAME, SINGLE_NAME
 from .strict_json import LARGEST_INDEX, parse_json_object, quoted, shown
 from .tokenizers import CONFIG_FILE, TEMPLATE_FILE
@@ -41,6 +42,11 @@ def relevant_files(snapshot: Snapshot) -> dict[str, str]:
 def small_files(snapshot: Snapshot, for_torch: bool = False) -> list[RemoteFile]:
     """Config and tokenizer. Raises CheckpointError for a repository without config.json."""
     files = snapshot.files
+    if is_adapter_folder(tuple(files)):
+        raise CheckpointError(
+            f"{snapshot.repository}: found an adapter ({_listed(files)}), expected a checkpoint; "
+            f"{fetch_advice(snapshot.repository)}"
+        )
     if CONFIG not in files:
         raise CheckpointError(
             f"{snapshot.repository}: found {_listed(files)}, expected a checkpoint with {CONFIG}; "

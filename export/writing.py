@@ -146,6 +146,7 @@ class Decoder:
     tokenizer_files: dict[str, bytes]  # by name; none in a plan only
     cache: CacheKind = CacheKind(layout=IN_PLACE, dtype=FLOAT32)
     traced: Tracing | None = None  # None where it is declared
+    adapters: tuple[str, ...] = ()  # merged into it
 
 
 def export_model(
@@ -250,6 +251,7 @@ def build_decoder(checkpoint: Checkpoint) -> Decoder:
         config=checkpoint.config,
         generation_config=generation_defaults(checkpoint),
         tokenizer_files=read_tokenizer(checkpoint.tokenizer, shape.vocab_size),
+        adapters=tuple(f"{each.name}:{each.weight:g}" for each in checkpoint.adapters),
     )
 
 
@@ -340,6 +342,7 @@ def _plan(decoder: Decoder, out: str | PathLike[str], precision: str) -> ExportP
         bytes_free=free_space(out),
         peak_memory_bytes=predicted_peak(decoder.model),
         threads=default_threads(),
+        adapters=decoder.adapters,
     )
 
 

@@ -16,7 +16,7 @@ from pocketlm.export.errors import MissingExtraError
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.graph_check.graph import check_graph
 from pocketlm.export.importing import importing
-from pocketlm.export.manifest import INT8_KV_DECODER, PrecisionEntry
+from pocketlm.export.manifest import INT8_KV_DECODER, PrecisionEntry, Source
 from pocketlm.export.quantities import size_text
 from pocketlm.quantize.precisions import FULL
 
@@ -103,8 +103,15 @@ def _summary(folder: ModelFolder) -> list[str]:
         f"size          {size_text(total)} in {len(folder.files)} files, "
         f"{8 * folder.weights_bytes / manifest.num_parameters:.2f} bits per weight",
         f"source        {source.format}: {', '.join(source.files)}{origin}",
+        *_adapter_lines(source),
         f"provider      {_provider(folder)}",
     ]
+
+
+def _adapter_lines(source: Source) -> Iterator[str]:
+    for adapter in source.adapters or ():
+        of = f", trained on {adapter.base_model}" if adapter.base_model else ""
+        yield f"adapter       {adapter.name} merged with weight {adapter.weight:g}{of}"
 
 
 def _plan_lines(precision: PrecisionEntry) -> Iterator[str]:

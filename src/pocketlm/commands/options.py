@@ -409,6 +409,14 @@ MODEL_OPTIONS = {
     "tokenizer": click.option(
         "--tokenizer", type=Place(), help="For a checkpoint without its own."
     ),
+    "adapters": click.option(
+        "--adapter",
+        "adapters",
+        multiple=True,
+        metavar="DIR[:WEIGHT]",
+        help="Folder of a LoRA adapter of peft, merged into a checkpoint. May be given several "
+        "times, each with a weight as in lora/:0.5; default: 1, as it was trained.",
+    ),
     **HUB_OPTIONS,
 }
 model_options = _group(*MODEL_OPTIONS.values())

@@ -121,6 +121,8 @@ def print_plan(plan: ExportPlan) -> None:
         "time": f"about {duration_text(plan.seconds or 0, 2)} on {plan.threads} threads, "
         f"reading {size_text(rate)}/s, if the disk keeps up",
     }
+    if plan.adapters:
+        lines["adapters"] = ", ".join(plan.adapters)
     if plan.calibration is not None:
         left_out = (
             "left out unless you say --calibrate dream: " if plan.calibration.left_out else ""
