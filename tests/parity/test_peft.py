@@ -24,7 +24,6 @@ from pocketlm.runtime.session import Session
 
 pytestmark = pytest.mark.optimum
 
-TOLERANCE = 1e-4  # of the largest logit; measured up to 4e-6
 VOCAB = 300
 LLAMA = {
     "hidden_size": 64,
