@@ -69,6 +69,7 @@ class ExportPlan:
     # Predicted, of a dry run: to write it, waiting for the disk not included, and what goes before.
     seconds: float | None = None
     calibration: Forecast | None = None
+    notes: tuple[str, ...] = ()  # lines that a person should read
 
 
 def forecast_text(found: Forecast) -> str:

@@ -104,7 +104,8 @@ class Model:
             self.tokenizer = Tokenizer.open(folder.path / "tokenizer.json")
             self.session, self.fallback = open_session(folder, threads, provider, kv)
             self.prefix_cache = PrefixCache(self.session.kv_bytes_per_token, prefix_cache_bytes)
-            config = GenerationConfig.read(folder.path / "generation_config.json")
+            config_file = folder.path / "generation_config.json"
+            config = GenerationConfig.read(config_file, folder.shape.vocab_size)
         self.end_ids = config.end_ids
         self.start_id = config.start_id
         self.sampling_defaults = {**SAMPLING_DEFAULTS, **config.sampling}
@@ -694,7 +695,7 @@ class Model:
 
     @cached_property
     def _first_id(self) -> int | None:
-        return start_token(self.tokenizer, self.folder.path)
+        return start_token(self.tokenizer, self.folder)
 
 
 def _check_one_cache(cache: ReusableCache | None) -> None:

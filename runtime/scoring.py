@@ -18,12 +18,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..export.errors import RequestError
+from ..export.folder import ModelFolder
 from ..export.whole_number import brief, whole_number
 from .chunks import CHUNK_SIZE, chunks
 from .generation_config import GenerationConfig
@@ -113,7 +113,7 @@ def encode_pair(
     return [start_id], ids
 
 
-def start_token(tokenizer: Tokenizer, folder: Path) -> int | None:
+def start_token(tokenizer: Tokenizer, folder: ModelFolder) -> int | None:
     """The id a text of this model folder begins with; None if its tokenizer has none.
 
     It is the one the tokenizer puts first, or else what an empty prompt begins with.
@@ -121,7 +121,8 @@ def start_token(tokenizer: Tokenizer, folder: Path) -> int | None:
     ids, plain = (tokenizer.encode("a", add_special_tokens=special) for special in (True, False))
     if ids[: len(plain)] != plain:
         return ids[0]
-    return GenerationConfig.read(folder / "generation_config.json").start_id
+    file = folder.path / "generation_config.json"
+    return GenerationConfig.read(file, folder.shape.vocab_size).start_id
 
 
 def check_length(continuation: Sequence[int], context_length: int) -> None:

@@ -170,6 +170,11 @@ class Tokenizer:
         with self._library_errors("looking up a token"):
             return self._library.token_to_id(text)
 
+    def spelling(self, token_id: int) -> str | None:
+        """How the token is spelled in tokenizer.json; None for an id without one."""
+        with self._library_errors("looking up a token"):
+            return self._library.id_to_token(token_id)
+
     @cached_property
     def vocab_size(self) -> int:
         """Largest id + 1; there may be ids below without a token."""
