@@ -26,7 +26,8 @@ from ..export.errors import MissingExtraError, ModelFolderError, RequestError, m
 from ..export.folder import ModelFolder
 from ..export.quantities import size_text
 from ..export.strict_json import load_json_object, quoted, shown
-from ..export.tokenizers import CONFIG_FILE, LARGEST_TOKENIZER_CONFIG, TEMPLATE_FILE, read_template
+from ..export.tokenizers import TEMPLATE_FILE, read_template
+from ..export.tokenizers.beside import CONFIG_FILE, LARGEST_FILE, NAMES
 from . import template_worker as worker
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ RENDER_SECONDS = 2.0
 RENDER_BYTES = 256_000_000
 START_SECONDS = 30.0  # until Python and jinja2 are there: a cold disk, a virus scanner
 MINIMUM_JINJA2 = (3, 1, 6)  # earlier sandboxes have known ways out
-TOKEN_VARIABLES = [f"{kind}_token" for kind in ("bos", "eos", "unk", "pad", "sep", "cls", "mask")]
 # Finds this package wherever it was found here; and imports no script, which may lack a guard.
 BOOT = (
     "import json, sys; path, limits = json.loads(sys.argv[1]); sys.path[:] = path; "
@@ -69,7 +69,7 @@ class ChatTemplate:
         file = folder.path / CONFIG_FILE
         config = {}
         if CONFIG_FILE in folder.files:  # what the manifest does not list was not verified
-            config = load_json_object(file, LARGEST_TOKENIZER_CONFIG, ModelFolderError)
+            config = load_json_object(file, LARGEST_FILE, ModelFolderError)
         source = _default_template(config.get("chat_template"), file)
         if TEMPLATE_FILE in folder.files:
             file = folder.path / TEMPLATE_FILE
@@ -128,7 +128,7 @@ class ChatTemplate:
 def special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
     """The special tokens that tokenizer_config.json names: text, or an object with its content."""
     found = {}
-    for name in TOKEN_VARIABLES:
+    for name in NAMES:
         value = config.get(name)
         content = value.get("content") if isinstance(value, dict) else value
         if isinstance(content, str):

@@ -49,8 +49,8 @@ def read(vocab_file: Path, merges_file: Path, config: dict[str, Any]) -> dict[st
             f"{len(vocab) - 1:,}, expected each of these once; get the file again from its source"
         )
     special = configured_tokens(config)
-    if not special and END_OF_TEXT in vocab:
-        special = [added_token(vocab[END_OF_TEXT], END_OF_TEXT, special=True)]
+    if END_OF_TEXT in vocab and END_OF_TEXT not in (token["content"] for token in special):
+        special = [added_token(vocab[END_OF_TEXT], END_OF_TEXT, special=True), *special]
     known = vocab | {token["content"]: int(token["id"]) for token in special}
     begin = named_token(config, "bos_token", END_OF_TEXT)
     begins = wanted(config, "add_bos_token", False) and begin in known
