@@ -66,6 +66,7 @@ from .publishing import (
     target_of,
     write_json,
 )
+from .stored_head import with_stored_head
 from .strict_json import LARGEST_CONFIG, load_json_object
 from .threads import default_threads
 from .tokenizers import TokenizerSource, open_tokenizer
@@ -238,6 +239,7 @@ def _full_decoder(folder: ModelFolder) -> Decoder:
 def build_decoder(checkpoint: Checkpoint) -> Decoder:
     """The graph of ``checkpoint``, declared by its architecture, with lazy weights."""
     architecture = find_architecture(checkpoint.config)
+    checkpoint, head_notes = with_stored_head(architecture, checkpoint)
     model, shape = architecture.build(checkpoint)
     defaults, defaults_notes = generation_defaults(checkpoint, shape.vocab_size)
     files, tokenizer_notes = read_tokenizer(checkpoint.tokenizer, shape.vocab_size)
@@ -252,7 +254,7 @@ def build_decoder(checkpoint: Checkpoint) -> Decoder:
         config=checkpoint.config,
         generation_config=defaults,
         tokenizer_files=files,
-        notes=(*defaults_notes, *tokenizer_notes),
+        notes=(*head_notes, *defaults_notes, *tokenizer_notes),
     )
 
 
