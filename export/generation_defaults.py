@@ -12,6 +12,7 @@ from .checkpoint import Checkpoint
 from .errors import CheckpointError
 from .sampling_ranges import FIELDS, sampling_defaults
 from .strict_json import shown
+from .whole_number import brief
 
 FILE = "generation_config.json"
 
@@ -42,9 +43,10 @@ def generation_defaults(
         kept = [number for number in listed if number < vocab_size]
         if kept != listed:
             defaults[name] = kept or None
+            beyond = ", ".join(brief(number) for number in listed if number >= vocab_size)
             notes.append(
-                f"{file}: {name} is {shown(value)}, of which the vocabulary (0 to "
-                f"{vocab_size - 1}) has {shown(kept) if kept else 'none'}; the rest is ignored"
+                f"{file}: {name} has {beyond}, expected ids of the vocabulary, 0 to "
+                f"{vocab_size - 1}; ignored"
             )
     return defaults, tuple(notes)
 

@@ -24,8 +24,8 @@ from .cancellation import Cancellation
 from .chat import (
     TRANSCRIPT_STOPS,
     ChatPrompt,
-    Message,
     answer_end_ids,
+    refuse_template_options,
     template_ids,
     transcript_ids,
 )
@@ -35,6 +35,7 @@ from .context_policy import check_policy
 from .decode import check_prompt, speculate, steps
 from .generation_config import GenerationConfig
 from .labels import Classifier
+from .messages import Message
 from .placement import open_session
 from .prefix import Prefixes
 from .prefix_cache import PrefixCache
@@ -552,12 +553,21 @@ class Model:
             raise RequestError(f"requests[{index}]: {error}") from error
 
     def chat(
-        self, messages: Sequence[Message], *, transcript: bool = False, **options: Any
+        self,
+        messages: Sequence[Message],
+        *,
+        transcript: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        template_args: Mapping[str, Any] | None = None,
+        **options: Any,
     ) -> TextStream:
         """Answers ``messages``, piece by piece; takes the options of ``stream``.
 
         A message is {"role": "system", "user" or "assistant", "content": text}; roles and their
-        order are up to the model's chat template. A base model has none: ``transcript=True`` gives
+        order are up to the model's chat template. Where the last one is the assistant's, the
+        answer goes on with it. ``tools`` are the functions that the model may call, as JSON;
+        ``template_args`` are further variables of its template, such as {"enable_thinking":
+        False}. A base model has none: ``transcript=True`` gives
         it the conversation as a script to go on with. Nothing is remembered: give the whole
         conversation each time, and a ``cache``, if it goes on, so that only what is new is
         computed.
@@ -571,13 +581,24 @@ class Model:
         For the whole answer at once: ``generate(chat_prompt(messages))``. Raises what
         ``chat_prompt`` and ``stream`` raise.
         """
-        return self.stream(self.chat_prompt(messages, transcript=transcript), **options)
+        prompt = self.chat_prompt(
+            messages, transcript=transcript, tools=tools, template_args=template_args
+        )
+        return self.stream(prompt, **options)
 
-    def chat_prompt(self, messages: Sequence[Message], *, transcript: bool = False) -> ChatPrompt:
+    def chat_prompt(
+        self,
+        messages: Sequence[Message],
+        *,
+        transcript: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        template_args: Mapping[str, Any] | None = None,
+    ) -> ChatPrompt:
         """``messages`` as the model was trained to read them: token ids, and what ends an answer.
 
-        A message that spells a special token is read as that text. A model without a chat template
-        is a base model: with ``transcript`` it gets the conversation as a script to go on with.
+        A message that spells a token of the template's own is read as that text. A model without a
+        chat template is a base model: with ``transcript`` it gets the conversation as a script to
+        go on with.
 
         Raises RequestError for a model without a template, and for messages that are none, do not
         fit or are refused by the template; ModelFolderError for a template that fails or takes too
@@ -585,6 +606,7 @@ class Model:
         """
         longest = CHARACTERS_PER_TOKEN * self.session.shape.context_length
         if transcript:
+            refuse_template_options(tools, template_args)
             ids = transcript_ids(self.tokenizer, messages, longest)
             return ChatPrompt(ids, stop=TRANSCRIPT_STOPS)
         template = self.chat_template
@@ -597,7 +619,7 @@ class Model:
             )
         if self._answer_end_ids is None:
             self._answer_end_ids = answer_end_ids(template, self.tokenizer)
-        ids = template_ids(template, self.tokenizer, messages, longest)
+        ids = template_ids(template, self.tokenizer, messages, longest, tools, template_args)
         return ChatPrompt(ids, end_ids=self._answer_end_ids)
 
     @cached_property

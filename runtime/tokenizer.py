@@ -42,9 +42,19 @@ class Tokenizer:
         special = {token_id: token for token_id, token in added.items() if token.special}
         self.special_ids: frozenset[int] = frozenset(special)
         self.added_ids: frozenset[int] = frozenset(added)
-        self.special_spellings: tuple[str, ...] = tuple(
-            token.content for token in special.values() if token.content
-        )
+        self.special_tokens: dict[int, str] = {
+            token_id: token.content for token_id, token in special.items() if token.content
+        }
+        self.special_spellings: tuple[str, ...] = tuple(self.special_tokens.values())
+        # Those of spaces and line breaks alone are words of any text.
+        markers = {
+            token_id: token.content
+            for token_id, token in added.items()
+            if token.content.strip("\u2581 \n\t") or token_id in self.special_tokens
+        }
+        self.marker_ids: frozenset[int] = frozenset(markers)
+        self.marker_spellings: tuple[str, ...] = tuple(markers.values())
+        self._twin: PlainTwin | None = None
 
     @staticmethod
     def open(path: str | Path) -> Tokenizer:
@@ -93,15 +103,27 @@ class Tokenizer:
         add_special_tokens: bool = True,
         max_characters: int = MAX_CHARACTERS,
     ) -> list[int]:
-        """As ``encode``; what ``quotation`` hid in ``text`` is encoded as the text that it was."""
+        """As ``encode``; what ``quotation`` hid in ``text`` is encoded as the text that it was.
+
+        Raises RequestError likewise, and where that cannot be: see ``PlainTwin``.
+        """
         self._check_text(quotation.restore(text), max_characters)
         with self._library_errors("encoding a text"):
-            return self._plain_twin.encode(text, quotation.restore, add_special_tokens)
+            twin = self._plain_twin(text)
+            found = twin.encode(text, quotation.restore, add_special_tokens)
+        return twin.known(found, add_special_tokens)
 
-    @cached_property
-    def _plain_twin(self) -> PlainTwin:
-        """Made when a text first spells a special token: most never do."""
-        return PlainTwin(self._library)
+    def _plain_twin(self, text: str) -> PlainTwin:
+        """The twin for what ``text`` itself writes; made when a text first spells a marker."""
+        written = {
+            spelling
+            for spelling in set(self.marker_spellings).difference(self.special_spellings)
+            if spelling in text
+        }
+        if self._twin is None or not written <= self._twin.written:
+            before = self._twin.written if self._twin is not None else ()
+            self._twin = PlainTwin(self._library, written.union(before))
+        return self._twin
 
     def _check_text(self, text: str, max_characters: int) -> None:
         if not isinstance(text, str):
