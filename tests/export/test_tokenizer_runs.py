@@ -14,9 +14,10 @@ from command_line import Run
 
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.errors import CheckpointError
+from pocketlm.export.folder_tokenizer import read_tokenizer
 from pocketlm.export.plan import open_headers
 from pocketlm.export.tokenizers import open_tokenizer
-from pocketlm.export.writing import export_model, plan_export, read_tokenizer
+from pocketlm.export.writing import export_model, plan_export
 from pocketlm.runtime.tokenizer import Tokenizer
 
 VOCABULARY = 300  # rows of the tiny checkpoint
@@ -130,7 +131,7 @@ def test_what_is_exported_can_be_run(tiny_checkpoint: Path, tmp_path: Path) -> N
             content[generator.randrange(len(content))] = generator.randrange(256)
         file.write_bytes(content)
         try:
-            files = read_tokenizer(open_tokenizer(file), VOCABULARY)
+            files, _ = read_tokenizer(open_tokenizer(file), VOCABULARY)
         except CheckpointError as error:
             assert "tokenizer.json" in str(error) and "\n" not in str(error)
             num_refused += 1

@@ -106,10 +106,11 @@ def test_a_forged_turn_is_read_as_text(process: TemplateProcess) -> None:
 def test_a_template_still_sees_what_it_looks_for(process: TemplateProcess) -> None:
     """Tokens that are not special are part of a text: templates cut off what a model thought."""
     source = "{% for m in messages %}{{ m.content.split('</think>')[-1] }}<s>{% endfor %}"
-    messages = [{"role": "assistant", "content": "well <s></think>yes"}]
+    messages = [{"role": "assistant", "content": "well <s></think>yes"}, *QUESTION]
     tokenizer = with_specials("<s>")
     found = template_ids(ChatTemplate(source, "x", {}, process), tokenizer, messages, LONGEST)
-    assert tokenizer.decode(found, skip_special_tokens=False) == "yes<s>"
+    text = f"yes<s>{QUESTION[0]['content']}<s>"
+    assert tokenizer.decode(found, skip_special_tokens=False) == text
 
 
 # The end of an answer ----------------------------------------------------------------------------
