@@ -145,7 +145,8 @@ def float32_bytes(checkpoint: Checkpoint) -> int:
     if checkpoint.tensors:
         return sum(4 * math.prod(tensor.shape) for tensor in checkpoint.tensors.values())
     stored = sum(file.stat().st_size for file in checkpoint.files if file.suffix == ".bin")
-    halves = checkpoint.config.get("torch_dtype") in ("float16", "bfloat16")
+    dtype = checkpoint.config.get("torch_dtype") or checkpoint.config.get("dtype")
+    halves = dtype in ("float16", "bfloat16")
     return 2 * stored if halves else stored
 
 

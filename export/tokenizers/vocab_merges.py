@@ -34,7 +34,7 @@ def find(path: Path) -> tuple[Path, Path] | None:
 
 def read(vocab_file: Path, merges_file: Path, config: dict[str, Any]) -> dict[str, Any]:
     """The same tokenizer as tokenizer.json's content; CheckpointError for damaged files."""
-    family = str(config.get("tokenizer_class", GPT2)).removesuffix("Fast")
+    family = str(config.get("tokenizer_class") or GPT2).removesuffix("Fast")
     if family not in (GPT2, QWEN2):
         raise CheckpointError(
             f"tokenizer_config.json: tokenizer_class is {shown(family)}, expected {GPT2} or "
