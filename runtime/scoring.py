@@ -251,6 +251,7 @@ class Scorer:
                 f"context length is {context_length!r:.40}, expected 1 to {longest}, the model's"
             )
         self._beginning = list(beginning)
+        self._vocab_size = session.shape.vocab_size
         self._fed = _Fed(session)
 
     def score(self, context: Sequence[int], continuation: Sequence[int]) -> Score:
@@ -298,6 +299,11 @@ class Scorer:
         The logits are valid until the next part is asked for.
         """
         check_length(continuation, self.context_length)
+        if max(continuation) >= self._vocab_size:
+            raise RequestError(
+                f"the text has the token id {max(continuation)}, expected 0 to "
+                f"{self._vocab_size - 1}, for which the model has rows; leave out what spells it"
+            )
         context = context[self._excess(context, continuation) :]
         fed, targets = [*context, *continuation[:-1]], np.array(continuation, np.int64)
         # One token more than needed: a continuation of one token would be fed alone.

@@ -320,7 +320,6 @@ def test_an_unknown_command_is_told_where_it_is_typed(
     "lines, messages",
     [
         ("one \\\ntwo\\\n\nthree\n", ["one \ntwo\n", "three"]),
-        ("one\\", ["one\n"]),
         ("//etc is a folder\n", ["/etc is a folder"]),
         ("/etc is a folder\n/\n", ["/etc is a folder", "/"]),
         ("\ufeffone\n\ufefftwo\n", ["one", "\ufefftwo"]),
@@ -366,7 +365,7 @@ def test_a_template_gets_the_arguments_of_the_command_line(
         code, out, err = call("run", other.path, "Hi", "--chat", "--template-arg", wrong)
         assert (code, out) == (2, "") and f"found --template-arg {wrong}, expected" in err
     code, _, err = call("run", other.path, "Hi", "--chat", "--template-arg", "enable_thinkng=true")
-    assert code == 2 and "template_args has 'enable_thinkng', expected the name of a" in err
+    assert code == 2 and "has 'enable_thinkng', expected the name of a variable" in err
     assert call("run", other.path, "Hi", "--template-arg", "year=1")[0] == 2
 
 
@@ -544,7 +543,10 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(terminal: Terminal, tmp_pat
 
 
 def test_lines_that_are_pasted_together_are_one_message(terminal: Terminal, tmp_path: Path) -> None:
-    terminal.ask("one\ntwo")
+    terminal.type("one\ntwo\n")
+    terminal.wait_for("two\r\n")
+    while len(terminal.seen) < 20:
+        terminal.seen += os.read(terminal.master, 100).decode("utf-8", "replace")
     terminal.type("\x03")
     terminal.wait_for("> ")
     terminal.type(f"/save {tmp_path / 'a.json'}\n")

@@ -267,7 +267,7 @@ def test_tools_and_their_messages_reach_the_template_and_forge_nothing(
     process: TemplateProcess,
 ) -> None:
     assert written(CALL, process, tools=[TOOL]) == (
-        '<S>tools\n{"type": "function", "function": {"name": "now", "description": '
+        '<S>tools{"type": "function", "function": {"name": "now", "description": '
         '"The time <s>", "n": 1}}<S>user When?<E><S>assistant<CALL>{"name": "now", "arguments": '
         '{"<e>": 1}}<E><S>tool 12 <e><E><S>assistant'
     )
