@@ -27,12 +27,13 @@ from .manifest import AdapterEntry, Source
 from .regular_file import RegularFile
 from .strict_json import LARGEST_CONFIG, load_json_object, quoted
 from .tokenizers import TokenizerSource, given_tokenizer
+from .trainer_prefixes import without_prefixes
 
 _CHUNK_BYTES = 2 << 20
 READ_SCRATCH = 3 * _CHUNK_BYTES  # bytes held beside the rows while they are read and converted
 
 # Stored dtype -> how numpy sees its bytes; numpy has no bfloat16, so its 16 bits come as they are.
-READABLE_DTYPES = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
+READABLE_DTYPES = {"float64": "<f8", "float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
 
 
 @dataclass(frozen=True)
@@ -41,22 +42,27 @@ class CheckpointTensor:
 
     ``rows(start, stop)`` reads that part of the first dimension (all of a scalar), ``read()`` all:
     now, from the file, into a new C-contiguous float32 array that the caller owns; any thread may.
-    Both raise CheckpointError if a value is NaN or infinite, if the stored dtype is not float32,
-    float16 or bfloat16, or if the file has another size than when it was opened.
+    Both raise CheckpointError if a value is NaN, infinite or beyond float32, if the stored dtype is
+    not one of ``READABLE_DTYPES``, or if the file has another size than when it was opened.
     """
 
     name: str  # as Hugging Face spells it: "transformer.h.0.attn.c_attn.weight"
     shape: tuple[int, ...]
-    dtype: str  # as stored: "float32", "float16", "bfloat16"; others can be listed, not read
+    dtype: str  # as stored; those that are not READABLE_DTYPES can be listed, not read
     file: str  # base name, for messages
     num_bytes: int  # stored
     rows: Callable[[int, int], NDArray[np.float32]]
     whole: bool = False  # stored the other way around: a few rows cost as much as all
     scratch: int = READ_SCRATCH  # bytes held beside the rows while they are read
+    true_rows: Callable[[int, int], NDArray[np.float32]] | None = None  # where ``rows`` makes up
 
     def read(self) -> NDArray[np.float32]:
         """All values."""
         return self.rows(0, self.shape[0] if self.shape else 1)
+
+    def stored(self, start: int, stop: int) -> NDArray[np.float32]:
+        """``rows`` as they are in the file, whatever these say."""
+        return (self.true_rows or self.rows)(start, stop)
 
 
 @dataclass(frozen=True)
@@ -116,7 +122,12 @@ def open_checkpoint(path: str | Path, tokenizer: str | Path | None = None) -> Ch
         if reader.matches(path):
             source = given_tokenizer(tokenizer, path if path.is_dir() else path.parent)
             checkpoint: Checkpoint = reader.read(path, source)
-            return replace(checkpoint, tokenizer=source)
+            names = without_prefixes(checkpoint.tensors)
+            tensors = {
+                names[name]: tensor if names[name] == name else replace(tensor, name=names[name])
+                for name, tensor in checkpoint.tensors.items()
+            }
+            return replace(checkpoint, tokenizer=source, tensors=tensors)
     raise _unknown(path, _list_folder(path))
 
 
@@ -221,7 +232,7 @@ def _to_float32(raw: NDArray[Any], dtype: str) -> NDArray[np.float32]:
         bits = raw.astype(np.uint32)
         bits <<= 16
         return bits.view(np.float32)
-    with np.errstate(invalid="ignore"):  # a signalling NaN is reported by the caller
+    with np.errstate(invalid="ignore", over="ignore"):  # reported by the caller
         return raw.astype(np.float32, copy=False)
 
 

@@ -40,27 +40,36 @@ def download(
     *,
     for_torch: bool = False,
     observer: Observer = SILENT,
+    check: Callable[[Path], object] | None = None,
 ) -> None:
     """Makes ``folder`` from the checkpoint in ``snapshot``; goes on where another call ended.
 
     The folder's name must change with the digests of the files. ``for_torch`` brings what
     transformers would load: PyTorch's weights where there are no safetensors, and every tokenizer
-    file. Raises HubError, CheckpointError for a repository without a checkpoint, and StorageError,
-    before the first weight, when there is no room.
+    file. ``check`` looks at the folder when all but the weights is there, and may raise what it
+    finds: then these are not fetched. Raises HubError, CheckpointError for a repository without a
+    checkpoint, and StorageError, before the first weight, when there is no room.
     """
     with storage_errors(folder):
         tries = 0
         while not (folder / DOWNLOADED).is_file():
             tries += 1
             try:
-                _make(hub, snapshot, folder, for_torch, observer)
+                _make(hub, snapshot, folder, for_torch, observer, check)
             except (FileNotFoundError, FileExistsError):
                 # Another process moved what it should not have seen, perhaps while it was made.
                 if tries == TRIES:
                     raise
 
 
-def _make(hub: Hub, snapshot: Snapshot, folder: Path, for_torch: bool, observer: Observer) -> None:
+def _make(
+    hub: Hub,
+    snapshot: Snapshot,
+    folder: Path,
+    for_torch: bool,
+    observer: Observer,
+    check: Callable[[Path], object] | None,
+) -> None:
     staging = _staging(folder)
     small = small_files(snapshot, for_torch)
     index = index_file(snapshot, for_torch)
@@ -76,6 +85,9 @@ def _make(hub: Hub, snapshot: Snapshot, folder: Path, for_torch: bool, observer:
     with observer.download(snapshot.repository, total) as progress:
         progress(sum(done.values()), total)
         for file in files:
+            if check is not None and file not in small:
+                check(staging)
+                check = None
 
             def report(count: int, name: str = file.name) -> None:
                 done[name] = count

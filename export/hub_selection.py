@@ -13,14 +13,20 @@ from .hub import RemoteFile, Snapshot
 from .lora.folder import fetch_advice, is_adapter_folder
 from .readers.safetensors import INDEX_NAME, SINGLE_NAME
 from .strict_json import LARGEST_INDEX, parse_json_object, quoted, shown
-from .tokenizers import CONFIG_FILE, TEMPLATE_FILE
+from .tokenizers import TEMPLATE_FILE
+from .tokenizers.beside import ADDED_FILE, CONFIG_FILE, SPECIAL_FILE
 
 CONFIG = "config.json"
-SMALL_FILES = (CONFIG, "generation_config.json", CONFIG_FILE, TEMPLATE_FILE)
+SMALL_FILES = (
+    CONFIG,
+    "generation_config.json",
+    CONFIG_FILE,
+    SPECIAL_FILE,
+    ADDED_FILE,
+    TEMPLATE_FILE,
+)
 # As in ``export.tokenizers``: the first form of which all files are there.
 TOKENIZERS = (("tokenizer.json",), ("tokenizer.model",), ("vocab.json", "merges.txt"))
-# What only the tokenizer classes of transformers read, beside every form of tokenizer.
-TORCH_SMALL_FILES = ("special_tokens_map.json", "added_tokens.json")
 TORCH_SINGLE_NAME = "pytorch_model.bin"
 TORCH_INDEX_NAME = "pytorch_model.bin.index.json"
 _PLAIN = re.compile(r"[A-Za-z0-9._-]{1,200}")
@@ -30,7 +36,7 @@ def relevant_files(snapshot: Snapshot) -> dict[str, str]:
     """Digests by name of every file that could be chosen: while they stay, so does the model."""
     files = snapshot.files
     tokenizers = {name for form in TOKENIZERS for name in form}
-    names = {*SMALL_FILES, *TORCH_SMALL_FILES, *tokenizers, INDEX_NAME}
+    names = {*SMALL_FILES, *tokenizers, INDEX_NAME}
     weights = ".safetensors" if _safetensors(files) else (".bin", TORCH_INDEX_NAME)
     return {
         name: files[name].digest
@@ -54,7 +60,7 @@ def small_files(snapshot: Snapshot, for_torch: bool = False) -> list[RemoteFile]
         )
     names = [*SMALL_FILES]
     if for_torch:
-        names += [*TORCH_SMALL_FILES, *(name for form in TOKENIZERS for name in form)]
+        names += [name for form in TOKENIZERS for name in form]
     else:
         names += next((form for form in TOKENIZERS if files.keys() >= set(form)), ())
     return [files[name] for name in names if name in files]

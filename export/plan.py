@@ -70,6 +70,7 @@ class ExportPlan:
     # Predicted, of a dry run: to write it, waiting for the disk not included, and what goes before.
     seconds: float | None = None
     calibration: Forecast | None = None
+    notes: tuple[str, ...] = ()  # lines that a person should read
 
 
 def forecast_text(found: Forecast) -> str:
@@ -157,7 +158,7 @@ def open_headers(path: str | Path, tokenizer: str | Path | None = None) -> Check
         checkpoint = open_checkpoint(path, tokenizer)
     tile = np.random.default_rng(0).standard_normal(PIECE_BYTES // 4, np.float32)
     tensors = {
-        name: replace(tensor, rows=_made_up(tensor, tile))
+        name: replace(tensor, rows=_made_up(tensor, tile), true_rows=tensor.rows)
         for name, tensor in checkpoint.tensors.items()
     }
     return replace(checkpoint, tensors=tensors)
@@ -183,7 +184,7 @@ def _described(folder: Path, config_file: Path) -> Checkpoint:
     config = load_config(config_file)
     stored = read_fields(_Stored, config)
     dtype = stored.torch_dtype or stored.dtype or "bfloat16"
-    item_bytes = 4 if dtype == "float32" else 2
+    item_bytes = {"float32": 4, "float64": 8}.get(dtype, 2)
     tensors = {
         name: CheckpointTensor(
             name=name,

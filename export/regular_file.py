@@ -16,6 +16,10 @@ from types import TracebackType
 
 from .errors import PocketLMError
 
+# What Git LFS puts in the place of a file that was not fetched: some 130 bytes of text.
+POINTER = b"version https://git-lfs.github.com/spec/"
+LARGEST_POINTER = 1024
+
 # O_NONBLOCK lets the opening of a pipe return at once; O_BINARY exists on Windows only.
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
@@ -41,6 +45,13 @@ class RegularFile:
                 f"{str(path.parent)!r}; put the file itself there"
             )
         self._file = FileIO(descriptor)
+        if self.num_bytes() < LARGEST_POINTER and self.read(0, len(POINTER)) == POINTER:
+            self._file.close()
+            raise error(
+                f"{path.name!r} is a Git LFS pointer, expected the file that it stands for in "
+                f"{str(path.parent)!r}; the repository was cloned without Git LFS: run git lfs "
+                "pull there"
+            )
 
     def __enter__(self) -> RegularFile:
         return self

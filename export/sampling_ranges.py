@@ -1,6 +1,6 @@
 """The ranges of the sampling options: of a call's, and of a generation_config.json's defaults.
 
-Here, so that a folder whose defaults no call could take is not published.
+Here, so that an export can leave out defaults that no call could take.
 """
 
 from __future__ import annotations
@@ -24,23 +24,31 @@ FIELDS = (
     "repetition_penalty",
     "no_repeat_ngram_size",
 )
-COUNTS = ("top_k", "no_repeat_ngram_size")  # of which 0 is no limit there
+COUNTS = ("top_k", "no_repeat_ngram_size")  # of which 0 is no limit
 
 
-def sampling_defaults(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that a generation_config.json with these ``fields`` sets.
+def sampling_defaults(fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The options that a generation_config.json with these ``fields`` sets, and what is wrong.
 
     0 of ``COUNTS`` is no limit there, and ``do_sample`` false is greedy, whatever the temperature.
-    Raises RequestError as ``check_sampling``.
+    A field that no call could take is left out: it must not keep a model from being opened. The
+    second part says of each what was found.
     """
-    found = {name: fields[name] for name in FIELDS if fields.get(name) is not None}
-    for name in COUNTS:
-        if found.get(name) == 0:
-            del found[name]
+    found: dict[str, Any] = {}
+    wrong: list[str] = []
+    for name in FIELDS:
+        value = fields.get(name)
+        if value is None or (name in COUNTS and value == 0):
+            continue
+        try:
+            check_sampling(**{name: value})
+        except RequestError as error:
+            wrong.append(f"{str(error).partition(';')[0]}; it is left out")
+        else:
+            found[name] = value
     if fields.get("do_sample") is False:
         found["temperature"] = 0.0
-    check_sampling(**found)
-    return found
+    return found, wrong
 
 
 def check_sampling(
@@ -72,9 +80,9 @@ def check_sampling(
     _check_number(
         "repetition_penalty", repetition_penalty, "above 0", lambda x: x > 0, "1.0 (none)"
     )
-    _check_integer("top_k", top_k, 1, "(no limit)")
+    _check_integer("top_k", top_k, 0, "(no limit)")
     _check_integer("penalty_window", penalty_window, 1, "(all tokens)")
-    _check_integer("no_repeat_ngram_size", no_repeat_ngram_size, 1, "(none)")
+    _check_integer("no_repeat_ngram_size", no_repeat_ngram_size, 0, "(none)")
     _check_integer("min_tokens", 0 if min_tokens is None else min_tokens, 0, "(none)")
     _check_bias(logit_bias)
     _check_banned(banned_tokens)

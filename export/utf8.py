@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 
 
@@ -19,3 +20,13 @@ def utf8(text: str) -> str:
         except UnicodeError:
             pass
     return text
+
+
+def piped(data: bytes) -> str:
+    """The text that came through a pipe, without what Windows adds there.
+
+    That is a byte order mark, of UTF-8 or UTF-16, and a carriage return at the end of lines. Raises
+    UnicodeDecodeError for what is neither.
+    """
+    is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return data.decode("utf-16" if is_utf16 else "utf-8-sig").replace("\r\n", "\n")

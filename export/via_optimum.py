@@ -23,6 +23,8 @@ from .checkpoint import Checkpoint, load_config, open_checkpoint
 from .errors import CheckpointError
 from .external_data import adopt_weights
 from .folder import GRAPH_FILE, GROWING, IN_PLACE
+from .folder_tokenizer import read_tokenizer
+from .generation_defaults import generation_defaults
 from .graph import Weight
 from .manifest import FLOAT32, CacheKind, Tracing
 from .publishing import Target, check_free_space, folder_beside
@@ -34,7 +36,7 @@ from .traced.in_place import ATTENTION, AttendInPlace
 from .traced.process import Trace, run_trace
 from .traced.simplify import LiftConstants, Simplify
 from .traced.torch_zip import check_torch_file
-from .writing import Decoder, generation_defaults, read_tokenizer, require_tokenizer
+from .writing import Decoder, require_tokenizer
 
 TORCH_FILE = "pytorch_model.bin"
 TORCH_INDEX = "pytorch_model.bin.index.json"
@@ -143,7 +145,8 @@ def float32_bytes(checkpoint: Checkpoint) -> int:
     if checkpoint.tensors:
         return sum(4 * math.prod(tensor.shape) for tensor in checkpoint.tensors.values())
     stored = sum(file.stat().st_size for file in checkpoint.files if file.suffix == ".bin")
-    halves = checkpoint.config.get("torch_dtype") in ("float16", "bfloat16")
+    dtype = checkpoint.config.get("torch_dtype") or checkpoint.config.get("dtype")
+    halves = dtype in ("float16", "bfloat16")
     return 2 * stored if halves else stored
 
 
@@ -170,6 +173,8 @@ def traced_decoder(
     if rewrite:
         reason = AttendInPlace(shape).apply(model).skipped.get(ATTENTION)
     check_operators(model)
+    defaults, defaults_notes = generation_defaults(checkpoint, shape.vocab_size)
+    files, tokenizer_notes = read_tokenizer(checkpoint.tokenizer, shape.vocab_size)
     return Decoder(
         model=model,
         shape=shape,
@@ -179,8 +184,9 @@ def traced_decoder(
         source=checkpoint.source,
         bytes_to_read=float32_bytes(checkpoint),
         config=checkpoint.config,
-        generation_config=generation_defaults(checkpoint),
-        tokenizer_files=read_tokenizer(checkpoint.tokenizer, shape.vocab_size),
+        generation_config=defaults,
+        tokenizer_files=files,
+        notes=(*defaults_notes, *tokenizer_notes),
         cache=CacheKind(layout=GROWING if reason else IN_PLACE, dtype=FLOAT32),
         traced=Tracing(
             made_by=", ".join(f"{name} {number}" for name, number in trace.versions.items()),

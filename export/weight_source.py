@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from .checkpoint import CheckpointTensor
+from .checkpoint import READABLE_DTYPES, CheckpointTensor
 from .errors import CheckpointError
 from .graph import WHOLE, Blob
 
 Floats = NDArray[np.float32]
 Change = Callable[[Floats], Floats]
-FLOAT_DTYPES = ("float32", "float16", "bfloat16")
 
 
 class WeightSource:
@@ -90,10 +89,10 @@ class WeightSource:
                 f"expected {shape}; the weights do not match config.json - "
                 "take both from the same revision"
             )
-        if tensor.dtype not in FLOAT_DTYPES:
+        if tensor.dtype not in READABLE_DTYPES:
             raise CheckpointError(
                 f"{tensor.file}: tensor {tensor.name!r} is {tensor.dtype}, expected one of "
-                f"{', '.join(FLOAT_DTYPES)}; quantized checkpoints cannot be exported"
+                f"{', '.join(READABLE_DTYPES)}; quantized checkpoints cannot be exported"
             )
 
 

@@ -36,7 +36,9 @@ from .folder import (
     ModelFolder,
     describe_files,
 )
+from .folder_tokenizer import read_tokenizer
 from .genai import genai_config
+from .generation_defaults import generation_defaults
 from .graph_check.graph import check_graph, inspect
 from .graph_check.onnx_file import GraphRefused
 from .manifest import (
@@ -64,16 +66,12 @@ from .publishing import (
     target_of,
     write_json,
 )
-from .sampling_ranges import sampling_defaults
-from .strict_json import LARGEST_CONFIG, load_json_object, shown
+from .stored_head import with_stored_head
+from .strict_json import LARGEST_CONFIG, load_json_object
 from .threads import default_threads
 from .tokenizers import TokenizerSource, open_tokenizer
-from .tokenizers.opening import open_library
 
 OTHER_FILES = 4_000_000  # bytes: graph, configs and manifest together, generously
-# Rows of an embedding that a tokenizer may leave unused: published models pad to multiples of
-# 64 to 1024; a larger difference means the tokenizer of another model.
-LARGEST_PADDING = 1024
 
 
 class Change(Protocol):
@@ -147,6 +145,7 @@ class Decoder:
     cache: CacheKind = CacheKind(layout=IN_PLACE, dtype=FLOAT32)
     traced: Tracing | None = None  # None where it is declared
     adapters: tuple[str, ...] = ()  # merged into it
+    notes: tuple[str, ...] = ()  # lines that a person should read
 
 
 def export_model(
@@ -173,6 +172,8 @@ def export_model(
         with publishing(target) as folder:
             plan = _plan(decoder, target, change.name)
             check_free_space(target, plan.bytes_needed)
+            for note in decoder.notes:
+                observer.message(note)
             observer.plan(plan)
             short = memory_errors(f"{plan.out}: writing it", plan.peak_memory_bytes)
             with storage_errors(plan.out), short:
@@ -239,7 +240,10 @@ def _full_decoder(folder: ModelFolder) -> Decoder:
 def build_decoder(checkpoint: Checkpoint) -> Decoder:
     """The graph of ``checkpoint``, declared by its architecture, with lazy weights."""
     architecture = find_architecture(checkpoint.config)
+    checkpoint, head_notes = with_stored_head(architecture, checkpoint)
     model, shape = architecture.build(checkpoint)
+    defaults, defaults_notes = generation_defaults(checkpoint, shape.vocab_size)
+    files, tokenizer_notes = read_tokenizer(checkpoint.tokenizer, shape.vocab_size)
     return Decoder(
         model=model,
         shape=shape,
@@ -249,9 +253,10 @@ def build_decoder(checkpoint: Checkpoint) -> Decoder:
         source=checkpoint.source,
         bytes_to_read=sum(tensor.num_bytes for tensor in checkpoint.tensors.values()),
         config=checkpoint.config,
-        generation_config=generation_defaults(checkpoint),
-        tokenizer_files=read_tokenizer(checkpoint.tokenizer, shape.vocab_size),
+        generation_config=defaults,
+        tokenizer_files=files,
         adapters=tuple(f"{each.name}:{each.weight:g}" for each in checkpoint.adapters),
+        notes=(*head_notes, *defaults_notes, *tokenizer_notes),
     )
 
 
@@ -275,7 +280,7 @@ def open_decoder(folder: ModelFolder) -> Decoder:
         generation_config=load_json_object(
             folder.path / "generation_config.json", LARGEST_CONFIG, CheckpointError
         ),
-        tokenizer_files=read_tokenizer(open_tokenizer(folder.path), folder.shape.vocab_size),
+        tokenizer_files=read_tokenizer(open_tokenizer(folder.path), folder.shape.vocab_size)[0],
         cache=folder.graph().cache,
         traced=folder.graph().traced,
     )
@@ -343,6 +348,7 @@ def _plan(decoder: Decoder, out: str | PathLike[str], precision: str) -> ExportP
         peak_memory_bytes=predicted_peak(decoder.model),
         threads=default_threads(),
         adapters=decoder.adapters,
+        notes=decoder.notes,
     )
 
 
@@ -370,34 +376,6 @@ def describe_graph(
     )
 
 
-def generation_defaults(checkpoint: Checkpoint) -> dict[str, Any]:
-    """generation_config.json with the ids of begin and end taken from config.json if absent.
-
-    Raises CheckpointError for what the runtime would refuse.
-    """
-    defaults = dict(checkpoint.generation_config)
-    try:
-        sampling_defaults(defaults)
-    except RequestError as error:
-        raise CheckpointError(f"generation_config.json: {error}") from error
-    for name in ("bos_token_id", "eos_token_id"):
-        defaults.setdefault(name, checkpoint.config.get(name))
-        value = defaults[name]
-        if value is not None and not all(
-            map(_is_id, value if isinstance(value, list) else [value])
-        ):
-            file = "generation_config" if name in checkpoint.generation_config else "config"
-            raise CheckpointError(
-                f"{file}.json: {name} is {shown(value)}, expected a token id, a list of them or "
-                "null; the file is damaged or belongs to another model"
-            )
-    return defaults
-
-
-def _is_id(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
 def require_tokenizer(checkpoint: Checkpoint) -> TokenizerSource:
     """The tokenizer of ``checkpoint``; CheckpointError without one."""
     if checkpoint.tokenizer is None:
@@ -406,58 +384,3 @@ def require_tokenizer(checkpoint: Checkpoint) -> TokenizerSource:
             "name the folder that has one as tokenizer (in a command: --tokenizer FOLDER)"
         )
     return checkpoint.tokenizer
-
-
-def read_tokenizer(tokenizer: TokenizerSource | None, vocab_size: int) -> dict[str, bytes]:
-    """The files of a tokenizer, read now: what that takes of memory is over before a plan is made.
-
-    Raises CheckpointError if it cannot belong to a vocabulary of ``vocab_size`` or cannot be run.
-    """
-    if tokenizer is None:
-        return {}
-    content = tokenizer.read()
-    _check_tokenizer_size(tokenizer.files[0], content, vocab_size)
-    files = tokenizer.folder_files(content)
-    del content
-    _check_tokenizer_runs(tokenizer.files[0], files["tokenizer.json"], vocab_size)
-    return files
-
-
-def _check_tokenizer_runs(file: Path, data: bytes, vocab_size: int) -> None:
-    library = open_library(data, file, CheckpointError)
-    around = library.encode("").ids
-    if around and max(around) >= vocab_size:
-        raise CheckpointError(
-            f"{file}: found the token id {max(around)} put around every text, expected 0 to "
-            f"{vocab_size - 1}, as in config.json; the tokenizer belongs to another model"
-        )
-
-
-def _check_tokenizer_size(file: Path, content: dict[str, Any], vocab_size: int) -> None:
-    model = content.get("model")
-    vocab = model.get("vocab") if isinstance(model, dict) else None
-    if not isinstance(vocab, dict | list):
-        raise CheckpointError(
-            f"{file}: found no model.vocab, expected a tokenizer of the tokenizers library; "
-            "take tokenizer.json from the same place as the weights"
-        )
-    ids = list(range(len(vocab))) if isinstance(vocab, list) else list(vocab.values())
-    added = content.get("added_tokens") or []
-    if not isinstance(added, list):
-        raise CheckpointError(
-            f"{file}: found added_tokens that are {shown(added)}, expected a list; the file is "
-            "damaged: get it again from its source"
-        )
-    ids += [token.get("id") if isinstance(token, dict) else None for token in added]
-    wrong = [token_id for token_id in ids if not _is_id(token_id)]
-    if wrong:
-        raise CheckpointError(
-            f"{file}: found the token id {shown(wrong[0])}, expected 0 or above; the file is "
-            "damaged: get it again from its source"
-        )
-    size = max(ids, default=-1) + 1
-    if not vocab_size - LARGEST_PADDING <= size <= vocab_size:
-        raise CheckpointError(
-            f"{file}: found {size} tokens, expected {vocab_size} or up to {LARGEST_PADDING} fewer, "
-            "as in config.json; the tokenizer belongs to another model"
-        )

@@ -142,7 +142,8 @@ class Dreamer:
 
     def __init__(self, folder: ModelFolder, openings: Sequence[Sequence[int]], seed: int) -> None:
         tokenizer = Tokenizer.open(folder.path / "tokenizer.json")
-        config = GenerationConfig.read(folder.path / "generation_config.json")
+        config_file = folder.path / "generation_config.json"
+        config = GenerationConfig.read(config_file, folder.shape.vocab_size)
         self.begin = config.start_id
         self._ends = config.end_ids
         self._words = [] if self.begin is not None else common_words(tokenizer)

@@ -1,32 +1,45 @@
 """Messages in, token ids out: a conversation as the model was trained to read it.
 
-A message is {"role": "system", "user" or "assistant", "content": text}. A model folder's template
-says how messages become text; a base model has none and can be given a script of the conversation
-instead, which it continues as it would any other text:
+A message is {"role": "system", "user" or "assistant", "content": text}; ``messages`` says what else
+there may be. A model folder's template says how messages become text; a base model has none and can
+be given a script of the conversation instead, which it continues as it would any other text:
 
     User: Why is the sky blue?
     Assistant:
 
-Whatever a message spells stays text: see ``quoting``.
+Where the last message is the assistant's, the answer goes on with it. Whatever a message or a tool
+spells stays text: see ``quoting``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
-from ..export.errors import RequestError
-from ..export.strict_json import shown
+from ..export.errors import PocketLMError, RequestError
 from .chat_template import ChatTemplate
-from .quoted_texts import quoting
-from .quoting import HIDING
+from .messages import (
+    ASSISTANT,
+    Message,
+    change_texts,
+    check_messages,
+    check_tools,
+    joined,
+    texts_of,
+)
+from .quoted_texts import spell_markers
+from .quoting import HIDING, NAMING, Quotation
 from .tokenizer import Tokenizer
-
-Message: TypeAlias = Mapping[str, str]
 
 SPEAKERS = {"user": "User", "assistant": "Assistant"}
 TRANSCRIPT_STOPS = tuple(f"\n{speaker}:" for speaker in SPEAKERS.values())
+
+# Ends the text of a message that is to be gone on with; the space tells whether spaces were cut off
+# there. The last of the characters that hide something, of which nobody needs that many.
+GOING_ON = chr(NAMING - 1)
+
+Write = Callable[[Sequence[Message], Any], str]  # messages and tools -> text
 
 
 @dataclass(frozen=True)
@@ -39,87 +52,143 @@ class ChatPrompt:
 
 
 def template_ids(
-    template: ChatTemplate, tokenizer: Tokenizer, messages: Sequence[Message], max_characters: int
+    template: ChatTemplate,
+    tokenizer: Tokenizer,
+    messages: Sequence[Message],
+    max_characters: int,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    template_args: Mapping[str, Any] | None = None,
 ) -> list[int]:
     """``messages`` as ``template`` writes them; it also writes the token a text begins with.
 
-    Raises RequestError for messages that are none, that the template refuses, or that are longer
-    than ``max_characters``; ModelFolderError for a template that fails.
+    ``tools`` are the functions that the model may call, ``template_args`` further variables of the
+    template. Raises RequestError for messages that are none, that the template refuses, or that
+    are longer than ``max_characters``, and for tools or variables that it has no use for;
+    ModelFolderError for a template that fails.
     """
+    check_messages(messages, max_characters)
+    tools = check_tools(tools, max_characters)
+    given = template.check_args(template_args)
 
-    def write(messages: Sequence[Message]) -> str:
-        return template.render(messages, max_characters=max_characters)
+    def rendered(messages: Sequence[Message], tools: Any, goes_on: bool) -> str:
+        return template.render(
+            messages,
+            max_characters=max_characters,
+            add_generation_prompt=not goes_on,
+            tools=tools,
+            args=given,
+        )
 
-    return _encode(tokenizer, messages, write, max_characters, add_special_tokens=False)
+    def write(messages: Sequence[Message], tools: Any) -> str:
+        if not _goes_on(messages):
+            return rendered(messages, tools, False)
+        last = messages[-1]
+        marked = [*messages[:-1], {**last, "content": f"{joined(last['content'])}{GOING_ON} "}]
+        text, found, after = rendered(marked, tools, True).rpartition(GOING_ON)
+        if not found:
+            raise RequestError(
+                f"{template.where}: the chat template leaves out what the assistant's last message "
+                "says, expected it at the end, to go on with it; end with the user's message"
+            )
+        return text if after.startswith(" ") else text.rstrip()
+
+    def write_parts(messages: Sequence[Message], tools: Any) -> str:
+        return _with_parts(write, messages, tools)
+
+    text, encode = _quoted(tokenizer, messages, tools, write_parts)
+    if tools is not None and text == _quoted(tokenizer, messages, None, write_parts)[0]:
+        raise RequestError(
+            f"{template.where}: the chat template writes nothing of tools, expected one of a model "
+            "that was trained to call them; leave tools out"
+        )
+    return encode(text, add_special_tokens=False, max_characters=max_characters)
 
 
 def transcript_ids(
     tokenizer: Tokenizer, messages: Sequence[Message], max_characters: int
 ) -> list[int]:
     """``messages`` as a script, for a model without a template. Raises RequestError likewise."""
-    return _encode(tokenizer, messages, _script, max_characters, add_special_tokens=True)
+    check_messages(messages, max_characters)
+    text, encode = _quoted(tokenizer, messages, None, lambda messages, _: _script(messages))
+    return encode(text, add_special_tokens=True, max_characters=max_characters)
+
+
+def refuse_template_options(tools: object, template_args: object) -> None:
+    """Raises RequestError for what a script of the conversation has no place for."""
+    for name, given in (("tools", tools), ("template_args", template_args)):
+        if given:
+            raise RequestError(
+                f"found {name} with transcript, expected them for a model with a chat template; "
+                "leave them out"
+            )
 
 
 def _script(messages: Sequence[Message]) -> str:
     lines = []
     for message in messages:
         speaker = SPEAKERS.get(message["role"])
-        content = message["content"].strip()
+        content = joined(message["content"]).strip()
         lines.append(f"{speaker}: {content}\n" if speaker else f"{content}\n\n")
-    return "".join(lines) + f"{SPEAKERS['assistant']}:"
+    if _goes_on(messages):
+        return "".join(lines).removesuffix("\n")
+    return "".join(lines) + f"{SPEAKERS[ASSISTANT]}:"
 
 
-def _encode(
-    tokenizer: Tokenizer,
-    messages: Sequence[Message],
-    write: Callable[[Sequence[Message]], str],
-    max_characters: int,
-    *,
-    add_special_tokens: bool,
-) -> list[int]:
-    check_messages(messages, max_characters)
-    limits: dict[str, Any] = {
-        "add_special_tokens": add_special_tokens,
-        "max_characters": max_characters,
-    }
-    hide, encode = quoting(tokenizer, [message["content"] for message in messages])
-    hidden = [{**message, "content": hide(message["content"])} for message in messages]
-    return encode(write(hidden), **limits)
+def _goes_on(messages: Sequence[Message]) -> bool:
+    last = messages[-1]
+    return last["role"] == ASSISTANT and not last.get("tool_calls")
 
 
-def check_messages(messages: Any, max_characters: int) -> None:
-    """Raises RequestError unless ``messages`` are a conversation of at most ``max_characters``."""
-    if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
-        raise RequestError(
-            f"messages is of type {type(messages).__name__}, expected a list of "
-            '{"role": ..., "content": ...}; put a single message into a list'
-        )
-    if not messages:
-        raise RequestError("messages is empty, expected at least one message; add the user's")
-    for index, message in enumerate(messages):
-        where = f"messages[{index}]"
-        if not isinstance(message, Mapping) or set(message) != {"role", "content"}:
-            raise RequestError(
-                f"{where} is {shown(message)}, expected an object with role and content alone; "
-                "leave other fields out"
-            )
-        # A template writes roles between special tokens, so that they may not be any text.
-        if not isinstance(message["role"], str) or not message["role"].isidentifier():
-            raise RequestError(
-                f"{where} has the role {shown(message['role'])}, expected a word such as system, "
-                "user or assistant"
-            )
-        if not isinstance(message["content"], str):
-            raise RequestError(
-                f"{where} has content of type {type(message['content']).__name__}, expected a "
-                "string; join the parts of a text"
-            )
-    length = sum(len(message["content"]) for message in messages)
-    if length > max_characters:
-        raise RequestError(
-            f"messages have {length:,} characters, expected at most {max_characters:,}, more than "
-            "fit the context; shorten them, or leave the oldest out"
-        )
+def _with_parts(write: Write, messages: Sequence[Message], tools: Any) -> str:
+    """With contents of several parts as they are, or joined where the template takes texts only."""
+    as_texts = [
+        {**message, "content": joined(message["content"])}
+        if isinstance(message.get("content"), list)
+        else message
+        for message in messages
+    ]
+    if as_texts == list(messages):
+        return write(messages, tools)
+    try:
+        text = write(messages, tools)
+    except PocketLMError:
+        return write(as_texts, tools)
+    # A list that was printed as Python prints it.
+    return write(as_texts, tools) if "'type': 'text'" in text else text
+
+
+def _quoted(
+    tokenizer: Tokenizer, messages: Sequence[Message], tools: Any, write: Write
+) -> tuple[str, Callable[..., list[int]]]:
+    """The text of a conversation with what it spells hidden, and what encodes it."""
+    if not spell_markers(tokenizer, texts_of([messages, tools])):
+        return write(messages, tools), tokenizer.encode
+    quotation = Quotation(tokenizer.marker_spellings)
+
+    def hidden(but_of: str | None) -> str:
+        some = tokenizer.special_spellings
+        told = [
+            change_texts(message, lambda text: quotation.hide(text, some))
+            if message["role"] == but_of
+            else change_texts(message, quotation.hide)
+            for message in messages
+        ]
+        return write(told, change_texts(tools, quotation.hide))
+
+    def encode(text: str, **limits: Any) -> list[int]:
+        return tokenizer.encode_quoting(text, quotation, **limits)
+
+    text = hidden(None)
+    try:
+        plain = write(messages, tools)
+    except PocketLMError:
+        return text, encode
+    if quotation.restore(text) != plain:
+        # The template looks for tokens in what the model has said, such as the end of its thoughts.
+        heard = hidden(ASSISTANT)
+        if quotation.restore(heard) == plain:
+            return heard, encode
+    return text, encode
 
 
 def answer_end_ids(template: ChatTemplate, tokenizer: Tokenizer) -> frozenset[int]:

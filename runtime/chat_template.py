@@ -26,7 +26,8 @@ from ..export.errors import MissingExtraError, ModelFolderError, RequestError, m
 from ..export.folder import ModelFolder
 from ..export.quantities import size_text
 from ..export.strict_json import load_json_object, quoted, shown
-from ..export.tokenizers import CONFIG_FILE, LARGEST_TOKENIZER_CONFIG, TEMPLATE_FILE, read_template
+from ..export.tokenizers import TEMPLATE_FILE, read_template
+from ..export.tokenizers.beside import CONFIG_FILE, LARGEST_FILE, NAMES
 from . import template_worker as worker
 
 if TYPE_CHECKING:
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
 RENDER_SECONDS = 2.0
 RENDER_BYTES = 256_000_000
 START_SECONDS = 30.0  # until Python and jinja2 are there: a cold disk, a virus scanner
+OURS = ("messages", "tools", "add_generation_prompt")  # variables that are given otherwise
 MINIMUM_JINJA2 = (3, 1, 6)  # earlier sandboxes have known ways out
-TOKEN_VARIABLES = [f"{kind}_token" for kind in ("bos", "eos", "unk", "pad", "sep", "cls", "mask")]
 # Finds this package wherever it was found here; and imports no script, which may lack a guard.
 BOOT = (
     "import json, sys; path, limits = json.loads(sys.argv[1]); sys.path[:] = path; "
@@ -69,7 +70,7 @@ class ChatTemplate:
         file = folder.path / CONFIG_FILE
         config = {}
         if CONFIG_FILE in folder.files:  # what the manifest does not list was not verified
-            config = load_json_object(file, LARGEST_TOKENIZER_CONFIG, ModelFolderError)
+            config = load_json_object(file, LARGEST_FILE, ModelFolderError)
         source = _default_template(config.get("chat_template"), file)
         if TEMPLATE_FILE in folder.files:
             file = folder.path / TEMPLATE_FILE
@@ -78,12 +79,16 @@ class ChatTemplate:
 
     def render(
         self,
-        messages: Sequence[Mapping[str, str]],
+        messages: Sequence[Mapping[str, Any]],
         *,
         max_characters: int,
         add_generation_prompt: bool = True,
+        tools: Sequence[Any] | None = None,
+        args: Mapping[str, Any] | None = None,
     ) -> str:
         """The text of ``messages``, with the beginning of the answer unless told otherwise.
+
+        ``args`` are further variables, see ``check_args``.
 
         Raises RequestError when the template refuses the messages or the text is longer than
         ``max_characters``; ModelFolderError when it fails or exceeds its time or memory;
@@ -92,14 +97,38 @@ class ChatTemplate:
         variables = {
             "messages": [dict(message) for message in messages],
             "add_generation_prompt": add_generation_prompt,
-            "tools": None,
+            "tools": tools,
             "documents": None,
             **self.tokens,
+            **(args or {}),
         }
         reply = self._process.ask(self.source, variables, max_characters)
         if "text" in reply:
             return str(reply["text"])
         self._fail(str(reply["failed"]), str(reply["detail"]), max_characters)
+
+    def check_args(self, args: Any) -> dict[str, Any]:
+        """``args`` as further variables; RequestError for what the template does not ask for."""
+        if args is None:
+            return {}
+        if not isinstance(args, Mapping) or not all(isinstance(name, str) for name in args):
+            raise RequestError(
+                f"template_args is {shown(args)} of type {type(args).__name__}, expected a mapping "
+                "of names to values"
+            )
+        for name, value in args.items():
+            if name in OURS or not re.search(rf"\b{re.escape(name)}\b", self.source):
+                raise RequestError(
+                    f"template_args has {quoted(name, 60)}, expected the name of a variable that "
+                    f"the chat template of {self.where} asks for; leave it out"
+                )
+            try:
+                json.dumps(value, allow_nan=False)
+            except (TypeError, ValueError, RecursionError) as error:
+                raise RequestError(
+                    f"template_args: {name} is no JSON ({error}), expected a plain value"
+                ) from error
+        return dict(args)
 
     def _fail(self, kind: str, detail: str, max_characters: int) -> NoReturn:
         if kind == worker.REFUSED:
@@ -128,7 +157,7 @@ class ChatTemplate:
 def special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
     """The special tokens that tokenizer_config.json names: text, or an object with its content."""
     found = {}
-    for name in TOKEN_VARIABLES:
+    for name in NAMES:
         value = config.get(name)
         content = value.get("content") if isinstance(value, dict) else value
         if isinstance(content, str):

@@ -6,18 +6,20 @@
                     defaults for these options
     do_sample       false: the default is greedy, whatever the temperature
 
+Ids that the vocabulary has not are ignored: GPT-2's 50256 stays behind in many a smaller model.
 Other fields are not for us. Source: ``GenerationConfig`` of transformers, where ``top_k`` 0 means
 no limit, and ``no_repeat_ngram_size`` 0 too.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..export.errors import ModelFolderError, RequestError
+from ..export.errors import ModelFolderError
 from ..export.sampling_ranges import sampling_defaults
 from ..export.strict_json import LARGEST_CONFIG, load_json_object, shown
 
@@ -31,15 +33,21 @@ class GenerationConfig:
     sampling: Mapping[str, Any]  # keyword arguments of SamplingOptions; {} if it says nothing
 
     @staticmethod
-    def read(file: Path) -> GenerationConfig:
-        """Reads ``file``; ModelFolderError names the field that is not as it should be."""
+    def read(file: Path, vocab_size: int) -> GenerationConfig:
+        """Reads ``file``; ModelFolderError names the field that holds no token ids.
+
+        Sampling that no call could take is left out with a warning.
+        """
         fields = load_json_object(file, LARGEST_CONFIG, ModelFolderError)
-        end_ids = _ids(file, fields, "eos_token_id")
-        starts = _ids(file, fields, "bos_token_id") or end_ids
-        return GenerationConfig(end_ids, min(starts) if starts else None, _sampling(file, fields))
+        end_ids = _ids(file, fields, "eos_token_id", vocab_size)
+        starts = _ids(file, fields, "bos_token_id", vocab_size) or end_ids
+        sampling, wrong = sampling_defaults(fields)
+        for problem in wrong:
+            warnings.warn(f"{file}: {problem}", stacklevel=2)
+        return GenerationConfig(end_ids, min(starts) if starts else None, sampling)
 
 
-def _ids(file: Path, fields: Mapping[str, Any], name: str) -> frozenset[int]:
+def _ids(file: Path, fields: Mapping[str, Any], name: str, vocab_size: int) -> frozenset[int]:
     value = fields.get(name)
     ids = value if isinstance(value, list) else [] if value is None else [value]
     for number in ids:
@@ -48,11 +56,4 @@ def _ids(file: Path, fields: Mapping[str, Any], name: str) -> frozenset[int]:
                 f"{file}: {name} is {shown(value)}, expected a token id, a list of them or null; "
                 "export the model again"
             )
-    return frozenset(ids)
-
-
-def _sampling(file: Path, fields: Mapping[str, Any]) -> dict[str, Any]:
-    try:
-        return sampling_defaults(fields)
-    except RequestError as error:
-        raise ModelFolderError(f"{file}: {error}") from error
+    return frozenset(number for number in ids if number < vocab_size)

@@ -20,8 +20,8 @@ from .cancellation import Cancellation
 from .chat import (
     TRANSCRIPT_STOPS,
     ChatPrompt,
-    Message,
     answer_end_ids,
+    refuse_template_options,
     template_ids,
     transcript_ids,
 )
@@ -29,6 +29,7 @@ from .chat_template import ChatTemplate
 from .decode import choose_loop
 from .generation_config import GenerationConfig
 from .labels import Classifier
+from .messages import Message
 from .placement import open_session
 from .prefix import Prefixes
 from .prefix_cache import PrefixCache
@@ -88,7 +89,8 @@ class Model:
             self.tokenizer = Tokenizer.open(folder.path / "tokenizer.json")
             self.session, self.fallback = open_session(folder, threads, provider, kv)
             self.prefix_cache = PrefixCache(self.session.kv_bytes_per_token, prefix_cache_bytes)
-            config = GenerationConfig.read(folder.path / "generation_config.json")
+            config_file = folder.path / "generation_config.json"
+            config = GenerationConfig.read(config_file, folder.shape.vocab_size)
         self.end_ids = config.end_ids
         self.start_id = config.start_id
         self.sampling_defaults = {**SAMPLING_DEFAULTS, **config.sampling}
@@ -441,12 +443,21 @@ class Model:
             raise RequestError(f"requests[{index}]: {error}") from error
 
     def chat(
-        self, messages: Sequence[Message], *, transcript: bool = False, **options: Any
+        self,
+        messages: Sequence[Message],
+        *,
+        transcript: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        template_args: Mapping[str, Any] | None = None,
+        **options: Any,
     ) -> TextStream:
         """Answers ``messages``, piece by piece; takes the options of ``stream``.
 
         A message is {"role": "system", "user" or "assistant", "content": text}; roles and their
-        order are up to the model's chat template. A base model has none: ``transcript=True`` gives
+        order are up to the model's chat template. Where the last one is the assistant's, the
+        answer goes on with it. ``tools`` are the functions that the model may call, as JSON;
+        ``template_args`` are further variables of its template, such as {"enable_thinking":
+        False}. A base model has none: ``transcript=True`` gives
         it the conversation as a script to go on with. Nothing is remembered: give the whole
         conversation each time, and a ``cache``, if it goes on, so that only what is new is
         computed.
@@ -460,13 +471,24 @@ class Model:
         For the whole answer at once: ``generate(chat_prompt(messages))``. Raises what
         ``chat_prompt`` and ``stream`` raise.
         """
-        return self.stream(self.chat_prompt(messages, transcript=transcript), **options)
+        prompt = self.chat_prompt(
+            messages, transcript=transcript, tools=tools, template_args=template_args
+        )
+        return self.stream(prompt, **options)
 
-    def chat_prompt(self, messages: Sequence[Message], *, transcript: bool = False) -> ChatPrompt:
+    def chat_prompt(
+        self,
+        messages: Sequence[Message],
+        *,
+        transcript: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        template_args: Mapping[str, Any] | None = None,
+    ) -> ChatPrompt:
         """``messages`` as the model was trained to read them: token ids, and what ends an answer.
 
-        A message that spells a special token is read as that text. A model without a chat template
-        is a base model: with ``transcript`` it gets the conversation as a script to go on with.
+        A message that spells a token of the template's own is read as that text. A model without a
+        chat template is a base model: with ``transcript`` it gets the conversation as a script to
+        go on with.
 
         Raises RequestError for a model without a template, and for messages that are none, do not
         fit or are refused by the template; ModelFolderError for a template that fails or takes too
@@ -474,6 +496,7 @@ class Model:
         """
         longest = CHARACTERS_PER_TOKEN * self.session.shape.context_length
         if transcript:
+            refuse_template_options(tools, template_args)
             ids = transcript_ids(self.tokenizer, messages, longest)
             return ChatPrompt(ids, stop=TRANSCRIPT_STOPS)
         if self.chat_template is None:
@@ -483,7 +506,9 @@ class Model:
                 "continues a text; leave --chat out, or talk to it with: pocketlm chat (in Python: "
                 "transcript=True)"
             )
-        ids = template_ids(self.chat_template, self.tokenizer, messages, longest)
+        ids = template_ids(
+            self.chat_template, self.tokenizer, messages, longest, tools, template_args
+        )
         return ChatPrompt(ids, end_ids=self._answer_end_ids)
 
     @cached_property
@@ -586,7 +611,7 @@ class Model:
 
     @cached_property
     def _first_id(self) -> int | None:
-        return start_token(self.tokenizer, self.folder.path)
+        return start_token(self.tokenizer, self.folder)
 
 
 def _check_one_cache(cache: ReusableCache | None) -> None:

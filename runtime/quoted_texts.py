@@ -1,6 +1,6 @@
 """Texts of strangers inside a text of ours: how both become token ids.
 
-Most texts spell no special token, and are encoded as they stand; only for one that does is it
+Most texts spell no marker, and are encoded as they stand; only for one that does is it
 hidden (see ``quoting``), which needs a twin of the tokenizer.
 """
 
@@ -23,11 +23,16 @@ def quoting(tokenizer: Tokenizer, texts: Iterable[str]) -> tuple[Hide, Encode]:
 
     So that whatever they spell is read as the text that it is.
     """
-    # The tokenizer is asked, not the spellings: it may also take other characters for them.
-    if not any(tokenizer.special_ids.intersection(_ids_alone(tokenizer, text)) for text in texts):
+    if not spell_markers(tokenizer, texts):
         return str, tokenizer.encode
-    quotation = Quotation(tokenizer.special_spellings)
+    quotation = Quotation(tokenizer.marker_spellings)
     return quotation.hide, partial(tokenizer.encode_quoting, quotation=quotation)
+
+
+def spell_markers(tokenizer: Tokenizer, texts: Iterable[str]) -> bool:
+    """Whether any of ``texts`` has what may be a marker in a text of ours."""
+    # The tokenizer is asked, not the spellings: it may also take other characters for them.
+    return any(tokenizer.marker_ids.intersection(_ids_alone(tokenizer, text)) for text in texts)
 
 
 def _ids_alone(tokenizer: Tokenizer, text: str) -> list[int]:

@@ -128,6 +128,12 @@ def encoded(
         if context != ERROR:
             most = max(most, MAX_CHARACTERS)
         ids = tokenizer.encode(prompt, max_characters=most)
+        if ids and max(ids) >= vocab_size:
+            token = next(token for token in ids if token >= vocab_size)
+            raise RequestError(
+                f"the prompt spells the token {tokenizer.spelling(token)!r}, whose id {token} has "
+                f"no row in the model, expected ids 0 to {vocab_size - 1}; leave it out"
+            )
     else:
         ids = check_ids(prompt, vocab_size)
     if not ids:

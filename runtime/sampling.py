@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..export.errors import NumericsError, RequestError
-from ..export.sampling_ranges import check_sampling
+from ..export.sampling_ranges import COUNTS, check_sampling
 from .banned_strings import BannedStrings, TokenIds
 from .constraint import Allowed, Constraint
 
@@ -51,7 +51,8 @@ class SamplingOptions:
     fresh entropy; the same seed, options and logits give the same tokens. Neutral values:
     ``temperature=1.0, top_k=None, top_p=1.0, min_p=0.0, typical_p=1.0, repetition_penalty=1.0,
     frequency_penalty=0.0, presence_penalty=0.0, penalty_window=None, no_repeat_ngram_size=None,
-    logit_bias=None, banned_tokens=None, min_tokens=0``.
+    logit_bias=None, banned_tokens=None, min_tokens=0``; ``top_k`` and ``no_repeat_ngram_size`` 0
+    are None.
 
     Raises RequestError, naming the option, for a value of another type or outside its range.
     """
@@ -73,6 +74,9 @@ class SamplingOptions:
 
     def __post_init__(self) -> None:
         check_sampling(**vars(self))
+        for name in COUNTS:
+            if getattr(self, name) == 0:
+                object.__setattr__(self, name, None)
 
     @property
     def reshapes(self) -> bool:

@@ -18,12 +18,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..export.errors import RequestError
+from ..export.folder import ModelFolder
 from ..export.whole_number import brief, whole_number
 from .chunks import CHUNK_SIZE, chunks
 from .generation_config import GenerationConfig
@@ -113,7 +113,7 @@ def encode_pair(
     return [start_id], ids
 
 
-def start_token(tokenizer: Tokenizer, folder: Path) -> int | None:
+def start_token(tokenizer: Tokenizer, folder: ModelFolder) -> int | None:
     """The id a text of this model folder begins with; None if its tokenizer has none.
 
     It is the one the tokenizer puts first, or else what an empty prompt begins with.
@@ -121,7 +121,8 @@ def start_token(tokenizer: Tokenizer, folder: Path) -> int | None:
     ids, plain = (tokenizer.encode("a", add_special_tokens=special) for special in (True, False))
     if ids[: len(plain)] != plain:
         return ids[0]
-    return GenerationConfig.read(folder / "generation_config.json").start_id
+    file = folder.path / "generation_config.json"
+    return GenerationConfig.read(file, folder.shape.vocab_size).start_id
 
 
 def check_length(continuation: Sequence[int], context_length: int) -> None:
@@ -250,6 +251,7 @@ class Scorer:
                 f"context length is {context_length!r:.40}, expected 1 to {longest}, the model's"
             )
         self._beginning = list(beginning)
+        self._vocab_size = session.shape.vocab_size
         self._fed = _Fed(session)
 
     def score(self, context: Sequence[int], continuation: Sequence[int]) -> Score:
@@ -297,6 +299,11 @@ class Scorer:
         The logits are valid until the next part is asked for.
         """
         check_length(continuation, self.context_length)
+        if max(continuation) >= self._vocab_size:
+            raise RequestError(
+                f"the text has the token id {max(continuation)}, expected 0 to "
+                f"{self._vocab_size - 1}, for which the model has rows; leave out what spells it"
+            )
         context = context[self._excess(context, continuation) :]
         fed, targets = [*context, *continuation[:-1]], np.array(continuation, np.int64)
         # One token more than needed: a continuation of one token would be fed alone.

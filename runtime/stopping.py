@@ -6,7 +6,7 @@ The result does not depend on how the text was cut into pieces.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from ..export.errors import RequestError
 
@@ -84,6 +84,41 @@ def stop_strings(given: str | Sequence[str] | None, more: Sequence[str] = ()) ->
     if given is None:
         return more
     return [*_checked([given] if isinstance(given, str) else given), *more]
+
+
+class SpecialStops:
+    """Stop strings that spell special tokens, which have no text themselves.
+
+    In what ``StopMatcher`` sees each of these tokens is one character that no text can have, a lone
+    surrogate; and each such stop string is looked for as it is spelled, and with them in it.
+    """
+
+    def __init__(self, stops: Sequence[str], special: Mapping[int, str]) -> None:
+        """``special``: the spellings of the special tokens."""
+        stops = _checked(stops)
+        longest_first = sorted(special.items(), key=lambda item: -len(item[1]))
+        spelled = [item for item in longest_first if any(item[1] in stop for stop in stops)]
+        self._marks = {
+            token: chr(FIRST_MARK + index) for index, (token, _) in enumerate(spelled[:MOST_MARKS])
+        }
+        marked = []
+        for stop in stops:
+            for token, spelling in spelled[:MOST_MARKS]:
+                stop = stop.replace(spelling, self._marks[token])
+            marked.append(stop)
+        self.stops: tuple[str, ...] = tuple(dict.fromkeys([*stops, *marked]))
+
+    def mark(self, token: int) -> str:
+        """What the token is in the text that is looked through; "" for all others."""
+        return self._marks.get(token, "")
+
+    def unmarked(self, text: str) -> str:
+        """``text`` as it is shown."""
+        return text.translate(_UNMARKED) if self._marks else text
+
+
+FIRST_MARK, MOST_MARKS = 0xD800, 0x800
+_UNMARKED = dict.fromkeys(range(FIRST_MARK, FIRST_MARK + MOST_MARKS))
 
 
 def _checked(stops: Sequence[str]) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ from .request import Request
 from .reuse import ReusableCache
 from .sequence import Sequence, Step
 from .session import Session
-from .stopping import StopMatcher
+from .stopping import SpecialStops, StopMatcher
 from .tokenizer import Tokenizer
 
 
@@ -137,7 +137,8 @@ class Output:
         self._request = request
         self._requested = time.perf_counter()
         self._detokenizer = tokenizer.detokenizer(after=self.prompt_ids)
-        self._stops = StopMatcher(request.stop)
+        self._special = SpecialStops(request.stop, tokenizer.special_tokens)
+        self._stops = StopMatcher(self._special.stops)
         self._pending: list[Step] = []
 
     def add(self, step: Step, sequence: Sequence) -> Piece | None:
@@ -150,7 +151,9 @@ class Output:
         if step.token in self._request.end_ids:
             self.finish_reason = "eos"
             return None
-        text, stopped = self._stops.add(self._detokenizer.add(step.token))
+        added = self._detokenizer.add(step.token) + self._special.mark(step.token)
+        text, stopped = self._stops.add(added)
+        text = self._special.unmarked(text)
         self.finish_reason = "stop" if stopped else step.finish_reason
         return self._piece(text) if text else None
 
@@ -164,7 +167,7 @@ class Output:
         """What is left when all tokens are there; ``reason`` is what ended it if nothing else."""
         self.finish_reason = self.finish_reason or reason
         rest, _ = self._stops.add(self._detokenizer.finish())
-        rest += self._stops.finish()
+        rest = self._special.unmarked(rest + self._stops.finish())
         if self._stops.stopped:
             self.finish_reason = "stop"
         return self._piece(rest) if rest or self._pending else None

@@ -1,17 +1,16 @@
 """Text in, token ids out, and back: tokenizer.json through the ``tokenizers`` library.
 
-Encoding is the library's. Decoding is ours and goes by bytes: every token stands for a fixed run
-of bytes (``export.tokenizers.token_bytes``), and what a stream holds back is never more than an
-unfinished character.
+Encoding is the library's. Decoding is ours and goes by bytes where every token stands for a fixed
+run of bytes (``export.tokenizers.token_bytes``): then what a stream holds back is never more than
+an unfinished character. Elsewhere it is the library's, too.
 """
 
 from __future__ import annotations
 
-import codecs
 import json
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import tokenizers
@@ -19,6 +18,7 @@ import tokenizers
 from ..export.errors import ModelFolderError, RequestError
 from ..export.tokenizers import read_tokenizer_file
 from ..export.tokenizers.opening import decoding, library_errors, open_library
+from .detokenizer import ByteDetokenizer, Detokenizer, TextDetokenizer
 from .quoting import PlainTwin, Quotation
 
 MAX_CHARACTERS = 16 * 131072
@@ -35,16 +35,26 @@ class Tokenizer:
     def __init__(self, library: tokenizers.Tokenizer, path: Path) -> None:
         self._library = library
         self._path = path
-        self._to_bytes, self._strip = decoding(library, path, ModelFolderError)
+        self._rule, self._looks_back = decoding(library, path, ModelFolderError)
         with self._library_errors("listing the added tokens"):
             added = library.get_added_tokens_decoder()
         self._bytes: dict[int, bytes] = {}
         special = {token_id: token for token_id, token in added.items() if token.special}
         self.special_ids: frozenset[int] = frozenset(special)
         self.added_ids: frozenset[int] = frozenset(added)
-        self.special_spellings: tuple[str, ...] = tuple(
-            token.content for token in special.values() if token.content
-        )
+        self.special_tokens: dict[int, str] = {
+            token_id: token.content for token_id, token in special.items() if token.content
+        }
+        self.special_spellings: tuple[str, ...] = tuple(self.special_tokens.values())
+        # Those of spaces and line breaks alone are words of any text.
+        markers = {
+            token_id: token.content
+            for token_id, token in added.items()
+            if token.content.strip("\u2581 \n\t") or token_id in self.special_tokens
+        }
+        self.marker_ids: frozenset[int] = frozenset(markers)
+        self.marker_spellings: tuple[str, ...] = tuple(markers.values())
+        self._twin: PlainTwin | None = None
 
     @staticmethod
     def open(path: str | Path) -> Tokenizer:
@@ -93,15 +103,27 @@ class Tokenizer:
         add_special_tokens: bool = True,
         max_characters: int = MAX_CHARACTERS,
     ) -> list[int]:
-        """As ``encode``; what ``quotation`` hid in ``text`` is encoded as the text that it was."""
+        """As ``encode``; what ``quotation`` hid in ``text`` is encoded as the text that it was.
+
+        Raises RequestError likewise, and where that cannot be: see ``PlainTwin``.
+        """
         self._check_text(quotation.restore(text), max_characters)
         with self._library_errors("encoding a text"):
-            return self._plain_twin.encode(text, quotation.restore, add_special_tokens)
+            twin = self._plain_twin(text)
+            found = twin.encode(text, quotation.restore, add_special_tokens)
+        return twin.known(found, add_special_tokens)
 
-    @cached_property
-    def _plain_twin(self) -> PlainTwin:
-        """Made when a text first spells a special token: most never do."""
-        return PlainTwin(self._library)
+    def _plain_twin(self, text: str) -> PlainTwin:
+        """The twin for what ``text`` itself writes; made when a text first spells a marker."""
+        written = {
+            spelling
+            for spelling in set(self.marker_spellings).difference(self.special_spellings)
+            if spelling in text
+        }
+        if self._twin is None or not written <= self._twin.written:
+            before = self._twin.written if self._twin is not None else ()
+            self._twin = PlainTwin(self._library, written.union(before))
+        return self._twin
 
     def _check_text(self, text: str, max_characters: int) -> None:
         if not isinstance(text, str):
@@ -126,10 +148,10 @@ class Tokenizer:
         Ids without a token, as a model with a padded vocabulary may produce, add nothing.
         Raises RequestError for a negative id.
         """
-        joined = b"".join(
-            self.token_bytes(token_id, skip_special_tokens=skip_special_tokens) for token_id in ids
-        )
-        return _strip_start(joined, self._strip)[0].decode("utf-8", errors="replace")
+        detokenizer = self.detokenizer(skip_special_tokens=skip_special_tokens)
+        if self._rule is None:
+            return self._decoded(list(ids), skip_special_tokens)
+        return "".join([*map(detokenizer.add, ids), detokenizer.finish()])
 
     def detokenizer(
         self, after: Sequence[int] = (), *, skip_special_tokens: bool = True
@@ -139,10 +161,47 @@ class Tokenizer:
         A sentencepiece text loses the space before its first word; the text that continues a
         prompt must not, and that is what ``after=prompt_ids`` is for.
         """
-        detokenizer = Detokenizer(self, skip_special_tokens=skip_special_tokens)
+        rule = self._rule
+        if rule is None:
+            return TextDetokenizer(
+                partial(self._decoded, skip_special_tokens=skip_special_tokens),
+                lambda token_id: self._is_text(token_id, skip_special_tokens),
+                self._is_byte,
+                self._looks_back,
+                after,
+            )
+
+        def bytes_of(token_id: int, first: bool) -> bytes | None:
+            if not first:
+                return self.token_bytes(token_id, skip_special_tokens=skip_special_tokens)
+            if not self._is_text(token_id, skip_special_tokens):
+                return None
+            spelled = self._spelling_or_refuse(token_id)
+            return None if spelled is None else rule.first(spelled)
+
+        detokenizer = ByteDetokenizer(bytes_of, rule.strip, rule.drops_first_space)
         for token_id in after:
             detokenizer.add(token_id)
         return detokenizer
+
+    def _decoded(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
+        """By the library alone."""
+        known = [
+            int(token_id) for token_id in ids if self._spelling_or_refuse(token_id) is not None
+        ]
+        if not known:  # some decoders panic
+            return ""
+        with self._library_errors("decoding tokens"):
+            return self._library.decode(known, skip_special_tokens=skip_special_tokens)
+
+    def _is_text(self, token_id: int, skip_special_tokens: bool) -> bool:
+        skipped = skip_special_tokens and token_id in self.special_ids
+        return not skipped and self._spelling_or_refuse(token_id) is not None
+
+    def _is_byte(self, token_id: int) -> bool:
+        """Whether it may be one of several bytes that are a character together."""
+        spelled = self._spelling_or_refuse(token_id)
+        return spelled is not None and spelled.startswith("<0x") and len(spelled) == 6
 
     def token_bytes(self, token_id: int, *, skip_special_tokens: bool = True) -> bytes:
         """The bytes a token adds to a text; none for an id without a token, or a special one."""
@@ -154,13 +213,22 @@ class Tokenizer:
         return known
 
     def all_bytes(self, num_tokens: int) -> list[bytes]:
-        """``token_bytes`` of the ids 0 to ``num_tokens`` - 1, all at once."""
+        """``token_bytes`` of the ids 0 to ``num_tokens`` - 1, all at once.
+
+        Raises RequestError where tokens do not stand for bytes of their own.
+        """
+        if self._rule is None:
+            raise RequestError(
+                f"{self._path}: its decoder makes of a token what its neighbours ask for, expected "
+                "tokens that stand for bytes, which a form of output, banned strings and a draft "
+                "need; leave them out"
+            )
         with self._library_errors("listing the vocabulary"):
             ids = self._library.get_vocab(with_added_tokens=True)
         found = [b""] * num_tokens
         for content, token_id in ids.items():
             if token_id < num_tokens and token_id not in self.special_ids:
-                found[token_id] = self._to_bytes(content)
+                found[token_id] = self._rule.later(content)
         return found
 
     def id_of(self, text: str) -> int | None:
@@ -169,6 +237,11 @@ class Tokenizer:
             return None
         with self._library_errors("looking up a token"):
             return self._library.token_to_id(text)
+
+    def spelling(self, token_id: int) -> str | None:
+        """How the token is spelled in tokenizer.json; None for an id without one."""
+        with self._library_errors("looking up a token"):
+            return self._library.id_to_token(token_id)
 
     @cached_property
     def vocab_size(self) -> int:
@@ -191,46 +264,27 @@ class Tokenizer:
     @property
     def strips_leading_spaces(self) -> int:
         """How many spaces at the start of a text decoding drops: 1 for sentencepiece."""
-        return self._strip
+        return self.detokenizer().strips_leading_spaces
 
     def _find_bytes(self, token_id: int) -> bytes:
+        content = self._spelling_or_refuse(token_id)
+        return b"" if content is None else self._bytes_of(token_id, content)
+
+    def _bytes_of(self, token_id: int, content: str) -> bytes:
+        if self._rule is not None:
+            return self._rule.later(content)
+        return self._decoded([token_id], skip_special_tokens=False).encode("utf-8")
+
+    def _spelling_or_refuse(self, token_id: int) -> str | None:
         if token_id < 0:
             raise RequestError(
                 f"token id {token_id}, expected 0 or above; use ids that encode or the model gave"
             )
-        if token_id >= 2**32:  # more than the library's ids can be
-            return b""
-        with self._library_errors("looking up a token"):
-            content = self._library.id_to_token(int(token_id))
-        return b"" if content is None else self._to_bytes(content)
+        # More than 32 bits are more than the library's ids can be.
+        return self.spelling(int(token_id)) if token_id < 2**32 else None
 
     def _library_errors(self, doing: str) -> AbstractContextManager[None]:
         return library_errors(doing, self._path, ModelFolderError)
-
-
-class Detokenizer:
-    """Token ids in, printable pieces of text out; from ``Tokenizer.detokenizer``.
-
-    The pieces join to what ``Tokenizer.decode`` gives for all ids. No piece has half a character;
-    at most the three bytes of an unfinished one are held back.
-    """
-
-    def __init__(self, tokenizer: Tokenizer, *, skip_special_tokens: bool = True) -> None:
-        self._tokenizer = tokenizer
-        self._skip_special_tokens = skip_special_tokens
-        self.strips_leading_spaces = tokenizer.strips_leading_spaces  # so many still, if they come
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-
-    def add(self, token_id: int) -> str:
-        """The text that this token completes; "" when it ends inside a character."""
-        added = self._tokenizer.token_bytes(token_id, skip_special_tokens=self._skip_special_tokens)
-        if self.strips_leading_spaces and added:
-            added, self.strips_leading_spaces = _strip_start(added, self.strips_leading_spaces)
-        return self._decoder.decode(added)
-
-    def finish(self) -> str:
-        """The rest: U+FFFD for a character that was never finished, else ""."""
-        return self._decoder.decode(b"", final=True)
 
 
 def _surrogate(text: str) -> int | None:
@@ -240,11 +294,3 @@ def _surrogate(text: str) -> int | None:
     except UnicodeEncodeError as error:
         return error.start
     return None
-
-
-def _strip_start(text: bytes, spaces: int) -> tuple[bytes, int]:
-    """Drops up to ``spaces`` leading spaces; also returns how many may still follow."""
-    stripped = text.lstrip(b" ") if spaces else text
-    dropped = min(spaces, len(text) - len(stripped))
-    rest = text[dropped:]
-    return rest, 0 if rest else spaces - dropped

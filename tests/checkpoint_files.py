@@ -24,6 +24,7 @@ NUMPY_DTYPES: dict[str, Any] = {
     "F32": np.float32,
     "F16": np.float16,
     "BF16": ml_dtypes.bfloat16,
+    "F64": np.float64,
 }
 LLMC_DTYPES = {3: "F32", 5: "BF16"}
 

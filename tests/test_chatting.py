@@ -173,9 +173,10 @@ Call = Callable[..., tuple[int, str, str]]
 def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Call:
     """Calls the command line in this process, with text on stdin."""
 
-    def run(*arguments: str | Path, lines: str = "") -> tuple[int, str, str]:
+    def run(*arguments: str | Path, lines: str | io.TextIOBase = "") -> tuple[int, str, str]:
         capsys.readouterr()
-        monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
+        stdin = io.StringIO(lines) if isinstance(lines, str) else lines
+        monkeypatch.setattr(sys, "stdin", stdin)
         with pytest.raises(SystemExit) as ended:
             cli.main([str(argument) for argument in arguments])
         assert isinstance(ended.value.code, int)
@@ -292,8 +293,6 @@ def test_system_is_replaced_and_taken_away(call: Call, folder: ModelFolder, tmp_
 @pytest.mark.parametrize(
     "line, message",
     [
-        ("/nope x", "found /nope, expected one of /reset, /save, /system, /help, /exit"),
-        ("/", "found /, expected one of /reset"),
         ("/save", "found no name, expected /save FILE"),
         ("/save {file}", "kept: found a file, expected a new name; choose another"),
         ("/save {file}/x", "kept, expected a folder; make it first"),
@@ -310,6 +309,76 @@ def test_a_command_that_cannot_be_says_so_and_ends_nothing(
     assert message in err.splitlines()[0]
     for name in ("/reset", "/save", "/system", "/help", "/exit"):
         assert f"\n{name} " in err
+
+
+class Keyboard(io.StringIO):
+    """Lines that are typed, not piped."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("line", ["/nope x", "/"])
+def test_an_unknown_command_is_told_where_it_is_typed(
+    line: str, call: Call, folder: ModelFolder
+) -> None:
+    code, out, err = call("chat", folder.path, lines=Keyboard(f"{line}\n/exit\n"))
+    assert (code, out) == (0, "")
+    expected = f"found {line.split()[0]}, expected one of /reset, /save, /system, /help, /exit; for"
+    assert expected in err
+
+
+@pytest.mark.parametrize(
+    "lines, messages",
+    [
+        ("one \\\ntwo\\\n\nthree\n", ["one \ntwo\n", "three"]),
+        ("//etc is a folder\n", ["/etc is a folder"]),
+        ("/etc is a folder\n/\n", ["/etc is a folder", "/"]),
+        ("\ufeffone\n\ufefftwo\n", ["one", "\ufefftwo"]),
+        ("  \n\\\n\n", []),
+    ],
+)
+def test_lines_become_messages(
+    lines: str, messages: list[str], call: Call, folder: ModelFolder, tmp_path: Path
+) -> None:
+    file = tmp_path / "saved.json"
+    lines = lines if lines.endswith("\n") else lines + "\n"
+    options = [*GREEDY[:2], "--max-tokens", "1", "--threads", "1"]
+    assert call("chat", folder.path, *options, lines=f"{lines}/save {file}\n")[0] == 0
+    saved = json.loads(file.read_text(encoding="utf-8"))
+    assert [m["content"] for m in saved if m["role"] == "user"] == messages
+
+
+def test_what_windows_adds_to_a_pipe_is_left_out(
+    call: Call, folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = call("run", folder.path, "one\ntwo", "--json", *GREEDY)[1]
+    for data in (b"\xef\xbb\xbfone\r\ntwo\r\n", "one\r\ntwo\r\n".encode("utf-16")):
+        stdin = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8")
+        found = call("run", folder.path, "-", "--json", *GREEDY, lines=stdin)
+        assert json.loads(found[1])["prompt"] == "one\ntwo"
+        assert json.loads(found[1])["text"] == json.loads(plain)["text"]
+
+
+def test_a_template_gets_the_arguments_of_the_command_line(
+    call: Call, folder: ModelFolder, tmp_path: Path
+) -> None:
+    source = CHATML.source + "{{ '<think>' if enable_thinking else '' }}{{ year }}"
+    other = with_files(folder, tmp_path / "copy", {"chat_template.jinja": source})
+    model = pocketlm.Model(other, threads=1)
+    args = {"enable_thinking": True, "year": "1999"}
+    expected = text_of(model.chat(HI, template_args=args, temperature=0, max_tokens=12))
+    plain = text_of(model.chat(HI, temperature=0, max_tokens=12))
+    given = ["--template-arg", "enable_thinking=true", "--template-arg", 'year="1999"']
+    found = call("run", other.path, "Hi", "--chat", *given, *GREEDY)
+    assert found == (0, expected + "\n", "") and expected != plain
+    assert call("chat", other.path, *given, *GREEDY, lines="Hi\n")[1].startswith(expected)
+    for wrong in ("x", "enable_thinking=yes", "=1", "a b=1", "year=NaN", "year=", "year={'a':1}"):
+        code, out, err = call("run", other.path, "Hi", "--chat", "--template-arg", wrong)
+        assert (code, out) == (2, "") and f"found --template-arg {wrong}, expected" in err
+    code, _, err = call("run", other.path, "Hi", "--chat", "--template-arg", "enable_thinkng=true")
+    assert code == 2 and "has 'enable_thinkng', expected the name of a variable" in err
+    assert call("run", other.path, "Hi", "--template-arg", "year=1")[0] == 2
 
 
 def test_save_finds_the_home_folder(
@@ -519,6 +588,21 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(terminal: Terminal, tmp_pat
     terminal.type("\x03")
     terminal.wait_for("> ")
     terminal.type("\x04")
+    assert terminal.end() == 0
+
+
+def test_lines_that_are_pasted_together_are_one_message(terminal: Terminal, tmp_path: Path) -> None:
+    terminal.type("one\ntwo\n")
+    terminal.wait_for("two\r\n")
+    while len(terminal.seen) < 20:
+        terminal.seen += os.read(terminal.master, 100).decode("utf-8", "replace")
+    terminal.type("\x03")
+    terminal.wait_for("> ")
+    terminal.type(f"/save {tmp_path / 'a.json'}\n")
+    terminal.wait_for("wrote 2 messages")
+    user, _ = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))
+    assert user["content"] == "one\ntwo"
+    terminal.type("/exit\n")
     assert terminal.end() == 0
 
 

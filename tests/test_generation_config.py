@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checkpoint_files import gpt2_config, write_checkpoint
 from model_folders import with_files
 
 import pocketlm
+from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.folder import ModelFolder
+from pocketlm.export.observer import Observer
+from pocketlm.export.writing import export_model, plan_export
 
 
 def with_defaults(folder: ModelFolder, to: Path, defaults: Any) -> ModelFolder:
@@ -62,7 +66,8 @@ def test_an_end_outside_the_vocabulary_never_comes(
     folder = with_defaults(tiny_folder, tmp_path / "copy", {"eos_token_id": 50256})
     model = pocketlm.Model(folder, threads=1)
     assert model.generate("the", max_tokens=5, temperature=0).finish_reason == "length"
-    with pytest.raises(pocketlm.RequestError, match="expected"):
+    assert model.end_ids == set() and model.start_id is None
+    with pytest.raises(pocketlm.RequestError, match="the prompt is empty, expected"):
         model.generate("")
 
 
@@ -110,9 +115,47 @@ def test_the_models_own_sampling_is_the_default(
         *(("top_k", 1.5), ("min_p", 2), ("repetition_penalty", [])),
     ],
 )
-def test_sampling_that_cannot_be_is_refused(
+def test_sampling_that_cannot_be_is_left_out(
     name: str, value: Any, tiny_folder: ModelFolder, tmp_path: Path
 ) -> None:
-    folder = with_defaults(tiny_folder, tmp_path / "copy", {name: value})
-    with pytest.raises(pocketlm.ModelFolderError, match=rf"generation_config\.json: {name} is "):
-        pocketlm.Model(folder, threads=1)
+    defaults = {name: value, "min_p" if name != "min_p" else "top_k": 1}
+    folder = with_defaults(tiny_folder, tmp_path / "copy", defaults)
+    with pytest.warns(UserWarning, match=rf"generation_config\.json: {name} is .*; it is left out"):
+        model = pocketlm.Model(folder, threads=1)
+    assert model.sampling_defaults.get(name) != value
+    assert 1 in model.sampling_defaults.values()
+    assert model.generate("the", max_tokens=2, seed=1).token_ids
+
+
+def test_an_export_leaves_out_and_tells_what_cannot_be(tmp_path: Path) -> None:
+    config = gpt2_config(vocab_size=300, bos_token_id=50256, eos_token_id=[299, 50256])
+    path = write_checkpoint(tmp_path / "checkpoint", config)
+    wrong = {"top_k": -1, "top_p": 0, "temperature": 0.5, "do_sample": True, "eos_token_id": None}
+    (path / "generation_config.json").write_text(json.dumps(wrong))
+    told: list[str] = []
+    folder = export_model(
+        open_checkpoint(path), tmp_path / "out", observer=Observer(message=told.append)
+    )
+    assert told == [
+        "generation_config.json: top_k is -1, expected an integer of at least 0; it is left out",
+        "generation_config.json: top_p is 0, expected a finite number in (0, 1]; it is left out",
+        "config.json: bos_token_id has 50256, expected ids of the vocabulary, 0 to 299; ignored",
+    ]
+    assert plan_export(open_checkpoint(path), tmp_path / "other").notes == tuple(told)
+    written = json.loads((folder.path / "generation_config.json").read_text())
+    assert written == {
+        **{"temperature": 0.5, "do_sample": True, "eos_token_id": None, "bos_token_id": None}
+    }
+    model = pocketlm.Model(folder, threads=1)
+    assert model.sampling_defaults == {"temperature": 0.5, "top_p": 0.95}
+
+
+def test_no_limit_can_be_asked_for(tiny_folder: ModelFolder, tmp_path: Path) -> None:
+    """0 of top_k and no_repeat_ngram_size switches the model's own off, as in transformers."""
+    defaults = {"top_k": 1, "no_repeat_ngram_size": 1, "top_p": 1.0, "temperature": 1.0}
+    model = pocketlm.Model(with_defaults(tiny_folder, tmp_path / "copy", defaults), threads=1)
+    plain = pocketlm.Model(tiny_folder, threads=1)
+    free: dict[str, Any] = {"top_k": 0, "no_repeat_ngram_size": 0, "max_tokens": 8}
+    for seed in range(3):
+        expected = plain.generate("the", seed=seed, top_p=1.0, temperature=1.0, max_tokens=8)
+        assert model.generate("the", seed=seed, **free).token_ids == expected.token_ids

@@ -702,6 +702,20 @@ def test_a_place_that_is_taken_is_found_before_the_download(
     assert hub_server.log == []
 
 
+def test_a_tokenizer_that_cannot_be_run_is_refused_before_the_weights_come(
+    run: Run, hub_server: HubServer, own_cache: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    files = {path.name: path.read_bytes() for path in tiny_checkpoint.iterdir()}
+    whole = files["tokenizer.json"]
+    hub_server.add(NAME, files | {"tokenizer.json": whole.replace(b'"BPE"', b'"Markov"')})
+    code, out, err = run("run", NAME, "x")
+    assert (code, out) == (2, "") and "tokenizer.json: reading it failed" in err
+    assert "model.safetensors" not in requests(hub_server)
+    given = tmp_path / "tokenizer.json"
+    given.write_bytes(whole)
+    assert run("export", NAME, tmp_path / "out", "--tokenizer", given)[0] == 0
+
+
 def test_torch_weights_are_for_those_who_ask_and_new_ones_are_fetched(
     hub_server: HubServer, own_cache: Path
 ) -> None:

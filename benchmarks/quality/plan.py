@@ -74,8 +74,8 @@ def check_texts(
         raise RequestError(
             f"limit is {limit} tokens, expected at least {SMALLEST_LIMIT}; raise it or leave it out"
         )
-    folder = next(iter(folders.values())).path
-    tokenizer = Tokenizer.open(folder / "tokenizer.json")
+    folder = next(iter(folders.values()))
+    tokenizer = Tokenizer.open(folder.path / "tokenizer.json")
     start = start_token(tokenizer, folder)
     plan = QualityPlan(checked, window, stride, limit, split, tokenizer, start)
     if not any(part.num_bytes or not part.lost_bytes for _, part in plan.all_windows()):

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from ...export.errors import RequestError
 from ...runtime.chunks import CHUNK_SIZE, chunks, longest_chunk
 from ...runtime.session import Session
 from .divergence import Comparison, Logits, Rows
@@ -27,12 +28,18 @@ class WindowScores:
         vocab_size = sessions[0].shape.vocab_size
         self._runs = [_Run(session) for session in sessions]
         self._comparison = Comparison(vocab_size)
+        self._vocab_size = vocab_size
 
     def score(self, inputs: Sequence[NDArray[np.int64]], targets: NDArray[np.int64]) -> list[Rows]:
         """One ``Rows`` per session; each reads its own ``inputs`` (S,), all of one length.
 
-        The last of the S rows predict ``targets``.
+        The last of the S rows predict ``targets``. Raises RequestError for a token without a row.
         """
+        if targets.max(initial=0) >= self._vocab_size:
+            raise RequestError(
+                f"the text has the token id {targets.max()}, expected 0 to {self._vocab_size - 1}, "
+                "for which the model has rows; leave out what spells it"
+            )
         first = len(inputs[0]) - len(targets)
         parts: list[list[Rows]] = [[] for _ in self._runs]
         chunked = [

@@ -81,7 +81,7 @@ def measure_tasks(
 
 def _tokenizer_and_start(folder: ModelFolder) -> tuple[Tokenizer, int | None]:
     tokenizer = Tokenizer.open(folder.path / "tokenizer.json")
-    return tokenizer, start_token(tokenizer, folder.path)
+    return tokenizer, start_token(tokenizer, folder)
 
 
 def share_of(

@@ -12,15 +12,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from ..errors import CheckpointError, PocketLMError
 from ..regular_file import RegularFile
-from ..strict_json import load_json_object, quoted
+from ..strict_json import quoted
+from .beside import CONFIG_FILE, DECODER, Beside, read_beside
+from .configured import Rewritten, configured, decoder_of, with_class_defaults
 
-CONFIG_FILE = "tokenizer_config.json"
 TEMPLATE_FILE = "chat_template.jinja"
-LARGEST_TOKENIZER_CONFIG = 5_000_000  # bytes; Gemma 3's has 1.2 million
 LARGEST_TOKENIZER = 64_000_000  # bytes; Gemma 3's has 33 million, with 2.2 million values
 TOKENIZER_VALUES = 4_000_000  # keys and values
 LARGEST_TEMPLATE = 1_000_000  # bytes
@@ -38,7 +39,7 @@ class TokenizerSource:
     files: tuple[Path, ...]  # what all of it comes from
     read: Callable[[], Content]  # tokenizer.json's content; raises CheckpointError
     converted: bool  # from another form
-    config: Content  # tokenizer_config.json's content, {} without one
+    config: Content  # tokenizer_config.json's content and the special tokens named beside it
     chat_template: str | None  # chat_template.jinja's text
 
     @property
@@ -48,17 +49,18 @@ class TokenizerSource:
     def folder_files(self, content: Content) -> dict[str, bytes]:
         """What a model folder holds of it, by name; ``content`` is what ``read`` returned.
 
-        A tokenizer.json comes along byte for byte.
+        A tokenizer.json comes along byte for byte, unless the files beside it say more.
         """
         files = {"tokenizer.json": self._spelled(content)}
-        if self.config:
-            files[CONFIG_FILE] = json.dumps(self.config, indent=1, ensure_ascii=False).encode()
+        config = with_class_defaults(self.config, content)
+        if config:
+            files[CONFIG_FILE] = json.dumps(config, indent=1, ensure_ascii=False).encode()
         if self.chat_template is not None:
             files[TEMPLATE_FILE] = self.chat_template.encode()
         return files
 
     def _spelled(self, content: Content) -> bytes:
-        if self.converted:
+        if self.converted or isinstance(content, Rewritten):
             return json.dumps(content, ensure_ascii=False).encode()
         return read_tokenizer_file(self.files[0], CheckpointError)
 
@@ -66,30 +68,32 @@ class TokenizerSource:
 def find_tokenizer(path: Path) -> TokenizerSource | None:
     """The tokenizer in the folder ``path``, or the one that the file ``path`` is.
 
-    None if there is none. Raises CheckpointError for a tokenizer_config.json or chat template that
-    cannot be read; what is wrong with the tokenizer itself shows when it is read.
+    None if there is none. Raises CheckpointError for a file beside it that cannot be read; what is
+    wrong with the tokenizer itself shows when it is read.
     """
     folder = path if path.is_dir() else path.parent
-    beside = [folder / name for name in (CONFIG_FILE, TEMPLATE_FILE)]
-    config_file, template_file = ([file] if file.is_file() else [] for file in beside)
-    config = (
-        load_json_object(config_file[0], LARGEST_TOKENIZER_CONFIG, CheckpointError)
-        if config_file
-        else {}
-    )
+    beside = read_beside(folder)
+    template_file = [file for file in [folder / TEMPLATE_FILE] if file.is_file()]
     template = read_template(template_file[0], CheckpointError) if template_file else None
     for name in FORMS:
         form = importlib.import_module(f"{__name__}.{name}")
         files = form.find(path)
         if files is not None:
             return TokenizerSource(
-                files=(*files, *config_file, *template_file),
-                read=partial(form.read, *files, config),
+                files=(*files, *beside.files, *template_file),
+                read=partial(_read, form, files, beside),
                 converted=name != "library",
-                config=config,
+                config=beside.config,
                 chat_template=template,
             )
     return None
+
+
+def _read(form: ModuleType, files: tuple[Path, ...], beside: Beside) -> Content:
+    config, added = beside.config, beside.added
+    if added and files[0].name != "tokenizer.json":
+        config = config | {DECODER: decoder_of(config, added)}
+    return configured(form.read(*files, config), config, added)
 
 
 def given_tokenizer(given: str | Path | None, folder: Path) -> TokenizerSource | None:

@@ -34,10 +34,20 @@ def configured_tokens(config: dict[str, Any]) -> list[Token]:
         if not key.isdecimal() or len(key) > 9 or not isinstance(content, str) or not content:
             raise _wrong(f"added_tokens_decoder.{key}", entry)
         token = added_token(int(key), content, special=entry.get("special") is True)
-        for flag in ("single_word", "lstrip", "rstrip", "normalized"):
-            token[flag] = entry.get(flag) is True
-        tokens.append(token)
+        tokens.append(token | token_flags(entry))
     return sorted(tokens, key=lambda token: int(token["id"]))
+
+
+def token_flags(entry: object) -> Token:
+    """What a token's entry says of the text around it; nothing where it is a text alone."""
+    flags = ("single_word", "lstrip", "rstrip", "normalized")
+    return {flag: entry.get(flag) is True for flag in flags} if isinstance(entry, dict) else {}
+
+
+def spelling(entry: object) -> str | None:
+    """That of a token given as text, or as an object with its content."""
+    text = entry.get("content") if isinstance(entry, dict) else entry
+    return text if isinstance(text, str) else None
 
 
 def around(ids: dict[str, int], begin: str | None, end: str | None) -> Token | None:
@@ -69,8 +79,8 @@ def around(ids: dict[str, int], begin: str | None, end: str | None) -> Token | N
 def named_token(config: dict[str, Any], name: str, default: str | None = None) -> str | None:
     """How ``config`` spells ``name``, such as "eos_token"; None where there is none."""
     value = config.get(name, default)
-    text = value.get("content") if isinstance(value, dict) else value
-    if text is not None and not isinstance(text, str):
+    text = spelling(value)
+    if text is None and value is not None:
         raise _wrong(name, value)
     return text
 

@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
+from ..regular_file import RegularFile
 from ..strict_json import load_json_object
 from . import LARGEST_TOKENIZER, TOKENIZER_VALUES
+
+LLMC_MAGIC = (20240328).to_bytes(4, "little")  # of ``write_tokenizer`` in llm.c's train_gpt2.py
 
 
 def find(path: Path) -> tuple[Path] | None:
@@ -20,4 +23,11 @@ def find(path: Path) -> tuple[Path] | None:
 
 def read(file: Path, config: dict[str, Any]) -> dict[str, Any]:
     """The content of ``file``."""
+    with RegularFile(file, CheckpointError) as stream:
+        if stream.read(0, len(LLMC_MAGIC)) == LLMC_MAGIC:
+            raise CheckpointError(
+                f"{file.name} is a tokenizer of llm.c, which can only decode, expected one that "
+                "can encode; give the folder of the model that it is from, such as GPT-2's, which "
+                "has tokenizer.json or vocab.json and merges.txt"
+            )
     return load_json_object(file, LARGEST_TOKENIZER, CheckpointError, TOKENIZER_VALUES)

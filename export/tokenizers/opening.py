@@ -6,7 +6,7 @@ An export opens a tokenizer here before it publishes it, and the runtime opens i
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import tokenizers
@@ -14,15 +14,14 @@ import tokenizers
 from ..errors import CheckpointError, PocketLMError
 from ..memory import exhausted, is_exhaustion
 from . import TokenizerSource
-from .token_bytes import UnknownDecoder, read_decoder
+from .token_bytes import ByteRule, looks_back, read_decoder
 
 
 def open_library(data: bytes, where: object, error: type[PocketLMError]) -> tokenizers.Tokenizer:
     """The tokenizer in ``data``, the content of a tokenizer.json, once it can encode and decode.
 
     Truncation, padding and BPE dropout set in it are switched off. Raises ``error``, its message
-    beginning with ``where``, for content that the library refuses or cannot encode with, and for a
-    decoder unknown to us.
+    beginning with ``where``, for content that the library refuses or cannot encode with.
     """
     with library_errors("reading it", where, error):
         library = tokenizers.Tokenizer.from_str(data.decode("utf-8"))
@@ -44,14 +43,12 @@ def open_source(source: TokenizerSource) -> tokenizers.Tokenizer:
 
 def decoding(
     library: tokenizers.Tokenizer, where: object, error: type[PocketLMError]
-) -> tuple[Callable[[str], bytes], int]:
-    """What ``read_decoder`` says of an open tokenizer; raises ``error`` as ``open_library``."""
+) -> tuple[ByteRule | None, int]:
+    """What ``read_decoder`` and ``looks_back`` say of an open tokenizer."""
     with library_errors("reading the decoder", where, error):
         state = None if library.decoder is None else library.decoder.__getstate__()
-    try:
-        return read_decoder(json.loads(state) if state else None)
-    except UnknownDecoder as cause:
-        raise error(f"{where}: {cause}; this tokenizer is not supported") from cause
+    decoder = json.loads(state) if state else None
+    return read_decoder(decoder), looks_back(decoder)
 
 
 @contextmanager

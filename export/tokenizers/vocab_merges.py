@@ -34,7 +34,7 @@ def find(path: Path) -> tuple[Path, Path] | None:
 
 def read(vocab_file: Path, merges_file: Path, config: dict[str, Any]) -> dict[str, Any]:
     """The same tokenizer as tokenizer.json's content; CheckpointError for damaged files."""
-    family = str(config.get("tokenizer_class", GPT2)).removesuffix("Fast")
+    family = str(config.get("tokenizer_class") or GPT2).removesuffix("Fast")
     if family not in (GPT2, QWEN2):
         raise CheckpointError(
             f"tokenizer_config.json: tokenizer_class is {shown(family)}, expected {GPT2} or "
@@ -49,8 +49,8 @@ def read(vocab_file: Path, merges_file: Path, config: dict[str, Any]) -> dict[st
             f"{len(vocab) - 1:,}, expected each of these once; get the file again from its source"
         )
     special = configured_tokens(config)
-    if not special and END_OF_TEXT in vocab:
-        special = [added_token(vocab[END_OF_TEXT], END_OF_TEXT, special=True)]
+    if END_OF_TEXT in vocab and END_OF_TEXT not in (token["content"] for token in special):
+        special = [added_token(vocab[END_OF_TEXT], END_OF_TEXT, special=True), *special]
     known = vocab | {token["content"]: int(token["id"]) for token in special}
     begin = named_token(config, "bos_token", END_OF_TEXT)
     begins = wanted(config, "add_bos_token", False) and begin in known

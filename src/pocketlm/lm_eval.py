@@ -78,7 +78,7 @@ class PocketLM(TemplateLM):  # type: ignore[misc]
         super().__init__()
         self.model = load(path, **options)
         self.max_gen_toks = max_gen_toks
-        self._start_id = start_token(self.model.tokenizer, self.model.folder.path)
+        self._start_id = start_token(self.model.tokenizer, self.model.folder)
         self._scorer = Scorer(self.model.session, max_length)
         self._end_ids: frozenset[int] = frozenset()  # of an answer, once the template is applied
 

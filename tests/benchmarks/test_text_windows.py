@@ -272,9 +272,9 @@ def test_texts_begin_with_the_tokenizers_start_token_or_the_configs(
     tiny_folder: ModelFolder, tokenizer: Tokenizer
 ) -> None:
     gpt2 = Tokenizer.open(tiny_folder.path / "tokenizer.json")
-    assert start_token(gpt2, tiny_folder.path) == gpt2.id_of("<|endoftext|>")
+    assert start_token(gpt2, tiny_folder) == gpt2.id_of("<|endoftext|>")
     expected = tokenizer.id_of("<s>") or gpt2.id_of("<|endoftext|>")
-    assert start_token(tokenizer, tiny_folder.path) == expected
+    assert start_token(tokenizer, tiny_folder) == expected
 
 
 # Bad files ---------------------------------------------------------------------------------------

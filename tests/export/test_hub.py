@@ -169,6 +169,31 @@ def test_tokenizers_come_in_the_first_form_there_is(
     assert contents(get(hub_server, tmp_path / "m", clock)) == base | {"tokenizer.model": b"m"}
 
 
+def test_what_lies_beside_a_tokenizer_comes_with_it(
+    hub_server: HubServer, tmp_path: Path, clock: Clock
+) -> None:
+    beside = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+    files = FILES | dict.fromkeys([*beside, "chat_template.jinja"], b"{}")
+    hub_server.add(NAME, files | {"README.md": b"x", "optimizer.pt": b"x", "vocab.json": b"{}"})
+    assert contents(get(hub_server, tmp_path / "out", clock)) == files
+
+
+def test_a_check_that_refuses_keeps_the_weights_from_being_fetched(
+    hub_server: HubServer, tmp_path: Path, clock: Clock
+) -> None:
+    hub_server.add(NAME, FILES)
+    seen = []
+
+    def check(folder: Path) -> None:
+        seen.append(sorted(path.name for path in folder.iterdir()))
+        raise CheckpointError("of no use")
+
+    with pytest.raises(CheckpointError, match="of no use"):
+        get(hub_server, tmp_path / "out", clock, check=check)
+    assert seen == [["config.json", "tokenizer.json"]]
+    assert not any("model.safetensors" in str(line) for line in hub_server.log)
+
+
 def test_pickles_are_fetched_only_when_asked_for(
     hub_server: HubServer, tmp_path: Path, clock: Clock
 ) -> None:

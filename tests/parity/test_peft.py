@@ -24,6 +24,7 @@ from pocketlm.runtime.session import Session
 
 pytestmark = pytest.mark.optimum
 
+TOLERANCE = 1e-4  # of the largest logit
 VOCAB = 300
 LLAMA = {
     "hidden_size": 64,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pocketlm.export.errors import RequestError
 from pocketlm.runtime import stopping
-from pocketlm.runtime.stopping import StopMatcher
+from pocketlm.runtime.stopping import SpecialStops, StopMatcher
 
 two_letters = st.text("ab", max_size=24)
 some_stops = st.lists(st.text("ab", min_size=1, max_size=5), max_size=4)
@@ -99,3 +99,38 @@ def test_bad_stops_are_refused(stops: list[str], message: str) -> None:
 
 def test_examples_in_docstrings_are_true() -> None:
     assert doctest.testmod(stopping).failed == 0
+
+
+# Special tokens ----------------------------------------------------------------------------------
+
+
+def stopped(stops: list[str], tokens: list[str]) -> tuple[str, bool]:
+    """The text of ``tokens``, of which "<e>" and "<ee>" are special, up to a stop string."""
+    special = SpecialStops(stops, {7: "<e>", 8: "<ee>", 9: "<f>"})
+    ids = {"<e>": 7, "<ee>": 8, "<f>": 9}
+    matcher = StopMatcher(special.stops)
+    text = ""
+    for token in tokens:
+        added = special.mark(ids[token]) if token in ids else token
+        text += matcher.add(added)[0]
+    text += matcher.finish()
+    return special.unmarked(text), matcher.stopped
+
+
+@pytest.mark.parametrize(
+    ("stops", "tokens", "expected"),
+    [
+        (["<e>"], ["a", "<f>", "b", "<e>", "c"], ("ab", True)),
+        (["b<e>c"], ["a", "b", "<e>", "c"], ("a", True)),
+        (["b<e>c"], ["a", "b", "<e>", "d"], ("abd", False)),
+        (["<ee>"], ["a", "<e>", "b", "<ee>"], ("ab", True)),
+        (["<e>"], ["a", "<", "e", ">b"], ("a", True)),  # spelled by ordinary tokens
+        (["<e><f>"], ["a", "<e>", "b", "<e>", "<f>"], ("ab", True)),
+        (["x"], ["a", "<e>", "b"], ("ab", False)),
+        ([], ["a", "<e>"], ("a", False)),
+    ],
+)
+def test_a_stop_that_spells_a_special_token_is_found_in_it(
+    stops: list[str], tokens: list[str], expected: tuple[str, bool]
+) -> None:
+    assert stopped(stops, tokens) == expected

@@ -346,33 +346,6 @@ def test_a_file_too_large_to_be_a_tokenizer_is_not_read(tmp_path: Path) -> None:
         Tokenizer.open(path)
 
 
-@pytest.mark.parametrize(
-    ("decoder", "part"),
-    [
-        (decoders.WordPiece(), "WordPiece"),
-        (decoders.CTC(), "CTC"),
-        (decoders.Metaspace(), "Metaspace"),
-        (decoders.Sequence([decoders.Fuse(), decoders.Replace("a", "b")]), "Replace"),
-        (decoders.Sequence([decoders.Strip(" ", 1, 0), decoders.Fuse()]), "Strip"),
-        (decoders.Sequence([decoders.Fuse(), decoders.Strip(" ", 1, 1)]), "Strip"),
-        (decoders.Sequence([decoders.Fuse(), decoders.Strip("x", 1, 0)]), "Strip"),
-    ],
-)
-def test_other_decoders_are_refused_by_name(tmp_path: Path, decoder: Any, part: str) -> None:
-    library = tokenizers.Tokenizer.from_str(KINDS["byte_level"].to_str())
-    library.decoder = decoder
-    expected = f'decoder has the part .*"{part}".*, expected ByteLevel, Fuse, none, or a Sequence'
-    with pytest.raises(ModelFolderError, match=expected):
-        open_built(library, tmp_path)
-
-
-def test_without_a_decoder_tokens_are_put_side_by_side(tmp_path: Path) -> None:
-    library = tokenizers.Tokenizer.from_str(KINDS["character_level"].to_str())
-    library.decoder = None
-    ours = open_built(library, tmp_path)
-    assert ours.decode(ours.encode("the fox")) == "the fox"
-
-
 def test_a_panic_in_encoding_is_found_by_opening(tmp_path: Path) -> None:
     content = json.loads(KINDS["sentencepiece"].to_str())
     content["post_processor"]["special_tokens"] = {}  # its template still says <s>

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import select
 import signal
 import sys
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from pocketlm.commands.options import (
     open_model,
     sampling_options,
     system_option,
+    template_option,
     unescape,
 )
 from pocketlm.commands.terminal import print_stream, say, tell_lost, why_it_stopped
@@ -29,31 +31,40 @@ from pocketlm.runtime.chat import ChatPrompt
 from pocketlm.runtime.model import Model
 
 PROMPT = "> "
+PASTE_SECONDS = 0.02  # between lines of a paste; nobody types so fast
 Messages = list[dict[str, str]]
 
 
 @click.command("chat", context_settings={"default_map": {"max_tokens": 1024}})
 @click.argument("model")
 @system_option
+@template_option
 @sampling_options
 @answer_form_options
 @model_options
 @debug_option
 def command(
-    model: str, system: str | None, stop: tuple[str, ...], debug: bool, **options: Any
+    model: str,
+    system: str | None,
+    template_args: dict[str, Any],
+    stop: tuple[str, ...],
+    debug: bool,
+    **options: Any,
 ) -> None:
     """Talk with a model, which remembers the conversation.
 
     MODEL is a model folder, a checkpoint, a name on the hub (org/name) or demo; best one that was
     trained to chat. One that was not is given the conversation as a script to go on with. Each line
-    of input is a message; lines may also come from a file or a pipe. Commands begin with a slash,
-    /help lists them. Ctrl-C stops an answer, Ctrl-D ends.
+    of input is a message, with the next one if it ends in a backslash; lines that are pasted
+    together are one message. They may also come from a file or a pipe. Commands begin with a slash,
+    /help lists them; a message that does begins with two. Ctrl-C stops an answer, Ctrl-D ends.
 
     \b
     Examples:
       pocketlm chat llama-3.2-1b-instruct/
       pocketlm chat llama-3.2-1b-instruct/ --system "You answer in one sentence."
       pocketlm chat llama-3.2-1b-instruct/ --choice yes,no,maybe
+      pocketlm chat Qwen/Qwen3-0.6B --template-arg enable_thinking=false
     """
     if sys.stdin.encoding == "ascii" and hasattr(sys.stdin, "reconfigure"):
         sys.stdin.reconfigure(encoding="utf-8", errors="strict")  # the locale "C" has no accents
@@ -61,19 +72,26 @@ def command(
     options["stop"] = [unescape(text) for text in stop]
     # Ctrl-C means something else here than in other verbs, until the conversation is over.
     with on_interrupt(signal.default_int_handler):
-        Conversation(opened, system, options).run()
+        Conversation(opened, system, options, template_args).run()
 
 
 class Conversation:
     """The messages so far, and what a line of input does to them."""
 
-    def __init__(self, model: Model, system: str | None, options: dict[str, Any]) -> None:
-        """``options`` are those of ``Model.stream``.
+    def __init__(
+        self,
+        model: Model,
+        system: str | None,
+        options: dict[str, Any],
+        template_args: dict[str, Any] | None = None,
+    ) -> None:
+        """``options`` are those of ``Model.stream``, ``template_args`` of ``Model.chat_prompt``.
 
         Raises what that and ``Model.chat_prompt`` raise, before a line is read.
         """
         self.model = model
         self.options = options
+        self.template_args = template_args or None
         self.transcript = model.chat_template is None
         self.cache = model.new_cache()
         self.messages: Messages = []
@@ -96,11 +114,13 @@ class Conversation:
                 import readline  # noqa: F401  (input edits lines with it, where there is one)
             say("/help lists the commands; Ctrl-C stops an answer, Ctrl-D ends")
         interrupted = False
+        first = True
         while True:
             try:
-                line = input(PROMPT if self.interactive and sys.stdout.isatty() else "")
+                text = self._read()
                 interrupted = False
-                self.take(line)
+                self.take(text.removeprefix("\ufeff") if first else text)
+                first = False
             except KeyboardInterrupt:
                 say("")
                 if interrupted:
@@ -119,16 +139,34 @@ class Conversation:
                     raise
                 say(str(error))
 
-    def take(self, line: str) -> None:
-        """Carries out a command, or answers a message; EOFError ends the conversation."""
-        name, _, rest = line.strip().partition(" ")
-        if not name.startswith("/"):
-            if name:
-                self.answer(line)
-        elif name in self.commands:
+    def _read(self) -> str:
+        """A message or command: a line, and those that belong to it. EOFError at the end."""
+        lines = [input(PROMPT if self.interactive and sys.stdout.isatty() else "")]
+        while lines[-1].endswith("\\") or (self.interactive and _more_is_there()):
+            lines[-1] = lines[-1].removesuffix("\\")
+            try:
+                lines.append(input())
+            except EOFError:
+                break
+        return "\n".join(lines)
+
+    def take(self, text: str) -> None:
+        """Carries out a command, or answers a message; EOFError ends the conversation.
+
+        A message begins with "//" for a slash; from a file or a pipe, what is no command is one.
+        """
+        name, _, rest = text.strip().partition(" ")
+        if name in self.commands:
             self.commands[name][0](rest.strip())
-        else:
-            say(f"found {name}, expected one of {', '.join(self.commands)}")
+        elif name.startswith("//"):
+            self.answer(text.replace("/", "", 1))
+        elif name.startswith("/") and self.interactive:
+            say(
+                f"found {name}, expected one of {', '.join(self.commands)}; for a message that "
+                "begins so, write //"
+            )
+        elif text.strip():
+            self.answer(text)
 
     def answer(self, text: str) -> None:
         """Prints the answer to ``text``; both are remembered, the answer as far as it came."""
@@ -161,7 +199,9 @@ class Conversation:
         return kept, prompt
 
     def _prompt(self, messages: Messages) -> ChatPrompt:
-        return self.model.chat_prompt(messages, transcript=self.transcript)
+        return self.model.chat_prompt(
+            messages, transcript=self.transcript, template_args=self.template_args
+        )
 
     @property
     def _context_length(self) -> int:
@@ -201,6 +241,14 @@ class Conversation:
     def exit(self, _: str) -> None:
         """Ends as the end of the input does."""
         raise EOFError
+
+
+def _more_is_there() -> bool:
+    """Whether more lines wait on the terminal already, as those of a paste do."""
+    try:
+        return bool(select.select([sys.stdin], [], [], PASTE_SECONDS)[0])
+    except (OSError, ValueError):  # Windows has this for sockets alone
+        return False
 
 
 def _later(messages: Messages) -> Messages:

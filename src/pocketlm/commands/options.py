@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 import warnings
@@ -360,6 +361,36 @@ window_options = _group(
 system_option = click.option(
     "--system", type=utf8, metavar="TEXT", help="What the model is told before the conversation."
 )
+
+template_option = click.option(
+    "--template-arg",
+    "template_args",
+    multiple=True,
+    metavar="NAME=JSON",
+    callback=lambda context, parameter, given: _template_args(given),
+    help="Give the chat template the variable NAME, such as enable_thinking=false. May be given "
+    "several times.",
+)
+
+
+def _template_args(given: Sequence[str]) -> dict[str, Any]:
+    args: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not name.isidentifier() or not equals or name in args:
+            raise click.UsageError(
+                f"found --template-arg {text}, expected a name, = and a value, each name once; "
+                "such as enable_thinking=false"
+            )
+        try:
+            args[name] = json.loads(utf8(value), parse_constant=int)  # which NaN is not
+        except (ValueError, RecursionError) as error:
+            raise click.UsageError(
+                f"found --template-arg {text}, expected JSON after the =, such as false, 5 or "
+                f"'\"a text\"' in quotes of the shell"
+            ) from error
+    return args
+
 
 # How a repository on the hub is used: fields of ``HubOptions``, and keyword arguments of ``load``.
 HUB_OPTIONS = {

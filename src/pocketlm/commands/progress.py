@@ -131,6 +131,8 @@ def print_plan(plan: ExportPlan) -> None:
     click.echo(f"plan for {plan.out}; nothing was written")
     for name, text in lines.items():
         click.echo(f"  {name:<13} {text}")
+    for note in plan.notes:
+        click.echo(f"  {note}")
 
 
 def graph_maker(folder: ModelFolder) -> str:

@@ -19,6 +19,7 @@ from pocketlm.commands.options import (
     open_model,
     sampling_options,
     system_option,
+    template_option,
     unescape,
 )
 from pocketlm.commands.recipes import print_recipe_option, read_recipe
@@ -32,7 +33,7 @@ from pocketlm.commands.terminal import (
     tell_lost,
     why_it_stopped,
 )
-from pocketlm.export.utf8 import utf8
+from pocketlm.export.utf8 import piped, utf8
 from pocketlm.models.reference import hub_name, names_model
 from pocketlm.runtime.request import MOST_LOGPROBS
 
@@ -41,6 +42,7 @@ from pocketlm.runtime.request import MOST_LOGPROBS
 @click.argument("words", nargs=-1, metavar="[MODEL] [PROMPT]")
 @click.option("--chat", is_flag=True, help="Answer PROMPT, by the model's chat template.")
 @system_option
+@template_option
 @click.option(
     "--recipe",
     metavar="FILE",
@@ -78,6 +80,7 @@ def command(
     words: tuple[str, ...],
     chat: bool,
     system: str | None,
+    template_args: dict[str, Any],
     recipe: str | None,
     stop: tuple[str, ...],
     draft: str | None,
@@ -115,6 +118,8 @@ def command(
         prompt = _read_stdin()
     if system is not None and not chat:
         raise click.UsageError("found --system without --chat, expected both; add --chat")
+    if template_args and not chat:
+        raise click.UsageError("found --template-arg without --chat, expected both; add --chat")
     if chat and not prompt:
         raise click.UsageError("found --chat and no prompt, expected what the model shall answer")
     if chat and recipe is not None:
@@ -140,7 +145,9 @@ def command(
     model.prefix_cache.most_bytes = 0  # no other prompt comes
     tell_lost(model, prompt, "prompt")
     tell_lost(model, system or "", "system message")
-    asked_for = model.chat_prompt(conversation(system, prompt)) if chat else prompt
+    asked_for: Any = prompt
+    if chat:
+        asked_for = model.chat_prompt(conversation(system, prompt), template_args=template_args)
     if draft is not None:
         options["draft"] = open_model(draft, of_draft)
     if n is not None or beams is not None:
@@ -204,10 +211,10 @@ def conversation(system: str | None, prompt: str) -> list[dict[str, str]]:
 
 
 def _read_stdin() -> str:
-    """The prompt, without the newline that ``echo`` adds."""
+    """The prompt, without the newline that ``echo`` adds, and what Windows adds: see ``piped``."""
     data = sys.stdin.buffer.read()
     try:
-        return data.decode("utf-8").removesuffix("\n")
+        return piped(data).removesuffix("\n")
     except UnicodeDecodeError as error:
         raise click.UsageError(
             f"stdin: found the byte {data[error.start]:#x} at {error.start}, expected UTF-8 text"

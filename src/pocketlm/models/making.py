@@ -45,7 +45,7 @@ from pocketlm.export.importing import importing
 from pocketlm.export.lock import locked
 from pocketlm.export.observer import SILENT, Observer
 from pocketlm.export.quantities import size_text
-from pocketlm.export.tokenizers import TokenizerSource, open_tokenizer
+from pocketlm.export.tokenizers import TokenizerSource, find_tokenizer, open_tokenizer
 from pocketlm.models import store
 from pocketlm.models.fingerprint import fingerprint
 from pocketlm.models.reference import DEMO, Demo, OnDisk, OnHub, Reference, nothing_here
@@ -73,6 +73,7 @@ class HubOptions:
     keep_download: bool = False  # also after the export
     adapters: tuple[Adapter, ...] = ()  # merged into the checkpoint
     observer: Observer = SILENT
+    tokenizer_given: bool = False  # so that it does not matter what the repository's is like
 
 
 def export_once(
@@ -86,6 +87,7 @@ def export_once(
     Without a writable cache folder it goes to a temporary folder that is removed at exit.
     """
     if isinstance(reference, OnHub):
+        options = replace(options, tokenizer_given=tokenizer is not None)
         return _Wanted.of(reference, options).model(precision, tokenizer)
     path = checkpoint_path(reference)
     opened = open_checkpoint(path, tokenizer)
@@ -119,6 +121,7 @@ def opened_checkpoint(
 
     When the block ends well, a download goes unless it is to be kept. Raises as ``load``.
     """
+    options = replace(options, tokenizer_given=tokenizer is not None)
     with checkpoint_folder(reference, options) as (folder, origin):
         opened = replace(open_checkpoint(folder, tokenizer), origin=origin)
         yield _with_adapters(opened, options)
@@ -315,13 +318,26 @@ class _Wanted:
                 self._check_ahead(folder, answer, precision)
             discard(folder)
             download(
-                Hub(say=say), answer, folder, for_torch=for_torch, observer=self.options.observer
+                Hub(say=say),
+                answer,
+                folder,
+                for_torch=for_torch,
+                observer=self.options.observer,
+                check=self._check_tokenizer,
             )
         if self.options.keep_download:
             (folder / store.KEEP).touch()
         yield folder, {"repository": self.name, "commit": pinned.commit}
         if not (folder / store.KEEP).exists():
             discard(folder)
+
+    def _check_tokenizer(self, folder: Path) -> None:
+        """Refuses, before the weights are fetched, a tokenizer that cannot be run."""
+        found = None if self.options.tokenizer_given else find_tokenizer(folder)
+        if found is not None:
+            from pocketlm.export.tokenizers.opening import open_source
+
+            open_source(found)
 
     def _check_ahead(self, folder: Path, snapshot: Snapshot, precision: str | None) -> None:
         """Refuses, before the weights are fetched, what cannot be exported or has no room."""
