@@ -66,6 +66,7 @@ class ExportPlan:
     bytes_free: int
     peak_memory_bytes: int  # predicted, of the exporting process
     threads: int
+    quantized: tuple[str, ...] = ()  # formats that weights had before: what they lost stays lost
     # Predicted, of a dry run: to write it, waiting for the disk not included, and what goes before.
     seconds: float | None = None
     calibration: Forecast | None = None

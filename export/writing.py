@@ -146,6 +146,7 @@ class Decoder:
     tokenizer_files: dict[str, bytes]  # by name; none in a plan only
     cache: CacheKind = CacheKind(layout=IN_PLACE, dtype=FLOAT32)
     traced: Tracing | None = None  # None where it is declared
+    quantized: tuple[str, ...] = ()  # see ``Checkpoint``
 
 
 def export_model(
@@ -250,6 +251,7 @@ def build_decoder(checkpoint: Checkpoint) -> Decoder:
         config=checkpoint.config,
         generation_config=generation_defaults(checkpoint),
         tokenizer_files=read_tokenizer(checkpoint.tokenizer, shape.vocab_size),
+        quantized=checkpoint.quantized,
     )
 
 
@@ -276,6 +278,7 @@ def open_decoder(folder: ModelFolder) -> Decoder:
         tokenizer_files=read_tokenizer(open_tokenizer(folder.path), folder.shape.vocab_size),
         cache=folder.graph().cache,
         traced=folder.graph().traced,
+        quantized=folder.manifest.source.quantized or (),
     )
 
 
@@ -340,6 +343,7 @@ def _plan(decoder: Decoder, out: str | PathLike[str], precision: str) -> ExportP
         bytes_free=free_space(out),
         peak_memory_bytes=predicted_peak(decoder.model),
         threads=default_threads(),
+        quantized=decoder.quantized,
     )
 
 
