@@ -181,14 +181,15 @@ def _llama(about: Metadata, stored: Stored) -> Config:
         "rope_theta": about.number("rope.freq_base", 10000.0),
         "rope_scaling": rope_scaling(about, stored),
         "tie_word_embeddings": _is_tied(stored),
+        # Of the queries' alone Qwen2 says nothing.
+        "attention_bias": "blk.0.attn_output.bias" in stored,
+        "mlp_bias": "blk.0.ffn_down.bias" in stored,
     }
 
 
-def _with_biases(about: Metadata, stored: Stored) -> Config:
-    """Llama, and Mistral, which llama.cpp calls by the same name."""
+def _llama_or_mistral(about: Metadata, stored: Stored) -> Config:
+    """Both have one name in llama.cpp."""
     config = _rotated_whole(about, stored)
-    config["attention_bias"] = "blk.0.attn_q.bias" in stored
-    config["mlp_bias"] = "blk.0.ffn_gate.bias" in stored
     if about.raw("attention.sliding_window"):
         window = about.count("attention.sliding_window")
         return config | {"model_type": "mistral", "sliding_window": window}
@@ -323,7 +324,7 @@ def turned(tensor: CheckpointTensor) -> CheckpointTensor:
 QWEN2 = Family(_named("qwen2"), frozenset(LLAMA_KEYS))
 FAMILIES = {
     "llama": Family(
-        _with_biases, frozenset(LLAMA_KEYS | {"attention.sliding_window"}), change=_in_halves
+        _llama_or_mistral, frozenset(LLAMA_KEYS | {"attention.sliding_window"}), change=_in_halves
     ),
     "qwen2": QWEN2,
     "qwen3": replace(QWEN2, config=_named("qwen3")),

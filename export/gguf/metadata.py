@@ -108,7 +108,7 @@ class Metadata:
         if value is None:
             found = "is missing"
         elif isinstance(value, list | np.ndarray):
-            found = f"has {len(value):,} values ({shown(list(value[:3]))})"
+            found = f"has {len(value):,} values ({shown(np.asarray(value[:3]).tolist())})"
         else:
             found = f"is {shown(value)}"
         return CheckpointError(

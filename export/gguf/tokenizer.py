@@ -16,6 +16,9 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..errors import CheckpointError
 from ..strict_json import quoted
 from ..tokenizers import Content, TokenizerSource
@@ -25,6 +28,8 @@ from ..tokenizers.sentencepiece import BPE, Model, Piece, converted
 from .header import AGAIN, GGUFFile
 from .metadata import Metadata
 from .words import find_words
+
+Floats = NDArray[np.float32]
 
 PREFIX = "tokenizer.ggml."
 PLAIN, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
@@ -164,6 +169,8 @@ def _sentencepiece(about: Metadata) -> Content:
     scores = about.numbers("scores", len(tokens))
     if scores is None:
         raise about.wrong("scores", f"{len(tokens):,} numbers")
+    if (about.under("general.").text("architecture") or "").startswith("gemma"):
+        tokens, kinds, scores = _as_gemma(tokens, kinds)
     pieces = [
         Piece(token, float(score), kind)
         for token, score, kind in zip(tokens, scores, kinds, strict=True)
@@ -177,6 +184,18 @@ def _sentencepiece(about: Metadata) -> Content:
     )
     added = {token["id"]: token for token in _added(about, tokens, kinds)}
     return converted(about.file, model, added, _around(about, tokens, begins=True))
+
+
+def _as_gemma(tokens: list[str], kinds: list[int]) -> tuple[list[str], list[int], Floats]:
+    """Gemma's runs of spaces as pieces like others, and merges in the order of the pieces.
+
+    So they are in its tokenizer.json. In the file the runs are tokens to be found as they are,
+    which a run longer than all of them would tell apart, and their scores are not in order.
+    """
+    runs = {i for i, token in enumerate(tokens) if len(token) > 1 and set(token) <= {" ", SPACE}}
+    spelled = [SPACE * len(token) if i in runs else token for i, token in enumerate(tokens)]
+    plain = [PLAIN if i in runs else kind for i, kind in enumerate(kinds)]
+    return spelled, plain, -np.arange(len(tokens), dtype=np.float32)
 
 
 def _tokens(about: Metadata) -> list[str]:

@@ -44,12 +44,6 @@ def digits_apart() -> Token:
     return {"type": "Sequence", "pretokenizers": [digits, byte_level(use_regex=True)]}
 
 
-def in_turn(*patterns: str) -> Token:
-    """Cuts by one pattern after the other; what is a word already is cut further."""
-    steps = [step for pattern in patterns for step in split_by(pattern)["pretokenizers"][:1]]  # type: ignore[index]
-    return {"type": "Sequence", "pretokenizers": [*steps, byte_level(use_regex=False)]}
-
-
 GPT2 = Words(byte_level(use_regex=True))
 LLAMA3 = Words(split_by(LLAMA3_PATTERN), whole_words=True, begins=True)
 WORDS = {
@@ -61,6 +55,7 @@ WORDS = {
     "llama-bpe": LLAMA3,
     "llama3": LLAMA3,
     "llama-v3": LLAMA3,
+    "falcon3": LLAMA3,
     "dbrx": Words(split_by(LLAMA3_PATTERN)),
     "qwen2": Words(split_by(QWEN2_PATTERN), normalizer=NFC),
     "gpt-4o": Words(split_by(O200K_PATTERN)),
