@@ -124,9 +124,7 @@ def _as_llama_cpp(
             heads = config["num_key_value_heads"] or heads
         halves = values.reshape(heads, 2, -1, *values.shape[1:])
         return halves.swapaxes(1, 2).reshape(values.shape)
-    if architecture == "gpt2" and name.endswith(
-        ("c_attn.weight", "c_proj.weight", "c_fc.weight")
-    ):
+    if architecture == "gpt2" and name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight")):
         return values.T
     if architecture == "gemma3" and name.endswith("norm.weight"):
         return values + np.float32(1)
@@ -214,8 +212,6 @@ def write_gguf(
         named |= tokenizer_entries(content, "gpt-2")
         for name in ("bos", "eos"):
             named[f"tokenizer.ggml.{name}_token_id"] = config[f"{name}_token_id"]
-    weights = {
-        name: stored(values, kind) for name, values in arranged(config, tensors).items()
-    }
+    weights = {name: stored(values, kind) for name, values in arranged(config, tensors).items()}
     file.write_bytes(gguf_bytes(named | entries, weights))
     return file

@@ -169,7 +169,7 @@ def _sentencepiece(about: Metadata) -> Content:
     scores = about.numbers("scores", len(tokens))
     if scores is None:
         raise about.wrong("scores", f"{len(tokens):,} numbers")
-    if (about.under("general.").text("architecture") or "").startswith("gemma"):
+    if _architecture(about).startswith("gemma"):
         tokens, kinds, scores = _as_gemma(tokens, kinds)
     pieces = [
         Piece(token, float(score), kind)
@@ -228,15 +228,15 @@ def _added(about: Metadata, tokens: list[str], kinds: list[int]) -> list[Token]:
         for i, token in enumerate(tokens)
         if kinds[i] in (UNKNOWN, CONTROL, USER_DEFINED)
     ]
-    if "phi-3" in _model_name(about) or "phi3" in _model_name(about):
+    if _architecture(about) == "phi3" and about.text("model") == "llama":
         plain = ("<unk>", "<s>", "<|endoftext|>")  # the others take the spaces behind them
         for token in found:
             token["rstrip"] = token["content"] not in plain
     return found
 
 
-def _model_name(about: Metadata) -> str:
-    return (about.under("general.").text("name") or "").lower()
+def _architecture(about: Metadata) -> str:
+    return about.under("general.").text("architecture") or ""
 
 
 def _around(about: Metadata, tokens: list[str], *, begins: bool) -> Token | None:

@@ -49,9 +49,7 @@ def opened(file: Path, config: dict[str, Any], tensors: Any, **entries: Any) -> 
 def as_checkpoint(config: dict[str, Any], tensors: Any) -> Checkpoint:
     """The same model, in Hugging Face's order."""
     checkpoint = in_memory(config, tensors)
-    named = {
-        name: _replaced(checkpoint.tensors[name], values) for name, values in tensors.items()
-    }
+    named = {name: _replaced(checkpoint.tensors[name], values) for name, values in tensors.items()}
     return Checkpoint(checkpoint.path, config, named, {})
 
 
@@ -234,7 +232,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a flag": ({"llama.context_length": True}, "llama.context_length is 'True', expected a numb"),
     "too many layers": ({"llama.block_count": 10**6}, "expected a number from 1 to 2,048"),
     "heads by layer": ({"llama.attention.head_count": [6, 4]}, "head_count has 2 values ('[6, 4]'"),
-    "other values": ({"llama.attention.value_length": 8}, "value_length is '8', expected 16, the s"),
+    "other values": (
+        {"llama.attention.value_length": 8},
+        "value_length is '8', expected 16, the s",
+    ),
     "part of a head": ({"llama.rope.dimension_count": 8}, "dimension_count is '8', expected 16"),
     "rope kind": ({"llama.rope.scaling.type": "su"}, "type is 'su', expected one of none, linear"),
     "infinite epsilon": (

@@ -124,7 +124,10 @@ REFUSED: dict[str, tuple[bytes, str]] = {
         "the name of a tensor has 1,099,511,627,776 bytes, expected at most 256",
     ),
     "name not UTF-8": (header({}, info(b"\x80", (8,), 0, 0), num_tensors=1), "are not UTF-8"),
-    "five dimensions": (one(shape=(1, 1, 1, 1, 8)), "tensor 'w' has 5 dimensions, expected at most"),
+    "five dimensions": (
+        one(shape=(1, 1, 1, 1, 8)),
+        "tensor 'w' has 5 dimensions, expected at most",
+    ),
     "2^32 - 1 dimensions": (
         header({}, text("w") + struct.pack("<I", 2**32 - 1), num_tensors=1),
         "tensor 'w' has 4,294,967,295 dimensions",
@@ -132,7 +135,10 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "dimension 0": (one(shape=(0,)), "tensor 'w' has the shape (0,), expected sizes of 1 or more"),
     "dimension of 2^64 - 1": (one(shape=(2**64 - 1,)), "tensor 'w' has the shape"),
     "product of 2^64": (one(shape=(2**32, 2**32)), "tensor 'w' has the shape"),
-    "unknown tensor type": (one(kind=99), "w.gguf: tensor 'w' has the type 99, expected one of F32"),
+    "unknown tensor type": (
+        one(kind=99),
+        "w.gguf: tensor 'w' has the type 99, expected one of F32",
+    ),
     "type without values": (one(kind=15), "tensor 'w' has the type Q8_K (15), expected one of"),
     "type that was removed": (one(kind=4), "tensor 'w' has the type 4, expected one of F32, F16"),
     "half a block": (one(kind=2, shape=(2, 40)), "rows of 40 values, expected whole blocks of 32"),
@@ -145,7 +151,10 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "hole": (two(64, data=96), "tensor 'b' begins at byte 64 of the data, expected 32"),
     "cut off by a byte": (PLAIN[:-1], "has 31 bytes of data, expected 32 by its header; it is cut"),
     "all data missing": (one(data=0), "has 0 bytes of data, expected 32 by its header"),
-    "something behind": (one(data=33), "33 bytes of data, expected 32 by its header; there is some"),
+    "something behind": (
+        one(data=33),
+        "33 bytes of data, expected 32 by its header; there is some",
+    ),
     "twice in one file": (PLAIN * 2, "there is something behind its end"),
     "a terabyte": (one(shape=(2**20, 2**18)), "expected 1,099,511,627,776 by its header"),
 }
@@ -207,9 +216,7 @@ ACCEPTED: dict[str, bytes] = {
             "flags": array(7, 3, b"\0\1\0"),
         }
     ),
-    "other alignment": header(
-        {"general.alignment": 64}, info("w", (8,), F32, 0), num_tensors=1
-    )
+    "other alignment": header({"general.alignment": 64}, info("w", (8,), F32, 0), num_tensors=1)
     + bytes(64),
     "four dimensions": gguf_bytes({}, {"w": ((1, 2, 1, 4), F32, bytes(32))}),
     "types": gguf_bytes(
@@ -478,7 +485,9 @@ def test_parts_are_one_checkpoint(tmp_path: Path) -> None:
 
 def test_another_part_names_the_first(tmp_path: Path) -> None:
     first = write_parts(tmp_path)
-    with pytest.raises(CheckpointError, match="is part 00002 of 3, expected the first; name m-0000"):
+    with pytest.raises(
+        CheckpointError, match="is part 00002 of 3, expected the first; name m-0000"
+    ):
         open_checkpoint(first.with_name("m-00002-of-00003.gguf"))
 
 
