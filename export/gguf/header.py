@@ -52,7 +52,7 @@ AGAIN = "the file is damaged: get it again from its source"
 
 @dataclass(frozen=True)
 class GGUFFile:
-    """One file: its ``metadata`` (numbers, texts, lists of texts, arrays of numbers) and tensors."""
+    """One file: ``metadata`` (numbers, texts, lists of texts, arrays of numbers) and tensors."""
 
     path: Path
     metadata: dict[str, Any]

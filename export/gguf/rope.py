@@ -18,14 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import CheckpointError
-from ..rope import Rope
 from .header import AGAIN
 from .metadata import Metadata
 from .tensors import StoredBlocks
 
 Stored = dict[str, StoredBlocks]
-LLAMA3 = {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0}
-LLAMA3_CONTEXT = 8192  # the original one, of every model with this kind
+LOW, HIGH, ORIGINAL = 1.0, 4.0, 8192  # of every model with Llama 3's kind
 SMALLEST, LARGEST = 1e-3, 1e5  # factors
 
 
@@ -91,18 +89,16 @@ def _by_frequency(about: Metadata, factors: NDArray[np.float32]) -> dict[str, An
     """Llama 3's numbers if the factors are theirs, else the factors themselves."""
     if (factors == 1).all():
         return None
-    theta, size = about.number("rope.freq_base", 10000.0), 2 * len(factors)
-    named = LLAMA3 | {
-        "factor": _decimal(factors.max()),
-        "original_max_position_embeddings": LLAMA3_CONTEXT,
-    }
-    if size >= 2 and factors.max() > 1:
-        expected = (
-            Rope(size, theta).frequencies()
-            / Rope.read({"rope_theta": theta, "rope_scaling": named}, size).frequencies()
-        )
-        if np.allclose(factors, expected, rtol=1e-5):
-            return named
+    largest = _decimal(factors.max())
+    expected = _llama3(about.number("rope.freq_base", 10000.0), len(factors), largest)
+    if np.allclose(factors, expected, rtol=1e-5):
+        return {
+            "rope_type": "llama3",
+            "factor": largest,
+            "low_freq_factor": LOW,
+            "high_freq_factor": HIGH,
+            "original_max_position_embeddings": ORIGINAL,
+        }
     both = [_decimal(value) for value in factors]
     return {
         "rope_type": "longrope",
@@ -111,6 +107,13 @@ def _by_frequency(about: Metadata, factors: NDArray[np.float32]) -> dict[str, An
         "attention_factor": 1.0,
         "original_max_position_embeddings": about.count("context_length"),
     }
+
+
+def _llama3(theta: float, pairs: int, factor: float) -> NDArray[np.float64]:
+    """By what each frequency is divided: nothing of the fast ones, the factor of the slow ones."""
+    wavelength = 2 * np.pi * theta ** (np.arange(pairs) / pairs)
+    share = np.clip((ORIGINAL / wavelength - LOW) / (HIGH - LOW), 0, 1)
+    return 1 / ((1 - share) / factor + share)
 
 
 def _read(tensor: StoredBlocks) -> NDArray[np.float32]:

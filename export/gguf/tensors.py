@@ -71,7 +71,7 @@ class StoredBlocks:
         return math.prod(self.shape) // self.kind.block * self.kind.block_bytes
 
     def equals(self, other: StoredBlocks) -> bool:
-        """Whether ``other`` has the same values, stored in the same way; reads until they differ."""
+        """Whether ``other`` has the same values, stored alike; reads until they differ."""
         if (self.shape, self.kind) != (other.shape, other.kind):
             return False
         with (

@@ -66,8 +66,8 @@ def matches(path: Path) -> bool:
 def read(path: Path, tokenizer: TokenizerSource | None = None) -> Checkpoint:
     """Opens the checkpoint in the file ``path``; reads its header, no tensor.
 
-    ``tokenizer``, or the one beside the file where none is given, says by which tokens a text begins
-    and ends, which the file does not.
+    ``tokenizer``, or the one beside the file where none is given, says by which tokens a text
+    begins and ends, which the file does not.
     """
     with RegularFile(path, CheckpointError) as file:
         size = file.num_bytes()

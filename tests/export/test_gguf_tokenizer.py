@@ -110,7 +110,7 @@ EXPECTED = {
     "smollm": ["It", "'s", " ", "1", "2", "3", "4", "5", " HelloWorld", "'s", " ", " we", "'"],
     "llama-bpe": ["It", "'s", " ", "123", "45", " HelloWorld", "'s", " ", " we", "'LL", "\n\n"],
     "qwen2": ["It", "'s", " ", "1", "2", "3", "4", "5", " HelloWorld", "'s", " ", " we", "'LL"],
-    "gpt-4o": ["It's", " ", "123", "45", " Hello", "World's", " ", " we'LL", "\n\n", "/x", " "],
+    "gpt-4o": ["It's", " ", "123", "45", " Hello", "World's", " ", " we'LL", "\n\n", "/x", " e\u0301"],
     "tekken": [
         "It",
         "'s",
