@@ -284,6 +284,8 @@ def _describe_folder(names: list[str]) -> tuple[str, str]:
         if pickles[0].startswith("pytorch_model"):
             advice = _PICKLE_ADVICE
         return f"is a folder with {listed}", advice
+    if files := [name for name in names if name.endswith(".gguf")]:
+        return f"is a folder with {listed}", f"name the file itself: {quoted(files[0], 60)} in it"
     return f"is a folder with {listed}", "download the checkpoint's *.safetensors files as well"
 
 

@@ -26,9 +26,32 @@ ARCHITECTURES = {
     "qwen3": "qwen3",
     "phi3": "phi3",
     "olmo2": "olmo2",
+    "gemma2": "gemma2",
     "gemma3_text": "gemma3",
+    "smollm3": "smollm3",
+    "granite": "granite",
+    "starcoder2": "starcoder2",
+    "stablelm": "stablelm",
+    "phi": "phi2",
+    "gpt_neox": "gptneox",
     "gpt2": "gpt2",
 }
+IN_PAIRS = ("llama", "smollm3", "granite")
+OTHERS = {
+    "gemma2": {
+        "attn_logit_softcapping": "attn_logit_softcapping",
+        "final_logit_softcapping": "final_logit_softcapping",
+    },
+    "granite": {
+        "attention.scale": "attention_multiplier",
+        "embedding_scale": "embedding_multiplier",
+        "residual_scale": "residual_multiplier",
+        "logit_scale": "logits_scaling",
+    },
+    "stablelm": {"use_parallel_residual": "use_parallel_residual"},
+    "gpt_neox": {"use_parallel_residual": "use_parallel_residual"},
+}
+EPSILONS = {"rms_norm_eps": "rms_", "layer_norm_eps": "", "norm_epsilon": ""}
 
 
 class Raw(bytes):
@@ -108,7 +131,8 @@ def arranged(config: Mapping[str, Any], tensors: Tensors) -> dict[str, NDArray[n
     for name, values in tensors.items():
         if name.endswith((".attn.bias", ".attn.masked_bias", "rotary_emb.inv_freq")):
             continue
-        prefix = "" if name.startswith(("model.", "lm_head", "transformer.")) else "model."
+        whole = ("model.", "lm_head", "transformer.", "gpt_neox.", "embed_out")
+        prefix = "" if name.startswith(whole) else "model."
         known = names.get_name(prefix + name, try_suffixes=(".weight", ".bias"))
         assert known is not None, name
         result[known] = _as_llama_cpp(architecture, name, values, config)
@@ -118,7 +142,7 @@ def arranged(config: Mapping[str, Any], tensors: Tensors) -> dict[str, NDArray[n
 def _as_llama_cpp(
     architecture: str, name: str, values: NDArray[np.float32], config: Mapping[str, Any]
 ) -> NDArray[np.float32]:
-    if architecture == "llama" and name.rpartition(".")[0].endswith(("q_proj", "k_proj")):
+    if architecture in IN_PAIRS and name.rpartition(".")[0].endswith(("q_proj", "k_proj")):
         heads = config["num_attention_heads"]
         if "k_proj" in name:
             heads = config["num_key_value_heads"] or heads
@@ -126,8 +150,11 @@ def _as_llama_cpp(
         return halves.swapaxes(1, 2).reshape(values.shape)
     if architecture == "gpt2" and name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight")):
         return values.T
-    if architecture == "gemma3" and name.endswith("norm.weight"):
+    if architecture in ("gemma2", "gemma3") and name.endswith("norm.weight"):
         return values + np.float32(1)
+    if architecture == "gptneox" and ".query_key_value." in name:
+        by_head = values.reshape(config["num_attention_heads"], 3, -1, *values.shape[1:])
+        return by_head.swapaxes(0, 1).reshape(values.shape)
     return values
 
 
@@ -153,6 +180,14 @@ def described(config: Mapping[str, Any]) -> dict[str, Any]:
 def _described_llama(config: Mapping[str, Any]) -> dict[str, Any]:
     heads, kind = config["num_attention_heads"], config["model_type"]
     size = config.get("head_dim") or config["hidden_size"] // heads
+    share = config.get("partial_rotary_factor", config.get("rotary_pct", 1.0))
+    theta = config.get("rope_theta") or config.get("rotary_emb_base")
+    epsilon = next(
+        name
+        for name in EPSILONS
+        if name in config
+        and (name[:3] != "rms" or kind not in ("starcoder2", "stablelm", "phi", "gpt_neox"))
+    )
     about: dict[str, Any] = {
         "context_length": config["max_position_embeddings"],
         "embedding_length": config["hidden_size"],
@@ -162,16 +197,18 @@ def _described_llama(config: Mapping[str, Any]) -> dict[str, Any]:
         "attention.head_count_kv": config["num_key_value_heads"] or heads,
         "attention.key_length": size,
         "attention.value_length": size,
-        "attention.layer_norm_rms_epsilon": config["rms_norm_eps"],
-        "rope.dimension_count": int(size * config.get("partial_rotary_factor", 1.0)),
-        "rope.freq_base": float(config["rope_theta"]),
+        f"attention.layer_norm_{EPSILONS[epsilon]}epsilon": config[epsilon],
+        "rope.dimension_count": int(size * share),
+        "rope.freq_base": float(theta),
         "vocab_size": config["vocab_size"],
     }
-    if kind in ("mistral", "phi3", "gemma3_text") and config["sliding_window"]:
+    if kind in ("mistral", "phi3", "gemma2", "gemma3_text") and config["sliding_window"]:
         about["attention.sliding_window"] = config["sliding_window"]
     if kind == "gemma3_text":
         about["attention.sliding_window_pattern"] = config["sliding_window_pattern"]
         about["rope.freq_base_swa"] = config["rope_local_base_freq"]
+    for theirs, ours in OTHERS.get(kind, {}).items():
+        about[theirs] = config[ours]
     if scaling := config.get("rope_scaling"):
         about["rope.scaling.type"] = scaling.get("rope_type", scaling.get("type"))
         about["rope.scaling.factor"] = scaling["factor"]

@@ -136,6 +136,7 @@ NOT_CHECKPOINTS: dict[str, tuple[str, Callable[[Path], object], list[str]]] = {
     "zip file": ("m.pt", file(b"PK\x03\x04rest"), ["bytes 50 4b 03 04", "save_pretrained"]),
     "pickle file": ("m.bin", file(b"\x80\x02}q\x00."), ["bytes 80 02", "never loads them"]),
     "GGUF": ("m.gguf", file(b"GGUF\3\0\0\0"), ["number of tensors would end at byte 16"]),
+    "folder of GGUF": ("m", files(x_dot_gguf=b"GGUF"), ["name the file itself: 'x.gguf' in it"]),
     "text": ("m", file(b"hello world"), ["starting with bytes 68 65 6c 6c 6f 20 77 6f"]),
     "empty file": ("m.bin", file(b""), ["is an empty file", "check the path"]),
     "3 bytes": ("m.bin", file(b"\x26\x86\x34"), ["starting with bytes 26 86 34"]),

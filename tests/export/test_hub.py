@@ -195,6 +195,7 @@ def test_safetensors_come_before_pickles(
     ("files", "message"),
     [
         ({WEIGHT_FILE: b"w"}, "found 'model.safetensors', expected a checkpoint with config.json"),
+        ({"tiny.Q4.gguf": b"w"}, "or download one of its GGUF files and name that"),
         ({"config.json": CONFIG}, "found 'config.json', expected weights in model.safetensors"),
         (
             {"config.json": CONFIG, "a.safetensors": b"", "b.safetensors": b""},
