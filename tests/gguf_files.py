@@ -208,7 +208,7 @@ def _described_llama(config: Mapping[str, Any]) -> dict[str, Any]:
         about["attention.sliding_window_pattern"] = config["sliding_window_pattern"]
         about["rope.freq_base_swa"] = config["rope_local_base_freq"]
     for theirs, ours in OTHERS.get(kind, {}).items():
-        about[theirs] = config[ours]
+        about[theirs] = config.get(ours, True)
     if scaling := config.get("rope_scaling"):
         about["rope.scaling.type"] = scaling.get("rope_type", scaling.get("type"))
         about["rope.scaling.factor"] = scaling["factor"]
