@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from ..architectures import known_architectures
 from ..checkpoint import CheckpointTensor
 from ..errors import CheckpointError
 from . import changes, configs
@@ -184,12 +183,6 @@ FAMILIES = {
 }
 
 
-def known_families() -> dict[str, Family]:
-    """Those of which there is an architecture, by llama.cpp's name."""
-    built = known_architectures()
-    return {name: family for name, family in FAMILIES.items() if family.architecture in built}
-
-
 def read_family(about: Metadata, stored: Stored) -> tuple[Config, dict[str, CheckpointTensor]]:
     """The config.json of a file, and its tensors under Hugging Face's names.
 
@@ -198,14 +191,14 @@ def read_family(about: Metadata, stored: Stored) -> tuple[Config, dict[str, Chec
     """
     if about.text("general.type", "model") != "model":
         raise about.wrong("general.type", "model", "name the model's own file")
-    families, name = known_families(), about.text("general.architecture")
-    if name not in families:
+    name = about.text("general.architecture")
+    if name not in FAMILIES:
         raise about.wrong(
             "general.architecture",
-            f"one of {', '.join(sorted(families))}",
+            f"one of {', '.join(sorted(FAMILIES))}",
             "no other can be exported from GGUF",
         )
-    family, of_network = families[name], about.under(f"{name}.")
+    family, of_network = FAMILIES[name], about.under(f"{name}.")
     _refuse_unknown(of_network, family.keys)
     config = family.config(of_network, stored)
     tensors: dict[str, CheckpointTensor] = {}
