@@ -54,9 +54,12 @@ def small_files(snapshot: Snapshot, for_torch: bool = False) -> list[RemoteFile]
             f"{fetch_advice(snapshot.repository)}"
         )
     if CONFIG not in files:
+        advice = "choose a repository in the form of Hugging Face's transformers"
+        if any(name.endswith(".gguf") for name in files):
+            advice += ", or download one of its GGUF files and name that"
         raise CheckpointError(
             f"{snapshot.repository}: found {_listed(files)}, expected a checkpoint with {CONFIG}; "
-            "choose a repository in the form of Hugging Face's transformers"
+            f"{advice}"
         )
     names = [*SMALL_FILES]
     if for_torch:

@@ -89,6 +89,7 @@ class Source:
     """The checkpoint that a folder was made of."""
 
     format: str
+    quantized: tuple[str, ...] | None = None  # formats that weights had before, as "Q4_1"
     files: dict[str, str]  # name -> SHA-256
     repository: str | None = None  # on the hub
     commit: str | None = None

@@ -67,6 +67,7 @@ class ExportPlan:
     peak_memory_bytes: int  # predicted, of the exporting process
     threads: int
     adapters: tuple[str, ...] = ()  # merged on the way, as DIR:WEIGHT
+    quantized: tuple[str, ...] = ()  # formats that weights had before: what they lost stays lost
     # Predicted, of a dry run: to write it, waiting for the disk not included, and what goes before.
     seconds: float | None = None
     calibration: Forecast | None = None
@@ -157,8 +158,11 @@ def open_headers(path: str | Path, tokenizer: str | Path | None = None) -> Check
     else:
         checkpoint = open_checkpoint(path, tokenizer)
     tile = np.random.default_rng(0).standard_normal(PIECE_BYTES // 4, np.float32)
+    # What has to be unpacked is read, so that the time for that counts as well.
     tensors = {
-        name: replace(tensor, rows=_made_up(tensor, tile), true_rows=tensor.rows)
+        name: tensor
+        if tensor.quantized
+        else replace(tensor, rows=_made_up(tensor, tile), true_rows=tensor.rows)
         for name, tensor in checkpoint.tensors.items()
     }
     return replace(checkpoint, tensors=tensors)

@@ -146,6 +146,7 @@ class Decoder:
     traced: Tracing | None = None  # None where it is declared
     adapters: tuple[str, ...] = ()  # merged into it
     notes: tuple[str, ...] = ()  # lines that a person should read
+    quantized: tuple[str, ...] = ()  # see ``Checkpoint``
 
 
 def export_model(
@@ -256,6 +257,7 @@ def build_decoder(checkpoint: Checkpoint) -> Decoder:
         generation_config=defaults,
         tokenizer_files=files,
         adapters=tuple(f"{each.name}:{each.weight:g}" for each in checkpoint.adapters),
+        quantized=checkpoint.quantized,
         notes=(*head_notes, *defaults_notes, *tokenizer_notes),
     )
 
@@ -283,6 +285,7 @@ def open_decoder(folder: ModelFolder) -> Decoder:
         tokenizer_files=read_tokenizer(open_tokenizer(folder.path), folder.shape.vocab_size)[0],
         cache=folder.graph().cache,
         traced=folder.graph().traced,
+        quantized=folder.manifest.source.quantized or (),
     )
 
 
@@ -349,6 +352,7 @@ def _plan(decoder: Decoder, out: str | PathLike[str], precision: str) -> ExportP
         threads=default_threads(),
         adapters=decoder.adapters,
         notes=decoder.notes,
+        quantized=decoder.quantized,
     )
 
 

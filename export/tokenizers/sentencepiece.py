@@ -27,7 +27,7 @@ from typing import Any
 from ..errors import CheckpointError
 from ..strict_json import quoted
 from . import read_tokenizer_file
-from .added_tokens import added_token, around, configured_tokens, wanted
+from .added_tokens import Token, added_token, around, configured_tokens, wanted
 
 BPE = 2  # TrainerSpec.ModelType
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # SentencePiece.Type
@@ -78,17 +78,28 @@ def read(file: Path, config: dict[str, Any]) -> dict[str, Any]:
             f"{file.name} is neither a sentencepiece model nor a file of ranks ({cause}), expected "
             "one of them; get the file again from its source"
         ) from cause
-    _refuse_inexact(file, model)
-    vocab = {piece.text: i for i, piece in enumerate(model.pieces)}
     added = {
         i: added_token(i, piece.text, special=piece.kind != USER_DEFINED)
         for i, piece in enumerate(model.pieces)
         if piece.kind in (UNKNOWN, CONTROL, USER_DEFINED)
     }
     added |= {int(token["id"]): token for token in configured_tokens(config)}
-    ids = vocab | {token["content"]: token_id for token_id, token in added.items()}
+    ids = {piece.text: i for i, piece in enumerate(model.pieces)}
+    ids |= {token["content"]: token_id for token_id, token in added.items()}
     begin = "<s>" if wanted(config, "add_bos_token", True) and "<s>" in ids else None
     end = "</s>" if wanted(config, "add_eos_token", False) and "</s>" in ids else None
+    return converted(file.name, model, added, around(ids, begin, end))
+
+
+def converted(
+    name: str, model: Model, added: dict[int, Token], post_processor: Token | None
+) -> dict[str, Any]:
+    """The content of tokenizer.json for the ``model`` in the file ``name``.
+
+    ``added`` are its tokens that are found in a text as they are, by id. Raises CheckpointError for
+    a model that cannot be had exactly.
+    """
+    _refuse_inexact(name, model)
     unknown = [piece.text for piece in model.pieces if piece.kind == UNKNOWN]
     return {
         "version": "1.0",
@@ -97,7 +108,7 @@ def read(file: Path, config: dict[str, Any]) -> dict[str, Any]:
         "added_tokens": [added[token_id] for token_id in sorted(added)],
         "normalizer": _normalizer(model),
         "pre_tokenizer": None,
-        "post_processor": around(ids, begin, end),
+        "post_processor": post_processor,
         "decoder": _decoder(model),
         "model": {
             "type": "BPE",
@@ -108,13 +119,13 @@ def read(file: Path, config: dict[str, Any]) -> dict[str, Any]:
             "fuse_unk": True,
             "byte_fallback": True,
             "ignore_merges": False,
-            "vocab": vocab,
+            "vocab": {piece.text: i for i, piece in enumerate(model.pieces)},
             "merges": _merges(model.pieces),
         },
     }
 
 
-def _refuse_inexact(file: Path, model: Model) -> None:
+def _refuse_inexact(name: str, model: Model) -> None:
     texts = [piece.text for piece in model.pieces]
     num_bytes = sum(piece.kind == BYTE for piece in model.pieces)
     problems = {
@@ -129,7 +140,7 @@ def _refuse_inexact(file: Path, model: Model) -> None:
     for problem, there in problems.items():
         if there:
             raise CheckpointError(
-                f"{file.name} has {problem}, expected a BPE model with byte fallback that changes "
+                f"{name} has {problem}, expected a BPE model with byte fallback that changes "
                 "no characters; it cannot be converted exactly - take the model's tokenizer.json"
             )
 

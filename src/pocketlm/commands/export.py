@@ -99,14 +99,16 @@ def command(
 ) -> None:
     """Turn a checkpoint into a model folder, ready for `pocketlm run`.
 
-    CHECKPOINT is a Hugging Face folder (config.json, *.safetensors, tokenizer.json), an llm.c .bin
-    file, a name on the hub (org/name), which is downloaded first, or demo; with --via optimum also
-    one of another architecture, or with pytorch_model.bin. OUT is a new folder; it appears when it
-    is complete. The plan, a progress bar and the report go to stderr.
+    CHECKPOINT is a Hugging Face folder (config.json, *.safetensors, tokenizer.json), a GGUF file of
+    llama.cpp (which needs the extra gguf), an llm.c .bin file, a name on the hub (org/name), which
+    is downloaded first, or demo; with --via optimum also one of another architecture, or with
+    pytorch_model.bin. OUT is a new folder; it appears when it is complete. The plan, a progress bar
+    and the report go to stderr.
 
     \b
     Examples:
       pocketlm export gpt2/ gpt2-int4/ --precision int4
+      pocketlm export SmolLM2-135M-Instruct.Q4_1.gguf out/ --precision int8
       pocketlm export meta-llama/Llama-3.2-1B out/ --precision int8
       pocketlm export meta-llama/Llama-3.2-1B out/ --max-bytes 800MB
       pocketlm export meta-llama/Llama-3.2-1B out/ --plan plan.json
