@@ -222,7 +222,7 @@ def test_safetensors_come_before_pickles(
         ({WEIGHT_FILE: b"w"}, "found 'model.safetensors', expected a checkpoint with config.json"),
         (
             {"adapter_config.json": b"{}", "adapter_model.safetensors": b"w"},
-            "found an adapter .*hf download org/.* --adapter",
+            "found an adapter .*hf download acme/.* --adapter",
         ),
         ({"tiny.Q4.gguf": b"w"}, "or download one of its GGUF files and name that"),
         ({"config.json": CONFIG}, "found 'config.json', expected weights in model.safetensors"),
