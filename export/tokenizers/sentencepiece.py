@@ -89,16 +89,19 @@ def read(file: Path, config: dict[str, Any]) -> dict[str, Any]:
     ids = vocab | {token["content"]: token_id for token_id, token in added.items()}
     begin = "<s>" if wanted(config, "add_bos_token", True) and "<s>" in ids else None
     end = "</s>" if wanted(config, "add_eos_token", False) and "</s>" in ids else None
+    prefix = wanted(config, "add_prefix_space", model.dummy_prefix)
+    # Whether every text between special tokens gets the space in front, or the first one alone.
+    legacy = wanted(config, "legacy", True)
     unknown = [piece.text for piece in model.pieces if piece.kind == UNKNOWN]
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
         "added_tokens": [added[token_id] for token_id in sorted(added)],
-        "normalizer": _normalizer(model),
-        "pre_tokenizer": None,
+        "normalizer": _normalizer(model, prefix and legacy),
+        "pre_tokenizer": _first_prefix() if prefix and not legacy else None,
         "post_processor": around(ids, begin, end),
-        "decoder": _decoder(model),
+        "decoder": _decoder(prefix),
         "model": {
             "type": "BPE",
             "dropout": None,
@@ -134,14 +137,23 @@ def _refuse_inexact(file: Path, model: Model) -> None:
             )
 
 
-def _normalizer(model: Model) -> dict[str, Any] | None:
+def _first_prefix() -> dict[str, Any]:
+    return {
+        "type": "Metaspace",
+        "replacement": SPACE,
+        "prepend_scheme": "first",
+        "split": False,
+    }
+
+
+def _normalizer(model: Model, prefix: bool) -> dict[str, Any] | None:
     steps: list[dict[str, Any]] = []
     if model.remove_spaces:
         steps += [
             {"type": "Replace", "pattern": {"Regex": r"\A +"}, "content": ""},
             {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "},
         ]
-    if model.dummy_prefix:
+    if prefix:
         steps.append({"type": "Prepend", "prepend": SPACE})
     steps.append({"type": "Replace", "pattern": {"String": " "}, "content": SPACE})
     if model.remove_spaces:  # at the end, spaces and the mark itself are one to sentencepiece
@@ -149,13 +161,13 @@ def _normalizer(model: Model) -> dict[str, Any] | None:
     return {"type": "Sequence", "normalizers": steps}
 
 
-def _decoder(model: Model) -> dict[str, Any]:
+def _decoder(prefix: bool) -> dict[str, Any]:
     steps: list[dict[str, Any]] = [
         {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
         {"type": "ByteFallback"},
         {"type": "Fuse"},
     ]
-    if model.dummy_prefix:
+    if prefix:
         steps.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
     return {"type": "Sequence", "decoders": steps}
 
