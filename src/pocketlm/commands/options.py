@@ -197,7 +197,7 @@ sampling_options = _group(
         "no_repeat_ngram_size",
         type=int,
         metavar="N",
-        help="No N tokens in a row appear twice, 0: any may. Default: the model's own, else any may.",
+        help="No N tokens in a row appear twice, 0: any. Default: the model's own, else any may.",
     ),
     click.option(
         "--logit-bias",
