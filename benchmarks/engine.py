@@ -3,7 +3,7 @@
     python -m pocketlm.benchmarks.engine gpt2-int8/ llama-int4/ --kv fp32 --kv int8
     python -m pocketlm.benchmarks.engine smollm2-int4/ --test lookup      # of a model that can copy
 
-    rows       tokens/s of 2 to 16 sequences that take each step together, over those of one
+    rows       tokens/s of 2 to 32 sequences that take each step together, over those of one
     pairs      a lone sequence in steps of as many rows as hide its company, over plain steps
     requests   many prompts of 64 to 400 tokens, 64 new each: all together, over one after another
     busy       with a process that takes a core for itself: all threads, over one thread
@@ -41,7 +41,7 @@ from .machine import CpuWatch, busy_sentence, describe_machine, load_average, ma
 from .programs import at_least, errors_in_a_line, given_path, thread_count
 from .tables import Table
 
-ROWS = (2, 4, 8, MOST_ROWS)
+ROWS = (2, 4, 8, 16, MOST_ROWS)
 DEPTHS = (64, 384)  # tokens before
 STEPS = 16
 NEW_TOKENS = 64
@@ -58,7 +58,7 @@ Row = tuple[str, str, str, str]  # test, what, tokens/s, ratio
 
 
 def rows_together(session: Session, rounds: int) -> Iterator[Row]:
-    """Of 1, 2, … 16 sequences, after so many tokens each."""
+    """Of 1, 2, … 32 sequences, after so many tokens each."""
     logits = np.empty((MOST_ROWS, session.shape.vocab_size), np.float32)
 
     def rate(caches: list[Cache], depth: int) -> float:

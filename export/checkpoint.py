@@ -10,6 +10,7 @@ import importlib
 import math
 import os
 import pkgutil
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,10 +23,11 @@ from numpy.typing import NDArray
 from . import readers
 from .errors import CheckpointError, missing_extra
 from .folder import MANIFEST
-from .manifest import Source
+from .lora.folder import refuse_adapter_folder
+from .manifest import AdapterEntry, Source
 from .regular_file import RegularFile
 from .strict_json import LARGEST_CONFIG, load_json_object, quoted
-from .tokenizers import TokenizerSource, given_tokenizer
+from .tokenizers import TokenizerSource, open_tokenizer
 from .trainer_prefixes import without_prefixes
 
 _CHUNK_BYTES = 2 << 20
@@ -52,7 +54,9 @@ class CheckpointTensor:
     num_bytes: int  # stored
     rows: Callable[[int, int], NDArray[np.float32]]
     whole: bool = False  # stored the other way around: a few rows cost as much as all
+    scratch: int = READ_SCRATCH  # bytes held beside the rows while they are read
     true_rows: Callable[[int, int], NDArray[np.float32]] | None = None  # where ``rows`` makes up
+    quantized: str | None = None  # the number format that the values are unpacked from, if any
 
     def read(self) -> NDArray[np.float32]:
         """All values."""
@@ -64,6 +68,16 @@ class CheckpointTensor:
 
 
 @dataclass(frozen=True)
+class MergedAdapter:
+    """An adapter whose changes are in the tensors of a checkpoint, see ``lora``."""
+
+    name: str  # of its folder
+    weight: float
+    base_model: str | None  # what it says that it was trained on
+    files: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """An open checkpoint: everything but the weights themselves is in memory."""
 
@@ -71,46 +85,69 @@ class Checkpoint:
     config: dict[str, Any]  # config.json, unchecked; for llm.c the equivalent one
     tensors: dict[str, CheckpointTensor]  # in file order
     generation_config: dict[str, Any]  # {} if the checkpoint has none
-    format: str = ""  # "safetensors" or "llm.c"
+    format: str = ""  # "safetensors", "llm.c" or "gguf"
     files: tuple[Path, ...] = ()  # weights, shard index and config.json, as far as there are any
     tokenizer: TokenizerSource | None = None  # from beside the weights, or another place
     origin: dict[str, str] = field(default_factory=dict)  # of a download: repository and commit
+    adapters: tuple[MergedAdapter, ...] = ()
+
+    @property
+    def quantized(self) -> tuple[str, ...]:
+        """The number formats that weights were quantized to before, that of most bytes first."""
+        num_bytes: Counter[str] = Counter()
+        for tensor in self.tensors.values():
+            if tensor.quantized is not None:
+                num_bytes[tensor.quantized] += tensor.num_bytes
+        return tuple(name for name, _ in num_bytes.most_common())
 
     def source(self) -> Source:
         """Returns format, origin and each file's sha256 by base name; reads all of them now."""
         return Source(
             format=self.format,
+            quantized=self.quantized or None,
             files={path.name: _sha256(path) for path in self.files},
             repository=self.origin.get("repository"),
             commit=self.origin.get("commit"),
+            adapters=tuple(map(_entry, self.adapters)) or None,
         )
 
 
+def _entry(adapter: MergedAdapter) -> AdapterEntry:
+    return AdapterEntry(
+        name=adapter.name,
+        weight=adapter.weight,
+        base_model=adapter.base_model,
+        files={path.name: _sha256(path) for path in adapter.files},
+    )
+
+
 def open_checkpoint(path: str | Path, tokenizer: str | Path | None = None) -> Checkpoint:
-    """Opens the checkpoint at ``path``: a folder with safetensors files, or an llm.c ``.bin`` file.
+    """Opens the checkpoint at ``path``: a folder of safetensors, an llm.c ``.bin`` or a GGUF file.
 
     ``tokenizer`` is a tokenizer file or a folder with one, in place of the checkpoint's own. A
     checkpoint without any is opened all the same, with ``tokenizer`` None. Raises CheckpointError
     if the path is no checkpoint, cannot be read, or is damaged.
     """
     path = Path(path).absolute()  # tensors are read later, perhaps from another directory
-    refuse_model_folder(path)
+    refuse_other_folders(path)
+    given = None if tokenizer is None else open_tokenizer(Path(tokenizer).absolute())
     for reader in _readers():
         if reader.matches(path):
-            source = given_tokenizer(tokenizer, path if path.is_dir() else path.parent)
-            checkpoint: Checkpoint = reader.read(path, source)
+            checkpoint: Checkpoint = reader.read(path, given)
             names = without_prefixes(checkpoint.tensors)
             tensors = {
                 names[name]: tensor if names[name] == name else replace(tensor, name=names[name])
                 for name, tensor in checkpoint.tensors.items()
             }
-            return replace(checkpoint, tokenizer=source, tensors=tensors)
+            return replace(checkpoint, tensors=tensors)
     raise _unknown(path, _list_folder(path))
 
 
-def refuse_model_folder(path: Path) -> None:
-    """Raises CheckpointError for what an export has already written."""
-    if MANIFEST in (_list_folder(path) or ()):
+def refuse_other_folders(path: Path) -> None:
+    """Raises CheckpointError for what an export has already written, and for an adapter alone."""
+    names = _list_folder(path) or []
+    refuse_adapter_folder(path, names)
+    if MANIFEST in names:
         raise CheckpointError(
             f"{quoted(str(path))} is a pocketlm model folder (it has a {MANIFEST}), expected a "
             "checkpoint; it is already exported: use it with `pocketlm run` or `pocketlm quantize`"
@@ -251,7 +288,7 @@ def _list_folder(path: Path) -> list[str] | None:
 
 # --- saying what is there instead -------------------------------------------------------------
 
-_EXPECTED = "a folder with config.json and *.safetensors, or an llm.c .bin file"
+_EXPECTED = "a folder with config.json and *.safetensors, a .gguf file, or an llm.c .bin file"
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _PICKLE_ADVICE = (
     "pickle files can run code when loaded, so pocketlm never loads them; a folder of them can go "
@@ -283,6 +320,8 @@ def _describe_folder(names: list[str]) -> tuple[str, str]:
         if pickles[0].startswith("pytorch_model"):
             advice = _PICKLE_ADVICE
         return f"is a folder with {listed}", advice
+    if files := [name for name in names if name.endswith(".gguf")]:
+        return f"is a folder with {listed}", f"name the file itself: {quoted(files[0], 60)} in it"
     return f"is a folder with {listed}", "download the checkpoint's *.safetensors files as well"
 
 
@@ -294,6 +333,4 @@ def _describe_file(path: Path) -> tuple[str, str]:
         return found, f"name the folder that holds it: {quoted(str(path.parent))}"
     if start.startswith((b"PK\x03\x04", b"\x80")):
         return f"{found} (a zip archive or a pickle)", _PICKLE_ADVICE
-    if start.startswith(b"GGUF"):
-        return f"{found} (GGUF)", "get the checkpoint in safetensors form"
     return found, "check the path"

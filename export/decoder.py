@@ -80,6 +80,7 @@ class Architecture(Generic[C]):
     layers: str
     head_bias: bool = False  # whether the head may have one
     change: Callable[[str], Change | None] = lambda name: None  # of a weight's stored values
+    inputs_first: bool = False  # whether matrices in layers are stored (in, out)
 
     def build(self, checkpoint: Checkpoint) -> tuple[ir.Model, DecoderShape]:
         """The float32 model of ``checkpoint`` and its sizes; no weight is read yet.

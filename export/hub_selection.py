@@ -10,6 +10,7 @@ import re
 
 from .errors import CheckpointError
 from .hub import RemoteFile, Snapshot
+from .lora.folder import fetch_advice, is_adapter_folder
 from .readers.safetensors import INDEX_NAME, SINGLE_NAME
 from .strict_json import LARGEST_INDEX, parse_json_object, quoted, shown
 from .tokenizers import TEMPLATE_FILE
@@ -47,10 +48,18 @@ def relevant_files(snapshot: Snapshot) -> dict[str, str]:
 def small_files(snapshot: Snapshot, for_torch: bool = False) -> list[RemoteFile]:
     """Config and tokenizer. Raises CheckpointError for a repository without config.json."""
     files = snapshot.files
+    if is_adapter_folder(tuple(files)):
+        raise CheckpointError(
+            f"{snapshot.repository}: found an adapter ({_listed(files)}), expected a checkpoint; "
+            f"{fetch_advice(snapshot.repository)}"
+        )
     if CONFIG not in files:
+        advice = "choose a repository in the form of Hugging Face's transformers"
+        if any(name.endswith(".gguf") for name in files):
+            advice += ", or download one of its GGUF files and name that"
         raise CheckpointError(
             f"{snapshot.repository}: found {_listed(files)}, expected a checkpoint with {CONFIG}; "
-            "choose a repository in the form of Hugging Face's transformers"
+            f"{advice}"
         )
     names = [*SMALL_FILES]
     if for_torch:

@@ -75,13 +75,25 @@ Digest = Annotated[str, SHA256]
 
 
 @dataclass(frozen=True, kw_only=True)
+class AdapterEntry:
+    """A LoRA adapter that was merged into the checkpoint."""
+
+    name: str  # of its folder
+    weight: Figure
+    base_model: str | None = None  # what it says that it was trained on
+    files: dict[str, str]  # name -> SHA-256
+
+
+@dataclass(frozen=True, kw_only=True)
 class Source:
     """The checkpoint that a folder was made of."""
 
     format: str
+    quantized: tuple[str, ...] | None = None  # formats that weights had before, as "Q4_1"
     files: dict[str, str]  # name -> SHA-256
     repository: str | None = None  # on the hub
     commit: str | None = None
+    adapters: tuple[AdapterEntry, ...] | None = None
 
 
 @dataclass(frozen=True)

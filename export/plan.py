@@ -24,7 +24,7 @@ from .checkpoint import (
     CheckpointTensor,
     load_config,
     open_checkpoint,
-    refuse_model_folder,
+    refuse_other_folders,
 )
 from .config_fields import read_fields
 from .external_data import Piece, computed_ahead, piece_starts, stored_weights
@@ -66,6 +66,8 @@ class ExportPlan:
     bytes_free: int
     peak_memory_bytes: int  # predicted, of the exporting process
     threads: int
+    adapters: tuple[str, ...] = ()  # merged on the way, as DIR:WEIGHT
+    quantized: tuple[str, ...] = ()  # formats that weights had before: what they lost stays lost
     # Predicted, of a dry run: to write it, waiting for the disk not included, and what goes before.
     seconds: float | None = None
     calibration: Forecast | None = None
@@ -147,7 +149,7 @@ def open_headers(path: str | Path, tokenizer: str | Path | None = None) -> Check
     Raises CheckpointError as ``open_checkpoint``.
     """
     folder = Path(path)
-    refuse_model_folder(folder)
+    refuse_other_folders(folder)
     config_file = folder / "config.json"
     if config_file.is_file() and not any(folder.glob("*.safetensors*")):
         checkpoint = replace(
@@ -156,8 +158,11 @@ def open_headers(path: str | Path, tokenizer: str | Path | None = None) -> Check
     else:
         checkpoint = open_checkpoint(path, tokenizer)
     tile = np.random.default_rng(0).standard_normal(PIECE_BYTES // 4, np.float32)
+    # What has to be unpacked is read, so that the time for that counts as well.
     tensors = {
-        name: replace(tensor, rows=_made_up(tensor, tile), true_rows=tensor.rows)
+        name: tensor
+        if tensor.quantized
+        else replace(tensor, rows=_made_up(tensor, tile), true_rows=tensor.rows)
         for name, tensor in checkpoint.tensors.items()
     }
     return replace(checkpoint, tensors=tensors)

@@ -78,10 +78,10 @@ def open_for_tracing(path: str | Path, tokenizer: str | Path | None = None) -> C
         checkpoint = open_torch_folder(path, tokenizer)
     else:
         checkpoint = open_checkpoint(path, tokenizer)
-    if checkpoint.format == "llm.c":
+    if checkpoint.format in ("llm.c", "gguf"):
         raise CheckpointError(
-            f"{path}: found an llm.c checkpoint, expected a folder that transformers reads; "
-            "leave out --via optimum"
+            f"{path}: found a checkpoint of {checkpoint.format}, expected a folder that "
+            "transformers reads; leave out --via optimum"
         )
     if "quantization_config" in checkpoint.config:
         raise CheckpointError(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from .checkpoint import READ_SCRATCH, READABLE_DTYPES, CheckpointTensor
+from .checkpoint import READABLE_DTYPES, CheckpointTensor
 from .errors import CheckpointError
 from .graph import WHOLE, Blob
 
@@ -58,7 +58,7 @@ class WeightSource:
             values = tensor.rows(start, stop)
             return values if change is None else change(values)
 
-        return Blob(rows, WHOLE if tensor.whole else None, scratch=READ_SCRATCH)
+        return Blob(rows, WHOLE if tensor.whole else None, scratch=tensor.scratch)
 
     def check(self) -> None:
         """Raises CheckpointError for a missing, extra, misshaped or non-float tensor, by name."""

@@ -144,7 +144,9 @@ class Decoder:
     tokenizer_files: dict[str, bytes]  # by name; none in a plan only
     cache: CacheKind = CacheKind(layout=IN_PLACE, dtype=FLOAT32)
     traced: Tracing | None = None  # None where it is declared
+    adapters: tuple[str, ...] = ()  # merged into it
     notes: tuple[str, ...] = ()  # lines that a person should read
+    quantized: tuple[str, ...] = ()  # see ``Checkpoint``
 
 
 def export_model(
@@ -254,6 +256,8 @@ def build_decoder(checkpoint: Checkpoint) -> Decoder:
         config=checkpoint.config,
         generation_config=defaults,
         tokenizer_files=files,
+        adapters=tuple(f"{each.name}:{each.weight:g}" for each in checkpoint.adapters),
+        quantized=checkpoint.quantized,
         notes=(*head_notes, *defaults_notes, *tokenizer_notes),
     )
 
@@ -281,6 +285,7 @@ def open_decoder(folder: ModelFolder) -> Decoder:
         tokenizer_files=read_tokenizer(open_tokenizer(folder.path), folder.shape.vocab_size)[0],
         cache=folder.graph().cache,
         traced=folder.graph().traced,
+        quantized=folder.manifest.source.quantized or (),
     )
 
 
@@ -345,7 +350,9 @@ def _plan(decoder: Decoder, out: str | PathLike[str], precision: str) -> ExportP
         bytes_free=free_space(out),
         peak_memory_bytes=predicted_peak(decoder.model),
         threads=default_threads(),
+        adapters=decoder.adapters,
         notes=decoder.notes,
+        quantized=decoder.quantized,
     )
 
 

@@ -10,16 +10,20 @@ the score: Wu et al. 2016 (arXiv 1609.08144, section 7), in the form of Hugging 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
+from ..export.errors import RequestError
+from ..export.whole_number import brief, whole_number
 from .arena import Cache
 from .cancellation import Cancellation
 from .chunks import prefill
 from .logprobs import logprobs
 from .request import Request
 from .session import Logits, Session
+from .tokenizer import Tokenizer
 
 MOST_BEAMS = 64
 
@@ -47,6 +51,23 @@ class _Beginning:
     token_ids: tuple[int, ...]
     logprob: float
     cache: Cache
+
+
+def check_beams(beams: object, length_penalty: Any) -> int:
+    """How many ``beams``; RequestError for a number, or a penalty, out of range."""
+    number = whole_number(beams)
+    if number is None or not 1 <= number <= MOST_BEAMS:
+        raise RequestError(
+            f"beams is {brief(beams)}, expected an integer from 1 to {MOST_BEAMS}; give how many "
+            "beginnings are to be followed"
+        )
+    is_number = isinstance(length_penalty, int | float | np.number)
+    if isinstance(length_penalty, bool) or not is_number or not -10 <= length_penalty <= 10:
+        raise RequestError(
+            f"length_penalty is {brief(length_penalty)}, expected a number in [-10, 10]; leave it "
+            "out for 1"
+        )
+    return number
 
 
 def beam_search(
@@ -91,6 +112,13 @@ def beam_search(
         feeds = [(one.cache, one.token_ids[-1:]) for one in beginnings]
         rows = session.step_together(feeds, cancellation)
     return ended
+
+
+def with_text(beam: Beam, request: Request, tokenizer: Tokenizer) -> Beam:
+    """``beam``, which was found for ``request``, with its text."""
+    detokenizer = tokenizer.detokenizer(after=request.prompt_ids)
+    words = [token for token in beam.token_ids if token not in request.end_ids]
+    return replace(beam, text="".join(map(detokenizer.add, words)) + detokenizer.finish())
 
 
 def _likeliest(

@@ -64,7 +64,7 @@ def longest_chunk(size: int) -> int:
 
 @dataclass(frozen=True)
 class Chunked:
-    """What was computed in chunks, and so is what any text that is cut alike begins with.
+    """What was computed in chunks, or is to be; any text that is cut alike begins with the same.
 
     token_ids   those that were computed; there may be more
     ends        where the chunks ended, of those that were computed
@@ -75,19 +75,25 @@ class Chunked:
     ends: Sequence[int]
     logits: Logits | None = None
 
-    def shared(self, token_ids: Sequence[int], ends: Sequence[int]) -> int:
-        """How many tokens of a prompt, which is to be cut at ``ends``, need not be computed.
+    def shared(self, prompt: Chunked) -> int:
+        """How many tokens of ``prompt`` need not be computed.
 
         All of them only where the logits after them are known.
         """
         kept = 0
-        for end, other in zip(self.ends, ends, strict=False):
-            if end != other or list(self.token_ids[kept:end]) != list(token_ids[kept:end]):
+        for end, other in zip(self.ends, prompt.ends, strict=False):
+            if end != other or list(self.token_ids[kept:end]) != list(prompt.token_ids[kept:end]):
                 break
-            if end == len(token_ids) and (self.logits is None or end != self.ends[-1]):
+            if end == len(prompt.token_ids) and (self.logits is None or end != self.ends[-1]):
                 break
             kept = end
         return kept
+
+    def first(self, length: int) -> Chunked:
+        """The first ``length`` tokens of it, where a chunk ends."""
+        ends = [end for end in self.ends if end <= length]
+        whole = len(ends) == len(self.ends)
+        return Chunked(self.token_ids[:length], ends, self.logits if whole else None)
 
 
 def reusable(shared: int, count: int) -> int:

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from ..export.errors import PocketLMError
+from ..export.errors import PocketLMError, RequestError
 from .arena import Cache
 from .cancellation import Cancellation
-from .chunks import Chunked
-from .concatenating import ConcatenatingCache
-from .context_policy import STOP
-from .prefix import Prefixes, known, resumed, to_compute
+from .prefix import Prefixes, resumed
 from .request import Request
 from .reuse import ReusableCache
+from .row_rule import RowRule
 from .sequence import Sequence, Step
 from .session import Logits, Session
-from .speculation import MOST_GUESSES, Drafter, Pace
+from .speculation import MOST_GUESSES, Drafter, DraftModel, Pace, PromptLookup
+
+Loop = Callable[[Session, Sequence, Cancellation], Iterator[Step]]
 
 
 def generate(
@@ -49,29 +49,18 @@ def begin(
     What ``prefixes`` have of the prompt is not computed again where there is no ``cache``, of which
     ``exactly`` is that of ``ReusableCache.start``.
     """
+    session.check_process()
+    context_length = session.shape.context_length
     if isinstance(cache, ReusableCache):
         sequence = cache.start(request, exactly)
     elif cache is not None:
-        sequence = Sequence(request, cache, session.shape.context_length)
+        sequence = Sequence(request, cache, context_length)
     else:
-        check_prompt(session, request)
-        prefix = None if prefixes is None else prefixes.find(to_compute(session, request))
-        return resumed(session, request, session.new_cache(), prefix)
+        prefix = None if prefixes is None else prefixes.find(request.seen(context_length))
+        sequence = resumed(request, session.new_cache(), context_length, prefix)
     if sequence.finish_reason is None and sequence.prompt_logits is None:
         session.check_step(sequence.seen[sequence.cache.length :], sequence.cache)
     return sequence
-
-
-def check_prompt(session: Session, request: Request) -> None:
-    """Raises RequestError for a prompt that does not fit, unless its ``context`` lets it."""
-    if not stops_at_once(session, request):
-        empty = ConcatenatingCache(session.shape)  # of whatever kind: it takes no memory
-        session.check_step(to_compute(session, request).token_ids, empty)
-
-
-def stops_at_once(session: Session, request: Request) -> bool:
-    """Whether the prompt is too long, and the request to end because of that."""
-    return request.context == STOP and len(request.prompt_ids) > session.shape.context_length
 
 
 def steps(
@@ -119,15 +108,44 @@ def speculate(
         available, sure = drafter.outlook(sequence, min(MOST_GUESSES, sequence.room))
         count = pace.num_guesses(sure, available)
         guesses = _known(drafter.guess(sequence, count), session) if count else []
-        ids = [*sequence.feed(), *guesses]
         if guesses:
+            ids = [*sequence.feed(), *guesses]
             rows = session.all_logits(ids, sequence.cache, cancellation=cancellation)
+            found = sequence.take_guessed(rows, guesses)
         else:
-            rows = session.step(ids, sequence.cache, cancellation)[None]
-        found = sequence.take_guessed(rows, guesses)
+            step = sequence.take(session.step(sequence.feed(), sequence.cache, cancellation))
+            found = [] if step is None else [step]
         pace.took(1 + count, time.perf_counter() - started)
         pace.came_out(sure, len(guesses), len(found) - 1)
         yield from found
+
+
+def choose_loop(
+    request: Request, rule: RowRule, *, lookup: bool, draft: Session | None, reproducible: bool
+) -> Loop:
+    """The loop of a text that runs alone, by what its user asked for: see ``Model.stream``.
+
+    Raises RequestError for two that exclude each other.
+    """
+    options = {"lookup": lookup, "draft": draft is not None, "reproducible": reproducible}
+    asked = [name for name, given in options.items() if given]
+    if len(asked) > 1:
+        raise RequestError(
+            f"found {' and '.join(asked)}, expected one of them: tokens that are guessed are "
+            "computed several at once, whose last bits are others; leave one out"
+        )
+    if reproducible:
+        return lambda session, sequence, cancellation: steps(
+            session, sequence, cancellation, rule.group()
+        )
+    if lookup or draft is not None:
+        return lambda session, sequence, cancellation: speculate(
+            session,
+            sequence,
+            PromptLookup() if draft is None else DraftModel(draft, request),
+            cancellation,
+        )
+    return steps
 
 
 def _known(guesses: list[int], session: Session) -> list[int]:
@@ -248,20 +266,17 @@ class Batch:
 
     def _begun(self, request: Request) -> Sequence:
         """It, with what another one has computed of the same prompt, or of its first chunks."""
-        asked = to_compute(self._session, request)
-
-        def shared(computed: Chunked) -> int:
-            return computed.shared(asked.token_ids, asked.ends)
-
-        best = max(self._running, key=lambda other: shared(other.computed), default=None)
-        kept = 0 if best is None else shared(best.computed)
-        all_there = kept == len(asked.token_ids)
-        prefix = None if self._prefixes is None or all_there else self._prefixes.find(asked)
-        if best is None or kept <= (0 if prefix is None else shared(prefix.computed)):
-            return resumed(self._session, request, self._new_cache(), prefix)
+        context_length = self._session.shape.context_length
+        prompt = request.seen(context_length)
+        best = max(self._running, key=lambda other: other.computed.shared(prompt), default=None)
+        kept = 0 if best is None else best.computed.shared(prompt)
+        all_there = kept == len(prompt.token_ids)
+        prefix = None if self._prefixes is None or all_there else self._prefixes.find(prompt)
+        if best is None or kept <= (0 if prefix is None else prefix.length):
+            return resumed(request, self._new_cache(), context_length, prefix)
         computed, cache = best.computed, best.cache.copy()
         cache.truncate(kept)
-        return known(request, cache, self._session.shape.context_length, computed)
+        return Sequence(request, cache, context_length, computed=computed)
 
 
 def _taken(sequence: Sequence, logits: Logits) -> Step | PocketLMError | None:

@@ -7,19 +7,15 @@ import contextlib
 import os
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields, replace
 from functools import cached_property
 from typing import Any
 from weakref import WeakSet
 
-import numpy as np
-
 from ..export.errors import RequestError
 from ..export.folder import ModelFolder
-from ..export.memory import free_bytes, memory_errors
+from ..export.memory import memory_errors
 from ..export.whole_number import brief, whole_number
-from .banned_strings import BannedStrings, TokenTexts
-from .beams import MOST_BEAMS, Beam, beam_search
+from .beams import Beam, beam_search, check_beams, with_text
 from .cancellation import Cancellation
 from .chat import (
     TRANSCRIPT_STOPS,
@@ -30,9 +26,7 @@ from .chat import (
     transcript_ids,
 )
 from .chat_template import ChatTemplate
-from .constraint import Vocabulary, make_grammar, one_form
-from .context_policy import check_policy
-from .decode import check_prompt, speculate, steps
+from .decode import choose_loop
 from .generation_config import GenerationConfig
 from .labels import Classifier
 from .messages import Message
@@ -41,25 +35,15 @@ from .prefix import Prefixes
 from .prefix_cache import PrefixCache
 from .prompt_cache import Owner, PromptCacheFile
 from .request import Request
+from .requests import CHARACTERS_PER_TOKEN, Requests, check_truth
 from .reuse import ReusableCache
 from .row_rule import MOST_ROWS, RowRule
-from .sampling import SamplingOptions
-from .scheduler import Background, Job, Scheduler
+from .scheduler import Background, Job, Scheduler, half_of_free
 from .scoring import Score, TextLogprobs, TextScorer, start_token
-from .speculation import DraftModel, PromptLookup
-from .stopping import stop_strings
-from .text import (
-    CHARACTERS_PER_TOKEN,
-    Loop,
-    Piece,
-    Result,
-    TextStream,
-    encoded,
-)
+from .session import Session
+from .text import Piece, Result, TextStream
 from .text_session import TextSession
 from .tokenizer import Tokenizer
-
-SAMPLING_NAMES = frozenset(field.name for field in fields(SamplingOptions))
 
 # For a model that does not say: a little below its own distribution.
 SAMPLING_DEFAULTS = {"temperature": 0.8, "top_p": 0.95}
@@ -112,7 +96,6 @@ class Model:
         self.sampling_defaults = {**SAMPLING_DEFAULTS, **config.sampling}
         self._drafts: WeakSet[Model] = WeakSet()  # those that were found to have its tokens
         self._row_rule = RowRule(self.session)
-        self._answer_end_ids: frozenset[int] | None = None  # asked of the template when needed
         self.load_seconds = time.perf_counter() - started
 
     def stream(
@@ -217,6 +200,8 @@ class Model:
         for a form without the extra; ResourceError when memory runs out, and NumericsError for a
         model whose numbers are not finite.
         """
+        check_truth("lookup", lookup)
+        check_truth("reproducible", reproducible)
         request = self.request(
             prompt,
             max_tokens=max_tokens,
@@ -256,84 +241,32 @@ class Model:
             request,
             cancellation,
             cache,
-            self._loop(request, lookup, draft, reproducible),
+            choose_loop(
+                request,
+                self._row_rule,
+                lookup=lookup,
+                draft=self._drafting(draft),
+                reproducible=reproducible,
+            ),
             prefixes if cache is None else None,
             reproducible,
         )
 
-    def request(
-        self,
-        prompt: str | Sequence[int] | ChatPrompt = "",
-        *,
-        max_tokens: int = 256,
-        max_seconds: float | None = None,
-        banned_strings: Sequence[str] | None = None,
-        json_schema: Mapping[str, Any] | str | None = None,
-        regex: str | None = None,
-        choices: Sequence[str] | None = None,
-        grammar: str | None = None,
-        stop: str | Sequence[str] | None = (),
-        ignore_eos: bool = False,
-        logprobs: bool | int | None = None,
-        context: str = "error",
-        keep: int = 1,
-        **sampling: Any,
-    ) -> Request:
+    def request(self, prompt: str | Sequence[int] | ChatPrompt = "", **options: Any) -> Request:
         """A request of the options of ``stream``, to be run by ``generate_many``.
 
         That are all but those of a text that runs alone: ``cancellation``, ``cache``,
-        ``reproducible``, ``lookup`` and ``draft``.
+        ``prompt_cache``, ``reproducible``, ``lookup`` and ``draft``.
 
         Raises RequestError for an argument out of range, a prompt longer than the context, or a
         form that is wrong; MissingExtraError for a form without the extra "grammar".
         """
-        chat = prompt if isinstance(prompt, ChatPrompt) else ChatPrompt([])
-        _check_truth("ignore_eos", ignore_eos)
-        unknown = [name for name in sampling if name not in SAMPLING_NAMES]
-        if unknown:
-            raise RequestError(
-                f"found the option {unknown[0]!r:.40}, expected one of those of Model.request"
-            )
-        chosen = {name: value for name, value in sampling.items() if value is not None}
-        check_policy(context, keep)
-        forms: dict[str, Any] = {
-            "json_schema": json_schema,
-            "regex": regex,
-            "choices": choices,
-            "grammar": grammar,
-        }
-        request = Request(
-            encoded(
-                self.tokenizer,
-                prompt.token_ids if isinstance(prompt, ChatPrompt) else prompt,
-                self.start_id,
-                self.session.shape,
-                context,
-            ),
-            sampling=SamplingOptions(**{**self.sampling_defaults, **chosen}),
-            max_tokens=max_tokens,
-            end_ids=frozenset() if ignore_eos else self.end_ids | chat.end_ids,
-            grammar=make_grammar(self._vocabulary, **forms) if one_form(**forms) else None,
-            banned=None
-            if banned_strings is None
-            else BannedStrings(self._token_texts, banned_strings),
-            stop=stop_strings(stop, chat.stop),
-            logprobs=logprobs,
-            max_seconds=max_seconds,
-            context=context,
-            keep=keep,
-        )
-        check_prompt(self.session, request)
-        return request
+        config = GenerationConfig(self.end_ids, self.start_id, self.sampling_defaults)
+        return self._requests.make(config, prompt, **options)
 
     @cached_property
-    def _token_texts(self) -> TokenTexts:
-        return TokenTexts(self.tokenizer.all_bytes(self.session.shape.vocab_size))
-
-    @cached_property
-    def _vocabulary(self) -> Vocabulary:
-        """The tokens as a constraint sees them. Raises MissingExtraError without llguidance."""
-        return Vocabulary(self.tokenizer, self.session.shape.vocab_size)
+    def _requests(self) -> Requests:
+        return Requests(self.session, self.tokenizer)
 
     def generate_many(
         self,
@@ -352,7 +285,7 @@ class Model:
 
         requests            prompts as ``stream`` takes them, mappings of a "prompt" and options of
                             its own, or what ``request`` returns; taken only as fast as they run
-        rows                most requests under way at once, up to 16
+        rows                most requests under way at once, up to 32
         kv_bytes            most that their keys and values may come to take: who finds no room
                             waits; None: half of the memory that is free; beside it there is what
                             ``prefix_cache`` may take
@@ -371,21 +304,14 @@ class Model:
                 f"requests is {brief(requests)} of type {type(requests).__name__}, expected "
                 "several; put them in a list"
             )
-        _check_truth("reproducible", reproducible)
+        check_truth("reproducible", reproducible)
+        self.session.check_process()
         group = self._row_rule.group() if reproducible else 1
-        scheduler = Scheduler(self.session, group, rows, _kv_bytes(kv_bytes), self.prefix_cache)
-        coming = enumerate(requests)
-        more = True
-        try:
-            while more or not scheduler.is_idle:
-                while more and not scheduler.num_waiting:
-                    index, asked = next(coming, (-1, None))
-                    if more := index >= 0:
-                        scheduler.add(self._job(asked, options, index))
-                for job in scheduler.step():
-                    yield job.so_far()
-        finally:
-            scheduler.drained()
+        room = half_of_free(kv_bytes)
+        scheduler = Scheduler(self.session, group, rows, room, self.prefix_cache)
+        yield from scheduler.run(
+            self._job(asked, options, index) for index, asked in enumerate(requests)
+        )
 
     def submit(self, prompt: Any = "", **options: Any) -> Job:
         """Runs a request in the background, together with others that were submitted; a ``Job``.
@@ -420,7 +346,16 @@ class Model:
         if job.error is not None:
             raise job.error
 
-    def completions(self, prompt: Any = "", n: int = 2, **options: Any) -> list[Result]:
+    def completions(
+        self,
+        prompt: Any = "",
+        n: int = 2,
+        *,
+        rows: int = MOST_ROWS,
+        kv_bytes: int | None = None,
+        reproducible: bool = True,
+        **options: Any,
+    ) -> list[Result]:
         """``n`` texts after one prompt, which is computed once; the seeds count from ``seed`` up.
 
             first, second = model.completions("Once upon a time", 2, max_tokens=20, seed=1)
@@ -430,10 +365,10 @@ class Model:
         number = whole_number(n)
         if number is None or number < 1:
             raise RequestError(f"n is {brief(n)}, expected an integer from 1 up; give how many")
-        seed = whole_number(options.get("seed"))
-        seeds = [{} if seed is None else {"seed": seed + i} for i in range(number)]
-        asked = [{"prompt": prompt, **one} for one in seeds]
-        found = sorted(self.generate_many(asked, **options), key=lambda result: result.index)
+        request = self.request(prompt, **options)
+        asked = [request.seeded(place) for place in range(number)]
+        results = self.generate_many(asked, rows=rows, kv_bytes=kv_bytes, reproducible=reproducible)
+        found = sorted(results, key=lambda result: result.index)
         if error := next((result.error for result in found if result.error), None):
             raise error
         return found
@@ -457,68 +392,21 @@ class Model:
         ``length_penalty``: above 1 favours long ones, 0 the likeliest. Raises RequestError for an
         argument out of range, and what ``stream`` raises.
         """
-        number = whole_number(beams)
-        if number is None or not 1 <= number <= MOST_BEAMS:
-            raise RequestError(
-                f"beams is {brief(beams)}, expected an integer from 1 to {MOST_BEAMS}; give how "
-                "many beginnings are to be followed"
-            )
-        is_number = isinstance(length_penalty, int | float | np.number)
-        if isinstance(length_penalty, bool) or not is_number or not -10 <= length_penalty <= 10:
-            raise RequestError(
-                f"length_penalty is {brief(length_penalty)}, expected a number in [-10, 10]; leave "
-                "it out for 1"
-            )
+        width = check_beams(beams, length_penalty)
         request = self.request(prompt, max_tokens=max_tokens, ignore_eos=ignore_eos)
-        found = beam_search(self.session, request, number, length_penalty, cancellation)
-        return [replace(beam, text=self._text_of(request, beam.token_ids)) for beam in found]
+        found = beam_search(self.session, request, width, length_penalty, cancellation)
+        return [with_text(beam, request, self.tokenizer) for beam in found]
 
-    def _text_of(self, request: Request, token_ids: Sequence[int]) -> str:
-        detokenizer = self.tokenizer.detokenizer(after=request.prompt_ids)
-        words = [token for token in token_ids if token not in request.end_ids]
-        return "".join(map(detokenizer.add, words)) + detokenizer.finish()
-
-    def _loop(
-        self, request: Request, lookup: bool, draft: Model | None, reproducible: bool
-    ) -> Loop:
-        _check_truth("lookup", lookup)
-        _check_truth("reproducible", reproducible)
-        asked = [
-            name
-            for name, given in (
-                ("lookup", lookup),
-                ("draft", draft is not None),
-                ("reproducible", reproducible),
-            )
-            if given
-        ]
-        if len(asked) > 1:
-            raise RequestError(
-                f"found {' and '.join(asked)}, expected one of them: tokens that are guessed are "
-                "computed several at once, whose last bits are others; leave one out"
-            )
-        if draft is not None:
-            self._check_draft(draft)
-        if reproducible:
-            return lambda session, sequence, cancellation: steps(
-                session, sequence, cancellation, self._row_rule.group()
-            )
-        if lookup or draft is not None:
-            return lambda session, sequence, cancellation: speculate(
-                session,
-                sequence,
-                PromptLookup() if draft is None else DraftModel(draft.session, request),
-                cancellation,
-            )
-        return steps
-
-    def _check_draft(self, draft: Model) -> None:
+    def _drafting(self, draft: Model | None) -> Session | None:
+        """What ``draft`` guesses with; RequestError for one of other tokens."""
+        if draft is None:
+            return None
         if not isinstance(draft, Model):
             raise RequestError(
                 f"draft is {brief(draft)}, expected a Model; open one with pocketlm.load"
             )
         if draft in self._drafts:
-            return
+            return draft.session
         count = min(draft.session.shape.vocab_size, self.session.shape.vocab_size)
         if draft.tokenizer.all_bytes(count) != self.tokenizer.all_bytes(count):
             raise RequestError(
@@ -526,6 +414,7 @@ class Model:
                 f"{self.folder.path}, expected the same; use a model with its tokenizer"
             )
         self._drafts.add(draft)
+        return draft.session
 
     def _run_in_background(self, job: Job) -> None:
         self.session.check_process()
@@ -536,11 +425,12 @@ class Model:
         # Without a reference to the model: it is to be freed as soon as nobody has it any more.
         session, rule, prefixes = self.session, self._row_rule, self.prefix_cache
         return Background(
-            lambda: Scheduler(session, rule.group(), kv_bytes=_kv_bytes(), prefixes=prefixes)
+            lambda: Scheduler(session, rule.group(), kv_bytes=half_of_free(), prefixes=prefixes)
         )
 
     def _as_request(self, asked: Any, options: Mapping[str, Any]) -> Request:
         if isinstance(asked, Request):
+            self._requests.check(asked)  # it may be for another model
             return asked
         if isinstance(asked, Mapping):
             return self.request(**{"prompt": "", **options, **asked})
@@ -609,23 +499,27 @@ class Model:
             refuse_template_options(tools, template_args)
             ids = transcript_ids(self.tokenizer, messages, longest)
             return ChatPrompt(ids, stop=TRANSCRIPT_STOPS)
-        template = self.chat_template
-        if template is None:
+        if self.chat_template is None:
             raise RequestError(
                 f"{self.folder.path}: found no chat template (chat_template.jinja, or in "
                 "tokenizer_config.json), expected one to chat by: this is a base model, which "
                 "continues a text; leave --chat out, or talk to it with: pocketlm chat (in Python: "
                 "transcript=True)"
             )
-        if self._answer_end_ids is None:
-            self._answer_end_ids = answer_end_ids(template, self.tokenizer)
-        ids = template_ids(template, self.tokenizer, messages, longest, tools, template_args)
+        ids = template_ids(
+            self.chat_template, self.tokenizer, messages, longest, tools, template_args
+        )
         return ChatPrompt(ids, end_ids=self._answer_end_ids)
 
     @cached_property
     def chat_template(self) -> ChatTemplate | None:
         """The template of the model folder; None for a base model. Raises ModelFolderError."""
         return ChatTemplate.open(self.folder)
+
+    @cached_property
+    def _answer_end_ids(self) -> frozenset[int]:
+        template = self.chat_template
+        return frozenset() if template is None else answer_end_ids(template, self.tokenizer)
 
     def new_cache(self) -> ReusableCache:
         """An empty cache for one conversation, to be given to one call after another.
@@ -726,16 +620,3 @@ def _check_one_cache(cache: ReusableCache | None) -> None:
             "found cache with prompt_cache, expected one of them; leave one out, or save what a "
             "new_session() holds"
         )
-
-
-def _check_truth(name: str, value: object) -> None:
-    if not isinstance(value, bool | np.bool_):
-        raise RequestError(
-            f"{name} is {brief(value)}, expected True or False: a truth value, no number; leave it "
-            "out for its default"
-        )
-
-
-def _kv_bytes(asked: int | None = None) -> int | None:
-    free = free_bytes()
-    return asked if asked is not None or free is None else free // 2

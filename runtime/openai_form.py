@@ -5,6 +5,7 @@
 
 A field that would change the answer and is not known here is refused, not passed over. A null is as
 good as nothing. Of fields that OpenAI has not, those of ``Model.stream`` are taken as they are.
+"response_format" is the option ``json_schema``, whether its schema is "strict" or not.
 
 Source: the API reference of OpenAI, "Create chat completion" and "Create completion".
 """
@@ -12,7 +13,7 @@ Source: the API reference of OpenAI, "Create chat completion" and "Create comple
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -31,8 +32,11 @@ WITHOUT_EFFECT = {"model", "user", "metadata", "store", "service_tier", "stream_
 WITHOUT_EFFECT |= {"safety_identifier", "prompt_cache_key", "parallel_tool_calls"}
 # Fields that may say only what is so anyway.
 ONLY: dict[str, Any] = {"n": 1, "best_of": 1, "stream": False, "echo": False, "suffix": ""}
-ONLY |= {"tools": [], "tool_choice": "none", "response_format": {"type": "text"}}
-ONLY |= {"modalities": ["text"]}
+ONLY |= {"tools": [], "tool_choice": "none", "modalities": ["text"]}
+# Of a "response_format" of the type "json_schema", what is in its field of that name.
+SCHEMA_FIELDS: dict[str, tuple[type[Any], str]]
+SCHEMA_FIELDS = {"name": (str, "a string"), "description": (str, "a string")}
+SCHEMA_FIELDS |= {"schema": (Mapping, "a JSON schema"), "strict": (bool, "true or false")}
 # Of ours, what ended a text -> of theirs; a limit of any kind is "length".
 FINISH_REASONS = {"eos": "stop", "stop": "stop"}
 
@@ -69,6 +73,7 @@ def read_request(url: object, body: object, known: frozenset[str]) -> OpenAIRequ
     asked, model = given.pop(field), given.get("model", "")
     logprobs = _logprobs(given, chat=url == CHAT)
     options = {} if logprobs is None else {"logprobs": logprobs}
+    options |= _form(given)
     for name, value in given.items():
         _check_only(name, value)
         if name not in WITHOUT_EFFECT and name not in ONLY:
@@ -109,6 +114,54 @@ def _logprobs(given: dict[str, Any], *, chat: bool) -> Any:
     if top is not None and not asked:
         raise RequestError("found top_logprobs without logprobs, expected both; add logprobs true")
     return asked if top is None else top
+
+
+def _form(given: dict[str, Any]) -> dict[str, Any]:
+    """The option that "response_format", which is taken out of ``given``, stands for."""
+    asked = given.pop("response_format", None)
+    if asked is None:
+        return {}
+    if not isinstance(asked, Mapping):
+        raise _wrong("response_format", asked, "an object with its type")
+    kind = asked.get("type")
+    if kind not in ("text", "json_object", "json_schema"):
+        raise _wrong("response_format.type", kind, "text, json_object or json_schema")
+    known = {"type", "json_schema"} if kind == "json_schema" else {"type"}
+    _check_fields("response_format", asked, known)
+    if kind == "text":
+        return {}
+    if "json_schema" in given:
+        raise RequestError(
+            "found response_format and json_schema in the body, expected one of them; leave one out"
+        )
+    return {"json_schema": {"type": "object"} if kind == "json_object" else _schema(asked)}
+
+
+def _schema(asked: Mapping[str, Any]) -> Any:
+    where, found = "response_format.json_schema", asked.get("json_schema")
+    if not isinstance(found, Mapping):
+        raise _wrong(where, found, "an object with name and schema")
+    _check_fields(where, found, SCHEMA_FIELDS)
+    for field, (kind, expected) in SCHEMA_FIELDS.items():
+        value = found.get(field)
+        if not isinstance(value, kind) and (value is not None or field in ("name", "schema")):
+            raise _wrong(f"{where}.{field}", value, expected)
+    return found["schema"]
+
+
+def _check_fields(where: str, found: Mapping[str, Any], known: Collection[str]) -> None:
+    unknown = [name for name, value in found.items() if name not in known and value is not None]
+    if unknown:
+        raise RequestError(
+            f"found {quoted(unknown[0], 40)} in {where} of the body, expected "
+            f"{', '.join(sorted(known))}; leave it out"
+        )
+
+
+def _wrong(where: str, found: object, expected: str) -> RequestError:
+    told = "no" if found is None else _shown(found)
+    place = where if found is None else f"for {where}"
+    return RequestError(f"found {told} {place} in the body, expected {expected}; correct it")
 
 
 def _messages(messages: Any) -> Any:

@@ -34,7 +34,6 @@ def open_session(
     cannot be had, and what ``Session`` raises.
     """
     check_provider(provider)
-    choose_kv(folder, kv)
     if provider == ON_CPU or (provider == AUTO and not has_cuda_build()):
         return Session(folder, threads, kv=kv), None
     try:

@@ -12,11 +12,9 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from .arena import Cache
-from .chunks import Chunked, cuts
+from .chunks import Chunked
 from .request import Request
 from .sequence import Sequence as Running
-from .sequence import first_seen
-from .session import Session
 
 
 @dataclass(frozen=True)
@@ -42,12 +40,18 @@ class Prefix:
         rest = 0 if logits is None else logits.nbytes
         return sum(value.nbytes for value in self.values) + rest
 
+    def first(self, length: int) -> Prefix | None:
+        """What it has of the first ``length`` tokens, where a chunk ends: views; None of none."""
+        if not length:
+            return None
+        return Prefix(self.computed.first(length), [value[:, :length] for value in self.values])
+
 
 class Prefixes(Protocol):
     """Where prompts that were computed are kept."""
 
-    def find(self, computed: Chunked) -> Prefix | None:
-        """What begins as the text ``computed``, which is to be cut at its ends, if anything."""
+    def find(self, prompt: Chunked) -> Prefix | None:
+        """What need not be computed of ``prompt``, if anything."""
 
     def keep(self, sequence: Running) -> None:
         """Takes what ``sequence`` has computed of its prompt."""
@@ -67,29 +71,9 @@ def prompt_prefix(sequence: Running) -> Prefix | None:
     return Prefix(copied, [value[:, :end].copy() for value in sequence.cache.values()])
 
 
-def to_compute(session: Session, request: Request) -> Chunked:
-    """The prompt as the model sees it, and where it is to be cut.
-
-    Raises RequestError for a prompt that does not fit.
-    """
-    seen = first_seen(request, session.shape.context_length)
-    return Chunked(seen, cuts(len(seen), request.chunk_size))
-
-
-def resumed(session: Session, request: Request, cache: Cache, prefix: Prefix | None) -> Running:
+def resumed(request: Request, cache: Cache, context_length: int, prefix: Prefix | None) -> Running:
     """The sequence of ``request`` in the empty ``cache``, which gets what ``prefix`` has of it."""
-    context_length = session.shape.context_length
-    asked = to_compute(session, request)
-    kept = 0 if prefix is None else prefix.computed.shared(asked.token_ids, asked.ends)
-    if prefix is None or not kept:
+    if prefix is None:
         return Running(request, cache, context_length)
-    cache.fill(prefix.values, kept)
-    return known(request, cache, context_length, prefix.computed)
-
-
-def known(request: Request, cache: Cache, context_length: int, computed: Chunked) -> Running:
-    """The sequence of ``request``, of which ``cache`` holds what is ``computed``, all in chunks."""
-    sequence = Running(request, cache, context_length, computed=computed)
-    if not sequence.in_prompt:
-        sequence.prompt_logits = computed.logits
-    return sequence
+    cache.fill(prefix.values, prefix.length)
+    return Running(request, cache, context_length, computed=prefix.computed)

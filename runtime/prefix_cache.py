@@ -51,11 +51,11 @@ class PrefixCache:
             self._kept.clear()
             self.num_bytes = 0
 
-    def find(self, computed: Chunked) -> Prefix | None:
-        """Of those kept the one that has most of the prompt ``computed``; None: none has any."""
+    def find(self, prompt: Chunked) -> Prefix | None:
+        """The most that one of those kept has of ``prompt``; None: none has any."""
 
         def shared(prefix: Prefix) -> int:
-            return prefix.computed.shared(computed.token_ids, computed.ends)
+            return prefix.computed.shared(prompt)
 
         with self._lock:
             best = max(self._kept.values(), key=shared, default=None)
@@ -66,7 +66,7 @@ class PrefixCache:
             self.hits += 1
             self.reused_tokens += found
             self._kept.move_to_end(tuple(best.computed.token_ids))
-            return best
+            return best.first(found)
 
     def keep(self, sequence: Sequence) -> None:
         """Copies what ``sequence`` has computed of its prompt, and forgets what was used least."""

@@ -124,17 +124,17 @@ class PromptCacheFile:
         self._output = None if self.path.exists() else OutputFile(path)
         self._held = 0
 
-    def find(self, computed: Chunked) -> Prefix | None:
-        """What it holds that begins as ``computed``; RequestError for a file that is of no use.
+    def find(self, prompt: Chunked) -> Prefix | None:
+        """What it holds of ``prompt``; RequestError for a file that is of no use.
 
         That is one that is damaged, or was computed with something else.
         """
         if self._output is not None:
             return None
         prefix = read_prefix(self.path, self._owner)
-        self.reused = prefix.computed.shared(computed.token_ids, computed.ends)
+        self.reused = prefix.computed.shared(prompt)
         self._held = _worth(prefix.computed, self.reused)
-        return prefix
+        return prefix.first(self.reused)
 
     def keep(self, sequence: Sequence) -> None:
         """Writes it anew if ``sequence`` has computed more of its prompt than it holds.

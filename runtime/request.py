@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from ..export.errors import RequestError
 from ..export.whole_number import brief, whole_number
 from .banned_strings import BannedStrings
-from .chunks import CHUNK_SIZE
+from .chunks import CHUNK_SIZE, Chunked, cuts
 from .constraint import Grammar
-from .context_policy import ERROR, check_policy
+from .context_policy import ERROR, SLIDE, STOP, check_policy, window
 from .sampling import SamplingOptions
 
 GREEDY = SamplingOptions(temperature=0)
@@ -69,6 +69,28 @@ class Request:
             )
         check_policy(self.context, self.keep)
         object.__setattr__(self, "logprobs", checked_logprobs(self.logprobs))
+
+    def seen(self, context_length: int) -> Chunked:
+        """The prompt as a model of that context sees it, and where it is to be cut.
+
+        Raises RequestError as ``window``; a prompt that is too long is another's to refuse.
+        """
+        ids = self.prompt_ids
+        if self.context == SLIDE:
+            newest = window(ids, self.keep, context_length)
+            ids = ids if len(ids) <= context_length else newest
+        return Chunked(ids, cuts(len(ids), self.chunk_size))
+
+    def seeded(self, place: int) -> Request:
+        """The same with another seed: ``place`` more than its own, if it has one."""
+        seed = self.sampling.seed
+        if seed is None:
+            return self
+        return replace(self, sampling=replace(self.sampling, seed=int(seed) + place))
+
+    def stops_at_once(self, context_length: int) -> bool:
+        """Whether the prompt is too long for that context, and the text to end because of that."""
+        return self.context == STOP and len(self.prompt_ids) > context_length
 
 
 def checked_logprobs(asked: object) -> int | None:

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from ..export.errors import RequestError
 from .arena import Cache
-from .chunks import Chunked, cuts, reusable
+from .chunks import Chunked, reusable
 from .prefix import Prefix
 from .request import Request
-from .sequence import Sequence, first_seen
+from .sequence import Sequence
 from .session import Session
 from .shared_beginning import shared_beginning
 
@@ -53,15 +53,14 @@ class ReusableCache:
         keeps only what an empty cache would come to hold, bit by bit, and that may be all of it.
         """
         held, context_length = self.computed, self._session.shape.context_length
-        ids = first_seen(request, context_length)
+        prompt = request.seen(context_length)
         if exactly:
-            kept = held.shared(ids, cuts(len(ids), request.chunk_size))
+            kept = held.shared(prompt)
         else:
-            kept = reusable(shared_beginning(held.token_ids, ids), len(ids))
+            shared = shared_beginning(held.token_ids, prompt.token_ids)
+            kept = reusable(shared, len(prompt.token_ids))
         self.cache.truncate(kept)
         self._sequence = Sequence(request, self.cache, context_length, self, held)
-        if kept == len(ids):
-            self._sequence.prompt_logits = held.logits
         return self._sequence
 
     def check_holds(self, sequence: Sequence) -> None:

@@ -14,11 +14,11 @@ import numpy as np
 from .arena import KVCache
 from .session import Logits, Session
 
-# More at once gain little where weights are read once for all, and would have to be tried, too.
-MOST_ROWS = 16
+# More gain little (benchmarks/NOTES.md), wait longer for each other, and have to be tried, too.
+MOST_ROWS = 32
 GROUPS = (1, 2, 4, 8)
-COMPANIES = (3, 6, 9, 12, MOST_ROWS)  # rows beside which each of LOOKED_AT is looked at
-LONGEST = 256  # tokens before; the others are shorter
+COMPANIES = (3, 6, 9, 12, 23, MOST_ROWS)  # rows beside which each of LOOKED_AT is looked at
+LONGEST = 128  # tokens before; the others are shorter
 LOOKED_AT = (0, 5, MOST_ROWS - 1)
 
 

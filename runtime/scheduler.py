@@ -7,18 +7,20 @@ the keys and values that all of them may come to hold. Then every one gets a tok
 from __future__ import annotations
 
 import _thread
+import os
 import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
 from ..export.errors import PocketLMError, RequestError
-from ..export.memory import exhausted, memory_errors
+from ..export.memory import exhausted, free_bytes, memory_errors
 from ..export.whole_number import brief, whole_number
 from .arena import SHORTER
 from .cancellation import Cancelled
-from .decode import Batch, check_prompt, stops_at_once
+from .decode import Batch
 from .prefix import Prefixes
+from .process import check_process
 from .request import Request
 from .row_rule import MOST_ROWS
 from .sequence import Sequence, Step
@@ -63,6 +65,7 @@ class Job(Output):
         self._listener = self._arrived.put if listener is None else listener
         self._cancelled = False
         self._done = threading.Event()
+        self._process = os.getpid()
 
     @property
     def request(self) -> Request:
@@ -86,17 +89,24 @@ class Job(Output):
         self._cancelled = True
 
     def __iter__(self) -> Iterator[Piece]:
-        """The pieces as they come, once; raises what the job failed with."""
+        """The pieces as they come, once; raises what the job failed with.
+
+        In a fork of the process PocketLMError, unless it has ended.
+        """
+        self._check_comes()
         while (piece := self._arrived.get()) is not None:
             yield piece
+        self._arrived.put(None)  # for who iterates again
         if self.error is not None:
             raise self.error
 
     def result(self, timeout: float | None = None) -> Result:
         """The whole, when it is there: waits for it, ``timeout`` seconds at most.
 
-        Raises what the job failed with, and TimeoutError.
+        Raises what the job failed with, TimeoutError, and in a fork of the process, where nobody
+        computes it, PocketLMError unless it has ended.
         """
+        self._check_comes()
         if not self._done.wait(timeout):
             raise TimeoutError(f"the job has not ended within {timeout} seconds")
         if self.error is not None:
@@ -122,6 +132,11 @@ class Job(Output):
         """Nothing more comes, because of ``error``."""
         self.error, self.finish_reason = error, "error"
         self._close()
+
+    def _check_comes(self) -> None:
+        """Raises PocketLMError where what is not there yet never comes."""
+        if not self.done:
+            check_process(self._process)
 
     def _tell(self, piece: Piece | None) -> None:
         if piece is not None:
@@ -161,8 +176,7 @@ class Scheduler:
         self._running: dict[Sequence, Job] = {}
 
     def add(self, job: Job) -> None:
-        """Has it wait for its turn. Raises RequestError for a prompt that does not fit."""
-        check_prompt(self._session, job.request)
+        """Has it wait for its turn."""
         self._waiting.append(job)
 
     @property
@@ -174,6 +188,23 @@ class Scheduler:
     def is_idle(self) -> bool:
         """Whether there is nothing to do."""
         return not self._waiting and not self._running
+
+    def run(self, jobs: Iterator[Job]) -> Iterator[Result]:
+        """Runs ``jobs``, taken only as fast as they run; their results as they end.
+
+        Raises what ``step`` raises, after which, as when it is closed, none goes on.
+        """
+        more = True
+        try:
+            while more or not self.is_idle:
+                while more and not self.num_waiting:
+                    job = next(jobs, None)
+                    if more := job is not None:
+                        self.add(job)
+                for job in self.step():
+                    yield job.so_far()
+        finally:
+            self.drained()
 
     def step(self) -> list[Job]:
         """One step of all; the jobs that ended with it.
@@ -217,7 +248,7 @@ class Scheduler:
                 job.finish(reason)
                 ended.append(job)
         for job in list(self._waiting):
-            stops = stops_at_once(self._session, job.request)
+            stops = job.request.stops_at_once(self._session.shape.context_length)
             if (reason := job.wants_to_end or ("context" if stops else None)) is not None:
                 self._waiting.remove(job)
                 job.finish(reason)
@@ -236,6 +267,12 @@ class Scheduler:
         tokens = count * max(self._batch.most_tokens, self._batch.longest(job.request))
         fits = self._kv_bytes is None or tokens * self._session.kv_bytes_per_token <= self._kv_bytes
         return count <= self._most_rows and fits
+
+
+def half_of_free(asked: int | None = None) -> int | None:
+    """``asked``, or else half of the memory that is free; None where that is unknown."""
+    free = free_bytes()
+    return asked if asked is not None or free is None else free // 2
 
 
 def _check(name: str, value: object, least: int, most: int | None) -> None:
@@ -289,7 +326,7 @@ class Background:
             try:
                 scheduler = scheduler or self._make_scheduler()
                 while given:
-                    _add(scheduler, given.popleft())
+                    scheduler.add(given.popleft())
                 scheduler.step()
             except Cancelled:
                 _end([*given, *([] if scheduler is None else scheduler.drained())], None)
@@ -302,13 +339,6 @@ class Background:
             given, self._given = self._given, deque()
             self._at_work = bool(given) or not idle
             return given if self._at_work else None
-
-
-def _add(scheduler: Scheduler, job: Job) -> None:
-    try:
-        scheduler.add(job)
-    except PocketLMError as error:
-        job.fail(error)
 
 
 def _end(jobs: Iterable[Job], error: Exception | None) -> None:

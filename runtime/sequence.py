@@ -20,11 +20,13 @@ import numpy as np
 from .arena import Cache
 from .chunks import Chunked, cuts
 from .constraint import Constraint
-from .context_policy import SLIDE, STOP, window
+from .context_policy import SLIDE, window
 from .logprobs import likeliest, logprobs
 from .request import Request
 from .sampling import make_sampler
 from .session import Logits
+
+NOTHING = Chunked((), ())
 
 
 @dataclass(frozen=True)
@@ -64,12 +66,14 @@ class Sequence:
     ) -> None:
         """``cache`` may hold the beginning of the prompt; all of it where its logits are known.
 
-        ``computed`` is what of it was computed in chunks, as far as that is known.
+        ``computed`` is what of it was computed in chunks, as far as that is known. Raises
+        RequestError as ``Request.seen``.
         """
         self.request = request
         self.cache = cache
         self.token_ids = list(request.prompt_ids)
-        self.seen = first_seen(request, context_length)
+        prompt = request.seen(context_length)
+        self.seen = list(prompt.token_ids)
         """The tokens that the model sees: those in the cache, and those that are to be fed."""
         self.num_reused = cache.length
         """Tokens of the prompt that the cache had."""
@@ -92,10 +96,12 @@ class Sequence:
             self._constraint,
             request.banned,
         )
-        self.prompt_logits: Logits | None = None
+        computed = computed or NOTHING
+        whole = cache.length == len(self.seen)
+        self.prompt_logits: Logits | None = computed.logits if whole else None
         """Those after the prompt, once they were computed."""
-        self._plan(computed or Chunked((), ()))
-        if len(self.seen) > context_length and request.context == STOP:
+        self._plan(prompt.ends, computed)
+        if request.stops_at_once(context_length):
             self.finish_reason = "context"
         self._started: float | None = None
 
@@ -119,8 +125,8 @@ class Sequence:
 
     @property
     def computed(self) -> Chunked:
-        """What was computed in chunks by now."""
-        ends = [end for end in self._ends if end <= self.cache.length]
+        """What was computed in chunks by now; a prompt of one token is computed as any new one."""
+        ends = [end for end in self._ends if 1 < end <= self.cache.length]
         whole = ends[-1:] == self._cuts[-1:]
         return Chunked(self.seen, ends, self.prompt_logits if whole else None)
 
@@ -193,16 +199,18 @@ class Sequence:
             self.cache.truncate(len(self.seen) - 1)
         return found
 
-    def _plan(self, computed: Chunked) -> None:
-        """Where what is to be fed is cut, ``computed`` being what the cache has of it."""
-        held, size = self.cache.length, self.request.chunk_size
-        whole = cuts(len(self.seen), size)
+    def _plan(self, whole: AnySequence[int], computed: Chunked) -> None:
+        """Where what is to be fed is cut, ``computed`` being what the cache has of it.
+
+        ``whole`` is where all of it would be cut.
+        """
+        held = self.cache.length
         kept = [end for end in computed.ends if end <= held]
-        if not held or held in kept and kept == whole[: len(kept)]:
+        if not held or held in kept and kept == list(whole[: len(kept)]):
             self._cuts = self._ends = whole
         else:
-            self._cuts = [held + cut for cut in cuts(len(self.seen) - held, size)]
-            self._ends = kept
+            rest = cuts(len(self.seen) - held, self.request.chunk_size)
+            self._cuts, self._ends = [held + cut for cut in rest], kept
 
     def _outgrow(self) -> None:
         """The context is full."""
@@ -214,7 +222,7 @@ class Sequence:
         self.num_slides += 1
         self.num_recomputed += len(self.seen)
         self.prompt_logits = None
-        self._plan(Chunked((), ()))
+        self._plan(cuts(len(self.seen), self.request.chunk_size), NOTHING)
 
     def _logprobs(self, logits: Logits, token: int) -> tuple[float, tuple[tuple[int, float], ...]]:
         others = likeliest(logits, self.request.logprobs or 0)
@@ -225,12 +233,3 @@ class Sequence:
         if self._constraint is None:
             return False
         return self._constraint.must_end(self.token_ids[len(self.request.prompt_ids) :])
-
-
-def first_seen(request: Request, context_length: int) -> list[int]:
-    """The tokens of a prompt that the model sees; RequestError as ``window``."""
-    ids = list(request.prompt_ids)
-    if request.context != SLIDE:
-        return ids
-    rest = window(ids, request.keep, context_length)
-    return ids if len(ids) <= context_length else rest

@@ -33,6 +33,7 @@ from .device_arena import DeviceArena
 from .engine import onnxruntime
 from .int8_products import options_for
 from .kv import FP32, GRAPHS, INT8, choose_kv
+from .process import check_process
 from .providers import CPU, Place, refused, start_obstacle
 from .running import call_interruptibly, call_to_stop
 
@@ -320,7 +321,7 @@ class Session:
         self._bind_int64("attention_mask", mask)
         self._bind_ids()
         in_place = len(places) == len(out) and rows == list(range(len(out)))
-        if in_place:  # a copy of 16 rows takes 3 % of a step
+        if in_place:  # a copy of many rows takes 3 % of a step
             self._bind_logits(out[:, None], int(self._can_keep))
         else:
             self._bind_last_rows(len(rows))
@@ -357,16 +358,8 @@ class Session:
             self._binding.synchronize_outputs()
 
     def check_process(self) -> None:
-        """Raises PocketLMError in a fork of the process that opened it.
-
-        Asked before any lock, and before any other thread is waited for: in a fork a thread that is
-        not there may hold the one, and is the other.
-        """
-        if os.getpid() != self._process:
-            raise PocketLMError(
-                f"this model was loaded by process {self._process}, found a fork of it "
-                f"({os.getpid()}); load the model in the process that uses it"
-            )
+        """Raises PocketLMError in a fork of the process that opened it."""
+        check_process(self._process)
 
     def _bind_one(self, token_ids: TokenIds, cache: Cache) -> None:
         count, length = len(token_ids), cache.length

@@ -25,7 +25,7 @@ from .shared_beginning import shared_beginning
 
 MOST_GUESSES = 15
 LONGEST_MATCH = 4  # tokens by which a place of the text is recognised; 2 at least
-PROBE = 32  # tokens after which guessing is tried again where it does not pay
+PROBE = 32  # tokens after which guessing is tried again where it does not pay; then twice as many
 UNTRIED = 0.1  # of a plain step: what a token more is taken to cost before it was tried
 WEIGHT = 0.2  # of the latest observation in a running mean
 
@@ -124,21 +124,24 @@ class Pace:
         self._right: dict[int, float] = {}  # how sure -> share of guesses that were right
         self._seconds: dict[int, float] = {}  # tokens of a step -> what it takes
         self._since_tried = 0
+        self._patience = PROBE
 
     def num_guesses(self, sure: int, available: int) -> int:
         """The number of guesses that is expected to give most tokens per second, maybe 0."""
         if not available or 1 not in self._seconds:  # what a plain step takes is to be known
             return 0
-        share = self._right.get(sure, 0.17 * min(sure, LONGEST_MATCH))
+        share = self._right.get(sure, _hoped_for(sure))
         expected, best, best_rate = 0.0, 0, 0.0
-        for guesses in range(available + 1):
+        most = min(available, 2 * max(self._seconds))  # a step much longer than any could cost much
+        for guesses in range(most + 1):
             expected += share**guesses
             rate = expected / self._cost(guesses + 1)
             if rate > best_rate:
                 best, best_rate = guesses, rate
         self._since_tried = 0 if best else self._since_tried + 1
-        if not best and self._since_tried >= PROBE:
+        if not best and self._since_tried >= self._patience:
             self._since_tried = 0
+            self._patience *= 2
             return min(2, available)
         return best
 
@@ -157,9 +160,16 @@ class Pace:
 
     def came_out(self, sure: int, guesses: int, right: int) -> None:
         """Of so many guesses the first ``right`` were right."""
+        if right:
+            self._patience = PROBE
         looked_at = min(right + 1, guesses)  # those after the first wrong one say nothing
         for place in range(looked_at):
             self._right[sure] = _running_mean(self._right.get(sure), float(place < right))
+
+
+def _hoped_for(sure: int) -> float:
+    """The share of right guesses before any was looked at: of a match of two tokens none."""
+    return 0.34 * (min(sure, LONGEST_MATCH) - 2)
 
 
 def _running_mean(mean: float | None, value: float) -> float:

@@ -1,7 +1,7 @@
 """Text in, text out: the rung of the ladder that the command line, ``Model`` and servers stand on.
 
-A prompt becomes token ids once, tokens become printable pieces as they come, and everything that
-can end a generation is decided here, each with its finish reason:
+Tokens become printable pieces as they come, and everything that can end a generation is decided
+here, each with its finish reason:
 
     "eos"        the model produced an end token, or a constraint lets nothing else follow
     "stop"       a stop string appeared; neither it nor what follows is returned
@@ -15,19 +15,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from collections.abc import Sequence as AnySequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
-import numpy as np
-
-from ..export.errors import RequestError
-from ..export.folder import DecoderShape
-from ..export.whole_number import brief, whole_number
 from .cancellation import Cancellation, Cancelled
-from .context_policy import ERROR
-from .decode import begin, steps
+from .decode import Loop, begin, steps
 from .prefix import Prefixes
 from .prompt_cache import PromptCacheFile
 from .request import Request
@@ -35,11 +27,7 @@ from .reuse import ReusableCache
 from .sequence import Sequence, Step
 from .session import Session
 from .stopping import SpecialStops, StopMatcher
-from .tokenizer import MAX_CHARACTERS, Tokenizer
-
-Loop = Callable[[Session, Sequence, Cancellation], Iterator[Step]]
-
-CHARACTERS_PER_TOKEN = 16  # a prompt with more than this per context token cannot fit
+from .tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -292,65 +280,3 @@ class TextStream(Output):
             yield rest
         if prefixes is not None:
             prefixes.keep(sequence)
-
-
-def encoded(
-    tokenizer: Tokenizer,
-    prompt: str | AnySequence[int],
-    start_id: int | None,
-    shape: DecoderShape,
-    context: str = ERROR,
-) -> list[int]:
-    """The token ids of ``prompt``; ``start_id`` is what an empty one begins with.
-
-    Raises RequestError for a prompt that is not text or ids, that is longer than the context where
-    the policy ``context`` is "error", or empty without a start id.
-    """
-    vocab_size, context_length = shape.vocab_size, shape.context_length
-    if isinstance(prompt, str):
-        most = CHARACTERS_PER_TOKEN * context_length
-        if context != ERROR:
-            most = max(most, MAX_CHARACTERS)
-        ids = tokenizer.encode(prompt, max_characters=most)
-        if ids and max(ids) >= vocab_size:
-            token = next(token for token in ids if token >= vocab_size)
-            raise RequestError(
-                f"the prompt spells the token {tokenizer.spelling(token)!r}, whose id {token} has "
-                f"no row in the model, expected ids 0 to {vocab_size - 1}; leave it out"
-            )
-    else:
-        ids = check_ids(prompt, vocab_size)
-    if not ids:
-        if start_id is None:
-            raise RequestError(
-                "the prompt is empty, expected at least one token: this model has no end-of-text "
-                "token to start from; give it a prompt"
-            )
-        ids = [start_id]
-    if len(ids) > context_length and context == ERROR:
-        raise RequestError(
-            f"the prompt has {len(ids)} tokens, expected at most {context_length} "
-            "(the context length); shorten it, or let the context slide"
-        )
-    return ids
-
-
-def check_ids(prompt: Any, vocab_size: int) -> list[int]:
-    """``prompt`` as a list; RequestError if it is no sequence of ids of the vocabulary."""
-    is_row = isinstance(prompt, np.ndarray) and prompt.ndim == 1
-    no_row = not isinstance(prompt, AnySequence) or isinstance(prompt, (bytes, bytearray))
-    if no_row and not is_row:
-        raise RequestError(
-            f"prompt is {prompt!r:.40} of type {type(prompt).__name__}, expected a string or a "
-            "sequence of token ids"
-        )
-    ids = []
-    for value in prompt:
-        number = whole_number(value)
-        if number is None or not 0 <= number < vocab_size:
-            raise RequestError(
-                f"prompt has the token id {brief(value)}, expected 0 to {vocab_size - 1}; "
-                "use ids of this model's tokenizer"
-            )
-        ids.append(number)
-    return ids

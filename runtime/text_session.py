@@ -14,8 +14,9 @@ from .decode import begin
 from .prefix import Prefix
 from .prompt_cache import MAGIC, Owner, prefix_bytes, read_prefix
 from .request import GREEDY, Request
+from .requests import check_ids
 from .reuse import ReusableCache
-from .text import Result, TextStream, check_ids
+from .text import Result, TextStream
 
 if TYPE_CHECKING:
     from .model import Model

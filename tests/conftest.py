@@ -14,6 +14,7 @@ import tokenizers
 from checkpoint_files import gpt2_config, gpt2_tensors, write_checkpoint
 from command_line import Ended, Run
 from hub_server import HubServer, serving
+from threadpoolctl import threadpool_limits
 from tokenizers.processors import TemplateProcessing
 
 import pocketlm
@@ -34,6 +35,17 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("POCKETLM_CACHE", str(folder))
         yield folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread_for_products() -> Iterator[None]:
+    """A test worker has a core: threads of NumPy's products would only wait for one another.
+
+    Nor do those of the processes that tests start, which are to come to the same bits.
+    """
+    with pytest.MonkeyPatch.context() as patch, threadpool_limits(1, user_api="blas"):
+        patch.setenv("OPENBLAS_NUM_THREADS", "1")
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -184,6 +184,40 @@ def test_openai_s_form_is_answered_in_that_form(
     assert offsets == [len("".join(tokens[:i])) for i in range(3)]
 
 
+def test_a_response_format_is_the_form_of_the_answer(
+    run: Run, chat_folder: ModelFolder, tmp_path: Path
+) -> None:
+    pytest.importorskip("llguidance", reason="the extra 'grammar' is not installed")
+    schema: dict[str, Any] = {"type": "object", "additionalProperties": False}
+    schema |= {"properties": {"a": {"enum": [1, None]}}, "required": ["a"]}
+    named = {"name": "answer", "schema": schema, "strict": True, "description": None}
+    formats: list[Any] = [{"type": "json_schema", "json_schema": named}, {"type": "json_object"}]
+    formats += [{"type": "text"}, None]
+    body = {"messages": [{"role": "user", "content": "the house"}], "max_tokens": 12, "seed": 3}
+    path = tmp_path / "a.jsonl"
+    path.write_text(
+        text_of(
+            [
+                {
+                    "custom_id": str(number),
+                    "method": "POST",
+                    "url": "/v1/chat/completions",
+                    "body": {**body, "response_format": form},
+                }
+                for number, form in enumerate(formats)
+            ]
+        )
+    )
+    ended = run("batch", chat_folder.path, path)
+    assert ended.code == 0, ended.err
+    choices = [
+        json.loads(line)["response"]["body"]["choices"][0] for line in ended.out.splitlines()
+    ]
+    strict, free, text, none = (choice["message"]["content"] for choice in choices)
+    assert json.loads(strict) in ({"a": 1}, {"a": None}) and choices[0]["finish_reason"] == "stop"
+    assert free.startswith("{") and text == none and not text.startswith("{")
+
+
 def test_messages_and_chat_are_answered_by_the_template(
     run: Run, chat_folder: ModelFolder, tmp_path: Path
 ) -> None:
@@ -446,6 +480,7 @@ BAD = [
     ('{"prompt": "a", "maxtokens": 1}', "found the field 'maxtokens', expected prompt, .*min_p"),
     ('{"prompt": "a", "cache": 1}', "found the field 'cache'"),
     ('{"prompt": "a", "lookup": true}', "found the field 'lookup', expected prompt"),
+    ('{"prompt": "a", "prompt_cache": "a"}', "found the field 'prompt_cache', expected prompt"),
     ('{"prompt": 1}', "prompt is 1 of type int, expected a string or a sequence of token ids"),
     ('{"prompt": [1, "a"]}', "prompt has the token id 'a', expected 0 to 299"),
     ('{"prompt": [300]}', "prompt has the token id 300, expected 0 to 299"),
@@ -481,6 +516,26 @@ BAD += [
             '{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}',
             'found {"type": "image_url"} in a message, expected text',
         ),
+    )
+]
+
+WITH_FORM = OPENAI % ("completions", '{"prompt": "a", "response_format": %s}')
+SCHEMA = '{"type": "json_schema", "json_schema": %s}'
+BAD += [
+    (WITH_FORM % form, message)
+    for form, message in (
+        ('"json"', 'found "json" for response_format in the body, expected an object'),
+        ("{}", "found no response_format.type in the body, expected text, json_object or"),
+        ('{"type": ["text"]}', r'found \["text"\] for response_format.type in the body'),
+        ('{"type": "text", "schema": {}}', "found 'schema' in response_format of the body"),
+        ('{"type": "json_object"}, "json_schema": {}', "found response_format and json_schema in"),
+        ('{"type": "json_schema"}', "found no response_format.json_schema in the body"),
+        (SCHEMA % "[]", r"found \[\] for response_format.json_schema in the body, expected an obj"),
+        (SCHEMA % '{"schema": {}}', "found no response_format.json_schema.name in the body"),
+        (SCHEMA % '{"name": "a"}', "found no response_format.json_schema.schema in the body"),
+        (SCHEMA % '{"name": "a", "schema": "{}"}', "json_schema.schema in the body, expected a JS"),
+        (SCHEMA % '{"name": "a", "schema": {}, "strict": 1}', "found 1 for .*strict in the body"),
+        (SCHEMA % '{"name": "a", "sch": {}}', "found 'sch' in response_format.json_schema of"),
     )
 ]
 

@@ -141,6 +141,18 @@ def test_a_conversation_computes_only_what_is_new(model: pocketlm.Model) -> None
         messages += [{"role": "assistant", "content": answer}, {"role": "user", "content": "Go on"}]
 
 
+def test_an_answer_has_its_form_and_ends_the_turn(model: pocketlm.Model) -> None:
+    pytest.importorskip("llguidance", reason="the extra 'grammar' is not installed")
+    cache, messages = model.new_cache(), list(HI)
+    for form in ({"choices": ["yes", "no"]}, {"regex": "[0-9]{3}"}, {"json_schema": {"const": 1}}):
+        stream = model.chat(messages, cache=cache, temperature=0, max_tokens=12, **form)
+        answer = text_of(stream)
+        assert re.fullmatch("yes|no|[0-9]{3}|1", answer) and stream.finish_reason == "eos"
+        alone = model.chat(messages, temperature=0, max_tokens=12, **form)
+        assert text_of(alone) == answer
+        messages += [{"role": "assistant", "content": answer}, *HI]
+
+
 def test_a_conversation_longer_than_the_context_is_refused(model: pocketlm.Model) -> None:
     long = [{"role": "user", "content": "qz" * CONTEXT}]
     with pytest.raises(pocketlm.RequestError, match="the prompt has .* tokens, expected at most"):
@@ -381,6 +393,43 @@ def test_save_finds_the_home_folder(
 def test_options_are_checked_before_a_line_is_read(call: Call, folder: ModelFolder) -> None:
     code, out, err = call("chat", folder.path, "--temperature", "-1")
     assert (code, out) == (2, "") and "temperature is -1.0, expected" in err
+
+
+def test_every_answer_has_the_form_that_was_asked_for(
+    call: Call, folder: ModelFolder, tmp_path: Path
+) -> None:
+    pytest.importorskip("llguidance", reason="the extra 'grammar' is not installed")
+    schema, grammar = tmp_path / "schema.json", tmp_path / "sum.lark"
+    schema.write_text('{"enum": ["yes", 7]}')
+    grammar.write_text('start: "1" " + 1"?')
+    forms = {
+        "--json-schema": (str(schema), '"yes"|7'),
+        "--regex": ("[0-9]{2}x", "[0-9]{2}x"),
+        "--choice": ("yes,no", "yes|no"),
+        "--grammar": (str(grammar), r"1( \+ 1)?"),
+    }
+    for option, (form, pattern) in forms.items():
+        code, out, err = call("chat", folder.path, *GREEDY, option, form, lines="Hi\nGo on\n")
+        assert (code, err) == (0, "")
+        answers = out.splitlines()
+        assert len(answers) == 2 and all(re.fullmatch(pattern, answer) for answer in answers)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--regex", "("], "--regex was refused"),
+        (["--regex", "a", "--choice", "b"], "found regex and choices, expected one of them"),
+        (["--json-schema", "nowhere.json"], "nowhere.json"),
+    ],
+    ids=str,
+)
+def test_a_form_that_cannot_be_is_refused_before_a_line_is_read(
+    call: Call, folder: ModelFolder, options: list[str], message: str
+) -> None:
+    pytest.importorskip("llguidance", reason="the extra 'grammar' is not installed")
+    code, out, err = call("chat", folder.path, *options)
+    assert (code, out, err.count("\n")) == (2, "", 1) and message in err
 
 
 def test_exit_ends_before_the_input_does(call: Call, folder: ModelFolder) -> None:

@@ -135,10 +135,9 @@ def test_a_draft_with_other_tokens_is_refused(tmp_path: Path, tiny_model: Model)
         (["--prompt-cache", "x", "--n", "2"], "found --prompt-cache with --n or --beams"),
         (["--context", "slide", "--beams", "2"], "found --context with --beams, expected one of"),
         (["--lookup", "--reproducible"], "found lookup and reproducible, expected one of them"),
-        (
-            ["--logprobs", "-1"],
-            "--logprobs is -1, expected True, False or an integer",
-        ),
+        (["--logprobs", "-1"], "'--logprobs': -1 is not in the range 0<=x<=100"),
+        (["--logprobs", "101", "--n", "2"], "'--logprobs': 101 is not in the range 0<=x<=100"),
+        (["--top-k", "0", "--n", "2"], "pocketlm: --top-k is 0, expected"),
         (["--max-seconds", "-1"], "--max-seconds is -1.0, expected a number of seconds"),
         (["--draft", "./nowhere/x"], "nowhere"),
     ],

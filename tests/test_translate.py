@@ -151,6 +151,15 @@ def test_a_recipe_that_cannot_be_is_refused(
     assert_refused(run("translate", tiny_folder.path, file, *options), message)
 
 
+@pytest.mark.parametrize("language", ["", " \t"])
+@pytest.mark.parametrize("option", ["--from", "--to"])
+def test_a_language_without_a_name_is_refused(
+    run: Run, tiny_folder: ModelFolder, file: Path, option: str, language: str
+) -> None:
+    ended = run("translate", tiny_folder.path, file, *LANGUAGES, option, language)
+    assert_refused(ended, f"'{option}': found .*, expected the name of a language")
+
+
 @pytest.mark.parametrize("option", ["--recipe", "--examples"])
 def test_a_file_that_neither_is_there_nor_comes_with_it_is_refused(
     run: Run, tiny_folder: ModelFolder, file: Path, option: str

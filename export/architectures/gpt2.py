@@ -131,5 +131,13 @@ def norm(g: Graph, config: Config, stream: Stream) -> ir.Value:
 
 
 ARCHITECTURE = Architecture(
-    Config, embed, block, norm, bare=bare, table="wte", layers="h", head_bias=True
+    Config,
+    embed,
+    block,
+    norm,
+    bare=bare,
+    table="wte",
+    layers="h",
+    head_bias=True,
+    inputs_first=True,
 )

@@ -21,7 +21,7 @@ from typing import Any
 from ..checkpoint import Checkpoint, CheckpointTensor, StoredTensor, lazy_tensor
 from ..errors import CheckpointError
 from ..regular_file import RegularFile
-from ..tokenizers import TokenizerSource
+from ..tokenizers import TokenizerSource, find_tokenizer
 from ..tokenizers.added_tokens import named_token
 from ..tokenizers.opening import open_source
 
@@ -66,7 +66,8 @@ def matches(path: Path) -> bool:
 def read(path: Path, tokenizer: TokenizerSource | None = None) -> Checkpoint:
     """Opens the checkpoint in the file ``path``; reads its header, no tensor.
 
-    ``tokenizer`` says by which tokens a text begins and ends, which the file does not.
+    ``tokenizer``, or the one beside the file where none is given, says by which tokens a text
+    begins and ends, which the file does not.
     """
     with RegularFile(path, CheckpointError) as file:
         size = file.num_bytes()
@@ -74,6 +75,7 @@ def read(path: Path, tokenizer: TokenizerSource | None = None) -> Checkpoint:
     header = _parse_header(data, path.name)
     _check_dimensions(header, path.name)
     dtype = _check_size(header, size, path.name)
+    tokenizer = tokenizer or find_tokenizer(path.parent)
     return Checkpoint(
         path=path,
         config=_config(header) | _ends(header.vocab_size, tokenizer),
@@ -81,6 +83,7 @@ def read(path: Path, tokenizer: TokenizerSource | None = None) -> Checkpoint:
         generation_config={},
         format="llm.c",
         files=(path,),
+        tokenizer=tokenizer,
     )
 
 

@@ -20,7 +20,7 @@ from ..checkpoint import Checkpoint, CheckpointTensor, StoredTensor, lazy_tensor
 from ..errors import CheckpointError
 from ..regular_file import RegularFile
 from ..strict_json import LARGEST_INDEX, load_json_object, parse_json_object, quoted, shown
-from ..tokenizers import TokenizerSource
+from ..tokenizers import TokenizerSource, find_tokenizer
 
 SINGLE_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
@@ -59,7 +59,10 @@ def matches(path: Path) -> bool:
 
 
 def read(path: Path, tokenizer: TokenizerSource | None = None) -> Checkpoint:
-    """Opens the checkpoint in the folder ``path``; reads the headers, no tensor or tokenizer."""
+    """Opens the checkpoint in the folder ``path``; reads the headers, no tensor or tokenizer.
+
+    ``tokenizer`` stands in for the folder's own.
+    """
     config_path = path / "config.json"
     names = sorted(entry.name for entry in path.iterdir())
     if config_path.name not in names:
@@ -82,6 +85,7 @@ def read(path: Path, tokenizer: TokenizerSource | None = None) -> Checkpoint:
         generation_config=load_config(generation_path) if has_generation else {},
         format="safetensors",
         files=(config_path, *files),
+        tokenizer=tokenizer or find_tokenizer(path),
     )
 
 

@@ -20,14 +20,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
 from ..strict_json import quoted
 from . import read_tokenizer_file
-from .added_tokens import added_token, around, configured_tokens, wanted
+from .added_tokens import Token, added_token, around, configured_tokens, wanted
 
 BPE = 2  # TrainerSpec.ModelType
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # SentencePiece.Type
@@ -57,6 +57,7 @@ class Model:
     dummy_prefix: bool = True
     remove_spaces: bool = True
     escape_spaces: bool = True
+    legacy: bool = True  # every text between special tokens gets the dummy prefix, not the first
 
 
 def find(path: Path) -> tuple[Path] | None:
@@ -78,30 +79,43 @@ def read(file: Path, config: dict[str, Any]) -> dict[str, Any]:
             f"{file.name} is neither a sentencepiece model nor a file of ranks ({cause}), expected "
             "one of them; get the file again from its source"
         ) from cause
-    _refuse_inexact(file, model)
-    vocab = {piece.text: i for i, piece in enumerate(model.pieces)}
     added = {
         i: added_token(i, piece.text, special=piece.kind != USER_DEFINED)
         for i, piece in enumerate(model.pieces)
         if piece.kind in (UNKNOWN, CONTROL, USER_DEFINED)
     }
     added |= {int(token["id"]): token for token in configured_tokens(config)}
-    ids = vocab | {token["content"]: token_id for token_id, token in added.items()}
+    ids = {piece.text: i for i, piece in enumerate(model.pieces)}
+    ids |= {token["content"]: token_id for token_id, token in added.items()}
     begin = "<s>" if wanted(config, "add_bos_token", True) and "<s>" in ids else None
     end = "</s>" if wanted(config, "add_eos_token", False) and "</s>" in ids else None
-    prefix = wanted(config, "add_prefix_space", model.dummy_prefix)
-    # Whether every text between special tokens gets the space in front, or the first one alone.
-    legacy = wanted(config, "legacy", True)
+    model = replace(
+        model,
+        dummy_prefix=wanted(config, "add_prefix_space", model.dummy_prefix),
+        legacy=wanted(config, "legacy", True),
+    )
+    return converted(file.name, model, added, around(ids, begin, end))
+
+
+def converted(
+    name: str, model: Model, added: dict[int, Token], post_processor: Token | None
+) -> dict[str, Any]:
+    """The content of tokenizer.json for the ``model`` in the file ``name``.
+
+    ``added`` are its tokens that are found in a text as they are, by id. Raises CheckpointError for
+    a model that cannot be had exactly.
+    """
+    _refuse_inexact(name, model)
     unknown = [piece.text for piece in model.pieces if piece.kind == UNKNOWN]
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
         "added_tokens": [added[token_id] for token_id in sorted(added)],
-        "normalizer": _normalizer(model, prefix and legacy),
-        "pre_tokenizer": _first_prefix() if prefix and not legacy else None,
-        "post_processor": around(ids, begin, end),
-        "decoder": _decoder(prefix),
+        "normalizer": _normalizer(model),
+        "pre_tokenizer": None if model.legacy or not model.dummy_prefix else _first_prefix(),
+        "post_processor": post_processor,
+        "decoder": _decoder(model),
         "model": {
             "type": "BPE",
             "dropout": None,
@@ -111,13 +125,13 @@ def read(file: Path, config: dict[str, Any]) -> dict[str, Any]:
             "fuse_unk": True,
             "byte_fallback": True,
             "ignore_merges": False,
-            "vocab": vocab,
+            "vocab": {piece.text: i for i, piece in enumerate(model.pieces)},
             "merges": _merges(model.pieces),
         },
     }
 
 
-def _refuse_inexact(file: Path, model: Model) -> None:
+def _refuse_inexact(name: str, model: Model) -> None:
     texts = [piece.text for piece in model.pieces]
     num_bytes = sum(piece.kind == BYTE for piece in model.pieces)
     problems = {
@@ -132,7 +146,7 @@ def _refuse_inexact(file: Path, model: Model) -> None:
     for problem, there in problems.items():
         if there:
             raise CheckpointError(
-                f"{file.name} has {problem}, expected a BPE model with byte fallback that changes "
+                f"{name} has {problem}, expected a BPE model with byte fallback that changes "
                 "no characters; it cannot be converted exactly - take the model's tokenizer.json"
             )
 
@@ -146,14 +160,14 @@ def _first_prefix() -> dict[str, Any]:
     }
 
 
-def _normalizer(model: Model, prefix: bool) -> dict[str, Any] | None:
+def _normalizer(model: Model) -> dict[str, Any] | None:
     steps: list[dict[str, Any]] = []
     if model.remove_spaces:
         steps += [
             {"type": "Replace", "pattern": {"Regex": r"\A +"}, "content": ""},
             {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "},
         ]
-    if prefix:
+    if model.dummy_prefix and model.legacy:
         steps.append({"type": "Prepend", "prepend": SPACE})
     steps.append({"type": "Replace", "pattern": {"String": " "}, "content": SPACE})
     if model.remove_spaces:  # at the end, spaces and the mark itself are one to sentencepiece
@@ -161,13 +175,13 @@ def _normalizer(model: Model, prefix: bool) -> dict[str, Any] | None:
     return {"type": "Sequence", "normalizers": steps}
 
 
-def _decoder(prefix: bool) -> dict[str, Any]:
+def _decoder(model: Model) -> dict[str, Any]:
     steps: list[dict[str, Any]] = [
         {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
         {"type": "ByteFallback"},
         {"type": "Fuse"},
     ]
-    if prefix:
+    if model.dummy_prefix:
         steps.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
     return {"type": "Sequence", "decoders": steps}
 

@@ -28,8 +28,8 @@ from pocketlm.export.importing import importing
 from pocketlm.export.sampling_ranges import COUNTS, FIELDS
 from pocketlm.models.loading import load
 from pocketlm.runtime.chat import ChatPrompt, answer_end_ids
+from pocketlm.runtime.requests import CHARACTERS_PER_TOKEN
 from pocketlm.runtime.scoring import Scorer, start_token
-from pocketlm.runtime.text import CHARACTERS_PER_TOKEN
 
 
 def end(error: PocketLMError) -> NoReturn:

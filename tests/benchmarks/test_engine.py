@@ -15,7 +15,7 @@ def test_every_test_has_its_rows(tiny_model: Model, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(engine, "LONGEST", 9)
     monkeypatch.setattr(engine, "COPY_PROMPT", "the the the")
     rows = list(engine.measure(tiny_model, [*engine.TESTS], 2, 3))
-    names = [*["rows"] * 4, "pairs", "requests", "busy", "busy", "lookup"]
+    names = [*["rows"] * 5, "pairs", "requests", "busy", "busy", "lookup"]
     assert [row[0] for row in rows] == names
     assert [row[1] for row in rows[:2]] == ["2 rows after 8 tokens", "4 rows after 8 tokens"]
     assert all(float(row[2]) > 0 and float(row[3].split()[0]) > 0 for row in rows)

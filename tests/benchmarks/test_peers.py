@@ -6,7 +6,9 @@ package index and gigabytes.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
 import re
 import shutil
@@ -129,42 +131,39 @@ def fake_peer(folder: Path, name: str, source: str, requirements: Path | None = 
     return Peer(name, {"whole": "fp32"}, str(file), requirements)
 
 
-@pytest.fixture
-def no_index(monkeypatch: pytest.MonkeyPatch) -> None:
-    """pip finds nothing, at once."""
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
-    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
-
-
 # ---- the whole command ----
 
 
-@pytest.fixture
-def measured(
-    tmp_path: Path,
-    tiny_checkpoint: Path,
-    no_index: None,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> dict[str, dict[str, Any]]:
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the run that ``measured`` tells of was given its text, and left its report."""
+    return tmp_path_factory.mktemp("measured")
+
+
+@pytest.fixture(scope="module")
+def measured(folder: Path, tiny_checkpoint: Path) -> dict[str, dict[str, Any]]:
     """The row of every peer, from one run of the command over good and bad ones."""
-    requirements = tmp_path / "absent.txt"
+    requirements = folder / "absent.txt"
     requirements.write_text("pocketlm-is-not-this==1.0\n")
-    peers = [fake_peer(tmp_path, "healthy", HEALTHY)]
-    peers += [fake_peer(tmp_path, name, HEALTHY + source) for name, source in BROKEN.items()]
-    peers.append(fake_peer(tmp_path, "not_installed", HEALTHY, requirements))
-    monkeypatch.setattr(command, "known_peers", lambda: {peer.key: peer for peer in peers})
-    options = ["--checkpoint", str(tiny_checkpoint), "--folder", str(tmp_path / "kept")]
+    peers = [fake_peer(folder, "healthy", HEALTHY)]
+    peers += [fake_peer(folder, name, HEALTHY + source) for name, source in BROKEN.items()]
+    peers.append(fake_peer(folder, "not_installed", HEALTHY, requirements))
+    options = ["--checkpoint", str(tiny_checkpoint), "--folder", str(folder / "kept")]
     options += ["--prompt", "8", "--generation", "4", "--rounds", "2", "--threads", "1"]
-    report = tmp_path / "results.json"
+    report = folder / "results.json"
     options += ["--precision", "fp32", "--quiet", "--discard", "--json", str(report)]
-    (tmp_path / "text.txt").write_text(" ".join(f"word {i}" for i in range(40)))
-    options += ["--text", str(tmp_path / "text.txt"), "--window", "32", "--limit", "100"]
-    options += ["--html", str(tmp_path / "report.html")]
-    assert command.main(options) == 0
-    assert not list((tmp_path / "kept").glob("tmp*"))  # our fp32's logits
-    table = capsys.readouterr().out
+    (folder / "text.txt").write_text(" ".join(f"word {i}" for i in range(40)))
+    options += ["--text", str(folder / "text.txt"), "--window", "32", "--limit", "100"]
+    options += ["--html", str(folder / "report.html")]
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
+        patch.setattr(command, "known_peers", lambda: {peer.key: peer for peer in peers})
+        patch.setenv("PIP_NO_INDEX", "1")  # pip finds nothing, at once
+        patch.setenv("PIP_CONFIG_FILE", "/dev/null")
+        patch.delenv("PIP_FIND_LINKS", raising=False)
+        assert command.main(options) == 0
+    assert not list((folder / "kept").glob("tmp*"))  # our fp32's logits
+    table = said.getvalue()
     (results,) = json.loads(report.read_text())
     assert results["circumstances"]["threads"] == 1
     found = {row["peer"]: row | {"table": table} for row in results["rows"]}
@@ -201,14 +200,14 @@ def test_every_peer_has_figures_or_a_reason(measured: dict[str, dict[str, Any]])
 
 
 def test_every_peer_says_what_it_loses_on_the_same_tokens(
-    measured: dict[str, dict[str, Any]], tmp_path: Path, tiny_folder: ModelFolder
+    measured: dict[str, dict[str, Any]], folder: Path, tiny_folder: ModelFolder
 ) -> None:
     ours, healthy = measured["pocketlm"]["quality"], measured["healthy"]["quality"]
     assert healthy == ours
     against = ours["against"]
     assert against["kl"]["mean"]["value"] == 0 and against["top1_agreement"]["value"] == 1
     evaluated = measure_quality(
-        {"fp32": tiny_folder}, [tmp_path / "text.txt"], window=32, limit=100, threads=1
+        {"fp32": tiny_folder}, [folder / "text.txt"], window=32, limit=100, threads=1
     )
     perplexity = evaluated["models"][0]["perplexity"]["token"]["value"]
     assert ours["perplexity"]["token"]["value"] == pytest.approx(perplexity, rel=1e-5)
@@ -222,7 +221,7 @@ def test_every_peer_says_what_it_loses_on_the_same_tokens(
     failed = measured["fails_at_logits"]
     assert failed["quality"] is None and failed["tests"]["pp8"] is not None
     assert failed["unscored"] == "failed at score: MemoryError: too many rows"
-    assert " – pocketlm peers</title>" in (tmp_path / "report.html").read_text("utf-8")
+    assert " – pocketlm peers</title>" in (folder / "report.html").read_text("utf-8")
 
 
 def _lines(table: str) -> list[str]:

@@ -21,6 +21,7 @@ from checkpoint_files import (
     write_safetensors,
     write_tokenizer,
 )
+from gguf_files import write_gguf
 from tokenizers import Tokenizer
 
 from pocketlm.export import checkpoint as checkpoint_module
@@ -134,7 +135,8 @@ NOT_CHECKPOINTS: dict[str, tuple[str, Callable[[Path], object], list[str]]] = {
     "other pickle": ("m", files(model_dot_pt=b"PK"), ["safe_serialization=True", "model.pt"]),
     "zip file": ("m.pt", file(b"PK\x03\x04rest"), ["bytes 50 4b 03 04", "save_pretrained"]),
     "pickle file": ("m.bin", file(b"\x80\x02}q\x00."), ["bytes 80 02", "never loads them"]),
-    "GGUF": ("m.gguf", file(b"GGUF\3\0\0\0"), ["(GGUF)", "in safetensors form"]),
+    "GGUF": ("m.gguf", file(b"GGUF\3\0\0\0"), ["number of tensors would end at byte 16"]),
+    "folder of GGUF": ("m", files(x_dot_gguf=b"GGUF"), ["name the file itself: 'x.gguf' in it"]),
     "text": ("m", file(b"hello world"), ["starting with bytes 68 65 6c 6c 6f 20 77 6f"]),
     "empty file": ("m.bin", file(b""), ["is an empty file", "check the path"]),
     "3 bytes": ("m.bin", file(b"\x26\x86\x34"), ["starting with bytes 26 86 34"]),
@@ -243,13 +245,17 @@ def test_every_reader_offers_matches_and_read(name: str, tmp_path: Path) -> None
 
 def test_reading_needs_numpy_alone(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "hf", dtype="BF16")
-    write_llmc(tmp_path / "m.bin", gpt2_config(), gpt2_tensors(gpt2_config()))
+    config = gpt2_config()
+    write_llmc(tmp_path / "m.bin", config, gpt2_tensors(config))
+    write_gguf(tmp_path / "m.gguf", config, gpt2_tensors(config))
     code = (
         "import sys; from pocketlm.export.checkpoint import Checkpoint, open_checkpoint;"
         "[t.read() for path in sys.argv[1:] for t in open_checkpoint(path).tensors.values()];"
-        "print(*{'torch', 'transformers', 'onnx', 'safetensors', 'ml_dtypes'} & set(sys.modules))"
+        "print(*{'torch', 'transformers', 'onnx', 'safetensors', 'ml_dtypes', 'gguf'} & "
+        "set(sys.modules))"
     )
-    command = [sys.executable, "-c", code, str(tmp_path / "hf"), str(tmp_path / "m.bin")]
+    paths = [str(tmp_path / name) for name in ("hf", "m.bin", "m.gguf")]
+    command = [sys.executable, "-c", code, *paths]
     result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
     assert result.stdout.strip() == ""
 

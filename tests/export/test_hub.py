@@ -220,6 +220,11 @@ def test_safetensors_come_before_pickles(
     ("files", "message"),
     [
         ({WEIGHT_FILE: b"w"}, "found 'model.safetensors', expected a checkpoint with config.json"),
+        (
+            {"adapter_config.json": b"{}", "adapter_model.safetensors": b"w"},
+            "found an adapter .*hf download org/.* --adapter",
+        ),
+        ({"tiny.Q4.gguf": b"w"}, "or download one of its GGUF files and name that"),
         ({"config.json": CONFIG}, "found 'config.json', expected weights in model.safetensors"),
         (
             {"config.json": CONFIG, "a.safetensors": b"", "b.safetensors": b""},

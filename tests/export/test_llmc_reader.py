@@ -408,9 +408,9 @@ def test_reads_the_header_then_only_what_is_asked_for(
     path.write_bytes(llmc_header(config))
     os.truncate(path, 6_230_746_624)
     tensors = open_checkpoint(path).tensors
-    assert count() == 4 + 1024  # the magic number, then the header
+    assert count() == 4 + 4 + 1024  # the magic number, twice, then the header
     assert tensors["transformer.h.47.mlp.c_proj.bias"].read().shape == (1600,)
-    assert count() == 4 + 1024 + 4 * 1600
+    assert count() == 4 + 4 + 1024 + 4 * 1600
     assert len(tensors) == 48 * 12 + 4
 
 

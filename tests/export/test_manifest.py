@@ -33,6 +33,7 @@ from pocketlm.export.manifest import (
     GRAPH_FILES,
     INT8_KV_DECODER,
     REQUIRED_FILES,
+    AdapterEntry,
     CalibrationEntry,
     GraphEntry,
     Manifest,
@@ -328,7 +329,11 @@ def same_kind(one: Any, other: Any) -> bool:
 def written(tiny_folder: ModelFolder, tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
     """A folder whose manifest has every field: traced, rotated, quantized in part, from the hub."""
     decoder = open_decoder(tiny_folder)
-    source = replace(decoder.source(), repository="org/name", commit="0" * 40)
+    adapter = AdapterEntry(
+        name="lora", weight=0.5, base_model="org/name", files={"adapter_config.json": "0" * 64}
+    )
+    origin = {"repository": "org/name", "commit": "0" * 40}
+    source = replace(decoder.source(), quantized=("Q4_1",), adapters=(adapter,), **origin)
     folder = export_model(
         replace(
             decoder,

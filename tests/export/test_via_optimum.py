@@ -247,7 +247,7 @@ def test_what_cannot_be_traced_is_refused_first(name: str, tmp_path: Path) -> No
 def test_an_llmc_file_goes_the_other_way(tmp_path: Path) -> None:
     source = write_checkpoint(tmp_path / "source", gpt2_config())
     file = write_llmc(source / "gpt2.bin", gpt2_config(), gpt2_tensors(gpt2_config()))
-    with pytest.raises(CheckpointError, match="found an llm.c checkpoint.*leave out --via"):
+    with pytest.raises(CheckpointError, match="found a checkpoint of llm.c.*leave out --via"):
         open_for_tracing(file)
 
 

@@ -15,7 +15,7 @@ from source_tree import FOLDERS, FRONT, ROOT, module_name, sources
 RUNTIME_PACKAGES = {"numpy", "onnxruntime", "tokenizers"}
 EXPORT_PACKAGES = {"numpy", "onnx", "onnx_ir", "safetensors", "ml_dtypes", "threadpoolctl"}
 ALLOWED_PACKAGES = {
-    "export": EXPORT_PACKAGES | {"huggingface_hub", "tokenizers"},
+    "export": EXPORT_PACKAGES | {"gguf", "huggingface_hub", "tokenizers"},
     "quantize": EXPORT_PACKAGES | RUNTIME_PACKAGES,
     "runtime": RUNTIME_PACKAGES | {"jinja2", "llguidance"},
     "benchmarks": RUNTIME_PACKAGES | {"jinja2", "matplotlib", "psutil"},

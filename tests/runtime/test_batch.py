@@ -174,6 +174,8 @@ def test_a_request_that_fails_is_told_and_changes_nobody_elses_tokens(
         ([{"prompt": "a", "top_k": -1}], r"requests\[0\]: top_k is -1, expected"),
         ([{"prompt": "a", "topk": 3}], r"requests\[0\]: found the option 'topk', expected one of"),
         (["a", [400]], r"requests\[1\]: prompt has the token id 400"),
+        (["a", Request([400])], r"requests\[1\]: .*400, expected"),  # of another model
+        (["a", Request([5] * 161)], r"requests\[1\]: .*161"),
         ("abc", "requests is 'abc' of type str, expected several"),
         ({"prompt": "a"}, "requests is {'prompt': 'a'} of type dict, expected several"),
         (None, "requests is None of type NoneType, expected several"),
@@ -187,8 +189,8 @@ def test_a_request_that_is_none_is_named(tiny_model: Model, asked: Any, message:
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"rows": 0}, "rows is 0, expected an integer from 1 to 16"),
-        ({"rows": 17}, "rows is 17, expected an integer from 1 to 16"),
+        ({"rows": 0}, "rows is 0, expected an integer from 1 to 32"),
+        ({"rows": 33}, "rows is 33, expected an integer from 1 to 32"),
         ({"kv_bytes": -1}, "kv_bytes is -1, expected an integer from 0 up"),
         ({"kv_bytes": 1.5}, "kv_bytes is 1.5, expected an integer from 0 up"),
     ],
@@ -359,7 +361,10 @@ def threads_without_jobs(model: Model) -> int:
 def test_the_thread_ends_when_there_is_nothing_to_do(tiny_model: Model) -> None:
     before = threads_without_jobs(tiny_model)
     tiny_model.submit(IDS[:100], max_tokens=3).result(timeout=30)
-    assert threads_without_jobs(tiny_model) == before
+    for _ in range(500):  # what does nothing any more may still be ending
+        if threads_without_jobs(tiny_model) <= before:
+            break
+    assert threads_without_jobs(tiny_model) <= before
     assert len(threading.enumerate()) <= before + 1  # nor does anything look like one
     assert tiny_model.submit("a", max_tokens=3).result(timeout=30).token_ids
 
@@ -367,16 +372,40 @@ def test_the_thread_ends_when_there_is_nothing_to_do(tiny_model: Model) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize(
-    "ask", [lambda model: model.submit("a"), lambda model: list(model.generate_many(["a"]))]
+    "ask",
+    [
+        lambda model: model.submit("a"),
+        lambda model: list(model.generate_many(["a"])),
+        lambda model: list(model.generate_many(["a"], reproducible=False)),
+        lambda model: model.generate("a"),
+    ],
 )
 def test_a_fork_while_jobs_run_is_refused(tiny_folder: ModelFolder, ask: Any) -> None:
     """Where their thread is not, and may have held what others wait for."""
     model = Model(tiny_folder, threads=1)
     job = model.submit(IDS[:5], max_tokens=150, ignore_eos=True)
-    said = in_a_fork(lambda: (ask(model), None)[1], 2.0)
+    with model.prefix_cache._lock:
+        said = in_a_fork(lambda: (ask(model), None)[1], 2.0)
     assert said.startswith(b"PocketLMError: this model was loaded by process")
     job.cancel()
     job.result(timeout=30)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("wait", [lambda job: job.result(), lambda job: next(iter(job))])
+def test_a_fork_does_not_wait_for_a_job_of_its_parent(tiny_model: Model, wait: Any) -> None:
+    job = Job(Request(IDS[:4], GREEDY, 5), tiny_model.tokenizer)  # nobody has begun with it
+    said = in_a_fork(lambda: wait(job), 2.0)
+    assert said.startswith(b"PocketLMError: this model was loaded by process"), said
+    job.finish("cancelled")
+    said = in_a_fork(lambda: print(job.result().finish_reason, list(job)), 2.0)
+    assert said == b"nothing raised"
+
+
+def test_pieces_that_have_come_end_for_who_asks_again(tiny_model: Model) -> None:
+    job = tiny_model.submit(IDS[:5], max_tokens=3, temperature=0)
+    assert len(list(job)) > 0 and list(job) == []
 
 
 def test_a_model_that_ran_jobs_is_free_when_nobody_has_it(tiny_folder: ModelFolder) -> None:

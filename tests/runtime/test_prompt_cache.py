@@ -234,7 +234,8 @@ def test_a_file_changes_no_bit_of_what_follows(
         for _ in range(2):
             found, file = generated(session, owner, path, prompt)
             assert numbers(found) == numbers(expected)
-        assert file is not None and (file.reused, file.written) == (len(prompt), False)
+        known = len(prompt) if len(prompt) > 1 else 0  # one token is computed as any new one
+        assert file is not None and (file.reused, file.written) == (known, False)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,17 @@ def test_the_words_of_a_session(tiny_model: Model) -> None:
     assert chat.length == fork.length + 6
     fork.truncate(0)
     assert (fork.text, fork.length, fork.token_ids) == ("", 0, [])
+
+
+def test_what_a_session_generates_has_its_form(tiny_model: Model) -> None:
+    pytest.importorskip("llguidance", reason="the extra 'grammar' is not installed")
+    text = tiny_model.new_session()
+    text.append("the ")
+    first = text.generate(regex="[0-9]{2}", temperature=0, max_tokens=9)
+    fork = text.fork()
+    assert re.fullmatch("[0-9]{2}", first.text)
+    assert fork.generate(choices=["yes"], max_tokens=9).text == "yes"
+    assert text.generate(choices=["no"], max_tokens=9).text == "no"
 
 
 def test_only_what_is_new_is_computed(tiny_model: Model) -> None:

@@ -29,6 +29,7 @@ from pocketlm.commands.options import (
 from pocketlm.commands.terminal import say
 from pocketlm.export.errors import RequestError
 from pocketlm.export.quantities import duration_text
+from pocketlm.runtime.request import MOST_LOGPROBS
 from pocketlm.runtime.row_rule import MOST_ROWS
 
 Show = Callable[[float | None, str], None]
@@ -61,7 +62,7 @@ Show = Callable[[float | None, str], None]
 )
 @click.option(
     "--logprobs",
-    type=int,
+    type=click.IntRange(0, MOST_LOGPROBS),
     metavar="N",
     help="Add the logprob of each token, and those of the N likeliest in its place.",
 )

@@ -32,7 +32,8 @@ from pocketlm.runtime.tokenizer import Tokenizer
 
 # What a line may say of its own: all that can be written in JSON.
 OPTIONS = frozenset(inspect.signature(Model.stream).parameters) - {
-    *("self", "prompt", "cancellation", "cache", "reproducible", "lookup", "draft")
+    *("self", "prompt", "cancellation", "cache", "prompt_cache"),
+    *("reproducible", "lookup", "draft"),
 }
 OPENAI_FIELDS = {"custom_id", "method", "url", "body"}
 

@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from pocketlm.commands.options import (
+    answer_form_options,
     debug_option,
     model_options,
     open_model,
@@ -39,6 +40,7 @@ Messages = list[dict[str, str]]
 @system_option
 @template_option
 @sampling_options
+@answer_form_options
 @model_options
 @debug_option
 def command(
@@ -61,6 +63,7 @@ def command(
     Examples:
       pocketlm chat llama-3.2-1b-instruct/
       pocketlm chat llama-3.2-1b-instruct/ --system "You answer in one sentence."
+      pocketlm chat llama-3.2-1b-instruct/ --choice yes,no,maybe
       pocketlm chat Qwen/Qwen3-0.6B --template-arg enable_thinking=false
     """
     if sys.stdin.encoding == "ascii" and hasattr(sys.stdin, "reconfigure"):

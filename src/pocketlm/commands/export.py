@@ -18,6 +18,8 @@ from pocketlm.commands.options import (
     writing_options,
 )
 from pocketlm.commands.progress import print_plan, print_report, shown
+from pocketlm.export.lora.adapter import open_adapter
+from pocketlm.export.lora.merging import merged
 from pocketlm.export.plan import open_headers
 from pocketlm.export.publishing import Target
 from pocketlm.export.traced.process import check_packages
@@ -42,6 +44,14 @@ from pocketlm.quantize.precisions import FULL, PRECISIONS
     "--tokenizer",
     type=Place(),
     help="Folder with tokenizer.json, for a checkpoint that has none.",
+)
+@click.option(
+    "--adapter",
+    "adapters",
+    multiple=True,
+    metavar="DIR[:WEIGHT]",
+    help="Folder of a LoRA adapter of peft, merged in float32 before anything is quantized. May be "
+    "given several times, each with a weight as in lora/:0.5; default: 1, as it was trained.",
 )
 @click.option(
     "--via",
@@ -75,6 +85,7 @@ def command(
     max_kl: float | None,
     max_bytes: str | None,
     tokenizer: Path | None,
+    adapters: tuple[str, ...],
     via: str | None,
     no_rewrite: bool,
     dry_run: bool,
@@ -88,18 +99,21 @@ def command(
 ) -> None:
     """Turn a checkpoint into a model folder, ready for `pocketlm run`.
 
-    CHECKPOINT is a Hugging Face folder (config.json, *.safetensors, tokenizer.json), an llm.c .bin
-    file, a name on the hub (org/name), which is downloaded first, or demo; with --via optimum also
-    one of another architecture, or with pytorch_model.bin. OUT is a new folder; it appears when it
-    is complete. The plan, a progress bar and the report go to stderr.
+    CHECKPOINT is a Hugging Face folder (config.json, *.safetensors, tokenizer.json), a GGUF file of
+    llama.cpp (which needs the extra gguf), an llm.c .bin file, a name on the hub (org/name), which
+    is downloaded first, or demo; with --via optimum also one of another architecture, or with
+    pytorch_model.bin. OUT is a new folder; it appears when it is complete. The plan, a progress bar
+    and the report go to stderr.
 
     \b
     Examples:
       pocketlm export gpt2/ gpt2-int4/ --precision int4
+      pocketlm export SmolLM2-135M-Instruct.Q4_1.gguf out/ --precision int8
       pocketlm export meta-llama/Llama-3.2-1B out/ --precision int8
       pocketlm export meta-llama/Llama-3.2-1B out/ --max-bytes 800MB
       pocketlm export meta-llama/Llama-3.2-1B out/ --plan plan.json
       pocketlm export Llama-3.1-405B/ out/ --precision int4 --dry-run
+      pocketlm export base-model/ out/ --adapter lora/ --precision int8
       pocketlm export bloom-560m/ bloom-int8/ --via optimum --precision int8
     """
     if via is None and no_rewrite:
@@ -108,6 +122,11 @@ def command(
         raise click.UsageError(
             "found --dry-run with --via, expected one of them: the graph of a trace is not known "
             "before it is made"
+        )
+    if via is not None and adapters:
+        raise click.UsageError(
+            "found --adapter with --via, expected one of them: Optimum traces the base as it is; "
+            "merge the adapter with peft (merge_and_unload), and export the result"
         )
     if as_json and not dry_run:
         raise click.UsageError("found --json without --dry-run, expected both; add --dry-run")
@@ -122,12 +141,14 @@ def command(
     )
     reference = find_reference(checkpoint)
     check_options(reference, {"revision": revision, "keep_download": keep_download})
+    opened_adapters = tuple(open_adapter(asked) for asked in adapters)
     with shown(quiet) as observer:
-        hub = HubOptions(revision, offline, keep_download, observer)
+        hub = HubOptions(revision, offline, keep_download, opened_adapters, observer)
         target = Target(out, force=force)  # now: what follows may take hours
         if dry_run:
             with headers_folder(reference, hub) as folder:
-                planned = plan_export(open_headers(folder, tokenizer), out, change)
+                headers = merged(open_headers(folder, tokenizer), hub.adapters, observer.message)
+                planned = plan_export(headers, out, change)
             if as_json:
                 click.echo(json.dumps(asdict(planned) | {"out": str(out)}))
             else:

@@ -11,12 +11,12 @@ import click
 from rich.console import Console
 
 from pocketlm.commands.options import Place, debug_option, made_folder
-from pocketlm.commands.progress import graph_maker, precision_table, wide_console
+from pocketlm.commands.progress import graph_maker, lost_before, precision_table, wide_console
 from pocketlm.export.errors import MissingExtraError
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.graph_check.graph import check_graph
 from pocketlm.export.importing import importing
-from pocketlm.export.manifest import INT8_KV_DECODER, PrecisionEntry
+from pocketlm.export.manifest import INT8_KV_DECODER, PrecisionEntry, Source
 from pocketlm.export.quantities import size_text
 from pocketlm.quantize.precisions import FULL
 
@@ -87,6 +87,7 @@ def _summary(folder: ModelFolder) -> list[str]:
     if report is not None:
         share = f"; {100 * report.share_quantized:.1f} % of the parameters quantized"
     origin = f" of {source.repository} at {source.commit}" if source.repository else ""
+    lost = f"; {lost_before(source.quantized)}" if source.quantized else ""
     undetected = ""
     if manifest.sha256 is None:
         undetected = ", without a digest of itself: export again to have changes in it found"
@@ -102,9 +103,16 @@ def _summary(folder: ModelFolder) -> list[str]:
         *_plan_lines(precision),
         f"size          {size_text(total)} in {len(folder.files)} files, "
         f"{8 * folder.weights_bytes / manifest.num_parameters:.2f} bits per weight",
-        f"source        {source.format}: {', '.join(source.files)}{origin}",
+        f"source        {source.format}: {', '.join(source.files)}{origin}{lost}",
+        *_adapter_lines(source),
         f"provider      {_provider(folder)}",
     ]
+
+
+def _adapter_lines(source: Source) -> Iterator[str]:
+    for adapter in source.adapters or ():
+        of = f", trained on {adapter.base_model}" if adapter.base_model else ""
+        yield f"adapter       {adapter.name} merged with weight {adapter.weight:g}{of}"
 
 
 def _plan_lines(precision: PrecisionEntry) -> Iterator[str]:

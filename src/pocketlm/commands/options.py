@@ -242,39 +242,47 @@ sampling_options = _group(
     click.option("--ignore-eos", is_flag=True, help="Go on after an end-of-text token."),
 )
 
-# What form a text has: keyword arguments of ``Model.stream``.
-form_options = _group(
-    click.option(
-        "--json-schema",
-        type=Place(),
-        metavar="FILE",
-        callback=lambda context, parameter, file: file and _text_of(file),
-        help="Write JSON that satisfies the schema in FILE. This, --regex, --choice and "
-        "--grammar need the extra 'grammar'.",
-    ),
-    click.option(
-        "--regex",
-        type=utf8,
-        metavar="PATTERN",
-        help="Write what this regular expression matches as a whole.",
-    ),
-    click.option(
-        "--choice",
-        "choices",
-        type=utf8,
-        multiple=True,
-        metavar="A,B",
-        callback=lambda context, parameter, given: ",".join(given).split(",") if given else None,
-        help="Write one of these; there may be more of them, or give it several times.",
-    ),
-    click.option(
-        "--grammar",
-        type=Place(),
-        metavar="FILE",
-        callback=lambda context, parameter, file: file and _text_of(file),
-        help="Write what the Lark grammar in FILE describes, from its rule start on.",
-    ),
-)
+
+def _forms(write: str) -> Decorator:
+    """What form a text has, keyword arguments of ``Model.stream``; ``write`` begins their help."""
+    return _group(
+        click.option(
+            "--json-schema",
+            type=Place(),
+            metavar="FILE",
+            callback=lambda context, parameter, file: file and _text_of(file),
+            help=f"{write} JSON that satisfies the schema in FILE. This, --regex, --choice and "
+            "--grammar need the extra 'grammar'.",
+        ),
+        click.option(
+            "--regex",
+            type=utf8,
+            metavar="PATTERN",
+            help=f"{write} what this regular expression matches as a whole.",
+        ),
+        click.option(
+            "--choice",
+            "choices",
+            type=utf8,
+            multiple=True,
+            metavar="A,B",
+            callback=lambda context, parameter, given: (
+                ",".join(given).split(",") if given else None
+            ),
+            help=f"{write} one of these; there may be more of them, or give it several times.",
+        ),
+        click.option(
+            "--grammar",
+            type=Place(),
+            metavar="FILE",
+            callback=lambda context, parameter, file: file and _text_of(file),
+            help=f"{write} what the Lark grammar in FILE describes, from its rule start on.",
+        ),
+    )
+
+
+form_options = _forms("Write")
+answer_form_options = _forms("Answer every message with")
 
 # In what loop tokens are computed: keyword arguments of ``Model.stream``.
 loop_options = _group(
@@ -431,6 +439,14 @@ MODEL_OPTIONS = {
     ),
     "tokenizer": click.option(
         "--tokenizer", type=Place(), help="For a checkpoint without its own."
+    ),
+    "adapters": click.option(
+        "--adapter",
+        "adapters",
+        multiple=True,
+        metavar="DIR[:WEIGHT]",
+        help="Folder of a LoRA adapter of peft, merged into a checkpoint. May be given several "
+        "times, each with a weight as in lora/:0.5; default: 1, as it was trained.",
     ),
     **HUB_OPTIONS,
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -49,6 +49,8 @@ def shown(quiet: bool) -> Iterator[Observer]:
             f"read {size_text(plan.bytes_to_read)}, write {size_text(plan.bytes_to_write)} "
             f"of {size_text(plan.bytes_free)} free to {plan.out}",
         )
+        if plan.quantized:
+            _print_line(console, lost_before(plan.quantized))
         if console.is_terminal:
             bar.start()
 
@@ -113,6 +115,7 @@ def print_plan(plan: ExportPlan) -> None:
         "architecture": plan.architecture,
         "parameters": f"{plan.num_parameters:,} in {plan.num_tensors:,} tensors",
         "precision": plan.precision,
+        **({"source": lost_before(plan.quantized)} if plan.quantized else {}),
         "read": size_text(plan.bytes_to_read),
         "write": size_text(plan.bytes_to_write),
         "disk": f"needs {size_text(plan.bytes_needed)}, {size_text(plan.bytes_free)} are free"
@@ -121,6 +124,8 @@ def print_plan(plan: ExportPlan) -> None:
         "time": f"about {duration_text(plan.seconds or 0, 2)} on {plan.threads} threads, "
         f"reading {size_text(rate)}/s, if the disk keeps up",
     }
+    if plan.adapters:
+        lines["adapters"] = ", ".join(plan.adapters)
     if plan.calibration is not None:
         left_out = (
             "left out unless you say --calibrate dream: " if plan.calibration.left_out else ""
@@ -131,6 +136,13 @@ def print_plan(plan: ExportPlan) -> None:
         click.echo(f"  {name:<13} {text}")
     for note in plan.notes:
         click.echo(f"  {note}")
+
+
+def lost_before(quantized: Sequence[str]) -> str:
+    """That weights were quantized before they were exported."""
+    *others, last = quantized
+    named = f"{', '.join(others)} and {last}" if others else last
+    return f"weights were {named}: what was lost stays lost"
 
 
 def graph_maker(folder: ModelFolder) -> str:

@@ -35,6 +35,7 @@ from pocketlm.commands.terminal import (
 )
 from pocketlm.export.utf8 import piped, utf8
 from pocketlm.models.reference import hub_name, names_model
+from pocketlm.runtime.request import MOST_LOGPROBS
 
 
 @click.command("run")
@@ -63,7 +64,7 @@ from pocketlm.models.reference import hub_name, names_model
 @several_options
 @click.option(
     "--logprobs",
-    type=int,
+    type=click.IntRange(0, MOST_LOGPROBS),
     metavar="N",
     help="After the text, a line for each token: the natural log of its probability, and the N "
     "likeliest tokens in its place.",
@@ -93,17 +94,19 @@ def command(
 ) -> None:
     """Generate text from a prompt, as it comes.
 
-    MODEL is a model folder, a checkpoint, or a name on the hub (org/name, org/name@revision);
-    without it, or by the name of demo, the demo model runs. A folder comes before a name: write
-    ./demo for one that is called so. A checkpoint is exported once and kept in the cache folder;
-    one on the hub is downloaded first, and runs without the network from then on. PROMPT is the
-    text to continue; "-" reads it from stdin, and without one the text begins at the beginning. On
-    a terminal the prompt is shown before its continuation.
+    MODEL is a model folder, a checkpoint (a Hugging Face folder, or a GGUF file as it lies on your
+    disk), or a name on the hub (org/name, org/name@revision); without it, or by the name of demo,
+    the demo model runs. A folder comes before a name: write ./demo for one that is called so. A
+    checkpoint is exported once and kept in the cache folder; one on the hub is downloaded first,
+    and runs without the network from then on. PROMPT is the text to continue; "-" reads it from
+    stdin, and without one the text begins at the beginning. On a terminal the prompt is shown
+    before its continuation.
 
     \b
     Examples:
       pocketlm run "It was a dark and stormy night"
       pocketlm run meta-llama/Llama-3.2-1B "Why is the sky blue?"
+      pocketlm run SmolLM2-135M-Instruct.Q4_1.gguf "Why is the sky blue?" --chat
       pocketlm run gpt2-int4/ "Once upon a time" --max-tokens 100 --seed 7 --stats
       pocketlm run llama-3.2-1b-instruct/ "Why is the sky blue?" --chat
       pocketlm run gpt2-int4/ "The date is " --regex "[0-9]{4}-[0-9]{2}-[0-9]{2}"

@@ -29,20 +29,29 @@ from pocketlm.runtime.quoted_texts import quoting
 from pocketlm.runtime.text import Result
 
 
+def _language(text: str) -> str:
+    if not text.strip():
+        raise click.BadParameter(
+            f"found {text!r:.40}, expected the name of a language, such as Korean; is a variable "
+            "not set?"
+        )
+    return utf8(text)
+
+
 @click.command("translate")
 @click.argument("model")
 @file_argument
 @click.option(
     *("--from", "source"),
     required=True,
-    type=utf8,
+    type=_language,
     metavar="LANGUAGE",
     help="Language of the file.",
 )
 @click.option(
     *("--to", "target"),
     required=True,
-    type=utf8,
+    type=_language,
     metavar="LANGUAGE",
     help="Language to translate it to.",
 )

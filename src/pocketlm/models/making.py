@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pocketlm import __version__
 from pocketlm.export.cache_folder import cache_folder
@@ -51,6 +52,9 @@ from pocketlm.models.reference import DEMO, Demo, OnDisk, OnHub, Reference, noth
 from pocketlm.models.store import Pinned, Repository, discard, is_download, sound_model
 from pocketlm.quantize.precisions import FULL
 
+if TYPE_CHECKING:
+    from pocketlm.export.lora.adapter import Adapter
+
 DEFAULT_PRECISION = "int8"
 
 
@@ -62,11 +66,12 @@ def say(message: str) -> None:
 
 @dataclass(frozen=True)
 class HubOptions:
-    """How a repository on the hub is used."""
+    """How a checkpoint is fetched from the hub, and made ready."""
 
     revision: str | None = None  # branch, tag or commit; None: "main"
     offline: bool = False
     keep_download: bool = False  # also after the export
+    adapters: tuple[Adapter, ...] = ()  # merged into the checkpoint
     observer: Observer = SILENT
     tokenizer_given: bool = False  # so that it does not matter what the repository's is like
 
@@ -87,9 +92,11 @@ def export_once(
     path = checkpoint_path(reference)
     opened = open_checkpoint(path, tokenizer)
     files = [*opened.files, *(opened.tokenizer.files if opened.tokenizer else ())]
+    files += _adapter_files(options)
     precision = precision or DEFAULT_PRECISION
     settings = json.dumps(opened.generation_config, sort_keys=True)
-    key = _key(files, precision, settings, with_times=not _is_carried(reference, path))
+    others = (precision, settings, *_weights(options))
+    key = _key(files, *others, with_times=not _is_carried(reference, path))
     name = (path.stem if path.is_file() else path.name).lstrip(".") or "model"
     source = None if isinstance(reference, Demo) else path
     made = store.LocalModel(name, precision, key, source)
@@ -100,6 +107,7 @@ def export_once(
     with locked(made.lock(root), _waiting_for(name)):
         if found := made.find(root):
             return found
+        opened = _with_adapters(opened, options)
         folder = _export(opened, made.place(root), precision, options.observer)
         made.note(folder.path)
         return folder
@@ -115,7 +123,8 @@ def opened_checkpoint(
     """
     options = replace(options, tokenizer_given=tokenizer is not None)
     with checkpoint_folder(reference, options) as (folder, origin):
-        yield replace(open_checkpoint(folder, tokenizer), origin=origin)
+        opened = replace(open_checkpoint(folder, tokenizer), origin=origin)
+        yield _with_adapters(opened, options)
 
 
 @contextlib.contextmanager
@@ -196,7 +205,8 @@ class _Wanted:
 
     def model(self, precision: str | None, tokenizer: str | Path | None) -> ModelFolder:
         """Its model folder; without ``precision`` the one that is in the cache, else int8."""
-        others = _key([] if tokenizer is None else [*_open_tokenizer(tokenizer).files])
+        files = [] if tokenizer is None else [*_open_tokenizer(tokenizer).files]
+        others = _key([*files, *_adapter_files(self.options)], *_weights(self.options))
         pinned, answer = self._look_up()
         key = hashlib.sha256(f"{pinned.checkpoint_id}\0{others}".encode()).hexdigest()[:16]
         if found := self._cached().find_model(precision, DEFAULT_PRECISION, key):
@@ -210,6 +220,7 @@ class _Wanted:
                 return found
             with self._downloaded(repository, pinned, answer, precision) as (folder, origin):
                 opened = replace(open_checkpoint(folder, tokenizer), origin=origin)
+                opened = _with_adapters(opened, self.options)
                 return _export(opened, out, precision, self.options.observer)
 
     @contextlib.contextmanager
@@ -337,7 +348,9 @@ class _Wanted:
                 from pocketlm.export.writing import plan_export
                 from pocketlm.quantize.run import precision_of
             change = precision_of(precision or FULL)
-            plan = plan_export(open_headers(temporary), folder, change, timed=False)
+            silent = replace(self.options, observer=SILENT)
+            opened = _with_adapters(open_headers(temporary), silent)
+            plan = plan_export(opened, folder, change, timed=False)
         needed = max(0, plan.bytes_to_read - held_bytes(folder))
         needed += plan.bytes_needed if precision else 0
         if needed > plan.bytes_free:
@@ -371,6 +384,22 @@ def _export(opened: Checkpoint, out: Path, precision: str, observer: Observer) -
         if found := sound_model(out):
             return found
         raise
+
+
+def _with_adapters(opened: Checkpoint, options: HubOptions) -> Checkpoint:
+    if not options.adapters:
+        return opened
+    with _exporting():
+        from pocketlm.export.lora.merging import merged
+    return merged(opened, options.adapters, options.observer.message)
+
+
+def _adapter_files(options: HubOptions) -> list[Path]:
+    return [file for adapter in options.adapters for file in adapter.files]
+
+
+def _weights(options: HubOptions) -> list[str]:
+    return [f"adapter {adapter.weight!r}" for adapter in options.adapters]
 
 
 def _exporting() -> AbstractContextManager[None]:

@@ -138,6 +138,7 @@ def unused_options(reference: Reference, options: Mapping[str, Any]) -> dict[str
         expected |= dict.fromkeys(("revision", "keep_download"), "one on the hub (org/name)")
     if isinstance(reference, OnDisk) and reference.is_made:
         expected["tokenizer"] = "a checkpoint: a model folder has its own"
+        expected["adapters"] = "a checkpoint: they are merged before it becomes a model folder"
     return {name: what for name, what in expected.items() if options.get(name) not in (None, False)}
 
 
