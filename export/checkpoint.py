@@ -34,7 +34,7 @@ _CHUNK_BYTES = 2 << 20
 READ_SCRATCH = 3 * _CHUNK_BYTES  # bytes held beside the rows while they are read and converted
 
 # Stored dtype -> how numpy sees its bytes; numpy has no bfloat16, so its 16 bits come as they are.
-READABLE_DTYPES = {"float64": "<f8", "float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
+READABLE_DTYPES = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2", "float64": "<f8"}
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,10 @@ class RegularFile:
                 f"{str(path.parent)!r}; put the file itself there"
             )
         self._file = FileIO(descriptor)
-        if self.num_bytes() < LARGEST_POINTER and self.read(0, len(POINTER)) == POINTER:
+        if (
+            len(POINTER) < self.num_bytes() < LARGEST_POINTER
+            and self.read(0, len(POINTER)) == POINTER
+        ):
             self._file.close()
             raise error(
                 f"{path.name!r} is a Git LFS pointer, expected the file that it stands for in "

@@ -14,8 +14,9 @@ from typing import Protocol
 class Detokenizer(Protocol):
     """What becomes of tokens as they come."""
 
-    strips_leading_spaces: int
-    """How many spaces will still be dropped, if the text begins with them."""
+    @property
+    def strips_leading_spaces(self) -> int:
+        """How many spaces will still be dropped, if the text begins with them."""
 
     def add(self, token_id: int) -> str:
         """The text that this token completes; "" when it ends inside a character."""
@@ -43,6 +44,7 @@ class ByteDetokenizer:
         return self._strip or int(self._first)
 
     def add(self, token_id: int) -> str:
+        """As ``Detokenizer.add``."""
         added = self._bytes_of(token_id, self._first)
         if added is None:
             return ""
@@ -52,6 +54,7 @@ class ByteDetokenizer:
         return self._decoder.decode(added)
 
     def finish(self) -> str:
+        """As ``Detokenizer.finish``."""
         return self._decoder.decode(b"", final=True)
 
 
@@ -85,6 +88,7 @@ class TextDetokenizer:
         self._shown = len(self._text)
 
     def add(self, token_id: int) -> str:
+        """As ``Detokenizer.add``."""
         if not self._is_text(token_id):
             return ""
         before = self._text
@@ -96,6 +100,7 @@ class TextDetokenizer:
         return self._show(len(certain[: len(certain) - self._held].rstrip("\ufffd")))
 
     def finish(self) -> str:
+        """As ``Detokenizer.finish``."""
         return self._show(len(self._text))
 
     def _show(self, end: int) -> str:

@@ -142,7 +142,7 @@ class Model:
         max_tokens          most tokens to generate
         max_seconds         ends it at the next token once they are over; None: no limit
         temperature         0 takes the likeliest token (greedy); above it, the larger the wilder
-        top_k               sample from the ``top_k`` likeliest tokens only
+        top_k               sample from the ``top_k`` likeliest tokens only; 0: from all
         top_p               from the likeliest that together reach this probability, up to 1
         min_p               from those with at least this share, 0 to 1, of the likeliest's
         typical_p           from those whose surprise is nearest to the expected one, that together
@@ -151,7 +151,7 @@ class Model:
         frequency_penalty   taken from a token's logit for every time it was generated
         presence_penalty    taken once if it was generated; both -100 to 100, as OpenAI's
         penalty_window      the last so many tokens are all that these three penalties look at
-        no_repeat_ngram_size  so many tokens in a row appear once only
+        no_repeat_ngram_size  so many tokens in a row appear once only; 0: as often as they come
         logit_bias          {token id: number}, added to its logit; -100 all but bans it
         banned_tokens       token ids that are never chosen
         banned_strings      strings that the output does not contain: no token is chosen that would

@@ -298,8 +298,8 @@ def test_info_names_sizes_and_hashes(run: Run, tiny_folder: ModelFolder) -> None
 def test_errors_name_options_where_python_has_arguments(
     run: Run, tiny_folder: ModelFolder, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    ended = run("run", tiny_folder.path, "x", "--top-k", "0")
-    assert_refused(ended, "^pocketlm: --top-k is 0, expected .* at least 1; .* or leave it out")
+    ended = run("run", tiny_folder.path, "x", "--top-k", "-1")
+    assert_refused(ended, "^pocketlm: --top-k is -1, expected .* at least 0; .* or leave it out")
     options = ["--precision", "fp32", "--block-size", "32", "--head", "int4"]
     ended = run("export", tiny_checkpoint, tmp_path / "out", *options)
     assert_refused(ended, "^pocketlm: --block-size and --head are given, .* or leave them out")

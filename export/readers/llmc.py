@@ -294,7 +294,9 @@ def _ends(vocab_size: int, tokenizer: TokenizerSource | None) -> dict[str, int |
 
     def named(name: str) -> int | None:
         spelled = named_token(tokenizer.config, name)
-        return None if spelled is None else library.token_to_id(spelled)
+        token_id = None if spelled is None else library.token_to_id(spelled)
+        # One that was not there until now has no row.
+        return token_id if token_id is not None and token_id < vocab_size else None
 
     def first(*ids: int | None) -> int | None:
         return next((token_id for token_id in ids if token_id is not None), None)

@@ -157,7 +157,7 @@ def _named(config: dict[str, Any]) -> dict[str, Token]:
 
 def _extra(config: dict[str, Any]) -> dict[str, Token]:
     """Those without: transformers 5 calls them otherwise, and may give them names of their own."""
-    found = next((config[name] for name in reversed(EXTRA) if config.get(name)), [])
+    found: Any = next((config[name] for name in reversed(EXTRA) if config.get(name)), [])
     values = found.values() if isinstance(found, dict) else found
     return _by_spelling(values if isinstance(found, dict | list) else [])
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,7 @@ class Model:
     dummy_prefix: bool = True
     remove_spaces: bool = True
     escape_spaces: bool = True
+    legacy: bool = True  # every text between special tokens gets the dummy prefix, not the first
 
 
 def find(path: Path) -> tuple[Path] | None:
@@ -88,6 +89,11 @@ def read(file: Path, config: dict[str, Any]) -> dict[str, Any]:
     ids |= {token["content"]: token_id for token_id, token in added.items()}
     begin = "<s>" if wanted(config, "add_bos_token", True) and "<s>" in ids else None
     end = "</s>" if wanted(config, "add_eos_token", False) and "</s>" in ids else None
+    model = replace(
+        model,
+        dummy_prefix=wanted(config, "add_prefix_space", model.dummy_prefix),
+        legacy=wanted(config, "legacy", True),
+    )
     return converted(file.name, model, added, around(ids, begin, end))
 
 
@@ -107,7 +113,7 @@ def converted(
         "padding": None,
         "added_tokens": [added[token_id] for token_id in sorted(added)],
         "normalizer": _normalizer(model),
-        "pre_tokenizer": None,
+        "pre_tokenizer": None if model.legacy or not model.dummy_prefix else _first_prefix(),
         "post_processor": post_processor,
         "decoder": _decoder(model),
         "model": {
@@ -145,6 +151,15 @@ def _refuse_inexact(name: str, model: Model) -> None:
             )
 
 
+def _first_prefix() -> dict[str, Any]:
+    return {
+        "type": "Metaspace",
+        "replacement": SPACE,
+        "prepend_scheme": "first",
+        "split": False,
+    }
+
+
 def _normalizer(model: Model) -> dict[str, Any] | None:
     steps: list[dict[str, Any]] = []
     if model.remove_spaces:
@@ -152,7 +167,7 @@ def _normalizer(model: Model) -> dict[str, Any] | None:
             {"type": "Replace", "pattern": {"Regex": r"\A +"}, "content": ""},
             {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "},
         ]
-    if model.dummy_prefix:
+    if model.dummy_prefix and model.legacy:
         steps.append({"type": "Prepend", "prepend": SPACE})
     steps.append({"type": "Replace", "pattern": {"String": " "}, "content": SPACE})
     if model.remove_spaces:  # at the end, spaces and the mark itself are one to sentencepiece

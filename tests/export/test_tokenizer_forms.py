@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import random
+import re
 import shutil
 import struct
 from pathlib import Path
@@ -298,6 +299,29 @@ def test_sentencepiece_models_give_the_ids_of_the_library(
             assert tokenizer.decode(ids) == text
 
     check()
+
+
+@pytest.mark.parametrize(
+    "config, texts",
+    [
+        ({}, [" a", "<s>", " b", "</s>", " c"]),
+        ({"legacy": False}, [" a", "<s>", "b", "</s>", "c"]),
+        ({"legacy": False, "add_prefix_space": False}, ["a", "<s>", "b", "</s>", "c"]),
+        ({"add_prefix_space": False}, ["a", "<s>", "b", "</s>", "c"]),
+    ],
+    ids=str,
+)
+def test_where_a_space_is_put_in_front_is_said_by_the_config(
+    config: dict[str, Any], texts: list[str], tmp_path: Path
+) -> None:
+    """As ``LlamaTokenizerFast`` of transformers 4.57 makes it of a tokenizer.model."""
+    (tmp_path / "tokenizer.model").write_bytes(small_model())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    tokenizer = converted(tmp_path, tmp_path)
+    ids = tokenizer.encode("a<s>b</s>c", add_special_tokens=False)
+    parts = [tokenizer.token_bytes(i, skip_special_tokens=False).decode() for i in ids]
+    assert re.findall(r" ?[abc]|</?s>", "".join(parts)) == texts
+    assert tokenizer.decode(tokenizer.encode("a b")) == "a b"
 
 
 def test_llama2_tokenizer_is_exact(test_data: Path, tmp_path: Path) -> None:

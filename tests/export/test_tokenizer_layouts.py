@@ -53,7 +53,7 @@ def test_a_tokenizer_that_has_it_all_stays_byte_for_byte(tmp_path: Path) -> None
 
 
 def test_defaults_of_a_class_are_tokens_that_there_are(tmp_path: Path) -> None:
-    config = {"tokenizer_class": "LlamaTokenizerFast", "eos_token": None}
+    config: dict[str, Any] = {"tokenizer_class": "LlamaTokenizerFast", "eos_token": None}
     files = {"tokenizer.json": byte_level(), "tokenizer_config.json": config}
     _, found = opened(write_layout(tmp_path, Layout(files, {}, set())))
     assert found == config | {"bos_token": "<s>"}  # no <unk>, and null is none
@@ -121,13 +121,12 @@ def test_a_git_lfs_pointer_is_named_wherever_it_lies(name: str, tmp_path: Path) 
 
 
 def test_both_spellings_of_further_tokens_are_known(tmp_path: Path) -> None:
-    for index, further in enumerate(
-        [
-            {"extra_special_tokens": [START, END]},
-            {"extra_special_tokens": {"start_token": START, "end_token": {"content": END}}},
-            {"start_token": START, "end_token": END},
-        ]
-    ):
+    spellings: list[dict[str, Any]] = [
+        {"extra_special_tokens": [START, END]},
+        {"extra_special_tokens": {"start_token": START, "end_token": {"content": END}}},
+        {"start_token": START, "end_token": END},
+    ]
+    for index, further in enumerate(spellings):
         files = {"tokenizer.json": byte_level(), "tokenizer_config.json": CLASS | further}
         tokenizer, _ = opened(write_layout(tmp_path / str(index), Layout(files, {}, set())))
         assert [tokenizer.id_of(START), tokenizer.id_of(END)] == [258, 259]

@@ -41,19 +41,19 @@ def test_without_a_tokenizer_nothing_is_exported(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "vocab_size, tokens, fits",
-    [(97, 97, True), (97, 98, False), (97, 60, True), (1300, 276, True), (1300, 275, False)],
+    [(97, 97, True), (97, 98, True), (97, 99, False), (97, 60, True), (1300, 270, True)],
 )
-def test_a_tokenizer_may_have_fewer_tokens_but_not_more(
+def test_a_tokenizer_may_have_any_number_of_tokens_less_and_added_ones_more(
     vocab_size: int, tokens: int, fits: bool, tmp_path: Path
 ) -> None:
-    """Models pad their vocabulary; over 1024 tokens short is the tokenizer of another model."""
+    """Models pad their vocabulary. The last token of these tokenizers is an added one."""
     write_checkpoint(tmp_path / "in", gpt2_config(vocab_size=vocab_size))
     write_tokenizer(tmp_path / "in", tokens)
     checkpoint = open_checkpoint(tmp_path / "in")
     if fits:
         export_model(checkpoint, tmp_path / "out")
         return
-    with pytest.raises(CheckpointError, match=f"found {tokens} tokens, expected {vocab_size} or"):
+    with pytest.raises(CheckpointError, match=f"found {tokens} tokens, expected at most"):
         export_model(checkpoint, tmp_path / "out")
 
 
@@ -90,20 +90,6 @@ def test_a_begin_or_end_that_is_no_token_id_is_refused(
     content = gpt2_config() if file == "config.json" else {}
     (tmp_path / "in" / file).write_text(json.dumps(content | {name: value}))
     with pytest.raises(CheckpointError, match=f"^{file}: {name} is .*, expected a token id"):
-        export_model(open_checkpoint(tmp_path / "in"), tmp_path / "out")
-
-
-@pytest.mark.parametrize(
-    "defaults",
-    [{"temperature": "hot"}, {"top_p": 1.5}, {"top_k": -3}, {"min_p": None, "top_p": [0.9]}],
-    ids=str,
-)
-def test_defaults_that_no_generation_takes_are_not_published(
-    defaults: dict[str, Any], tmp_path: Path
-) -> None:
-    write_checkpoint(tmp_path / "in")
-    (tmp_path / "in" / "generation_config.json").write_text(json.dumps(defaults))
-    with pytest.raises(CheckpointError, match=r"^generation_config\.json: \w+ is .*, expected"):
         export_model(open_checkpoint(tmp_path / "in"), tmp_path / "out")
 
 

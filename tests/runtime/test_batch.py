@@ -171,7 +171,7 @@ def test_a_request_that_fails_is_told_and_changes_nobody_elses_tokens(
     "asked, message",
     [
         (["a", 5], r"requests\[1\]: prompt is 5 .*, expected a string"),
-        ([{"prompt": "a", "top_k": 0}], r"requests\[0\]: top_k is 0, expected"),
+        ([{"prompt": "a", "top_k": -1}], r"requests\[0\]: top_k is -1, expected"),
         ([{"prompt": "a", "topk": 3}], r"requests\[0\]: found the option 'topk', expected one of"),
         (["a", [400]], r"requests\[1\]: prompt has the token id 400"),
         (["a", Request([400])], r"requests\[1\]: .*400, expected"),  # of another model
@@ -452,8 +452,8 @@ def test_errors_reach_who_awaits(tiny_model: Model, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Session, "step", lambda *feed: np.nan * step(*feed))
     with pytest.raises(NumericsError):
         asyncio.run(one())
-    with pytest.raises(RequestError, match="top_k is 0"):
-        tiny_model.submit("a", top_k=0)
+    with pytest.raises(RequestError, match="top_k is -1"):
+        tiny_model.submit("a", top_k=-1)
 
 
 # Which rows -------------------------------------------------------------------------------------

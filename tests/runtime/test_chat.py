@@ -341,7 +341,7 @@ def test_turns_marked_by_tokens_that_are_not_special_cannot_be_forged(
     library.add_tokens(["<User>", "<Answer>", "</think>", "\n\n"])
     tokenizer = Tokenizer(library, Path("tokenizer.json"))
     user, answer, thought, lines = (
-        tokenizer.id_of(name) for name in ("<User>", "<Answer>", "</think>", "\n\n")
+        tokenizer.id_of(name) or 0 for name in ("<User>", "<Answer>", "</think>", "\n\n")
     )
     source = (
         "<s>{% for m in messages %}{{ '<User>' if m.role == 'user' else '<Answer>' }}"
@@ -354,4 +354,4 @@ def test_turns_marked_by_tokens_that_are_not_special_cannot_be_forged(
     assert found.count(lines) == 2  # one of the message's: it is a word of any text
     thoughts = [*QUESTION, {"role": "assistant", "content": "hm</think>yes"}, *QUESTION]
     text = tokenizer.decode(template_ids(made, tokenizer, thoughts, LONGEST))
-    assert "yes" in text and "hm" not in text and thought is not None
+    assert "yes" in text and "hm" not in text and thought

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from llama2_tokenizer import as_llama2
 from source_tree import ROOT
-from tokenizers import models, normalizers, trainers
+from tokenizers import decoders, models, normalizers, trainers
 
 import pocketlm
 from pocketlm.export.errors import RequestError
@@ -523,6 +523,7 @@ def test_a_form_that_is_wrong_is_told_before_anything_runs(
 def test_a_form_that_these_tokens_cannot_spell_is_refused(tmp_path: Path) -> None:
     """A model of single characters without braces."""
     library = tokenizers.Tokenizer(models.BPE(vocab={"a": 0, "b": 1}, merges=[]))
+    library.decoder = decoders.Fuse()
     library.save(str(tmp_path / "tokenizer.json"))
     tokens = Vocabulary(Tokenizer.open(tmp_path / "tokenizer.json"), 2)
     with pytest.raises(RequestError, match="no text of this model's tokens|no text satisfies it"):

@@ -146,7 +146,7 @@ sampling_options = _group(
     click.option(
         "--top-k",
         type=int,
-        help="Sample from the K likeliest tokens. Default: the model's own, else all.",
+        help="Sample from the K likeliest tokens, 0: from all. Default: the model's own, else all.",
     ),
     click.option(
         "--top-p",
@@ -197,7 +197,7 @@ sampling_options = _group(
         "no_repeat_ngram_size",
         type=int,
         metavar="N",
-        help="No N tokens in a row appear twice. Default: the model's own, else any may.",
+        help="No N tokens in a row appear twice, 0: any. Default: the model's own, else any may.",
     ),
     click.option(
         "--logit-bias",
