@@ -328,8 +328,8 @@ def same_kind(one: Any, other: Any) -> bool:
 def written(tiny_folder: ModelFolder, tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
     """A folder whose manifest has every field: traced, rotated, quantized in part, from the hub."""
     decoder = open_decoder(tiny_folder)
-    origin = {"repository": "org/name", "commit": "0" * 40}
-    source = replace(decoder.source(), quantized=("Q4_1",), **origin)
+    source = replace(decoder.source(), repository="org/name", commit="0" * 40)
+    source = replace(source, quantized=("Q4_1",))
     folder = export_model(
         replace(
             decoder,
