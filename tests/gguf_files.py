@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
+gguf: Any = pytest.importorskip("gguf")  # the extra of the same name
 Tensors = Mapping[str, NDArray[np.float32]]
 F32, F16, BF16 = 0, 1, 30
 ALIGNMENT = 32

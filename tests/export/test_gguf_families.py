@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 import pytest
 from checkpoint_files import gpt2_config, gpt2_tensors
@@ -20,6 +19,7 @@ from gguf_files import (
     Raw,
     arranged,
     described,
+    gguf,
     gguf_bytes,
     stored,
     write_gguf,

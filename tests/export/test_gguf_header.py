@@ -11,7 +11,6 @@ import tracemalloc
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 import pytest
 from checkpoint_files import count_bytes_read
@@ -23,6 +22,7 @@ from gguf_files import (
     Raw,
     arranged,
     described,
+    gguf,
     gguf_bytes,
     header,
     info,
