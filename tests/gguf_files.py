@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
+gguf: Any = pytest.importorskip("gguf")  # the extra of the same name
 Tensors = Mapping[str, NDArray[np.float32]]
 F32, F16, BF16 = 0, 1, 30
 ALIGNMENT = 32
@@ -199,7 +200,7 @@ def _described_llama(config: Mapping[str, Any]) -> dict[str, Any]:
         "attention.value_length": size,
         f"attention.layer_norm_{EPSILONS[epsilon]}epsilon": config[epsilon],
         "rope.dimension_count": int(size * share),
-        "rope.freq_base": float(theta),
+        "rope.freq_base": float(theta or 0),
         "vocab_size": config["vocab_size"],
     }
     if kind in ("mistral", "phi3", "gemma2", "gemma3_text") and config["sliding_window"]:
@@ -225,7 +226,7 @@ def tokenizer_entries(content: Mapping[str, Any], pre: str) -> dict[str, Any]:
         "model": "gpt2",
         "pre": pre,
         "tokens": tokens,
-        "token_type": [{True: 3, False: 4}.get(special.get(token), 1) for token in tokens],
+        "token_type": [{True: 3, False: 4, None: 1}[special.get(token)] for token in tokens],
         "merges": [
             merge if isinstance(merge, str) else " ".join(merge)
             for merge in content["model"]["merges"]
@@ -240,7 +241,7 @@ def write_gguf(
     tensors: Tensors,
     tokenizer: Path | None = None,
     kind: int = F32,
-    **entries: Any,
+    entries: Mapping[str, Any] | None = None,
 ) -> Path:
     """A whole model; ``tokenizer`` is a byte-level tokenizer.json cut into GPT-2's words."""
     named = described(config)
@@ -250,5 +251,5 @@ def write_gguf(
         for name in ("bos", "eos"):
             named[f"tokenizer.ggml.{name}_token_id"] = config[f"{name}_token_id"]
     weights = {name: stored(values, kind) for name, values in arranged(config, tensors).items()}
-    file.write_bytes(gguf_bytes(named | entries, weights))
+    file.write_bytes(gguf_bytes(named | dict(entries or {}), weights))
     return file

@@ -29,8 +29,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     hf = write_checkpoint(folder / "hf", config, tensors)
     tokenizer = hf / "tokenizer.json"
     template = {"tokenizer.chat_template": TEMPLATE}
-    write_gguf(folder / "m.gguf", config, tensors, tokenizer, **template)
-    write_gguf(folder / "q.gguf", config, tensors, tokenizer, Q8_0, **template)
+    write_gguf(folder / "m.gguf", config, tensors, tokenizer, entries=template)
+    write_gguf(folder / "q.gguf", config, tensors, tokenizer, Q8_0, template)
     return folder
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..config_fields import LARGEST_COUNT
 from ..errors import CheckpointError
-from ..strict_json import shown
+from ..strict_json import quoted, shown
 
 ADVICE = "the file is damaged or made by another program than llama.cpp's: get another one"
 
@@ -111,6 +111,6 @@ class Metadata:
             found = f"has {len(value):,} values ({shown(np.asarray(value[:3]).tolist())})"
         else:
             found = f"is {shown(value)}"
-        return CheckpointError(
-            f"{self.file}: {self.prefix}{key} {found}, expected {expected}; {advice}"
-        )
+        name = self.prefix + key
+        name = name if name.isprintable() else quoted(name)
+        return CheckpointError(f"{self.file}: {name} {found}, expected {expected}; {advice}")

@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..checkpoint import CheckpointTensor, StoredTensor, lazy_tensor
-from ..errors import CheckpointError, missing_extra
+from ..errors import CheckpointError
+from ..importing import importing
 from ..regular_file import RegularFile
 from ..strict_json import quoted
 
@@ -171,10 +172,8 @@ def _named(number: int) -> str:
 @cache
 def _block_types() -> dict[int, TensorType]:
     """Those that the package can unpack, by number."""
-    try:
+    with importing("reading quantized GGUF files", "gguf"):
         from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
-    except ImportError as cause:
-        raise missing_extra("gguf", "reading quantized GGUF files", cause) from cause
 
     def unpacking(kind: Any) -> Callable[[NDArray[np.uint8]], Floats]:
         # As one row: the package goes through many of them a few at a time.

@@ -38,14 +38,9 @@ NONE = (None, "none", "no_vocab")
 OWN = "give the model's own tokenizer (in a command: --tokenizer FOLDER)"
 NAMED = ("bos", "eos", "unknown", "padding")
 # Tokens that llama.cpp takes for the end of a turn or a text where they are control tokens.
-ENDS = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<EOT>", "_<EOT>")
-ENDS += (
-    "<|eom_id|>",
-    "<|end_of_text|>",
-    "<|return|>",
-    "<|call|>",
-    "<|calls|>",
-    "<\uff5cend\u2581of\u2581sentence\uff5c>",
+ENDS = frozenset(
+    "<|eot_id|> <|im_end|> <|end|> <end_of_turn> <|endoftext|> <EOT> _<EOT> <|eom_id|> "
+    "<|end_of_text|> <|return|> <|call|> <|calls|> <\uff5cend\u2581of\u2581sentence\uff5c>".split()
 )
 
 
@@ -87,7 +82,7 @@ def _config(about: Metadata) -> Content:
     """What tokenizer_config.json would have."""
     tokens = about.texts("tokens")
     spelled = {"unknown": "unk_token", "padding": "pad_token"}
-    config: Content = {}
+    config: Content = {"clean_up_tokenization_spaces": False}
     for name in NAMED:
         token_id = about.token_id(f"{name}_token_id")
         if token_id is not None and token_id < len(tokens):

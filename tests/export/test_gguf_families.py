@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 import pytest
 from checkpoint_files import gpt2_config, gpt2_tensors
@@ -20,6 +19,7 @@ from gguf_files import (
     Raw,
     arranged,
     described,
+    gguf,
     gguf_bytes,
     stored,
     write_gguf,
@@ -60,7 +60,7 @@ def llama_case(model_type: str, **fields: Any) -> tuple[dict[str, Any], Any]:
 
 
 def opened(file: Path, config: dict[str, Any], tensors: Any, **entries: Any) -> Checkpoint:
-    return open_checkpoint(write_gguf(file, config, tensors, **entries))
+    return open_checkpoint(write_gguf(file, config, tensors, entries=entries))
 
 
 def as_checkpoint(config: dict[str, Any], tensors: Any) -> Checkpoint:
@@ -260,6 +260,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "adapter": ({"general.type": "adapter"}, "general.type is 'adapter', expected model"),
     "experts": ({"llama.expert_count": 8}, "llama.expert_count is '8', expected none; it may ask"),
     "unknown entry": ({"llama.logit_scale": 2.0}, "llama.logit_scale is '2.0', expected none"),
+    "entry of two lines": ({"llama.a\nb": 1}, "'llama.a\\nb' is '1', expected none"),
     "text for a number": ({"llama.block_count": "2"}, "block_count is '2', expected a number from"),
     "negative": ({"llama.block_count": Raw(b"\5\0\0\0\xff\xff\xff\xff")}, "block_count is '-1'"),
     "zero": ({"llama.embedding_length": 0}, "embedding_length is '0', expected a number from 1"),

@@ -249,10 +249,11 @@ def test_phi3_takes_the_spaces_behind_its_special_tokens(tmp_path: Path) -> None
 
 def test_names_and_template_come_along(tmp_path: Path) -> None:
     entries = {f"tokenizer.ggml.{name}": value for name, value in small().items()}
-    template = {"tokenizer.chat_template": "{{ messages }}"}
+    template: dict[str, Any] = {"tokenizer.chat_template": "{{ messages }}"}
     (tmp_path / "t.gguf").write_bytes(header(entries | template))
     found = tokenizer_source(read_header(tmp_path / "t.gguf"))
     assert found is not None and found.config == {
+        "clean_up_tokenization_spaces": False,
         "bos_token": "<s>",
         "eos_token": "</s>",
         "chat_template": "{{ messages }}",

@@ -332,8 +332,8 @@ def written(tiny_folder: ModelFolder, tmp_path_factory: pytest.TempPathFactory) 
     adapter = AdapterEntry(
         name="lora", weight=0.5, base_model="org/name", files={"adapter_config.json": "0" * 64}
     )
-    origin = {"repository": "org/name", "commit": "0" * 40}
-    source = replace(decoder.source(), quantized=("Q4_1",), adapters=(adapter,), **origin)
+    source = replace(decoder.source(), repository="org/name", commit="0" * 40)
+    source = replace(source, quantized=("Q4_1",), adapters=(adapter,))
     folder = export_model(
         replace(
             decoder,
