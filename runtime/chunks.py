@@ -28,6 +28,7 @@ def prefill(
     first chunk, for a prompt that ``Session.step`` would refuse.
     """
     session.check_step(prompt_ids, cache)
+    cache.text_length = cache.length + len(prompt_ids)
     for chunk in chunks(prompt_ids, chunk_size):
         logits = session.step(chunk, cache, cancellation)
     return logits

@@ -196,6 +196,7 @@ class Sequence:
     def _plan(self, computed: Chunked) -> None:
         """Where what is to be fed is cut, ``computed`` being what the cache has of it."""
         held, size = self.cache.length, self.request.chunk_size
+        self.cache.text_length = len(self.seen)
         whole = cuts(len(self.seen), size)
         kept = [end for end in computed.ends if end <= held]
         if not held or held in kept and kept == whole[: len(kept)]:

@@ -127,6 +127,7 @@ def test_logits_match_the_twin_however_the_prompt_is_split(exported: Exported) -
     session = Session(exported.folder, threads=1)
     for size in (len(IDS), 1, 3):
         for cache in (session.new_cache(), ConcatenatingCache(session.shape)):
+            cache.text_length = len(IDS)
             parts = [IDS[start : start + size] for start in range(0, len(IDS), size)]
             found = np.concatenate([session.all_logits(part, cache) for part in parts])
             np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance)
@@ -197,11 +198,15 @@ def test_inputs_and_outputs_are_the_contract(exported: Exported) -> None:
     present = f"float[batch_size, {heads}, total_sequence_length, {size}]"
     count, vocabulary = exported.config["num_hidden_layers"], exported.config["vocab_size"]
     layers = [f"{i}.{kind}" for i in range(count) for kind in ("key", "value")]
+    scaling = exported.config.get("rope_scaling") or {}
+    grows = scaling.get("rope_type", scaling.get("type")) in ("dynamic", "longrope")
+    asked = {"text_length": "int64[]"} if grows else {}
     assert graph.inputs == {
         "input_ids": "int64[batch_size, sequence_length]",
         "attention_mask": "int64[batch_size, total_sequence_length]",
         "position_ids": "int64[batch_size, sequence_length]",
         "num_logits_to_keep": "int64[]",
+        **asked,
         **{f"past_key_values.{layer}": past for layer in layers},
     }
     assert graph.outputs == {
