@@ -260,6 +260,7 @@ ALL_FIELDS: dict[str, dict[str, Any]] = {
         "hidden_act": "gelu_new",
     },
     "stablelm": {
+        "head_dim": None,
         "partial_rotary_factor": 0.5,
         "layer_norm_eps": 1e-3,
         "use_qkv_bias": True,

@@ -50,8 +50,7 @@ class Config(llama.Config):
     def check(self, config: dict[str, Any]) -> None:
         """As Llama; every head has its own keys, and they make up the width."""
         super().check(config)
-        width = self.num_attention_heads * self.head_size
-        require(width == self.hidden_size, "the width of all heads", width, ["hidden_size"])
+        self.check_width()
         own = self.kv_heads == self.num_attention_heads
         require(own, "num_key_value_heads", self.kv_heads, ["null"])
 

@@ -88,6 +88,12 @@ class Config(DecoderConfig):
     def key_size(self) -> int:
         return self.kv_heads * self.head_size  # K·E
 
+    def check_width(self) -> None:
+        """Raises CheckpointError unless all heads make up the width, as some families have it."""
+        sizes = f"{self.num_attention_heads} heads of {self.head_size}"
+        fits = self.query_size == self.hidden_size
+        require(fits, "the heads", sizes, [f"hidden_size {self.hidden_size} together"])
+
     @property
     def epsilon(self) -> float:
         """Of the norms."""

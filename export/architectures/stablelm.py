@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import onnx_ir as ir
 
@@ -38,6 +38,11 @@ class Config(llama.Config):
     use_parallel_residual: bool = False
 
     share: ClassVar[float | None] = 0.25
+
+    def check(self, config: dict[str, Any]) -> None:
+        """As Llama; all heads make up the width."""
+        super().check(config)
+        self.check_width()
 
     @property
     def epsilon(self) -> float:

@@ -98,7 +98,7 @@ UNUSED = {
     "gemma3_text": {"mlp_bias", "hidden_act", "attn_logit_softcapping", "final_logit_softcapping"},
     "phi": {"attention_bias", "mlp_bias", "rms_norm_eps"},
     "gpt_neox": {"mlp_bias", "rms_norm_eps", "num_key_value_heads", "head_dim"},
-    "stablelm": {"attention_bias", "mlp_bias", "rms_norm_eps"},
+    "stablelm": {"head_dim", "attention_bias", "mlp_bias", "rms_norm_eps"},
     "starcoder2": {"attention_bias", "mlp_bias", "rms_norm_eps"},
 }
 
