@@ -92,6 +92,7 @@ class Architecture(Generic[C]):
     table: str  # name of the embedding
     layers: str
     head_bias: bool = False  # whether the head may have one
+    inner: Callable[[dict[str, Any]], dict[str, Any]] = lambda config: config  # of a wrapped one
     change: Callable[[C, str], Change | None] = lambda config, name: None  # of stored values
     order: Callable[[C, str], Order | None] = lambda config, name: None  # of stored rows
 
@@ -100,7 +101,8 @@ class Architecture(Generic[C]):
 
         Raises CheckpointError when the config asks for something else or a tensor does not fit it.
         """
-        config = self.config.read(checkpoint.config)
+        stored = self.inner(checkpoint.config)
+        config = self.config.read(stored)
 
         def bare(name: str) -> str | None:
             known = self.bare(name)
@@ -113,13 +115,14 @@ class Architecture(Generic[C]):
             partial(self.change, config),
             partial(self.order, config),
         )
-        model = self._declare(config, checkpoint.config, source)
+        model = self._declare(config, stored, source)
         source.check()
         return model, config.shape
 
     def tensor_shapes(self, config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
         """Name and shape of every tensor that a checkpoint with this config.json has."""
         source = WeightSource([], self.bare)
+        config = self.inner(config)
         self._declare(self.config.read(config), config, source)
         return source.asked
 

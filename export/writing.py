@@ -246,7 +246,11 @@ def build_decoder(checkpoint: Checkpoint) -> Decoder:
         num_parameters=count_parameters(model),
         architecture=str(checkpoint.config["model_type"]),
         source=checkpoint.source,
-        bytes_to_read=sum(tensor.num_bytes for tensor in checkpoint.tensors.values()),
+        bytes_to_read=sum(
+            tensor.num_bytes
+            for tensor in checkpoint.tensors.values()
+            if architecture.bare(tensor.name) is not None
+        ),
         config=checkpoint.config,
         generation_config=generation_defaults(checkpoint),
         tokenizer_files=read_tokenizer(checkpoint.tokenizer, shape.vocab_size),
@@ -378,7 +382,9 @@ def generation_defaults(checkpoint: Checkpoint) -> dict[str, Any]:
     except RequestError as error:
         raise CheckpointError(f"generation_config.json: {error}") from error
     for name in ("bos_token_id", "eos_token_id"):
-        defaults.setdefault(name, checkpoint.config.get(name))
+        text = checkpoint.config.get("text_config")  # of a text model inside another
+        inner = text.get(name) if isinstance(text, dict) else None
+        defaults.setdefault(name, checkpoint.config.get(name, inner))
         value = defaults[name]
         if value is not None and not all(
             map(_is_id, value if isinstance(value, list) else [value])

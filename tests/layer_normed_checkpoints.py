@@ -71,6 +71,7 @@ ENDS = {
 def tensors(config: Mapping[str, Any], seed: int, prefix: str) -> Tensors:
     random = np.random.default_rng(seed)
     kind = config["model_type"]
+    prefix = "gpt_neox." if prefix and kind == "gpt_neox" else prefix
     D, F, V = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
     H = config["num_attention_heads"]
     K = config.get("num_key_value_heads") or H

@@ -377,11 +377,11 @@ CASES = {
     ),
     "phi": Case("phi"),
     "phi, whole head": Case("phi", {"partial_rotary_factor": 1.0, "num_key_value_heads": None}),
-    "gpt_neox": Case("gpt_neox", prefix="gpt_neox."),
+    "gpt_neox": Case("gpt_neox"),
     "gpt_neox, one after the other": Case(
         "gpt_neox", {"use_parallel_residual": False, "rotary_pct": 1.0}, prefix="gpt_neox."
     ),
-    "gpt_neox, small part of a head": Case("gpt_neox", {"rotary_pct": 0.25}, prefix="gpt_neox."),
+    "gpt_neox, small part of a head": Case("gpt_neox", {"rotary_pct": 0.25}),
     "stablelm": Case("stablelm"),
     "stablelm, parallel, biases": Case(
         "stablelm", {"use_parallel_residual": True, "use_qkv_bias": True}
@@ -402,9 +402,7 @@ CASES = {
         {"attention_bias": True, "rope_scaling": {"rope_type": "linear", "factor": 8.0}},
     ),
     **{
-        f"{model_type}, all fields": Case(
-            model_type, OTHER_FIELDS | fields, "gpt_neox." if model_type == "gpt_neox" else "model."
-        )
+        f"{model_type}, all fields": Case(model_type, OTHER_FIELDS | fields)
         for model_type, fields in ALL_FIELDS.items()
     },
 }

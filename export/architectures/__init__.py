@@ -13,6 +13,7 @@ from typing import Any
 from ..decoder import Architecture
 from ..errors import CheckpointError
 from ..strict_json import shown
+from ..wrapped import Wrapped
 
 # What a config.json has beside a ``model_type`` when it is of a kind that no file here builds.
 KINDS = {
@@ -42,12 +43,14 @@ def find_architecture(config: dict[str, Any]) -> Architecture[Any]:
             f"{', '.join(known)}; another architecture may go through Optimum: "
             "pocketlm export FOLDER OUT --via optimum"
         )
+    module = importlib.import_module(f"{__name__}.{model_type}")
+    if isinstance(module.ARCHITECTURE, Wrapped):
+        return module.ARCHITECTURE.architecture(config, find_architecture)
     if fields:
         name = fields[0][1]
         raise CheckpointError(
             f"config.json: {name} is {shown(config[name], 80)}{of_kind}, expected none: "
             f"a {model_type} with plain float weights; take the checkpoint this was made from"
         )
-    module = importlib.import_module(f"{__name__}.{model_type}")
     architecture: Architecture[Any] = module.ARCHITECTURE
     return architecture
