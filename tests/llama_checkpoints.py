@@ -31,6 +31,17 @@ CLASSES = {
     "stablelm": "StableLmForCausalLM",
     "starcoder2": "Starcoder2ForCausalLM",
 }
+# Families with a text model inside, and one that may be there.
+WRAPPED = {
+    "gemma3": "gemma3_text",
+    "idefics3": "llama",
+    "llava": "llama",
+    "llava_next": "mistral",
+    "mistral3": "mistral",
+    "qwen2_5_vl": "qwen2",
+    "qwen2_vl": "qwen2",
+    "smolvlm": "llama",
+}
 GEMMAS = ("gemma2", "gemma3_text")
 NO_HEAD_SIZE = ("qwen2", "phi3", "olmo2", "granite", "phi", "gpt_neox", "stablelm", "starcoder2")
 # What a family's config.json has beside the fields all share.
@@ -53,7 +64,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
         "residual_multiplier": 0.4,
         "logits_scaling": 2.5,
     },
-    "smollm3": {"no_rope_layer_interval": 2, "use_sliding_window": False},
+    "smollm3": {"head_dim": 16, "no_rope_layer_interval": 2, "use_sliding_window": False},
     "phi": {"partial_rotary_factor": 0.5, "layer_norm_eps": 1e-5, "hidden_act": "gelu_new"},
     "gpt_neox": {
         "rotary_pct": 0.5,
@@ -273,8 +284,6 @@ ALL_FIELDS: dict[str, dict[str, Any]] = {
         "hidden_activation": "gelu",
         "query_pre_attn_scalar": 40,
         "sliding_window": 4,
-        "sliding_window_pattern": 3,
-        "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
         "attn_logit_softcapping": 5.0,
         "final_logit_softcapping": None,
         "tie_word_embeddings": False,
@@ -361,15 +370,14 @@ CASES = {
     "olmo2, biases": Case("olmo2", {"attention_bias": True}),
     "granite": Case("granite"),
     "granite, tied": Case("granite", {"tie_word_embeddings": True}),
-    "smollm3": Case("smollm3", {"head_dim": 16}),
+    "smollm3": Case("smollm3"),
     "smollm3, layers listed, tied": Case(
         "smollm3",
-        {"head_dim": 16, "no_rope_layers": [0, 1], "tie_word_embeddings": True},
+        {"no_rope_layers": [0, 1], "tie_word_embeddings": True},
     ),
     "smollm3, windows listed": Case(
         "smollm3",
         {
-            "head_dim": 16,
             "use_sliding_window": True,
             "sliding_window": 5,
             "layer_types": ["sliding_attention", "full_attention"],
@@ -379,7 +387,7 @@ CASES = {
     "phi, whole head": Case("phi", {"partial_rotary_factor": 1.0, "num_key_value_heads": None}),
     "gpt_neox": Case("gpt_neox"),
     "gpt_neox, one after the other": Case(
-        "gpt_neox", {"use_parallel_residual": False, "rotary_pct": 1.0}, prefix="gpt_neox."
+        "gpt_neox", {"use_parallel_residual": False, "rotary_pct": 1.0}
     ),
     "gpt_neox, small part of a head": Case("gpt_neox", {"rotary_pct": 0.25}),
     "stablelm": Case("stablelm"),
@@ -393,6 +401,7 @@ CASES = {
     "gemma2, no softcaps": Case(
         "gemma2", {"attn_logit_softcapping": None, "final_logit_softcapping": None}
     ),
+    "gemma2, layer kinds": Case("gemma2", {"layer_types": ["full_attention", "sliding_attention"]}),
     "gemma3": Case("gemma3_text"),
     "gemma3, layer kinds": Case(
         "gemma3_text", {"layer_types": ["full_attention", "sliding_attention"]}

@@ -43,7 +43,6 @@ class Config(llama.Config):
     tie_word_embeddings: bool = True
     query_pre_attn_scalar: float = 256.0
     sliding_window: int = 4096
-    sliding_window_pattern: int = 2  # one layer of so many sees all
     attn_logit_softcapping: float | None = 50.0
     final_logit_softcapping: float | None = 30.0
     kinds: tuple[str, ...] = field(default=(), metadata=DERIVED)  # one per layer
@@ -53,13 +52,18 @@ class Config(llama.Config):
         """As Llama; a config without ``layer_types`` has a full layer after some sliding ones."""
         act = config.get("hidden_activation") or cls.hidden_act
         fields = super().read(config | {"hidden_act": act})
-        pattern, count = fields.sliding_window_pattern, fields.num_hidden_layers
-        return replace(fields, kinds=layer_kinds(config, count, lambda i: bool((i + 1) % pattern)))
+        every, count = fields.full_every, fields.num_hidden_layers
+        return replace(fields, kinds=layer_kinds(config, count, lambda i: bool((i + 1) % every)))
 
     def check(self, config: dict[str, Any]) -> None:
         """As Llama, without what the graph does not do."""
         super().check(config)
         refuse_unless(config, "use_bidirectional_attention", False)
+
+    @property
+    def full_every(self) -> int:
+        """One layer of so many sees all tokens."""
+        return 2
 
     @property
     def scale(self) -> float:

@@ -33,6 +33,10 @@ class Config(gemma2.Config):
 
     theta: ClassVar[float] = 1e6
 
+    @property
+    def full_every(self) -> int:
+        return self.sliding_window_pattern
+
     def rope(self, config: dict[str, Any]) -> Rope:
         """Of the layers that see everything."""
         return self._ropes(config)[FULL]
@@ -63,8 +67,8 @@ class Config(gemma2.Config):
                 f"and {SLIDING}; {DAMAGED}"
             )
         theta = self.theta if kind == FULL else 10000.0
-        own = {"rope_theta": theta} | (by_kind.get(kind) or {})
-        return super().rope({"rope_parameters": own})
+        own = by_kind.get(kind)
+        return super().rope({"rope_theta": theta, "rope_parameters": own})
 
 
 ARCHITECTURE = replace(
