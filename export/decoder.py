@@ -160,4 +160,7 @@ class Architecture(Generic[C]):
         # First among the outputs, as callers by position expect.
         dims: list[Dimension] = ["batch_size", "sequence_length", shape.vocab_size]
         g.output(logits, "logits", np.float32, dims, first=True)
-        return g.model()
+        model = g.model()
+        model.metadata_props.update(g.ir.metadata_props)
+        g.ir.metadata_props.clear()
+        return model

@@ -32,6 +32,8 @@ from .rope import Floats, Growth, Rope
 # Bytes of the largest two tables that are stored.
 LARGEST_TABLES = 4 << 20
 TEXT_LENGTH = "text_length"
+# In the metadata of such a graph: tokens up to which all texts are rotated alike.
+ROTATED_ALIKE = "pocketlm.rotated_alike"
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def _angles(g: Graph, rope: Rope, name: str, inputs: DecoderInputs) -> tuple[ir.
         positions = g.Cast(columns, to=ir.DataType.FLOAT, name="positions")
         frequencies = g.constant(rope.frequencies, f"{name}.plain")  # (R / 2,)
         if rope.beyond is not None:
-            length = _text_length(g, columns, inputs)
+            length = _text_length(g, rope, columns, inputs)
             frequencies = _of_length(g, rope, name, frequencies, length)
         angles = g.Mul(positions, frequencies, name="angles")  # (B, S, R / 2)
         cosines, sines = g.Cos(angles, name="cos"), g.Sin(angles, name="sin")
@@ -104,12 +106,13 @@ def _angles(g: Graph, rope: Rope, name: str, inputs: DecoderInputs) -> tuple[ir.
         return g.Mul(cosines, factor, name="scaled_cos"), g.Mul(sines, factor, name="scaled_sin")
 
 
-def _text_length(g: Graph, columns: ir.Value, inputs: DecoderInputs) -> ir.Value:
+def _text_length(g: Graph, rope: Rope, columns: ir.Value, inputs: DecoderInputs) -> ir.Value:
     """L of every new token at the positions ``columns``: (B, S, 1) int64."""
     given = next((value for value in g.ir.inputs if value.name == TEXT_LENGTH), None)
     if given is None:  # another kind of layer may have asked
         given = g.input(TEXT_LENGTH, np.int64, [])
         g.default(given, np.array(0, np.int64))
+        g.ir.metadata_props[ROTATED_ALIKE] = str(rope.original)
     one = g.constant(np.int64(1), "one")
     unknown = g.Cast(g.Less(given, one), to=ir.DataType.INT64, name="unknown")  # 1 or 0
     so_far = g.Unsqueeze(inputs.ones, g.int64s(1, 2), name="so_far")  # (B, 1, 1)

@@ -70,18 +70,23 @@ class Chunked:
     token_ids   those that were computed; there may be more
     ends        where the chunks ended, of those that were computed
     logits      after the last end (V,), if that is known: of a prompt at its end
+    alike       tokens up to which texts are rotated alike, whatever their length; None: all are
     """
 
     token_ids: Sequence[int]
     ends: Sequence[int]
     logits: Logits | None = None
+    alike: int | None = None
 
-    def shared(self, token_ids: Sequence[int], ends: Sequence[int]) -> int:
-        """How many tokens of a prompt, which is to be cut at ``ends``, need not be computed.
+    def shared(self, asked: Chunked) -> int:
+        """How many tokens of a prompt that is to be cut as ``asked`` need not be computed.
 
         All of them only where the logits after them are known.
         """
-        kept = 0
+        token_ids, ends, kept = asked.token_ids, asked.ends, 0
+        longest = max(len(token_ids), len(self.token_ids))
+        if asked.alike is not None and longest > asked.alike:
+            return 0
         for end, other in zip(self.ends, ends, strict=False):
             if end != other or list(self.token_ids[kept:end]) != list(token_ids[kept:end]):
                 break

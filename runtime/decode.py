@@ -251,7 +251,7 @@ class Batch:
         asked = to_compute(self._session, request)
 
         def shared(computed: Chunked) -> int:
-            return computed.shared(asked.token_ids, asked.ends)
+            return computed.shared(asked)
 
         best = max(self._running, key=lambda other: shared(other.computed), default=None)
         kept = 0 if best is None else shared(best.computed)

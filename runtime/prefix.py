@@ -73,14 +73,15 @@ def to_compute(session: Session, request: Request) -> Chunked:
     Raises RequestError for a prompt that does not fit.
     """
     seen = first_seen(request, session.shape.context_length)
-    return Chunked(seen, cuts(len(seen), request.chunk_size))
+    ends = cuts(len(seen), request.chunk_size)
+    return Chunked(seen, ends, alike=session.rotated_alike)
 
 
 def resumed(session: Session, request: Request, cache: Cache, prefix: Prefix | None) -> Running:
     """The sequence of ``request`` in the empty ``cache``, which gets what ``prefix`` has of it."""
     context_length = session.shape.context_length
     asked = to_compute(session, request)
-    kept = 0 if prefix is None else prefix.computed.shared(asked.token_ids, asked.ends)
+    kept = 0 if prefix is None else prefix.computed.shared(asked)
     if prefix is None or not kept:
         return Running(request, cache, context_length)
     cache.fill(prefix.values, kept)

@@ -55,7 +55,7 @@ class PrefixCache:
         """Of those kept the one that has most of the prompt ``computed``; None: none has any."""
 
         def shared(prefix: Prefix) -> int:
-            return prefix.computed.shared(computed.token_ids, computed.ends)
+            return prefix.computed.shared(computed)
 
         with self._lock:
             best = max(self._kept.values(), key=shared, default=None)

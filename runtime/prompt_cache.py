@@ -132,7 +132,7 @@ class PromptCacheFile:
         if self._output is not None:
             return None
         prefix = read_prefix(self.path, self._owner)
-        self.reused = prefix.computed.shared(computed.token_ids, computed.ends)
+        self.reused = prefix.computed.shared(computed)
         self._held = _worth(prefix.computed, self.reused)
         return prefix
 

@@ -55,7 +55,8 @@ class ReusableCache:
         held, context_length = self.computed, self._session.shape.context_length
         ids = first_seen(request, context_length)
         if exactly:
-            kept = held.shared(ids, cuts(len(ids), request.chunk_size))
+            ends = cuts(len(ids), request.chunk_size)
+            kept = held.shared(Chunked(ids, ends, alike=self._session.rotated_alike))
         else:
             kept = reusable(shared_beginning(held.token_ids, ids), len(ids))
         self.cache.truncate(kept)

@@ -327,7 +327,10 @@ class _Fed:
 
         The text that they begin has ``text_length`` tokens.
         """
+        alike, longest = self._session.rotated_alike, max(text_length, self._cache.text_length)
         same = shared_beginning(self._held, wanted)
+        if alike is not None and longest > alike and text_length != self._cache.text_length:
+            same = 0
         self._cache.text_length = text_length
         del self._held[same:]
         self._cache.truncate(sum(map(len, self._held)))

@@ -44,6 +44,7 @@ LONG_STEP = 16
 # its share of it and then be late with its work: see benchmarks/NOTES.md.
 SPIN_MICROSECONDS = "15"
 ERROR, FATAL = 3, 4  # severities of ONNX Runtime's log
+ROTATED_ALIKE = "pocketlm.rotated_alike"  # in the metadata of a graph
 MASK_GROWTH = 1024  # tokens the mask grows by
 # Where a graph given as bytes has its weights.
 WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
@@ -94,7 +95,9 @@ class Session:
         optional = {value.name for value in self._session.get_overridable_initializers()}
         self._can_keep = "num_logits_to_keep" in optional
         self._asks_length = "text_length" in optional
-        """Whether the rotation depends on how long the text is."""
+        trained = self._session.get_modelmeta().custom_metadata_map.get(ROTATED_ALIKE)
+        self.rotated_alike = int(trained) if trained and self._asks_length else None
+        """Tokens up to which texts are rotated alike; None: they are, whatever their length."""
         self._growing = folder.graph().cache.layout == GROWING
         self._cache_dtype = np.float32 if graph is None else np.float16  # on a device
         self._lock = threading.Lock()

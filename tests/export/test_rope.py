@@ -19,6 +19,8 @@ from pocketlm.export.errors import CheckpointError
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.writing import export_model
 from pocketlm.runtime.chunks import prefill
+from pocketlm.runtime.request import Request
+from pocketlm.runtime.reuse import ReusableCache
 from pocketlm.runtime.session import Session
 
 IDS = [(7 * i + 3) % 97 for i in range(40)]
@@ -242,3 +244,22 @@ def test_phi_4_mini_is_built_from_the_fields_of_its_config(tmp_path: Path) -> No
         expected = llama.forward(config, llama_tensors(config), IDS[:count])[-1]
         found = prefill(session, IDS[:count], session.new_cache())
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", GROWING)
+def test_what_was_rotated_otherwise_is_not_kept(name: str, tmp_path: Path) -> None:
+    """A prompt up to the original context shares with others; a longer one is computed anew."""
+    session = Session(exported(llama_config(**GROWING[name]), tmp_path), threads=1)
+    assert session.rotated_alike == 24
+    lengths = {24: (12, 24), 23: (12, 23), 40: (12, 40)}
+    for count, (first, second) in lengths.items():
+        cache = ReusableCache(session)
+        logits = []
+        for length in (first, second):
+            sequence = cache.start(Request(IDS[:length], chunk_size=4), exactly=True)
+            while sequence.in_prompt:
+                logits.append(session.step(sequence.feed(), sequence.cache))
+                sequence.take(logits[-1])
+        assert (sequence.num_reused > 0) == (count <= 24)
+        alone = prefill(session, IDS[:second], session.new_cache(), chunk_size=4)
+        np.testing.assert_array_equal(logits[-1], alone)

@@ -129,9 +129,9 @@ def test_the_beginning_of_a_longer_prompt_gets_its_own_logits(
 )
 def test_what_two_prompts_share(ids: Any, ends: list[int], found: int) -> None:
     kept = Chunked(tuple(range(10)), (4, 8, 10), np.zeros(3, np.float32))
-    assert kept.shared(list(ids), ends) == found
+    assert kept.shared(Chunked(list(ids), ends)) == found
     without = Chunked(kept.token_ids, kept.ends)
-    assert without.shared(list(ids), ends) == min(found, 8)
+    assert without.shared(Chunked(list(ids), ends)) == min(found, 8)
 
 
 def test_who_was_used_least_goes_first(tiny_session: Session) -> None:
