@@ -53,11 +53,14 @@ class Rotary:
 
     def apply(self, g: Graph, x: ir.Value, num_heads: int, name: str) -> ir.Value:
         """Rotates the heads of (B, S, num_heads·E), in a node of its own."""
-        sizes = {"num_heads": num_heads, "rotary_embedding_dim": self.size}
-        angles = (self.cosines, self.sines)
-        if self.stored:
-            return g.RotaryEmbedding(x, self.position_ids, *angles, name=name, **sizes)
-        return g.RotaryEmbedding(x, *angles, name=name, domain="", **sizes)
+        given = (self.cosines, self.sines)
+        return g.RotaryEmbedding(
+            *((x, self.position_ids, *given) if self.stored else (x, *given)),
+            num_heads=num_heads,
+            rotary_embedding_dim=self.size,
+            name=name,
+            domain="com.microsoft" if self.stored else "",
+        )
 
 
 def rotary(g: Graph, rope: Rope, name: str, context_length: int, inputs: DecoderInputs) -> Rotary:

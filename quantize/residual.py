@@ -5,7 +5,7 @@
     read by       norms alone, and these by products with a constant weight
 
 Whatever else touches it is named as the reason why there is no such stream: a norm between a
-branch and the stream (Gemma 3, OLMo 2), a product without a norm before it.
+branch and the stream (Gemma 2 and 3, OLMo 2), a product without a norm before it.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from typing import Any, Self
 import numpy as np
 
 from ..config_fields import DERIVED, refuse_unless
+from ..decoder import Architecture
 from ..decoder_inputs import DecoderInputs
 from ..graph import Graph
 from ..layer_kinds import SLIDING, layer_kinds
@@ -125,4 +126,13 @@ def block(
     stream.add(rms_norm(g, branch, "post_feedforward_layernorm", d, epsilon))
 
 
-ARCHITECTURE = replace(llama.ARCHITECTURE, config=Config, embed=embed, block=block, change=change)
+ARCHITECTURE = Architecture(
+    Config,
+    embed,
+    block,
+    llama.norm,
+    bare=llama.bare,
+    table="embed_tokens",
+    layers="layers",
+    change=change,
+)

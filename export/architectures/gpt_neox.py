@@ -14,13 +14,14 @@ for names, shapes and configuration fields.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
 from ..config_fields import require
+from ..decoder import Architecture
 from ..graph import Graph
 from ..layers import Attend, activated_linear, linear
 from ..rope import SHARE, Rope
@@ -99,11 +100,18 @@ def block(g: Graph, config: Config, stream: Stream, attend: Attend) -> None:
         stream.add_linear(h, "dense_4h_to_h", (d, f), bias=True)
 
 
-def norm(g: Graph, config: Config, stream: Stream) -> ir.Value:
+def norm(g: Graph, config: llama.Config, stream: Stream) -> ir.Value:
     """What the head reads."""
     return stream.layer_norm("norm")
 
 
-ARCHITECTURE = replace(
-    llama.ARCHITECTURE, config=Config, block=block, norm=norm, bare=bare, order=order
+ARCHITECTURE = Architecture(
+    Config,
+    llama.embed,
+    block,
+    norm,
+    bare=bare,
+    table="embed_tokens",
+    layers="layers",
+    order=order,
 )

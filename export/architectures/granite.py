@@ -11,10 +11,11 @@ of the norm before the head. Sources: Granite Team 2024 (Granite 3.0 Language Mo
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
+from ..decoder import Architecture
 from ..decoder_inputs import DecoderInputs
 from ..graph import Graph
 from ..layers import embedding
@@ -54,4 +55,13 @@ def embed(g: Graph, config: Config, inputs: DecoderInputs) -> Stream:
     return Stream(g, g.Mul(x, multiplier, name="scaled"), config.hidden_size, config.epsilon)
 
 
-ARCHITECTURE = replace(llama.ARCHITECTURE, config=Config, embed=embed, change=change)
+ARCHITECTURE = Architecture(
+    Config,
+    embed,
+    llama.block,
+    llama.norm,
+    bare=llama.bare,
+    table="embed_tokens",
+    layers="layers",
+    change=change,
+)

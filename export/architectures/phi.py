@@ -11,12 +11,13 @@ Part of each head is rotated. Letters: see ``layers``. Sources: Li et al. 2023 (
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import onnx_ir as ir
 
 from ..config_fields import refuse_unless
+from ..decoder import Architecture
 from ..graph import Graph
 from ..layers import Attend, activated_linear
 from ..stream import Stream
@@ -67,4 +68,13 @@ def norm(g: Graph, config: Config, stream: Stream) -> ir.Value:
     return stream.layer_norm("final_layernorm")
 
 
-ARCHITECTURE = replace(llama.ARCHITECTURE, config=Config, block=block, norm=norm, head_bias=True)
+ARCHITECTURE = Architecture(
+    Config,
+    llama.embed,
+    block,
+    norm,
+    bare=llama.bare,
+    table="embed_tokens",
+    layers="layers",
+    head_bias=True,
+)

@@ -12,11 +12,12 @@ transformers.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import onnx_ir as ir
 
+from ..decoder import Architecture
 from ..graph import Graph
 from ..layers import Attend, head_layer_norms
 from ..stream import Stream
@@ -77,4 +78,12 @@ def block(g: Graph, config: Config, stream: Stream, attend: Attend) -> None:
         stream.add_linear(llama.gated(g, config, x), "down_proj", (d, f))
 
 
-ARCHITECTURE = replace(llama.ARCHITECTURE, config=Config, block=block, norm=gpt_neox.norm)
+ARCHITECTURE = Architecture(
+    Config,
+    llama.embed,
+    block,
+    gpt_neox.norm,
+    bare=llama.bare,
+    table="embed_tokens",
+    layers="layers",
+)

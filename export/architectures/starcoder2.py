@@ -9,8 +9,9 @@ transformers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+from ..decoder import Architecture
 from ..graph import Graph
 from ..layers import Attend, activated_linear
 from ..stream import Stream
@@ -60,4 +61,12 @@ def block(g: Graph, config: Config, stream: Stream, attend: Attend) -> None:
         stream.add_linear(x, "c_proj", (d, f), bias=bias)
 
 
-ARCHITECTURE = replace(llama.ARCHITECTURE, config=Config, block=block, norm=gpt_neox.norm)
+ARCHITECTURE = Architecture(
+    Config,
+    llama.embed,
+    block,
+    gpt_neox.norm,
+    bare=llama.bare,
+    table="embed_tokens",
+    layers="layers",
+)

@@ -82,6 +82,7 @@ def test_another_kind_of_model_is_named_for_what_it_is(model_type: str) -> None:
     message = str(caught.value)
     assert message.startswith(f"config.json: model_type is {model_type!r}, {kind} ({named}), ")
     assert f"expected one of {', '.join(known_architectures())}; " in message
+    assert ("kernel for experts" in message) == (kind == EXPERTS)
 
 
 @pytest.mark.parametrize("method", QUANTIZED)

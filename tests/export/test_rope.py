@@ -155,7 +155,7 @@ def test_dynamic_is_for_longer_texts_than_the_model_was_trained_with(tmp_path: P
 
 # What depends on how long the text is ------------------------------------------------------------
 
-GROWING = {
+GROWING: dict[str, dict[str, Any]] = {
     "longrope": {"rope_scaling": LONGROPE, "original_max_position_embeddings": 24},
     "dynamic": {
         "rope_scaling": {"type": "dynamic", "factor": 4.0},

@@ -67,7 +67,7 @@ def forward(
         h = rms_norm(x, w[f"{layer}.post_attention_layernorm.weight"], epsilon)
         x = x + feed_forward(w, h, f"{layer}.mlp", config["hidden_act"]) * share
     logits: Array = rms_norm(x, w["norm.weight"], epsilon) @ output_head(config, w).T
-    return logits / config.get("logits_scaling", 1.0)
+    return logits / float(config.get("logits_scaling", 1.0))
 
 
 def output_head(config: Mapping[str, Any], w: Weights) -> Array:
@@ -101,7 +101,7 @@ def rotates(config: Mapping[str, Any], layer: int) -> bool:
         return True
     if config.get("no_rope_layers") is not None:
         return bool(config["no_rope_layers"][layer])
-    return (layer + 1) % config["no_rope_layer_interval"] != 0
+    return bool((layer + 1) % config["no_rope_layer_interval"])
 
 
 def rms_norm(x: Array, weight: Array, epsilon: float) -> Array:
@@ -132,7 +132,7 @@ def rotary_turns(config: Mapping[str, Any], length: int) -> Turns:
     """(S, R / 2): what pair j at position p of a text of S tokens is multiplied by."""
     scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
     share = scaling.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
-    theta = scaling.get("rope_theta", config.get("rope_theta"))
+    theta = float(scaling.get("rope_theta") or config["rope_theta"])
     trained = config["max_position_embeddings"]
     if "original_max_position_embeddings" in config:
         own = config["original_max_position_embeddings"]
@@ -145,7 +145,7 @@ def turns_of(
 ) -> Turns:
     """The same for one kind of layer of a model trained with texts of so many tokens."""
     kind = scaling.get("rope_type", scaling.get("type", "default"))
-    factor = scaling.get("factor")
+    factor: float = scaling.get("factor") or 0.0
     original = scaling.get("original_max_position_embeddings", trained)
     if kind == "dynamic" and length > trained:
         theta *= (factor * length / trained - (factor - 1)) ** (rotated / (rotated - 2))
