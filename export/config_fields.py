@@ -15,6 +15,9 @@ from .strict_json import shown
 
 C = TypeVar("C")
 
+# Metadata of a field that follows from others, whatever config.json has under its name.
+DERIVED = {"derived": True}
+
 # As floats of Python, which compare with integers of any size.
 SMALLEST_FLOAT = float(np.finfo(np.float32).tiny)
 LARGEST_FLOAT = float(np.finfo(np.float32).max)
@@ -23,6 +26,7 @@ LARGEST_FLOAT = float(np.finfo(np.float32).max)
 LARGEST_COUNT = (1 << 24) - 1
 # Layers have names, which are listed before a tensor is looked for; the deepest model has 126.
 LARGEST = {"n_layer": 2048, "num_hidden_layers": 2048}
+MAY_BE_ZERO = frozenset({"max_window_layers"})  # counts of which none is a number as well
 
 
 def read_fields(config_class: type[C], config: dict[str, Any]) -> C:
@@ -34,7 +38,7 @@ def read_fields(config_class: type[C], config: dict[str, Any]) -> C:
     hints = typing.get_type_hints(config_class)
     values: dict[str, Any] = {}
     for field in dataclasses.fields(config_class):  # type: ignore[arg-type]
-        if field.name not in config:
+        if field.name not in config or field.metadata == DERIVED:
             continue
         allowed = typing.get_args(hints[field.name]) or (hints[field.name],)
         values[field.name] = _checked(field.name, config[field.name], allowed)
@@ -50,7 +54,8 @@ def _checked(name: str, value: Any, allowed: tuple[type, ...]) -> Any:
         return value
     largest = LARGEST.get(name, LARGEST_COUNT)
     if isinstance(value, int | float) and not isinstance(value, bool):
-        if int in allowed and isinstance(value, int) and 0 < value <= largest:
+        least = 0 if name in MAY_BE_ZERO else 1
+        if int in allowed and isinstance(value, int) and least <= value <= largest:
             return value
         if float in allowed and fits_float32(value):
             return float(value)

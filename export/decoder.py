@@ -21,12 +21,13 @@ import onnx_ir as ir
 
 from .checkpoint import Checkpoint
 from .config_fields import read_fields
+from .decoder_inputs import DecoderInputs, decoder_inputs
 from .folder import DecoderShape
 from .graph import Dimension, Graph
-from .layers import Attend, DecoderInputs, add_bias, attention, decoder_inputs, last_rows
-from .rope import Rotary
+from .layers import Attend, add_bias, attention, last_rows
+from .rotary import Rotary
 from .stream import Stream
-from .weight_source import Change, WeightSource
+from .weight_source import Change, Order, WeightSource
 
 
 class DecoderConfig(ABC):
@@ -59,7 +60,19 @@ class DecoderConfig(ABC):
         """Tokens that a token of ``layer`` sees, itself included; None for all."""
         return None
 
-    def rotaries(self, g: Graph, config: dict[str, Any]) -> Sequence[Rotary | None]:
+    @property
+    def softcap(self) -> float | None:
+        """Bounds the products of queries and keys; None does not."""
+        return None
+
+    @property
+    def logit_softcap(self) -> float | None:
+        """Bounds the logits: softcap · tanh(what the head makes), which is divided before."""
+        return None
+
+    def rotaries(
+        self, g: Graph, config: dict[str, Any], inputs: DecoderInputs
+    ) -> Sequence[Rotary | None]:
         """The rotation of each layer's queries and keys, as ``config`` asks for it."""
         return [None] * self.shape.num_layers
 
@@ -79,7 +92,9 @@ class Architecture(Generic[C]):
     table: str  # name of the embedding
     layers: str
     head_bias: bool = False  # whether the head may have one
-    change: Callable[[str], Change | None] = lambda name: None  # of a weight's stored values
+    inner: Callable[[dict[str, Any]], dict[str, Any]] = lambda config: config  # of a wrapped one
+    change: Callable[[C, str], Change | None] = lambda config, name: None  # of stored values
+    order: Callable[[C, str], Order | None] = lambda config, name: None  # of stored rows
     inputs_first: bool = False  # whether matrices in layers are stored (in, out)
 
     def build(self, checkpoint: Checkpoint) -> tuple[ir.Model, DecoderShape]:
@@ -87,21 +102,28 @@ class Architecture(Generic[C]):
 
         Raises CheckpointError when the config asks for something else or a tensor does not fit it.
         """
-        config = self.config.read(checkpoint.config)
+        stored = self.inner(checkpoint.config)
+        config = self.config.read(stored)
 
         def bare(name: str) -> str | None:
             known = self.bare(name)
             # Some files store a tied head a second time.
             return None if known == "lm_head.weight" and config.tie_word_embeddings else known
 
-        source = WeightSource(checkpoint.tensors.values(), bare, self.change)
-        model = self._declare(config, checkpoint.config, source)
+        source = WeightSource(
+            checkpoint.tensors.values(),
+            bare,
+            partial(self.change, config),
+            partial(self.order, config),
+        )
+        model = self._declare(config, stored, source)
         source.check()
         return model, config.shape
 
     def tensor_shapes(self, config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
         """Name and shape of every tensor that a checkpoint with this config.json has."""
-        source = WeightSource([], self.bare, self.change)
+        source = WeightSource([], self.bare)
+        config = self.inner(config)
         self._declare(self.config.read(config), config, source)
         return source.asked
 
@@ -109,7 +131,7 @@ class Architecture(Generic[C]):
         shape = config.shape
         g = Graph(str(stored.get("model_type")), source)
         inputs = decoder_inputs(g)
-        rotaries = config.rotaries(g, stored)
+        rotaries = config.rotaries(g, stored, inputs)
         stream = self.embed(g, config, inputs)
         for i in range(shape.num_layers):
             attend = partial(
@@ -121,6 +143,7 @@ class Architecture(Generic[C]):
                 scale=config.scale,
                 rotary=rotaries[i],
                 window=config.window(i),
+                softcap=config.softcap,
             )
             with g.scope(f"{self.layers}.{i}"):
                 self.block(g, config, stream, attend)
@@ -132,7 +155,13 @@ class Architecture(Generic[C]):
         logits = g.FusedMatMul(x, head, transB=1, name="lm_head")  # (B, S, D) -> (B, S, V)
         if self.head_bias and "lm_head.bias" in source:
             logits = add_bias(g, logits, "lm_head", shape.vocab_size)
+        if config.logit_softcap is not None:
+            cap = g.constant(np.float32(config.logit_softcap), "logit_softcap")
+            logits = g.Mul(g.Tanh(logits, name="bounded"), cap, name="softcap")
         # First among the outputs, as callers by position expect.
         dims: list[Dimension] = ["batch_size", "sequence_length", shape.vocab_size]
         g.output(logits, "logits", np.float32, dims, first=True)
-        return g.model()
+        model = g.model()
+        model.metadata_props.update(g.ir.metadata_props)
+        g.ir.metadata_props.clear()
+        return model

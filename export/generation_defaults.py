@@ -31,9 +31,11 @@ def generation_defaults(
     for name in FIELDS:
         if name not in usable:
             defaults.pop(name, None)
+    text = checkpoint.config.get("text_config")  # of a text model inside another
+    inner = text if isinstance(text, dict) else {}
     for name in ("bos_token_id", "eos_token_id"):
         file = FILE if name in defaults else "config.json"
-        value = defaults.setdefault(name, checkpoint.config.get(name))
+        value = defaults.setdefault(name, checkpoint.config.get(name, inner.get(name)))
         listed = value if isinstance(value, list) else [] if value is None else [value]
         if not all(map(is_id, listed)):
             raise CheckpointError(

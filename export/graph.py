@@ -29,7 +29,8 @@ from numpy.typing import DTypeLike, NDArray
 OPSETS = {"": 23, "com.microsoft": 1}
 IR_VERSION = 11
 
-# Operators of ONNX Runtime's own domain that our graphs use.
+# Operators of ONNX Runtime's own domain that our graphs use; where ONNX has one of that name as
+# well, ``domain=""`` asks for it.
 MICROSOFT_OPERATORS = frozenset(
     {
         "BiasGelu",
@@ -134,7 +135,10 @@ class Source(Protocol):
 
 
 class Operator(Protocol):
-    """An operator as a function: one output is returned bare, several (``outputs``) as a tuple."""
+    """An operator as a function: one output is returned bare, several (``outputs``) as a tuple.
+
+    ``domain`` is that of the operator, where a name is in two.
+    """
 
     @overload
     def __call__(
@@ -262,30 +266,37 @@ class Graph:
         if not operator[:1].isupper():
             raise AttributeError(operator)
 
+        domain = "com.microsoft" if operator in MICROSOFT_OPERATORS else ""
+
         def call(
-            *inputs: ir.Value | None, outputs: int | None = None, name: str = "", **attributes: Any
+            *inputs: ir.Value | None,
+            outputs: int | None = None,
+            name: str = "",
+            domain: str = domain,
+            **attributes: Any,
         ) -> Any:
-            results = self._node(operator, inputs, outputs or 1, name, attributes)
+            results = self._node((domain, operator), inputs, outputs or 1, name, attributes)
             return results[0] if outputs is None else results
 
         return call
 
     def _node(
         self,
-        operator: str,
+        kind: tuple[str, str],
         inputs: Sequence[ir.Value | None],
         outputs: int,
         name: str,
         attributes: dict[str, Any],
     ) -> tuple[ir.Value, ...]:
-        """Adds one node; its outputs carry the node's name."""
+        """Adds one node of the (domain, operator); its outputs carry the node's name."""
+        domain, operator = kind
         name = self._unique(self._scoped(name or operator))
         results = [ir.Value(name=name if i == 0 else f"{name}:{i}") for i in range(outputs)]
         node = ir.node(
             operator,
             list(inputs),
             attributes,
-            domain="com.microsoft" if operator in MICROSOFT_OPERATORS else "",
+            domain=domain,
             outputs=results,
             name=name,
         )

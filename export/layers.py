@@ -1,84 +1,25 @@
 """Layers as functions of values: what every architecture's forward pass is written with.
 
 Letters: B batch, S new tokens, T total tokens (past and new), H heads, K key/value heads, E head
-size, D width, V vocabulary. Names, types and the mask arithmetic of inputs and outputs are the
-contract other runtimes load too: one formula serves left, right and fixed-capacity padding.
+size, D width, V vocabulary. Names and types of inputs and outputs are the contract other runtimes
+load too.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import onnx_ir as ir
 
+from .decoder_inputs import DecoderInputs
 from .folder import DecoderShape
 from .graph import Dimension, Graph
-from .rope import Rotary
-
-# Large enough that exp() of it is 0 in float32, finite so that a fully masked row gives no NaN.
-MASKED = np.float32(-1e9)
+from .rotary import Rotary
 
 # The tanh approximation has several names in transformers.
 TANH_GELU = frozenset({"gelu_new", "gelu_fast", "gelu_pytorch_tanh"})
 ACTIVATIONS = frozenset({*TANH_GELU, "gelu", "relu", "silu", "swish"})
-
-
-@dataclass(frozen=True)
-class DecoderInputs:
-    """Graph inputs of every decoder, and what is computed from the mask once for all layers."""
-
-    input_ids: ir.Value  # (B, S) int64
-    position_ids: ir.Value  # (B, S) int64
-    num_logits_to_keep: ir.Value  # () int64; 0 keeps all
-    seqlens_k: ir.Value  # (B,) int32: total tokens of the row, minus one
-    total_sequence_length: ir.Value  # () int32: T
-    attention_bias: ir.Value  # (B, 1, S, T) float32: MASKED on left padding, else 0
-
-
-def decoder_inputs(g: Graph) -> DecoderInputs:
-    """Declares the inputs that do not depend on the architecture, and reads the mask."""
-    input_ids = g.input("input_ids", np.int64, ["batch_size", "sequence_length"])
-    mask = g.input("attention_mask", np.int64, ["batch_size", "total_sequence_length"])
-    position_ids = g.input("position_ids", np.int64, ["batch_size", "sequence_length"])
-    keep = g.input("num_logits_to_keep", np.int64, [])
-    g.default(keep, np.array(0, np.int64))
-    with g.scope("mask"):
-        seqlens_k, total, bias = mask_lengths(g, input_ids, mask)
-    return DecoderInputs(input_ids, position_ids, keep, seqlens_k, total, bias)
-
-
-def mask_lengths(
-    g: Graph, input_ids: ir.Value, mask: ir.Value
-) -> tuple[ir.Value, ir.Value, ir.Value]:
-    """Row lengths and the bias that hides left padding, from the attention mask alone.
-
-    ``pad = (last + 1 - ones) * (1 - mask[:, 0])`` counts the columns of left padding; holes that
-    some runtimes leave in a right-padded row, and a fixed-capacity mask that ends in zeros, give 0.
-    """
-    zero, one = g.constant(np.int64(0), "zero"), g.constant(np.int64(1), "one")
-    total = g.Shape(mask, start=1, end=2, name="total")  # (1,)
-    total_scalar = g.Squeeze(total, name="total_scalar")
-    columns = g.Range(zero, total_scalar, one, name="columns")  # (T,)
-    ones = g.ReduceSum(mask, g.int64s(1), keepdims=0, name="ones")  # (B,)
-    last = g.ReduceMax(g.Mul(mask, columns), g.int64s(1), keepdims=0, name="last")  # (B,)
-    first = g.Squeeze(g.Slice(mask, g.int64s(0), g.int64s(1), g.int64s(1)), g.int64s(1))
-    pad = g.Mul(g.Sub(g.Add(last, one), ones), g.Sub(one, first), name="pad")  # (B,)
-
-    seqlens_k = g.Cast(g.Sub(g.Add(ones, pad), one), to=ir.DataType.INT32, name="seqlens_k")
-    total_int32 = g.Cast(total_scalar, to=ir.DataType.INT32, name="total_sequence_length")
-
-    hidden = g.Less(columns, g.Unsqueeze(pad, g.int64s(1, 2, 3)))  # (B, 1, 1, T)
-    bias = g.Mul(g.Cast(hidden, to=ir.DataType.FLOAT), g.constant(MASKED, "masked"))
-    rows = g.Concat(g.Shape(input_ids), total, axis=0)  # B, S, T
-    shape = g.Concat(
-        g.Slice(rows, g.int64s(0), g.int64s(1)),
-        g.int64s(1),
-        g.Slice(rows, g.int64s(1), g.int64s(3)),
-        axis=0,
-    )
-    return seqlens_k, total_int32, g.Expand(bias, shape, name="attention_bias")
 
 
 class Attend(Protocol):
@@ -96,11 +37,13 @@ def attention(
     scale: float,
     rotary: Rotary | None,
     window: int | None,
+    softcap: float | None,
 ) -> ir.Value:
     """Causal attention over the cache: q (B, S, H·E), k and v (B, S, K·E) -> (B, S, H·E).
 
     ``qkv`` is the three, or one value that packs them along the last axis. ``rotary`` turns q and
-    k by their positions; ``window`` lets a token see that many, itself included.
+    k by their positions; ``window`` lets a token see that many, itself included; ``softcap`` bends
+    every product s of a query and a key to softcap · tanh(s / softcap).
 
     Declares the layer's ``past_key_values`` inputs and ``present`` outputs. A caller that binds
     one buffer as both has the new rows written in place.
@@ -114,10 +57,13 @@ def attention(
     if rotary is not None and rotary.fits_attention:
         tables = (rotary.cosines, rotary.sines)
     elif rotary is not None:
+        if len(qkv) == 1:
+            sizes = g.int64s(*(count * head_size for count in (num_heads, kv_heads, kv_heads)))
+            qkv = g.Split(qkv[0], sizes, outputs=3, axis=-1, name="qkv")
         query, key, value = qkv
         qkv = (
-            rotary.apply(g, query, inputs.position_ids, num_heads, "rotate_q"),
-            rotary.apply(g, key, inputs.position_ids, kv_heads, "rotate_k"),
+            rotary.apply(g, query, num_heads, "rotate_q"),
+            rotary.apply(g, key, kv_heads, "rotate_k"),
             value,
         )
     attended, *present = g.GroupQueryAttention(
@@ -135,6 +81,7 @@ def attention(
         scale=scale,
         **({"do_rotary": 1} if tables[0] is not None else {}),
         **({"local_window_size": window} if window is not None else {}),
+        **({"softcap": softcap} if softcap is not None else {}),
     )
     dims = ["batch_size", kv_heads, "total_sequence_length", head_size]
     for output, kind in zip(present, ("key", "value"), strict=True):
@@ -178,6 +125,34 @@ def head_rms_norm(g: Graph, x: ir.Value, name: str, head_size: int, epsilon: flo
     return g.Reshape(normed, g.int64s(0, 0, -1), name=f"{name}.join")
 
 
+def head_layer_norms(
+    g: Graph, x: ir.Value, name: str, shape: tuple[int, int], epsilon: float
+) -> ir.Value:
+    """(B, S, H·E), each head normed without a bias, by a weight (E,) of its own; ``shape`` (H, E).
+
+    ONNX Runtime 1.32 crashes on a LayerNormalization without a bias, so zeros are one.
+    """
+    count, size = shape
+    heads = g.Reshape(x, g.int64s(0, 0, -1, size), name=f"{name}.split")  # -> (B, S, H, E)
+    ones = g.constant(np.ones(size, np.float32), f"ones.{size}")
+    zeros = g.constant(np.zeros(size, np.float32), f"zeros.{size}")
+    normed = g.LayerNormalization(heads, ones, zeros, axis=-1, epsilon=epsilon, name=name)
+    joined = g.Reshape(normed, g.int64s(0, 0, -1), name=f"{name}.join")
+    weights = [g.parameter(f"{name}.norms.{i}.weight", (size,)) for i in range(count)]
+    weight = g.Concat(*weights, axis=0, name=f"{name}.weight")  # (H·E,)
+    return g.Mul(joined, weight, name=f"{name}.weighted")
+
+
+def activated_linear(
+    g: Graph, x: ir.Value, name: str, shape: tuple[int, int], function: str, *, bias: bool = True
+) -> ir.Value:
+    """The activation ``function`` of ``linear``: (…, in) -> (…, out)."""
+    outputs = product(g, x, name, shape)
+    if not bias:
+        return activation(g, outputs, function)
+    return biased_activation(g, outputs, g.parameter(f"{name}.bias", shape[:1]), function)
+
+
 def activation(g: Graph, x: ir.Value, function: str) -> ir.Value:
     """The activation that transformers calls ``function``, one of ``ACTIVATIONS``."""
     if function in ("silu", "swish"):
@@ -187,6 +162,15 @@ def activation(g: Graph, x: ir.Value, function: str) -> ir.Value:
     if function == "gelu":
         return g.Gelu(x, name="gelu")
     return g.Relu(x, name="relu")
+
+
+def biased_activation(g: Graph, x: ir.Value, bias: ir.Value, function: str) -> ir.Value:
+    """That of x + bias, with the add fused where ONNX Runtime has a kernel for it."""
+    if function in TANH_GELU:
+        return g.FastGelu(x, bias, name="gelu")
+    if function == "gelu":
+        return g.BiasGelu(x, bias, name="gelu")
+    return activation(g, g.Add(x, bias, name="add_bias"), function)
 
 
 def last_rows(g: Graph, x: ir.Value, count: ir.Value) -> ir.Value:

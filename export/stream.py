@@ -5,7 +5,8 @@
     x = stream.rms_norm("post_attention_layernorm")  # adds it and norms the sum, in one node
 
 ONNX Runtime has fused nodes for a residual add and the norm behind it; a branch that is added
-therefore waits for the next norm, together with the bias of its last projection. Letters: see
+therefore waits for the next norm, together with the bias of its last projection. Parts that read
+the same x (parallel ones) take their norms first, and add their branches then. Letters: see
 ``layers``.
 """
 
@@ -39,7 +40,12 @@ class Stream:
 
     def add(self, branch: ir.Value, bias: ir.Value | None = None) -> None:
         """x += branch (B, S, D) + bias (D,), done by the next norm."""
-        assert self._branch is None, "a branch waits for the next norm"
+        if self._branch is not None:  # of a parallel part
+            branch = self.g.Add(self._branch, branch, name="branches")
+            if bias is not None and self._bias is not None:
+                branch = self.g.Add(branch, bias, name="add_bias")
+                bias = None
+            bias = bias or self._bias
         self._branch, self._bias = branch, bias
 
     def add_linear(
@@ -65,6 +71,11 @@ class Stream:
         """(x - mean(x)) / sqrt(variance + epsilon) · weight + bias, of x with what was added."""
         g, shape = self.g, (self.width,)
         parameters = [g.parameter(f"{name}.{kind}", shape) for kind in ("weight", "bias")]
+        if self._branch is None:
+            node = node or f"{name}.layer_norm"
+            return g.LayerNormalization(
+                self._x, *parameters, axis=-1, epsilon=self.epsilon, name=node
+            )
         return self._fused(g.SkipLayerNormalization, parameters, node or f"{name}.skip_layer_norm")
 
     def _fused(self, operator: Operator, parameters: list[ir.Value], name: str) -> ir.Value:

@@ -13,24 +13,28 @@ from .graph import WHOLE, Blob
 
 Floats = NDArray[np.float32]
 Change = Callable[[Floats], Floats]
+Order = NDArray[np.int64]  # (rows,): where each row of a weight is stored
 
 
 class WeightSource:
     """The source of a graph's parameters, which remembers what the graph asks for (``asked``).
 
     ``rename`` maps a checkpoint's name to the architecture's, or to None for a tensor to leave out;
-    ``change`` maps the latter to what is done to every run of rows that is read. A tensor that is
-    missing is handed out all the same, for ``check`` to refuse once the graph is whole.
+    ``change`` maps the latter to what is done to every run of rows that is read, ``order`` to the
+    rows' places in the file where they are others. A tensor that is missing is handed out all the
+    same, for ``check`` to refuse once the graph is whole.
     """
 
     def __init__(
         self,
         tensors: Iterable[CheckpointTensor],
         rename: Callable[[str], str | None],
-        change: Callable[[str], Change | None],
+        change: Callable[[str], Change | None] = lambda name: None,
+        order: Callable[[str], Order | None] = lambda name: None,
     ) -> None:
         self.asked: dict[str, tuple[int, ...]] = {}
         self._change = change
+        self._order = order
         self._tensors: dict[str, CheckpointTensor] = {}
         for tensor in tensors:
             name = rename(tensor.name)
@@ -52,10 +56,12 @@ class WeightSource:
         tensor = self._tensors.get(name)
         if tensor is None:
             return Blob(lambda start, stop: np.empty(0, np.float32))
-        change = self._change(name)
+        change, order = self._change(name), self._order(name)
 
         def rows(start: int, stop: int) -> Floats:
-            values = tensor.rows(start, stop)
+            values = (
+                tensor.rows(start, stop) if order is None else _ordered(tensor, order[start:stop])
+            )
             return values if change is None else change(values)
 
         return Blob(rows, WHOLE if tensor.whole else None, scratch=tensor.scratch)
@@ -94,6 +100,13 @@ class WeightSource:
                 f"{tensor.file}: tensor {tensor.name!r} is {tensor.dtype}, expected one of "
                 f"{', '.join(READABLE_DTYPES)}; quantized checkpoints cannot be exported"
             )
+
+
+def _ordered(tensor: CheckpointTensor, order: Order) -> Floats:
+    """Rows of ``tensor`` in that order, read in runs of neighbours."""
+    ends = [*(np.flatnonzero(np.diff(order) != 1) + 1).tolist(), len(order)]
+    runs = [order[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+    return np.concatenate([tensor.rows(int(run[0]), int(run[-1]) + 1) for run in runs])
 
 
 def _and_more(names: list[str]) -> str:

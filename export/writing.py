@@ -252,7 +252,11 @@ def build_decoder(checkpoint: Checkpoint) -> Decoder:
         num_parameters=count_parameters(model),
         architecture=str(checkpoint.config["model_type"]),
         source=checkpoint.source,
-        bytes_to_read=sum(tensor.num_bytes for tensor in checkpoint.tensors.values()),
+        bytes_to_read=sum(
+            tensor.num_bytes
+            for tensor in checkpoint.tensors.values()
+            if architecture.bare(tensor.name) is not None
+        ),
         config=checkpoint.config,
         generation_config=defaults,
         tokenizer_files=files,

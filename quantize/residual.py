@@ -5,7 +5,7 @@
     read by       norms alone, and these by products with a constant weight
 
 Whatever else touches it is named as the reason why there is no such stream: a norm between a
-branch and the stream (Gemma 3, OLMo 2), a product without a norm before it.
+branch and the stream (Gemma 2 and 3, OLMo 2), a product without a norm before it.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from ..export.graph import Weight
 from .select import match_embedding, match_product
 from .weights import LinearWeight, weight_of
 
-LAYER_NORM, RMS_NORM = "SkipLayerNormalization", "RMSNormalization"
-SKIP_RMS_NORM = "SkipSimplifiedLayerNormalization"
-# Inputs: of the gain, and of the bias that a fused add brings along.
-GAIN = {RMS_NORM: 1, SKIP_RMS_NORM: 2, LAYER_NORM: 2}
-ADDED_BIAS = {SKIP_RMS_NORM: 3, LAYER_NORM: 4}
-SHIFT = 3  # the bias of a layer norm
+RMS_NORM, LAYER_NORM = "RMSNormalization", "LayerNormalization"
+SKIP_RMS_NORM, SKIP_LAYER_NORM = "SkipSimplifiedLayerNormalization", "SkipLayerNormalization"
+# Inputs: of the gain, of the bias of a layer norm, and of that which a fused add brings along.
+GAIN = {RMS_NORM: 1, LAYER_NORM: 1, SKIP_RMS_NORM: 2, SKIP_LAYER_NORM: 2}
+SHIFT = {LAYER_NORM: 2, SKIP_LAYER_NORM: 3}
+ADDED_BIAS = {SKIP_RMS_NORM: 3, SKIP_LAYER_NORM: 4}
 NORMED, SUM = 0, 3  # outputs of the fused ones
 
 
@@ -164,7 +164,7 @@ class _Follower:
             raise Refused(f"{value.name} is added to the residual stream")
 
     def _take_reader(self, node: ir.Node, index: int) -> None:
-        if node.op_type == RMS_NORM and index == 0:
+        if node.op_type in (RMS_NORM, LAYER_NORM) and index == 0:
             self._norms[node] = None
         elif node.op_type in ADDED_BIAS and index < 2:
             self._norms[node] = None
@@ -177,10 +177,11 @@ class _Follower:
 
 def _norm(node: ir.Node) -> Norm:
     gain = weight_of(node.inputs[GAIN[node.op_type]])
-    shift = weight_of(node.inputs[SHIFT]) if node.op_type == LAYER_NORM else None
+    at = SHIFT.get(node.op_type)
+    shift = weight_of(node.inputs[at]) if at is not None and at < len(node.inputs) else None
     if gain is None:
         raise Refused(f"{named(node)} has a gain that is no weight")
-    if node.op_type == LAYER_NORM and shift is None:
+    if at is not None and shift is None:
         raise Refused(f"{named(node)} has a bias that is no weight")
     if any(value.uses() or value.is_graph_output() for value in node.outputs[1:SUM]):
         raise Refused(f"{named(node)} hands on its mean or deviation")

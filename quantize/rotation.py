@@ -52,6 +52,7 @@ from .residual import (
     LAYER_NORM,
     NORMED,
     SHIFT,
+    SKIP_LAYER_NORM,
     SUM,
     Norm,
     Product,
@@ -307,8 +308,8 @@ class StreamRotation:
         """Leaves an RMS norm without gain; gain and bias go if nothing else has them."""
         learned = [node.inputs[GAIN[node.op_type]]]
         ones = self._g.constant(np.ones(self._stream.width, np.float32), "rotation.ones")
-        if node.op_type == LAYER_NORM:
-            learned.append(node.inputs[SHIFT])
+        if node.op_type in SHIFT:
+            learned.append(node.inputs[SHIFT[node.op_type]])
             self._replace_layer_norm(node, ones)
         else:
             node.replace_input_with(GAIN[node.op_type], ones)
@@ -317,6 +318,17 @@ class StreamRotation:
                 del self._g.ir.initializers[str(value.name)]
 
     def _replace_layer_norm(self, node: ir.Node, ones: ir.Value) -> None:
+        epsilon = node.attributes.get_float(
+            "epsilon", 1e-12 if node.op_type == SKIP_LAYER_NORM else 1e-5
+        )
+        if node.op_type == LAYER_NORM:
+            with self._g.before(node):
+                alone = self._g.RMSNormalization(
+                    node.inputs[0], ones, axis=-1, epsilon=epsilon, name="rms_norm"
+                )
+            self._g.replace(node.outputs[NORMED], alone)
+            self._g.ir.remove(node, safe=True)
+            return
         at = ADDED_BIAS[node.op_type]
         bias = node.inputs[at] if len(node.inputs) > at else None
         with self._g.before(node):
@@ -325,7 +337,7 @@ class StreamRotation:
                 ones,
                 bias,
                 outputs=4,
-                epsilon=node.attributes.get_float("epsilon", 1e-12),
+                epsilon=epsilon,
                 name="rms_norm",
             )
         for output in (NORMED, SUM):

@@ -31,6 +31,11 @@ class Cache(Protocol):
 
     length: int
     """T: the tokens held."""
+    text_length: int
+    """Tokens of the text that is to be fed, those held included, as far as that is known; or 0.
+
+    What is rotated by how long a text is needs it where a prompt is fed in parts.
+    """
 
     @property
     def num_bytes(self) -> int:
@@ -71,7 +76,7 @@ class KVCache:
     def __init__(self, arena: Arena, row: int) -> None:
         self.arena = arena
         self.row = row  # the arena moves rows
-        self.length = 0
+        self.length = self.text_length = 0
 
     @property
     def num_bytes(self) -> int:
@@ -99,7 +104,7 @@ class KVCache:
         """Another row of the arena that holds the same; ResourceError without memory for it."""
         made = self.arena.new()
         self.arena.copy_row(self.row, made.row, self.length)
-        made.length = self.length
+        made.length, made.text_length = self.length, self.text_length
         return made
 
     def bind(self, binding: onnxruntime.IOBinding, new_tokens: int, bound: object) -> object:

@@ -28,6 +28,7 @@ def prefill(
     first chunk, for a prompt that ``Session.step`` would refuse.
     """
     session.check_step(prompt_ids, cache)
+    cache.text_length = cache.length + len(prompt_ids)
     for chunk in chunks(prompt_ids, chunk_size):
         logits = session.step(chunk, cache, cancellation)
     return logits
@@ -69,11 +70,13 @@ class Chunked:
     token_ids   those that were computed; there may be more
     ends        where the chunks ended, of those that were computed
     logits      after the last end (V,), if that is known: of a prompt at its end
+    alike       tokens up to which texts are rotated alike, whatever their length; None: all are
     """
 
     token_ids: Sequence[int]
     ends: Sequence[int]
     logits: Logits | None = None
+    alike: int | None = None
 
     def shared(self, prompt: Chunked) -> int:
         """How many tokens of ``prompt`` need not be computed.
@@ -81,6 +84,9 @@ class Chunked:
         All of them only where the logits after them are known.
         """
         kept = 0
+        longest = max(len(prompt.token_ids), len(self.token_ids))
+        if prompt.alike is not None and longest > prompt.alike:
+            return 0
         for end, other in zip(self.ends, prompt.ends, strict=False):
             if end != other or list(self.token_ids[kept:end]) != list(prompt.token_ids[kept:end]):
                 break

@@ -27,7 +27,7 @@ class ConcatenatingCache:
 
     def __init__(self, shape: DecoderShape) -> None:
         self.shape = shape
-        self.length = 0
+        self.length = self.text_length = 0
         self._names = cache_names(shape.num_layers)
         self._capacity = 0  # tokens
         self._past: list[NDArray[np.float32]] = []
@@ -51,6 +51,7 @@ class ConcatenatingCache:
         made = ConcatenatingCache(self.shape)
         if self.length:
             made.fill(self.values(), self.length)
+        made.text_length = self.text_length
         return made
 
     def values(self) -> list[NDArray[np.float32]]:

@@ -56,7 +56,8 @@ def begin(
     elif cache is not None:
         sequence = Sequence(request, cache, context_length)
     else:
-        prefix = None if prefixes is None else prefixes.find(request.seen(context_length))
+        prompt = request.seen(context_length, session.rotated_alike)
+        prefix = None if prefixes is None else prefixes.find(prompt)
         sequence = resumed(request, session.new_cache(), context_length, prefix)
     if sequence.finish_reason is None and sequence.prompt_logits is None:
         session.check_step(sequence.seen[sequence.cache.length :], sequence.cache)
@@ -267,7 +268,7 @@ class Batch:
     def _begun(self, request: Request) -> Sequence:
         """It, with what another one has computed of the same prompt, or of its first chunks."""
         context_length = self._session.shape.context_length
-        prompt = request.seen(context_length)
+        prompt = request.seen(context_length, self._session.rotated_alike)
         best = max(self._running, key=lambda other: other.computed.shared(prompt), default=None)
         kept = 0 if best is None else best.computed.shared(prompt)
         all_there = kept == len(prompt.token_ids)

@@ -70,16 +70,17 @@ class Request:
         check_policy(self.context, self.keep)
         object.__setattr__(self, "logprobs", checked_logprobs(self.logprobs))
 
-    def seen(self, context_length: int) -> Chunked:
+    def seen(self, context_length: int, alike: int | None = None) -> Chunked:
         """The prompt as a model of that context sees it, and where it is to be cut.
 
-        Raises RequestError as ``window``; a prompt that is too long is another's to refuse.
+        ``alike`` is ``Session.rotated_alike``, for whoever looks for what others have of it. Raises
+        RequestError as ``window``; a prompt that is too long is another's to refuse.
         """
         ids = self.prompt_ids
         if self.context == SLIDE:
             newest = window(ids, self.keep, context_length)
             ids = ids if len(ids) <= context_length else newest
-        return Chunked(ids, cuts(len(ids), self.chunk_size))
+        return Chunked(ids, cuts(len(ids), self.chunk_size), alike=alike)
 
     def seeded(self, place: int) -> Request:
         """The same with another seed: ``place`` more than its own, if it has one."""

@@ -53,7 +53,7 @@ class ReusableCache:
         keeps only what an empty cache would come to hold, bit by bit, and that may be all of it.
         """
         held, context_length = self.computed, self._session.shape.context_length
-        prompt = request.seen(context_length)
+        prompt = request.seen(context_length, self._session.rotated_alike)
         if exactly:
             kept = held.shared(prompt)
         else:

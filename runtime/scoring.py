@@ -308,7 +308,7 @@ class Scorer:
         fed, targets = [*context, *continuation[:-1]], np.array(continuation, np.int64)
         # One token more than needed: a continuation of one token would be fed alone.
         first = len(context) - 2 if len(context) > 3 else 0
-        self._fed.rewind(self._cut(fed[:first]))
+        self._fed.rewind(self._cut(fed[:first]), len(fed))
         done = first - (len(context) - 1)  # below 0: rows that predict tokens of the context
         for chunk in chunks(fed[first:], CHUNK_SIZE):
             rows = self._fed.logits(chunk)[max(0, -done) :]
@@ -329,9 +329,16 @@ class _Fed:
         self._cache = session.new_cache()
         self._held: list[Sequence[int]] = []  # chunks of tokens whose rows the cache has
 
-    def rewind(self, wanted: Sequence[Sequence[int]]) -> None:
-        """Leaves the cache with the rows of ``wanted``, keeping the chunks it begins with."""
+    def rewind(self, wanted: Sequence[Sequence[int]], text_length: int) -> None:
+        """Leaves the cache with the rows of ``wanted``, keeping the chunks it begins with.
+
+        The text that they begin has ``text_length`` tokens.
+        """
+        alike, longest = self._session.rotated_alike, max(text_length, self._cache.text_length)
         same = shared_beginning(self._held, wanted)
+        if alike is not None and longest > alike and text_length != self._cache.text_length:
+            same = 0
+        self._cache.text_length = text_length
         del self._held[same:]
         self._cache.truncate(sum(map(len, self._held)))
         for chunk in wanted[same:]:

@@ -205,6 +205,7 @@ class Sequence:
         ``whole`` is where all of it would be cut.
         """
         held = self.cache.length
+        self.cache.text_length = len(self.seen)
         kept = [end for end in computed.ends if end <= held]
         if not held or held in kept and kept == list(whole[: len(kept)]):
             self._cuts = self._ends = whole

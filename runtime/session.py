@@ -45,6 +45,7 @@ LONG_STEP = 16
 # its share of it and then be late with its work: see benchmarks/NOTES.md.
 SPIN_MICROSECONDS = "15"
 ERROR, FATAL = 3, 4  # severities of ONNX Runtime's log
+ROTATED_ALIKE = "pocketlm.rotated_alike"  # in the metadata of a graph
 MASK_GROWTH = 1024  # tokens the mask grows by
 # Where a graph given as bytes has its weights.
 WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
@@ -94,6 +95,10 @@ class Session:
         self._inputs = {value.name for value in self._session.get_inputs()}
         optional = {value.name for value in self._session.get_overridable_initializers()}
         self._can_keep = "num_logits_to_keep" in optional
+        self._asks_length = "text_length" in optional
+        trained = self._session.get_modelmeta().custom_metadata_map.get(ROTATED_ALIKE)
+        self.rotated_alike = int(trained) if trained and self._asks_length else None
+        """Tokens up to which texts are rotated alike; None: they are, whatever their length."""
         self._growing = folder.graph().cache.layout == GROWING
         self._cache_dtype = np.float32 if graph is None else np.float16  # on a device
         self._lock = threading.Lock()
@@ -106,6 +111,7 @@ class Session:
         self._mask = np.ones((1, MASK_GROWTH), np.int64)
         self._token = np.zeros((1, 1), np.int64)
         self._position = np.zeros((1, 1), np.int64)
+        self._text_length = np.zeros((), np.int64)
         self._last_rows = np.empty((1, 1, self.shape.vocab_size), np.float32)
         self._keep = {n: np.array(n, np.int64) for n in (0, 1)}
 
@@ -320,6 +326,7 @@ class Session:
         mask = (np.arange(total) <= self._position).astype(np.int64)
         self._bind_int64("attention_mask", mask)
         self._bind_ids()
+        self._bind_text_length(1)  # each ends with its new token
         in_place = len(places) == len(out) and rows == list(range(len(out)))
         if in_place:  # a copy of many rows takes 3 % of a step
             self._bind_logits(out[:, None], int(self._can_keep))
@@ -372,6 +379,7 @@ class Session:
         self._token[0] = token_ids
         self._position[0] = range(length, total) if count > 1 else length
         self._bind_ids()
+        self._bind_text_length(cache.text_length)
 
     def _set_ids(self, rows: int, count: int) -> None:
         """Has ids and positions be arrays of (rows, count)."""
@@ -386,6 +394,12 @@ class Session:
             if "position_ids" in self._inputs:
                 self._bind_int64("position_ids", self._position)
             self._bound_ids = self._token.shape
+
+    def _bind_text_length(self, length: int) -> None:
+        """Has a graph that asks for it take the new tokens as of a text at least so long."""
+        if self._asks_length:
+            self._text_length[...] = length
+            self._bind_int64("text_length", self._text_length)
 
     def _bind_last_rows(self, rows: int) -> None:
         """The logits after the last token of each row go to ``_last_rows``."""

@@ -67,6 +67,7 @@ class _Run:
         No chunk is a single row, see ``runtime.chunks``: a row before ``first`` joins it.
         """
         self._cache.truncate(0)
+        self._cache.text_length = len(ids)
         begin = first - 1 if len(ids) - first == 1 and first else first
         begin = 0 if begin == 1 else begin
         for chunk in chunks(ids[:begin], CHUNK_SIZE):

@@ -20,10 +20,11 @@ import onnx_ir as ir
 
 from ..config_fields import refuse_unless, require
 from ..decoder import Architecture, DecoderConfig
+from ..decoder_inputs import DecoderInputs
 from ..errors import CheckpointError
 from ..folder import DecoderShape
 from ..graph import Graph
-from ..layers import TANH_GELU, Attend, DecoderInputs, add_bias, embedding
+from ..layers import TANH_GELU, Attend, add_bias, biased_activation, embedding
 from ..stream import Stream
 
 ACTIVATIONS = {*TANH_GELU, "gelu", "relu"}
@@ -107,22 +108,15 @@ def block(g: Graph, config: Config, stream: Stream, attend: Attend) -> None:
         stream.add(conv1d(g, attend(qkv), "c_proj", (d, d)), g.parameter("c_proj.bias", (d,)))
     x = stream.layer_norm("ln_2", "skip_layer_norm")
     with g.scope("mlp"):
-        x = activation(g, conv1d(g, x, "c_fc", (d, f)), g.parameter("c_fc.bias", (f,)), config)
+        x = conv1d(g, x, "c_fc", (d, f))
+        bias, function = g.parameter("c_fc.bias", (f,)), config.activation_function
+        x = biased_activation(g, x, bias, function)
         stream.add(conv1d(g, x, "c_proj", (f, d)), g.parameter("c_proj.bias", (d,)))
 
 
 def conv1d(g: Graph, x: ir.Value, name: str, shape: tuple[int, int]) -> ir.Value:
     """x (…, in) times the weight ``name``, stored (in, out): (…, out)."""
     return g.MatMul(x, g.parameter(f"{name}.weight", shape), name=name)
-
-
-def activation(g: Graph, x: ir.Value, bias: ir.Value, config: Config) -> ir.Value:
-    """That of x + bias, with the add fused where ONNX Runtime has a kernel for it."""
-    if config.activation_function in TANH_GELU:
-        return g.FastGelu(x, bias, name="gelu")
-    if config.activation_function == "gelu":
-        return g.BiasGelu(x, bias, name="gelu")
-    return g.Relu(g.Add(x, bias, name="add_bias"), name="relu")
 
 
 def norm(g: Graph, config: Config, stream: Stream) -> ir.Value:

@@ -14,17 +14,19 @@ for names, shapes (weights are (out, in)) and the fields and defaults of the con
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Self
 
 import onnx_ir as ir
 
-from ..config_fields import require
+from ..config_fields import DERIVED, require
 from ..decoder import Architecture, DecoderConfig
+from ..decoder_inputs import DecoderInputs
 from ..folder import DecoderShape
 from ..graph import Graph
-from ..layers import ACTIVATIONS, Attend, DecoderInputs, activation, embedding, linear
-from ..rope import Rope, Rotary
+from ..layers import ACTIVATIONS, Attend, activation, embedding, linear
+from ..rope import Rope
+from ..rotary import Rotary, rotary
 from ..stream import Stream
 
 
@@ -45,6 +47,17 @@ class Config(DecoderConfig):
     tie_word_embeddings: bool = False
     attention_bias: bool = False
     mlp_bias: bool = False
+    context_length: int = field(default=0, metadata=DERIVED)
+
+    theta: ClassVar[float] = 10000.0  # where the config has none
+    share: ClassVar[float | None] = None  # the rotated part of a head, of families that have one
+
+    @classmethod
+    def read(cls, config: dict[str, Any]) -> Self:
+        """As all; a rotation may be for longer texts than the model was trained with."""
+        fields = super().read(config)
+        longest = fields.rope(config).longest(fields.max_position_embeddings)
+        return replace(fields, context_length=longest)
 
     def check(self, config: dict[str, Any]) -> None:
         """Raises CheckpointError for a combination of fields that has no graph."""
@@ -75,9 +88,16 @@ class Config(DecoderConfig):
     def key_size(self) -> int:
         return self.kv_heads * self.head_size  # K·E
 
+    def check_width(self) -> None:
+        """Raises CheckpointError unless all heads make up the width, as some families have it."""
+        sizes = f"{self.num_attention_heads} heads of {self.head_size}"
+        fits = self.query_size == self.hidden_size
+        require(fits, "the heads", sizes, [f"hidden_size {self.hidden_size} together"])
+
     @property
-    def rotary_size(self) -> int:
-        return self.head_size  # R: how many of a head's numbers are rotated
+    def epsilon(self) -> float:
+        """Of the norms."""
+        return self.rms_norm_eps
 
     @property
     def qkv_bias(self) -> bool:
@@ -88,7 +108,7 @@ class Config(DecoderConfig):
     def shape(self) -> DecoderShape:
         return DecoderShape(
             vocab_size=self.vocab_size,
-            context_length=self.max_position_embeddings,
+            context_length=self.context_length,
             hidden_size=self.hidden_size,
             num_layers=self.num_hidden_layers,
             num_heads=self.num_attention_heads,
@@ -96,10 +116,17 @@ class Config(DecoderConfig):
             head_size=self.head_size,
         )
 
-    def rotaries(self, g: Graph, config: dict[str, Any]) -> Sequence[Rotary]:
+    def rope(self, config: dict[str, Any]) -> Rope:
+        """The rotation that ``config`` asks for."""
+        trained = self.max_position_embeddings
+        return Rope.read(config, self.head_size, trained, self.theta, self.share)
+
+    def rotaries(
+        self, g: Graph, config: dict[str, Any], inputs: DecoderInputs
+    ) -> Sequence[Rotary | None]:
         """The same in every layer."""
-        rope = Rope.read(config, self.rotary_size)
-        return [rope.rotary(g, "rope", self.max_position_embeddings)] * self.num_hidden_layers
+        made = rotary(g, self.rope(config), "rope", self.context_length, inputs)
+        return [made] * self.num_hidden_layers
 
 
 def bare(name: str) -> str | None:
@@ -111,7 +138,7 @@ def embed(g: Graph, config: Config, inputs: DecoderInputs) -> Stream:
     """The stream begins as rows of the table: (B, S) -> (B, S, D)."""
     shape = (config.vocab_size, config.hidden_size)
     x = embedding(g, inputs.input_ids, "embed_tokens", shape)
-    return Stream(g, x, config.hidden_size, config.rms_norm_eps)
+    return Stream(g, x, config.hidden_size, config.epsilon)
 
 
 def projections(g: Graph, config: Config, x: ir.Value) -> Sequence[ir.Value]:

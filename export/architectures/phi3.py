@@ -9,19 +9,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import onnx_ir as ir
 
-from ..config_fields import refuse_unless, require
+from ..config_fields import refuse_unless
 from ..graph import Graph
 from ..layers import activation, linear
+from ..rope import ORIGINAL, Rope
 from . import llama
 
 
 @dataclass(frozen=True)
 class Config(llama.Config):
-    """Llama's fields, the window and the rotated share; defaults are those of transformers."""
+    """Llama's fields and the window; defaults are those of transformers."""
 
     vocab_size: int = 32064
     hidden_size: int = 3072
@@ -29,19 +30,18 @@ class Config(llama.Config):
     max_position_embeddings: int = 4096
     rms_norm_eps: float = 1e-5
     sliding_window: int | None = None
-    partial_rotary_factor: float = 1.0
+
+    share: ClassVar[float | None] = 1.0
 
     def check(self, config: dict[str, Any]) -> None:
-        """As Llama; biases, and a share of more than a whole head, are refused."""
+        """As Llama, without biases."""
         super().check(config)
         refuse_unless(config, "attention_bias", False)
         refuse_unless(config, "mlp_bias", False)
-        share = self.partial_rotary_factor
-        require(share <= 1, "partial_rotary_factor", share, ["at most 1"])
 
-    @property
-    def rotary_size(self) -> int:
-        return int(self.head_size * self.partial_rotary_factor)  # R
+    def rope(self, config: dict[str, Any]) -> Rope:
+        """As Llama; the original context has a default of its own."""
+        return super().rope({ORIGINAL: 4096} | config)
 
     def window(self, layer: int) -> int | None:
         """The same in every layer."""

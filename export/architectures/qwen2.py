@@ -5,10 +5,11 @@ Sources: Yang et al. 2024 (arXiv 2407.10671); ``modeling_qwen2.py`` of Hugging F
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
-from ..config_fields import refuse_unless
+from ..config_fields import DERIVED
+from ..layer_kinds import SLIDING, check_window, layer_kinds, used_window
 from . import llama
 
 
@@ -23,25 +24,30 @@ class Config(llama.Config):
     use_sliding_window: bool = False
     sliding_window: int | None = 4096
     max_window_layers: int = 28
+    kinds: tuple[str, ...] = field(default=(), metadata=DERIVED)  # one per layer
 
-    def check(self, config: dict[str, Any]) -> None:
-        """As Llama; the windows must be those that ``max_window_layers`` says."""
-        super().check(config)
-        kinds = [
-            "full_attention" if self.window(i) is None else "sliding_attention"
-            for i in range(self.num_hidden_layers)
-        ]
-        if config.get("layer_types") != kinds:
-            refuse_unless(config, "layer_types", None)
+    @classmethod
+    def read(cls, config: dict[str, Any]) -> Self:
+        """As Llama; without ``layer_types``, those from ``max_window_layers`` on have the window.
+
+        Unless it is used, whatever the config has as the window means nothing.
+        """
+        config = used_window(config)
+        fields = super().read(config)
+        window, first = fields.sliding_window, fields.max_window_layers
+        kinds = layer_kinds(
+            config, fields.num_hidden_layers, lambda i: window is not None and i >= first
+        )
+        check_window(kinds, window)
+        return replace(fields, kinds=kinds)
 
     @property
     def qkv_bias(self) -> bool:
         return True
 
     def window(self, layer: int) -> int | None:
-        """Layers from ``max_window_layers`` on see the window only, if there is one at all."""
-        windowed = self.use_sliding_window and layer >= self.max_window_layers
-        return self.sliding_window if windowed else None
+        """That of the layers that have one."""
+        return self.sliding_window if self.kinds[layer] == SLIDING else None
 
 
 ARCHITECTURE = replace(llama.ARCHITECTURE, config=Config)

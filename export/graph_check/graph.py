@@ -47,7 +47,8 @@ from .weights import LARGEST_RANK, check_apart, check_tensor, place_of
 
 OPSETS = range(18, 24)
 IR_VERSIONS = range(7, 14)
-KEEP = "num_logits_to_keep"
+KEEP, TEXT_LENGTH = "num_logits_to_keep", "text_length"
+OPTIONAL = {KEEP, TEXT_LENGTH}  # inputs with a default
 # The largest of each size that is taken for one: several times what any published decoder has.
 LARGEST = DecoderShape(
     vocab_size=1 << 24,
@@ -168,7 +169,7 @@ class Inspection:
         needed |= set() if self._growing else {KEEP}
         positions = {"position_ids"}  # a tracer leaves them out where nothing asks for them
         wrong = (needed if self._traced else needed | positions) - given.keys()
-        wrong |= given.keys() - needed - positions
+        wrong |= given.keys() - needed - positions - (set() if self._traced else {TEXT_LENGTH})
         outputs = {value.name for value in self._graph.outputs}
         wrong |= outputs ^ {"logits", *(name for _, name in self._caches())}
         if wrong or len(given) < len(self._graph.inputs) or len(outputs) < len(self._graph.outputs):
@@ -183,6 +184,8 @@ class Inspection:
             _check_value(value)
             if name == KEEP:
                 found = fact(INT64, (), (0, NEW[1]))
+            elif name == TEXT_LENGTH:
+                found = fact(INT64, (), (0, decoder.context_length))
             elif name == "attention_mask":
                 found = fact(INT64, (ONE, TOTAL), TRUTH)
             elif name in ("input_ids", "position_ids"):
@@ -204,19 +207,21 @@ class Inspection:
         ranges: set[tuple[int, int]] = set()
         for tensor in self._graph.initializers:
             name = tensor.name
-            if not name or name in self._initializers or (name in self.facts and name != KEEP):
+            taken = name in self._initializers or name in self.facts.keys() - OPTIONAL
+            if not name or taken:
                 raise GraphRefused(f"the weight {quoted(name)} twice or over an input", "it once")
             length = check_tensor(tensor)
             if tensor.external:
                 ranges.add(place_of(tensor, length, data_bytes))
             self._initializers[name] = tensor
-            if name != KEEP:  # what a caller may replace is no constant
+            if name not in OPTIONAL:  # what a caller may replace is no constant
                 self.facts[name] = constant(tensor)
             self._largest = max(self._largest, 2 * 4 * math.prod(tensor.dims))  # as float32
         check_apart(ranges)
-        keep = self._initializers.get(KEEP)
-        if not self._growing and (keep is None or keep[1:4] != (INT64, (), bytes(8))):
-            raise GraphRefused(f"another default of {KEEP}", "0")
+        for name in OPTIONAL & self.facts.keys() if not self._growing else ():
+            default = self._initializers.get(name)
+            if default is None or default[1:4] != (INT64, (), bytes(8)):
+                raise GraphRefused(f"another default of {name}", "0")
 
     # Nodes ------------------------------------------------------------------------------------
 

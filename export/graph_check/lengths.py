@@ -1,7 +1,7 @@
 """The formula with which every graph of ours reads lengths from the mask, and whether one is it.
 
 The attention kernel writes where these lengths say, so nothing else may stand in for them. The
-formula is that of ``layers.mask_lengths``, which has been the same in every version.
+formula is that of ``decoder_inputs.mask_lengths``, which has been the same in every version.
 """
 
 from __future__ import annotations

@@ -158,6 +158,26 @@ def rotary_embedding(call: Call) -> Fact:
     return unary(call)
 
 
+def rotation_by_angles(call: Call) -> Fact:
+    """x (B, S, heads·E), its heads rotated by cosines and sines (B, S, R / 2) of every token."""
+    heads, size = call.integer("num_heads", 0), call.decoder.head_size
+    rotated = call.integer("rotary_embedding_dim", 0)
+    if heads not in (call.decoder.num_heads, call.decoder.kv_heads):
+        raise GraphRefused(
+            f"num_heads {heads}", f"{call.decoder.num_heads} or {call.decoder.kv_heads}"
+        )
+    if rotated % 2 or not 0 < rotated <= size:
+        raise GraphRefused(f"{rotated} rotated numbers in a head", f"an even number up to {size}")
+    _width(call, 0, heads * size)
+    for index in (1, 2):
+        _width(call, index, rotated // 2)
+        if call.fact(index).dims[:2] != call.fact(0).dims[:2] or call.fact(index).dtype != FLOAT:
+            raise GraphRefused(
+                f"angles {quoted(call.node.inputs[index])} of other tokens", "of the same"
+            )
+    return unary(call)
+
+
 # Products with weights ---------------------------------------------------------------------------
 
 

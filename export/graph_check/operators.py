@@ -117,16 +117,24 @@ DECLARED: dict[tuple[str, str], Operator] = {
     ("", "Add"): Operator(plain.add, (2, 2)),
     ("", "Cast"): Operator(plain.cast, (1, 1), attributes={"to": Whole(1, 16)}),
     ("", "Concat"): Operator(plain.concat, (1, COUNT), attributes={"axis": AXIS}),
+    ("", "Cos"): Operator(plain.unary, (1, 1)),
     ("", "Div"): Operator(plain.divide, (2, 2)),
     ("", "Expand"): Operator(plain.expand, (2, 2)),
     ("", "Gather"): Operator(plain.gather, (2, 2), attributes={"axis": AXIS}),
     ("", "Gelu"): Operator(
         plain.unary, (1, 1), attributes={"approximate": frozenset({"none", "tanh"})}
     ),
+    ("", "LayerNormalization"): Operator(
+        plain.norm,
+        (2, 3),
+        attributes={"axis": AXIS, "epsilon": _EPSILON, "stash_type": Whole(1, 1)},
+    ),
     ("", "Less"): Operator(plain.compare, (2, 2)),
     ("", "MatMul"): Operator(plain.matmul, (2, 2)),
+    ("", "Max"): Operator(plain.maximum, (1, COUNT)),
     ("", "Mul"): Operator(plain.multiply, (2, 2)),
     ("", "Neg"): Operator(plain.negative, (1, 1)),
+    ("", "Pow"): Operator(plain.power, (2, 2)),
     ("", "QuantizeLinear"): Operator(microsoft.quantize_linear, (3, 3)),
     ("", "RMSNormalization"): Operator(
         plain.norm, (2, 2), attributes={"axis": AXIS, "epsilon": _EPSILON}
@@ -137,14 +145,22 @@ DECLARED: dict[tuple[str, str], Operator] = {
     ("", "ReduceSum"): Operator(plain.reduce_sum, (1, 2), attributes=_REDUCED),
     ("", "Relu"): Operator(plain.unary, (1, 1)),
     ("", "Reshape"): Operator(plain.reshape, (2, 2), attributes={"allowzero": FLAG}),
+    ("", "RotaryEmbedding"): Operator(
+        microsoft.rotation_by_angles,
+        (3, 3),
+        attributes={"num_heads": SIZE, "rotary_embedding_dim": SIZE},
+    ),
     ("", "Shape"): Operator(plain.shape, (1, 1), attributes={"start": AXIS, "end": AXIS}),
+    ("", "Sin"): Operator(plain.unary, (1, 1)),
     ("", "Slice"): Operator(plain.slice_, (3, 5)),
     ("", "Split"): Operator(
         plain.split, (1, 2), (1, COUNT), {"axis": AXIS, "num_outputs": Whole(1, COUNT)}
     ),
     ("", "Squeeze"): Operator(plain.squeeze, (1, 2)),
     ("", "Sub"): Operator(plain.subtract, (2, 2)),
+    ("", "Tanh"): Operator(plain.unary, (1, 1)),
     ("", "Unsqueeze"): Operator(plain.unsqueeze, (2, 2)),
+    ("", "Where"): Operator(plain.where, (3, 3)),
     ("com.microsoft", "BiasGelu"): Operator(microsoft.gelu_of_sum, (2, 2)),
     ("com.microsoft", "FastGelu"): Operator(microsoft.gelu_of_sum, (1, 2)),
     ("com.microsoft", "FusedMatMul"): Operator(
@@ -210,8 +226,7 @@ _TRACED: dict[str, Operator] = {
     **{
         name: Operator(plain.unary, (1, 1))
         for name in (
-            "Ceil Cos Erf Exp Floor HardSwish Log Reciprocal Round Sigmoid Sign Sin Softplus Sqrt "
-            "Tanh"
+            "Ceil Erf Exp Floor HardSwish Log Reciprocal Round Sigmoid Sign Softplus Sqrt"
         ).split()
     },
     **{name: Operator(plain.unary, (1, 1), attributes=_ALPHA) for name in ("Elu", "LeakyRelu")},
@@ -249,12 +264,6 @@ _TRACED: dict[str, Operator] = {
         attributes={"alpha": Number(), "beta": Number(), "transA": FLAG, "transB": FLAG},
     ),
     "Identity": Operator(plain.identity, (1, 1)),
-    "LayerNormalization": Operator(
-        plain.norm,
-        (2, 3),
-        attributes={"axis": AXIS, "epsilon": _EPSILON, "stash_type": Whole(1, 1)},
-    ),
-    "Max": Operator(plain.maximum, (1, COUNT)),
     "Min": Operator(plain.minimum, (1, COUNT)),
     "Mod": Operator(plain.modulo, (2, 2), attributes={"fmod": FLAG}),
     "NonZero": Operator(plain.non_zero, (1, 1)),
@@ -265,7 +274,6 @@ _TRACED: dict[str, Operator] = {
         attributes={"mode": frozenset({"constant", "edge", "reflect"})},
         gaps=frozenset({2}),
     ),
-    "Pow": Operator(plain.power, (2, 2)),
     "ReduceMean": Operator(plain.reduce_to_one, (1, 2), attributes=_REDUCED),
     "ScatterElements": Operator(
         plain.scatter, (3, 3), attributes={"axis": AXIS, "reduction": _SCATTERED}
@@ -276,7 +284,6 @@ _TRACED: dict[str, Operator] = {
     "TopK": Operator(plain.top_k, (2, 2), (2, 2), {"axis": AXIS, "largest": FLAG, "sorted": FLAG}),
     "Transpose": Operator(plain.transpose, (1, 1), attributes={"perm": tuple}),
     "Trilu": Operator(plain.unary, (1, 2), attributes={"upper": FLAG}),
-    "Where": Operator(plain.where, (3, 3)),
 }
 TRACED = DECLARED | {("", name): operator for name, operator in _TRACED.items()}
 # Attention over a cache in place is another contract than a cache that the graph makes longer.

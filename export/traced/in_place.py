@@ -26,10 +26,11 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from ..decoder_inputs import MASKED, mask_lengths
 from ..folder import DecoderShape
 from ..graph import Graph, Weight
 from ..graph_pass import Outcome
-from ..layers import MASKED, last_rows, mask_lengths
+from ..layers import last_rows
 from .masks import HIDDEN, Masks, Refused, is_plain
 from .sizes import BATCH, NEW, TOTAL, broadcast, multiply
 from .symbols import Symbols, attribute
@@ -97,7 +98,7 @@ class _Rewriting:
         first = next(iter(self._model.graph))
         with self._graph.before(first, "mask"):
             ids, mask = self._inputs["input_ids"], self._inputs["attention_mask"]
-            seqlens_k, total, bias = mask_lengths(self._graph, ids, mask)
+            _, seqlens_k, total, bias = mask_lengths(self._graph, ids, mask)
         biases = {key: bias for key in distinct if plain[key]}
         names = [f"layers.{number}" for number in range(len(layers))]
         for name, layer in zip(names, layers, strict=True):

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
-from ..layers import MASKED
+from ..decoder_inputs import MASKED
 
 HIDDEN = -1e8  # a score below this is hidden
 LARGEST_MASK = 1 << 24  # elements of a constant that a mask is made of

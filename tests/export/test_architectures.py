@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from checkpoint_files import gpt2_config, gpt2_tensors, write_checkpoint
-from llama_checkpoints import CLASSES, LLAMA3, llama_config, llama_tensors
+from llama_checkpoints import CLASSES, LLAMA3, LONGROPE, WRAPPED, YARN, llama_config, llama_tensors
 
 from pocketlm.export.architectures import find_architecture, known_architectures
 from pocketlm.export.checkpoint import Checkpoint, open_checkpoint
@@ -24,7 +24,7 @@ OTHER_KINDS: dict[str, tuple[dict[str, Any], str]] = {
     "qwen2_moe": ({"num_experts": 60, "moe_intermediate_size": 1408}, EXPERTS),
     "qwen3_moe": ({"num_experts": 128, "num_experts_per_tok": 8}, EXPERTS),
     "deepseek_v3": ({"n_routed_experts": 256, "quantization_config": {}}, EXPERTS),
-    "gemma3": ({"text_config": {"model_type": "gemma3_text"}, "vision_config": {"a": 1}}, PARTS),
+    "gemma3n": ({"text_config": {"model_type": "gemma3n_text"}, "vision_config": {"a": 1}}, PARTS),
     "llama4": ({"text_config": {"num_local_experts": 16}, "vision_config": {"a": 1}}, PARTS),
     "mllama": ({"text_config": {"model_type": "mllama_text_model"}}, PARTS),
     "qwen2_audio": ({"audio_config": {"model_type": "qwen2_audio_encoder"}}, PARTS),
@@ -55,6 +55,8 @@ HARMLESS: dict[str, Any] = {
 
 def config_of(model_type: str) -> dict[str, Any]:
     """The tiny config of any architecture."""
+    if model_type in WRAPPED:
+        return {"model_type": model_type, "text_config": llama_config(WRAPPED[model_type])}
     return gpt2_config() if model_type == "gpt2" else llama_config(model_type)
 
 
@@ -67,7 +69,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Checkpoin
         for kind in CLASSES
     }
     written["gpt2"] = write_checkpoint(folder / "gpt2", gpt2_config(), gpt2_tensors(gpt2_config()))
-    assert sorted(written) == known_architectures()
+    assert sorted([*written, *WRAPPED]) == known_architectures()
     return {kind: open_checkpoint(path) for kind, path in written.items()}
 
 
@@ -80,6 +82,7 @@ def test_another_kind_of_model_is_named_for_what_it_is(model_type: str) -> None:
     message = str(caught.value)
     assert message.startswith(f"config.json: model_type is {model_type!r}, {kind} ({named}), ")
     assert f"expected one of {', '.join(known_architectures())}; " in message
+    assert ("kernel for experts" in message) == (kind == EXPERTS)
 
 
 @pytest.mark.parametrize("method", QUANTIZED)
@@ -117,16 +120,23 @@ ROPES = [
     *({"full_attention": value, "sliding_attention": value} for value in JUNK),
     *(LLAMA3 | {name: value} for name in LLAMA3 for value in JUNK),
     LLAMA3 | {"low_freq_factor": 4.0},
+    *(
+        YARN | {name: value}
+        for name in (*YARN, "beta_fast", "mscale", "truncate")
+        for value in JUNK
+    ),
+    *(LONGROPE | {name: value} for name in (*LONGROPE, "factor") for value in JUNK),
+    *({"type": "dynamic", "factor": value} for value in JUNK),
 ]
 OPTIONAL = {
     *("head_dim", "layer_types", "partial_rotary_factor", "rope_local_base_freq"),
     *("rope_parameters", "rope_scaling", "sliding_window", "hidden_activation", "model_type"),
     *("final_logit_softcapping", "use_bidirectional_attention", "quantization_config"),
-    *("num_experts", "text_config"),
+    *("num_experts", "text_config", "no_rope_layers", "original_max_position_embeddings"),
 }
 
 
-@pytest.mark.parametrize("model_type", known_architectures())
+@pytest.mark.parametrize("model_type", [*CLASSES, "gpt2"])
 def test_no_value_of_a_field_ends_in_anything_but_a_checkpoint_error(
     model_type: str, checkpoints: dict[str, Checkpoint]
 ) -> None:

@@ -129,7 +129,6 @@ def test_a_branch_that_waits_is_not_lost() -> None:
     assert stream.x is x
     stream.add(branch)
     for use in (
-        lambda: stream.add(branch),
         lambda: stream.add_now(branch, "sum"),
         lambda: stream.x,
     ):

@@ -161,8 +161,8 @@ def test_every_plain_operator_is_compared() -> None:
     """With its twin here, or as part of a whole graph below."""
     like_others = set(
         "And Ceil Cos Elu Erf Exp Greater GreaterOrEqual HardSwish IsNaN LeakyRelu LessOrEqual Log "
-        "Or QuantizeLinear RMSNormalization Reciprocal ReduceSumSquare Round Sigmoid Sign Sin "
-        "Softplus Sqrt Tanh Xor".split()
+        "Or QuantizeLinear RMSNormalization Reciprocal ReduceSumSquare RotaryEmbedding Round "
+        "Sigmoid Sign Sin Softplus Sqrt Tanh Xor".split()
     )
     plain = {operator for domain, operator in TRACED if not domain}
     assert plain - {case[0] for case in CASES} == like_others

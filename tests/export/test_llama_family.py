@@ -12,13 +12,25 @@ import numpy as np
 import onnx
 import pytest
 from checkpoint_files import NUMPY_DTYPES, write_checkpoint
-from llama_checkpoints import CASES, CLASSES, LLAMA3, Case, Tensors, llama_config, llama_tensors
+from llama_checkpoints import (
+    CASES,
+    CLASSES,
+    LLAMA3,
+    LONGROPE,
+    WRAPPED,
+    YARN,
+    Case,
+    Tensors,
+    llama_config,
+    llama_tensors,
+)
 from model_folders import report_of
 from numpy.typing import NDArray
-from reference import gemma3, llama, olmo2
+from reference import gemma3, layer_normed, llama, olmo2
 
 from pocketlm.export.architectures import find_architecture, known_architectures
 from pocketlm.export.checkpoint import open_checkpoint
+from pocketlm.export.config_fields import DERIVED
 from pocketlm.export.errors import CheckpointError
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.writing import export_model
@@ -39,7 +51,12 @@ class Exported:
     folder: ModelFolder
 
     def expected(self, ids: list[int]) -> llama.Array:
-        twins = {"gemma3_text": gemma3.forward, "olmo2": olmo2.forward}
+        twins = {
+            "gemma2": gemma3.forward,
+            "gemma3_text": gemma3.forward,
+            "olmo2": olmo2.forward,
+            **{family: layer_normed.forward for family in layer_normed.FAMILIES},
+        }
         twin = twins.get(self.config["model_type"], llama.forward)
         return twin(self.config, self.tensors, ids)
 
@@ -67,7 +84,8 @@ def exported(
 
 
 def test_every_architecture_has_a_case() -> None:
-    assert {case.model_type for case in CASES.values()} | {"gpt2"} == set(known_architectures())
+    found = {case.model_type for case in CASES.values()}
+    assert found | {"gpt2", *WRAPPED} == set(known_architectures())
 
 
 # Fields that a config of the family has no use for: the model published under it ignores them.
@@ -77,8 +95,13 @@ UNUSED = {
     "qwen3": {"mlp_bias"},
     "phi3": {"attention_bias", "mlp_bias"},
     "olmo2": {"mlp_bias"},
-    # Its own name for hidden_act is tested instead; kinds is what layer_types and pattern say.
-    "gemma3_text": {"mlp_bias", "hidden_act", "kinds"},
+    # Its own name for hidden_act is tested instead.
+    "gemma2": {"mlp_bias", "hidden_act"},
+    "gemma3_text": {"mlp_bias", "hidden_act", "attn_logit_softcapping", "final_logit_softcapping"},
+    "phi": {"attention_bias", "mlp_bias", "rms_norm_eps"},
+    "gpt_neox": {"mlp_bias", "rms_norm_eps", "num_key_value_heads", "head_dim"},
+    "stablelm": {"head_dim", "attention_bias", "mlp_bias", "rms_norm_eps"},
+    "starcoder2": {"attention_bias", "mlp_bias", "rms_norm_eps"},
 }
 
 
@@ -90,7 +113,8 @@ def test_every_field_of_a_config_is_varied_by_a_case(model_type: str) -> None:
         for case in CASES.values()
         if case.model_type == model_type
     ]
-    for name in {field.name for field in fields} - UNUSED.get(model_type, set()):
+    read = {field.name for field in fields if field.metadata != DERIVED}
+    for name in read - UNUSED.get(model_type, set()):
         values = {repr(config.get(name)) for config in configs}
         assert len(values) > 1, f"{model_type}: no case varies {name}"
 
@@ -105,6 +129,7 @@ def test_logits_match_the_twin_however_the_prompt_is_split(exported: Exported) -
     session = Session(exported.folder, threads=1)
     for size in (len(IDS), 1, 3):
         for cache in (session.new_cache(), ConcatenatingCache(session.shape)):
+            cache.text_length = len(IDS)
             parts = [IDS[start : start + size] for start in range(0, len(IDS), size)]
             found = np.concatenate([session.all_logits(part, cache) for part in parts])
             np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance)
@@ -138,8 +163,8 @@ def test_rotation_is_right_far_beyond_the_original_context(scaling: Any, tmp_pat
     x = w["embed_tokens.weight"][ids]
     h = llama.rms_norm(x, w["layers.0.input_layernorm.weight"], config["rms_norm_eps"])
     q, k, v = llama.heads(config, w, h, "layers.0.self_attn")
-    angles = llama.rotary_angles(config, length)
-    q, k = llama.rotate(q, angles), llama.rotate(k, angles)
+    turns = llama.rotary_turns(config, length)
+    q, k = llama.rotate(q, turns), llama.rotate(k, turns)
     attended = []
     for head in range(len(q)):
         scores = k[head // 3] @ q[head, -1] * llama.head_size(config) ** -0.5
@@ -175,11 +200,15 @@ def test_inputs_and_outputs_are_the_contract(exported: Exported) -> None:
     present = f"float[batch_size, {heads}, total_sequence_length, {size}]"
     count, vocabulary = exported.config["num_hidden_layers"], exported.config["vocab_size"]
     layers = [f"{i}.{kind}" for i in range(count) for kind in ("key", "value")]
+    scaling = exported.config.get("rope_scaling") or {}
+    grows = scaling.get("rope_type", scaling.get("type")) in ("dynamic", "longrope")
+    asked = {"text_length": "int64[]"} if grows else {}
     assert graph.inputs == {
         "input_ids": "int64[batch_size, sequence_length]",
         "attention_mask": "int64[batch_size, total_sequence_length]",
         "position_ids": "int64[batch_size, sequence_length]",
         "num_logits_to_keep": "int64[]",
+        **asked,
         **{f"past_key_values.{layer}": past for layer in layers},
     }
     assert graph.outputs == {
@@ -201,10 +230,8 @@ def test_every_linear_layer_is_quantized_and_stays_close(
         open_checkpoint(exported.source), tmp_path / "out", precision_of(precision)
     )
     found = {tensor.name for tensor in report_of(folder).tensors}
-    matrices = {
-        name.removeprefix("model.") for name, values in exported.tensors.items() if values.ndim == 2
-    }
-    assert found == matrices
+    bare = find_architecture(exported.config).bare
+    assert found == {bare(name) for name, values in exported.tensors.items() if values.ndim == 2}
     assert not report_of(folder).skipped
     expected = exported.expected(IDS)
     session = Session(folder, threads=1)
@@ -236,9 +263,14 @@ def test_bytes_do_not_depend_on_pieces_threads_or_the_way_through_fp32(
 # Refusals ---------------------------------------------------------------------------------------
 
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
-    "yarn": ("llama", {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "yarn"),
-    "longrope": ("phi3", {"rope_scaling": {"type": "longrope", "short_factor": []}}, "longrope"),
-    "dynamic": ("qwen2", {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "dynamic"),
+    "another kind": ("llama", {"rope_scaling": {"rope_type": "axial"}}, "axial"),
+    "short factors": ("phi3", {"rope_scaling": LONGROPE | {"short_factor": [1.0]}}, "short_factor"),
+    "long factors": ("phi3", {"rope_scaling": {"type": "su", "short_factor": [1.0] * 8}}, "long_"),
+    "dynamic": ("qwen2", {"rope_scaling": {"type": "dynamic"}}, "factor"),
+    "yarn, unknown field": ("llama", {"rope_scaling": YARN | {"beta_slower": 1}}, "beta_slower"),
+    "unknown field": ("llama", {"rope_parameters": {"alpha": 1000.0}}, "'alpha'"),
+    "share of no use": ("llama", {"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_ro"),
+    "kinds of no use": ("llama", {"rope_parameters": {"full_attention": {}}}, "full_attention"),
     "kind is a list": ("llama", {"rope_scaling": {"rope_type": ["linear"]}}, "rope_scaling"),
     "no blend": ("llama", {"rope_scaling": LLAMA3 | {"low_freq_factor": 4.0}}, "low_freq_factor"),
     "no factor": ("llama", {"rope_scaling": {"type": "linear"}}, "factor"),
@@ -253,9 +285,12 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "head size": ("llama", {"head_dim": 12}, "head size"),
     "layers": ("llama", {"num_hidden_layers": 1 << 20}, "num_hidden_layers"),
     "layer kinds": ("gemma3_text", {"layer_types": ["full_attention", "linear"]}, "layer_types"),
-    "softcap": ("gemma3_text", {"final_logit_softcapping": 30.0}, "final_logit_softcapping"),
-    "qwen layer kinds": ("qwen2", {"layer_types": ["sliding_attention"] * 2}, "layer_types"),
+    "softcap": ("gemma3_text", {"final_logit_softcapping": "x"}, "final_logit_softcapping"),
+    "qwen layer kinds": ("qwen2", {"layer_types": ["sliding_attention"] * 2}, "sliding_window"),
     "rotated share": ("phi3", {"partial_rotary_factor": 1.5}, "partial_rotary_factor"),
+    "neox key heads": ("gpt_neox", {"num_key_value_heads": 4}, "num_key_value_heads"),
+    "phi norms": ("phi", {"qk_layernorm": True}, "qk_layernorm"),
+    "no rotations": ("smollm3", {"no_rope_layers": [1, 2]}, "no_rope_layers"),
 }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from checkpoint_files import write_checkpoint
-from llama_checkpoints import CASES, LLAMA3, Case, llama_config, llama_tensors
+from llama_checkpoints import CASES, LLAMA3, LONGROPE, Case, llama_config, llama_tensors
 from numpy.typing import NDArray
 
 from pocketlm.export.checkpoint import open_checkpoint
@@ -63,6 +63,56 @@ def test_llama3_rotation_equals_transformers_beyond_8192_positions(tmp_path: Pat
     }
     source = checkpoint(Case("llama", config), tmp_path / "in")
     ids = np.random.default_rng(3).integers(0, 97, 9000).tolist()
+    expected = theirs(source, ids, 1)[-1]
+    session = Session(export_model(open_checkpoint(source), tmp_path / "out"), threads=2)
+    found = prefill(session, ids, session.new_cache())
+    np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE * np.abs(expected).max())
+
+
+GROWING: dict[str, dict[str, Any]] = {
+    "longrope": {"rope_scaling": LONGROPE, "original_max_position_embeddings": 24},
+    "dynamic": {"rope_scaling": {"type": "dynamic", "factor": 4.0}, "max_position_embeddings": 24},
+}
+
+
+@pytest.mark.parametrize("name", GROWING)
+def test_text_that_outgrows_the_original_context_equals_transformers_with_its_cache(
+    name: str, tmp_path: Path
+) -> None:
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    source = checkpoint(Case("llama", GROWING[name]), tmp_path / "in")
+    ids = [(7 * i + 3) % 97 for i in range(40)]
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        source, torch_dtype=torch.float32, attn_implementation="eager"
+    )
+    session = Session(export_model(open_checkpoint(source), tmp_path / "out"), threads=1)
+    cache, theirs_cache = session.new_cache(), transformers.DynamicCache()
+    for part in (ids[:20], *([token] for token in ids[20:])):
+        with torch.no_grad():
+            made = model(torch.tensor([part]), past_key_values=theirs_cache, use_cache=True)
+        expected = made.logits[0, -1].numpy()
+        found = prefill(session, part, cache) if len(part) > 1 else session.step(part, cache)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("kind", ["yarn", "longrope", "dynamic"])
+def test_rotation_equals_transformers_far_beyond_the_original_context(
+    kind: str, tmp_path: Path
+) -> None:
+    scalings: dict[str, dict[str, Any]] = {
+        "yarn": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048},
+        "longrope": LONGROPE,
+        "dynamic": {"type": "dynamic", "factor": 4.0},
+    }
+    config: dict[str, Any] = {
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 2048 if kind == "dynamic" else 8192,
+        "rope_scaling": scalings[kind],
+    } | ({"original_max_position_embeddings": 2048} if kind == "longrope" else {})
+    source = checkpoint(Case("llama", config), tmp_path / "in")
+    ids = np.random.default_rng(3).integers(0, 97, 5000).tolist()
     expected = theirs(source, ids, 1)[-1]
     session = Session(export_model(open_checkpoint(source), tmp_path / "out"), threads=2)
     found = prefill(session, ids, session.new_cache())

@@ -9,7 +9,14 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from checkpoint_files import gpt2_config, gpt2_tensors, write_checkpoint
-from llama_checkpoints import ALL_FIELDS, CASES, OTHER_FIELDS, llama_config, llama_tensors
+from llama_checkpoints import (
+    ALL_FIELDS,
+    CASES,
+    OTHER_FIELDS,
+    WRAPPED,
+    llama_config,
+    llama_tensors,
+)
 
 from pocketlm.export.architectures import known_architectures
 from pocketlm.export.checkpoint import open_checkpoint
@@ -26,6 +33,7 @@ CONFIGS = {
     "gpt2": gpt2_config(n_layer=3),
     **{kind: llama_config(kind, **(OTHER_FIELDS | ALL_FIELDS[kind])) for kind in ALL_FIELDS},
     "untied": llama_config(),
+    "computed rotation": llama_config(max_position_embeddings=131072),
     "small heads": llama_config("mistral", **CASES["mistral, window and small heads"].config),
 }
 
@@ -48,7 +56,8 @@ def logits_in_parts(parts: tuple[Part, ...]) -> np.ndarray[Any, Any]:
 
 
 def test_every_architecture_is_split_here() -> None:
-    assert {config["model_type"] for config in CONFIGS.values()} == set(known_architectures())
+    found = {config["model_type"] for config in CONFIGS.values()}
+    assert found | set(WRAPPED) == set(known_architectures())
 
 
 @pytest.mark.parametrize("name", CONFIGS)

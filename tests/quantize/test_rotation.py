@@ -122,7 +122,7 @@ def assert_same(config: Config, rotation: Rotation, done: set[str]) -> None:
 @pytest.mark.parametrize("case", CASES.values(), ids=list(CASES))
 def test_every_case_of_the_llama_family_keeps_its_logits(case: Any) -> None:
     config = llama_config(case.model_type, **case.config)
-    post_norm = case.model_type in ("gemma3_text", "olmo2")
+    post_norm = case.model_type in ("gemma2", "gemma3_text", "olmo2")
     assert_same(config, Rotation(), {"R2", "R4"} if post_norm else {"R1", "R2", "R4"})
 
 

@@ -8,7 +8,8 @@
 
 Takes a checkpoint's config.json and tensors as published, one prompt without padding, no cache.
 Biases, norms of queries and keys, and fused projections are used where the tensors are there, so
-that one forward pass serves llama, mistral, qwen2, qwen3 and phi3. Letters: S tokens, E head size.
+that one forward pass serves llama, mistral, qwen2, qwen3, phi3, granite (with its multipliers) and
+smollm3 (some layers of which do not rotate). Letters: S tokens, E head size.
 Source: the ``modeling_*.py`` files of Hugging Face transformers; it shares no code with ``export``.
 """
 
@@ -22,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+Turns = NDArray[np.complex128]
 
 
 class Weights:
@@ -50,19 +52,22 @@ def forward(
     """Logits (S, V) after every token of ``ids``."""
     w = Weights(tensors)
     epsilon = config["rms_norm_eps"]
-    angles = rotary_angles(config, len(ids))
-    x = w["embed_tokens.weight"][list(ids)]  # (S, D)
+    turns = rotary_turns(config, len(ids))
+    share = config.get("residual_multiplier", 1.0)
+    scale = config.get("attention_multiplier", head_size(config) ** -0.5)
+    x = w["embed_tokens.weight"][list(ids)] * config.get("embedding_multiplier", 1.0)  # (S, D)
     for i in range(config["num_hidden_layers"]):
         layer = f"layers.{i}"
         h = rms_norm(x, w[f"{layer}.input_layernorm.weight"], epsilon)
         q, k, v = heads(config, w, h, f"{layer}.self_attn")
-        q, k = rotate(q, angles), rotate(k, angles)
-        window = window_of(config, i)
-        attended = attention(q, k, v, head_size(config) ** -0.5, window)
-        x = x + w.linear(attended, f"{layer}.self_attn.o_proj")
+        if rotates(config, i):
+            q, k = rotate(q, turns), rotate(k, turns)
+        attended = attention(q, k, v, scale, window_of(config, i))
+        x = x + w.linear(attended, f"{layer}.self_attn.o_proj") * share
         h = rms_norm(x, w[f"{layer}.post_attention_layernorm.weight"], epsilon)
-        x = x + feed_forward(w, h, f"{layer}.mlp", config["hidden_act"])
-    return rms_norm(x, w["norm.weight"], epsilon) @ output_head(config, w).T
+        x = x + feed_forward(w, h, f"{layer}.mlp", config["hidden_act"]) * share
+    logits: Array = rms_norm(x, w["norm.weight"], epsilon) @ output_head(config, w).T
+    return logits / float(config.get("logits_scaling", 1.0))
 
 
 def output_head(config: Mapping[str, Any], w: Weights) -> Array:
@@ -79,10 +84,24 @@ def head_size(config: Mapping[str, Any]) -> int:
 def window_of(config: Mapping[str, Any], layer: int) -> int | None:
     """How many tokens a token sees, itself included; None for all."""
     window = config.get("sliding_window")
-    if config["model_type"] in ("qwen2", "qwen3"):
-        if not config.get("use_sliding_window") or layer < config["max_window_layers"]:
-            return None
+    if "use_sliding_window" in config and not config["use_sliding_window"]:
+        return None
+    if config.get("layer_types") is not None:
+        return window if config["layer_types"][layer] == "sliding_attention" else None
+    if config["model_type"] in ("qwen2", "qwen3") and layer < config["max_window_layers"]:
+        return None
+    if config["model_type"] == "smollm3" and rotates(config, layer):
+        return None
     return window
+
+
+def rotates(config: Mapping[str, Any], layer: int) -> bool:
+    """Whether a layer turns its queries and keys at all."""
+    if config["model_type"] != "smollm3":
+        return True
+    if config.get("no_rope_layers") is not None:
+        return bool(config["no_rope_layers"][layer])
+    return bool((layer + 1) % config["no_rope_layer_interval"])
 
 
 def rms_norm(x: Array, weight: Array, epsilon: float) -> Array:
@@ -109,43 +128,79 @@ def heads(config: Mapping[str, Any], w: Weights, x: Array, name: str) -> tuple[A
     return q, k, v
 
 
-def rotary_angles(config: Mapping[str, Any], length: int) -> Array:
-    """(S, R / 2) radians: what pair j at position p turns by."""
-    rotated = int(head_size(config) * config.get("partial_rotary_factor", 1.0))
-    return angles_of(config["rope_theta"], config.get("rope_scaling") or {}, rotated, length)
+def rotary_turns(config: Mapping[str, Any], length: int) -> Turns:
+    """(S, R / 2): what pair j at position p of a text of S tokens is multiplied by."""
+    scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    share = scaling.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
+    theta = float(scaling.get("rope_theta") or config["rope_theta"])
+    trained = config["max_position_embeddings"]
+    if "original_max_position_embeddings" in config:
+        own = config["original_max_position_embeddings"]
+        scaling = {**scaling, "original_max_position_embeddings": own}
+    return turns_of(theta, scaling, int(head_size(config) * share), length, trained)
 
 
-def angles_of(theta: float, scaling: Mapping[str, Any], rotated: int, length: int) -> Array:
-    """The same for one kind of layer."""
+def turns_of(
+    theta: float, scaling: Mapping[str, Any], rotated: int, length: int, trained: int
+) -> Turns:
+    """The same for one kind of layer of a model trained with texts of so many tokens."""
     kind = scaling.get("rope_type", scaling.get("type", "default"))
-    frequencies = []
+    factor: float = scaling.get("factor") or 0.0
+    original = scaling.get("original_max_position_embeddings", trained)
+    if kind == "dynamic" and length > trained:
+        theta *= (factor * length / trained - (factor - 1)) ** (rotated / (rotated - 2))
+    frequencies, scale = [], 1.0
     for j in range(rotated // 2):
         frequency = theta ** (-2 * j / rotated)
         if kind == "linear":
-            frequency /= scaling["factor"]
+            frequency /= factor
         if kind == "llama3":
-            original = scaling["original_max_position_embeddings"]
             low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
             wavelength = 2 * math.pi / frequency
             if wavelength > original / low:
-                frequency /= scaling["factor"]
+                frequency /= factor
             elif wavelength > original / high:
                 smooth = (original / wavelength - low) / (high - low)
-                frequency = (1 - smooth) * frequency / scaling["factor"] + smooth * frequency
+                frequency = (1 - smooth) * frequency / factor + smooth * frequency
+        if kind in ("longrope", "su"):
+            factors = scaling["long_factor" if length > original else "short_factor"]
+            frequency /= factors[j]
+        if kind == "yarn":
+            first, last = (
+                rotated * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(theta))
+                for turns in (scaling.get("beta_fast", 32), scaling.get("beta_slow", 1))
+            )
+            if scaling.get("truncate", True):
+                first, last = math.floor(first), math.ceil(last)
+            first, last = max(first, 0), min(last, rotated - 1)
+            share = min(max((j - first) / (last - first or 0.001), 0), 1)
+            frequency = frequency / factor * share + frequency * (1 - share)
         frequencies.append(frequency)
+    if kind in ("longrope", "su"):
+        factor = factor or trained / original
+        scale = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
+    if kind == "yarn":
+        scale = 0.1 * math.log(factor) + 1
+        if scaling.get("mscale") and scaling.get("mscale_all_dim"):
+            scale, below = (
+                0.1 * scaling[name] * math.log(factor) + 1 for name in ("mscale", "mscale_all_dim")
+            )
+            scale /= below
     angles: Array = np.arange(length)[:, None] * np.array(frequencies)
-    return angles
+    turns: Turns = scaling.get("attention_factor", scale) * np.exp(1j * angles)
+    return turns
 
 
-def rotate(x: Array, angles: Array) -> Array:
+def rotate(x: Array, turns: Turns) -> Array:
     """Turns the first R numbers of each head, number j against number j + R / 2."""
-    half = angles.shape[1]
-    a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
-    cos, sin = np.cos(angles), np.sin(angles)
-    return np.concatenate([a * cos - b * sin, b * cos + a * sin, rest], axis=-1)
+    half = turns.shape[1]
+    turned = (x[..., :half] + 1j * x[..., half : 2 * half]) * turns
+    return np.concatenate([turned.real, turned.imag, x[..., 2 * half :]], axis=-1)
 
 
-def attention(q: Array, k: Array, v: Array, scale: float, window: int | None) -> Array:
+def attention(
+    q: Array, k: Array, v: Array, scale: float, window: int | None, softcap: float | None = None
+) -> Array:
     """Causal attention, one head after another: (H, S, E) -> (S, H·E)."""
     group = len(q) // len(k)
     length = q.shape[1]
@@ -155,7 +210,10 @@ def attention(q: Array, k: Array, v: Array, scale: float, window: int | None) ->
         hidden |= column <= row - window
     attended = []
     for h in range(len(q)):
-        scores = np.where(hidden, -np.inf, q[h] @ k[h // group].T * scale)  # (S, S)
+        scores = q[h] @ k[h // group].T * scale  # (S, S)
+        if softcap is not None:
+            scores = softcap * np.tanh(scores / softcap)
+        scores = np.where(hidden, -np.inf, scores)
         weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
         attended.append(weights / weights.sum(axis=-1, keepdims=True) @ v[h // group])
     return np.concatenate(attended, axis=-1)
@@ -192,6 +250,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "silu": silu,
     "swish": silu,
     "gelu": gelu,
+    "gelu_new": tanh_gelu,
     "gelu_pytorch_tanh": tanh_gelu,
     "relu": lambda x: np.maximum(x, 0),
 }

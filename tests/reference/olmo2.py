@@ -21,7 +21,7 @@ def forward(
     """Logits (S, V) after every token of ``ids``."""
     w = llama.Weights(tensors)
     size = llama.head_size(config)
-    angles = llama.rotary_angles(config, len(ids))
+    turns = llama.rotary_turns(config, len(ids))
 
     def norm(x: Array, name: str) -> Array:
         return llama.rms_norm(x, w[f"{name}.weight"], config["rms_norm_eps"])
@@ -36,7 +36,7 @@ def forward(
         q = split(norm(w.linear(x, f"{name}.q_proj"), f"{name}.q_norm"))
         k = split(norm(w.linear(x, f"{name}.k_proj"), f"{name}.k_norm"))
         v = split(w.linear(x, f"{name}.v_proj"))
-        q, k = llama.rotate(q, angles), llama.rotate(k, angles)
+        q, k = llama.rotate(q, turns), llama.rotate(k, turns)
         branch = w.linear(llama.attention(q, k, v, size**-0.5, None), f"{name}.o_proj")
         x = x + norm(branch, f"{layer}.post_attention_layernorm")
         branch = llama.feed_forward(w, x, f"{layer}.mlp", config["hidden_act"])

@@ -1,0 +1,10 @@
+"""Idefics3: the text model is Llama.
+
+Source: ``modeling_idefics3.py`` of Hugging Face transformers for where its tensors are.
+"""
+
+from __future__ import annotations
+
+from ..wrapped import Wrapped
+
+ARCHITECTURE = Wrapped(text={"llama": "llama"}, default="llama")
