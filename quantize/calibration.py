@@ -184,8 +184,13 @@ def _work_folder(calibration: Calibration, identity: str) -> Iterator[Path]:
 
 
 def _fingerprint(model: ir.Model) -> str:
-    """SHA-256 of names, shapes and some numbers of every weight: tells models apart."""
+    """SHA-256 of nodes, and of names, shapes and some numbers of every weight: tells models apart.
+
+    Nodes, as one config may ask for another rotation of the same weights.
+    """
     digest = hashlib.sha256()
+    for node in model.graph:
+        digest.update(f"{node.op_type} {node.name}\n".encode())
     for weight in weights_of(model):
         rows = max(1, min(SAMPLED_BYTES // max(1, weight.row_bytes), weight.num_rows))
         digest.update(f"{weight.name} {weight.shape.numpy()}".encode())

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from ..export.errors import PocketLMError, RequestError
 from ..export.graph import IR_VERSION, Weight
 from ..export.memory import exhausted, is_exhaustion, memory_errors
+from ..export.rotary import TEXT_LENGTH
 from ..export.threads import check_threads
 from .select import match_product
 from .weights import LinearWeight, weight_of
@@ -157,6 +158,7 @@ class OpenPart:
             "attention_mask": np.ones(token_ids.shape, np.int64),
             "position_ids": positions,
             "num_logits_to_keep": np.array(0, np.int64),
+            TEXT_LENGTH: np.array(0, np.int64),
         }
         for name, value in self._inputs.items():
             if name.startswith("past_key_values."):

@@ -34,6 +34,9 @@ CONFIGS = {
     **{kind: llama_config(kind, **(OTHER_FIELDS | ALL_FIELDS[kind])) for kind in ALL_FIELDS},
     "untied": llama_config(),
     "computed rotation": llama_config(max_position_embeddings=131072),
+    "rotation by length": llama_config(
+        rope_scaling={"type": "dynamic", "factor": 4.0}, max_position_embeddings=12
+    ),
     "small heads": llama_config("mistral", **CASES["mistral, window and small heads"].config),
 }
 
