@@ -137,7 +137,7 @@ def test_a_draft_with_other_tokens_is_refused(tmp_path: Path, tiny_model: Model)
         (["--lookup", "--reproducible"], "found lookup and reproducible, expected one of them"),
         (["--logprobs", "-1"], "'--logprobs': -1 is not in the range 0<=x<=100"),
         (["--logprobs", "101", "--n", "2"], "'--logprobs': 101 is not in the range 0<=x<=100"),
-        (["--top-k", "0", "--n", "2"], "pocketlm: --top-k is 0, expected"),
+        (["--top-k", "-1", "--n", "2"], "pocketlm: --top-k is -1, expected"),
         (["--max-seconds", "-1"], "--max-seconds is -1.0, expected a number of seconds"),
         (["--draft", "./nowhere/x"], "nowhere"),
     ],
