@@ -476,8 +476,8 @@ BAD_CHECKPOINTS: dict[str, tuple[Callable[[Path], Path], str]] = {
         "puts tensor 'lm_head.weight' into '../../secret', expected the plain name of a file",
     ),
     "a rotation nobody here builds": (
-        lambda p: _llama(p, rope_scaling={"rope_type": "yarn", "factor": 4.0}),
-        "rope_scaling is of type 'yarn', expected one of default, linear, llama3",
+        lambda p: _llama(p, rope_scaling={"rope_type": "axial", "factor": 4.0}),
+        "rope_scaling is of type 'axial', expected one of default, linear, dynamic, yarn",
     ),
     "a quantized checkpoint": (
         lambda p: _llama(p, quantization_config={"quant_method": "awq"}),
