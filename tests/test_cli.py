@@ -298,8 +298,8 @@ def test_info_names_sizes_and_hashes(run: Run, tiny_folder: ModelFolder) -> None
 def test_errors_name_options_where_python_has_arguments(
     run: Run, tiny_folder: ModelFolder, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    ended = run("run", tiny_folder.path, "x", "--top-k", "0")
-    assert_refused(ended, "^pocketlm: --top-k is 0, expected .* at least 1; .* or leave it out")
+    ended = run("run", tiny_folder.path, "x", "--top-k", "-1")
+    assert_refused(ended, "^pocketlm: --top-k is -1, expected .* at least 0; .* or leave it out")
     options = ["--precision", "fp32", "--block-size", "32", "--head", "int4"]
     ended = run("export", tiny_checkpoint, tmp_path / "out", *options)
     assert_refused(ended, "^pocketlm: --block-size and --head are given, .* or leave them out")
@@ -476,8 +476,8 @@ BAD_CHECKPOINTS: dict[str, tuple[Callable[[Path], Path], str]] = {
         "puts tensor 'lm_head.weight' into '../../secret', expected the plain name of a file",
     ),
     "a rotation nobody here builds": (
-        lambda p: _llama(p, rope_scaling={"rope_type": "axial", "factor": 4.0}),
-        "rope_scaling is of type 'axial', expected one of default, linear, dynamic, yarn",
+        lambda p: _llama(p, rope_scaling={"rope_type": "spiral", "factor": 4.0}),
+        "rope_scaling is of type 'spiral', expected one of",
     ),
     "a quantized checkpoint": (
         lambda p: _llama(p, quantization_config={"quant_method": "awq"}),
@@ -613,14 +613,14 @@ def test_every_option_of_sampling_changes_the_text(run: Run, tiny_folder: ModelF
         (["--top-p", "0"], "--top-p is"),
         (["--top-p", "1.5"], "--top-p is"),
         (["--top-p", "nan"], "--top-p is"),
-        (["--top-k", "0"], "--top-k is"),
+        (["--top-k", "-1"], "--top-k is"),
         (["--min-p", "-0.1"], "--min-p is"),
         (["--repetition-penalty", "0"], "--repetition-penalty is"),
         (["--typical-p", "0"], "--typical-p is"),
         (["--frequency-penalty", "inf"], "--frequency-penalty is"),
         (["--presence-penalty", "101"], "--presence-penalty is"),
         (["--penalty-window", "0"], "--penalty-window is"),
-        (["--no-repeat-ngram", "0"], "--no-repeat-ngram is"),
+        (["--no-repeat-ngram", "-1"], "--no-repeat-ngram is"),
         (["--logit-bias", "5"], "found --logit-bias 5, expected a token id and a number"),
         (["--logit-bias", "5=x"], "found --logit-bias 5=x, expected a token id and a number"),
         (["--logit-bias", "5=101"], "of token 5 is 101.0, expected a finite number in"),
