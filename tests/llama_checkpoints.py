@@ -350,7 +350,12 @@ CASES = {
     "llama, long context": Case("llama", {"max_position_embeddings": 131072}),
     "llama, long context, yarn": Case(
         "llama",
-        {"max_position_embeddings": 131072, "rope_scaling": YARN, "rope_theta": 5000.0},
+        {
+            "max_position_embeddings": 131072,
+            # As many as the factor says: transformers before 4.57 takes the factor from these two.
+            "rope_scaling": YARN | {"original_max_position_embeddings": 32768},
+            "rope_theta": 5000.0,
+        },
     ),
     "llama, bare names": Case("llama", prefix=""),
     "llama, bfloat16 shards": Case("llama", dtype="BF16", shards=3),
