@@ -57,9 +57,9 @@ def merged(
             changes.setdefault(name, []).extend(more)
         say(_told(adapter, base, found))
         if outside := base.outside(adapter):
-            several = f"{len(outside)} tensors are" if len(outside) > 1 else "a tensor is"
+            they = f"{len(outside)} tensors are" if len(outside) > 1 else "a tensor is"
             say(
-                f"adapter {adapter.path.name}: {several} left out, of parts that no text needs, as "
+                f"adapter {adapter.path.name}: {they} left out, of parts that no text needs, as "
                 f"{quoted(outside[0].name)}"
             )
         if left := [module for module in base.modules(adapter) if _is_left(adapter, base, module)]:
