@@ -97,6 +97,16 @@ class Architecture(Generic[C]):
     order: Callable[[C, str], Order | None] = lambda config, name: None  # of stored rows
     inputs_first: bool = False  # whether matrices in layers are stored (in, out)
 
+    def is_tied(self, config: dict[str, Any]) -> bool:
+        """Whether config.json has the head share the embedding's values."""
+        return self.config.read(self.inner(config)).tie_word_embeddings
+
+    def untied(self, config: dict[str, Any]) -> dict[str, Any]:
+        """``config`` of a head of its own, said wherever a config.json says it."""
+        own = {"tie_word_embeddings": False}
+        text = config.get("text_config")
+        return config | own | ({"text_config": text | own} if isinstance(text, dict) else {})
+
     def build(self, checkpoint: Checkpoint) -> tuple[ir.Model, DecoderShape]:
         """The float32 model of ``checkpoint`` and its sizes; no weight is read yet.
 

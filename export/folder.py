@@ -47,11 +47,11 @@ class ModelFolder:
         """Reads the manifest and compares names and sizes. ModelFolderError says what is wrong."""
         path = Path(path)
         if not path.is_dir():
-            found = "a file" if path.exists() else "nothing"
-            raise ModelFolderError(
-                f"{path}: found {found}, expected a model folder; "
-                f"make one with: pocketlm export CHECKPOINT {path}"
-            )
+            found, advice = "nothing", f"make one with: pocketlm export CHECKPOINT {path}"
+            if path.exists():
+                found = "a file"
+                advice = f"of a checkpoint in one file make one with: pocketlm export {path} OUT"
+            raise ModelFolderError(f"{path}: found {found}, expected a model folder; {advice}")
         if not (path / MANIFEST).is_file():
             raise ModelFolderError(_not_a_model_folder(path))
         folder = cls(path, read_manifest(path / MANIFEST))

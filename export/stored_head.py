@@ -25,12 +25,9 @@ def with_stored_head(
     head, table = found.get("lm_head.weight"), found.get(f"{architecture.table}.weight")
     if head is None or table is None:
         return checkpoint, ()
-    if not architecture.config.read(checkpoint.config).tie_word_embeddings or _are_equal(
-        head, table
-    ):
+    if not architecture.is_tied(checkpoint.config) or _are_equal(head, table):
         return checkpoint, ()
-    config = {**checkpoint.config, "tie_word_embeddings": False}
-    return replace(checkpoint, config=config), (
+    return replace(checkpoint, config=architecture.untied(checkpoint.config)), (
         f"{head.file}: tensor {head.name!r} differs from the embedding that config.json ties it to "
         "(tie_word_embeddings): it is used, as by transformers 5",
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .arena import Cache
 from .cancellation import Cancellation
@@ -71,12 +71,14 @@ class Chunked:
     ends        where the chunks ended, of those that were computed
     logits      after the last end (V,), if that is known: of a prompt at its end
     alike       tokens up to which texts are rotated alike, whatever their length; None: all are
+    text_length tokens of the longest text for which some of it was computed; 0: those of token_ids
     """
 
     token_ids: Sequence[int]
     ends: Sequence[int]
     logits: Logits | None = None
     alike: int | None = None
+    text_length: int = 0
 
     def shared(self, prompt: Chunked) -> int:
         """How many tokens of ``prompt`` need not be computed.
@@ -84,7 +86,7 @@ class Chunked:
         All of them only where the logits after them are known.
         """
         kept = 0
-        longest = max(len(prompt.token_ids), len(self.token_ids))
+        longest = max(len(prompt.token_ids), len(self.token_ids), self.text_length)
         if prompt.alike is not None and longest > prompt.alike:
             return 0
         for end, other in zip(self.ends, prompt.ends, strict=False):
@@ -99,7 +101,8 @@ class Chunked:
         """The first ``length`` tokens of it, where a chunk ends."""
         ends = [end for end in self.ends if end <= length]
         whole = len(ends) == len(self.ends)
-        return Chunked(self.token_ids[:length], ends, self.logits if whole else None)
+        logits = self.logits if whole else None
+        return replace(self, token_ids=self.token_ids[:length], ends=ends, logits=logits)
 
 
 def reusable(shared: int, count: int) -> int:

@@ -6,7 +6,7 @@ Letters: T tokens, K key/value heads, E head size.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
@@ -67,7 +67,12 @@ def prompt_prefix(sequence: Running) -> Prefix | None:
         return None
     end = computed.ends[-1]
     logits = None if computed.logits is None else computed.logits.copy()
-    copied = Chunked(tuple(computed.token_ids[:end]), tuple(computed.ends), logits)
+    copied = replace(
+        computed,
+        token_ids=tuple(computed.token_ids[:end]),
+        ends=tuple(computed.ends),
+        logits=logits,
+    )
     return Prefix(copied, [value[:, :end].copy() for value in sequence.cache.values()])
 
 

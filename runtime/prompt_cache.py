@@ -99,12 +99,13 @@ WORDS = {
 
 @dataclass(frozen=True)
 class _Header:
-    """What follows: ``tokens`` is T; ``ends`` and ``logits`` are those of ``Chunked``."""
+    """What follows: ``tokens`` is T; the others are those of ``Chunked``."""
 
     owner: dict[str, Any]
     tokens: int
     ends: list[int]
     logits: bool
+    text_length: int = 0  # older files do not say it
 
 
 class PromptCacheFile:
@@ -169,6 +170,7 @@ def prefix_bytes(prefix: Prefix, owner: Owner) -> bytes:
         len(computed.token_ids),
         [int(end) for end in computed.ends],
         logits is not None,
+        computed.text_length,
     )
     said = json.dumps(asdict(header)).encode()
     arrays: list[NDArray[Any]] = [np.asarray(computed.token_ids, "<i8"), *prefix.values]
@@ -242,6 +244,7 @@ def _header(path: Path, said: bytes) -> _Header:
         well = all(type(number) is int and number > 0 for number in numbers)
         well = well and all(one < two for one, two in zip(ends, ends[1:], strict=False))
         well = well and ends[-1] <= header.tokens
+        well = well and type(header.text_length) is int and header.text_length >= 0
         well = well and type(header.logits) is bool and (bool(header.ends) or not header.logits)
     except (ValueError, TypeError, RecursionError):
         well = False
@@ -282,7 +285,10 @@ def _prefix(path: Path, data: mmap.mmap | bytes, at: int, header: _Header, owner
         for dtype, shape, at in places
     )
     logits = arrays.pop(0) if header.logits else None
-    return Prefix(Chunked(tuple(ids.tolist()), tuple(header.ends), logits), arrays)
+    computed = Chunked(
+        tuple(ids.tolist()), tuple(header.ends), logits, text_length=header.text_length
+    )
+    return Prefix(computed, arrays)
 
 
 def _short(value: object) -> str:

@@ -9,6 +9,8 @@ the chunks of the next prompt is kept of the one before, and answers are compute
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..export.errors import RequestError
 from .arena import Cache
 from .chunks import Chunked, reusable
@@ -36,7 +38,7 @@ class ReusableCache:
     def computed(self) -> Chunked:
         """The tokens that it holds, and what of them was computed in chunks."""
         found = self._before if self._sequence is None else self._sequence.computed
-        return Chunked(found.token_ids[: self.cache.length], found.ends, found.logits)
+        return replace(found, token_ids=found.token_ids[: self.cache.length])
 
     def copy(self) -> ReusableCache:
         """Another one that holds the same. Raises ResourceError where there is no memory for it."""

@@ -128,7 +128,8 @@ class Sequence:
         """What was computed in chunks by now; a prompt of one token is computed as any new one."""
         ends = [end for end in self._ends if 1 < end <= self.cache.length]
         whole = ends[-1:] == self._cuts[-1:]
-        return Chunked(self.seen, ends, self.prompt_logits if whole else None)
+        logits = self.prompt_logits if whole else None
+        return Chunked(self.seen, ends, logits, text_length=self._text_length)
 
     @property
     def constraint_seconds(self) -> float:
@@ -206,6 +207,7 @@ class Sequence:
         """
         held = self.cache.length
         self.cache.text_length = len(self.seen)
+        self._text_length = max(len(self.seen), computed.text_length if held else 0)
         kept = [end for end in computed.ends if end <= held]
         if not held or held in kept and kept == list(whole[: len(kept)]):
             self._cuts = self._ends = whole

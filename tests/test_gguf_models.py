@@ -86,3 +86,28 @@ def test_a_damaged_file_is_refused_in_a_line(models: Path, run: Run, tmp_path: P
         run("export", tmp_path / "cut.gguf", tmp_path / "out"), "cut.gguf has .* it is cut off"
     )
     assert not (tmp_path / "out").exists()
+
+
+def test_ends_that_the_vocabulary_lacks_are_left_out_and_told(
+    models: Path, run: Run, tmp_path: Path
+) -> None:
+    config = gpt2_config(vocab_size=300)
+    beyond = {"tokenizer.ggml.eot_token_id": 999}
+    tokenizer = models / "hf" / "tokenizer.json"
+    write_gguf(tmp_path / "m.gguf", config, gpt2_tensors(config), tokenizer, entries=beyond)
+    made = run("export", tmp_path / "m.gguf", tmp_path / "out")
+    assert "eos_token_id has 999, expected ids of the vocabulary, 0 to 299; ignored" in made.err
+    written = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert written["eos_token_id"] == [config["eos_token_id"]]
+
+
+def test_ends_are_those_of_the_file_also_without_tokens_in_it(
+    models: Path, run: Run, tmp_path: Path
+) -> None:
+    config = gpt2_config(vocab_size=300)
+    entries = {"tokenizer.ggml.model": "none", "tokenizer.ggml.eos_token_id": 7}
+    write_gguf(tmp_path / "m.gguf", config, gpt2_tensors(config), entries=entries)
+    made = run("export", tmp_path / "m.gguf", tmp_path / "out", "--tokenizer", models / "hf")
+    assert made.code == 0
+    written = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert written["eos_token_id"] == 7

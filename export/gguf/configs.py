@@ -32,7 +32,7 @@ def plain(model_type: str) -> Read:
 def llama_or_mistral(about: Metadata, stored: Stored) -> Config:
     """Both have one name in llama.cpp."""
     config = _rotated_whole(about, stored)
-    if about.raw("attention.sliding_window"):
+    if about.says("attention.sliding_window"):
         window = about.count("attention.sliding_window")
         return config | {"model_type": "mistral", "sliding_window": window}
     return config | {"model_type": "llama"}
@@ -41,7 +41,7 @@ def llama_or_mistral(about: Metadata, stored: Stored) -> Config:
 def phi3(about: Metadata, stored: Stored) -> Config:
     """Phi-3 and Phi-4-mini."""
     config = _like_llama(about, stored)
-    window = about.raw("attention.sliding_window")  # 0 where there is none, as in Phi-4
+    window = about.says("attention.sliding_window")  # 0 where there is none, as in Phi-4
     return config | {
         "model_type": "phi3",
         "partial_rotary_factor": _rotated(about, config),

@@ -45,6 +45,16 @@ class Metadata:
         """Whatever there is, or None."""
         return self.entries.get(self.prefix + key)
 
+    def says(self, key: str) -> bool:
+        """Whether there is anything but zeros, which stand for nothing."""
+        value = self.raw(key)
+        return bool(value.any() or not value.size if isinstance(value, np.ndarray) else value)
+
+    def is_number(self, key: str, number: int) -> bool:
+        """Whether there is this one."""
+        value = self.raw(key)
+        return type(value) is int and value == number
+
     def text(self, key: str, default: str | None = None) -> str | None:
         """A text."""
         value = self.entries.get(self.prefix + key, default)
@@ -75,7 +85,9 @@ class Metadata:
             raise self.wrong(key, "a positive number")
         if not 0 < value < math.inf:
             raise self.wrong(key, "a positive number")
-        return float(str(np.float32(value))) if np.float32(value) == value else float(value)
+        with np.errstate(over="ignore"):
+            single = np.float32(value)
+        return float(str(single)) if float(single) == value else float(value)
 
     def token_id(self, key: str) -> int | None:
         """The number of a token, or None."""

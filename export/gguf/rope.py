@@ -40,8 +40,8 @@ def rope_scaling(about: Metadata, stored: Stored) -> dict[str, Any] | None:
 
 
 def _listed(about: Metadata, stored: Stored) -> dict[str, Any] | None:
-    linear = about.raw("rope.scale_linear")
-    factor = about.number("rope.scaling.factor") if about.raw("rope.scaling.factor") else None
+    linear = about.says("rope.scale_linear")
+    factor = about.number("rope.scaling.factor") if about.says("rope.scaling.factor") else None
     # A factor without a kind is linear; files from before there were kinds have it elsewhere.
     factor = factor or (about.number("rope.scale_linear") if linear else None)
     long = stored.get("rope_factors_long.weight")
@@ -51,7 +51,7 @@ def _listed(about: Metadata, stored: Stored) -> dict[str, Any] | None:
     if kind == "none" or (kind == "linear" and factor in (None, 1.0)):
         return None
     original = {}
-    if about.raw("rope.scaling.original_context_length"):
+    if about.says("rope.scaling.original_context_length"):
         count = about.count("rope.scaling.original_context_length")
         original = {"original_max_position_embeddings": count}
     if kind == "linear":
@@ -59,7 +59,7 @@ def _listed(about: Metadata, stored: Stored) -> dict[str, Any] | None:
     if kind == "yarn":
         named = {"factor": factor or about.number("rope.scaling.factor"), **original}
         for name in ("beta_fast", "beta_slow"):
-            if about.raw(f"rope.scaling.yarn_{name}"):
+            if about.says(f"rope.scaling.yarn_{name}"):
                 named[name] = about.number(f"rope.scaling.yarn_{name}")
         return {"rope_type": kind, **named}
     if kind == "longrope":
@@ -80,7 +80,7 @@ def _longrope(about: Metadata, stored: Stored) -> dict[str, Any]:
             )
         factors[f"{kind}_factor"] = [_decimal(value) for value in _read(tensor)]
     attention = {}
-    if about.raw("rope.scaling.attn_factor"):
+    if about.says("rope.scaling.attn_factor"):
         attention = {"attention_factor": about.number("rope.scaling.attn_factor")}
     return {**factors, **attention}
 

@@ -63,17 +63,19 @@ def tokenizer_source(file: GGUFFile) -> TokenizerSource | None:
 
 
 def end_ids(file: GGUFFile) -> dict[str, Any]:
-    """The ids that begin and end a text, as generation_config.json has them."""
+    """The ids that begin and end a text, as generation_config.json has them.
+
+    Also those that the vocabulary has not: an export leaves them out, and tells it.
+    """
     about = Metadata(file.path.name, file.metadata, PREFIX)
     tokens = about.texts("tokens")
     kinds = _kinds(about, tokens)
     named = [about.token_id(f"{name}_token_id") for name in ("eos", "eot", "eom")]
-    ends = [token_id for token_id in named if token_id is not None and token_id < len(tokens)]
+    ends = [token_id for token_id in named if token_id is not None]
     ends += [i for i, kind in enumerate(kinds) if kind == CONTROL and tokens[i] in ENDS]
-    begin = about.token_id("bos_token_id")
     unique = list(dict.fromkeys(ends))
     return {
-        "bos_token_id": begin if begin is not None and begin < len(tokens) else None,
+        "bos_token_id": about.token_id("bos_token_id"),
         "eos_token_id": unique[0] if len(unique) == 1 else unique or None,
     }
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import RequestError
 from ..strict_json import quoted
+from ..whole_number import brief
 
 LARGEST_WEIGHT = 100.0
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?(nan|inf|infinity)", re.I | re.A)
@@ -35,6 +37,18 @@ class AskedAdapter:
             )
 
 
+def asked_adapters(asked: Sequence[str | Path] | None) -> list[AskedAdapter]:
+    """What each of a list means; RequestError for what is no list, and as ``asked_adapter``."""
+    if asked is None:
+        return []
+    if not isinstance(asked, list | tuple):
+        raise RequestError(
+            f"adapters is {brief(asked)}, expected a list of folders; give each with its weight "
+            "behind a colon or none, as ['lora/:0.5']"
+        )
+    return [asked_adapter(each) for each in asked]
+
+
 def asked_adapter(asked: str | Path | AskedAdapter) -> AskedAdapter:
     """What ``asked`` means, as the module docstring says; a ``pathlib.Path`` has no weight.
 
@@ -44,6 +58,11 @@ def asked_adapter(asked: str | Path | AskedAdapter) -> AskedAdapter:
         return asked
     if isinstance(asked, Path):
         return AskedAdapter(asked)
+    if not isinstance(asked, str):
+        raise RequestError(
+            f"adapter is {brief(asked)}, expected the name of a folder, or a path; a weight stands "
+            "behind a colon, as 'lora/:0.5'"
+        )
     folder, colon, weight = asked.rpartition(":")
     if not asked.strip() or (colon and not folder.strip()):
         raise RequestError(

@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,12 @@ def merged(
         for name, more in found.items():
             changes.setdefault(name, []).extend(more)
         say(_told(adapter, base, found))
+        if outside := base.outside(adapter):
+            they = f"{len(outside)} tensors are" if len(outside) > 1 else "a tensor is"
+            say(
+                f"adapter {adapter.path.name}: {they} left out, of parts that no text needs, as "
+                f"{quoted(outside[0].name)}"
+            )
         if left := [module for module in base.modules(adapter) if _is_left(adapter, base, module)]:
             say(
                 f"adapter {adapter.path.name}: target_modules names {quoted(left[0])}"
@@ -74,7 +81,8 @@ class Base:
         self.bare = architecture.bare
         self.layers = f"{architecture.layers}."
         self.table = f"{architecture.table}.weight"
-        self.tied = architecture.config.read(checkpoint.config).tie_word_embeddings
+        self.tied = architecture.is_tied(checkpoint.config)
+        self.untied = architecture.untied
         self._inputs_first = architecture.inputs_first
         names = {name: self.bare(name) for name in checkpoint.tensors}
         self.stored = {bare: name for name, bare in names.items() if bare is not None}
@@ -92,6 +100,13 @@ class Base:
     def inputs_first(self, name: str) -> bool:
         """Whether the weight ``name`` is stored (in, out)."""
         return self.is_table(name) or (self._inputs_first and name != HEAD)
+
+    def outside(self, adapter: Adapter) -> list[CheckpointTensor]:
+        """Tensors of what is left out of the base, too, as the towers of a model for images."""
+        parts = adapter.parts.items()
+        found = [list(of.values()) for module, of in parts if self.bare(f"{module}.weight") is None]
+        whole = [each.tensor for name, each in adapter.whole.items() if self.bare(name) is None]
+        return [*chain.from_iterable(found), *whole]
 
     def modules(self, adapter: Adapter) -> Iterator[str]:
         """The base's modules with matrices, named as in ``adapter``."""
@@ -115,8 +130,10 @@ def _changes(adapter: Adapter, base: Base) -> Changes:
     found: Changes = {}
     for module, parts in adapter.parts.items():
         name = base.bare(f"{module}.weight")
+        if name is None:
+            continue
         tensor = base.tensor(name)
-        if name is None or tensor is None:
+        if tensor is None:
             raise _not_there(adapter, next(iter(parts.values())), module)
         changes = found.setdefault(name, [])
         if tokens := parts.get("tokens"):
@@ -130,11 +147,20 @@ def _changes(adapter: Adapter, base: Base) -> Changes:
             scale = adapter.weight * adapter.config.scale_of(module)
             found.setdefault(bias_name, []).append(Added(adapter.path.name, bias, scale))
     for parameter, whole in adapter.whole.items():
-        name = base.bare(parameter) or ""
+        name = base.bare(parameter)
+        if name is None:
+            continue
         shape = _of_base(adapter, base, name, whole.tensor).shape
         _check_shape(adapter, whole.tensor, shape)
         change = Replaced(adapter.path.name, whole.tensor, adapter.weight, not whole.saved)
         found.setdefault(name, []).append(change)
+    if not found and (outside := base.outside(adapter)):
+        raise _wrong(
+            adapter,
+            f"{WEIGHTS_FILE} has nothing but tensors of parts that no text needs, as "
+            f"{quoted(outside[0].name)}, expected some of the text model's; leave "
+            "the adapter out",
+        )
     _check_saved(adapter, base)
     return found
 
@@ -313,7 +339,7 @@ def _changed(base: Base, changes: Changes, adapters: Sequence[Adapter]) -> Check
     tensors, config = dict(base.checkpoint.tensors), base.checkpoint.config
     stays_tied = base.tied and changes.get(HEAD, []) == changes.get(base.table, [])
     if base.tied and not stays_tied:
-        config = config | {"tie_word_embeddings": False}
+        config = base.untied(config)
     for name, several in changes.items():
         if name in base.stored:
             stored = base.stored[name]

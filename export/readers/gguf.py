@@ -64,7 +64,7 @@ def _other_parts(first: GGUFFile) -> list[GGUFFile]:
             f"{first.path.name} is one of {count:,} parts, expected its name to end in "
             f"-00001-of-{count:05}.gguf; give the parts the names that they had"
         )
-    if about.raw(SPLIT_NUMBER) != 0:
+    if not about.is_number(SPLIT_NUMBER, 0):
         raise CheckpointError(
             f"{first.path.name} is part {named[2]} of {count:,}, expected the first; name "
             f"{_part(named[1], 0, count)}"
@@ -88,7 +88,7 @@ def _checked(file: GGUFFile, number: int, count: int) -> GGUFFile:
     """A part, if it says that it is this one."""
     about = Metadata(file.path.name, file.metadata)
     for key, expected in ((SPLIT_NUMBER, number), (SPLIT_COUNT, count)):
-        if about.raw(key) != expected:
+        if not about.is_number(key, expected):
             raise about.wrong(key, f"{expected}, as its name says", "take all parts from one place")
     return file
 
@@ -101,6 +101,6 @@ def _check_parts(about: Metadata, files: list[GGUFFile], num_tensors: int) -> No
             f"{about.file} and its parts have {listed - num_tensors:,} tensors twice, expected "
             "each once; take all parts from one place"
         )
-    expected = about.raw(SPLIT_TENSORS)
-    if len(files) > 1 and expected is not None and expected != num_tensors:
+    wrong = SPLIT_TENSORS in about and not about.is_number(SPLIT_TENSORS, num_tensors)
+    if len(files) > 1 and wrong:
         raise about.wrong(SPLIT_TENSORS, f"{num_tensors:,}, as many as there are", AGAIN)

@@ -38,7 +38,7 @@ def test_what_is_no_model_folder_is_named_for_what_it_is(
     )
     assert "found nothing, expected a model folder; make one" in message_of(tmp_path / "absent")
     (tmp_path / "file").write_text("")
-    assert "found a file, expected a model folder" in message_of(tmp_path / "file")
+    assert f"pocketlm export {tmp_path / 'file'} OUT" in message_of(tmp_path / "file")
     (tmp_path / "empty").mkdir()
     assert "found nothing, expected a model folder with" in message_of(tmp_path / "empty")
     (tmp_path / "foreign").mkdir()

@@ -6,6 +6,7 @@ The checkpoints are those of the other tests; what llama.cpp changes is done by 
 from __future__ import annotations
 
 import math
+import struct
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -251,6 +252,7 @@ def test_longrope_of_phi3_is_in_two_tensors(tmp_path: Path) -> None:
 
 # --- refusals -----------------------------------------------------------------------------------
 
+NOTHING = Raw(struct.pack("<IIQ", 9, 6, 0))  # an array
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "architecture": (
         {"general.architecture": "mamba"},
@@ -273,6 +275,12 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "part of a head": ({"llama.rope.dimension_count": 8}, "dimension_count is '8', expected 16"),
     "rope kind": ({"llama.rope.scaling.type": "su"}, "type is 'su', expected one of none, linear"),
+    "several for one": (
+        {"llama.attention.sliding_window": [1.0, 2.0]},
+        "sliding_window has 2 values ('[1.0, 2.0]'), expected a number from 1",
+    ),
+    "several factors": ({"llama.rope.scaling.factor": [1.0, 2.0]}, "factor has 2 values"),
+    "no factors": ({"llama.rope.scale_linear": NOTHING}, "scale_linear has 0 values"),
     "infinite epsilon": (
         {"llama.attention.layer_norm_rms_epsilon": float("inf")},
         "layer_norm_rms_epsilon is 'inf', expected a positive number",

@@ -596,6 +596,15 @@ def test_an_empty_name_is_refused(asked: str) -> None:
         asked_adapter(asked)
 
 
+@pytest.mark.parametrize(
+    "asked", ["lora", Path("lora"), {"lora": 0.5}, iter(["lora"]), [("lora", 0.5)], [None], [5]]
+)
+def test_what_is_no_list_of_folders_is_refused(asked: Any) -> None:
+    """Nothing of it is taken for another list, or left out."""
+    with pytest.raises(RequestError, match="as .*lora/:0.5"):
+        find_folder("demo", adapters=asked)
+
+
 def test_what_is_no_folder_says_how_a_weight_is_written(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"lora:half': it is not there, .*as lora/:0.5"):
         open_adapter(str(tmp_path / "lora:half"))

@@ -19,6 +19,8 @@ from pocketlm.export.errors import CheckpointError
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.writing import export_model
 from pocketlm.runtime.chunks import prefill
+from pocketlm.runtime.prefix_cache import PrefixCache
+from pocketlm.runtime.prompt_cache import Owner, PromptCacheFile
 from pocketlm.runtime.request import Request
 from pocketlm.runtime.reuse import ReusableCache
 from pocketlm.runtime.session import Session
@@ -263,3 +265,30 @@ def test_what_was_rotated_otherwise_is_not_kept(name: str, tmp_path: Path) -> No
         assert (sequence.num_reused > 0) == (count <= 24)
         alone = prefill(session, IDS[:second], session.new_cache(), chunk_size=4)
         np.testing.assert_array_equal(logits[-1], alone)
+
+
+@pytest.mark.parametrize("name", GROWING)
+def test_a_long_prompt_that_was_given_up_leaves_nothing_to_shorter_ones(
+    name: str, tmp_path: Path
+) -> None:
+    """Its first chunks were rotated for all of it: in memory, in a file and in a cache."""
+    folder = exported(llama_config(**GROWING[name]), tmp_path)
+    session = Session(folder, threads=1)
+    kept, cache = PrefixCache(session.kv_bytes_per_token), ReusableCache(session)
+    file = PromptCacheFile(tmp_path / "long.cache", Owner.of(folder, session))
+    given_up = cache.start(Request(IDS[:40], chunk_size=4))
+    for _ in range(3):
+        given_up.take(session.step(given_up.feed(), given_up.cache))
+    kept.keep(given_up)
+    file.keep(given_up)
+    request = Request(IDS[:20], chunk_size=4)
+    prompt = request.seen(session.shape.context_length, session.rotated_alike)
+    file = PromptCacheFile(tmp_path / "long.cache", Owner.of(folder, session))
+    assert kept.find(prompt) is None
+    assert file.find(prompt) is None
+    copied = cache.copy()
+    assert cache.start(request, exactly=True).num_reused == 0
+    inexact = copied.start(request)  # as in a conversation that was cut
+    assert inexact.num_reused == 12
+    kept.keep(inexact)
+    assert kept.find(prompt) is None

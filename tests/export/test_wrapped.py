@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 from checkpoint_files import write_checkpoint, write_tokenizer
 from llama_checkpoints import WRAPPED, Tensors, llama_config, llama_tensors
+from lora_adapters import lora_pair, write_adapter
 
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.errors import CheckpointError
+from pocketlm.export.lora.adapter import open_adapter
+from pocketlm.export.lora.merging import merged
 from pocketlm.export.writing import export_model
 
 # Where the text model's tensors are, in files of several ages: of the decoder, and of the head.
@@ -102,3 +105,72 @@ def test_a_tensor_of_no_part_is_refused(tmp_path: Path) -> None:
     source = written(config, tensors, tmp_path / "in")
     with pytest.raises(CheckpointError, match="extra.weight"):
         export_model(open_checkpoint(source), tmp_path / "out")
+
+
+# A head that no longer shares the embedding, wherever config.json ties them -----------------------
+
+
+def tied_inside() -> tuple[dict[str, Any], dict[str, Any], Tensors]:
+    """A tied text model: its config, that of a family around it, and its tensors."""
+    text = llama_config("llama", tie_word_embeddings=True)
+    return text, {"model_type": "llava", "text_config": text}, llama_tensors(text)
+
+
+def test_a_stored_head_of_the_text_model_is_used(tmp_path: Path) -> None:
+    text, config, tensors = tied_inside()
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"][::-1].copy()
+    expected = data_of(text, tensors, tmp_path / "plain")
+    assert expected[0].bytes > data_of(*tied_inside()[::2], tmp_path / "tied")[0].bytes
+    assert data_of(config, wrapped(tensors, "older"), tmp_path / "wrapped") == expected
+
+
+def merged_data(
+    config: dict[str, Any], tensors: Tensors, adapter: Tensors, root: Path, **fields: Any
+) -> tuple[Any, list[str]]:
+    """The weights with an adapter merged into them, and what was said."""
+    said: list[str] = []
+    lora = open_adapter(write_adapter(root / "lora", adapter, **fields))
+    checkpoint = merged(open_checkpoint(written(config, tensors, root / "in")), [lora], said.append)
+    return export_model(checkpoint, root / "out").files["model.onnx_data"], said
+
+
+def test_an_adapter_of_the_embedding_leaves_the_head_of_the_text_model(tmp_path: Path) -> None:
+    text, config, tensors = tied_inside()
+    pair = lora_pair("model.embed_tokens", (64, 97))  # (D, V)
+    table = {name.replace("lora_", "lora_embedding_")[:-7]: x for name, x in pair.items()}
+    expected, _ = merged_data(
+        text, tensors, table, tmp_path / "plain", target_modules=["embed_tokens"]
+    )
+    inside = {
+        name.replace("model.embed", "language_model.model.embed"): x for name, x in table.items()
+    }
+    found, _ = merged_data(
+        config,
+        wrapped(tensors, "older"),
+        inside,
+        tmp_path / "wrapped",
+        target_modules=["embed_tokens"],
+    )
+    assert found == expected
+
+
+def test_an_adapter_s_other_parts_are_left_out_and_said(tmp_path: Path) -> None:
+    text, config, tensors = tied_inside()
+    name = "layers.0.self_attn.q_proj"
+    pair = lora_pair(f"model.{name}", (96, 64))
+    expected, _ = merged_data(text, tensors, pair, tmp_path / "plain")
+    inside = {
+        key.replace(f"model.{name}", f"model.language_model.{name}"): x for key, x in pair.items()
+    }
+    tower = lora_pair(f"model.vision_tower.{name}", (8, 8))
+    saved = {"base_model.model.model.multi_modal_projector.linear.weight": np.ones((2, 3))}
+    found, said = merged_data(
+        config, wrapped(tensors, "newer"), inside | tower | saved, tmp_path / "wrapped"
+    )
+    assert found == expected
+    assert (
+        "adapter lora: 3 tensors are left out, of parts that no text needs, as "
+        "'base_model.model.model.vision_tower.layers.0.self_attn.q_proj.lora_A.weight'"
+    ) in said
+    with pytest.raises(CheckpointError, match="nothing but"):
+        merged_data(config, wrapped(tensors, "newer"), tower, tmp_path / "tower")

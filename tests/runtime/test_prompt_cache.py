@@ -275,7 +275,7 @@ def test_a_prompt_that_was_cancelled_is_kept_as_far_as_it_came(
         sequence.take(tiny_session.step(sequence.feed(), sequence.cache))
     file.keep(sequence)
     prefix = read_prefix(tmp_path / "file", owner)
-    assert prefix.computed == Chunked(tuple(IDS[:32]), (16, 32), None)
+    assert prefix.computed == Chunked(tuple(IDS[:32]), (16, 32), text_length=61)
     found, after = generated(tiny_session, owner, tmp_path / "file", IDS[:61])
     assert after is not None and (after.reused, after.written) == (32, True)
     assert numbers(found) == numbers(generated(tiny_session, owner, None, IDS[:61])[0])

@@ -11,6 +11,7 @@ from typing import Any
 
 from pocketlm.export.errors import ModelFolderError, RequestError
 from pocketlm.export.folder import ModelFolder
+from pocketlm.export.lora.asked import asked_adapters
 from pocketlm.export.observer import SILENT, Observer
 from pocketlm.models.reference import OnDisk, check_options, find_reference
 from pocketlm.quantize.precisions import PRECISIONS
@@ -128,9 +129,10 @@ def find_folder(
     observer: Observer = SILENT,
 ) -> ModelFolder:
     """The model folder that ``load`` opens, exported if need be; raises what ``load`` raises."""
+    asked = asked_adapters(adapters)
     reference = find_reference(path)
     given = {"tokenizer": tokenizer, "revision": revision, "keep_download": keep_download}
-    given["adapters"] = ", ".join(map(str, adapters or ())) or None
+    given["adapters"] = ", ".join(str(adapter.folder) for adapter in asked) or None
     check_options(reference, given)
     if precision is not None and precision not in PRECISIONS:
         raise RequestError(f"precision is {precision!r}, expected one of {', '.join(PRECISIONS)}")
@@ -146,6 +148,6 @@ def find_folder(
     from pocketlm.export.lora.adapter import open_adapter
     from pocketlm.models.making import HubOptions, export_once
 
-    opened = tuple(open_adapter(adapter) for adapter in adapters or ())
+    opened = tuple(map(open_adapter, asked))
     options = HubOptions(revision, offline, keep_download, opened, observer)
     return export_once(reference, precision, tokenizer, options)
