@@ -111,3 +111,10 @@ def test_ends_are_those_of_the_file_also_without_tokens_in_it(
     assert made.code == 0
     written = json.loads((tmp_path / "out" / "generation_config.json").read_text())
     assert written["eos_token_id"] == 7
+
+
+def test_a_gguf_file_is_no_tokenizer(run: Run, models: Path, tmp_path: Path) -> None:
+    options = ["--tokenizer", models / "q.gguf"]
+    ended = run("export", models / "hf", tmp_path / "out", *options)
+    assert (ended.code, ended.out) == (2, "")
+    assert "found a GGUF file, expected a tokenizer.json or a folder with one" in ended.err

@@ -105,6 +105,11 @@ def given_tokenizer(given: str | Path | None, folder: Path) -> TokenizerSource |
 
 def open_tokenizer(path: Path) -> TokenizerSource:
     """The tokenizer at ``path``, which must be there: CheckpointError otherwise."""
+    if path.suffix == ".gguf":
+        raise CheckpointError(
+            f"{path}: found a GGUF file, expected a tokenizer.json or a folder with one; take the "
+            "tokenizer from where the model was published first"
+        )
     try:
         found = find_tokenizer(path)
     except (OSError, ValueError):  # a name that is no path
