@@ -31,8 +31,15 @@ def test_a_token_beyond_the_embedding_is_refused_in_a_prompt_alone(tmp_path: Pat
     for ask in (model.generate, model.logprobs):
         with pytest.raises(pocketlm.RequestError, match="300.*expected"):
             ask(f"see {IMAGE}")
-    with pytest.raises(pocketlm.RequestError, match=f"spells the token '{IMAGE}', whose id 300"):
-        model.generate(f"see {IMAGE}")
+    session = model.new_session()
+    session.append("see")
+    for ask in (model.generate, session.append):
+        with pytest.raises(pocketlm.RequestError, match=f"spells the token '{IMAGE}', .* id 300"):
+            ask(f"see {IMAGE}")
+    assert session.generate(max_tokens=2).token_ids  # as it was
+    for context, continuation in ((f"see {IMAGE}", " it"), ("see", f" {IMAGE}")):
+        with pytest.raises(pocketlm.RequestError, match="300, expected"):
+            model.score(context, [continuation])
 
 
 def test_a_stop_string_may_be_a_special_token(tiny_folder: ModelFolder, tmp_path: Path) -> None:
