@@ -167,9 +167,53 @@ def _quoted(
 ) -> tuple[str, Callable[..., list[int]]]:
     """The text of a conversation with what it spells hidden, and what encodes it."""
     messages = [_in_one_part(tokenizer, message) for message in messages]
-    if not spell_markers(tokenizer, texts_of([messages, others])):
-        return write(messages, others), tokenizer.encode
     quotation = Quotation(tokenizer.marker_spellings)
+    hides = spell_markers(tokenizer, texts_of([messages, others]))
+    if hides:
+        text = _with_hidden(tokenizer, quotation, messages, others, write)
+    else:
+        text = write(messages, others)
+    apart = _with_edges_hidden(quotation, messages, others, write)
+    if apart is not None and quotation.restore(apart) == quotation.restore(text):
+        if quotation.count(apart) < quotation.count(text):
+            hides, text = True, apart
+    if not hides:
+        return text, tokenizer.encode
+    return text, partial(tokenizer.encode_quoting, quotation=quotation)
+
+
+def _with_edges_hidden(
+    quotation: Quotation, messages: Sequence[Message], others: Any, write: Write
+) -> str | None:
+    """The text without a character of a stranger's that a marker could begin or end with.
+
+    With fewer markers in it, a template made one of what it had cut, joined or changed. None where
+    nothing is hidden, or the template misses it.
+    """
+    edges = {end for marker in quotation.spellings for end in (marker[0], marker[-1])}
+    edges = {end for end in edges if not f"a{end}".isidentifier()}  # roles are words
+    if not any(end in text for text in texts_of([messages, others]) for end in edges):
+        return None
+
+    def hide(text: str) -> str:
+        return quotation.hide(text, [*quotation.spellings, *edges])
+
+    try:
+        return write(
+            [change_texts(message, hide) for message in messages], change_texts(others, hide)
+        )
+    except PocketLMError:
+        return None
+
+
+def _with_hidden(
+    tokenizer: Tokenizer,
+    quotation: Quotation,
+    messages: Sequence[Message],
+    others: Any,
+    write: Write,
+) -> str:
+    """The text with the markers hidden that messages spell, as far as the template allows."""
 
     def hidden(heard: Collection[str] = ()) -> str:
         some = [marker for marker in tokenizer.marker_spellings if marker not in heard]
@@ -181,16 +225,13 @@ def _quoted(
         ]
         return write(told, change_texts(others, quotation.hide))
 
-    def encode(text: str, **limits: Any) -> list[int]:
-        return tokenizer.encode_quoting(text, quotation, **limits)
-
     text = hidden()
     try:
         plain = write(messages, others)
     except PocketLMError:
-        return text, encode
+        return text
     if quotation.restore(text) == plain:
-        return text, encode
+        return text
     # The template looks for tokens in what the model has said, such as the end of its thoughts.
     said = [*texts_of([message for message in messages if message["role"] == ASSISTANT])]
     heard = {
@@ -199,11 +240,11 @@ def _quoted(
         if any(marker in text for text in said)
     }
     if quotation.restore(hidden(heard)) != plain:
-        return text, encode
+        return text
     for marker in sorted(heard):
         if quotation.restore(hidden(heard - {marker})) == plain:  # not for this one
             heard.remove(marker)
-    return hidden(heard), encode
+    return hidden(heard)
 
 
 def _in_one_part(tokenizer: Tokenizer, message: Message) -> Message:

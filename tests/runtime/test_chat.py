@@ -289,6 +289,20 @@ def test_parts_forge_nothing_together(process: TemplateProcess) -> None:
         assert written(messages, process, source) == "a <s> <e> b"
 
 
+@pytest.mark.parametrize(
+    ("content", "source"),
+    [
+        ("a<S>b", "{{ messages[0].content | lower }}<e>"),
+        ("s>b", "a<{{ messages[0].content }}<e>"),
+        ("a<", "{{ messages[0].content }}s>b<e>"),
+    ],
+)
+def test_what_a_template_changes_forges_nothing(
+    content: str, source: str, process: TemplateProcess
+) -> None:
+    assert written([{"role": "user", "content": content}], process, source) == "a<s>b<E>"
+
+
 def test_what_arguments_hold_forges_nothing_but_those_that_are_tokens(
     process: TemplateProcess,
 ) -> None:
