@@ -19,13 +19,14 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .errors import HubError, StorageError
+from .errors import CheckpointError, HubError, StorageError
 from .hub import RESUME, Hub, RemoteFile, Snapshot, TransientError
 from .hub_selection import CONFIG, index_file, small_files, weight_files
 from .observer import SILENT, Observer
 from .placing import sync
 from .publishing import free_space, storage_errors, write_json
 from .quantities import size_text
+from .strict_json import LARGEST_INDEX, read_json
 
 DOWNLOADED = "pocketlm-download.json"  # in a complete folder: repository, commit and digests
 CHUNK_BYTES = 1 << 20
@@ -77,7 +78,9 @@ def _make(
     if index:
         small.append(index)
         _fetch(hub, snapshot, index, staging, lambda done: None)
-    content = (staging / index.name).read_bytes() if index else None
+    content = None
+    if index:
+        content = read_json(staging / index.name, LARGEST_INDEX, CheckpointError)
     files = [*small, *weight_files(snapshot, content, for_torch)]
     _check_room(snapshot, files, staging)
     total = sum(file.num_bytes for file in files)

@@ -23,7 +23,8 @@ def generation_defaults(
     """The fields, and a line for each that was left out.
 
     Left out are ids that the vocabulary has not (GPT-2's 50256 stays behind in many a smaller
-    model), and sampling that no call could take. Raises CheckpointError for an id that is none.
+    model, and -1 means none to some), and sampling that no call could take. Raises CheckpointError
+    for an id that is no integer.
     """
     defaults = dict(checkpoint.generation_config)
     usable, wrong = sampling_defaults(defaults)
@@ -37,15 +38,15 @@ def generation_defaults(
         file = FILE if name in defaults else "config.json"
         value = defaults.setdefault(name, checkpoint.config.get(name, inner.get(name)))
         listed = value if isinstance(value, list) else [] if value is None else [value]
-        if not all(map(is_id, listed)):
+        if not all(type(number) is int for number in listed):
             raise CheckpointError(
                 f"{file}: {name} is {shown(value)}, expected a token id, a list of them or "
                 "null; the file is damaged or belongs to another model"
             )
-        kept = [number for number in listed if number < vocab_size]
+        kept = [number for number in listed if 0 <= number < vocab_size]
         if kept != listed:
             defaults[name] = kept or None
-            beyond = ", ".join(brief(number) for number in listed if number >= vocab_size)
+            beyond = ", ".join(brief(number) for number in listed if number not in kept)
             notes.append(
                 f"{file}: {name} has {beyond}, expected ids of the vocabulary, 0 to "
                 f"{vocab_size - 1}; ignored"

@@ -152,11 +152,18 @@ def open_headers(path: str | Path, tokenizer: str | Path | None = None) -> Check
     refuse_other_folders(folder)
     config_file = folder / "config.json"
     if config_file.is_file() and not any(folder.glob("*.safetensors*")):
-        checkpoint = replace(
-            _described(folder, config_file), tokenizer=given_tokenizer(tokenizer, folder)
-        )
-    else:
-        checkpoint = open_checkpoint(path, tokenizer)
+        return open_without_weights(folder, tokenizer)
+    return _with_numbers(open_checkpoint(path, tokenizer))
+
+
+def open_without_weights(folder: Path, tokenizer: str | Path | None = None) -> Checkpoint:
+    """The checkpoint in ``folder`` by its other files, whatever is there of weights; likewise."""
+    checkpoint = _described(folder, folder / "config.json")
+    return _with_numbers(replace(checkpoint, tokenizer=given_tokenizer(tokenizer, folder)))
+
+
+def _with_numbers(checkpoint: Checkpoint) -> Checkpoint:
+    """``checkpoint`` with made-up ones."""
     tile = np.random.default_rng(0).standard_normal(PIECE_BYTES // 4, np.float32)
     # What has to be unpacked is read, so that the time for that counts as well.
     tensors = {
@@ -200,4 +207,6 @@ def _described(folder: Path, config_file: Path) -> Checkpoint:
         )
         for name, shape in find_architecture(config).tensor_shapes(config).items()
     }
-    return Checkpoint(folder, config, tensors, {}, HEADERS_FORMAT, (config_file,))
+    generation_file = folder / "generation_config.json"
+    generation = load_config(generation_file) if generation_file.is_file() else {}
+    return Checkpoint(folder, config, tensors, generation, HEADERS_FORMAT, (config_file,))

@@ -13,11 +13,13 @@ spells stays text: see ``quoting``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ..export.errors import PocketLMError, RequestError
+from ..export.tokenizers.beside import NAMES
 from .chat_template import ChatTemplate
 from .messages import (
     ASSISTANT,
@@ -28,7 +30,7 @@ from .messages import (
     joined,
     texts_of,
 )
-from .quoted_texts import spell_markers
+from .quoted_texts import num_markers, spell_markers
 from .quoting import HIDING, NAMING, Quotation
 from .tokenizer import Tokenizer
 
@@ -39,7 +41,7 @@ TRANSCRIPT_STOPS = tuple(f"\n{speaker}:" for speaker in SPEAKERS.values())
 # there. The last of the characters that hide something, of which nobody needs that many.
 GOING_ON = chr(NAMING - 1)
 
-Write = Callable[[Sequence[Message], Any], str]  # messages and tools -> text
+Write = Callable[[Sequence[Message], Any], str]  # messages, and what else there is -> text
 
 
 @dataclass(frozen=True)
@@ -69,22 +71,25 @@ def template_ids(
     check_messages(messages, max_characters)
     tools = check_tools(tools, max_characters)
     given = template.check_args(template_args)
+    # A variable such as eos_token is a token; others may hold a stranger's text, as documents do.
+    tokens = {name: value for name, value in given.items() if name in NAMES}
+    others = {"args": {name: given[name] for name in given if name not in NAMES}}
 
-    def rendered(messages: Sequence[Message], tools: Any, goes_on: bool) -> str:
+    def rendered(messages: Sequence[Message], others: Any, goes_on: bool) -> str:
         return template.render(
             messages,
             max_characters=max_characters,
             add_generation_prompt=not goes_on,
-            tools=tools,
-            args=given,
+            tools=others["tools"],
+            args=tokens | others["args"],
         )
 
-    def write(messages: Sequence[Message], tools: Any) -> str:
+    def write(messages: Sequence[Message], others: Any) -> str:
         if not _goes_on(messages):
-            return rendered(messages, tools, False)
+            return rendered(messages, others, False)
         last = messages[-1]
         marked = [*messages[:-1], {**last, "content": f"{joined(last['content'])}{GOING_ON} "}]
-        text, found, after = rendered(marked, tools, True).rpartition(GOING_ON)
+        text, found, after = rendered(marked, others, True).rpartition(GOING_ON)
         if not found:
             raise RequestError(
                 f"{template.where}: the chat template leaves out what the assistant's last message "
@@ -92,11 +97,11 @@ def template_ids(
             )
         return text if after.startswith(" ") else text.rstrip()
 
-    def write_parts(messages: Sequence[Message], tools: Any) -> str:
-        return _with_parts(write, messages, tools)
+    def quoted(tools: Any) -> tuple[str, Callable[..., list[int]]]:
+        return _quoted(tokenizer, messages, others | {"tools": tools}, partial(_with_parts, write))
 
-    text, encode = _quoted(tokenizer, messages, tools, write_parts)
-    if tools is not None and text == _quoted(tokenizer, messages, None, write_parts)[0]:
+    text, encode = quoted(tools)
+    if tools is not None and text == quoted(None)[0]:
         raise RequestError(
             f"{template.where}: the chat template writes nothing of tools, expected one of a model "
             "that was trained to call them; leave tools out"
@@ -139,7 +144,7 @@ def _goes_on(messages: Sequence[Message]) -> bool:
     return last["role"] == ASSISTANT and not last.get("tool_calls")
 
 
-def _with_parts(write: Write, messages: Sequence[Message], tools: Any) -> str:
+def _with_parts(write: Write, messages: Sequence[Message], others: Any) -> str:
     """With contents of several parts as they are, or joined where the template takes texts only."""
     as_texts = [
         {**message, "content": joined(message["content"])}
@@ -148,47 +153,109 @@ def _with_parts(write: Write, messages: Sequence[Message], tools: Any) -> str:
         for message in messages
     ]
     if as_texts == list(messages):
-        return write(messages, tools)
+        return write(messages, others)
     try:
-        text = write(messages, tools)
+        text = write(messages, others)
     except PocketLMError:
-        return write(as_texts, tools)
+        return write(as_texts, others)
     # A list that was printed as Python prints it.
-    return write(as_texts, tools) if "'type': 'text'" in text else text
+    return write(as_texts, others) if "'type': 'text'" in text else text
 
 
 def _quoted(
-    tokenizer: Tokenizer, messages: Sequence[Message], tools: Any, write: Write
+    tokenizer: Tokenizer, messages: Sequence[Message], others: Any, write: Write
 ) -> tuple[str, Callable[..., list[int]]]:
     """The text of a conversation with what it spells hidden, and what encodes it."""
-    if not spell_markers(tokenizer, texts_of([messages, tools])):
-        return write(messages, tools), tokenizer.encode
+    messages = [_in_one_part(tokenizer, message) for message in messages]
     quotation = Quotation(tokenizer.marker_spellings)
+    hides = spell_markers(tokenizer, texts_of([messages, others]))
+    if hides:
+        text = _with_hidden(tokenizer, quotation, messages, others, write)
+    else:
+        text = write(messages, others)
+    apart = _with_edges_hidden(quotation, messages, others, write)
+    if apart is not None and quotation.restore(apart) == quotation.restore(text):
+        if quotation.count(apart) < quotation.count(text):
+            hides, text = True, apart
+    if not hides:
+        return text, tokenizer.encode
+    return text, partial(tokenizer.encode_quoting, quotation=quotation)
 
-    def hidden(but_of: str | None) -> str:
-        some = tokenizer.special_spellings
+
+def _with_edges_hidden(
+    quotation: Quotation, messages: Sequence[Message], others: Any, write: Write
+) -> str | None:
+    """The text without a character of a stranger's that a marker could begin or end with.
+
+    With fewer markers in it, a template made one of what it had cut, joined or changed. None where
+    nothing is hidden, or the template misses it.
+    """
+    edges = {end for marker in quotation.spellings for end in (marker[0], marker[-1])}
+    edges = {end for end in edges if not f"a{end}".isidentifier()}  # roles are words
+    if not any(end in text for text in texts_of([messages, others]) for end in edges):
+        return None
+
+    def hide(text: str) -> str:
+        return quotation.hide(text, [*quotation.spellings, *edges])
+
+    try:
+        return write(
+            [change_texts(message, hide) for message in messages], change_texts(others, hide)
+        )
+    except PocketLMError:
+        return None
+
+
+def _with_hidden(
+    tokenizer: Tokenizer,
+    quotation: Quotation,
+    messages: Sequence[Message],
+    others: Any,
+    write: Write,
+) -> str:
+    """The text with the markers hidden that messages spell, as far as the template allows."""
+
+    def hidden(heard: Collection[str] = ()) -> str:
+        some = [marker for marker in tokenizer.marker_spellings if marker not in heard]
         told = [
             change_texts(message, lambda text: quotation.hide(text, some))
-            if message["role"] == but_of
+            if message["role"] == ASSISTANT
             else change_texts(message, quotation.hide)
             for message in messages
         ]
-        return write(told, change_texts(tools, quotation.hide))
+        return write(told, change_texts(others, quotation.hide))
 
-    def encode(text: str, **limits: Any) -> list[int]:
-        return tokenizer.encode_quoting(text, quotation, **limits)
-
-    text = hidden(None)
+    text = hidden()
     try:
-        plain = write(messages, tools)
+        plain = write(messages, others)
     except PocketLMError:
-        return text, encode
-    if quotation.restore(text) != plain:
-        # The template looks for tokens in what the model has said, such as the end of its thoughts.
-        heard = hidden(ASSISTANT)
-        if quotation.restore(heard) == plain:
-            return heard, encode
-    return text, encode
+        return text
+    if quotation.restore(text) == plain:
+        return text
+    # The template looks for tokens in what the model has said, such as the end of its thoughts.
+    said = [*texts_of([message for message in messages if message["role"] == ASSISTANT])]
+    heard = {
+        marker
+        for marker in set(tokenizer.marker_spellings).difference(tokenizer.special_spellings)
+        if any(marker in text for text in said)
+    }
+    if quotation.restore(hidden(heard)) != plain:
+        return text
+    for marker in sorted(heard):
+        if quotation.restore(hidden(heard - {marker})) == plain:  # not for this one
+            heard.remove(marker)
+    return hidden(heard)
+
+
+def _in_one_part(tokenizer: Tokenizer, message: Message) -> Message:
+    """``message`` in one part where parts spell a marker together that none of them spells."""
+    content = message.get("content")
+    if not isinstance(content, list):
+        return message
+    text = joined(content)
+    if num_markers(tokenizer, [text]) <= num_markers(tokenizer, texts_of(content)):
+        return message
+    return {**message, "content": [{"type": "text", "text": text}]}
 
 
 def answer_end_ids(template: ChatTemplate, tokenizer: Tokenizer) -> frozenset[int]:

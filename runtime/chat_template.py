@@ -1,7 +1,8 @@
 """The chat template of a model folder: messages go in, the text a model was trained to read out.
 
 A template is found in ``chat_template.jinja``, else in ``tokenizer_config.json`` ("chat_template":
-a text, or a list of {"name", "template"} of which "default" counts). It is rendered by jinja2 in
+a text, or a list of {"name", "template"} of which "default" counts, and "tool_use" where tools are
+given). It is rendered by jinja2 in
 a process of its own, with limits of time, memory and length: see ``template_worker``. That process
 is started by the first rendering, waits for the next one, and ends with the object or with us. It
 needs a Python interpreter to start: an application frozen into one executable has none.
@@ -54,9 +55,14 @@ class ChatTemplate:
         where: str | Path,
         tokens: Mapping[str, str] | None = None,
         process: TemplateProcess | None = None,
+        for_tools: str | None = None,
     ) -> None:
-        """``where`` is named in messages; ``tokens`` are variables such as ``bos_token``."""
+        """``where`` is named in messages; ``tokens`` are variables such as ``bos_token``.
+
+        ``for_tools``: what is rendered instead where tools are given.
+        """
         self.source = source
+        self.for_tools = for_tools or source
         self.where = where
         self.tokens = dict(tokens or {})
         self._process = process or TemplateProcess()
@@ -71,11 +77,16 @@ class ChatTemplate:
         config = {}
         if CONFIG_FILE in folder.files:  # what the manifest does not list was not verified
             config = load_json_object(file, LARGEST_FILE, ModelFolderError)
-        source = _default_template(config.get("chat_template"), file)
+        source = _template(config.get("chat_template"), "default", file)
+        for_tools = None
+        if isinstance(config.get("chat_template"), list):
+            for_tools = _template(config["chat_template"], "tool_use", file)
         if TEMPLATE_FILE in folder.files:
             file = folder.path / TEMPLATE_FILE
-            source = read_template(file, ModelFolderError)
-        return None if source is None else ChatTemplate(source, file, special_tokens(config))
+            source, for_tools = read_template(file, ModelFolderError), None
+        if source is None:
+            return None
+        return ChatTemplate(source, file, special_tokens(config), for_tools=for_tools)
 
     def render(
         self,
@@ -102,7 +113,8 @@ class ChatTemplate:
             **self.tokens,
             **(args or {}),
         }
-        reply = self._process.ask(self.source, variables, max_characters)
+        source = self.for_tools if tools else self.source
+        reply = self._process.ask(source, variables, max_characters)
         if "text" in reply:
             return str(reply["text"])
         self._fail(str(reply["failed"]), str(reply["detail"]), max_characters)
@@ -117,7 +129,8 @@ class ChatTemplate:
                 "of names to values"
             )
         for name, value in args.items():
-            if name in OURS or not re.search(rf"\b{re.escape(name)}\b", self.source):
+            asked = re.search(rf"\b{re.escape(name)}\b", f"{self.source} {self.for_tools}")
+            if name in OURS or not asked:
                 raise RequestError(
                     f"template_args has {quoted(name, 60)}, expected the name of a variable that "
                     f"the chat template of {self.where} asks for; leave it out"
@@ -165,13 +178,15 @@ def special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def _default_template(value: Any, file: Path) -> str | None:
+def _template(value: Any, name: str, file: Path) -> str | None:
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, list):
         for entry in value:
-            if isinstance(entry, dict) and entry.get("name") == "default":
-                return _default_template(entry.get("template"), file)
+            if isinstance(entry, dict) and entry.get("name") == name:
+                return _template(entry.get("template"), name, file)
+        if name != "default":
+            return None
     raise ModelFolderError(
         f"{file}: chat_template is {shown(value)}, expected a text, or a list with a template "
         "named 'default'; export the model again"

@@ -18,6 +18,10 @@ class Detokenizer(Protocol):
     def strips_leading_spaces(self) -> int:
         """How many spaces will still be dropped, if the text begins with them."""
 
+    @property
+    def held(self) -> str:
+        """What ``finish`` would give now."""
+
     def add(self, token_id: int) -> str:
         """The text that this token completes; "" when it ends inside a character."""
 
@@ -42,6 +46,14 @@ class ByteDetokenizer:
     def strips_leading_spaces(self) -> int:
         """So many still, if they come."""
         return self._strip or int(self._first)
+
+    @property
+    def held(self) -> str:
+        """As ``Detokenizer.held``."""
+        state = self._decoder.getstate()
+        held = self._decoder.decode(b"", final=True)
+        self._decoder.setstate(state)
+        return held
 
     def add(self, token_id: int) -> str:
         """As ``Detokenizer.add``."""
@@ -86,6 +98,11 @@ class TextDetokenizer:
         self._ids = list(after)
         self._text = decode(self._ids)
         self._shown = len(self._text)
+
+    @property
+    def held(self) -> str:
+        """As ``Detokenizer.held``."""
+        return self._text[self._shown :]
 
     def add(self, token_id: int) -> str:
         """As ``Detokenizer.add``."""

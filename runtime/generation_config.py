@@ -6,7 +6,8 @@
                     defaults for these options
     do_sample       false: the default is greedy, whatever the temperature
 
-Ids that the vocabulary has not are ignored: GPT-2's 50256 stays behind in many a smaller model.
+Ids that the vocabulary has not are ignored: GPT-2's 50256 stays behind in many a smaller model, and
+-1 means none to some.
 Other fields are not for us. Source: ``GenerationConfig`` of transformers, where ``top_k`` 0 means
 no limit, and ``no_repeat_ngram_size`` 0 too.
 """
@@ -51,9 +52,9 @@ def _ids(file: Path, fields: Mapping[str, Any], name: str, vocab_size: int) -> f
     value = fields.get(name)
     ids = value if isinstance(value, list) else [] if value is None else [value]
     for number in ids:
-        if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+        if type(number) is not int:
             raise ModelFolderError(
                 f"{file}: {name} is {shown(value)}, expected a token id, a list of them or null; "
                 "export the model again"
             )
-    return frozenset(number for number in ids if number < vocab_size)
+    return frozenset(number for number in ids if 0 <= number < vocab_size)

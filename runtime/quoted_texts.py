@@ -35,5 +35,11 @@ def spell_markers(tokenizer: Tokenizer, texts: Iterable[str]) -> bool:
     return any(tokenizer.marker_ids.intersection(_ids_alone(tokenizer, text)) for text in texts)
 
 
+def num_markers(tokenizer: Tokenizer, texts: Iterable[str]) -> int:
+    """How many markers each of ``texts`` would have in a text of ours, all together."""
+    ids = (token_id for text in texts for token_id in _ids_alone(tokenizer, text))
+    return sum(token_id in tokenizer.marker_ids for token_id in ids)
+
+
 def _ids_alone(tokenizer: Tokenizer, text: str) -> list[int]:
     return tokenizer.encode(text, add_special_tokens=False, max_characters=len(text))

@@ -43,6 +43,10 @@ class Quotation:
         pattern = f"{_any_of(spellings)}|[{chr(HIDING)}-{chr(NAMING - 1)}]"
         return re.sub(pattern, lambda match: self._character(match[0]), text)
 
+    def count(self, text: str) -> int:
+        """How many markers ``text`` spells."""
+        return len(re.findall(_any_of(self.spellings), text))
+
     def restore(self, text: str) -> str:
         """``text`` with all that was hidden."""
         return text.translate(

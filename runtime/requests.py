@@ -128,12 +128,7 @@ def encoded(
         if context != ERROR:
             most = max(most, MAX_CHARACTERS)
         ids = tokenizer.encode(prompt, max_characters=most)
-        if ids and max(ids) >= vocab_size:
-            token = next(token for token in ids if token >= vocab_size)
-            raise RequestError(
-                f"the prompt spells the token {tokenizer.spelling(token)!r}, whose id {token} has "
-                f"no row in the model, expected ids 0 to {vocab_size - 1}; leave it out"
-            )
+        check_spelled(ids, tokenizer, vocab_size)
     else:
         ids = check_ids(prompt, vocab_size)
     if not ids:
@@ -170,6 +165,16 @@ def check_ids(prompt: Any, vocab_size: int) -> list[int]:
             )
         ids.append(number)
     return ids
+
+
+def check_spelled(ids: Sequence[int], tokenizer: Tokenizer, vocab_size: int) -> None:
+    """RequestError for a token beyond the embedding among those that a text spells."""
+    beyond = next((token for token in ids if token >= vocab_size), None)
+    if beyond is not None:
+        raise RequestError(
+            f"the prompt spells the token {tokenizer.spelling(beyond)!r}, whose id {beyond} has "
+            f"no row in the model, expected ids 0 to {vocab_size - 1}; leave it out"
+        )
 
 
 def check_truth(name: str, value: object) -> None:

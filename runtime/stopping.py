@@ -90,7 +90,8 @@ class SpecialStops:
     """Stop strings that spell special tokens, which have no text themselves.
 
     In what ``StopMatcher`` sees each of these tokens is one character that no text can have, a lone
-    surrogate; and each such stop string is looked for as it is spelled, and with them in it.
+    surrogate; and each such stop string is looked for as it is spelled, and with them in it. Where
+    text is held back when a token comes, its mark waits until that has passed.
     """
 
     def __init__(self, stops: Sequence[str], special: Mapping[int, str]) -> None:
@@ -107,10 +108,37 @@ class SpecialStops:
                 stop = stop.replace(spelling, self._marks[token])
             marked.append(stop)
         self.stops: tuple[str, ...] = tuple(dict.fromkeys([*stops, *marked]))
+        self._passed = 0  # characters of text
+        self._waiting: list[tuple[int, str]] = []  # marks, by the characters before them
 
-    def mark(self, token: int) -> str:
-        """What the token is in the text that is looked through; "" for all others."""
-        return self._marks.get(token, "")
+    def __contains__(self, token: int) -> bool:
+        """Whether a stop string spells it."""
+        return token in self._marks
+
+    def wait(self, token: int, held: str) -> None:
+        """Puts the mark of ``token`` behind the text that is ``held``."""
+        self._waiting.append((self._passed + len(held), self._marks[token]))
+
+    def ahead(self, held: str) -> str:
+        """The text that is ``held``, with all marks that wait."""
+        parts, start = [], 0
+        for place, mark in self._waiting:
+            end = max(start, place - self._passed)
+            parts += [held[start:end], mark]
+            start = end
+        return "".join([*parts, held[start:]])
+
+    def through(self, piece: str) -> str:
+        """The next piece of text, with the marks that belong into it."""
+        if not self._waiting:
+            self._passed += len(piece)
+            return piece
+        end = self._passed + len(piece)
+        later = [(place, mark) for place, mark in self._waiting if place > end]
+        self._waiting = self._waiting[: len(self._waiting) - len(later)]
+        marked = self.ahead(piece)
+        self._passed, self._waiting = end, later
+        return marked
 
     def unmarked(self, text: str) -> str:
         """``text`` as it is shown."""

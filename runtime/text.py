@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 
@@ -151,8 +152,15 @@ class Output:
         if step.token in self._request.end_ids:
             self.finish_reason = "eos"
             return None
-        added = self._detokenizer.add(step.token) + self._special.mark(step.token)
-        text, stopped = self._stops.add(added)
+        added = self._detokenizer.add(step.token)
+        text, stopped = self._stops.add(self._special.through(added))
+        if step.token in self._special:
+            held = self._detokenizer.held
+            self._special.wait(step.token, held)
+            soon = copy(self._stops)  # what is held may yet change, unless this ends it
+            more, stopped = soon.add(self._special.ahead(held))
+            if stopped:
+                self._stops, text = soon, text + more
         text = self._special.unmarked(text)
         self.finish_reason = "stop" if stopped else step.finish_reason
         return self._piece(text) if text else None
@@ -166,7 +174,7 @@ class Output:
     def end(self, reason: str) -> Piece | None:
         """What is left when all tokens are there; ``reason`` is what ended it if nothing else."""
         self.finish_reason = self.finish_reason or reason
-        rest, _ = self._stops.add(self._detokenizer.finish())
+        rest, _ = self._stops.add(self._special.through(self._detokenizer.finish()))
         rest = self._special.unmarked(rest + self._stops.finish())
         if self._stops.stopped:
             self.finish_reason = "stop"

@@ -14,7 +14,7 @@ from .decode import begin
 from .prefix import Prefix
 from .prompt_cache import MAGIC, Owner, prefix_bytes, read_prefix
 from .request import GREEDY, Request
-from .requests import check_ids
+from .requests import check_ids, check_spelled
 from .reuse import ReusableCache
 from .text import Result, TextStream
 
@@ -74,11 +74,13 @@ class TextSession:
         A text becomes tokens by itself, so that these may be others than those of the whole. Raises
         RequestError for what is neither.
         """
+        vocab_size = self._model.session.shape.vocab_size
         if isinstance(text, str):
             first = not self.length
             ids = self._model.tokenizer.encode(text, add_special_tokens=first)
+            check_spelled(ids, self._model.tokenizer, vocab_size)
         else:
-            ids = check_ids(text, self._model.session.shape.vocab_size)
+            ids = check_ids(text, vocab_size)
         self._settle()
         self._ids += ids
 

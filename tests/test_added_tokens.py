@@ -31,11 +31,23 @@ def test_a_token_beyond_the_embedding_is_refused_in_a_prompt_alone(tmp_path: Pat
     for ask in (model.generate, model.logprobs):
         with pytest.raises(pocketlm.RequestError, match="300.*expected"):
             ask(f"see {IMAGE}")
-    with pytest.raises(pocketlm.RequestError, match=f"spells the token '{IMAGE}', whose id 300"):
+    session = model.new_session()
+    session.append("see")
+    spelled = f"spells the token '{IMAGE}', .* id 300"
+    with pytest.raises(pocketlm.RequestError, match=spelled):
         model.generate(f"see {IMAGE}")
+    with pytest.raises(pocketlm.RequestError, match=spelled):
+        session.append(f"see {IMAGE}")
+    assert session.generate(max_tokens=2).token_ids  # as it was
+    for context, continuation in ((f"see {IMAGE}", " it"), ("see", f" {IMAGE}")):
+        with pytest.raises(pocketlm.RequestError, match="300, expected"):
+            model.score(context, [continuation])
 
 
-def test_a_stop_string_may_be_a_special_token(tiny_folder: ModelFolder, tmp_path: Path) -> None:
+@pytest.mark.parametrize("decoder", ["ByteLevel", "BPEDecoder"])  # the latter looks at neighbours
+def test_a_stop_string_may_be_a_special_token(
+    decoder: str, tiny_folder: ModelFolder, tmp_path: Path
+) -> None:
     """Special tokens have no text, so that it can appear in nothing but the token."""
     plain = pocketlm.Model(tiny_folder, threads=1)
     ids = plain.generate("the", temperature=0, max_tokens=8).token_ids
@@ -44,14 +56,24 @@ def test_a_stop_string_may_be_a_special_token(tiny_folder: ModelFolder, tmp_path
     content = json.loads((tiny_folder.path / "tokenizer.json").read_text("utf-8"))
     (known,) = content["added_tokens"]
     special = {**known, "id": ids[4], "content": spelling}
+    if decoder != "ByteLevel":
+        content["decoder"] = {"type": decoder, "suffix": "</w>"}
     content["added_tokens"] = sorted([special, known], key=lambda token: token["id"])
     files = {"tokenizer.json": json.dumps(content)}
     model = pocketlm.Model(with_files(tiny_folder, tmp_path / "copy", files), threads=1)
     expected = model.tokenizer.decode(ids[:4])
-    for result in (
-        model.generate("the", temperature=0, max_tokens=8, stop=spelling),
-        next(model.generate_many(["the"], temperature=0, max_tokens=8, stop=[spelling])),
+    before, after = expected[-1], model.tokenizer.decode(ids[5:6])
+    for stop, text in (
+        (spelling, expected),
+        (before + spelling, expected[:-1]),
+        (spelling + after, expected),
+        (before + spelling + after, expected[:-1]),
     ):
-        assert (result.finish_reason, result.token_ids) == ("stop", ids[:5])
-        assert result.text == expected
+        for result in (
+            model.generate("the", temperature=0, max_tokens=8, stop=stop),
+            next(model.generate_many(["the"], temperature=0, max_tokens=8, stop=[stop])),
+        ):
+            assert (result.finish_reason, result.text) == ("stop", text)
+            if not stop.endswith(after):
+                assert result.token_ids == ids[:5]
     assert model.generate("the", temperature=0, max_tokens=8, stop="zz").token_ids == ids

@@ -90,7 +90,7 @@ def test_an_answer_ends_with_the_turn(folder: ModelFolder) -> None:
     """generation_config.json names <|endoftext|> alone; the template tells of <|im_end|>."""
     model = pocketlm.Model(folder, threads=1)
     end = model.tokenizer.id_of("<|im_end|>")
-    assert model.end_ids == {299} and model.chat_prompt(HI).end_ids == {end}
+    assert model.end_ids == {299} and model.chat_prompt(HI).end_ids - model.end_ids == {end}
     ids = model.chat(HI, temperature=0, max_tokens=12)
     text_of(ids)
     model._answer_end_ids = frozenset({ids.token_ids[5]})

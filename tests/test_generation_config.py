@@ -33,6 +33,8 @@ def with_defaults(folder: ModelFolder, to: Path, defaults: Any) -> ModelFolder:
         ({"eos_token_id": [7, 6]}, {6, 7}, 6),
         ({"eos_token_id": [7, 6], "bos_token_id": 3}, {6, 7}, 3),
         ({"bos_token_id": 3}, set(), 3),
+        ({"eos_token_id": [7, -1], "bos_token_id": -1}, {7}, 7),
+        ({"eos_token_id": -1, "bos_token_id": -1}, set(), None),
     ],
     ids=str,
 )
@@ -48,7 +50,7 @@ def test_ids_of_begin_and_end(
     assert model.start_id == start_id
 
 
-@pytest.mark.parametrize("value", ["x", -1, 1.5, True, {}, [[1]], [None], ["x", 1]], ids=str)
+@pytest.mark.parametrize("value", ["x", 1.5, True, {}, [[1]], [None], ["x", 1]], ids=str)
 @pytest.mark.parametrize("name", ["eos_token_id", "bos_token_id"])
 def test_what_is_no_token_id_is_refused(
     name: str, value: Any, tiny_folder: ModelFolder, tmp_path: Path
@@ -128,7 +130,7 @@ def test_sampling_that_cannot_be_is_left_out(
 
 
 def test_an_export_leaves_out_and_tells_what_cannot_be(tmp_path: Path) -> None:
-    config = gpt2_config(vocab_size=300, bos_token_id=50256, eos_token_id=[299, 50256])
+    config = gpt2_config(vocab_size=300, bos_token_id=[50256, -1], eos_token_id=[299, 50256])
     path = write_checkpoint(tmp_path / "checkpoint", config)
     wrong = {"top_k": -1, "top_p": 0, "temperature": 0.5, "do_sample": True, "eos_token_id": None}
     (path / "generation_config.json").write_text(json.dumps(wrong))
@@ -139,7 +141,8 @@ def test_an_export_leaves_out_and_tells_what_cannot_be(tmp_path: Path) -> None:
     assert told == [
         "generation_config.json: top_k is -1, expected an integer of at least 0; it is left out",
         "generation_config.json: top_p is 0, expected a finite number in (0, 1]; it is left out",
-        "config.json: bos_token_id has 50256, expected ids of the vocabulary, 0 to 299; ignored",
+        "config.json: bos_token_id has 50256, -1, expected ids of the vocabulary, 0 to 299; "
+        "ignored",
     ]
     assert plan_export(open_checkpoint(path), tmp_path / "other").notes == tuple(told)
     written = json.loads((folder.path / "generation_config.json").read_text())

@@ -716,6 +716,38 @@ def test_a_tokenizer_that_cannot_be_run_is_refused_before_the_weights_come(
     assert run("export", NAME, tmp_path / "out", "--tokenizer", given)[0] == 0
 
 
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("generation_config.json", b"[]", "generation_config.json holds a JSON array"),
+        ("generation_config.json", b'{"eos_token_id": "x"}', "eos_token_id is 'x', expected"),
+        ("tokenizer.json", None, "found no tokenizer, expected one beside the weights"),
+        ("config.json", b'"vocab_size": 200', "found 300 tokens, expected at most 200"),
+    ],
+    ids=str,
+)
+def test_what_needs_no_weights_to_be_refused_is_refused_before_they_come(
+    name: str,
+    content: bytes | None,
+    message: str,
+    run: Run,
+    hub_server: HubServer,
+    own_cache: Path,
+    tiny_checkpoint: Path,
+) -> None:
+    files = {path.name: path.read_bytes() for path in tiny_checkpoint.iterdir()}
+    if content is None:
+        del files[name]
+    elif name == "config.json":
+        files[name] = re.sub(rb'"vocab_size": \d+', content, files[name])
+    else:
+        files[name] = content
+    hub_server.add(NAME, files)
+    code, out, err = run("run", NAME, "x")
+    assert (code, out) == (2, "") and message in err
+    assert "model.safetensors" not in requests(hub_server)
+
+
 def test_torch_weights_are_for_those_who_ask_and_new_ones_are_fetched(
     hub_server: HubServer, own_cache: Path
 ) -> None:

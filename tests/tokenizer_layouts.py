@@ -34,6 +34,13 @@ def byte_level(*, prefix_space: bool = False) -> dict[str, Any]:
     return content
 
 
+def without_special() -> dict[str, Any]:
+    """The same, in which </s> is no special token."""
+    content = byte_level()
+    content["added_tokens"][1]["special"] = False
+    return content
+
+
 def with_words(*words: str) -> dict[str, Any]:
     """The same with ``words`` as plain entries of its vocabulary, from id 256 on."""
     content = byte_level()
@@ -137,6 +144,36 @@ LAYOUTS = {
         {START: 257, END: 258, "[X]": 259, "<|endoftext|>": 256},
         {"<|endoftext|>", START, END},
         {"bos_token": START, "eos_token": END, "unk_token": "<|endoftext|>"},
+    ),
+    "named, but not special": Layout(
+        {
+            "tokenizer.json": without_special(),
+            "tokenizer_config.json": CLASS | {"bos_token": "<s>"},
+            "special_tokens_map.json": {"eos_token": "</s>"},
+        },
+        {},
+        {"<s>", "</s>"},
+        {"bos_token": "<s>", "eos_token": "</s>"},
+    ),
+    "a token without text": Layout(
+        {
+            "tokenizer.json": byte_level(),
+            "tokenizer_config.json": CLASS
+            | {"added_tokens_decoder": DECODER | {"258": FLAGS | {"content": ""}}},
+        },
+        {END: 258, "[X]": 259},
+        {"<s>", "</s>", END},
+    ),
+    "the class by the model": Layout(
+        {
+            **vocab_and_merges(),
+            "config.json": {"model_type": "qwen2"},
+            "tokenizer_config.json": {"model_max_length": 128},
+            "added_tokens.json": {END: 257},
+        },
+        {END: 257},
+        {"<|endoftext|>"},
+        dict.fromkeys(("eos_token", "unk_token", "pad_token"), "<|endoftext|>"),
     ),
     "extra tokens in a list": Layout(
         {

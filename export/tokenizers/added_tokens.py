@@ -24,15 +24,20 @@ def added_token(token_id: int, content: str, *, special: bool) -> Token:
 
 
 def configured_tokens(config: dict[str, Any]) -> list[Token]:
-    """The tokens that tokenizer_config.json lists under ``added_tokens_decoder``, by id."""
+    """The tokens that tokenizer_config.json lists under ``added_tokens_decoder``, by id.
+
+    One without text is none to the tokenizers library either, and leaves its ID free.
+    """
     listed = config.get("added_tokens_decoder", {})
     if not isinstance(listed, dict):
         raise _wrong("added_tokens_decoder", listed)
     tokens = []
     for key, entry in listed.items():
         content = entry.get("content") if isinstance(entry, dict) else None
-        if not key.isdecimal() or len(key) > 9 or not isinstance(content, str) or not content:
+        if not key.isdecimal() or len(key) > 9 or not isinstance(content, str):
             raise _wrong(f"added_tokens_decoder.{key}", entry)
+        if not content:
+            continue
         token = added_token(int(key), content, special=entry.get("special") is True)
         tokens.append(token | token_flags(entry))
     return sorted(tokens, key=lambda token: int(token["id"]))

@@ -5,8 +5,11 @@
                              ``added_tokens_decoder``, as in layouts before transformers 4.34
     added_tokens.json        ids of added tokens by spelling; read likewise
     chat_template.jinja      wins over the template in tokenizer_config.json
+    config.json              the class of the tokenizer where tokenizer_config.json names none: by
+                             name, else that of the model's kind
 
-Source: ``PreTrainedTokenizerBase._from_pretrained`` of transformers 4.57 and 5.24.
+Sources: ``AutoTokenizer`` and ``PreTrainedTokenizerBase._from_pretrained`` of transformers 4.57 and
+5.24.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
-from ..strict_json import load_json_object, shown
+from ..strict_json import LARGEST_CONFIG, load_json_object, shown
 
 CONFIG_FILE = "tokenizer_config.json"
 SPECIAL_FILE = "special_tokens_map.json"
@@ -24,6 +27,14 @@ ADDED_FILE = "added_tokens.json"
 DECODER = "added_tokens_decoder"
 NAMES = tuple(f"{kind}_token" for kind in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 EXTRA = ("additional_special_tokens", "extra_special_tokens")  # of transformers 4 and 5
+CLASS = "tokenizer_class"
+# By ``model_type``: those classes that are not told by their files.
+CLASSES = {
+    **dict.fromkeys(("gpt2", "phi", "starcoder2"), "GPT2Tokenizer"),
+    **dict.fromkeys(("qwen2", "qwen3"), "Qwen2Tokenizer"),
+    **dict.fromkeys(("gemma2", "gemma3_text"), "GemmaTokenizer"),
+    "gpt_neox": "GPTNeoXTokenizer",
+}
 LARGEST_FILE = 5_000_000  # bytes; Gemma 3's tokenizer_config.json has 1.2 million
 
 
@@ -52,7 +63,17 @@ def read_beside(folder: Path) -> Beside:
     if DECODER not in config:
         config |= _checked_names(content(SPECIAL_FILE))
         added = _checked_ids(content(ADDED_FILE))
+    if config.get(CLASS) is None:
+        config |= _class_of_model(folder / "config.json")
     return Beside(tuple(files), config, added)
+
+
+def _class_of_model(file: Path) -> dict[str, str]:
+    if not file.is_file():
+        return {}
+    fields = load_json_object(file, LARGEST_CONFIG, CheckpointError)
+    found = fields.get(CLASS) or CLASSES.get(str(fields.get("model_type")))
+    return {CLASS: found} if isinstance(found, str) else {}
 
 
 def _checked_names(names: dict[str, Any]) -> dict[str, Any]:

@@ -140,8 +140,11 @@ def _added_tokens(
             flags = decoder_of(config, {name: token_id})[str(token_id)]
             add(flags)
     for token in (*named.values(), *extra.values()):
-        if token["content"] not in ids.added:
+        name = token["content"]
+        if name not in ids.added:
             add(token)
+        elif name in named:
+            ids.added[name] = {**ids.added[name], "special": True}
     if ids.added == before:
         return stored or None
     return sorted(ids.added.values(), key=lambda token: int(token["id"]))

@@ -2,7 +2,7 @@
 
 ``vocab.json`` maps tokens, spelled in GPT-2's byte alphabet, to ids; ``merges.txt`` has one merge
 per line after an optional version line. How a text is cut into words depends on the family, which
-``tokenizer_class`` of tokenizer_config.json names; without it the files are GPT-2's.
+``tokenizer_class`` of tokenizer_config.json names, or config.json; else the files are GPT-2's.
 
 Sources: encoder.py of the GPT-2 repository; ``tokenization_qwen2.py`` of transformers.
 """

@@ -32,6 +32,7 @@ MB = 1 << 20
 # Larger than what one chunk and the buffers of two sockets hold.
 WEIGHTS = bytes(range(256)) * (3 * MB // 256)
 CONFIG = b'{"model_type": "gpt2"}'
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 FILES = {"config.json": CONFIG, "tokenizer.json": b"{}", "model.safetensors": WEIGHTS}
 NAME = "acme/tiny"
 WEIGHT_FILE = "model.safetensors"
@@ -244,6 +245,10 @@ def test_safetensors_come_before_pickles(
             "index.json has 25,000,001 bytes, expected at most 25,000,000 bytes of JSON",
         ),
         (sharded([], {"t": "gone.safetensors"}), "'gone.safetensors', which is not in the repos"),
+        (
+            {"config.json": CONFIG, "model.safetensors.index.json": POINTER},
+            "'model.safetensors.index.json' is a Git LFS pointer",
+        ),
         (
             {"config.json": CONFIG, "model.safetensors.index.json": b'{"weight_map": []}'},
             "found weight_map .*, expected the shard of every tensor",

@@ -144,6 +144,11 @@ def test_a_token_of_the_config_that_is_there_keeps_its_id(tmp_path: Path) -> Non
     assert [tokenizer.id_of(END), tokenizer.id_of(START)] == [258, 259]
 
 
+def test_words_are_cut_as_the_model_asks_where_no_class_is_named(tmp_path: Path) -> None:
+    tokenizer, _ = opened(write_layout(tmp_path, LAYOUTS["the class by the model"]))
+    assert len(tokenizer.encode("\u0065\u0301")) == 2  # NFC, which GPT-2's has not
+
+
 def test_llmcs_own_tokenizer_is_named(tmp_path: Path) -> None:
     file = tmp_path / "gpt2_tokenizer.bin"
     file.write_bytes((20240328).to_bytes(4, "little") + bytes(1020))

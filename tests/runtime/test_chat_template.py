@@ -142,6 +142,20 @@ def test_places(
     assert (None if found is None else found.source) == expected
 
 
+def test_tools_have_a_template_of_their_own(
+    tiny_folder: ModelFolder, tmp_path: Path, process: TemplateProcess
+) -> None:
+    sources = {"tool_use": "tools: {{ tools | length }} {{ mood }}", "default": "none"}
+    listed = [{"name": name, "template": source} for name, source in sources.items()]
+    files = {"tokenizer_config.json": json.dumps({"chat_template": listed})}
+    found = ChatTemplate.open(with_files(tiny_folder, tmp_path / "copy", files))
+    assert found is not None
+    found._process = process
+    args = found.check_args({"mood": "calm"})
+    for tools, text in ((None, "none"), ([], "none"), ([{"name": "now"}], "tools: 1 calm")):
+        assert found.render(QUESTION, max_characters=99, tools=tools, args=args) == text
+
+
 def test_a_file_the_manifest_does_not_list_is_not_read(
     tiny_folder: ModelFolder, tmp_path: Path
 ) -> None:

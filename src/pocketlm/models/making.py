@@ -323,7 +323,7 @@ class _Wanted:
                 folder,
                 for_torch=for_torch,
                 observer=self.options.observer,
-                check=self._check_tokenizer,
+                check=self._check_tokenizer if for_torch else self._check_small_files,
             )
         if self.options.keep_download:
             (folder / store.KEEP).touch()
@@ -338,6 +338,18 @@ class _Wanted:
             from pocketlm.export.tokenizers.opening import open_source
 
             open_source(found)
+
+    def _check_small_files(self, folder: Path) -> None:
+        """Refuses, before the weights are fetched, what can be told without them."""
+        with _exporting():
+            from pocketlm.export.plan import open_without_weights
+            from pocketlm.export.writing import build_decoder, require_tokenizer
+        opened = open_without_weights(folder)
+        if self.options.tokenizer_given:
+            opened = replace(opened, tokenizer=None)
+        else:
+            require_tokenizer(opened)
+        build_decoder(opened)
 
     def _check_ahead(self, folder: Path, snapshot: Snapshot, precision: str | None) -> None:
         """Refuses, before the weights are fetched, what cannot be exported or has no room."""
