@@ -80,7 +80,7 @@ def test_a_damaged_tokenizer_is_refused_by_name(content: Any, tmp_path: Path) ->
         export_model(open_checkpoint(tmp_path / "in"), tmp_path / "out")
 
 
-@pytest.mark.parametrize("value", ["<|end|>", -1, 1.5, True, {}, [1, "x"], [[1]]], ids=str)
+@pytest.mark.parametrize("value", ["<|end|>", 1.5, True, {}, [1, "x"], [[1]]], ids=str)
 @pytest.mark.parametrize("name", ["bos_token_id", "eos_token_id"])
 @pytest.mark.parametrize("file", ["config.json", "generation_config.json"])
 def test_a_begin_or_end_that_is_no_token_id_is_refused(
