@@ -379,6 +379,9 @@ def test_a_template_gets_the_arguments_of_the_command_line(
     code, _, err = call("run", other.path, "Hi", "--chat", "--template-arg", "enable_thinkng=true")
     assert code == 2 and "has 'enable_thinkng', expected the name of a variable" in err
     assert call("run", other.path, "Hi", "--template-arg", "year=1")[0] == 2
+    code, out, err = call("chat", "demo", "--template-arg", "year=1", lines="Hi\n")
+    assert (code, out) == (2, "")
+    assert "found --template-arg, expected a model with a chat template" in err
 
 
 def test_save_finds_the_home_folder(

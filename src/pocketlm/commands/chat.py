@@ -69,6 +69,10 @@ def command(
     if sys.stdin.encoding == "ascii" and hasattr(sys.stdin, "reconfigure"):
         sys.stdin.reconfigure(encoding="utf-8", errors="strict")  # the locale "C" has no accents
     opened = open_model(model, options)
+    if template_args and opened.chat_template is None:
+        raise click.UsageError(
+            "found --template-arg, expected a model with a chat template; leave it out"
+        )
     options["stop"] = [unescape(text) for text in stop]
     # Ctrl-C means something else here than in other verbs, until the conversation is over.
     with on_interrupt(signal.default_int_handler):
