@@ -3,7 +3,7 @@
     python tests/graph_digests.py > tests/export/graph_digests.json
 
 The weights are exact in every float format and follow from their names, so that the digests are the
-same on every machine; a table of cosines is not, and is told by its sum.
+same on every machine; cosines and frequencies of rotation are not, and are told by their sum.
 """
 
 from __future__ import annotations
@@ -111,7 +111,10 @@ def describe_end(value: ir.Value) -> str:
 
 
 def is_table(value: ir.Value) -> bool:
-    return isinstance(value.const_value, Weight) and not value.const_value.learned
+    tensor = value.const_value
+    if isinstance(tensor, Weight):
+        return not tensor.learned
+    return tensor is not None and tensor.dtype == ir.DataType.FLOAT and tensor.size > 1
 
 
 def array(value: ir.Value) -> NDArray[Any]:

@@ -21,6 +21,6 @@ def test_every_case_has_digests() -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_graph_is_that_of_the_digests(name: str) -> None:
     found, expected = digests(checkpoint_of(name)), GOLDEN[name]
-    # Cosines differ in their last bits from one processor to the next.
+    # Cosines and powers differ in their last bits from one processor to the next.
     assert found.pop("tables") == pytest.approx(expected.pop("tables"), abs=0.1)
     assert found == expected
