@@ -19,9 +19,12 @@ from numpy.typing import NDArray
 from ..export.folder import DecoderShape, cache_names
 from ..export.memory import SMALLER, memory_errors
 from .engine import onnxruntime
+from .spare_buffers import SpareBuffers
 
 # Tokens of an arena's first allocation; a power of two keeps the doubling at round sizes.
 FIRST_CAPACITY = 128
+# Of one for a sequence that is alone: what it never writes takes no memory, growing takes a copy.
+ALONE_CAPACITY = 512
 
 SHORTER = f"shorten the text, {SMALLER}"
 
@@ -109,7 +112,8 @@ class KVCache:
 
     def bind(self, binding: onnxruntime.IOBinding, new_tokens: int, bound: object) -> object:
         """Binds its row alone, see ``Arena.bind``."""
-        self.arena.reserve(self.length + new_tokens)
+        whole = min(self.text_length, self.arena.shape.context_length)
+        self.arena.reserve(max(self.length + new_tokens, whole))  # at once: growing copies
         return self.arena.bind(binding, self.row, 1, bound)
 
     def advance(self, new_tokens: int) -> None:
@@ -131,8 +135,13 @@ class Arena:
         shape: DecoderShape,
         capacity: int = FIRST_CAPACITY,
         dtype: type[np.number[Any]] = np.float32,
+        spare: SpareBuffers | None = None,
     ) -> None:
-        """``capacity`` is that of the first allocation, with the first row."""
+        """``capacity`` is that of the first allocation, with the first row.
+
+        It takes its buffers out of ``spare``, if there are any, and leaves them there: those of
+        arenas of the same shape and dtype.
+        """
         self.shape = shape
         self.dtype = dtype
         self.num_rows = 0
@@ -141,6 +150,9 @@ class Arena:
         """C: tokens that fit into a row without growing."""
         self._names = cache_names(shape.num_layers)
         self._buffers: list[Any] = [None] * len(self._names)
+        if spare is not None:
+            self._adopt(spare.take())
+            weakref.finalize(self, spare.keep, self._buffers).atexit = False
         # Weak, so that a sequence that nobody follows any more frees its row.
         self._held: list[weakref.ref[KVCache]] = []
         self._place = object()  # another one whenever buffers were made anew
@@ -207,6 +219,12 @@ class Arena:
         """Puts the first ``length`` tokens of ``values`` into a row."""
         for buffer, value in zip(self._buffers, values, strict=True):
             buffer[row, :, :length] = value[:, :length]
+
+    def _adopt(self, buffers: list[Any]) -> None:
+        """Has one row in ``buffers`` that another arena had, if there are any."""
+        if buffers:
+            self._buffers[:] = buffers
+            self.num_rows, _, self.capacity, _ = buffers[0].shape
 
     def _at(self, row: int) -> KVCache | None:
         return self._held[row]() if row < len(self._held) else None

@@ -26,7 +26,7 @@ from ..export.memory import is_exhaustion, memory_errors
 from ..export.threads import check_threads
 from ..export.utf8 import utf8
 from ..export.whole_number import brief
-from .arena import SHORTER, Arena, Cache, KVCache
+from .arena import ALONE_CAPACITY, SHORTER, Arena, Cache, KVCache
 from .cancellation import Cancellation, Cancelled
 from .concatenating import ConcatenatingCache
 from .device_arena import DeviceArena
@@ -36,6 +36,7 @@ from .kv import FP32, GRAPHS, INT8, choose_kv
 from .process import check_process
 from .providers import CPU, Place, refused, start_obstacle
 from .running import call_interruptibly, call_to_stop
+from .spare_buffers import SpareBuffers
 
 # Tokens from which on a step is worth interrupting: fewer take little longer than one, of which the
 # thread that makes it interruptible would take a share (0.1 ms).
@@ -101,6 +102,7 @@ class Session:
         """Tokens up to which texts are rotated alike; None: they are, whatever their length."""
         self._growing = folder.graph().cache.layout == GROWING
         self._cache_dtype = np.float32 if graph is None else np.float16  # on a device
+        self._spare = SpareBuffers()
         self._lock = threading.Lock()
         self._process = os.getpid()
         self._binding = self._session.io_binding()
@@ -122,7 +124,9 @@ class Session:
 
     def new_cache(self) -> Cache:
         """An empty cache for one sequence, of the kind the graph was made for."""
-        return self.new_caches()()
+        if self._growing or self._on_device:
+            return self.new_caches()()
+        return Arena(self.shape, ALONE_CAPACITY, self._arena_dtype, self._spare).new()
 
     def new_caches(self) -> Callable[[], Cache]:
         """A function that makes such a cache at every call, so that they can be stepped together.
@@ -133,7 +137,11 @@ class Session:
             return lambda: ConcatenatingCache(self.shape)
         if self._on_device:
             return DeviceArena(self.shape, self.place.memory, self._cache_dtype).new
-        return Arena(self.shape, dtype=np.int8 if self.kv == INT8 else np.float32).new
+        return Arena(self.shape, dtype=self._arena_dtype).new
+
+    @property
+    def _arena_dtype(self) -> type[np.number[Any]]:
+        return np.int8 if self.kv == INT8 else np.float32
 
     @property
     def cache_dtype(self) -> np.dtype[Any]:
