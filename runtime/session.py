@@ -33,6 +33,7 @@ from .device_arena import DeviceArena
 from .engine import onnxruntime
 from .int8_products import options_for
 from .kv import FP32, GRAPHS, INT8, choose_kv
+from .largest_first import largest_first
 from .process import check_process
 from .providers import CPU, Place, refused, start_obstacle
 from .running import call_interruptibly, call_to_stop
@@ -48,6 +49,8 @@ SPIN_MICROSECONDS = "15"
 ERROR, FATAL = 3, 4  # severities of ONNX Runtime's log
 ROTATED_ALIKE = "pocketlm.rotated_alike"  # in the metadata of a graph
 MASK_GROWTH = 1024  # tokens the mask grows by
+# The kernel of an add with a norm behind it takes 2 to 5 times as long as both (NOTES.md).
+KEPT_APART = ("optimization.disable_specified_optimizers", "SkipLayerNormFusion")
 # Where a graph given as bytes has its weights.
 WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
@@ -474,12 +477,13 @@ def _open(
     # Workers may spin between the nodes of a run, but not between two runs: an idle model is idle.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_MICROSECONDS)
+    options.add_session_config_entry(*KEPT_APART)
     for option, value in options_for(folder.formats).items():
         options.add_session_config_entry(option, value)
-    if graph is not None:
-        options.add_session_config_entry(WEIGHTS_FOLDER, utf8(str(folder.path)))
+    options.add_session_config_entry(WEIGHTS_FOLDER, utf8(str(folder.path)))
     # Not session.set_denormal_as_zero: it would also flush the numbers of the caller's own thread.
-    source, places = graph or utf8(str(folder.graph_file(name))), list(place.providers)
+    source = graph or largest_first(folder.graph_file(name).read_bytes())
+    places = list(place.providers)
 
     def stop() -> None:
         options.set_load_cancellation_flag(True)
