@@ -322,6 +322,7 @@ class StreamRotation:
         )
         with self._g.before(node):
             x = node.inputs[0]
+            assert x is not None
             if node.op_type == SKIP_LAYER_NORM:
                 for added in (node.inputs[1], *node.inputs[ADDED_BIAS[node.op_type] :][:1]):
                     x = x if added is None else self._g.Add(x, added, name="add")
