@@ -51,6 +51,9 @@ ROTATED_ALIKE = "pocketlm.rotated_alike"  # in the metadata of a graph
 MASK_GROWTH = 1024  # tokens the mask grows by
 # The kernel of an add with a norm behind it takes 2 to 5 times as long as both (NOTES.md).
 KEPT_APART = ("optimization.disable_specified_optimizers", "SkipLayerNormFusion")
+# Weights are packed by all threads: a fifth sooner, with all originals in memory until the last.
+PACKED_AT_ONCE = ("session.prepack.enable_parallel", "1")
+SMALL = 256 << 20  # bytes of weights up to which that is no matter
 # Where a graph given as bytes has its weights.
 WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
@@ -478,6 +481,8 @@ def _open(
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_MICROSECONDS)
     options.add_session_config_entry(*KEPT_APART)
+    if folder.weights_bytes <= SMALL:
+        options.add_session_config_entry(*PACKED_AT_ONCE)
     for option, value in options_for(folder.formats).items():
         options.add_session_config_entry(option, value)
     options.add_session_config_entry(WEIGHTS_FOLDER, utf8(str(folder.path)))
