@@ -898,15 +898,15 @@ def test_interrupt_that_an_import_turned_into_its_own_error_is_still_one(
 IN_A_STEP = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from pocketlm.runtime.session import Session
-run = Session._run_bound
-def wait(session, stopping):
+from pocketlm.runtime.bound_graph import BoundGraph
+run = BoundGraph._run_bound
+def wait(graph, stopping):
     print("waiting", file=sys.stderr, flush=True)
     while not stopping.cancelled:
         time.sleep(0.001)
     print("told to stop", file=sys.stderr, flush=True)
-    run(session, stopping)
-Session._run_bound = wait
+    run(graph, stopping)
+BoundGraph._run_bound = wait
 from pocketlm.cli import main
 main(sys.argv[1:])
 """

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 import pocketlm
 from pocketlm.export.errors import NumericsError, RequestError, ResourceError
 from pocketlm.export.folder import ModelFolder
+from pocketlm.runtime.bound_graph import BoundGraph
 from pocketlm.runtime.decode import Batch, generate
 from pocketlm.runtime.model import Model
 from pocketlm.runtime.request import GREEDY, Request
@@ -102,13 +103,13 @@ def test_a_prompt_that_begins_alike_is_not_computed_twice(
     tiny_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fed = []
-    step = Session._bind_one
+    step = BoundGraph._bind_one
 
-    def counted(self: Session, ids: Any, cache: Any) -> None:
+    def counted(self: BoundGraph, cache: Any, ids: Any) -> None:
         fed.append(len(ids))
-        step(self, ids, cache)
+        step(self, cache, ids)
 
-    monkeypatch.setattr(Session, "_bind_one", counted)
+    monkeypatch.setattr(BoundGraph, "_bind_one", counted)
     prompt, session = IDS[:61], tiny_model.session
     asked = [prompt, prompt, [*prompt, 7], [*prompt[:40], 8, 9], [5, *prompt]]
     scheduler, jobs = Scheduler(session), []
@@ -483,12 +484,12 @@ def test_a_model_without_a_row_group_runs_each_by_itself(
     monkeypatch.setattr("pocketlm.runtime.row_rule.row_group", lambda session: None)
     model = pocketlm.Model(tiny_model.folder, threads=1)
     rows = []
-    run = Session._run
+    run = BoundGraph._run
 
-    def counted(self: Session, caches: Any, *others: Any) -> None:
+    def counted(self: BoundGraph, caches: Any, *others: Any) -> None:
         rows.append(len(caches))
         run(self, caches, *others)
 
-    monkeypatch.setattr(Session, "_run", counted)
+    monkeypatch.setattr(BoundGraph, "_run", counted)
     found = list(model.generate_many([IDS[:4], IDS[:9]], max_tokens=4, temperature=0))
     assert len(found) == 2 and set(rows) == {1}
