@@ -13,7 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import ModelFolderError
-from .manifest import DATA_FILE, DECODER, FileEntry, GraphEntry, Manifest
+from .manifest import (
+    DATA_FILE,
+    DECODER,
+    PREFILL_DATA_FILE,
+    PREFILL_GRAPHS,
+    FileEntry,
+    GraphEntry,
+    Manifest,
+)
 from .manifest import GRAPH_FILE as GRAPH_FILE
 from .manifest import GROWING as GROWING
 from .manifest import IN_PLACE as IN_PLACE
@@ -69,14 +77,26 @@ class ModelFolder:
 
     @property
     def formats(self) -> frozenset[str]:
-        """Names of the number formats that its quantized weights have; none in fp32."""
-        report = self.manifest.precision.report
-        return frozenset(tensor.format for tensor in report.tensors) if report else frozenset()
+        """Names of the number formats that its quantized weights have, the second set included."""
+        precision = self.manifest.precision
+        reports = [precision.report, precision.prefill.report if precision.prefill else None]
+        return frozenset(row.format for report in reports if report for row in report.tensors)
 
     @property
     def weights_bytes(self) -> int:
-        """Size of the external data file."""
+        """Size of the decoder's external data file."""
         return self.files[DATA_FILE].bytes
+
+    @property
+    def prefill_bytes(self) -> int:
+        """Size of the file of what only the second set of weights has; 0 where there is none."""
+        entry = self.files.get(PREFILL_DATA_FILE)
+        return entry.bytes if entry is not None else 0
+
+    def data_bytes(self, name: str = DECODER) -> dict[str, int]:
+        """The files that weights of the graph of that name may be in, with their sizes."""
+        own = {PREFILL_DATA_FILE: self.prefill_bytes} if name in PREFILL_GRAPHS else {}
+        return {DATA_FILE: self.weights_bytes, **own}
 
     def graph(self, name: str = DECODER) -> GraphEntry:
         """The graph of that name; ModelFolderError lists those that there are."""

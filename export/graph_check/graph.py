@@ -4,7 +4,8 @@ Asked before ONNX Runtime, or anything else, opens the file. A graph of another 
 process (kernels trust attributes), never end, or read other files. What is compared:
 
 - the manifest's sizes with each other, and with the graph's inputs, outputs and weights
-- where tensors lie: in the graph's own file whole, or within ``model.onnx_data``, none over another
+- where tensors lie: in the graph's own file whole, or within ``model.onnx_data``, none over
+  another; those of a graph for many tokens at a time also within ``model_prefill.onnx_data``
 - every node with ``operators``: domain, name, inputs, outputs, attributes; its inputs exist before
 - what every node can make of a short text (``facts``): nothing huge, nor long to make (``costs``)
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import ModelFolderError
@@ -84,7 +86,7 @@ def inspect(folder: ModelFolder, name: str = DECODER) -> None:
     _check_versions(graph)
     if len(graph.nodes) > LARGEST_LENGTH:
         raise GraphRefused(f"{len(graph.nodes):,} nodes", f"at most {LARGEST_LENGTH:,}")
-    Inspection(graph, folder.shape, folder.graph(name)).run(folder.weights_bytes)
+    Inspection(graph, folder.shape, folder.graph(name)).run(folder.data_bytes(name))
 
 
 def _read(file: Path) -> bytes:
@@ -123,12 +125,15 @@ class Inspection:
         self._largest = LARGEST_VALUE
         self._uses: Counter[str] = Counter()
 
-    def run(self, data_bytes: int) -> None:
-        """Raises GraphRefused at the first thing that we do not write; the data file has a size."""
+    def run(self, data_bytes: Mapping[str, int]) -> None:
+        """Raises GraphRefused at the first thing that we do not write.
+
+        ``data_bytes`` are the files that weights may be in, with their sizes.
+        """
         self._check_sizes()
         self._take_inputs()
         self._take_initializers(data_bytes)
-        self.costs = Costs(self._graph, data_bytes, self._largest)
+        self.costs = Costs(self._graph, sum(data_bytes.values()), self._largest)
         for node in self._graph.nodes:
             try:
                 self._visit(node)
@@ -203,8 +208,8 @@ class Inspection:
 
     # Tensors ----------------------------------------------------------------------------------
 
-    def _take_initializers(self, data_bytes: int) -> None:
-        ranges: set[tuple[int, int]] = set()
+    def _take_initializers(self, data_bytes: Mapping[str, int]) -> None:
+        ranges: set[tuple[str, int, int]] = set()
         for tensor in self._graph.initializers:
             name = tensor.name
             taken = name in self._initializers or name in self.facts.keys() - OPTIONAL
