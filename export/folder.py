@@ -32,12 +32,16 @@ from .verified import VerifiedFiles, file_identity, file_sha256
 MANIFEST = "pocketlm.json"
 MINIMUM_ONNXRUNTIME = "1.31"
 PAGE = 4096
+NEW_ROWS = "new"
 
 
-def cache_names(num_layers: int) -> list[tuple[str, str]]:
-    """(input, output) names in the graph of every layer's keys and values."""
+def cache_names(num_layers: int, output: str = "present") -> list[tuple[str, str]]:
+    """(input, output) names in the graph of every layer's keys and values.
+
+    Outputs of a graph that gives the new rows alone begin with ``NEW_ROWS`` instead.
+    """
     return [
-        (f"past_key_values.{layer}.{kind}", f"present.{layer}.{kind}")
+        (f"past_key_values.{layer}.{kind}", f"{output}.{layer}.{kind}")
         for layer in range(num_layers)
         for kind in ("key", "value")
     ]

@@ -43,7 +43,8 @@ class Quantized:
     """A ``Change`` that gives a graph the formats of a plan, which may be made for the graph.
 
     With ``calibration`` roundings make up for each other; with ``budget`` the plan is searched for;
-    with ``prefill`` there is a second graph, in W8A8, for many tokens at a time. ``found`` is what another change of the same model was calibrated with.
+    with ``prefill`` there is a second graph, in W8A8, for many tokens at a time. ``found`` is what
+    another change of the same model was calibrated with.
     """
 
     def __init__(
