@@ -80,6 +80,7 @@ def command(
     block_size: int | None,
     head: str | None,
     plan: Path | None,
+    prefill: str | None,
     calibrate: tuple[str, ...],
     statistics: Path | None,
     max_kl: float | None,
@@ -137,7 +138,7 @@ def command(
                 "fetches no weights"
             )
     change = chosen_change(
-        precision, block_size, head, plan, calibrate, statistics, max_kl, max_bytes
+        precision, block_size, head, plan, calibrate, statistics, max_kl, max_bytes, prefill
     )
     reference = find_reference(checkpoint)
     check_options(reference, {"revision": revision, "keep_download": keep_download})

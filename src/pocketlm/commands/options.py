@@ -85,6 +85,13 @@ precision_options = _group(
         help="Give every weight the format that FILE says, a plan that `pocketlm info MODEL "
         "--save-plan FILE` wrote, and perhaps you changed.",
     ),
+    click.option(
+        "--prefill",
+        type=click.Choice(["int8"]),
+        help="Add a second set of weights, the linear layers in W8A8, with which long prompts and "
+        "many texts at once are computed faster. It takes disk, and memory once it is used; "
+        "--max-kl and --max-bytes are of the first set alone.",
+    ),
 )
 
 calibration_options = _group(
@@ -494,6 +501,7 @@ def chosen_change(
     statistics: Path | None,
     max_kl: float | None,
     max_bytes: str | None,
+    prefill: str | None,
 ) -> Change | None:
     """What ``precision_options`` and ``calibration_options`` ask for, None for fp32.
 
@@ -511,6 +519,7 @@ def chosen_change(
         if chosen and value is not None:
             reason = "in the plan" if plan is not None else "left to the search"
             raise click.UsageError(f"found {name} with {chosen[0]}, expected it {reason}")
+    second = prefill is not None
     budget = _budget(max_kl, max_bytes)
     calibration = _calibration(calibrate, statistics)
     if calibration is None and (calibrate or statistics) and budget is not None:
@@ -519,10 +528,11 @@ def chosen_change(
             "measure"
         )
     if budget is not None:
-        return within(budget, calibration or Calibration())
+        return within(budget, calibration or Calibration(), prefill=second)
     if plan is not None:
         # What a plan promises was measured on the model that it was made for.
-        return planned(replace(Plan.read(plan), promise=None, calibration=None), calibration)
+        asked = replace(Plan.read(plan), promise=None, calibration=None)
+        return planned(asked, calibration, prefill=second)
     row = PRECISIONS[precision or FULL]
     if calibration is None and not calibrate and row.calibrated:
         calibration = AUTOMATIC
@@ -531,7 +541,7 @@ def chosen_change(
             f"found --calibrate with {FULL}, expected it with a precision that rounds: there is "
             "nothing to choose"
         )
-    return precision_of(row.name, block_size, head, calibration)
+    return precision_of(row.name, block_size, head, calibration, prefill=second)
 
 
 def _budget(max_kl: float | None, max_bytes: str | None) -> Budget | None:
