@@ -14,8 +14,8 @@ what the cache holds. They are what the kernel would have kept: round(c / s), ha
 Whoever opens the graph sets ``SessionOptions.execution_order`` to ``PRIORITY_BASED``, the order of
 the nodes in the file; ONNX Runtime's own puts the rounding off until all layers are done, so that
 the float32 keys and values of all of them live at once (SmolLM2-135M, 256 tokens behind 1,024: 92
-MB instead of 20). One sequence at a time: the rows of several would end at different places. Letters: K key/value
-heads, P past tokens, S new ones, T = P + S, E head size.
+MB instead of 20). One sequence at a time: the rows of several would end at different places.
+Letters: K key/value heads, P past tokens, S new ones, T = P + S, E head size.
 """
 
 from __future__ import annotations
