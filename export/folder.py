@@ -21,6 +21,7 @@ from .manifest import (
     FileEntry,
     GraphEntry,
     Manifest,
+    QuantizationReport,
 )
 from .manifest import GRAPH_FILE as GRAPH_FILE
 from .manifest import GROWING as GROWING
@@ -82,9 +83,13 @@ class ModelFolder:
     @property
     def formats(self) -> frozenset[str]:
         """Names of the number formats that its quantized weights have, the second set included."""
-        precision = self.manifest.precision
-        reports = [precision.report, precision.prefill.report if precision.prefill else None]
-        return frozenset(row.format for report in reports if report for row in report.tensors)
+        prefill = self.manifest.precision.prefill
+        return self.decoder_formats | _formats(prefill.report if prefill else None)
+
+    @property
+    def decoder_formats(self) -> frozenset[str]:
+        """Likewise, without the second set; none in fp32."""
+        return _formats(self.manifest.precision.report)
 
     @property
     def weights_bytes(self) -> int:
@@ -174,6 +179,10 @@ def _not_a_model_folder(path: Path) -> str:
         f"{path}: found {found}, expected a model folder with {MANIFEST}; "
         "make one with: pocketlm export CHECKPOINT OUT"
     )
+
+
+def _formats(report: QuantizationReport | None) -> frozenset[str]:
+    return frozenset(tensor.format for tensor in report.tensors) if report else frozenset()
 
 
 def describe_files(folder: Path, known: dict[str, FileEntry]) -> dict[str, FileEntry]:

@@ -16,10 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..export.errors import PocketLMError
+from ..export.folder import NEW_ROWS, DecoderShape
 from ..export.memory import is_exhaustion
 from .arena import Cache, KVCache
 from .cancellation import Cancellation, Cancelled
 from .engine import onnxruntime
+from .new_rows import NewRows
 from .providers import CPU, Place
 from .running import call_to_stop
 
@@ -38,15 +40,16 @@ class BoundGraph:
     rotated_alike   tokens up to which texts are rotated alike; None: all are
     seconds         spent inside ONNX Runtime, by all runs so far
 
-    After an error a cache holds what it held.
+    After an error a cache holds what it held. A graph that gives new rows back, instead of writing
+    them into the cache, takes one sequence at a time.
     """
 
     def __init__(
-        self, engine: onnxruntime.InferenceSession, vocab_size: int, place: Place = CPU
+        self, engine: onnxruntime.InferenceSession, shape: DecoderShape, place: Place = CPU
     ) -> None:
         self.engine = engine
         self.seconds = 0.0
-        self._vocab_size = vocab_size
+        self._vocab_size = shape.vocab_size
         self._on_device = place is not CPU
         self._asks_position = any(value.name == "position_ids" for value in engine.get_inputs())
         optional = {value.name for value in engine.get_overridable_initializers()}
@@ -54,6 +57,8 @@ class BoundGraph:
         self._asks_length = "text_length" in optional
         trained = engine.get_modelmeta().custom_metadata_map.get(ROTATED_ALIKE)
         self.rotated_alike = int(trained) if trained and self._asks_length else None
+        gives_rows = any(value.name.startswith(NEW_ROWS) for value in engine.get_outputs())
+        self._new_rows = NewRows(shape) if gives_rows else None
         self._binding = engine.io_binding()
         # What the binding has. None: to bind anew.
         self._bound_cache: object = None
@@ -143,6 +148,8 @@ class BoundGraph:
         finally:
             self.seconds += time.perf_counter() - started
         for cache in caches:
+            if self._new_rows is not None and isinstance(cache, KVCache):
+                cache.append(self._new_rows.values())
             cache.advance(count)
 
     def _run_bound(self, stopping: Cancellation) -> None:
@@ -155,7 +162,7 @@ class BoundGraph:
     def _bind_one(self, cache: Cache, token_ids: TokenIds) -> None:
         count, length = len(token_ids), cache.length
         total = length + count
-        self._bound_cache = cache.bind(self._binding, count, self._bound_cache)
+        self._bind_cache(cache, count)
         if self._mask.shape[1] < total:
             self._mask = np.ones((1, total + MASK_GROWTH), np.int64)
             self._mask_at = self._mask.ctypes.data
@@ -165,6 +172,14 @@ class BoundGraph:
         self._position[0] = range(length, total) if count > 1 else length
         self._bind_ids()
         self._bind_text_length(cache.text_length)
+
+    def _bind_cache(self, cache: Cache, count: int) -> None:
+        if self._new_rows is None:
+            self._bound_cache = cache.bind(self._binding, count, self._bound_cache)
+            return
+        assert isinstance(cache, KVCache)  # the others are of float32
+        self._bound_cache = cache.bind_past(self._binding, count, self._bound_cache)
+        self._new_rows.bind(self._binding, count)
 
     def _set_ids(self, rows: int, count: int) -> None:
         """Has ids and positions be arrays of (rows, count)."""

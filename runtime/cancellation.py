@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from .engine import onnxruntime
 
 
@@ -21,6 +24,7 @@ class Cancellation:
     def __init__(self) -> None:
         self.run_options = onnxruntime.RunOptions()
         self._cancelled = False
+        self._loading: onnxruntime.SessionOptions | None = None
 
     @property
     def cancelled(self) -> bool:
@@ -31,6 +35,20 @@ class Cancellation:
         """Ends the generation; tokens already produced stay valid. May be called at any time."""
         self._cancelled = True
         self.run_options.terminate = True
+        loading = self._loading
+        if loading is not None:
+            loading.set_load_cancellation_flag(True)
+
+    @contextmanager
+    def loading(self, options: onnxruntime.SessionOptions) -> Iterator[None]:
+        """What is opened meanwhile with ``options`` is ended, too."""
+        self._loading = options
+        try:
+            if self._cancelled:  # before it was known what to end
+                options.set_load_cancellation_flag(True)
+            yield
+        finally:
+            self._loading = None
 
 
 class Cancelled(Exception):

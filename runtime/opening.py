@@ -6,9 +6,10 @@ import re
 
 from ..export.errors import ModelFolderError, ProviderError
 from ..export.folder import ModelFolder
+from ..export.manifest import INT8_KV_PREFILL
 from ..export.memory import is_exhaustion
 from ..export.utf8 import utf8
-from .cancellation import Cancelled
+from .cancellation import Cancellation, Cancelled
 from .engine import onnxruntime
 from .int8_products import options_for
 from .providers import CPU, Place, refused, start_obstacle
@@ -24,34 +25,43 @@ WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 def open_graph(
-    folder: ModelFolder, name: str, threads: int, place: Place, graph: bytes | None = None
+    folder: ModelFolder,
+    name: str,
+    threads: int,
+    place: Place,
+    graph: bytes | None = None,
+    stopping: Cancellation | None = None,
 ) -> onnxruntime.InferenceSession:
     """The graph ``name`` of ``folder`` at ``place``; ``graph`` is opened instead, if given.
 
     Raises ModelFolderError where ONNX Runtime refuses it, ProviderError where ``place`` cannot be
-    had, and its own error where memory runs out.
+    had, Cancelled where ``stopping`` ends it, and ONNX Runtime's error where memory runs out.
     """
+    stopping = stopping or Cancellation()
     options = _options(folder, threads, place)
+    if name == INT8_KV_PREFILL:
+        # In the order of the file, or the float32 keys and values of all layers would live at once.
+        options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     if graph is not None:
         options.add_session_config_entry(WEIGHTS_FOLDER, utf8(str(folder.path)))
     source, places = graph or utf8(str(folder.graph_file(name))), list(place.providers)
-
-    def stop() -> None:
-        options.set_load_cancellation_flag(True)
 
     def open_it() -> onnxruntime.InferenceSession:
         return call_to_stop(
             lambda: onnxruntime.InferenceSession(
                 source, options, providers=places, enable_fallback=0
             ),
-            stop,
+            stopping.cancel,
         )
 
     try:
-        session = call_interruptibly(open_it, stop)
+        with stopping.loading(options):
+            session = call_interruptibly(open_it, stopping.cancel)
     except Cancelled:
         raise
     except Exception as error:
+        if stopping.cancelled:
+            raise Cancelled("opening a graph was cancelled") from error
         if place is not CPU:
             raise ProviderError(
                 f"provider is {place.name!r}: found {str(error).splitlines()[0]:.300}, expected a "

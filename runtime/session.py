@@ -16,7 +16,7 @@ import numpy as np
 from ..export.errors import RequestError
 from ..export.folder import GROWING, DecoderShape, ModelFolder
 from ..export.graph_check.graph import check_graph
-from ..export.memory import memory_errors
+from ..export.memory import SMALLER, memory_errors
 from ..export.threads import check_threads
 from ..export.whole_number import brief
 from .arena import SHORTER, Arena, Cache, KVCache
@@ -28,9 +28,13 @@ from .device_arena import DeviceArena
 from .engine import onnxruntime
 from .kv import FP32, GRAPHS, INT8, choose_kv
 from .opening import check_version, open_graph
+from .prefill_choice import GRAPHS as PREFILL_GRAPHS
+from .prefill_choice import INT8 as INT8_PREFILL
+from .prefill_choice import LEFT_OUT, NONE, PROMPT_TOKENS, choose_prefill
 from .process import check_process
 from .providers import CPU, Place
 from .running import call_interruptibly
+from .standby import Standby
 
 # Tokens from which on a step is worth interrupting: fewer take little longer than one, of which the
 # thread that makes it interruptible would take a share (0.1 ms).
@@ -38,7 +42,7 @@ LONG_STEP = 16
 
 
 class Session:
-    """Runs the graph of a model folder for one sequence or several; safe to share between threads.
+    """Runs a model folder's graphs for one sequence or several; safe to share between threads.
 
     Steps of several threads take turns. A process forked after loading must load its own. Steps
     that are under way when the process ends are ended, and waited for; so is a long one of the main
@@ -52,16 +56,20 @@ class Session:
         place: Place = CPU,
         graph: bytes | None = None,
         kv: str = FP32,
+        prefill: str = NONE,
     ) -> None:
         """Opens the graph at ``place``; ``threads`` None means the cores this process may use.
 
-        ``kv`` is "fp32", "int8" or "auto": which of the folder's graphs, see ``choose_kv``.
+        ``kv`` is "fp32", "int8" or "auto": which of the folder's graphs, see ``choose_kv``;
+        ``prefill`` is "none", "int8" or "auto": with which weights prompts are computed, see
+        ``choose_prefill``. Another graph than the one that decodes is opened by the first step that
+        takes it, and closed once none has for a minute.
         ``graph`` is opened instead of the folder's, over the same weights; its cache may be of
         float16.
 
         Raises ModelFolderError when the graph is none that we can have written, or ONNX Runtime
         refuses it, ProviderError when ``place`` cannot be had, RequestError for a thread count out
-        of bounds or a cache that the folder has no graph for, ResourceError when memory runs out.
+        of bounds and what the folder has no graph for, ResourceError when memory runs out.
         """
         self.threads = check_threads(threads)
         check_version(folder)
@@ -72,7 +80,14 @@ class Session:
         self.place = place
         with memory_errors(f"{folder.path}: opening it", folder.weights_bytes):
             engine = open_graph(folder, GRAPHS[self.kv], self.threads, place, graph)
-        self._decoder = BoundGraph(engine, self.shape.vocab_size, place)
+        self._folder = folder
+        self._decoder = BoundGraph(engine, self.shape, place)
+        choice = choose_prefill(folder, prefill, place, self.kv)
+        self.prefill = choice.name
+        """What computes prompts: "int8", the second set of weights, or "none", that there is."""
+        self.prefill_note = choice.note
+        """Why the folder's second set of weights was left out although "auto" asked; else None."""
+        self._prompts = Standby(self._open_prefill) if choice.name == INT8_PREFILL else None
         self._growing = folder.graph().cache.layout == GROWING
         self._cache_dtype = np.float32 if graph is None else np.float16  # on a device
         self._lock = threading.Lock()
@@ -91,7 +106,16 @@ class Session:
     @property
     def run_seconds(self) -> float:
         """Spent inside ONNX Runtime, by all steps so far."""
-        return self._decoder.seconds
+        return self._decoder.seconds + (0.0 if self._prompts is None else self._prompts.seconds)
+
+    @property
+    def prefills_rows(self) -> bool:
+        """Whether the second set of weights can compute a token for each of several sequences.
+
+        Over a cache of int8 it cannot: its graph makes float32 of what a sequence has, which is
+        worth it for many tokens, while the decoder's kernel reads it as it is.
+        """
+        return self._prompts is not None and self.kv == FP32
 
     def new_cache(self) -> Cache:
         """An empty cache for one sequence, of the kind the graph was made for."""
@@ -140,7 +164,7 @@ class Session:
         def row() -> Logits:
             self.check_step(token_ids, cache)
             logits = np.empty(self.shape.vocab_size, np.float32)
-            self._decoder.step(cache, token_ids, logits, stopping)
+            self._graph(len(token_ids), stopping).step(cache, token_ids, logits, stopping)
             return logits
 
         stopping = cancellation or Cancellation()
@@ -152,6 +176,7 @@ class Session:
         cancellation: Cancellation | None = None,
         *,
         multiple: int = 1,
+        prefill: bool = False,
         out: Logits | None = None,
     ) -> Logits:
         """As ``step``, for several caches: the logits after the last token of each, (B, V).
@@ -164,10 +189,11 @@ class Session:
             logits = model.session.step_together(feeds)
 
         Caches that one function of ``new_caches`` made get a token each in one run, a ``multiple``
-        of rows at a time: what is missing is made up. Longer feeds, and caches that cannot share a
-        run, are computed one after another. The logits are written to the first rows of ``out``, a
-        contiguous float32 array, or to a new one. Raises what ``step`` raises, before anything runs
-        where a feed is wrong; after an error every cache holds what it held.
+        of rows at a time: what is missing is made up. With ``prefill`` the weights for prompts
+        compute them, if they can: see ``prefills_rows``. Longer feeds, and caches that cannot share
+        a run, are computed one after another, as by ``step``. The logits are written to the first
+        rows of ``out``, a contiguous float32 array, or to a new one. Raises what ``step`` raises,
+        before anything runs where a feed is wrong; after an error every cache holds what it held.
         """
 
         def rows() -> Logits:
@@ -183,11 +209,15 @@ class Session:
             try:
                 for places in _runs(feeds):
                     some = [feeds[place] for place in places]
-                    alone = len(some) == 1 and (multiple == 1 or not _shared_arena(*some[0]))
-                    if alone:
-                        self._decoder.step(*some[0], logits[places[0]], stopping)
+                    if _shared_arena(*some[0]) is None:
+                        graph = self._graph(len(some[0][1]), stopping)
+                        graph.step(*some[0], logits[places[0]], stopping)
+                        continue
+                    graph = self._graph_of_rows(prefill, stopping)
+                    if len(some) == multiple == 1:
+                        graph.step(*some[0], logits[places[0]], stopping)
                     else:
-                        self._decoder.step_rows(some, places, multiple, logits, stopping)
+                        graph.step_rows(some, places, multiple, logits, stopping)
             except BaseException:
                 for (cache, _), length in zip(feeds, held, strict=True):
                     cache.truncate(length)
@@ -208,13 +238,15 @@ class Session:
         """As ``step``, with the logits after every one of the S tokens: (S, V).
 
         They are written to ``out``, the first rows of a contiguous float32 array, or a new one.
+        The weights that decode compute them, however many there are: so that a score is what a
+        token would have got that is generated there.
         """
 
         def rows() -> Logits:
             self.check_step(token_ids, cache)
             shape = (len(token_ids), self.shape.vocab_size)
             logits = np.empty(shape, np.float32) if out is None else out[: shape[0]]
-            self._decoder.all_rows(cache, token_ids, logits, stopping)
+            self._graph(1, stopping).all_rows(cache, token_ids, logits, stopping)
             return logits
 
         stopping = cancellation or Cancellation()
@@ -252,6 +284,29 @@ class Session:
                 return compute()
 
         return call_interruptibly(turn, stopping.cancel) if count >= LONG_STEP else turn()
+
+    def _graph(self, count: int, stopping: Cancellation) -> BoundGraph:
+        """What computes a step of ``count`` tokens of one sequence."""
+        if self._prompts is None:
+            return self._decoder
+        if count >= PROMPT_TOKENS:
+            return self._prompts.graph(stopping)
+        self._prompts.rest()
+        return self._decoder
+
+    def _graph_of_rows(self, prefill: bool, stopping: Cancellation) -> BoundGraph:
+        """What computes a token for each of several sequences."""
+        if prefill and self._prompts is not None and self.prefills_rows:
+            return self._prompts.graph(stopping)
+        return self._graph(1, stopping)
+
+    def _open_prefill(self, stopping: Cancellation) -> BoundGraph:
+        folder, name = self._folder, PREFILL_GRAPHS[self.kv]
+        what = f"{folder.path}: opening the weights for prompts"
+        with memory_errors(what, folder.prefill_bytes, f"{SMALLER}, {LEFT_OUT}"):
+            check_graph(folder, name)
+            engine = open_graph(folder, name, self.threads, self.place, stopping=stopping)
+            return BoundGraph(engine, self.shape, self.place)
 
     def check_process(self) -> None:
         """Raises PocketLMError in a fork of the process that opened it."""

@@ -25,7 +25,7 @@ from pocketlm.runtime.bound_graph import BoundGraph
 from pocketlm.runtime.decode import Batch, generate
 from pocketlm.runtime.model import Model
 from pocketlm.runtime.request import GREEDY, Request
-from pocketlm.runtime.row_rule import row_group
+from pocketlm.runtime.row_rule import PLAIN, row_group
 from pocketlm.runtime.sampling import SamplingOptions
 from pocketlm.runtime.scheduler import Job, Scheduler
 from pocketlm.runtime.sequence import Sequence as Running
@@ -131,7 +131,7 @@ def test_the_bytes_of_a_cache_are_a_bound(tiny_model: Model) -> None:
     session = tiny_model.session
     per_token = session.kv_bytes_per_token
     assert per_token == 4 * session.shape.kv_numbers_per_token
-    scheduler = Scheduler(session, 1, 8, kv_bytes=3 * 20 * per_token)
+    scheduler = Scheduler(session, PLAIN, 8, kv_bytes=3 * 20 * per_token)
     jobs = [Job(Request(IDS[:10], GREEDY, 11), tiny_model.tokenizer, i) for i in range(8)]
     for job in jobs:
         scheduler.add(job)
@@ -244,7 +244,7 @@ def test_a_job_is_cancelled_within_a_token(tiny_model: Model) -> None:
 
 
 def test_a_job_that_waits_can_be_cancelled(tiny_model: Model) -> None:
-    scheduler = Scheduler(tiny_model.session, 1, most_rows=1)
+    scheduler = Scheduler(tiny_model.session, most_rows=1)
     first, second = (Job(Request(IDS[:4], GREEDY, 5), tiny_model.tokenizer, i) for i in (0, 1))
     scheduler.add(first)
     scheduler.add(second)
@@ -317,7 +317,7 @@ def test_a_step_that_failed_can_be_taken_again(
     tiny_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Though the step of another one, which joins, had not: no token of either is lost."""
-    rows, calls = Batch._rows, []
+    rows, calls = Batch._step, []
 
     def failing(self: Batch, *arguments: Any) -> Any:
         calls.append(1)
@@ -325,7 +325,7 @@ def test_a_step_that_failed_can_be_taken_again(
             raise ResourceError("found no memory, expected some; close something")
         return rows(self, *arguments)
 
-    monkeypatch.setattr(Batch, "_rows", failing)
+    monkeypatch.setattr(Batch, "_step", failing)
     scheduler = Scheduler(tiny_model.session)
     jobs = [Job(Request(IDS[: 4 + i], GREEDY, 6), tiny_model.tokenizer, i) for i in range(2)]
     for job in jobs:
@@ -468,10 +468,11 @@ def test_the_row_group_is_the_least_that_hides_company(
     least, step = row_group(tiny_session), Session.step_together
     assert least in (1, 2)  # of float32, or we could not tell
 
-    def spoilt(self: Any, feeds: Any, cancellation: Any = None, *, multiple: int = 1) -> Any:
+    def spoilt(self: Any, feeds: Any, *, multiple: int, prefill: bool) -> Any:
+        assert not prefill
         multiple = max(multiple, least or 1)
         rows = -(-len(feeds) // multiple) * multiple
-        found = step(self, feeds, cancellation, multiple=multiple)
+        found = step(self, feeds, multiple=multiple)
         return found + 1e-3 if rows % rows_at_once else found
 
     monkeypatch.setattr(Session, "step_together", spoilt)
