@@ -82,9 +82,9 @@ class ModelFolder:
     @property
     def formats(self) -> frozenset[str]:
         """Names of the number formats that its quantized weights have, the second set included."""
-        precision = self.manifest.precision
-        reports = [precision.report, precision.prefill.report if precision.prefill else None]
-        return frozenset(row.format for report in reports if report for row in report.tensors)
+        report, second = self.manifest.precision.report, self.manifest.precision.prefill
+        both = (*(report.tensors if report else ()), *(second.tensors if second else ()))
+        return frozenset(tensor.format for tensor in both)
 
     @property
     def weights_bytes(self) -> int:
