@@ -82,9 +82,15 @@ class ModelFolder:
     @property
     def formats(self) -> frozenset[str]:
         """Names of the number formats that its quantized weights have, the second set included."""
-        report, second = self.manifest.precision.report, self.manifest.precision.prefill
-        both = (*(report.tensors if report else ()), *(second.tensors if second else ()))
-        return frozenset(tensor.format for tensor in both)
+        second = self.manifest.precision.prefill
+        own = frozenset(tensor.format for tensor in second.tensors) if second else frozenset()
+        return self.decoder_formats | own
+
+    @property
+    def decoder_formats(self) -> frozenset[str]:
+        """Those of the first set; none in fp32."""
+        report = self.manifest.precision.report
+        return frozenset(tensor.format for tensor in report.tensors) if report else frozenset()
 
     @property
     def weights_bytes(self) -> int:

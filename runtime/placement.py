@@ -48,7 +48,7 @@ def open_session(
 
 def _open_on_cuda(folder: ModelFolder, threads: int | None, kv: str) -> Session:
     choose_kv(folder, kv, CUDA)
-    obstacle = cuda_obstacle(folder.formats)
+    obstacle = cuda_obstacle(folder.decoder_formats)
     if obstacle is not None:
         raise obstacle.error()
     # Where the cache grows no attention is fused: every node has a float32 kernel.

@@ -341,7 +341,7 @@ def written(tiny_folder: ModelFolder, tmp_path_factory: pytest.TempPathFactory) 
             traced=Tracing(made_by="a test 1.0", not_rewritten="no need"),
         ),
         tmp_path_factory.mktemp("written") / "out",
-        precision_of("int4", 64, "fp32"),  # 64 does not divide: with reasons
+        precision_of("int4", 64, "fp32", prefill=True),  # 64 does not divide: with reasons
     )
     precision = replace(
         folder.manifest.precision,
