@@ -144,8 +144,8 @@ def prefill_text(num_bytes: int) -> str:
     """What a second set of weights is, and costs."""
     size = size_text(num_bytes)
     return (
-        f"{PREFILL} weights beside them, +{size} on disk, +{size} of memory once a long prompt or many "
-        "texts at once ask for them"
+        f"{PREFILL} weights beside them, +{size} on disk, +{size} of memory once a long prompt or "
+        "many texts at once ask for them"
     )
 
 
@@ -171,15 +171,16 @@ def print_report(folder: ModelFolder) -> None:
     """What was written, and for a quantized folder what each group of tensors lost."""
     console = wide_console(stderr=True)
     precision = folder.manifest.precision
-    for table in precision_tables(precision):
-        console.print(table)
+    tables = precision_tables(precision)
     if report := precision.report:
+        console.print(next(tables))
         console.print(
             f"{100 * report.share_quantized:.1f} % of the parameters quantized: "
             f"{size_text(report.bytes_before)} -> {size_text(report.bytes_after)}",
             highlight=False,
         )
     if precision.prefill:
+        console.print(next(tables))
         _print_line(console, f"prefill: {prefill_text(folder.prefill_bytes)}")
     if folder.graph().traced:
         click.echo(f"graph: {graph_maker(folder)}", err=True)
