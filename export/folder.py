@@ -103,6 +103,17 @@ class ModelFolder:
         entry = self.files.get(PREFILL_DATA_FILE)
         return entry.bytes if entry is not None else 0
 
+    @property
+    def prefill_memory_bytes(self) -> int:
+        """What a session of the second set holds, about: what it shares on disk it has anew."""
+        precision = self.manifest.precision
+        if precision.prefill is None:
+            return 0
+        rows = precision.report.tensors if precision.report is not None else ()
+        stored = {row.name: row.bytes_after for row in rows}
+        left_out = sum(stored.get(t.name, t.bytes_before) for t in precision.prefill.tensors)
+        return self.prefill_bytes + self.weights_bytes - left_out
+
     def data_bytes(self, name: str = DECODER) -> dict[str, int]:
         """The files that weights of the graph of that name may be in, with their sizes."""
         own = {PREFILL_DATA_FILE: self.prefill_bytes} if name in PREFILL_GRAPHS else {}

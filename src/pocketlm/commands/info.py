@@ -151,7 +151,8 @@ def _format_texts(tensors: Sequence[TensorReport]) -> list[str]:
 def _prefill_lines(folder: ModelFolder) -> Iterator[str]:
     """What the second set of weights is, and costs."""
     if second := folder.manifest.precision.prefill:
-        yield f"prefill       {prefill_text(folder.prefill_bytes)}"
+        cost = prefill_text(folder.prefill_bytes, folder.prefill_memory_bytes)
+        yield f"prefill       {cost}"
         yield f"              {'; '.join(_format_texts(second.tensors))}"
 
 

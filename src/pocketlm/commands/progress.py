@@ -125,7 +125,7 @@ def print_plan(plan: ExportPlan) -> None:
         f"reading {size_text(rate)}/s, if the disk keeps up",
     }
     if plan.prefill_bytes:
-        lines["prefill"] = prefill_text(plan.prefill_bytes)
+        lines["prefill"] = prefill_text(plan.prefill_bytes, plan.prefill_memory_bytes)
     if plan.adapters:
         lines["adapters"] = ", ".join(plan.adapters)
     if plan.calibration is not None:
@@ -140,12 +140,12 @@ def print_plan(plan: ExportPlan) -> None:
         click.echo(f"  {note}")
 
 
-def prefill_text(num_bytes: int) -> str:
+def prefill_text(disk_bytes: int, memory_bytes: int) -> str:
     """What a second set of weights is, and costs."""
-    size = size_text(num_bytes)
     return (
-        f"{PREFILL} weights beside them, +{size} on disk, +{size} of memory once a long prompt or "
-        "many texts at once ask for them"
+        f"{PREFILL} weights beside them, +{size_text(disk_bytes)} on disk, "
+        f"+{size_text(memory_bytes)} of memory once a long prompt or many texts at once ask for "
+        "them"
     )
 
 
@@ -181,7 +181,8 @@ def print_report(folder: ModelFolder) -> None:
         )
     if precision.prefill:
         console.print(next(tables))
-        _print_line(console, f"prefill: {prefill_text(folder.prefill_bytes)}")
+        cost = prefill_text(folder.prefill_bytes, folder.prefill_memory_bytes)
+        _print_line(console, f"prefill: {cost}")
     if folder.graph().traced:
         click.echo(f"graph: {graph_maker(folder)}", err=True)
     _print_line(console, f"wrote {folder.path}")
