@@ -21,7 +21,6 @@ from .manifest import (
     FileEntry,
     GraphEntry,
     Manifest,
-    QuantizationReport,
 )
 from .manifest import GRAPH_FILE as GRAPH_FILE
 from .manifest import GROWING as GROWING
@@ -83,13 +82,15 @@ class ModelFolder:
     @property
     def formats(self) -> frozenset[str]:
         """Names of the number formats that its quantized weights have, the second set included."""
-        prefill = self.manifest.precision.prefill
-        return self.decoder_formats | _formats(prefill.report if prefill else None)
+        second = self.manifest.precision.prefill
+        own = frozenset(tensor.format for tensor in second.tensors) if second else frozenset()
+        return self.decoder_formats | own
 
     @property
     def decoder_formats(self) -> frozenset[str]:
-        """Likewise, without the second set; none in fp32."""
-        return _formats(self.manifest.precision.report)
+        """Those of the first set; none in fp32."""
+        report = self.manifest.precision.report
+        return frozenset(tensor.format for tensor in report.tensors) if report else frozenset()
 
     @property
     def weights_bytes(self) -> int:
@@ -101,6 +102,17 @@ class ModelFolder:
         """Size of the file of what only the second set of weights has; 0 where there is none."""
         entry = self.files.get(PREFILL_DATA_FILE)
         return entry.bytes if entry is not None else 0
+
+    @property
+    def prefill_memory_bytes(self) -> int:
+        """What a session of the second set holds, about: what it shares on disk it has anew."""
+        precision = self.manifest.precision
+        if precision.prefill is None:
+            return 0
+        rows = precision.report.tensors if precision.report is not None else ()
+        stored = {row.name: row.bytes_after for row in rows}
+        left_out = sum(stored.get(t.name, t.bytes_before) for t in precision.prefill.tensors)
+        return self.prefill_bytes + self.weights_bytes - left_out
 
     def data_bytes(self, name: str = DECODER) -> dict[str, int]:
         """The files that weights of the graph of that name may be in, with their sizes."""
@@ -179,10 +191,6 @@ def _not_a_model_folder(path: Path) -> str:
         f"{path}: found {found}, expected a model folder with {MANIFEST}; "
         "make one with: pocketlm export CHECKPOINT OUT"
     )
-
-
-def _formats(report: QuantizationReport | None) -> frozenset[str]:
-    return frozenset(tensor.format for tensor in report.tensors) if report else frozenset()
 
 
 def describe_files(folder: Path, known: dict[str, FileEntry]) -> dict[str, FileEntry]:

@@ -222,7 +222,7 @@ class PrefillEntry:
     """The second set of weights, with which many tokens at a time are computed."""
 
     name: str  # int8
-    report: QuantizationReport  # of those that it does not share with the first
+    tensors: tuple[TensorReport, ...]  # those that it does not share with the first
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -63,6 +63,7 @@ class ExportPlan:
     bytes_to_read: int
     bytes_to_write: int  # the weights
     prefill_bytes: int  # of these, of a second set for many tokens at a time; 0 without one
+    prefill_memory_bytes: int  # that a session of it holds, about
     bytes_needed: int  # on disk, everything included
     bytes_free: int
     peak_memory_bytes: int  # predicted, of the exporting process

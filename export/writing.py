@@ -22,7 +22,7 @@ import onnx_ir as ir
 from .architectures import find_architecture
 from .checkpoint import Checkpoint
 from .errors import CheckpointError, RequestError
-from .external_data import adopt_weights, plan_files, weights_of, write_weights
+from .external_data import adopt_weights, plan_files, stored_weights, weights_of, write_weights
 from .folder import (
     MANIFEST,
     MINIMUM_ONNXRUNTIME,
@@ -372,6 +372,7 @@ def _plan(decoder: Decoder, out: str | PathLike[str], change: Change) -> ExportP
         bytes_to_read=decoder.bytes_to_read,
         bytes_to_write=weights_bytes,
         prefill_bytes=sizes.get(PREFILL_DATA_FILE, 0),
+        prefill_memory_bytes=_num_bytes(change.prefill) if change.prefill is not None else 0,
         bytes_needed=weights_bytes + tokenizer + OTHER_FILES,
         bytes_free=free_space(out),
         peak_memory_bytes=predicted_peak(*files.values()),
@@ -380,6 +381,10 @@ def _plan(decoder: Decoder, out: str | PathLike[str], change: Change) -> ExportP
         notes=decoder.notes,
         quantized=decoder.quantized,
     )
+
+
+def _num_bytes(model: ir.Model) -> int:
+    return sum(weight.nbytes for weight in stored_weights(model))
 
 
 def count_parameters(model: ir.Model) -> int:

@@ -17,8 +17,6 @@ from .plan import EVEN, LOPSIDED, Plan
 from .precisions import FULL
 from .select import select
 
-PREFILL = "int8"  # what the second set is called
-
 
 def prefill_plan(plan: Plan, model: ir.Model, rotated: bool) -> Plan:
     """``plan`` with the linear layers of ``model`` in W8A8, and all else as it is.

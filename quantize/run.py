@@ -27,8 +27,8 @@ from ..export.observer import Observer
 from ..export.plan import Forecast, forecast_text
 from ..export.writing import Change, export_model, open_decoder
 from .plan import Plan, Rotated, choose, plan_for
-from .precisions import FULL, MIXED, Budget, Calibration
-from .prefill_graph import PREFILL, prefill_plan
+from .precisions import FULL, MIXED, PREFILL, Budget, Calibration
+from .prefill_graph import prefill_plan
 from .rewrite import Rewrite
 from .rotation import Rotation
 
@@ -152,9 +152,7 @@ class Quantized:
         """The manifest's ``precision``."""
         prefill = None
         if self.prefill is not None:
-            prefill = PrefillEntry(
-                name=PREFILL, report=self._second.report.describe(num_parameters)
-            )
+            prefill = PrefillEntry(name=PREFILL, tensors=self._second.report.rows())
         if self.plan.name == FULL:
             return PrecisionEntry(name=FULL, prefill=prefill)
         report = self._rewrite.report.describe(num_parameters)

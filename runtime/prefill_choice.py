@@ -72,7 +72,7 @@ def choose_prefill(
         return PrefillChoice(INT8)
     if asked == NONE or not has_it or place is not CPU:
         return PrefillChoice(NONE)
-    needed, free = ROOM * folder.prefill_bytes, free_bytes()
+    needed, free = ROOM * folder.prefill_memory_bytes, free_bytes()
     if free is not None and free < needed:
         return PrefillChoice(
             NONE,

@@ -303,7 +303,7 @@ class Session:
     def _open_prefill(self, stopping: Cancellation) -> BoundGraph:
         folder, name = self._folder, PREFILL_GRAPHS[self.kv]
         what = f"{folder.path}: opening the weights for prompts"
-        with memory_errors(what, folder.prefill_bytes, f"{SMALLER}, {LEFT_OUT}"):
+        with memory_errors(what, folder.prefill_memory_bytes, f"{SMALLER}, {LEFT_OUT}"):
             check_graph(folder, name)
             engine = open_graph(folder, name, self.threads, self.place, stopping=stopping)
             return BoundGraph(engine, self.shape, self.place)

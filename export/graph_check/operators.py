@@ -285,9 +285,18 @@ _TRACED: dict[str, Operator] = {
     "Transpose": Operator(plain.transpose, (1, 1), attributes={"perm": tuple}),
     "Trilu": Operator(plain.unary, (1, 2), attributes={"upper": FLAG}),
 }
-# Of a graph that reads an int8 cache in float32, and gives the new rows.
-ROWS = DECLARED | {
-    ATTENTION: replace(DECLARED[ATTENTION], rule=microsoft.attention_over_copy, inputs=(11, 11)),
+# What is other in a graph that reads an int8 cache in float32, and gives the new rows.
+ROWS = {
+    ATTENTION: replace(
+        DECLARED[ATTENTION],
+        rule=microsoft.attention_over_copy,
+        inputs=(11, 11),
+        attributes={
+            name: allowed
+            for name, allowed in DECLARED[ATTENTION].attributes.items()
+            if name not in microsoft.INT8_CACHE
+        },
+    ),
     ("", "QuantizeLinear"): Operator(microsoft.quantize_rows, (3, 3)),
 }
 TRACED = DECLARED | {("", name): operator for name, operator in _TRACED.items()}

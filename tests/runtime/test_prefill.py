@@ -228,7 +228,7 @@ def test_no_memory_for_it_says_how_to_do_without(
 def test_auto_takes_it_where_memory_is_free(
     prefill_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    needed = prefill_choice.ROOM * prefill_folder.prefill_bytes
+    needed = prefill_choice.ROOM * prefill_folder.prefill_memory_bytes
     for free, name in ((None, "int8"), (needed, "int8"), (needed - 1, "none")):
         monkeypatch.setattr(prefill_choice, "free_bytes", lambda free=free: free)
         choice = choose_prefill(prefill_folder, "auto")

@@ -26,6 +26,7 @@ from pocketlm.quantize.precisions import (
     FULL,
     HEADS,
     PRECISIONS,
+    PREFILL,
     Budget,
     Calibration,
 )
@@ -87,7 +88,7 @@ precision_options = _group(
     ),
     click.option(
         "--prefill",
-        type=click.Choice(["int8"]),
+        type=click.Choice([PREFILL]),
         help="Add a second set of weights, the linear layers in W8A8, with which long prompts and "
         "many texts at once are computed faster. It takes disk, and memory once it is used; "
         "--max-kl and --max-bytes are of the first set alone.",
