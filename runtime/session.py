@@ -252,6 +252,12 @@ class Session:
         stopping = cancellation or Cancellation()
         return self._in_turn(rows, len(token_ids), stopping)
 
+    def prepare(self, count: int) -> None:
+        """Opens now what a step of ``count`` tokens would open; raises what that would raise."""
+        self.check_process()
+        with self._lock:
+            self._graph(count, Cancellation())
+
     def check_step(self, token_ids: TokenIds, cache: Cache) -> None:
         """Raises the RequestError with which a step of ``token_ids`` would end."""
         count, length = len(token_ids), cache.length

@@ -187,6 +187,27 @@ def test_the_cache_is_the_one_asked_for_and_told(run: Run, int8_kv_folder: Model
     assert "512 B of KV cache each, 128 B with --kv int8" in run("info", int8_kv_folder.path).out
 
 
+def test_the_weights_for_prompts_are_those_asked_for_and_told(
+    run: Run, prefill_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["run", prefill_folder.path, "a word " * 30, *GREEDY]
+    found = {}
+    for asked in ("int8", "none"):
+        result = json.loads(run(*command, "--prefill", asked, "--json").out)
+        model = pocketlm.Model(prefill_folder, threads=1, prefill=asked)
+        expected = model.generate("a word " * 30, temperature=0, max_tokens=6).token_ids
+        assert (result["prefill"], result["token_ids"]) == (asked, expected)
+        found[asked] = result
+    assert found["int8"]["prompt_tokens"] >= 64
+    assert "prompts with int8 weights, finished by" in run(*command, "--stats").err
+    assert "prompts with" not in run(*command, "--stats", "--prefill", "none").err
+    monkeypatch.setattr("pocketlm.runtime.prefill_choice.free_bytes", lambda: 1)
+    ended = run(*command, "--json")
+    note = json.loads(ended.out)["prefill_note"]
+    assert ended.err == f"pocketlm: {note}\n"
+    assert note.startswith("prompts are computed with the weights that decode: 1 B of memory free")
+
+
 def test_prompt_from_stdin_loses_the_newline_of_echo(
     run: Run, tiny_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

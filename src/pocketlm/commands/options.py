@@ -439,6 +439,15 @@ MODEL_OPTIONS = {
         help="What the KV cache holds: int8 takes a quarter of the memory and generates faster "
         "after a long text, but reads prompts slower; auto is fp32.",
     ),
+    "prefill": click.option(
+        "--prefill",
+        type=click.Choice(("auto", "int8", "none")),
+        default="auto",
+        show_default=True,
+        help="Which weights compute prompts and many rows: int8, the second set that `pocketlm "
+        "export --prefill int8` writes, opened at first use; none, those that generate; auto takes "
+        "int8 where the model has it and memory is free for it.",
+    ),
     "precision": click.option(
         "--precision",
         type=click.Choice(PRECISIONS),
@@ -580,7 +589,8 @@ def open_model(path: str | Path | None, options: dict[str, Any]) -> Model:
     """``load`` with the values of ``model_options`` in ``options``, which are taken out of there.
 
     Download and export on the way are drawn on stderr if that is a terminal; a model that runs on
-    the CPU although this ONNX Runtime is built for CUDA is told there in a line.
+    the CPU although this ONNX Runtime is built for CUDA is told there in a line, and so is one that
+    leaves its second set of weights out.
     """
     from pocketlm.models.loading import (
         load,  # not above: verbs that only write need no ONNX Runtime
@@ -591,8 +601,9 @@ def open_model(path: str | Path | None, options: dict[str, Any]) -> Model:
     with _shown_exports() as observer, warnings.catch_warnings():
         warnings.simplefilter("ignore", FallbackWarning)  # printed below, as a line of ours
         model = load(path, observer=observer, **chosen)
-    if model.fallback is not None:
-        click.echo(f"pocketlm: {model.fallback}", err=True)
+    for told in (model.fallback, model.session.prefill_note):
+        if told is not None:
+            click.echo(f"pocketlm: {told}", err=True)
     return model
 
 
