@@ -321,8 +321,8 @@ def test_a_model_that_dies_is_one_line_and_the_others_are_shown(
     run: Run, tiny_folder: ModelFolder, int4: ModelFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Doomed(Remote):
-        def __init__(self, name: str, folder: Path, threads: int, kv: str) -> None:
-            super().__init__(name, folder, threads, kv)
+        def __init__(self, name: str, folder: Path, threads: int, variant: Variant) -> None:
+            super().__init__(name, folder, threads, variant)
             if name == "fp32":
                 os.kill(self._process.pid, signal.SIGKILL)
 

@@ -21,7 +21,7 @@ import pytest
 from pocketlm.export.errors import PocketLMError, ProviderError, RequestError, ResourceError
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.manifest import DECODER, INT8_KV_PREFILL, PREFILL_DECODER
-from pocketlm.runtime import opening, prefill_choice, standby
+from pocketlm.runtime import prefill_choice, standby
 from pocketlm.runtime.arena import Cache
 from pocketlm.runtime.bound_graph import BoundGraph
 from pocketlm.runtime.cancellation import Cancellation, Cancelled
@@ -190,7 +190,7 @@ def test_one_that_is_cancelled_while_it_opens_leaves_the_session_usable(
                 pass
             return make(source, options, **more)
 
-        monkeypatch.setattr(opening.onnxruntime, "InferenceSession", waiting)
+        monkeypatch.setattr(onnxruntime, "InferenceSession", waiting)
 
     session_is_told = threading.Event()
     stopping = Cancellation()
@@ -218,7 +218,7 @@ def test_no_memory_for_it_says_how_to_do_without(
     def full(*_: Any, **__: Any) -> None:
         raise MemoryError("bad allocation")
 
-    monkeypatch.setattr(opening.onnxruntime, "InferenceSession", full)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", full)
     with pytest.raises(ResourceError, match="opening the weights for prompts.*--prefill none"):
         session.step(PROMPT, session.new_cache())
     monkeypatch.undo()
@@ -402,4 +402,5 @@ def test_company_changes_no_bit_of_a_text(
     options |= {"max_tokens": 9, "prompt_cache": tmp_path / "prompt"}
     for reused in (0, 100):
         found = model.generate(prompts[0], reproducible=True, **options)
-        assert (found.logprobs, found.timings.reused_tokens) == (alone[0].logprobs[:9], reused)
+        assert found.logprobs == (alone[0].logprobs or [])[:9]
+        assert found.timings.reused_tokens == reused
