@@ -119,6 +119,11 @@ def command(
     """
     if via is None and no_rewrite:
         raise click.UsageError("found --no-rewrite, expected it with --via optimum only")
+    if no_rewrite and prefill is not None:
+        raise click.UsageError(
+            "found --no-rewrite with --prefill, expected one of them: a cache that grows is not "
+            "shared by two graphs"
+        )
     if via is not None and dry_run:
         raise click.UsageError(
             "found --dry-run with --via, expected one of them: the graph of a trace is not known "
