@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -65,10 +66,10 @@ def logits(folder: ModelFolder, name: str) -> NDArray[np.float32]:
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(folder.graph_file(name)), options)
     empty = np.zeros((1, folder.shape.kv_heads, 0, folder.shape.head_size), np.float32)
-    given = {value.name: empty for value in session.get_inputs() if value.name.startswith("past")}
+    names = [value.name for value in session.get_inputs()]
+    given: dict[str, Any] = {name: empty for name in names if name.startswith("past")}
     given |= {"input_ids": IDS[None], "attention_mask": np.ones((1, len(IDS)), np.int64)}
     given["position_ids"] = np.arange(len(IDS))[None]
-    names = {value.name for value in session.get_inputs()}
     found = session.run(["logits"], {n: v for n, v in given.items() if n in names})
     result: NDArray[np.float32] = found[0][0]
     return result

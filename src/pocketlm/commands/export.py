@@ -111,6 +111,7 @@ def command(
       pocketlm export gpt2/ gpt2-int4/ --precision int4
       pocketlm export SmolLM2-135M-Instruct.Q4_1.gguf out/ --precision int8
       pocketlm export meta-llama/Llama-3.2-1B out/ --precision int8
+      pocketlm export meta-llama/Llama-3.2-1B out/ --precision int4 --prefill int8
       pocketlm export meta-llama/Llama-3.2-1B out/ --max-bytes 800MB
       pocketlm export meta-llama/Llama-3.2-1B out/ --plan plan.json
       pocketlm export Llama-3.1-405B/ out/ --precision int4 --dry-run
