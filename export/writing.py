@@ -40,6 +40,7 @@ from .manifest import (
     DECODER,
     FLOAT32,
     GRAPH_FILES,
+    GROWING,
     IN_PLACE,
     PREFILL_DATA_FILE,
     PREFILL_DECODER,
@@ -174,6 +175,7 @@ def export_model(
     with change.prepared(declare, observer):
         decoder = _decoder(source)
         change.apply(decoder.model)
+        _check_prefill(decoder, change)
         with publishing(target) as folder:
             plan = _plan(decoder, target, change)
             check_free_space(target, plan.bytes_needed)
@@ -331,6 +333,16 @@ def _write(
         _check_written(written)
         (folder / MANIFEST).write_bytes(manifest_bytes(manifest))
     change.finish(written)
+
+
+def _check_prefill(decoder: Decoder, change: Change) -> None:
+    """RequestError for a second graph over a cache that cannot be shared with it."""
+    if change.prefill is not None and decoder.cache.layout == GROWING:
+        raise RequestError(
+            "found a second set of weights asked for (in a command: --prefill) with a traced graph "
+            "that makes its cache anew with every token, expected one that keeps it in place, "
+            "where two graphs can share it; leave it out"
+        )
 
 
 def _write_graph(decoder: Decoder, model: ir.Model, name: str, folder: Path) -> GraphEntry:

@@ -26,9 +26,9 @@ from ..export.manifest import PrecisionEntry, PrefillEntry, PromiseEntry, Rotati
 from ..export.observer import Observer
 from ..export.plan import Forecast, forecast_text
 from ..export.writing import Change, export_model, open_decoder
-from .plan import Plan, Rotated, choose, plan_for
+from .plan import EVEN, Plan, Rotated, choose, plan_for
 from .precisions import FULL, MIXED, PREFILL, Budget, Calibration
-from .prefill_graph import prefill_plan
+from .prefill_graph import ALONE, nothing_to_add, prefill_plan
 from .rewrite import Rewrite
 from .rotation import Rotation
 
@@ -115,6 +115,9 @@ class Quantized:
         self._rewrite.apply(model)
         if self.prefill is not None:
             second = prefill_plan(self.plan, self.prefill, spread)
+            if self._rotation is None:  # other inputs than those that were measured
+                Rotation(parts=ALONE).apply(self.prefill)
+                feedbacks = None
             self._second = Rewrite(second, feedbacks, self._rewrite)
             self._second.apply(self.prefill)
 
@@ -220,6 +223,8 @@ def precision_of(
     With ``prefill`` there is a second graph for many tokens at a time, here and below.
     """
     choice = choose(precision, block_size, head)
+    if prefill and choice.linear_format == EVEN:
+        raise nothing_to_add(precision)
     changes = choice.changes or prefill
     return Quantized(choice.plan, calibration, prefill=prefill) if changes else None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 
 import onnx_ir as ir
@@ -10,6 +11,7 @@ import onnx_ir as ir
 from ..export.errors import RequestError
 from ..export.folder import MANIFEST, ModelFolder
 from ..export.graph_check.graph import check_graph
+from ..export.graph_pass import GraphPass
 from ..export.manifest import (
     DECODER,
     GRAPH_FILES,
@@ -33,7 +35,7 @@ from .int8_cache import CacheScales, Int8Cache
 from .int8_rows import Int8Rows
 
 # Graph over float32 -> the one over int8, and the pass that makes it.
-OVER_INT8 = {
+OVER_INT8: dict[str, tuple[str, Callable[[CacheScales], GraphPass]]] = {
     DECODER: (INT8_KV_DECODER, Int8Cache),
     PREFILL_DECODER: (INT8_KV_PREFILL, Int8Rows),
 }

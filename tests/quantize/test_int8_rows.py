@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -54,7 +55,7 @@ class Runner:
         ``past`` may have room for more.
         """
         length = self.rows[0].shape[2]
-        given = {"input_ids": ids[None], "num_logits_to_keep": np.array(0)}
+        given: dict[str, Any] = {"input_ids": ids[None], "num_logits_to_keep": np.array(0)}
         given["attention_mask"] = np.ones((1, length + len(ids)), np.int64)
         given["position_ids"] = np.arange(length, length + len(ids))[None]
         names = {value.name for value in self.session.get_inputs()} | {"num_logits_to_keep"}
@@ -71,7 +72,8 @@ class Runner:
         bound = [np.pad(row, size, constant_values=77) for row in self.rows]
         logits, *rows = self.run(ids, bound)
         self.append([row.astype(np.int8, casting="no") for row in rows])
-        return logits[0]
+        found: Floats = logits[0]
+        return found
 
 
 def scales_of(folder: ModelFolder) -> list[Floats]:
@@ -106,7 +108,8 @@ class Twin(Runner):
         length = self.rows[0].shape[2]
         new = [value[:, :, length:] / s for value, s in zip(present, self.scales, strict=True)]
         self.append([np.clip(np.rint(row), -128, 127).astype(np.int8) for row in new])
-        return logits[0]
+        found: Floats = logits[0]
+        return found
 
 
 @pytest.mark.parametrize("sizes", [(90,), (40, 50), (64, 25, 1), (1, 1, 88)])

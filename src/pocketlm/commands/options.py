@@ -90,8 +90,8 @@ precision_options = _group(
         "--prefill",
         type=click.Choice([PREFILL]),
         help="Add a second set of weights, the linear layers in W8A8, with which long prompts and "
-        "many texts at once are computed faster. It takes disk, and memory once it is used; "
-        "--max-kl and --max-bytes are of the first set alone.",
+        "many texts at once are computed faster; of int8 the first is that already. It takes disk, "
+        "and memory once it is used; --max-kl and --max-bytes are of the first set alone.",
     ),
 )
 
