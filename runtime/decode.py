@@ -71,23 +71,34 @@ def steps(
     rows: RowSteps = PLAIN,
 ) -> Iterator[Step]:
     """One sequence by itself, as in company whose steps are those of ``rows``."""
+    # One of each for all steps, which would make their own. The sequence keeps the prompt's logits.
+    cancellation = cancellation or Cancellation()
+    again = np.empty(session.shape.vocab_size, np.float32)
     while sequence.finish_reason is None:
-        step = sequence.take(_logits(session, sequence, cancellation, rows))
+        out = again if sequence.num_new else None
+        step = sequence.take(_logits(session, sequence, cancellation, rows, out))
         if step is not None:
             yield step
 
 
 def _logits(
-    session: Session, sequence: Sequence, cancellation: Cancellation | None, rows: RowSteps
+    session: Session,
+    sequence: Sequence,
+    cancellation: Cancellation | None,
+    rows: RowSteps,
+    out: Logits | None = None,
 ) -> Logits:
-    """(V,) after what a sequence is fed; a prompt of one token, too, is a row of a group."""
+    """(V,) after what a sequence is fed; a prompt of one token, too, is a row of a group.
+
+    They may go to ``out``.
+    """
     known = sequence.known_logits
     if known is not None:
         return known
     ids, cache = sequence.feed(), sequence.cache
     prefill = rows.prefill(1)
     if rows.group is None or (rows.group == 1 and not prefill):
-        return session.step(ids, cache, cancellation)
+        return session.step(ids, cache, cancellation, out)
     feeds = [(cache, ids)]
     logits: Logits = session.step_together(
         feeds, cancellation, multiple=rows.group, prefill=prefill

@@ -147,23 +147,28 @@ class Session:
         return self.place is not CPU
 
     def step(
-        self, token_ids: TokenIds, cache: Cache, cancellation: Cancellation | None = None
+        self,
+        token_ids: TokenIds,
+        cache: Cache,
+        cancellation: Cancellation | None = None,
+        out: Logits | None = None,
     ) -> Logits:
-        """Appends S tokens to ``cache``; the logits after the last one: a new float32 (V,) array.
+        """Appends S tokens to ``cache``; the logits after the last one: a float32 (V,) array.
 
             cache = model.session.new_cache()
             logits = model.session.step(model.tokenizer.encode("Once upon a"), cache)
             likeliest = logits.argsort()[:-6:-1]      # ids of the five likeliest next tokens
             logits = model.session.step([likeliest[0]], cache)
 
-        Raises RequestError for no tokens, an id outside the vocabulary, or a full context;
+        They are written to ``out``, or to a new array; the same again is the fastest. Raises
+        RequestError for no tokens, an id outside the vocabulary, or a full context;
         ResourceError when memory runs out; Cancelled when ``cancellation`` was used, or the process
         ends. After an error ``cache`` holds what it held, and can be used on.
         """
 
         def row() -> Logits:
             self.check_step(token_ids, cache)
-            logits = np.empty(self.shape.vocab_size, np.float32)
+            logits = np.empty(self.shape.vocab_size, np.float32) if out is None else out
             self._graph(len(token_ids), stopping).step(cache, token_ids, logits, stopping)
             return logits
 
@@ -286,8 +291,12 @@ class Session:
         self.check_process()
 
         def turn() -> Logits:
-            with self._lock, memory_errors(f"a step of {count} tokens", advice=SHORTER):
-                return compute()
+            with self._lock:
+                try:
+                    return compute()
+                except Exception:
+                    with memory_errors(f"a step of {count} tokens", advice=SHORTER):
+                        raise
 
         return call_interruptibly(turn, stopping.cancel) if count >= LONG_STEP else turn()
 
