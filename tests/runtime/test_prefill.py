@@ -21,7 +21,7 @@ import pytest
 from pocketlm.export.errors import PocketLMError, ProviderError, RequestError, ResourceError
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.manifest import DECODER, INT8_KV_PREFILL, PREFILL_DECODER
-from pocketlm.runtime import prefill_choice, standby
+from pocketlm.runtime import placement, prefill_choice, standby
 from pocketlm.runtime.arena import Cache
 from pocketlm.runtime.bound_graph import BoundGraph
 from pocketlm.runtime.cancellation import Cancellation, Cancelled
@@ -256,11 +256,17 @@ def test_what_a_folder_does_not_have_is_refused_with_what_to_type(
     assert choose_prefill(folder, "auto", kv="int8").name == "none"
 
 
-def test_on_cuda_there_is_none(prefill_folder: ModelFolder) -> None:
+def test_on_cuda_there_is_none(
+    prefill_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert choose_prefill(prefill_folder, "auto", CUDA).name == "none"
     with pytest.raises(ProviderError, match="found prefill 'int8', expected none or auto"):
         choose_prefill(prefill_folder, "int8", CUDA)
     assert "int8-channel" not in prefill_folder.decoder_formats
+    monkeypatch.setattr(placement, "has_cuda_build", lambda: True)
+    with pytest.warns(UserWarning, match="running on the CPU: found prefill 'int8'"):
+        session, fallback = placement.open_session(prefill_folder, 1, "auto", prefill="int8")
+    assert (session.prefill, session.place) == ("int8", CPU)
 
 
 # Over a cache of int8 -----------------------------------------------------------------------------
