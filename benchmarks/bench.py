@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 from ..export.folder import ModelFolder
-from ..runtime.kv import FP32
 from .intervals import estimate, paired_ratio, spread
 from .machine import CpuWatch, OthersUse, busy_sentence, describe_machine, load_average
 from .quality.measure import measure_quality
@@ -30,6 +29,7 @@ from .quality.plan import check_texts
 from .speed.bandwidth import read_bandwidth
 from .speed.measure import Recording, Sample, SpeedTest, measure, thread_counts
 from .speed.roofline import kv_bytes_per_token, weight_bytes_per_token
+from .variant import PLAIN, Variant
 from .weight_errors import weight_errors
 
 FORMAT = 1
@@ -46,7 +46,7 @@ class BenchPlan:
     tests: Sequence[SpeedTest]
     repetitions: int = 9
     warmup: int = 1
-    kv: Mapping[str, str] = field(default_factory=dict)  # name -> int8, where it is not fp32
+    variants: Mapping[str, Variant] = field(default_factory=dict)  # by name; the others are plain
     texts: Sequence[Path] = ()  # to compare the models on; none: speed only
     window: int | None = None  # tokens, as are the next two: see ``quality``
     stride: int | None = None
@@ -97,7 +97,7 @@ def _measure_speed(
         plan.repetitions,
         recording,
         warmup=plan.warmup,
-        kv=plan.kv,
+        variants=plan.variants,
         on_progress=lambda done, total, what: on_event(
             {"phase": "speed", "done": done, "total": total, "what": what}
         ),
@@ -112,7 +112,7 @@ def _measure_quality(plan: BenchPlan, results: dict[str, Any], on_event: OnEvent
         {name: plan.folders[name] for name in names},
         plan.texts,
         **_windows(plan),
-        caches=plan.kv,
+        variants=plan.variants,
         threads=plan.tests[0].threads,
         on_progress=lambda share, value: on_event(
             {"phase": "quality", "done": share, "total": 1.0, "what": value}
@@ -165,7 +165,7 @@ def _results(
         "reference": names[0],
         "circumstances": circumstances,
         "models": [
-            describe_model(name, plan.folders[name], recording, plan.kv.get(name, FP32))
+            describe_model(name, plan.folders[name], recording, plan.variants.get(name, PLAIN))
             for name in names
         ],
         "speed": _speed(plan, names, recording, circumstances["read_bandwidth"]),
@@ -179,12 +179,13 @@ def _results(
 
 
 def describe_model(
-    name: str, folder: ModelFolder, recording: Recording, kv: str = FP32
+    name: str, folder: ModelFolder, recording: Recording, variant: Variant = PLAIN
 ) -> dict[str, Any]:
     """What the folder is, and what it took to open it."""
     starts = recording.cold_starts[name]
     return describe_folder(name, folder) | {
-        "kv": kv,
+        "kv": variant.kv,
+        "prefill": variant.prefill,
         "load": estimate([start.load_seconds for start in starts]).to_json(),
         "first_token": estimate([start.first_token_seconds for start in starts]).to_json(),
         "peak_rss_bytes": recording.peak_rss_bytes(name),
@@ -226,9 +227,8 @@ def _speed(
                     _rates(test, recording.samples[name, test]), _rates(test, reference)
                 ).to_json()
             if test.kind == "decode":
-                kv = kv_bytes_per_token(
-                    plan.folders[name], test.depth, test.generation, plan.kv.get(name, FP32)
-                )
+                held = plan.variants.get(name, PLAIN).kv
+                kv = kv_bytes_per_token(plan.folders[name], test.depth, test.generation, held)
                 row |= _roofline(row, weights[name] + kv, bandwidth[str(test.threads)])
             rows.append(row)
     return rows

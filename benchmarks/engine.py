@@ -1,6 +1,7 @@
 """What many requests at once, guessing and reproducibility gain and cost: ratios of one run.
 
     python -m pocketlm.benchmarks.engine gpt2-int8/ llama-int4/ --kv fp32 --kv int8
+    python -m pocketlm.benchmarks.engine llama-int4/ --prefill none --prefill int8
     python -m pocketlm.benchmarks.engine smollm2-int4/ --test lookup      # of a model that can copy
 
     rows       tokens/s of 2 to 32 sequences that take each step together, over those of one
@@ -16,6 +17,7 @@ interval that holds the true one with 95 %. Models may have random weights but f
 from __future__ import annotations
 
 import argparse
+import itertools
 import subprocess
 import sys
 import time
@@ -31,8 +33,9 @@ from ..runtime.arena import Cache
 from ..runtime.chunks import prefill
 from ..runtime.decode import begin, speculate, steps
 from ..runtime.model import Model
+from ..runtime.prefill_choice import INT8, NONE
 from ..runtime.request import GREEDY, Request
-from ..runtime.row_rule import MOST_ROWS, row_group
+from ..runtime.row_rule import MOST_ROWS, PLAIN, RowRule, RowSteps
 from ..runtime.sequence import Sequence
 from ..runtime.session import Session
 from ..runtime.speculation import PromptLookup
@@ -60,11 +63,14 @@ Row = tuple[str, str, str, str]  # test, what, tokens/s, ratio
 def rows_together(session: Session, rounds: int) -> Iterator[Row]:
     """Of 1, 2, … 32 sequences, after so many tokens each."""
     logits = np.empty((MOST_ROWS, session.shape.vocab_size), np.float32)
+    how = RowRule(session).fastest()
 
     def rate(caches: list[Cache], depth: int) -> float:
+        prefill = how.prefill(len(caches))
         started = time.perf_counter()
         for token in range(STEPS):
-            session.step_together([(cache, [token]) for cache in caches], out=logits)
+            feeds = [(cache, [token]) for cache in caches]
+            session.step_together(feeds, prefill=prefill, out=logits)
         seconds = time.perf_counter() - started
         for cache in caches:
             cache.truncate(depth)
@@ -80,14 +86,14 @@ def rows_together(session: Session, rounds: int) -> Iterator[Row]:
 
 def pairs(session: Session, rounds: int) -> Iterator[Row]:
     """What ``reproducible`` costs a lone sequence."""
-    group = row_group(session)
+    alike = RowRule(session).reproducible()
     request = Request(_ids(session, DEPTHS[0]), GREEDY, NEW_TOKENS)
 
-    def rate(rows: int | None) -> float:
+    def rate(rows: RowSteps) -> float:
         return _rate(request, session, lambda sequence: steps(session, sequence, None, rows))
 
-    found = _rates([lambda: rate(1), lambda: rate(group)], rounds)
-    yield _row("pairs", f"steps of {group} rows", found[1], found[0])
+    found = _rates([lambda: rate(PLAIN), lambda: rate(alike)], rounds)
+    yield _row("pairs", f"steps of {alike.group} rows", found[1], found[0])
 
 
 def requests(model: Model, rounds: int, count: int) -> Iterator[Row]:
@@ -110,7 +116,7 @@ def requests(model: Model, rounds: int, count: int) -> Iterator[Row]:
 def busy(model: Model, rounds: int) -> Iterator[Row]:
     """Beside a process that never waits; of a quiet machine the ratio is that of its threads."""
     session = model.session
-    single = Session(model.folder, 1, kv=session.kv)
+    single = Session(model.folder, 1, kv=session.kv, prefill=session.prefill)
     request = Request(_ids(session, DEPTHS[0]), GREEDY, NEW_TOKENS)
 
     def rate(session: Session) -> float:
@@ -211,6 +217,7 @@ def main() -> None:
     )
     parser.add_argument("models", nargs="+", type=given_path, metavar="MODEL", help="model folder")
     parser.add_argument("--kv", action="append", choices=("fp32", "int8"), help="default: fp32")
+    parser.add_argument("--prefill", action="append", choices=(NONE, INT8), help="default: none")
     parser.add_argument("--test", action="append", choices=TESTS, help="default: all but lookup")
     parser.add_argument("--rounds", type=at_least(1), default=10)
     parser.add_argument("--requests", type=at_least(1), default=100, metavar="N")
@@ -218,17 +225,19 @@ def main() -> None:
     given = parser.parse_args()
     with errors_in_a_line(parser.prog):
         for path in given.models:
-            for kv in given.kv or ["fp32"]:
-                _tell(path, kv, given)
+            for kv, prefill in itertools.product(given.kv or ["fp32"], given.prefill or [NONE]):
+                _tell(path, kv, prefill, given)
 
 
-def _tell(path: Path, kv: str, given: argparse.Namespace) -> None:
-    model = Model(ModelFolder.open(path), given.threads, kv=kv, prefix_cache_bytes=0)
+def _tell(path: Path, kv: str, prefill: str, given: argparse.Namespace) -> None:
+    folder = ModelFolder.open(path)
+    model = Model(folder, given.threads, kv=kv, prefill=prefill, prefix_cache_bytes=0)
     load, watch = load_average(), CpuWatch()
     tests = given.test or [test for test in TESTS if test != "lookup"]
     rows = list(measure(model, tests, given.rounds, given.requests))
     busy = busy_sentence(watch.stop(), load)
-    print(f"\n{path}, KV cache in {kv}\n")
+    second = f", prompts and many rows with {prefill}" if prefill != NONE else ""
+    print(f"\n{path}, KV cache in {kv}{second}\n")
     print(Table(("test", "what", "tokens/s", "ratio"), rows, labels=2).markdown())
     print(f"\n{machine_sentence(describe_machine(model.session.threads))}")
     if busy:

@@ -156,8 +156,9 @@ def flat_rows(results: dict[str, Any]) -> Iterator[dict[str, Any]]:
         model = models[row["model"]]
         yield {
             **{name: row[name] for name in ("test", "model", "threads", "batch")},
-            **{name: model[name] for name in ("precision", "kv", "architecture", "parameters")},
-            **{name: model[name] for name in ("disk_bytes", "weights_bytes", "bits_per_weight")},
+            **{name: model[name] for name in ("precision", "kv", "prefill", "architecture")},
+            **{name: model[name] for name in ("parameters", "disk_bytes", "weights_bytes")},
+            "bits_per_weight": model["bits_per_weight"],
             "load_seconds": model["load"]["median"],
             "first_token_seconds": model["first_token"]["median"],
             "peak_rss_bytes": model["peak_rss_bytes"],

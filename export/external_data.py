@@ -1,8 +1,10 @@
-"""Weights of a model to and from its external data file, a few rows in memory at a time.
+"""Weights of models to and from their external data files, a few rows in memory at a time.
 
 Layout of ``model.onnx_data``: the weights in graph order, large ones on page boundaries (4096
 bytes, so that they can be mapped), small ones on 64 bytes, gaps filled with zeros; weights that
 share a blob share one range. Offsets and lengths are in ``model.onnx``. Little-endian, no header.
+A further model over the same weights has a file of its own, of the same layout, for those that the
+first one does not have.
 """
 
 from __future__ import annotations
@@ -10,10 +12,11 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -26,7 +29,7 @@ from .folder import PAGE
 from .graph import Blob, Rows, Weight
 from .graph_check.onnx_file import GraphRefused
 from .graph_check.weights import check_place
-from .manifest import DATA_FILE
+from .manifest import DATA_FILE, FileEntry
 from .quantities import ByteProgress
 from .threads import default_threads
 
@@ -38,10 +41,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Range:
-    """Where a blob lies in the data file, in bytes."""
+    """Where a blob lies in a data file, in bytes."""
 
     offset: int
     length: int
+    file: str = DATA_FILE
+
+
+Ranges = Mapping[Blob, Range]
+Models = Mapping[str, ir.Model]  # by the name of the data file
 
 
 def weights_of(model: ir.Model) -> Iterator[Weight]:
@@ -51,16 +59,21 @@ def weights_of(model: ir.Model) -> Iterator[Weight]:
             yield value.const_value
 
 
-def plan_ranges(model: ir.Model) -> tuple[dict[Blob, Range], int]:
-    """Where each blob will lie, and the size of the file; reads no weight."""
-    ranges: dict[Blob, Range] = {}
+def plan_ranges(
+    model: ir.Model, file: str = DATA_FILE, elsewhere: Ranges = MappingProxyType({})
+) -> tuple[dict[Blob, Range], int]:
+    """Where each blob will lie, and the size of ``file``; reads no weight.
+
+    Those that lie ``elsewhere`` stay there.
+    """
+    ranges = dict(elsewhere)
     end = 0
     for weight in weights_of(model):
         if weight.blob in ranges:
             continue
         alignment = _alignment(weight.nbytes)
         offset = -(-end // alignment) * alignment
-        ranges[weight.blob] = Range(offset, weight.nbytes)
+        ranges[weight.blob] = Range(offset, weight.nbytes, file)
         end = offset + weight.nbytes
     return ranges, end
 
@@ -74,18 +87,50 @@ def most_bytes(num_bytes: int) -> int:
     return -(-num_bytes // PAGE) * PAGE
 
 
-def write_weights(model: ir.Model, folder: Path, progress: ByteProgress | None = None) -> str:
-    """Writes every weight of ``model`` and points its initializers at the file.
+def plan_files(files: Models) -> tuple[dict[Blob, Range], dict[str, int]]:
+    """Where each blob of several models will lie, and the size of every file."""
+    ranges: dict[Blob, Range] = {}
+    sizes: dict[str, int] = {}
+    for file, model in files.items():
+        ranges, sizes[file] = plan_ranges(model, file, ranges)
+    return ranges, sizes
 
-    Returns the file's SHA-256 in hex. Runs of rows are read and packed on all cores, and written
-    and hashed here in file order, so that the bytes do not depend on the number of cores; errors
-    of reading (CheckpointError) and of writing (OSError) pass through.
+
+def write_weights(
+    files: Models, folder: Path, progress: ByteProgress | None = None
+) -> dict[str, FileEntry]:
+    """Writes every weight of the models to their ``files``, and points their initializers there.
+
+    What a model shares with one before it lies in that one's file alone. Returns what the manifest
+    says of each file. Runs of rows are read and packed on all cores, and written and hashed here in
+    file order, so that the bytes do not depend on the number of cores; errors of reading
+    (CheckpointError) and of writing (OSError) pass through.
     """
-    ranges, total = plan_ranges(model)
+    ranges, sizes = plan_files(files)
+    written: dict[str, FileEntry] = {}
+    for file, one in files.items():
+        before = sum(entry.bytes for entry in written.values())
+
+        def told(position: int, before: int = before) -> None:
+            if progress is not None:
+                progress(before + position, sum(sizes.values()))
+
+        digest = _write_file(folder, file, one, ranges, told)
+        written[file] = FileEntry(bytes=sizes[file], sha256=digest)
+    for one in files.values():
+        _point(one, ranges)
+    return written
+
+
+def _write_file(
+    folder: Path, file: str, model: ir.Model, ranges: Ranges, told: Callable[[int], None]
+) -> str:
+    """Writes the weights of ``model`` that lie in ``file``; its SHA-256 in hex."""
     digest = hashlib.sha256()
     position = 0
-    with open(folder / DATA_FILE, "xb") as stream, single_threaded_products():
-        jobs = ((piece, piece.compute, not piece.weight.blob.at_hand) for piece in pieces(model))
+    own = (piece for piece in pieces(model) if ranges[piece.weight.blob].file == file)
+    with open(folder / file, "xb") as stream, single_threaded_products():
+        jobs = ((piece, piece.compute, not piece.weight.blob.at_hand) for piece in own)
         for piece, rows in computed_ahead(jobs, default_threads()):
             offset = ranges[piece.weight.blob].offset + piece.start * piece.weight.row_bytes
             data = rows.reshape(-1).view(np.uint8).data
@@ -94,21 +139,24 @@ def write_weights(model: ir.Model, folder: Path, progress: ByteProgress | None =
                 digest.update(part)
             position = offset + len(data)
             del rows, data, part  # or this piece would live on while the next one is awaited
-            if progress is not None:
-                progress(position, total)
+            told(position)
+    return digest.hexdigest()
+
+
+def _point(model: ir.Model, ranges: Ranges) -> None:
+    """Has the initializers of ``model`` be where they were written."""
     for value in model.graph.initializers.values():
         weight = value.const_value
         if isinstance(weight, Weight):
             place = ranges[weight.blob]
             value.const_value = ir.ExternalTensor(
-                DATA_FILE,
+                place.file,
                 place.offset,
                 place.length,
                 weight.dtype,
                 shape=ir.Shape(weight.shape),
                 name=value.name or "",
             )
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -131,16 +179,16 @@ class Piece:
         return self.weight.rows(self.start, self.stop)
 
 
-def pieces(model: ir.Model) -> Iterator[Piece]:
-    """What is computed to write ``model``, in the order of the file."""
-    for weight in stored_weights(model):
+def pieces(*models: ir.Model) -> Iterator[Piece]:
+    """What is computed to write ``models``, in the order of the files."""
+    for weight in stored_weights(*models):
         yield from (Piece(weight, start) for start in piece_starts(weight))
 
 
-def stored_weights(model: ir.Model) -> Iterator[Weight]:
-    """The weights of ``model`` in the order of the file; those that share a blob come once."""
+def stored_weights(*models: ir.Model) -> Iterator[Weight]:
+    """The weights of ``models`` in the order of the files; those that share a blob come once."""
     seen: set[Blob] = set()
-    for weight in weights_of(model):
+    for weight in (weight for model in models for weight in weights_of(model)):
         if weight.blob not in seen:
             seen.add(weight.blob)
             yield weight
@@ -200,7 +248,12 @@ def adopt_weights(model: ir.Model, folder: Path) -> None:
         needed = tensor.nbytes
         try:
             check_place(
-                str(value.name), str(tensor.location), place.offset, place.length, needed, size
+                str(value.name),
+                str(tensor.location),
+                place.offset,
+                place.length,
+                needed,
+                {DATA_FILE: size},
             )
         except GraphRefused as refused:
             raise ModelFolderError(f"{file}: {refused}; export the model again") from refused

@@ -13,7 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import ModelFolderError
-from .manifest import DATA_FILE, DECODER, FileEntry, GraphEntry, Manifest
+from .manifest import (
+    DATA_FILE,
+    DECODER,
+    PREFILL_DATA_FILE,
+    PREFILL_GRAPHS,
+    FileEntry,
+    GraphEntry,
+    Manifest,
+)
 from .manifest import GRAPH_FILE as GRAPH_FILE
 from .manifest import GROWING as GROWING
 from .manifest import IN_PLACE as IN_PLACE
@@ -24,12 +32,16 @@ from .verified import VerifiedFiles, file_identity, file_sha256
 MANIFEST = "pocketlm.json"
 MINIMUM_ONNXRUNTIME = "1.31"
 PAGE = 4096
+NEW_ROWS = "new"
 
 
-def cache_names(num_layers: int) -> list[tuple[str, str]]:
-    """(input, output) names in the graph of every layer's keys and values."""
+def cache_names(num_layers: int, output: str = "present") -> list[tuple[str, str]]:
+    """(input, output) names in the graph of every layer's keys and values.
+
+    Outputs of a graph that gives the new rows alone begin with ``NEW_ROWS`` instead.
+    """
     return [
-        (f"past_key_values.{layer}.{kind}", f"present.{layer}.{kind}")
+        (f"past_key_values.{layer}.{kind}", f"{output}.{layer}.{kind}")
         for layer in range(num_layers)
         for kind in ("key", "value")
     ]
@@ -69,14 +81,43 @@ class ModelFolder:
 
     @property
     def formats(self) -> frozenset[str]:
-        """Names of the number formats that its quantized weights have; none in fp32."""
+        """Names of the number formats that its quantized weights have, the second set included."""
+        second = self.manifest.precision.prefill
+        own = frozenset(tensor.format for tensor in second.tensors) if second else frozenset()
+        return self.decoder_formats | own
+
+    @property
+    def decoder_formats(self) -> frozenset[str]:
+        """Those of the first set; none in fp32."""
         report = self.manifest.precision.report
         return frozenset(tensor.format for tensor in report.tensors) if report else frozenset()
 
     @property
     def weights_bytes(self) -> int:
-        """Size of the external data file."""
+        """Size of the decoder's external data file."""
         return self.files[DATA_FILE].bytes
+
+    @property
+    def prefill_bytes(self) -> int:
+        """Size of the file of what only the second set of weights has; 0 where there is none."""
+        entry = self.files.get(PREFILL_DATA_FILE)
+        return entry.bytes if entry is not None else 0
+
+    @property
+    def prefill_memory_bytes(self) -> int:
+        """What a session of the second set holds, about: what it shares on disk it has anew."""
+        precision = self.manifest.precision
+        if precision.prefill is None:
+            return 0
+        rows = precision.report.tensors if precision.report is not None else ()
+        stored = {row.name: row.bytes_after for row in rows}
+        left_out = sum(stored.get(t.name, t.bytes_before) for t in precision.prefill.tensors)
+        return self.prefill_bytes + self.weights_bytes - left_out
+
+    def data_bytes(self, name: str = DECODER) -> dict[str, int]:
+        """The files that weights of the graph of that name may be in, with their sizes."""
+        own = {PREFILL_DATA_FILE: self.prefill_bytes} if name in PREFILL_GRAPHS else {}
+        return {DATA_FILE: self.weights_bytes, **own}
 
     def graph(self, name: str = DECODER) -> GraphEntry:
         """The graph of that name; ModelFolderError lists those that there are."""

@@ -16,11 +16,19 @@ from typing import Annotated, Any
 from .records import Kind, to_json
 
 FORMAT_VERSION = 3
-# What a graph computes -> the file it is written to. All of them share one file of weights.
+# What a graph computes -> the file it is written to. The decoder's weights are in one file that all
+# share; those that only the graphs for many tokens at a time have are in another.
 DECODER, INT8_KV_DECODER = "decoder", "decoder-int8-kv"
-GRAPH_FILES = {DECODER: "model.onnx", INT8_KV_DECODER: "model_int8_kv.onnx"}
+PREFILL_DECODER, INT8_KV_PREFILL = "prefill", "prefill-int8-kv"
+GRAPH_FILES = {
+    DECODER: "model.onnx",
+    INT8_KV_DECODER: "model_int8_kv.onnx",
+    PREFILL_DECODER: "model_prefill.onnx",
+    INT8_KV_PREFILL: "model_prefill_int8_kv.onnx",
+}
 GRAPH_FILE = GRAPH_FILES[DECODER]  # the one that other runtimes look for
-DATA_FILE = "model.onnx_data"
+DATA_FILE, PREFILL_DATA_FILE = "model.onnx_data", "model_prefill.onnx_data"
+PREFILL_GRAPHS = (PREFILL_DECODER, INT8_KV_PREFILL)
 # Files without which a folder cannot be run or quantized; others may be listed beside them.
 REQUIRED_FILES = (
     GRAPH_FILE,
@@ -31,7 +39,7 @@ REQUIRED_FILES = (
 )
 # All that is written today besides the manifest.
 WRITTEN_FILES = (
-    *dict.fromkeys((*REQUIRED_FILES, *GRAPH_FILES.values())),
+    *dict.fromkeys((*REQUIRED_FILES, *GRAPH_FILES.values(), PREFILL_DATA_FILE)),
     "genai_config.json",
     "tokenizer_config.json",
     "chat_template.jinja",
@@ -210,8 +218,16 @@ class QuantizationReport:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PrefillEntry:
+    """The second set of weights, with which many tokens at a time are computed."""
+
+    name: str  # int8
+    tensors: tuple[TensorReport, ...]  # those that it does not share with the first
+
+
+@dataclass(frozen=True, kw_only=True)
 class PrecisionEntry:
-    """The number formats of the weights; of fp32 nothing but the name."""
+    """The number formats of the weights; of fp32 the name, and perhaps the second set."""
 
     name: str
     block_size: Size | None = None
@@ -220,6 +236,7 @@ class PrecisionEntry:
     calibration: CalibrationEntry | None = None
     promise: PromiseEntry | None = None
     report: QuantizationReport | None = None
+    prefill: PrefillEntry | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ import hashlib
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -62,6 +62,8 @@ class ExportPlan:
     precision: str
     bytes_to_read: int
     bytes_to_write: int  # the weights
+    prefill_bytes: int  # of these, of a second set for many tokens at a time; 0 without one
+    prefill_memory_bytes: int  # that a session of it holds, about
     bytes_needed: int  # on disk, everything included
     bytes_free: int
     peak_memory_bytes: int  # predicted, of the exporting process
@@ -82,8 +84,8 @@ def forecast_text(found: Forecast) -> str:
     )
 
 
-def predicted_peak(model: ir.Model) -> int:
-    """Highest resident set, in bytes, while the weights of ``model`` are written.
+def predicted_peak(*models: ir.Model) -> int:
+    """Highest resident set, in bytes, while the weights of ``models`` are written.
 
     To what the process holds now come the results that wait to be written, the pieces that are
     being computed and what computing them takes beside, and parts that wait for the rest of theirs.
@@ -91,7 +93,7 @@ def predicted_peak(model: ir.Model) -> int:
     threads = default_threads()
     window: deque[tuple[int, int]] = deque(maxlen=threads + 1)
     most = kept = 0
-    for piece in _telling_pieces(model, threads + 1):
+    for piece in _telling_pieces(models, threads + 1):
         if piece.weight.blob.at_hand:
             kept = max(kept, piece.num_bytes)
             continue
@@ -102,13 +104,13 @@ def predicted_peak(model: ir.Model) -> int:
     return max(peak_rss_bytes(), rss_bytes() + most + kept)
 
 
-def predicted_seconds(model: ir.Model, bytes_to_read: int, bytes_to_write: int) -> float:
+def predicted_seconds(models: Sequence[ir.Model], bytes_to_read: int, bytes_to_write: int) -> float:
     """Seconds to pack and hash everything on this machine's cores, measured on a part of it."""
     threads = default_threads()
     count = TIMED_PIECES * threads
     kinds: dict[tuple[str, int], list[Piece]] = {}
     num_bytes: Counter[tuple[str, int]] = Counter()
-    for weight in stored_weights(model):
+    for weight in stored_weights(*models):
         if not weight.blob.at_hand and weight.nbytes:
             kind = (weight.dtype.name, weight.row_bytes)
             num_bytes[kind] += weight.nbytes
@@ -132,9 +134,9 @@ def predicted_seconds(model: ir.Model, bytes_to_read: int, bytes_to_write: int) 
     return seconds + hashing / threads
 
 
-def _telling_pieces(model: ir.Model, count: int) -> Iterator[Piece]:
+def _telling_pieces(models: Sequence[ir.Model], count: int) -> Iterator[Piece]:
     """Of every weight ``count`` pieces and the last one: those between are like the first."""
-    for weight in stored_weights(model):
+    for weight in stored_weights(*models):
         starts = piece_starts(weight)
         for start in (*starts[:count], *starts[count:][-1:]):
             yield Piece(weight, start)

@@ -8,7 +8,7 @@ them), so that a quantized folder is written in one pass over the checkpoint and
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -22,14 +22,8 @@ import onnx_ir as ir
 from .architectures import find_architecture
 from .checkpoint import Checkpoint
 from .errors import CheckpointError, RequestError
-from .external_data import (
-    adopt_weights,
-    plan_ranges,
-    weights_of,
-    write_weights,
-)
+from .external_data import adopt_weights, plan_files, stored_weights, weights_of, write_weights
 from .folder import (
-    GRAPH_FILE,
     MANIFEST,
     MINIMUM_ONNXRUNTIME,
     DecoderShape,
@@ -45,9 +39,12 @@ from .manifest import (
     DATA_FILE,
     DECODER,
     FLOAT32,
+    GRAPH_FILES,
+    GROWING,
     IN_PLACE,
+    PREFILL_DATA_FILE,
+    PREFILL_DECODER,
     CacheKind,
-    FileEntry,
     GraphEntry,
     Manifest,
     PrecisionEntry,
@@ -91,6 +88,13 @@ class Change(Protocol):
     def apply(self, model: ir.Model) -> None:
         """Rewrites ``model`` in place; weights stay lazy."""
 
+    @property
+    def prefill(self) -> ir.Model | None:
+        """A second graph for many tokens at a time, once ``apply`` was called; None for none.
+
+        What it shares with the model that was rewritten is not stored again.
+        """
+
     def finish(self, folder: ModelFolder) -> None:
         """May add to the complete folder, which has no name yet, and can be opened."""
 
@@ -106,6 +110,7 @@ class Unchanged:
     """Leaves the graph as the architecture declared it."""
 
     name = "fp32"
+    prefill = None
 
     def prepared(
         self, declare: Callable[[], Decoder] | None, observer: Observer
@@ -170,8 +175,9 @@ def export_model(
     with change.prepared(declare, observer):
         decoder = _decoder(source)
         change.apply(decoder.model)
+        _check_prefill(decoder, change)
         with publishing(target) as folder:
-            plan = _plan(decoder, target, change.name)
+            plan = _plan(decoder, target, change)
             check_free_space(target, plan.bytes_needed)
             for note in decoder.notes:
                 observer.message(note)
@@ -200,10 +206,11 @@ def plan_export(
     change = change or Unchanged()
     calibration = change.forecast(decoder.model) if timed else None
     change.apply(decoder.model)
-    plan = _plan(decoder, out, change.name)
+    plan = _plan(decoder, out, change)
     if not timed:
         return plan
-    seconds = predicted_seconds(decoder.model, plan.bytes_to_read, plan.bytes_to_write)
+    models = [*_files(decoder, change).values()]
+    seconds = predicted_seconds(models, plan.bytes_to_read, plan.bytes_to_write)
     return replace(plan, seconds=seconds, calibration=calibration)
 
 
@@ -299,10 +306,11 @@ def _write(
     """Writes the files of ``decoder``, the manifest last."""
     with ThreadPoolExecutor(1) as beside:
         source = beside.submit(decoder.source)  # hashes what is read: leaves no core idle
-        digest = write_weights(decoder.model, folder, observer.progress)
-        known = {DATA_FILE: FileEntry(bytes=plan.bytes_to_write, sha256=digest)}
-        graph = describe_graph(decoder.model, GRAPH_FILE, decoder.cache, decoder.traced)
-        ir.save(decoder.model, folder / graph.file)
+        known = write_weights(_files(decoder, change), folder, observer.progress)
+        graph = _write_graph(decoder, decoder.model, DECODER, folder)
+        graphs = {DECODER: graph}
+        if change.prefill is not None:
+            graphs[PREFILL_DECODER] = _write_graph(decoder, change.prefill, PREFILL_DECODER, folder)
         write_json(folder / "config.json", decoder.config)
         write_json(folder / "generation_config.json", decoder.generation_config)
         write_json(
@@ -317,7 +325,7 @@ def _write(
             source=source.result(),
             decoder=decoder.shape,
             minimum_onnxruntime=MINIMUM_ONNXRUNTIME,
-            graphs={DECODER: graph},
+            graphs=graphs,
             precision=change.describe(decoder.num_parameters),
             files=describe_files(folder, known),
         )
@@ -325,6 +333,29 @@ def _write(
         _check_written(written)
         (folder / MANIFEST).write_bytes(manifest_bytes(manifest))
     change.finish(written)
+
+
+def _check_prefill(decoder: Decoder, change: Change) -> None:
+    """RequestError for a second graph over a cache that cannot be shared with it."""
+    if change.prefill is not None and decoder.cache.layout == GROWING:
+        raise RequestError(
+            "found a second set of weights asked for (in a command: --prefill) with a traced graph "
+            "that makes its cache anew with every token, expected one that keeps it in place, "
+            "where two graphs can share it; leave it out"
+        )
+
+
+def _write_graph(decoder: Decoder, model: ir.Model, name: str, folder: Path) -> GraphEntry:
+    """Writes a graph whose weights are written already."""
+    graph = describe_graph(model, GRAPH_FILES[name], decoder.cache, decoder.traced)
+    ir.save(model, folder / graph.file)
+    return graph
+
+
+def _files(decoder: Decoder, change: Change) -> Mapping[str, ir.Model]:
+    """The data files to write, each with the model whose weights go there."""
+    second = {} if change.prefill is None else {PREFILL_DATA_FILE: change.prefill}
+    return {DATA_FILE: decoder.model, **second}
 
 
 def _check_written(folder: ModelFolder) -> None:
@@ -339,25 +370,33 @@ def _check_written(folder: ModelFolder) -> None:
         ) from refused
 
 
-def _plan(decoder: Decoder, out: str | PathLike[str], precision: str) -> ExportPlan:
-    _, weights_bytes = plan_ranges(decoder.model)
+def _plan(decoder: Decoder, out: str | PathLike[str], change: Change) -> ExportPlan:
+    files = _files(decoder, change)
+    _, sizes = plan_files(files)
+    weights_bytes = sum(sizes.values())
     tokenizer = sum(map(len, decoder.tokenizer_files.values()))
     return ExportPlan(
         out=Path(out),
         architecture=decoder.architecture,
         num_tensors=decoder.num_tensors,
         num_parameters=decoder.num_parameters,
-        precision=precision,
+        precision=change.name,
         bytes_to_read=decoder.bytes_to_read,
         bytes_to_write=weights_bytes,
+        prefill_bytes=sizes.get(PREFILL_DATA_FILE, 0),
+        prefill_memory_bytes=_num_bytes(change.prefill) if change.prefill is not None else 0,
         bytes_needed=weights_bytes + tokenizer + OTHER_FILES,
         bytes_free=free_space(out),
-        peak_memory_bytes=predicted_peak(decoder.model),
+        peak_memory_bytes=predicted_peak(*files.values()),
         threads=default_threads(),
         adapters=decoder.adapters,
         notes=decoder.notes,
         quantized=decoder.quantized,
     )
+
+
+def _num_bytes(model: ir.Model) -> int:
+    return sum(weight.nbytes for weight in stored_weights(model))
 
 
 def count_parameters(model: ir.Model) -> int:

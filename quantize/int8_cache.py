@@ -52,7 +52,7 @@ class Int8Cache:
 
 def _rewrite(graph: Graph, node: ir.Node, scales: CacheScales) -> None:
     past = node.inputs[PAST_KEY], node.inputs[PAST_VALUE]
-    layer = _layer(past[0])
+    layer = layer_of(past[0])
     node.resize_inputs(VALUE_SCALE + 1)
     for index, kind, scale in zip(
         (KEY_SCALE, VALUE_SCALE), ("key", "value"), scales[layer], strict=True
@@ -66,7 +66,7 @@ def _rewrite(graph: Graph, node: ir.Node, scales: CacheScales) -> None:
         cached.dtype = ir.DataType.INT8
 
 
-def _layer(past: ir.Value | None) -> int:
+def layer_of(past: ir.Value | None) -> int:
     """3 of past_key_values.3.key."""
     assert past is not None
     return int(str(past.name).split(".")[1])

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FULL = "fp32"
+PREFILL = "int8"  # what a second set of weights, for many tokens at a time, is called
 MIXED = "mixed"  # of a plan that is no precision by name
 BLOCK_SIZES = (32, 64, 128)
 # Formats of head and embedding by the name of the option; {} is the block size, here and below.

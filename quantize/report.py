@@ -80,12 +80,16 @@ class Report:
         """What each weight lost, by name."""
         return {name: loss.report() for name, loss in self.losses.items()}
 
-    def describe(self, num_parameters: int) -> QuantizationReport:
-        """The manifest's entry for a model of that many parameters, ordered as the graph is."""
-        tensors = tuple(
+    def rows(self) -> tuple[TensorReport, ...]:
+        """What each weight lost, and why it has another format, ordered as the graph is."""
+        return tuple(
             replace(tensor, reason=self.losses[name].reason or self.reasons.get(name))
             for name, tensor in self.tensors.items()
         )
+
+    def describe(self, num_parameters: int) -> QuantizationReport:
+        """The manifest's entry for a model of that many parameters, ordered as the graph is."""
+        tensors = self.rows()
         quantized = sum(math.prod(tensor.shape) for tensor in tensors)
         return QuantizationReport(
             share_quantized=round(quantized / max(1, num_parameters), 6),

@@ -24,18 +24,25 @@ from .report import Loss, Report
 from .select import match_embedding, match_product, select
 from .weights import LinearWeight, PackedParts, Value
 
+Packed = dict[tuple[str, str], PackedParts]  # by names of weight and format
+
 
 class Rewrite:
     """Gives every weight the format that ``plan`` says; ``report`` is full once they are written.
 
-    A weight that the plan does not name, because another pass brought it, stays as it is.
+    A weight that the plan does not name, because another pass brought it, stays as it is. One that
+    ``other``, of the same weights, has in the same format is the same bytes, and in its report.
     """
 
-    def __init__(self, plan: Plan, feedbacks: Feedbacks | None = None) -> None:
+    def __init__(
+        self, plan: Plan, feedbacks: Feedbacks | None = None, other: Rewrite | None = None
+    ) -> None:
         self._formats = plan.formats
         self._feedbacks = feedbacks
         self._reasons = plan.reasons or {}
         self.report = Report(reasons=self._reasons)
+        self._others = other._packed if other is not None else {}
+        self._packed: Packed = {}
 
     def apply(self, model: ir.Model) -> Outcome:
         """Rewrites ``model`` in place; RequestError for a weight that cannot have its format."""
@@ -48,9 +55,12 @@ class Rewrite:
             elif wanted is not None:
                 check_fit(wanted, selected)
                 formats[name] = find_format(wanted)
-        rewriting = _Rewriting(Graph.editing(model), formats, self.report, self._feedbacks)
+        rewriting = _Rewriting(
+            Graph.editing(model), formats, self.report, self._feedbacks, self._others
+        )
         for node in list(model.graph):
             rewriting.visit(node)
+        self._packed = rewriting.packed
         for name in [n for n, v in model.graph.initializers.items() if _unused(v)]:
             del model.graph.initializers[name]
         return Outcome(changed=list(self.report.losses), skipped=self.report.skipped)
@@ -65,12 +75,14 @@ class _Rewriting:
         formats: dict[str, Format],
         report: Report,
         feedbacks: Feedbacks | None,
+        others: Packed,
     ) -> None:
         self._graph = graph
         self._feedbacks = feedbacks
         self._formats = formats  # of the weights that change, by name
         self._report = report
-        self._parts: dict[str, PackedParts] = {}
+        self._others = others
+        self.packed: Packed = {}
 
     def visit(self, node: ir.Node) -> None:
         """Puts the nodes of its weight's format in place of ``node``, if that changes."""
@@ -97,12 +109,13 @@ class _Rewriting:
         return number_format.embedding(self._graph, ids, weight, self._packed(weight))
 
     def _packed(self, weight: LinearWeight) -> PackedParts:
-        if weight.name not in self._parts:
-            number_format = self._formats[weight.name]
-            self._parts[weight.name] = pack_lazily(
+        number_format = self._formats[weight.name]
+        key = weight.name, number_format.name
+        if key not in self.packed:
+            self.packed[key] = self._others.get(key) or pack_lazily(
                 number_format, weight, self._report, self._feedbacks
             )
-        return self._parts[weight.name]
+        return self.packed[key]
 
 
 def pack_lazily(

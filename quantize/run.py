@@ -22,12 +22,13 @@ import onnx_ir as ir
 from ..export.errors import RequestError
 from ..export.external_data import plan_ranges
 from ..export.folder import ModelFolder
-from ..export.manifest import PrecisionEntry, PromiseEntry, RotationEntry
+from ..export.manifest import PrecisionEntry, PrefillEntry, PromiseEntry, RotationEntry
 from ..export.observer import Observer
 from ..export.plan import Forecast, forecast_text
 from ..export.writing import Change, export_model, open_decoder
-from .plan import Plan, Rotated, choose, plan_for
-from .precisions import FULL, MIXED, Budget, Calibration
+from .plan import EVEN, Plan, Rotated, choose, plan_for
+from .precisions import FULL, MIXED, PREFILL, Budget, Calibration
+from .prefill_graph import ALONE, nothing_to_add, prefill_plan
 from .rewrite import Rewrite
 from .rotation import Rotation
 
@@ -41,8 +42,9 @@ CACHE_WINDOWS = 8  # that the scales of an int8 KV cache are taken from
 class Quantized:
     """A ``Change`` that gives a graph the formats of a plan, which may be made for the graph.
 
-    With ``calibration`` roundings make up for each other; with ``budget`` the plan is searched for.
-    ``found`` is what another change of the same model was calibrated with.
+    With ``calibration`` roundings make up for each other; with ``budget`` the plan is searched for;
+    with ``prefill`` there is a second graph, in W8A8, for many tokens at a time. ``found`` is what
+    another change of the same model was calibrated with.
     """
 
     def __init__(
@@ -51,11 +53,15 @@ class Quantized:
         calibration: Calibration | None = None,
         budget: Budget | None = None,
         found: Calibrated | None = None,
+        *,
+        prefill: bool = False,
     ) -> None:
         self._plan_of = plan_of
         self._calibration = calibration
         self._budget = budget
         self._found = found
+        self._has_prefill = prefill
+        self.prefill: ir.Model | None = None
 
     @contextmanager
     def prepared(self, declare: Declare | None, observer: Observer) -> Iterator[None]:
@@ -100,10 +106,20 @@ class Quantized:
         """Runs the passes; what the last reports fills up when the weights are written."""
         self.plan = self._plan_of(model)
         self._rotation = rotate(self.plan, model)
-        if self.plan.name != MIXED and "R1" not in (self._rotation.parts if self._rotation else ()):
+        spread = self._rotation is not None and "R1" in self._rotation.parts
+        if self.plan.name != MIXED and not spread:
             self.plan = self.plan.with_lopsided_rows()
-        self._rewrite = Rewrite(self.plan, self._found.feedbacks if self._found else None)
+        feedbacks = self._found.feedbacks if self._found else None
+        self.prefill = model.clone() if self._has_prefill else None
+        self._rewrite = Rewrite(self.plan, feedbacks)
         self._rewrite.apply(model)
+        if self.prefill is not None:
+            second = prefill_plan(self.plan, self.prefill, spread)
+            if self._rotation is None:  # other inputs than those that were measured
+                Rotation(parts=ALONE).apply(self.prefill)
+                feedbacks = None
+            self._second = Rewrite(second, feedbacks, self._rewrite)
+            self._second.apply(self.prefill)
 
     def finish(self, folder: ModelFolder) -> None:
         """Compares ``folder`` with full precision, and gives it a graph with an int8 KV cache.
@@ -137,9 +153,13 @@ class Quantized:
 
     def describe(self, num_parameters: int) -> PrecisionEntry:
         """The manifest's ``precision``."""
+        prefill = None
+        if self.prefill is not None:
+            prefill = PrefillEntry(name=PREFILL, tensors=self._second.report.rows())
         if self.plan.name == FULL:
-            return PrecisionEntry(name=FULL)
-        return self.plan.describe(self._rotation, self._rewrite.report.describe(num_parameters))
+            return PrecisionEntry(name=FULL, prefill=prefill)
+        report = self._rewrite.report.describe(num_parameters)
+        return replace(self.plan.describe(self._rotation, report), prefill=prefill)
 
 
 def rotate(plan: Plan, model: ir.Model) -> RotationEntry | None:
@@ -195,14 +215,25 @@ def precision_of(
     block_size: int | None = None,
     head: str | None = None,
     calibration: Calibration | None = None,
+    *,
+    prefill: bool = False,
 ) -> Change | None:
-    """The change to a precision by name, None for fp32; RequestError lists the known."""
+    """The change to a precision by name, None for fp32 alone; RequestError lists the known.
+
+    With ``prefill`` there is a second graph for many tokens at a time, here and below.
+    """
     choice = choose(precision, block_size, head)
-    return Quantized(choice.plan, calibration) if choice.changes else None
+    if prefill and choice.linear_format == EVEN:
+        raise nothing_to_add(precision)
+    changes = choice.changes or prefill
+    return Quantized(choice.plan, calibration, prefill=prefill) if changes else None
 
 
-def within(budget: Budget, calibration: Calibration) -> Change:
-    """The change to the plan that keeps ``budget``, which is searched for."""
+def within(budget: Budget, calibration: Calibration, *, prefill: bool = False) -> Change:
+    """The change to the plan that keeps ``budget``, which is searched for.
+
+    The budget is that of the decoder's weights alone.
+    """
 
     def before_the_search(model: ir.Model) -> Plan:
         raise RequestError(
@@ -210,12 +241,12 @@ def within(budget: Budget, calibration: Calibration) -> Change:
             "out, or choose a precision"
         )
 
-    return Quantized(before_the_search, calibration, budget)
+    return Quantized(before_the_search, calibration, budget, prefill=prefill)
 
 
-def planned(plan: Plan, calibration: Calibration | None = None) -> Change:
+def planned(plan: Plan, calibration: Calibration | None = None, *, prefill: bool = False) -> Change:
     """The change to ``plan``; on its way to a folder it raises what ``Plan.fitting`` raises."""
-    return Quantized(plan.fitting, calibration)
+    return Quantized(plan.fitting, calibration, prefill=prefill)
 
 
 def plan_of(folder: ModelFolder) -> Plan:

@@ -112,12 +112,25 @@ class KVCache:
 
     def bind(self, binding: onnxruntime.IOBinding, new_tokens: int, bound: object) -> object:
         """Binds its row alone, see ``Arena.bind``."""
-        whole = min(self.text_length, self.arena.shape.context_length)
-        self.arena.reserve(max(self.length + new_tokens, whole))  # at once: growing copies
+        self._make_room(new_tokens)
         return self.arena.bind(binding, self.row, 1, bound)
 
+    def bind_past(self, binding: onnxruntime.IOBinding, new_tokens: int, bound: object) -> object:
+        """As ``bind`` for a graph that gives the new rows back: for ``append``."""
+        self._make_room(new_tokens)
+        return self.arena.bind_past(binding, self.row, bound)
+
+    def _make_room(self, new_tokens: int) -> None:
+        """For the whole text at once, as far as it is known: growing copies."""
+        whole = min(self.text_length, self.arena.shape.context_length)
+        self.arena.reserve(max(self.length + new_tokens, whole))
+
+    def append(self, values: Sequence[NDArray[Any]]) -> None:
+        """Takes new rows, (K, S, E) of every layer's keys, then its values; they have room."""
+        self.arena.write(self.row, self.length, values)
+
     def advance(self, new_tokens: int) -> None:
-        """Counts the tokens the kernel has just written."""
+        """Counts the tokens that were just written."""
         self.length += new_tokens
 
 
@@ -206,6 +219,15 @@ class Arena:
                 self._bind_buffer(binding, past, present, buffer, first, count)
         return place
 
+    def bind_past(self, binding: onnxruntime.IOBinding, row: int, bound: object) -> object:
+        """Binds a row as past alone; not if ``bound`` says so. Returns what says so next time."""
+        place = (self._place, row, 1)
+        if place != bound:
+            for (past, _), buffer in zip(self._names, self._buffers, strict=True):
+                held = buffer[row : row + 1]
+                binding.bind_input(past, "cpu", 0, self.dtype, held.shape, held.ctypes.data)
+        return place
+
     def values(self, row: int, length: int) -> list[NDArray[Any]]:
         """(K, T, E) of every layer's keys, then its values: views, until the next step."""
         return [buffer[row, :, :length] for buffer in self._buffers]
@@ -214,6 +236,11 @@ class Arena:
         """Copies the first ``length`` tokens of a row to another."""
         for buffer in self._buffers:
             buffer[target, :, :length] = buffer[source, :, :length]
+
+    def write(self, row: int, start: int, values: Sequence[NDArray[Any]]) -> None:
+        """Puts the tokens of ``values`` into a row, from ``start`` on."""
+        for buffer, value in zip(self._buffers, values, strict=True):
+            buffer[row, :, start : start + value.shape[1]] = value
 
     def fill_row(self, row: int, values: Sequence[NDArray[Any]], length: int) -> None:
         """Puts the first ``length`` tokens of ``values`` into a row."""

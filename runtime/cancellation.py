@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from .engine import onnxruntime
 
 # Asked for by every run with a binding; not to find it takes ONNX Runtime 1.32 40 µs, an exception.
@@ -26,6 +29,7 @@ class Cancellation:
         self.run_options = onnxruntime.RunOptions()
         self.run_options.add_run_config_entry(*NO_CAPTURE)
         self._cancelled = False
+        self._loading: onnxruntime.SessionOptions | None = None
 
     @property
     def cancelled(self) -> bool:
@@ -36,6 +40,20 @@ class Cancellation:
         """Ends the generation; tokens already produced stay valid. May be called at any time."""
         self._cancelled = True
         self.run_options.terminate = True
+        loading = self._loading
+        if loading is not None:
+            loading.set_load_cancellation_flag(True)
+
+    @contextmanager
+    def loading(self, options: onnxruntime.SessionOptions) -> Iterator[None]:
+        """What is opened meanwhile with ``options`` is ended, too."""
+        self._loading = options
+        try:
+            if self._cancelled:  # before it was known what to end
+                options.set_load_cancellation_flag(True)
+            yield
+        finally:
+            self._loading = None
 
 
 class Cancelled(Exception):

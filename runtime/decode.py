@@ -14,7 +14,7 @@ from .cancellation import Cancellation
 from .prefix import Prefixes, resumed
 from .request import Request
 from .reuse import ReusableCache
-from .row_rule import RowRule
+from .row_rule import PLAIN, RowRule, RowSteps
 from .sequence import Sequence, Step
 from .session import Logits, Session
 from .speculation import MOST_GUESSES, Drafter, DraftModel, Pace, PromptLookup
@@ -68,26 +68,41 @@ def steps(
     session: Session,
     sequence: Sequence,
     cancellation: Cancellation | None = None,
-    group: int | None = 1,
+    rows: RowSteps = PLAIN,
 ) -> Iterator[Step]:
-    """One sequence by itself, in steps of ``group`` rows: see ``row_group``."""
+    """One sequence by itself, as in company whose steps are those of ``rows``."""
+    # One of each for all steps, which would make their own. The sequence keeps the prompt's logits.
+    cancellation = cancellation or Cancellation()
+    again = np.empty(session.shape.vocab_size, np.float32)
     while sequence.finish_reason is None:
-        step = sequence.take(_logits(session, sequence, cancellation, group))
+        out = again if sequence.num_new else None
+        step = sequence.take(_logits(session, sequence, cancellation, rows, out))
         if step is not None:
             yield step
 
 
 def _logits(
-    session: Session, sequence: Sequence, cancellation: Cancellation | None, group: int | None
+    session: Session,
+    sequence: Sequence,
+    cancellation: Cancellation | None,
+    rows: RowSteps,
+    out: Logits | None = None,
 ) -> Logits:
-    """(V,) after what a sequence is fed; a prompt of one token, too, is a row of a group."""
+    """(V,) after what a sequence is fed; a prompt of one token, too, is a row of a group.
+
+    They may go to ``out``.
+    """
     known = sequence.known_logits
     if known is not None:
         return known
     ids, cache = sequence.feed(), sequence.cache
-    if group in (None, 1):
-        return session.step(ids, cache, cancellation)
-    logits: Logits = session.step_together([(cache, ids)], cancellation, multiple=group)[0]
+    prefill = rows.prefill(1)
+    if rows.group is None or (rows.group == 1 and not prefill):
+        return session.step(ids, cache, cancellation, out)
+    feeds = [(cache, ids)]
+    logits: Logits = session.step_together(
+        feeds, cancellation, multiple=rows.group, prefill=prefill
+    )[0]
     return logits
 
 
@@ -101,7 +116,7 @@ def speculate(
     pace = Pace()
     while sequence.finish_reason is None:
         if sequence.in_prompt or sequence.known_logits is not None:
-            step = sequence.take(_logits(session, sequence, cancellation, 1))
+            step = sequence.take(_logits(session, sequence, cancellation, PLAIN))
             if step is not None:
                 yield step
             continue
@@ -137,7 +152,7 @@ def choose_loop(
         )
     if reproducible:
         return lambda session, sequence, cancellation: steps(
-            session, sequence, cancellation, rule.group()
+            session, sequence, cancellation, rule.reproducible()
         )
     if lookup or draft is not None:
         return lambda session, sequence, cancellation: speculate(
@@ -161,19 +176,19 @@ class Batch:
     A step is a chunk of the prompt that joined last, and a token for each of the others: whose
     prompt is long delays them by a chunk at most. A prompt that is another's is copied, and one
     that begins alike as far as both are cut into the same chunks. Nothing of a sequence depends on
-    its company where ``group`` is the one of ``row_group``.
+    its company where ``rows`` are those of ``RowRule.reproducible``.
     """
 
     def __init__(
-        self, session: Session, group: int | None = 1, prefixes: Prefixes | None = None
+        self, session: Session, rows: RowSteps = PLAIN, prefixes: Prefixes | None = None
     ) -> None:
-        """In every step a multiple of ``group`` rows is computed; None: each by itself.
+        """``rows`` says how a token for each is computed.
 
         ``prefixes`` are asked for what nobody in the batch has, and get what those that leave had.
         """
         self._session = session
         self._prefixes = prefixes
-        self._group = group
+        self._rows = rows
         self._new_cache = session.new_caches()
         self._joining: Sequence | None = None
         self._running: list[Sequence] = []
@@ -223,7 +238,7 @@ class Batch:
         """
         running = list(self._running)
         # First what can fail for all: then no token has been taken yet.
-        rows = self._rows(running, cancellation) if running else []
+        rows = self._step(running, cancellation) if running else []
         found = self._join_further(cancellation) if self._joining is not None else []
         found += [
             (sequence, _taken(sequence, row)) for sequence, row in zip(running, rows, strict=True)
@@ -234,16 +249,23 @@ class Batch:
                 self.leave(sequence, failed)
         return [(sequence, step) for sequence, step in found if step is not None]
 
-    def _rows(self, running: list[Sequence], cancellation: Cancellation | None) -> list[Logits]:
+    def _step(self, running: list[Sequence], cancellation: Cancellation | None) -> list[Logits]:
         # In the order of rows, where there is one: logits need no copy then.
         running.sort(key=lambda sequence: getattr(sequence.cache, "row", 0))
         feeds = [(sequence.cache, sequence.feed()) for sequence in running]
-        if self._group is None:
+        if self._rows.group is None:
             return [self._session.step(ids, cache, cancellation) for cache, ids in feeds]
         if self._logits.shape[0] < len(feeds):
             self._logits = np.empty((2 * len(feeds), self._session.shape.vocab_size), np.float32)
-        step = self._session.step_together
-        return list(step(feeds, cancellation, multiple=self._group, out=self._logits))
+        return list(
+            self._session.step_together(
+                feeds,
+                cancellation,
+                multiple=self._rows.group,
+                prefill=self._rows.prefill(len(feeds)),
+                out=self._logits,
+            )
+        )
 
     def _join_further(
         self, cancellation: Cancellation | None
@@ -251,7 +273,7 @@ class Batch:
         sequence = self._joining
         assert sequence is not None
         try:
-            logits = _logits(self._session, sequence, cancellation, self._group)
+            logits = _logits(self._session, sequence, cancellation, self._rows)
         except PocketLMError as error:
             return [(sequence, error)]
         step = _taken(sequence, logits)

@@ -80,6 +80,7 @@ class Model:
         provider: str = "auto",
         kv: str = "auto",
         prefix_cache_bytes: int | None = None,
+        prefill: str = "auto",
     ) -> None:
         """Opens ``folder``; the options and errors are those of ``load``."""
         started = time.perf_counter()
@@ -87,7 +88,7 @@ class Model:
         with memory_errors(f"{folder.path}: opening it", folder.weights_bytes):
             folder.verify()
             self.tokenizer = Tokenizer.open(folder.path / "tokenizer.json")
-            self.session, self.fallback = open_session(folder, threads, provider, kv)
+            self.session, self.fallback = open_session(folder, threads, provider, kv, prefill)
             self.prefix_cache = PrefixCache(self.session.kv_bytes_per_token, prefix_cache_bytes)
             config_file = folder.path / "generation_config.json"
             config = GenerationConfig.read(config_file, folder.shape.vocab_size)
@@ -306,9 +307,9 @@ class Model:
             )
         check_truth("reproducible", reproducible)
         self.session.check_process()
-        group = self._row_rule.group() if reproducible else 1
+        steps = self._row_rule.reproducible() if reproducible else self._row_rule.fastest()
         room = half_of_free(kv_bytes)
-        scheduler = Scheduler(self.session, group, rows, room, self.prefix_cache)
+        scheduler = Scheduler(self.session, steps, rows, room, self.prefix_cache)
         yield from scheduler.run(
             self._job(asked, options, index) for index, asked in enumerate(requests)
         )
@@ -425,7 +426,9 @@ class Model:
         # Without a reference to the model: it is to be freed as soon as nobody has it any more.
         session, rule, prefixes = self.session, self._row_rule, self.prefix_cache
         return Background(
-            lambda: Scheduler(session, rule.group(), kv_bytes=half_of_free(), prefixes=prefixes)
+            lambda: Scheduler(
+                session, rule.reproducible(), kv_bytes=half_of_free(), prefixes=prefixes
+            )
         )
 
     def _as_request(self, asked: Any, options: Mapping[str, Any]) -> Request:

@@ -21,6 +21,7 @@ processor has no instructions for that.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 import mmap
@@ -36,11 +37,13 @@ from numpy.typing import NDArray
 
 from ..export.errors import RequestError
 from ..export.folder import ModelFolder
-from ..export.manifest import DATA_FILE
+from ..export.manifest import DATA_FILE, PREFILL_DATA_FILE
 from ..export.output_file import OutputFile
 from .chunks import Chunked
 from .engine import onnxruntime
 from .kv import GRAPHS
+from .prefill_choice import GRAPHS as PREFILL_GRAPHS
+from .prefill_choice import NONE
 from .prefix import Prefix, prompt_prefix
 from .sequence import Sequence
 from .session import Session
@@ -60,6 +63,7 @@ class Owner:
     weights: str  # SHA-256 of the file of weights
     kv: str  # fp32 or int8
     graph: str  # SHA-256 of the graph's
+    prefill: str  # SHA-256 of what computes prompts, if that is something else; or none
     provider: str
     onnxruntime: str  # its version
     layers: int
@@ -77,6 +81,7 @@ class Owner:
             weights=folder.files[DATA_FILE].sha256,
             kv=session.kv,
             graph=folder.files[folder.graph(GRAPHS[session.kv]).file].sha256,
+            prefill=_prefill_digest(folder, session),
             provider=session.place.name,
             onnxruntime=onnxruntime.__version__,
             layers=shape.num_layers,
@@ -88,10 +93,18 @@ class Owner:
         )
 
 
+def _prefill_digest(folder: ModelFolder, session: Session) -> str:
+    if session.prefill == NONE:
+        return NONE
+    names = folder.graph(PREFILL_GRAPHS[session.kv]).file, PREFILL_DATA_FILE
+    return hashlib.sha256("".join(folder.files[name].sha256 for name in names).encode()).hexdigest()
+
+
 WORDS = {
     "weights": "of a model with the weights",
     "kv": "with a KV cache in",
     "graph": "of a graph with the digest",
+    "prefill": "of the weights for prompts",
     "provider": "of the provider",
     "onnxruntime": "of ONNX Runtime",
 }
@@ -101,7 +114,7 @@ WORDS = {
 class _Header:
     """What follows: ``tokens`` is T; the others are those of ``Chunked``."""
 
-    owner: dict[str, Any]
+    owner: dict[str, Any]  # without a ``prefill`` of none, which older files do not say
     tokens: int
     ends: list[int]
     logits: bool
@@ -166,7 +179,7 @@ def prefix_bytes(prefix: Prefix, owner: Owner) -> bytes:
     computed = prefix.computed
     logits = computed.logits
     header = _Header(
-        asdict(owner),
+        {name: said for name, said in asdict(owner).items() if (name, said) != ("prefill", NONE)},
         len(computed.token_ids),
         [int(end) for end in computed.ends],
         logits is not None,
@@ -255,7 +268,8 @@ def _header(path: Path, said: bytes) -> _Header:
 
 def _check_owner(path: Path, found: object, owner: Owner) -> None:
     expected = asdict(owner)
-    if not isinstance(found, dict) or found.keys() != expected.keys():
+    found = {"prefill": NONE, **found} if isinstance(found, dict) else {}
+    if found.keys() != expected.keys():
         raise _damaged(path, f"{str(found):.80} for its owner, expected {', '.join(expected)}")
     for field in fields(Owner):
         one, other = found[field.name], expected[field.name]

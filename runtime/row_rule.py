@@ -1,4 +1,4 @@
-"""How many rows are computed at once so that none shows in the others: found by trying.
+"""How rows are computed so that none shows in the others, or as fast as can be: found by trying.
 
 The kernels of a step treat rows in groups, and a group that is not full by other code, whose last
 bits differ. Which groups depends on the processor, on the number format and on the number of
@@ -8,10 +8,13 @@ threads: with AVX-512 quantized products take pairs. So it is tried on the opene
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
 from .arena import FIRST_CAPACITY, KVCache
+from .crossing import FEWEST, crossing
 from .session import Logits, Session
 
 # More gain little (benchmarks/NOTES.md), wait longer for each other, and have to be tried, too.
@@ -24,28 +27,63 @@ LONGEST = FIRST_CAPACITY - 1
 LOOKED_AT = (0, 5, MOST_ROWS - 1)
 
 
+@dataclass(frozen=True)
+class RowSteps:
+    """How a token for each of several sequences is computed.
+
+    group    in multiples of so many rows; None: each by itself
+    prefill  whether the weights for prompts take a step of so many rows
+    """
+
+    group: int | None = 1
+    prefill: Callable[[int], bool] = lambda rows: False
+
+
+PLAIN = RowSteps()
+
+
 class RowRule:
-    """``row_group`` of a session, found when it is first asked for."""
+    """What is known of the rows of a session, found when it is first asked for."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self._lock = threading.Lock()
-        self._found: list[int | None] = []
+        self._group: list[int | None] = []
+        self._crossing: list[int | None] = []
 
-    def group(self) -> int | None:
-        """It, once for all threads. Raises what ``Session.step`` raises."""
+    def reproducible(self) -> RowSteps:
+        """So that a row's bits do not depend on its company. Raises what ``Session.step`` raises.
+
+        One set of weights computes them however many there are: the one for prompts, if it can.
+        """
+        group = self._once(self._group, row_group)
+        always = self._session.prefills_rows and group is not None
+        return RowSteps(group, lambda rows: always)
+
+    def fastest(self) -> RowSteps:
+        """Each step with the weights that are faster at as many rows; which is measured once."""
+        if not self._session.prefills_rows:
+            return PLAIN
+        return RowSteps(1, self._is_faster)
+
+    def _is_faster(self, rows: int) -> bool:
+        least = self._once(self._crossing, crossing) if rows >= FEWEST else None
+        return least is not None and rows >= least
+
+    def _once(self, found: list[int | None], find: Callable[[Session], int | None]) -> int | None:
+        """What ``find`` finds, once for all threads."""
         self._session.check_process()
         with self._lock:
-            if not self._found:
-                self._found.append(row_group(self._session))
-            return self._found[0]
+            if not found:
+                found.append(find(self._session))
+            return found[0]
 
 
 def row_group(session: Session) -> int | None:
     """The least number so that, in multiples of it, company changes no bit of a row's logits.
 
-    None where none was found, or caches cannot share a run: rows are then to be computed alone.
-    It takes some twenty steps.
+    Of the weights that ``RowRule.reproducible`` takes. None where none was found, or caches cannot
+    share a run: rows are then to be computed alone. It takes some twenty steps.
     """
     caches = _rows_of_different_lengths(session)
     if len(caches) < MOST_ROWS:
@@ -81,7 +119,7 @@ def _is_enough(session: Session, caches: list[KVCache], group: int) -> bool:
 def _logits(session: Session, caches: list[KVCache], group: int) -> Logits:
     """After one token more, which is forgotten again."""
     feeds = [(cache, [cache.length]) for cache in caches]
-    rows = session.step_together(feeds, multiple=group)
+    rows = session.step_together(feeds, multiple=group, prefill=session.prefills_rows)
     for cache in caches:
         cache.truncate(cache.length - 1)
     return rows

@@ -22,7 +22,7 @@ from .decode import Batch
 from .prefix import Prefixes
 from .process import check_process
 from .request import Request
-from .row_rule import MOST_ROWS
+from .row_rule import MOST_ROWS, PLAIN, RowSteps
 from .sequence import Sequence, Step
 from .session import Session
 from .text import Output, Piece, Result
@@ -154,12 +154,12 @@ class Scheduler:
     def __init__(
         self,
         session: Session,
-        group: int | None = 1,
+        rows: RowSteps = PLAIN,
         most_rows: int = MOST_ROWS,
         kv_bytes: int | None = None,
         prefixes: Prefixes | None = None,
     ) -> None:
-        """``group`` and ``prefixes`` are those of ``Batch``.
+        """``rows`` and ``prefixes`` are those of ``Batch``.
 
         ``kv_bytes`` is what keys and values of those that run may take, None: any.
 
@@ -169,7 +169,7 @@ class Scheduler:
         if kv_bytes is not None:
             _check("kv_bytes", kv_bytes, 0, None)
         self._session = session
-        self._batch = Batch(session, group, prefixes)
+        self._batch = Batch(session, rows, prefixes)
         self._most_rows = most_rows
         self._kv_bytes = kv_bytes
         self._waiting: deque[Job] = deque()

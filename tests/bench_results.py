@@ -112,6 +112,7 @@ def _model(
         "path": f"out-{name}",
         "precision": name[-4:],
         "kv": "fp32",
+        "prefill": "none",
         "architecture": "gpt2",
         "parameters": PARAMETERS,
         "context_length": 512,

@@ -23,6 +23,7 @@ from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.writing import export_model
 from pocketlm.quantize.cache_scales import cache_scales
+from pocketlm.quantize.run import precision_of
 from pocketlm.quantize.second_graph import add_int8_cache
 from pocketlm.runtime.session import Session
 from pocketlm.runtime.tokenizer import Tokenizer
@@ -150,6 +151,20 @@ def int8_kv_folder(
 def int8_kv_session(int8_kv_folder: ModelFolder) -> Session:
     """One session with that cache for the tests that leave nothing behind in it."""
     return Session(int8_kv_folder, threads=1, kv="int8")
+
+
+@pytest.fixture(scope="session")
+def prefill_folder(
+    tiny_folder: ModelFolder, tmp_path_factory: pytest.TempPathFactory
+) -> ModelFolder:
+    """The same model in int4 with a second set of weights, both over either KV cache: all graphs.
+
+    Not to be written to.
+    """
+    change = precision_of("int4", prefill=True)
+    folder = export_model(tiny_folder, tmp_path_factory.mktemp("prefill") / "int4", change)
+    windows = np.random.default_rng(5).integers(0, 300, (4, 120))
+    return add_int8_cache(folder, cache_scales(Session(folder, threads=1), windows))
 
 
 @pytest.fixture(scope="session")

@@ -51,13 +51,15 @@ def folder_with(
     return with_manifest(to, manifest)
 
 
-def traced_folder(to: Path, style: Style, *, rewrite: bool, precision: str = "fp32") -> ModelFolder:
+def traced_folder(
+    to: Path, style: Style, *, rewrite: bool, precision: str = "fp32", prefill: bool = False
+) -> ModelFolder:
     """The folder of a graph that a tracer made, its cache in place or growing."""
     beside = to.parent / f"{to.name}-trace"
     source = open_for_tracing(write_checkpoint(beside / "source", gpt2_config(vocab_size=VOCAB)))
     trace = write_trace(traced_model(style), style, beside)
     decoder = traced_decoder(source, beside, trace, rewrite=rewrite)
-    return export_model(decoder, to, precision_of(precision))
+    return export_model(decoder, to, precision_of(precision, prefill=prefill))
 
 
 def node(model: ModelProto, operator: str, number: int = 0) -> NodeProto:

@@ -28,7 +28,7 @@ import pocketlm
 from pocketlm.commands import batch, batch_answers, jsonl, measuring
 from pocketlm.commands.batch_answers import Answers, Terms, line_seed
 from pocketlm.commands.batch_line import OPTIONS
-from pocketlm.commands.batch_record import Record, open_output
+from pocketlm.commands.batch_record import Identity, Record, open_output
 from pocketlm.commands.jsonl import JsonLines, Line
 from pocketlm.commands.options import MODEL_OPTIONS
 from pocketlm.export.folder import ModelFolder
@@ -782,3 +782,12 @@ def test_options_out_of_range_are_named(run: Run, tiny_folder: ModelFolder, file
         ("--system", "x", "found --system without --chat"),
     ):
         assert_refused(run("batch", tiny_folder.path, file, option, value), message)
+
+
+def test_answers_by_other_weights_for_prompts_are_others(prefill_folder: ModelFolder) -> None:
+    line = Line(1, b"a")
+    first, second, again = (
+        Identity(pocketlm.Model(prefill_folder, threads=1, prefill=asked), Terms({})).digest(line)
+        for asked in ("none", "int8", "auto")
+    )
+    assert first != second == again

@@ -187,6 +187,27 @@ def test_the_cache_is_the_one_asked_for_and_told(run: Run, int8_kv_folder: Model
     assert "512 B of KV cache each, 128 B with --kv int8" in run("info", int8_kv_folder.path).out
 
 
+def test_the_weights_for_prompts_are_those_asked_for_and_told(
+    run: Run, prefill_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["run", prefill_folder.path, "a word " * 30, *GREEDY]
+    found = {}
+    for asked in ("int8", "none"):
+        result = json.loads(run(*command, "--prefill", asked, "--json").out)
+        model = pocketlm.Model(prefill_folder, threads=1, prefill=asked)
+        expected = model.generate("a word " * 30, temperature=0, max_tokens=6).token_ids
+        assert (result["prefill"], result["token_ids"]) == (asked, expected)
+        found[asked] = result
+    assert found["int8"]["prompt_tokens"] >= 64
+    assert "prompts with int8 weights, finished by" in run(*command, "--stats").err
+    assert "prompts with" not in run(*command, "--stats", "--prefill", "none").err
+    monkeypatch.setattr("pocketlm.runtime.prefill_choice.free_bytes", lambda: 1)
+    ended = run(*command, "--json")
+    note = json.loads(ended.out)["prefill_note"]
+    assert ended.err == f"pocketlm: {note}\n"
+    assert note.startswith("prompts are computed with the weights that decode: 1 B of memory free")
+
+
 def test_prompt_from_stdin_loses_the_newline_of_echo(
     run: Run, tiny_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -898,15 +919,15 @@ def test_interrupt_that_an_import_turned_into_its_own_error_is_still_one(
 IN_A_STEP = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from pocketlm.runtime.session import Session
-run = Session._run_bound
-def wait(session, stopping):
+from pocketlm.runtime.bound_graph import BoundGraph
+run = BoundGraph._run_bound
+def wait(graph, stopping):
     print("waiting", file=sys.stderr, flush=True)
     while not stopping.cancelled:
         time.sleep(0.001)
     print("told to stop", file=sys.stderr, flush=True)
-    run(session, stopping)
-Session._run_bound = wait
+    run(graph, stopping)
+BoundGraph._run_bound = wait
 from pocketlm.cli import main
 main(sys.argv[1:])
 """

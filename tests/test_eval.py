@@ -78,6 +78,24 @@ def test_an_int8_cache_is_compared_with_the_references_own(
     assert 0 < model["against"]["kl"]["mean"]["value"] < 0.1
 
 
+def test_prompts_of_the_second_weights_are_scored_by_those_that_generate(
+    run: Run, prefill_folder: ModelFolder, tmp_path: Path
+) -> None:
+    """So a first window, without a context, is as the reference's; others are of a mixed run."""
+    text = tmp_path / "text.txt"
+    text.write_text("The rest of the story is told in the other room.\n" * 12)
+    path = prefill_folder.path
+    arguments = [path, "--against", path, "--text", text, "--window", "140", "--prefill", "int8"]
+    found = []
+    for more in (["--limit", "130"], []):
+        ended = run("eval", *arguments, *more, "-o", "json")
+        assert (ended.code, ended.err) == (0, "")
+        reference, model = json.loads(ended.out)["quality"]["models"]
+        assert model["model"].endswith(", int8 prefill") and "prefill," not in reference["model"]
+        found.append(model["against"]["kl"]["mean"]["value"])
+    assert found[0] == 0 < found[1]
+
+
 def test_the_first_line_is_the_self_check(compare: Any) -> None:
     lines = compare().splitlines()
     assert re.fullmatch(

@@ -109,7 +109,7 @@ def test_defaults_are_those_of_the_function(verb: str, function: Callable[..., A
         "change",
         "calibration",
         "observer",
-        "caches",
+        "variants",
         "on_progress",
         "prefix_cache_bytes",
     }

@@ -28,11 +28,19 @@ SAMPLINGS: tuple[dict[str, Any], ...] = (
 )
 
 
-@pytest.fixture(scope="module", params=[*PRECISIONS, "int8 KV cache"])
-def model(request: pytest.FixtureRequest, int8_kv_folder: ModelFolder) -> Model:
-    """The demo in every precision; a tiny one with an int8 cache."""
+@pytest.fixture(
+    scope="module",
+    params=[*PRECISIONS, "int8 KV cache", "second weights", "second weights, int8 KV cache"],
+)
+def model(
+    request: pytest.FixtureRequest, int8_kv_folder: ModelFolder, prefill_folder: ModelFolder
+) -> Model:
+    """The demo in every precision; tiny ones with an int8 cache, and with weights for prompts."""
     if request.param not in PRECISIONS:
-        return Model(int8_kv_folder, threads=2, kv="int8")
+        kv = "int8" if request.param.endswith("int8 KV cache") else "fp32"
+        if request.param.startswith("second weights"):
+            return Model(prefill_folder, threads=2, kv=kv, prefill="int8")
+        return Model(int8_kv_folder, threads=2, kv=kv)
     return pocketlm.load(precision=request.param, threads=2)
 
 

@@ -31,9 +31,9 @@ import numpy as np
 
 from ...export.errors import NumericsError
 from ...export.folder import ModelFolder
-from ...runtime.kv import FP32
 from ...runtime.session import Session
 from ...runtime.tokenizer import Tokenizer
+from ..variant import PLAIN, Variant
 from .divergence import Rows
 from .plan import QualityPlan, check_texts
 from .reading import Reading
@@ -55,7 +55,7 @@ def measure_quality(
     limit: int | None = None,
     split: str | None = None,
     threads: int,
-    caches: Mapping[str, str] | None = None,
+    variants: Mapping[str, Variant] | None = None,
     on_progress: OnProgress | None = None,
 ) -> dict[str, Any]:
     """Evaluates ``folders``, the reference first, on ``texts``; what JSON knows, unknown is None.
@@ -70,7 +70,7 @@ def measure_quality(
     """
     plan = check_texts(folders, texts, window=window, stride=stride, limit=limit, split=split)
     sessions = {
-        name: Session(folder, threads, kv=(caches or {}).get(name, FP32))
+        name: (variants or {}).get(name, PLAIN).open(folder, threads)
         for name, folder in folders.items()
     }
     return evaluate(plan, sessions, on_progress)

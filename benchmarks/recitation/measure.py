@@ -27,7 +27,6 @@ import numpy as np
 from ...export.errors import RequestError
 from ...export.folder import ModelFolder
 from ...runtime.decode import generate
-from ...runtime.kv import FP32
 from ...runtime.request import GREEDY, Request
 from ...runtime.session import Session
 from ...runtime.shared_beginning import shared_beginning
@@ -38,6 +37,7 @@ from ..quality.same_tokenizer import check_same_tokenizer
 from ..quality.text_windows import text_tokens
 from ..quality.unread import without_token
 from ..tasks.measure import mean, share_of
+from ..variant import PLAIN, Variant
 
 PassageProgress = Callable[[int, float], None]  # passages done, tokens matched on average
 MEASURES = ("exact_match_tokens", "exact_match_characters", "edit_distance")
@@ -104,7 +104,7 @@ def measure_recitation(
     books: Sequence[Book],
     *,
     threads: int,
-    caches: Mapping[str, str] | None = None,
+    variants: Mapping[str, Variant] | None = None,
     on_progress: OnProgress | None = None,
 ) -> list[dict[str, Any]]:
     """What each model recites of each text, as JSON: an entry per text. One model is open at once.
@@ -124,7 +124,7 @@ def measure_recitation(
     total = len(folders) * sum(len(book.passages) for book in books)
     done = 0
     for name, folder in folders.items():
-        session = Session(folder, threads, kv=(caches or {}).get(name, FP32))
+        session = (variants or {}).get(name, PLAIN).open(folder, threads)
         tokenizer = Tokenizer.open(folder.path / "tokenizer.json")
         for book, entry in zip(books, found, strict=True):
             what = f"{book.path.name}, {name}: tokens matched"

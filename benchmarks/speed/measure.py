@@ -24,7 +24,7 @@ from typing import Any
 
 from ...export.errors import RequestError
 from ...runtime.chunks import CHUNK_SIZE
-from ...runtime.kv import FP32
+from ..variant import PLAIN, Variant
 from .remote import Remote, WorkerDied
 
 PROMPT, GENERATION = 512, 128  # of the tests that run unless others are asked for
@@ -195,7 +195,7 @@ def measure(
     recording: Recording,
     *,
     warmup: int = 1,
-    kv: Mapping[str, str] | None = None,
+    variants: Mapping[str, Variant] | None = None,
     on_progress: OnProgress = lambda done, total, what: None,
 ) -> None:
     """Runs all tests on all models and adds every complete round to ``recording``.
@@ -203,13 +203,13 @@ def measure(
     The tests of one number of threads come after those of another, with workers of their own, so
     that there is one per model at a time; fresh processes are started with the first number. A
     model whose process dies is dropped, and the others go on. Leaves no process behind, whatever
-    ends it. ``kv`` has the KV caches of those models, by name, that do not run with one of fp32.
+    ends it. ``variants`` are those of models, by name, that are not plain.
     """
     counts = thread_counts(tests)
     steps = _Steps(len(folders) * (warmup + repetitions) * (len(tests) + 1), on_progress)
     for count in counts:
         group = [test for test in tests if test.threads == count]
-        rounds = _Rounds(folders, kv or {}, group, count == counts[0], recording, steps)
+        rounds = _Rounds(folders, variants or {}, group, count == counts[0], recording, steps)
         with ExitStack() as stack:
             remotes = rounds.open_all(stack)
             for number in range(-warmup, repetitions):
@@ -232,7 +232,7 @@ class _Rounds:
     """Rounds over all models and the tests of one number of threads."""
 
     folders: dict[str, Path]
-    kv: Mapping[str, str]
+    variants: Mapping[str, Variant]
     tests: Sequence[SpeedTest]
     cold: bool  # whether they start fresh processes as well
     recording: Recording
@@ -270,9 +270,10 @@ class _Rounds:
         if number >= 0:
             self._keep(samples, starts)
 
-    def _worker(self, name: str) -> tuple[str, Path, int, str]:
+    def _worker(self, name: str) -> tuple[str, Path, int, Variant]:
         """What ``Remote`` takes."""
-        return name, self.folders[name], self.tests[0].threads, self.kv.get(name, FP32)
+        threads, variant = self.tests[0].threads, self.variants.get(name, PLAIN)
+        return name, self.folders[name], threads, variant
 
     def _keep(self, samples: Round, starts: dict[str, ColdStart]) -> None:
         """Of the models that are left, if any."""
@@ -293,9 +294,9 @@ def round_order(
     return order if number % 2 == 0 else order[::-1]
 
 
-def cold_start(name: str, folder: Path, threads: int, kv: str) -> ColdStart:
+def cold_start(name: str, folder: Path, threads: int, variant: Variant) -> ColdStart:
     """Starts Python, imports, opens the folder and waits for one token."""
-    with Remote(name, folder, threads, kv) as remote:
+    with Remote(name, folder, threads, variant) as remote:
         remote.ask("first_token")
         return ColdStart(remote.load_seconds, time.perf_counter() - remote.started)
 

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from ...export.errors import ModelFolderError, PocketLMError, ResourceError
 from ...export.memory import EXHAUSTED
-from ...runtime.kv import FP32
+from ..variant import PLAIN, Variant
 
 # The last line of a traceback; what runs out before the worker can answer ends it so.
 OUT_OF_MEMORY = re.compile(rf"MemoryError|ResourceError|{EXHAUSTED.pattern}")
@@ -32,7 +32,7 @@ class WorkerStarved(WorkerDied, ResourceError):
 class Remote:
     """A worker and its model. Closing it, also by ``with``, leaves no process behind."""
 
-    def __init__(self, name: str, folder: Path, threads: int, kv: str = FP32) -> None:
+    def __init__(self, name: str, folder: Path, threads: int, variant: Variant = PLAIN) -> None:
         """Starts the process and waits until the folder is open; ``name`` is for errors.
 
         The process is in a group of its own, where a terminal's Ctrl-C does not reach it; when
@@ -43,7 +43,7 @@ class Remote:
         self.started = time.perf_counter()
         self._errors = tempfile.TemporaryFile()
         worker = [sys.executable, "-P", "-m", f"{__package__}.worker"]
-        command = [*worker, str(folder), str(threads), kv]
+        command = [*worker, str(folder), str(threads), variant.kv, variant.prefill]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

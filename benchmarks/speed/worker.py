@@ -25,8 +25,8 @@ from ...export.memory import memory_errors, peak_rss_bytes
 from ...runtime.chunks import prefill
 from ...runtime.decode import generate
 from ...runtime.request import GREEDY, Request
-from ...runtime.session import Session
 from ...runtime.tokenizer import Tokenizer
+from ..variant import Variant
 from .energy import EnergyMeter
 
 FIRST_PROMPT = 8  # tokens of the prompt whose first answer is waited for in a fresh process
@@ -35,13 +35,13 @@ FIRST_PROMPT = 8  # tokens of the prompt whose first answer is waited for in a f
 class Worker:
     """Holds a session; each public method is a request."""
 
-    def __init__(self, path: str, threads: int, kv: str) -> None:
+    def __init__(self, path: str, threads: int, variant: Variant) -> None:
         """Opens the folder as ``pocketlm run`` does: hashes known, tokenizer, session."""
         started = time.perf_counter()
         folder = ModelFolder.open(path)
         folder.verify()
         Tokenizer.open(folder.path / "tokenizer.json")
-        self.session = Session(folder, threads, kv=kv)
+        self.session = variant.open(folder, threads)
         self.load_seconds = time.perf_counter() - started
         self._ids = np.random.default_rng(0).integers(
             0, self.session.shape.vocab_size, self.session.shape.context_length
@@ -61,6 +61,7 @@ class Worker:
         # A generation goes on from one token at least; the last one sampled is not fed.
         prompt_ids = self._ids[: depth + max(prompt, 1)].tolist()
         passes = generation if prompt == 0 else generation + 1
+        self.session.prepare(min(prompt, batch))  # which opens what was closed meanwhile
         with self._timed() as answer:
             if generation == 0:
                 prefill(self.session, prompt_ids[depth:], cache, chunk_size=batch)
@@ -94,7 +95,7 @@ class Worker:
 
 
 def main() -> None:
-    """``worker FOLDER THREADS KV``: one request per line, {"do": name, …arguments}.
+    """``worker FOLDER THREADS KV PREFILL``: one request per line, {"do": name, …arguments}.
 
     The first answer says that the folder is open. An error of ours, memory that ran out
     among them, is answered as {"error": text, "exit_code": number}.
@@ -105,7 +106,7 @@ def main() -> None:
     os.dup2(2, 1)
     try:
         with memory_errors("opening it"):
-            worker = Worker(sys.argv[1], int(sys.argv[2]), sys.argv[3])
+            worker = Worker(sys.argv[1], int(sys.argv[2]), Variant(*sys.argv[3:]))
     except PocketLMError as error:
         print(json.dumps(_refusal(error)), file=answers, flush=True)
         return

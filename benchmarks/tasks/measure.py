@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 
 from ...export.errors import RequestError
 from ...export.folder import ModelFolder
-from ...runtime.kv import FP32
 from ...runtime.scoring import Score, Scorer, check_length, encode_pair, start_token
 from ...runtime.session import Session
 from ...runtime.tokenizer import Tokenizer
 from ..quality.measure import OnProgress
 from ..quality.unread import unread_of
+from ..variant import PLAIN, Variant
 from .files import MULTIPLE_CHOICE, Item, TaskFile
 
 Mean = dict[str, float | None]
@@ -52,7 +52,7 @@ def measure_tasks(
     tasks: Sequence[TaskFile],
     *,
     threads: int,
-    caches: Mapping[str, str] | None = None,
+    variants: Mapping[str, Variant] | None = None,
     on_progress: OnProgress | None = None,
 ) -> list[dict[str, Any]]:
     """What each of ``folders``, the reference first, reaches in each task: by task, then by model.
@@ -63,7 +63,7 @@ def measure_tasks(
     total = len(folders) * sum(len(task.items) for task in tasks)
     done = 0
     for name, folder in folders.items():
-        session = Session(folder, threads, kv=(caches or {}).get(name, FP32))
+        session = (variants or {}).get(name, PLAIN).open(folder, threads)
         tokenizer, start = _tokenizer_and_start(folder)
         answers[name] = []
         for task in tasks:

@@ -4,7 +4,8 @@ Asked before ONNX Runtime, or anything else, opens the file. A graph of another 
 process (kernels trust attributes), never end, or read other files. What is compared:
 
 - the manifest's sizes with each other, and with the graph's inputs, outputs and weights
-- where tensors lie: in the graph's own file whole, or within ``model.onnx_data``, none over another
+- where tensors lie: in the graph's own file whole, or within ``model.onnx_data``, none over
+  another; those of a graph for many tokens at a time also within ``model_prefill.onnx_data``
 - every node with ``operators``: domain, name, inputs, outputs, attributes; its inputs exist before
 - what every node can make of a short text (``facts``): nothing huge, nor long to make (``costs``)
 
@@ -17,11 +18,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import ModelFolderError
-from ..folder import ModelFolder, cache_names
-from ..manifest import DECODER, FLOAT32, GROWING, DecoderShape, GraphEntry
+from ..folder import NEW_ROWS, ModelFolder, cache_names
+from ..manifest import DECODER, FLOAT32, GROWING, INT8_KV_PREFILL, DecoderShape, GraphEntry
 from ..manifest import INT8 as INT8_CACHE
 from ..regular_file import RegularFile
 from ..strict_json import quoted
@@ -42,7 +44,8 @@ from .onnx_file import (
     read_graph,
     type_name,
 )
-from .operators import DECLARED, GROWN, TRACED
+from .operators import ATTENTION, DECLARED, GROWN, ROWS, TRACED
+from .rows import check_rows
 from .weights import LARGEST_RANK, check_apart, check_tensor, place_of
 
 OPSETS = range(18, 24)
@@ -84,7 +87,8 @@ def inspect(folder: ModelFolder, name: str = DECODER) -> None:
     _check_versions(graph)
     if len(graph.nodes) > LARGEST_LENGTH:
         raise GraphRefused(f"{len(graph.nodes):,} nodes", f"at most {LARGEST_LENGTH:,}")
-    Inspection(graph, folder.shape, folder.graph(name)).run(folder.weights_bytes)
+    rows = name == INT8_KV_PREFILL
+    Inspection(graph, folder.shape, folder.graph(name), rows).run(folder.data_bytes(name))
 
 
 def _read(file: Path) -> bytes:
@@ -108,27 +112,38 @@ def _check_versions(graph: Graph) -> None:
 
 
 class Inspection:
-    """One pass over one graph; ``facts`` has all values that it has come past."""
+    """One pass over one graph; ``facts`` has all values that it has come past.
 
-    def __init__(self, graph: Graph, decoder: DecoderShape, entry: GraphEntry) -> None:
+    One of ``rows`` reads the cache in float32, and gives the new rows alone.
+    """
+
+    def __init__(
+        self, graph: Graph, decoder: DecoderShape, entry: GraphEntry, rows: bool = False
+    ) -> None:
         self._graph = graph
         self._decoder = decoder
         self._traced = entry.traced is not None
         self._growing = entry.cache.layout == GROWING
         self._cached = CACHED[entry.cache.dtype]
+        self._rows = rows
         self._operators = GROWN if self._growing else TRACED if self._traced else DECLARED
+        if rows:
+            self._operators = self._operators | ROWS
         self.facts: dict[str, Fact] = {}
         self._producers: dict[str, Node] = {}
         self._initializers: dict[str, Tensor] = {}
         self._largest = LARGEST_VALUE
         self._uses: Counter[str] = Counter()
 
-    def run(self, data_bytes: int) -> None:
-        """Raises GraphRefused at the first thing that we do not write; the data file has a size."""
+    def run(self, data_bytes: Mapping[str, int]) -> None:
+        """Raises GraphRefused at the first thing that we do not write.
+
+        ``data_bytes`` are the files that weights may be in, with their sizes.
+        """
         self._check_sizes()
         self._take_inputs()
         self._take_initializers(data_bytes)
-        self.costs = Costs(self._graph, data_bytes, self._largest)
+        self.costs = Costs(self._graph, sum(data_bytes.values()), self._largest)
         for node in self._graph.nodes:
             try:
                 self._visit(node)
@@ -138,7 +153,9 @@ class Inspection:
         self._check_outputs()
         for value in self._graph.values:
             _check_value(value)
-        if not self._growing:
+        if self._rows:
+            self._check_rows()
+        elif not self._growing:
             self._check_in_place()
         if not self._traced:
             self._check_embedding()
@@ -193,18 +210,25 @@ class Inspection:
                 found = fact(INT64, (ONE, NEW), (0, most - 1))
             else:
                 found = fact(self._cached, (ONE, (kv, kv), PAST, (size, size)))
-            numbers = {1: kv, 3: size} if found.rank == 4 else {}
+            numbers = self._cache_sizes if found.rank == 4 else {}
             _check_declared(value, found.dtype, found.rank, numbers)
             self.facts[name] = found
 
     def _caches(self) -> list[tuple[str, str]]:
         # One layer more than there can be is enough to differ.
-        return cache_names(min(self._decoder.num_layers, len(self._graph.inputs)))
+        layers = min(self._decoder.num_layers, len(self._graph.inputs))
+        return cache_names(layers, NEW_ROWS) if self._rows else cache_names(layers)
+
+    @property
+    def _cache_sizes(self) -> dict[int, int]:
+        """Dimensions of keys and values that are numbers; of ``rows`` there is one sequence."""
+        sizes = {1: self._decoder.kv_heads, 3: self._decoder.head_size}
+        return {0: 1, **sizes} if self._rows else sizes
 
     # Tensors ----------------------------------------------------------------------------------
 
-    def _take_initializers(self, data_bytes: int) -> None:
-        ranges: set[tuple[int, int]] = set()
+    def _take_initializers(self, data_bytes: Mapping[str, int]) -> None:
+        ranges: set[tuple[str, int, int]] = set()
         for tensor in self._graph.initializers:
             name = tensor.name
             taken = name in self._initializers or name in self.facts.keys() - OPTIONAL
@@ -265,14 +289,13 @@ class Inspection:
 
     def _check_outputs(self) -> None:
         decoder = self._decoder
-        sizes: dict[int, int] = {1: decoder.kv_heads, 3: decoder.head_size}
         for value in self._graph.outputs:
             found = self.facts.get(value.name)
             if found is None or value.name not in self._producers:
                 raise GraphRefused(f"no node that makes {value.name}", "one")
             logits = value.name == "logits"
             dtype = FLOAT if logits else self._cached
-            exact = {2: decoder.vocab_size} if logits else sizes
+            exact = {2: decoder.vocab_size} if logits else self._cache_sizes
             rank = 3 if logits else 4
             if (
                 found.dtype != dtype
@@ -296,6 +319,20 @@ class Inspection:
             if node.inputs[5:7] not in checked:
                 check_lengths(node, self._producers, self._initializers)
                 checked.add(node.inputs[5:7])
+
+    def _check_rows(self) -> None:
+        """The past is read up to where it ends, and what comes out are the rows behind it."""
+        attentions = [
+            node for node in self._graph.nodes if (node.domain, node.operator) == ATTENTION
+        ]
+        if len(attentions) != self._decoder.num_layers:
+            raise GraphRefused(f"{len(attentions)} attentions", f"{self._decoder.num_layers}")
+        scale = 1, self._decoder.kv_heads, 1, self._decoder.head_size
+        for layer, node in enumerate(attentions):
+            check_rows(node, layer, scale, self._producers, self._initializers)
+            check_lengths(node, self._producers, self._initializers)
+        if wrong := [past for past, _ in self._caches() if self._uses[past] != 1]:
+            raise GraphRefused(f"{wrong[0]} used by others than its attention", "one use")
 
     def _check_embedding(self) -> None:
         """Token ids look up rows of the manifest's size: no id is out of range.

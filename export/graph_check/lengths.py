@@ -31,20 +31,21 @@ class Whole(NamedTuple):
     dims: tuple[int, ...] = ()
 
 
-def _made(operator: str, *inputs: Made | Whole | str, **attributes: int) -> Made:
+def made(operator: str, *inputs: Made | Whole | str, **attributes: int) -> Made:
+    """A formula: ``inputs`` are others, constants, or names of values."""
     return Made(operator, inputs, attributes)
 
 
 _ZERO, _ONE = Whole(0), Whole(1)
 _FIRST, _SECOND = Whole(0, (1,)), Whole(1, (1,))
-_TOTAL = _made("Squeeze", _made("Shape", MASK, start=1, end=2))
-_COLUMNS = _made("Range", _ZERO, _TOTAL, _ONE)
-_ONES = _made("ReduceSum", MASK, _SECOND, keepdims=0)
-_LAST = _made("ReduceMax", _made("Mul", MASK, _COLUMNS), _SECOND, keepdims=0)
-_STARTS = _made("Squeeze", _made("Slice", MASK, _FIRST, _SECOND, _SECOND), _SECOND)
-_PAD = _made("Mul", _made("Sub", _made("Add", _LAST, _ONE), _ONES), _made("Sub", _ONE, _STARTS))
-LAST_TOKEN = _made("Cast", _made("Sub", _made("Add", _ONES, _PAD), _ONE), to=INT32)  # (B,)
-TOTAL_LENGTH = _made("Cast", _TOTAL, to=INT32)  # ()
+_TOTAL = made("Squeeze", made("Shape", MASK, start=1, end=2))
+_COLUMNS = made("Range", _ZERO, _TOTAL, _ONE)
+_ONES = made("ReduceSum", MASK, _SECOND, keepdims=0)
+_LAST = made("ReduceMax", made("Mul", MASK, _COLUMNS), _SECOND, keepdims=0)
+_STARTS = made("Squeeze", made("Slice", MASK, _FIRST, _SECOND, _SECOND), _SECOND)
+_PAD = made("Mul", made("Sub", made("Add", _LAST, _ONE), _ONES), made("Sub", _ONE, _STARTS))
+LAST_TOKEN = made("Cast", made("Sub", made("Add", _ONES, _PAD), _ONE), to=INT32)  # (B,)
+TOTAL_LENGTH = made("Cast", _TOTAL, to=INT32)  # ()
 
 
 def check_lengths(
@@ -52,11 +53,11 @@ def check_lengths(
 ) -> None:
     """Raises GraphRefused unless the lengths of an attention ``node`` come from the mask."""
     for name, formula in ((node.inputs[5], LAST_TOKEN), (node.inputs[6], TOTAL_LENGTH)):
-        if not _is(name, formula, producers, initializers):
+        if not is_made(name, formula, producers, initializers):
             raise GraphRefused(f"the length {quoted(name)}", "the formula over attention_mask")
 
 
-def _is(
+def is_made(
     name: str,
     expected: Made | Whole | str,
     producers: Mapping[str, Node],
@@ -79,7 +80,7 @@ def _is(
         == ("", expected.operator, expected.attributes)
         and len(node.inputs) == len(expected.inputs)
         and all(
-            _is(given, wanted, producers, initializers)
+            is_made(given, wanted, producers, initializers)
             for given, wanted in zip(node.inputs, expected.inputs, strict=True)
         )
     )

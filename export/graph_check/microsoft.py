@@ -13,8 +13,8 @@ import struct
 
 from ..strict_json import quoted
 from .call import Call
-from .facts import NEW, ONE, Fact, Span, Spans, broadcast, fact, is_exact, same, shown
-from .onnx_file import FLOAT, INT8, INT32, UINT8, GraphRefused, type_name
+from .facts import NEW, ONE, TOTAL, Fact, Span, Spans, broadcast, fact, is_exact, same, shown
+from .onnx_file import FLOAT, INT8, INT32, UINT8, GraphRefused, Tensor, type_name
 from .plain import check_vector, unary
 
 BLOCK_SIZES = (16, 32, 64, 128, 256)
@@ -33,6 +33,35 @@ def group_query_attention(call: Call) -> tuple[Fact, ...]:
 
     There are as many queries, keys and values as new tokens, whatever these are.
     """
+    for index in (3, 4):
+        past = call.node.inputs[index]
+        if call.node.outputs[index - 2] != past.replace("past_key_values.", "present."):
+            raise GraphRefused(
+                f"{quoted(call.node.outputs[index - 2])} made of {quoted(past)}", "its own past"
+            )
+    attended = _attended(call)
+    cache = fact(_cached(call), call.fact(3).dims)
+    return attended, cache, cache
+
+
+def attention_over_copy(call: Call) -> tuple[Fact, ...]:
+    """As above over a float32 copy of the past, which ``rows`` looks at: (B, K, T, E) twice."""
+    attended = _attended(call)
+    for index in (3, 4):
+        past = call.fact(index)
+        expected = call.decoder.kv_heads, call.decoder.head_size
+        if past.dtype != FLOAT or past.dims[1::2] != tuple(map(_exact, expected)):
+            raise GraphRefused(
+                f"a past of {type_name(past.dtype)} {', '.join(map(shown, past.dims))}",
+                f"float32 with {expected[0]} in dimension 1 and {expected[1]} in dimension 3",
+            )
+    dims = call.fact(3).dims
+    cache = fact(FLOAT, (dims[0], dims[1], TOTAL, dims[3]))
+    return attended, cache, cache
+
+
+def _attended(call: Call) -> Fact:
+    """(B, S, H·E) of an attention whose inputs but the cache are as they must be."""
     decoder = call.decoder
     heads, kv_heads, size = decoder.num_heads, decoder.kv_heads, decoder.head_size
     _attribute(call, "num_heads", heads)
@@ -48,17 +77,9 @@ def group_query_attention(call: Call) -> tuple[Fact, ...]:
                 f"{shown(call.fact(index).dims[1])} rows of {quoted(call.node.inputs[index])}",
                 "one for each new token",
             )
-    for index in (3, 4):
-        past = call.node.inputs[index]
-        if call.node.outputs[index - 2] != past.replace("past_key_values.", "present."):
-            raise GraphRefused(
-                f"{quoted(call.node.outputs[index - 2])} made of {quoted(past)}", "its own past"
-            )
     _lengths(call)
     _rotary(call)
-    dtype = _cached(call)
-    cache = fact(dtype, call.fact(3).dims)
-    return fact(FLOAT, (*query.dims[:2], _exact(heads * size))), cache, cache
+    return fact(FLOAT, (*query.dims[:2], _exact(heads * size)))
 
 
 def _cached(call: Call) -> int:
@@ -77,16 +98,16 @@ def _cached(call: Call) -> int:
         raise GraphRefused("an input 11", "none")
     if dtype == INT8:
         for index in (12, 13):
-            _scales(call, index)
+            _initializer(
+                call, index, FLOAT, 4, (1, call.decoder.kv_heads, 1, call.decoder.head_size)
+            )
+            check_scales(call.initializers[call.node.inputs[index]])
     return dtype
 
 
-def _scales(call: Call, index: int) -> None:
-    """Positive numbers in the graph's own file, one for each channel: (1, K, 1, E)."""
-    decoder = call.decoder
-    _initializer(call, index, FLOAT, 4, (1, decoder.kv_heads, 1, decoder.head_size))
-    name = call.node.inputs[index]
-    data = call.initializers[name].data
+def check_scales(tensor: Tensor) -> None:
+    """Of a cache: positive numbers in the graph's own file."""
+    name, data = tensor.name, tensor.data
     numbers = struct.unpack(f"<{len(data) // 4}f", data) if data is not None else (math.nan,)
     if wrong := [number for number in numbers if not 0 < number < math.inf]:
         raise GraphRefused(
@@ -240,14 +261,19 @@ def matmul_integer_to_float(call: Call) -> Fact:
     return _product(call, inputs, outputs)
 
 
-def quantize_linear(call: Call) -> Fact:
-    """x as uint8, by one scale and zero point."""
+def quantize_linear(call: Call, dtype: int = UINT8) -> Fact:
+    """x as uint8 or another ``dtype``, by one scale and zero point."""
     scale = _number(call, 1, FLOAT)
     if not 0 < scale[0] < math.inf:
         raise GraphRefused(f"a scale of {shown(scale)}", "a positive number")
-    _number(call, 2, UINT8)
+    _number(call, 2, dtype)
     x = call.fact(0)
-    return fact(UINT8, x.dims, most=x.most)
+    return fact(dtype, x.dims, most=x.most)
+
+
+def quantize_rows(call: Call) -> Fact:
+    """Likewise; what a cache keeps is of int8."""
+    return quantize_linear(call, UINT8 if call.fact(2).dtype == UINT8 else INT8)
 
 
 def _product(call: Call, inputs: int, outputs: int) -> Fact:

@@ -9,7 +9,7 @@ internlm2 could not be exported).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..strict_json import quoted, shown
 from . import microsoft, plain
@@ -284,6 +284,20 @@ _TRACED: dict[str, Operator] = {
     "TopK": Operator(plain.top_k, (2, 2), (2, 2), {"axis": AXIS, "largest": FLAG, "sorted": FLAG}),
     "Transpose": Operator(plain.transpose, (1, 1), attributes={"perm": tuple}),
     "Trilu": Operator(plain.unary, (1, 2), attributes={"upper": FLAG}),
+}
+# What is other in a graph that reads an int8 cache in float32, and gives the new rows.
+ROWS = {
+    ATTENTION: replace(
+        DECLARED[ATTENTION],
+        rule=microsoft.attention_over_copy,
+        inputs=(11, 11),
+        attributes={
+            name: allowed
+            for name, allowed in DECLARED[ATTENTION].attributes.items()
+            if name not in microsoft.INT8_CACHE
+        },
+    ),
+    ("", "QuantizeLinear"): Operator(microsoft.quantize_rows, (3, 3)),
 }
 TRACED = DECLARED | {("", name): operator for name, operator in _TRACED.items()}
 # Attention over a cache in place is another contract than a cache that the graph makes longer.

@@ -1,4 +1,4 @@
-"""Where the weights of a graph lie: whole in its own file, or within ``model.onnx_data``.
+"""Where the weights of a graph lie: whole in its own file, or within the data files it may have.
 
 No other file is named, nothing lies outside, and two weights share a range or have none in common.
 """
@@ -6,8 +6,8 @@ No other file is named, nothing lies outside, and two weights share a range or h
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
-from ..manifest import DATA_FILE
 from ..strict_json import quoted
 from .onnx_file import ITEM_BYTES, GraphRefused, Tensor, type_name
 
@@ -32,8 +32,8 @@ def check_tensor(tensor: Tensor) -> int:
     return length
 
 
-def place_of(tensor: Tensor, length: int, data_bytes: int) -> tuple[int, int]:
-    """(offset, length) of an external tensor of ``length`` bytes in the data file."""
+def place_of(tensor: Tensor, length: int, data_bytes: Mapping[str, int]) -> tuple[str, int, int]:
+    """(file, offset, length) of an external tensor of ``length`` bytes in one of the data files."""
     where = dict(tensor.external)
     numbers = [where.get(key, "") for key in ("offset", "length")]
     if (
@@ -47,7 +47,7 @@ def place_of(tensor: Tensor, length: int, data_bytes: int) -> tuple[int, int]:
         )
     offset, found = map(int, numbers)
     check_place(tensor.name, where["location"], offset, found, length, data_bytes)
-    return offset, length
+    return where["location"], offset, length
 
 
 def _is_number(text: str) -> bool:
@@ -56,22 +56,34 @@ def _is_number(text: str) -> bool:
 
 
 def check_place(
-    name: str, location: str, offset: int, length: int, expected: int, data_bytes: int
+    name: str,
+    location: str,
+    offset: int,
+    length: int,
+    expected: int,
+    data_bytes: Mapping[str, int],
 ) -> None:
-    """Raises GraphRefused unless the ``expected`` bytes lie within the ``data_bytes`` there are."""
-    if location != DATA_FILE:
-        raise GraphRefused(f"the weight {quoted(name)} in the file {quoted(location)}", DATA_FILE)
-    if length != expected or offset < 0 or offset + length > data_bytes:
+    """Raises GraphRefused unless the ``expected`` bytes lie within one of the data files.
+
+    ``data_bytes`` has the size of each by name.
+    """
+    if location not in data_bytes:
+        raise GraphRefused(
+            f"the weight {quoted(name)} in the file {quoted(location)}", " or ".join(data_bytes)
+        )
+    if length != expected or offset < 0 or offset + length > data_bytes[location]:
         raise GraphRefused(
             f"{length} bytes from {offset} on for the weight {quoted(name)}",
-            f"{expected} within the {data_bytes} of {DATA_FILE}",
+            f"{expected} within the {data_bytes[location]} of {location}",
         )
 
 
-def check_apart(places: set[tuple[int, int]]) -> None:
-    """Raises GraphRefused where two different (offset, length) have bytes in common."""
-    end = 0
-    for offset, length in sorted(place for place in places if place[1]):
+def check_apart(places: set[tuple[str, int, int]]) -> None:
+    """Raises GraphRefused where two different (file, offset, length) have bytes in common."""
+    last, end = "", 0
+    for file, offset, length in sorted(place for place in places if place[2]):
+        if file != last:
+            last, end = file, 0
         if offset < end:
             raise GraphRefused(f"a weight from byte {offset} on within another", f"from {end} on")
         end = offset + length

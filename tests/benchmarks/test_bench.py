@@ -20,6 +20,7 @@ from pocketlm.benchmarks.speed import measure as speed
 from pocketlm.benchmarks.speed.measure import ColdStart, Recording, SpeedTest
 from pocketlm.benchmarks.speed.remote import Remote, WorkerDied
 from pocketlm.benchmarks.speed.roofline import weight_bytes_per_token
+from pocketlm.benchmarks.variant import Variant
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.errors import RequestError
 from pocketlm.export.folder import ModelFolder
@@ -242,8 +243,8 @@ def kill_workers_of(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     """Kills the processes of some models once they are open."""
 
     class Doomed(Remote):
-        def __init__(self, name: str, folder: Path, threads: int, kv: str) -> None:
-            super().__init__(name, folder, threads, kv)
+        def __init__(self, name: str, folder: Path, threads: int, variant: Variant) -> None:
+            super().__init__(name, folder, threads, variant)
             if name in names:
                 os.kill(self._process.pid, signal.SIGKILL)
 

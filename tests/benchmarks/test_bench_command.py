@@ -28,7 +28,8 @@ from pocketlm.benchmarks.speed.measure import ColdStart
 from pocketlm.benchmarks.speed.remote import Remote
 from pocketlm.benchmarks.speed.roofline import weight_bytes_per_token
 from pocketlm.benchmarks.tables import model_table, speed_table
-from pocketlm.commands.measuring import GAP, drawn, unique_names
+from pocketlm.benchmarks.variant import Variant
+from pocketlm.commands.measuring import GAP, choose_variants, drawn, unique_names
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.threads import most_threads
@@ -120,19 +121,36 @@ def test_every_form_holds_the_tests_that_were_asked_for(
 
 
 @pytest.mark.usefixtures("idle_machine")
-def test_every_cache_asked_for_has_rows_that_name_it(run: Run, int8_kv_folder: ModelFolder) -> None:
-    ended = run(int8_kv_folder.path, *QUICK, "--kv", "fp32", "--kv", "int8", "-o", "jsonl")
+def test_every_graph_asked_for_has_rows_that_name_it(run: Run, prefill_folder: ModelFolder) -> None:
+    asked = ["--kv", "fp32,int8", "--prefill", "int8"]
+    ended = run(prefill_folder.path, *QUICK, *asked, "-p", "70", "-o", "jsonl")
     assert (ended.code, ended.err) == (0, "")
     rows = [json.loads(line) for line in ended.out.splitlines()]
-    assert [(row["test"], row["model"], row["kv"]) for row in rows] == [
-        ("pp16", "fp32", "fp32"),
-        ("pp16", "fp32, int8 KV", "int8"),
-        ("tg4", "fp32", "fp32"),
-        ("tg4", "fp32, int8 KV", "int8"),
+    exactly, smaller = "int4, int8 prefill", "int4, int8 KV, int8 prefill"
+    assert [tuple(row[name] for name in ("test", "model", "kv", "prefill")) for row in rows] == [
+        (test, name, kv, "int8")
+        for test in ("pp16", "pp70", "tg4")
+        for name, kv in ((exactly, "fp32"), (smaller, "int8"))
     ]
-    weights = weight_bytes_per_token(int8_kv_folder)
-    exact, small = (row["bytes_per_token"] - weights for row in rows[2:])
+    weights = weight_bytes_per_token(prefill_folder)
+    exact, small = (row["bytes_per_token"] - weights for row in rows[4:])
     assert exact == 4 * small > 0
+
+
+def test_what_is_asked_for_is_measured_once(
+    prefill_folder: ModelFolder, tiny_folder: ModelFolder
+) -> None:
+    """In every combination that a model has; the reference is left as it is."""
+    folders = {"ref": prefill_folder, "int4": prefill_folder, "fp32": tiny_folder}
+    lists = ["auto", "fp32"], ["none", "auto", "int8"]
+    found, variants = choose_variants({"int4": prefill_folder}, *lists)
+    assert variants == {
+        "int4": Variant(),
+        "int4, int8 prefill": Variant(prefill="int8"),
+    }
+    found, variants = choose_variants(folders, ["fp32"], ["auto"], but="ref")
+    assert list(found) == list(variants) == ["ref", "int4, int8 prefill", "fp32"]
+    assert list(found.values()) == list(folders.values())
 
 
 @pytest.mark.usefixtures("idle_machine")
@@ -140,6 +158,10 @@ def test_a_cache_that_a_model_has_no_graph_for_is_refused_before_any_work(
     run: Run, tiny_folder: ModelFolder
 ) -> None:
     assert_refused(run(tiny_folder.path, *QUICK, "--kv", "int8"), "found no graph with an int8 KV")
+    second = run(tiny_folder.path, *QUICK, "--prefill", "none,int8")
+    assert_refused(second, "found no second set of weights")
+    other = run(tiny_folder.path, *QUICK, "--prefill", "int4")
+    assert (other.code, "found 'int4', expected auto, int8, none" in other.err) == (2, True)
 
 
 @pytest.mark.usefixtures("idle_machine")
@@ -299,8 +321,8 @@ def test_a_model_that_dies_is_one_line_and_the_others_are_shown(
     run: Run, tiny_folder: ModelFolder, int4: ModelFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Doomed(Remote):
-        def __init__(self, name: str, folder: Path, threads: int, kv: str) -> None:
-            super().__init__(name, folder, threads, kv)
+        def __init__(self, name: str, folder: Path, threads: int, variant: Variant) -> None:
+            super().__init__(name, folder, threads, variant)
             if name == "fp32":
                 os.kill(self._process.pid, signal.SIGKILL)
 

@@ -24,6 +24,7 @@ from pocketlm.benchmarks.speed.measure import (
     round_order,
 )
 from pocketlm.benchmarks.speed.remote import Remote, WorkerDied
+from pocketlm.benchmarks.variant import Variant
 from pocketlm.export.errors import RequestError
 from pocketlm.export.folder import ModelFolder
 
@@ -285,10 +286,10 @@ def test_a_model_that_cannot_be_opened_for_want_of_memory_is_dropped(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Small(Remote):
-        def __init__(self, name: str, folder: Path, threads: int, kv: str) -> None:
+        def __init__(self, name: str, folder: Path, threads: int, variant: Variant) -> None:
             if name == "b":
                 raise WorkerDied("b: found its process killed")
-            super().__init__(name, folder, threads, kv)
+            super().__init__(name, folder, threads, variant)
 
     monkeypatch.setattr(speed, "Remote", Small)
     recording = Recording()

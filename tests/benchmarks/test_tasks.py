@@ -14,6 +14,7 @@ import pocketlm
 from pocketlm.benchmarks.tasks.files import TaskFile, read_task
 from pocketlm.benchmarks.tasks.measure import Answers, answer, mean, result
 from pocketlm.export.errors import RequestError
+from pocketlm.runtime.arena import Cache
 from pocketlm.runtime.scoring import Scorer, encode_pair
 
 WORDS = "the other story of that house and then he went there with a heart in the rain".split()
@@ -179,14 +180,15 @@ def test_choices_share_the_work_of_their_context(
 ) -> None:
     """The twin scores each pair by a scorer of its own: the same answers, from more tokens."""
     fed = 0
-    run = tiny_model.session._bind_one
+    graph = tiny_model.session._decoder
+    run = graph._bind_one
 
-    def counted(ids: list[int], *others: Any) -> None:
+    def counted(cache: Cache, ids: list[int]) -> None:
         nonlocal fed
         fed += len(ids)
-        run(ids, *others)
+        run(cache, ids)
 
-    monkeypatch.setattr(tiny_model.session, "_bind_one", counted)
+    monkeypatch.setattr(graph, "_bind_one", counted)
     answers, shared = ask(choices, tiny_model), fed
     fed, best = 0, []
     for item in choices.items:

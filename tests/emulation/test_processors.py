@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.external_data import write_weights
 from pocketlm.export.graph import Graph, Weight
+from pocketlm.export.manifest import DATA_FILE
 from pocketlm.export.writing import build_decoder, export_model
 from pocketlm.models.making import demo_checkpoint
 from pocketlm.quantize.formats.block import Block
@@ -208,7 +209,7 @@ def write_packed(folder: Path, packed: Block, rows: int) -> tuple[Logits, Logits
     y = packed.linear(g, given, linear, pack_lazily(packed, linear, Report()))
     g.output(y, "y", np.float32, ["rows", 48])
     model = g.model()
-    write_weights(model, folder)
+    write_weights({DATA_FILE: model}, folder)
     ir.save(model, folder / "graph.onnx")
     np.save(folder / "graph.x.npy", x)
     parts = packed.pack(weight)

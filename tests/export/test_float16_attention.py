@@ -20,7 +20,7 @@ from pocketlm.export.graph_pass import Outcome
 from pocketlm.export.writing import export_model
 from pocketlm.models.making import demo_checkpoint
 from pocketlm.quantize.run import precision_of
-from pocketlm.runtime.session import WEIGHTS_FOLDER
+from pocketlm.runtime.opening import WEIGHTS_FOLDER
 
 IDS = np.random.default_rng(5).integers(0, 97, (1, 24))
 

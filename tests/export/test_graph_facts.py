@@ -197,7 +197,7 @@ def test_what_is_known_of_a_graph_holds_in_every_run(
     folder = traced_folder(tmp_path / "out", shape, rewrite=rewrite)
     path = folder.path / "model.onnx"
     inspection = Inspection(read_graph(path.read_bytes()), folder.shape, folder.graph())
-    inspection.run(folder.weights_bytes)
+    inspection.run(folder.data_bytes())
     random = np.random.default_rng(1)
     longest = min(int(facts.NEW[1]), shape.context // 2)
     for new, past in ((1, 0), (5, 0), (1, 7), (longest, shape.context - longest)):

@@ -341,10 +341,14 @@ def written(tiny_folder: ModelFolder, tmp_path_factory: pytest.TempPathFactory) 
             traced=Tracing(made_by="a test 1.0", not_rewritten="no need"),
         ),
         tmp_path_factory.mktemp("written") / "out",
-        precision_of("int4", 64, "fp32"),  # 64 does not divide: with reasons
+        precision_of("int4", 64, "fp32", prefill=True),  # 64 does not divide: with reasons
     )
+    prefill = folder.manifest.precision.prefill
+    assert prefill is not None
+    tensors = tuple(replace(tensor, reason="a reason") for tensor in prefill.tensors)
     precision = replace(
         folder.manifest.precision,
+        prefill=replace(prefill, tensors=tensors),
         rotation=RotationEntry(seed=0, parts=("R1",), skipped={"R2": "a reason"}),
         calibration=CalibrationEntry(kind="dream", seed=0, tokens=16_384, digest="0" * 64),
         promise=PromiseEntry(
@@ -621,5 +625,6 @@ def test_the_page_lists_exactly_the_fields_with_their_types(written: ModelFolder
     rows = re.findall(r"^\| `([^`]+)` \| ([^|]+) \| (\w+) \|", page, re.MULTILINE)
     assert rows == DESCRIBED
     found = {generic(place) for place, _ in places(written.manifest.to_json())}
-    found -= {f"precision.report.tensors.{i}.shape.{j}" for i in range(99) for j in range(8)}
+    for name in ("report", "prefill"):
+        found -= {f"precision.{name}.tensors.{i}.shape.{j}" for i in range(99) for j in range(8)}
     assert {path for path, _, _ in rows} == found  # that fixture leaves nothing out

@@ -105,8 +105,8 @@ def test_skipping_alike_pieces_changes_no_prediction_of_memory(
     if change is not None:
         change.apply(model)
     skipping = predicted_peak(model)
-    assert len([*pieces(model)]) > len([*plan_module._telling_pieces(model, 3)])
-    monkeypatch.setattr(plan_module, "_telling_pieces", lambda model, _: pieces(model))
+    assert len([*pieces(model)]) > len([*plan_module._telling_pieces([model], 3)])
+    monkeypatch.setattr(plan_module, "_telling_pieces", lambda models, _: pieces(*models))
     assert skipping == predicted_peak(model) > 0
 
 

@@ -21,7 +21,13 @@ from pocketlm.export.checkpoint import Checkpoint, open_checkpoint
 from pocketlm.export.errors import CheckpointError, ModelFolderError, ResourceError, StorageError
 from pocketlm.export.folder import MANIFEST, ModelFolder, describe_files
 from pocketlm.export.leftovers import OLD
-from pocketlm.export.manifest import GRAPH_FILES, INT8_KV_DECODER, REQUIRED_FILES, WRITTEN_FILES
+from pocketlm.export.manifest import (
+    GRAPH_FILES,
+    INT8_KV_DECODER,
+    INT8_KV_PREFILL,
+    REQUIRED_FILES,
+    WRITTEN_FILES,
+)
 from pocketlm.export.observer import Observer
 from pocketlm.export.publishing import Target, publishing
 from pocketlm.export.writing import export_model
@@ -281,9 +287,11 @@ def test_every_file_that_an_export_writes_is_known_as_such(tmp_path: Path) -> No
     source = write_checkpoint(tmp_path / "in", gpt2_config(vocab_size=300))
     (source / "tokenizer_config.json").write_text('{"bos_token": "<|endoftext|>"}')
     (source / "chat_template.jinja").write_text("{{ messages[0].content }}")
-    made = export_model(open_checkpoint(source), tmp_path / "out")
+    change = precision_of("int4", prefill=True)
+    made = export_model(open_checkpoint(source), tmp_path / "out", change)
     assert made.files.keys() <= {*WRITTEN_FILES}
-    assert {*WRITTEN_FILES} - made.files.keys() == {GRAPH_FILES[INT8_KV_DECODER]}
+    calibrated = {GRAPH_FILES[name] for name in (INT8_KV_DECODER, INT8_KV_PREFILL)}
+    assert {*WRITTEN_FILES} - made.files.keys() == calibrated
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.EIO, "broken")], ids=repr)

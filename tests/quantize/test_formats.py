@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from pocketlm.export.external_data import weights_of, write_weights
 from pocketlm.export.graph import Graph, Weight
+from pocketlm.export.manifest import DATA_FILE
 from pocketlm.quantize.formats.block import Block
 from pocketlm.quantize.formats.int8_channel import Int8Channel
 from pocketlm.quantize.formats.int8_channel_asym import Int8ChannelAsym
@@ -50,7 +51,7 @@ def run_linear(
     y = format_.linear(g, value, weight, pack_lazily(format_, weight, report))
     g.output(y, "y", np.float32, ["rows", weight.out_features])
     model = g.model()
-    write_weights(model, tmp_path)
+    write_weights({DATA_FILE: model}, tmp_path)
     ir.save(model, tmp_path / "linear.onnx")
     session = onnxruntime.InferenceSession(
         tmp_path / "linear.onnx", providers=["CPUExecutionProvider"]
@@ -267,7 +268,7 @@ def test_embedding_and_head_share_their_bytes(b: Block, width: int, tmp_path: An
     g.output(rows, "rows", np.float32, ["n", width])
     model = g.model()
     assert len({w.blob for w in weights_of(model)}) == len(b.pack(table))  # each part once
-    write_weights(model, tmp_path)
+    write_weights({DATA_FILE: model}, tmp_path)
     ir.save(model, tmp_path / "tied.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "tied.onnx")
     numbers = np.array([0, 39, 7, 7], np.int64)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pocketlm.export.external_data import write_weights
 from pocketlm.export.graph import Graph
-from pocketlm.export.manifest import QuantizationReport
+from pocketlm.export.manifest import DATA_FILE, QuantizationReport
 from pocketlm.export.writing import count_parameters
 from pocketlm.quantize.run import precision_of
 
@@ -42,7 +42,7 @@ def quantized(
     assert change is not None
     num_parameters = count_parameters(model)
     change.apply(model)
-    write_weights(model, folder)
+    write_weights({DATA_FILE: model}, folder)
     ir.save(model, folder / "model.onnx")
     session = onnxruntime.InferenceSession(folder / "model.onnx")
     report = change.describe(num_parameters).report

@@ -21,10 +21,11 @@ from hypothesis import strategies as st
 import pocketlm
 from pocketlm.export.errors import NumericsError, RequestError, ResourceError
 from pocketlm.export.folder import ModelFolder
+from pocketlm.runtime.bound_graph import BoundGraph
 from pocketlm.runtime.decode import Batch, generate
 from pocketlm.runtime.model import Model
 from pocketlm.runtime.request import GREEDY, Request
-from pocketlm.runtime.row_rule import row_group
+from pocketlm.runtime.row_rule import PLAIN, row_group
 from pocketlm.runtime.sampling import SamplingOptions
 from pocketlm.runtime.scheduler import Job, Scheduler
 from pocketlm.runtime.sequence import Sequence as Running
@@ -102,13 +103,13 @@ def test_a_prompt_that_begins_alike_is_not_computed_twice(
     tiny_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fed = []
-    step = Session._bind_one
+    step = BoundGraph._bind_one
 
-    def counted(self: Session, ids: Any, cache: Any) -> None:
+    def counted(self: BoundGraph, cache: Any, ids: Any) -> None:
         fed.append(len(ids))
-        step(self, ids, cache)
+        step(self, cache, ids)
 
-    monkeypatch.setattr(Session, "_bind_one", counted)
+    monkeypatch.setattr(BoundGraph, "_bind_one", counted)
     prompt, session = IDS[:61], tiny_model.session
     asked = [prompt, prompt, [*prompt, 7], [*prompt[:40], 8, 9], [5, *prompt]]
     scheduler, jobs = Scheduler(session), []
@@ -130,7 +131,7 @@ def test_the_bytes_of_a_cache_are_a_bound(tiny_model: Model) -> None:
     session = tiny_model.session
     per_token = session.kv_bytes_per_token
     assert per_token == 4 * session.shape.kv_numbers_per_token
-    scheduler = Scheduler(session, 1, 8, kv_bytes=3 * 20 * per_token)
+    scheduler = Scheduler(session, PLAIN, 8, kv_bytes=3 * 20 * per_token)
     jobs = [Job(Request(IDS[:10], GREEDY, 11), tiny_model.tokenizer, i) for i in range(8)]
     for job in jobs:
         scheduler.add(job)
@@ -243,7 +244,7 @@ def test_a_job_is_cancelled_within_a_token(tiny_model: Model) -> None:
 
 
 def test_a_job_that_waits_can_be_cancelled(tiny_model: Model) -> None:
-    scheduler = Scheduler(tiny_model.session, 1, most_rows=1)
+    scheduler = Scheduler(tiny_model.session, most_rows=1)
     first, second = (Job(Request(IDS[:4], GREEDY, 5), tiny_model.tokenizer, i) for i in (0, 1))
     scheduler.add(first)
     scheduler.add(second)
@@ -316,7 +317,7 @@ def test_a_step_that_failed_can_be_taken_again(
     tiny_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Though the step of another one, which joins, had not: no token of either is lost."""
-    rows, calls = Batch._rows, []
+    rows, calls = Batch._step, []
 
     def failing(self: Batch, *arguments: Any) -> Any:
         calls.append(1)
@@ -324,7 +325,7 @@ def test_a_step_that_failed_can_be_taken_again(
             raise ResourceError("found no memory, expected some; close something")
         return rows(self, *arguments)
 
-    monkeypatch.setattr(Batch, "_rows", failing)
+    monkeypatch.setattr(Batch, "_step", failing)
     scheduler = Scheduler(tiny_model.session)
     jobs = [Job(Request(IDS[: 4 + i], GREEDY, 6), tiny_model.tokenizer, i) for i in range(2)]
     for job in jobs:
@@ -467,10 +468,11 @@ def test_the_row_group_is_the_least_that_hides_company(
     least, step = row_group(tiny_session), Session.step_together
     assert least in (1, 2)  # of float32, or we could not tell
 
-    def spoilt(self: Any, feeds: Any, cancellation: Any = None, *, multiple: int = 1) -> Any:
+    def spoilt(self: Any, feeds: Any, *, multiple: int, prefill: bool) -> Any:
+        assert not prefill
         multiple = max(multiple, least or 1)
         rows = -(-len(feeds) // multiple) * multiple
-        found = step(self, feeds, cancellation, multiple=multiple)
+        found = step(self, feeds, multiple=multiple)
         return found + 1e-3 if rows % rows_at_once else found
 
     monkeypatch.setattr(Session, "step_together", spoilt)
@@ -483,12 +485,12 @@ def test_a_model_without_a_row_group_runs_each_by_itself(
     monkeypatch.setattr("pocketlm.runtime.row_rule.row_group", lambda session: None)
     model = pocketlm.Model(tiny_model.folder, threads=1)
     rows = []
-    run = Session._run
+    run = BoundGraph._run
 
-    def counted(self: Session, caches: Any, *others: Any) -> None:
+    def counted(self: BoundGraph, caches: Any, *others: Any) -> None:
         rows.append(len(caches))
         run(self, caches, *others)
 
-    monkeypatch.setattr(Session, "_run", counted)
+    monkeypatch.setattr(BoundGraph, "_run", counted)
     found = list(model.generate_many([IDS[:4], IDS[:9]], max_tokens=4, temperature=0))
     assert len(found) == 2 and set(rows) == {1}

@@ -13,6 +13,7 @@ from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.errors import RequestError
 from pocketlm.export.writing import export_model
 from pocketlm.runtime.beams import beam_search
+from pocketlm.runtime.bound_graph import BoundGraph
 from pocketlm.runtime.decode import generate
 from pocketlm.runtime.model import Model
 from pocketlm.runtime.request import GREEDY, Request
@@ -101,13 +102,13 @@ def test_it_ends_as_soon_as_nothing_better_can_come(
 ) -> None:
     """With every token an end, after the first."""
     steps = []
-    run = Session._run
+    run = BoundGraph._run
 
-    def counted(self: Session, *arguments: Any) -> None:
+    def counted(self: BoundGraph, *arguments: Any) -> None:
         steps.append(1)
         run(self, *arguments)
 
-    monkeypatch.setattr(Session, "_run", counted)
+    monkeypatch.setattr(BoundGraph, "_run", counted)
     request = Request(PROMPT, max_tokens=9, end_ids=frozenset(range(7)))
     assert len(beam_search(session, request, 4)) == 4
     assert len(steps) == 1

@@ -19,7 +19,8 @@ from reference.gpt2 import softmax
 from traced_graphs import GPT2
 
 import pocketlm
-from pocketlm.commands.measuring import choose_caches
+from pocketlm.benchmarks.variant import Variant
+from pocketlm.commands.measuring import choose_variants
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.manifest import INT8_KV_DECODER
 from pocketlm.runtime import kv, placement
@@ -231,9 +232,11 @@ def test_models_are_measured_with_every_cache_asked_for(
     tiny_folder: ModelFolder, int8_kv_folder: ModelFolder
 ) -> None:
     both = {"a": int8_kv_folder, "b": int8_kv_folder}
-    folders, caches = choose_caches(both, ["fp32", "int8"])
+    folders, variants = choose_variants(both, ["fp32", "int8"], ["none"])
     assert list(folders) == ["a", "a, int8 KV", "b", "b, int8 KV"]
-    assert caches == {"a, int8 KV": "int8", "b, int8 KV": "int8"}
-    folders, caches = choose_caches(both, ["int8"], but="a")
-    assert (list(folders), caches) == (["a", "b, int8 KV"], {"b, int8 KV": "int8"})
-    assert choose_caches({"a": tiny_folder}, ["auto", "fp32"]) == ({"a": tiny_folder}, {})
+    assert [variant.kv for variant in variants.values()] == ["fp32", "int8"] * 2
+    folders, variants = choose_variants(both, ["int8"], ["auto"], but="a")
+    assert list(folders) == ["a", "b, int8 KV"]
+    assert [variant.kv for variant in variants.values()] == ["fp32", "int8"]
+    found = choose_variants({"a": tiny_folder}, ["auto", "fp32"], ["auto"])
+    assert found == ({"a": tiny_folder}, {"a": Variant()})

@@ -18,6 +18,7 @@ import pocketlm
 from pocketlm.export.errors import ResourceError
 from pocketlm.export.folder import ModelFolder
 from pocketlm.runtime.arena import Arena, Cache
+from pocketlm.runtime.bound_graph import BoundGraph
 from pocketlm.runtime.concatenating import ConcatenatingCache
 from pocketlm.runtime.session import Session
 
@@ -67,7 +68,7 @@ def test_a_step_without_memory_may_be_repeated(
 ) -> None:
     cache = tiny_session.new_cache()
     full = RuntimeError("Failed to allocate memory for requested buffer of size 10000000000000")
-    monkeypatch.setattr(Session, "_run_bound", _fail(full))
+    monkeypatch.setattr(BoundGraph, "_run_bound", _fail(full))
     with pytest.raises(
         ResourceError, match="a step of 60 tokens: found .*, expected at least 10.0 TB for it"
     ):

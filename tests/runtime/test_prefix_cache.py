@@ -18,6 +18,7 @@ from pocketlm.runtime.decode import begin, generate, steps
 from pocketlm.runtime.model import Model
 from pocketlm.runtime.prefix_cache import MOST_BYTES, PrefixCache
 from pocketlm.runtime.request import GREEDY, Request
+from pocketlm.runtime.row_rule import RowSteps
 from pocketlm.runtime.sampling import SamplingOptions
 from pocketlm.runtime.scheduler import Job, Scheduler
 from pocketlm.runtime.sequence import Sequence
@@ -70,7 +71,7 @@ def test_what_is_kept_changes_no_bit(
     """Together and one after another, all by one cache that is as small as may be."""
     session = int8_kv_session if kv == "int8" else tiny_session
     prefixes = PrefixCache(session.kv_bytes_per_token, most)
-    scheduler, jobs = Scheduler(session, None, rows, prefixes=prefixes), []
+    scheduler, jobs = Scheduler(session, RowSteps(None), rows, prefixes=prefixes), []
     for number, one in enumerate(several):
         sampling = SamplingOptions(seed=one["seed"])
         request = Request(one["prompt"], sampling, one["limit"], logprobs=2, chunk_size=16)

@@ -81,7 +81,9 @@ def test_parts_begin_at_multiples_of_64_bytes(content: bytes, owner: Owner) -> N
     magic, version, size, whole = struct.unpack("<8sIIQ", content[:24])
     assert (magic, version, whole) == (b"pocketkv", 1, len(content))
     header = json.loads(content[24 : 24 + size])
-    assert header["tokens"] == 3 and header["owner"] == dataclasses.asdict(owner)
+    said = dataclasses.asdict(owner)
+    assert said.pop("prefill") == "none"  # of one set of weights the file is what it was before two
+    assert header["tokens"] == 3 and header["owner"] == said
     ids_at = -(-(24 + size) // 64) * 64
     assert np.frombuffer(content, "<i8", 3, ids_at).tolist() == IDS[:3]
     logits_at = ids_at + 64
@@ -118,6 +120,7 @@ def test_a_file_cut_off_anywhere_is_refused(content: bytes, owner: Owner) -> Non
         ),
         ({"kv": "int8"}, "with a KV cache in fp32, expected int8; use what it was made with"),
         ({"graph": "1" * 64}, "of a graph with the digest {graph:.12}…, expected 111111111111…"),
+        ({"prefill": "2" * 64}, "of the weights for prompts none, expected 222222222222…"),
         ({"provider": "cuda"}, "of the provider cpu, expected cuda"),
         ({"onnxruntime": "1.0"}, "of ONNX Runtime {onnxruntime}, expected 1.0"),
         ({"layers": 9}, "with layers 2, expected 9"),

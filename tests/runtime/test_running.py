@@ -23,6 +23,7 @@ import pocketlm
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.interrupts import on_interrupt
 from pocketlm.runtime import running
+from pocketlm.runtime.bound_graph import BoundGraph
 from pocketlm.runtime.cancellation import Cancellation, Cancelled
 from pocketlm.runtime.running import call_interruptibly, call_to_stop
 from pocketlm.runtime.session import LONG_STEP, Session
@@ -98,17 +99,17 @@ def test_without_another_thread_the_call_is_made_all_the_same(
 @pytest.fixture
 def waiting_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], None]:
     """Makes every run begin with a call, and wait until it is told to stop."""
-    run = Session._run_bound
+    run = BoundGraph._run_bound
 
     def prepare(begin: Callable[[], None]) -> None:
-        def wait(session: Session, stopping: Cancellation) -> None:
+        def wait(graph: BoundGraph, stopping: Cancellation) -> None:
             begin()
             deadline = time.monotonic() + PATIENCE
             while not stopping.cancelled and time.monotonic() < deadline:
                 time.sleep(0.001)
-            run(session, stopping)
+            run(graph, stopping)
 
-        monkeypatch.setattr(Session, "_run_bound", wait)
+        monkeypatch.setattr(BoundGraph, "_run_bound", wait)
 
     return prepare
 

@@ -16,6 +16,8 @@ from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.errors import NumericsError, RequestError
 from pocketlm.export.writing import export_model
 from pocketlm.quantize.run import precision_of
+from pocketlm.runtime.arena import Cache
+from pocketlm.runtime.bound_graph import BoundGraph
 from pocketlm.runtime.logprobs import likeliest, logprobs
 from pocketlm.runtime.scoring import Score, Scorer, encode_pair
 from pocketlm.runtime.session import Session
@@ -187,16 +189,13 @@ def fed(tiny_session: Session, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many tokens the session computed, step by step."""
     found = list[int]()
 
-    def counting(name: str) -> None:
-        method = getattr(tiny_session, name)
+    bind = BoundGraph._bind_one
 
-        def counted(ids: list[int], *others: object) -> object:
-            found.append(len(ids))
-            return method(ids, *others)
+    def counted(graph: BoundGraph, cache: Cache, ids: list[int]) -> None:
+        found.append(len(ids))
+        bind(graph, cache, ids)
 
-        monkeypatch.setattr(tiny_session, name, counted)
-
-    counting("_bind_one")
+    monkeypatch.setattr(BoundGraph, "_bind_one", counted)
     return found
 
 

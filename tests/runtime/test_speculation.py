@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.writing import export_model
+from pocketlm.runtime.bound_graph import BoundGraph
 from pocketlm.runtime.decode import begin, speculate, steps
 from pocketlm.runtime.model import Model
 from pocketlm.runtime.request import GREEDY, Request
@@ -91,14 +92,14 @@ def test_right_guesses_take_fewer_steps(
     expected = [step.token for step in steps(tiny_session, begin(tiny_session, request))]
     monkeypatch.setattr(Pace, "num_guesses", lambda self, sure, available: min(9, available))
     runs = 0
-    run = Session._run
+    run = BoundGraph._run
 
-    def counted(self: Session, *arguments: object) -> None:
+    def counted(self: BoundGraph, *arguments: object) -> None:
         nonlocal runs
         runs += 1
         run(self, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Session, "_run", counted)
+    monkeypatch.setattr(BoundGraph, "_run", counted)
     sequence = begin(tiny_session, request)
     oracle = Oracle([*IDS[:20], *expected], set())
     assert [step.token for step in speculate(tiny_session, sequence, oracle)] == expected

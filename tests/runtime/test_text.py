@@ -15,6 +15,7 @@ import pocketlm
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.errors import NumericsError, RequestError
 from pocketlm.export.writing import export_model
+from pocketlm.runtime.bound_graph import BoundGraph
 from pocketlm.runtime.cancellation import Cancellation
 from pocketlm.runtime.request import Request
 from pocketlm.runtime.requests import encoded
@@ -307,18 +308,18 @@ def test_cancelling_a_long_prefill_returns_within_a_chunk(
     text_of(expected)
 
     passes = cancelled_in = 0
-    run = Session._run_bound
+    run = BoundGraph._run_bound
 
-    def counted(session: Session, stopping: Cancellation) -> None:
+    def counted(graph: BoundGraph, stopping: Cancellation) -> None:
         nonlocal passes
         passes += 1
         if passes == cancelled_in:
             other = threading.Thread(target=stream.cancel)
             other.start()
             other.join()
-        run(session, stopping)
+        run(graph, stopping)
 
-    monkeypatch.setattr(Session, "_run_bound", counted)
+    monkeypatch.setattr(BoundGraph, "_run_bound", counted)
     stream = start(model, [5] * 4000, max_tokens=1)
     text_of(stream)
     assert passes > 8

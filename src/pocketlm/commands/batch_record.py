@@ -30,6 +30,7 @@ from pocketlm.commands.jsonl import JsonLines, Line
 from pocketlm.export.errors import RequestError, StorageError
 from pocketlm.export.lock import acquire
 from pocketlm.runtime.model import Model
+from pocketlm.runtime.prefill_choice import NONE
 
 DIGITS = 12  # of each part of a digest
 OTHERS = ("an answer by another model", "an answer with other options", "another answer")
@@ -42,9 +43,12 @@ class Identity:
     """What answers are made of beside the line: a model, and options."""
 
     def __init__(self, model: Model, terms: Terms) -> None:
-        """Where it runs, and what its cache holds, count as options."""
+        """Where it runs, and with which of its graphs, count as options."""
         files = {name: entry.sha256 for name, entry in model.folder.files.items()}
-        place = {"kv": model.session.kv, "provider": model.session.place.name}
+        session = model.session
+        place = {"kv": session.kv, "provider": session.place.name}
+        if session.prefill != NONE:  # else as before there was another
+            place["prefill"] = session.prefill
         self._digests = [_digest(_json(files)), _digest(_json({**asdict(terms), **place}))]
 
     def digest(self, line: Line) -> str:

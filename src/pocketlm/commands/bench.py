@@ -18,7 +18,7 @@ from pocketlm.benchmarks.speed.measure import GENERATION, PROMPT, SpeedGrid
 from pocketlm.benchmarks.tables import Table
 from pocketlm.commands.lists import ListCommand
 from pocketlm.commands.measuring import (
-    choose_caches,
+    choose_variants,
     drawn,
     named,
     output_option,
@@ -42,6 +42,7 @@ from pocketlm.export.output_file import OutputFile
 from pocketlm.export.threads import default_threads, most_threads
 from pocketlm.runtime.chunks import CHUNK_SIZE
 from pocketlm.runtime.kv import AUTO, KV_CACHES
+from pocketlm.runtime.prefill_choice import PREFILLS
 
 
 def parse_counts(text: str, least: int, most: int, step: int = 1) -> list[int]:
@@ -69,6 +70,23 @@ def _counts(
         return [count for text in values for count in parse_counts(text, least, most, step)] or None
 
     return click.option(*names, multiple=True, callback=parse, metavar="N[,N...]", help=help)
+
+
+def _names(option: str, names: Sequence[str], help: str) -> Callable[..., Any]:
+    """An option for some of ``names``, likewise."""
+
+    def parse(
+        context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+    ) -> list[str]:
+        asked = [name for text in values for name in text.split(",")]
+        for name in asked:
+            if name not in names:
+                raise click.BadParameter(
+                    f"found {name!r:.60}, expected {', '.join(names)}, separated by commas"
+                )
+        return asked
+
+    return click.option(option, multiple=True, callback=parse, metavar="NAME[,NAME...]", help=help)
 
 
 def _parse_pairs(
@@ -117,11 +135,15 @@ def _parse_pairs(
     most=most_threads(),
     help="CPU threads. Default: the cores at hand.",
 )
-@click.option(
+@_names(
     "--kv",
-    multiple=True,
-    type=click.Choice(KV_CACHES),
-    help="What the KV cache holds; may be given several times. Default: auto, as `pocketlm run`.",
+    KV_CACHES,
+    help="What the KV cache holds. Default: auto, as `pocketlm run`.",
+)
+@_names(
+    "--prefill",
+    PREFILLS,
+    help="Which weights compute prompts, see `pocketlm run`. Default: auto, as there.",
 )
 @click.option(
     *("-r", "--repetitions"),
@@ -161,7 +183,8 @@ def command(
     n_depth: list[int] | None,
     batch_size: list[int] | None,
     threads: list[int] | None,
-    kv: tuple[str, ...],
+    kv: list[str],
+    prefill: list[str],
     repetitions: int,
     texts: tuple[Path, ...],
     window: int | None,
@@ -200,7 +223,7 @@ def command(
     report = _check_files(texts, split, html)
     models_or_demo: tuple[str | None, ...] = models or (None,)
     opened = named(models_or_demo, open_folders(models_or_demo, [options] * len(models_or_demo)))
-    folders, caches = choose_caches(opened, kv or (AUTO,))
+    folders, variants = choose_variants(opened, kv or (AUTO,), prefill or (AUTO,))
     shortest = min(folder.shape.context_length for folder in folders.values())
     tests = grid.tests(shortest)
     if batch_size and not any(test.prompt for test in tests):
@@ -212,7 +235,7 @@ def command(
         folders,
         tests,
         repetitions,
-        kv=caches,
+        variants=variants,
         texts=texts,
         window=window,
         stride=stride,

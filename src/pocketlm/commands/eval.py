@@ -30,7 +30,7 @@ from pocketlm.benchmarks.tasks.files import read_task
 from pocketlm.benchmarks.tasks.measure import check_tasks, measure_tasks
 from pocketlm.commands.lists import ListCommand
 from pocketlm.commands.measuring import (
-    choose_caches,
+    choose_variants,
     drawn,
     named,
     output_option,
@@ -115,6 +115,7 @@ from pocketlm.quantize.precisions import FULL
 )
 @MODEL_OPTIONS["threads"]
 @MODEL_OPTIONS["kv"]
+@MODEL_OPTIONS["prefill"]
 @output_option
 @MODEL_OPTIONS["precision"]
 @MODEL_OPTIONS["tokenizer"]
@@ -140,6 +141,7 @@ def command(
     continuation_tokens: int,
     threads: int | None,
     kv: str,
+    prefill: str,
     output: str,
     debug: bool,
     **options: Any,
@@ -184,7 +186,7 @@ def command(
     )
     folders = _open_all(models, against, options)
     reference = next(iter(folders)) if against is not None else None
-    folders, caches = choose_caches(folders, [kv], but=reference)
+    folders, variants = choose_variants(folders, [kv], [prefill], but=reference)
     check_tasks(folders, task_files)
     books = read_books(folders, recite, recitation) if recite else []
     results: dict[str, Any] = {
@@ -194,7 +196,7 @@ def command(
         }
     }
     with progress_bar("reading the models") as on_progress:
-        run: dict[str, Any] = {"threads": threads, "caches": caches, "on_progress": on_progress}
+        run: dict[str, Any] = {"threads": threads, "variants": variants, "on_progress": on_progress}
         if texts:
             results["quality"] = measure_quality(
                 folders, texts, window=window, stride=stride, limit=limit, split=split, **run

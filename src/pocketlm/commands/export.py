@@ -80,6 +80,7 @@ def command(
     block_size: int | None,
     head: str | None,
     plan: Path | None,
+    prefill: str | None,
     calibrate: tuple[str, ...],
     statistics: Path | None,
     max_kl: float | None,
@@ -110,6 +111,7 @@ def command(
       pocketlm export gpt2/ gpt2-int4/ --precision int4
       pocketlm export SmolLM2-135M-Instruct.Q4_1.gguf out/ --precision int8
       pocketlm export meta-llama/Llama-3.2-1B out/ --precision int8
+      pocketlm export meta-llama/Llama-3.2-1B out/ --precision int4 --prefill int8
       pocketlm export meta-llama/Llama-3.2-1B out/ --max-bytes 800MB
       pocketlm export meta-llama/Llama-3.2-1B out/ --plan plan.json
       pocketlm export Llama-3.1-405B/ out/ --precision int4 --dry-run
@@ -118,6 +120,11 @@ def command(
     """
     if via is None and no_rewrite:
         raise click.UsageError("found --no-rewrite, expected it with --via optimum only")
+    if no_rewrite and prefill is not None:
+        raise click.UsageError(
+            "found --no-rewrite with --prefill, expected one of them: a cache that grows is not "
+            "shared by two graphs"
+        )
     if via is not None and dry_run:
         raise click.UsageError(
             "found --dry-run with --via, expected one of them: the graph of a trace is not known "
@@ -137,7 +144,7 @@ def command(
                 "fetches no weights"
             )
     change = chosen_change(
-        precision, block_size, head, plan, calibrate, statistics, max_kl, max_bytes
+        precision, block_size, head, plan, calibrate, statistics, max_kl, max_bytes, prefill
     )
     reference = find_reference(checkpoint)
     check_options(reference, {"revision": revision, "keep_download": keep_download})

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
 from rich.console import Console
 
 from pocketlm.commands.options import Place, debug_option, made_folder
-from pocketlm.commands.progress import graph_maker, lost_before, precision_table, wide_console
+from pocketlm.commands.progress import (
+    graph_maker,
+    lost_before,
+    precision_tables,
+    prefill_text,
+    wide_console,
+)
 from pocketlm.export.errors import MissingExtraError
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.graph_check.graph import check_graph
 from pocketlm.export.importing import importing
-from pocketlm.export.manifest import INT8_KV_DECODER, PrecisionEntry, Source
+from pocketlm.export.manifest import INT8_KV_DECODER, PrecisionEntry, Source, TensorReport
 from pocketlm.export.quantities import size_text
 from pocketlm.quantize.precisions import FULL
 
@@ -62,10 +68,9 @@ def command(model: str, as_json: bool, verify: bool, save_plan: Path | None, deb
     console = Console(highlight=False, soft_wrap=True)
     for line in _summary(opened):
         console.print(line, markup=False, emoji=False)
-    report = opened.manifest.precision.report
-    if report is not None:
+    for table in precision_tables(opened.manifest.precision):
         console.print()
-        wide_console().print(precision_table(report))
+        wide_console().print(table)
     console.print()
     for name, entry in opened.files.items():
         console.print(f"{entry.sha256}  {entry.bytes:>12,}  {name}", markup=False, emoji=False)
@@ -101,6 +106,7 @@ def _summary(folder: ModelFolder) -> list[str]:
         f"{size_text(shape.kv_bytes_per_token)} of KV cache each{_int8(folder)}",
         f"precision     {precision.name}{blocks}{head}{share}",
         *_plan_lines(precision),
+        *_prefill_lines(folder),
         f"size          {size_text(total)} in {len(folder.files)} files, "
         f"{8 * folder.weights_bytes / manifest.num_parameters:.2f} bits per weight",
         f"source        {source.format}: {', '.join(source.files)}{origin}{lost}",
@@ -118,10 +124,7 @@ def _adapter_lines(source: Source) -> Iterator[str]:
 def _plan_lines(precision: PrecisionEntry) -> Iterator[str]:
     """How many weights have each format, what was done before, and what that is to keep."""
     if report := precision.report:
-        sizes: dict[str, list[int]] = defaultdict(list)
-        for tensor in report.tensors:
-            sizes[tensor.format].append(tensor.bytes_after)
-        parts = [f"{name} in {_weights(len(s))}, {size_text(sum(s))}" for name, s in sizes.items()]
+        parts = _format_texts(report.tensors)
         parts += [f"{FULL} in {_weights(len(report.skipped))}"] if report.skipped else []
         yield f"plan          {'; '.join(parts) or 'nothing quantized'}"
     if rotation := precision.rotation:
@@ -136,6 +139,21 @@ def _plan_lines(precision: PrecisionEntry) -> Iterator[str]:
             f"promise       KL {promise.kl:g} nats per token{most}; measured on {promise.tokens:,} "
             f"tokens of {promise.text}"
         )
+
+
+def _format_texts(tensors: Sequence[TensorReport]) -> list[str]:
+    sizes: dict[str, list[int]] = defaultdict(list)
+    for tensor in tensors:
+        sizes[tensor.format].append(tensor.bytes_after)
+    return [f"{name} in {_weights(len(s))}, {size_text(sum(s))}" for name, s in sizes.items()]
+
+
+def _prefill_lines(folder: ModelFolder) -> Iterator[str]:
+    """What the second set of weights is, and costs."""
+    if second := folder.manifest.precision.prefill:
+        cost = prefill_text(folder.prefill_bytes, folder.prefill_memory_bytes)
+        yield f"prefill       {cost}"
+        yield f"              {'; '.join(_format_texts(second.tensors))}"
 
 
 def _weights(count: int) -> str:
@@ -161,5 +179,5 @@ def _provider(folder: ModelFolder) -> str:
         from pocketlm.runtime.providers import cuda_obstacle  # not above: JSON needs none of it
     except MissingExtraError as error:
         return f"none: {str(error).partition(': ')[2]}"  # without "running a model"
-    obstacle = cuda_obstacle(folder.formats)
+    obstacle = cuda_obstacle(folder.decoder_formats)
     return "cuda" if obstacle is None else f"cpu: found {obstacle.found}"

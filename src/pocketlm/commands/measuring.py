@@ -16,9 +16,12 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from pocketlm.benchmarks.tables import Table
+from pocketlm.benchmarks.variant import PLAIN, Variant
 from pocketlm.commands.progress import PIPED_WIDTH
 from pocketlm.export.folder import ModelFolder
-from pocketlm.runtime.kv import FP32, INT8, choose_kv
+from pocketlm.runtime.kv import INT8, choose_kv
+from pocketlm.runtime.prefill_choice import INT8 as INT8_PREFILL
+from pocketlm.runtime.prefill_choice import choose_prefill
 
 GAP = 2  # between the columns of a table
 # Takes the share that is done, None for no change, and a text.
@@ -59,23 +62,41 @@ def named(models: Sequence[str | None], folders: Sequence[ModelFolder]) -> dict[
     return dict(zip(unique_names(models, folders), folders, strict=True))
 
 
-def choose_caches(
-    folders: dict[str, ModelFolder], kv: Sequence[str], *, but: str | None = None
-) -> tuple[dict[str, ModelFolder], dict[str, str]]:
-    """Each model once with every KV cache asked for, and the caches of those that have one of int8.
+def choose_variants(
+    folders: dict[str, ModelFolder],
+    kv: Sequence[str],
+    prefill: Sequence[str],
+    *,
+    but: str | None = None,
+) -> tuple[dict[str, ModelFolder], dict[str, Variant]]:
+    """Each model once with every KV cache, and every prefill, asked for; and how each is opened.
 
-    Those have it in their name. The model ``but`` is left with one of float32.
+    What differs from the first graph alone is in the name. The model ``but`` is left with that.
     """
     found: dict[str, ModelFolder] = {}
-    caches: dict[str, str] = {}
+    variants: dict[str, Variant] = {}
     for name, folder in folders.items():
-        chosen = {choose_kv(folder, asked) for asked in kv} if name != but else {FP32}
-        if FP32 in chosen:
-            found[name] = folder
-        if INT8 in chosen:
-            found[f"{name}, int8 KV"] = folder
-            caches[f"{name}, int8 KV"] = INT8
-    return found, caches
+        chosen = [PLAIN] if name == but else _variants(folder, kv, prefill)
+        for variant in chosen:
+            found[f"{name}{_told(variant)}"] = folder
+            variants[f"{name}{_told(variant)}"] = variant
+    return found, variants
+
+
+def _variants(folder: ModelFolder, kv: Sequence[str], prefill: Sequence[str]) -> Sequence[Variant]:
+    """Each once, the plainest first."""
+    caches = {choose_kv(folder, asked) for asked in kv}
+    chosen = {
+        Variant(cache, choose_prefill(folder, asked, kv=cache).name)
+        for cache in caches
+        for asked in prefill
+    }
+    return sorted(chosen, key=lambda one: (one.kv == INT8, one.prefill == INT8_PREFILL))
+
+
+def _told(variant: Variant) -> str:
+    second = ", int8 prefill" if variant.prefill == INT8_PREFILL else ""
+    return f"{', int8 KV' if variant.kv == INT8 else ''}{second}"
 
 
 def unique_names(models: Sequence[str | None], folders: Sequence[ModelFolder]) -> list[str]:

@@ -26,6 +26,7 @@ from pocketlm.quantize.precisions import (
     FULL,
     HEADS,
     PRECISIONS,
+    PREFILL,
     Budget,
     Calibration,
 )
@@ -84,6 +85,13 @@ precision_options = _group(
         metavar="FILE",
         help="Give every weight the format that FILE says, a plan that `pocketlm info MODEL "
         "--save-plan FILE` wrote, and perhaps you changed.",
+    ),
+    click.option(
+        "--prefill",
+        type=click.Choice([PREFILL]),
+        help="Add a second set of weights, the linear layers in W8A8, with which long prompts and "
+        "many texts at once are computed faster; of int8 the first is that already. It takes disk, "
+        "and memory once it is used; --max-kl and --max-bytes are of the first set alone.",
     ),
 )
 
@@ -431,6 +439,15 @@ MODEL_OPTIONS = {
         help="What the KV cache holds: int8 takes a quarter of the memory and generates faster "
         "after a long text, but reads prompts slower; auto is fp32.",
     ),
+    "prefill": click.option(
+        "--prefill",
+        type=click.Choice(("auto", "int8", "none")),
+        default="auto",
+        show_default=True,
+        help="Which weights compute prompts and many rows: int8, the second set that `pocketlm "
+        "export --prefill int8` writes, opened at first use; none, those that generate; auto takes "
+        "int8 where the model has it and memory is free for it.",
+    ),
     "precision": click.option(
         "--precision",
         type=click.Choice(PRECISIONS),
@@ -494,6 +511,7 @@ def chosen_change(
     statistics: Path | None,
     max_kl: float | None,
     max_bytes: str | None,
+    prefill: str | None,
 ) -> Change | None:
     """What ``precision_options`` and ``calibration_options`` ask for, None for fp32.
 
@@ -511,6 +529,7 @@ def chosen_change(
         if chosen and value is not None:
             reason = "in the plan" if plan is not None else "left to the search"
             raise click.UsageError(f"found {name} with {chosen[0]}, expected it {reason}")
+    second = prefill is not None
     budget = _budget(max_kl, max_bytes)
     calibration = _calibration(calibrate, statistics)
     if calibration is None and (calibrate or statistics) and budget is not None:
@@ -519,10 +538,11 @@ def chosen_change(
             "measure"
         )
     if budget is not None:
-        return within(budget, calibration or Calibration())
+        return within(budget, calibration or Calibration(), prefill=second)
     if plan is not None:
         # What a plan promises was measured on the model that it was made for.
-        return planned(replace(Plan.read(plan), promise=None, calibration=None), calibration)
+        asked = replace(Plan.read(plan), promise=None, calibration=None)
+        return planned(asked, calibration, prefill=second)
     row = PRECISIONS[precision or FULL]
     if calibration is None and not calibrate and row.calibrated:
         calibration = AUTOMATIC
@@ -531,7 +551,7 @@ def chosen_change(
             f"found --calibrate with {FULL}, expected it with a precision that rounds: there is "
             "nothing to choose"
         )
-    return precision_of(row.name, block_size, head, calibration)
+    return precision_of(row.name, block_size, head, calibration, prefill=second)
 
 
 def _budget(max_kl: float | None, max_bytes: str | None) -> Budget | None:
@@ -569,7 +589,8 @@ def open_model(path: str | Path | None, options: dict[str, Any]) -> Model:
     """``load`` with the values of ``model_options`` in ``options``, which are taken out of there.
 
     Download and export on the way are drawn on stderr if that is a terminal; a model that runs on
-    the CPU although this ONNX Runtime is built for CUDA is told there in a line.
+    the CPU although this ONNX Runtime is built for CUDA is told there in a line, and so is one that
+    leaves its second set of weights out.
     """
     from pocketlm.models.loading import (
         load,  # not above: verbs that only write need no ONNX Runtime
@@ -580,8 +601,9 @@ def open_model(path: str | Path | None, options: dict[str, Any]) -> Model:
     with _shown_exports() as observer, warnings.catch_warnings():
         warnings.simplefilter("ignore", FallbackWarning)  # printed below, as a line of ours
         model = load(path, observer=observer, **chosen)
-    if model.fallback is not None:
-        click.echo(f"pocketlm: {model.fallback}", err=True)
+    for told in (model.fallback, model.session.prefill_note):
+        if told is not None:
+            click.echo(f"pocketlm: {told}", err=True)
     return model
 
 

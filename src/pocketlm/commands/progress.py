@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -21,11 +21,11 @@ from rich.progress import (
 from rich.table import Table
 
 from pocketlm.export.folder import IN_PLACE, ModelFolder
-from pocketlm.export.manifest import QuantizationReport
+from pocketlm.export.manifest import PrecisionEntry, TensorReport
 from pocketlm.export.observer import SILENT, Observer
 from pocketlm.export.plan import ExportPlan, forecast_text
 from pocketlm.export.quantities import ByteProgress, duration_text, size_text
-from pocketlm.quantize.precisions import FULL
+from pocketlm.quantize.precisions import FULL, PREFILL
 
 T = TypeVar("T")
 
@@ -124,6 +124,8 @@ def print_plan(plan: ExportPlan) -> None:
         "time": f"about {duration_text(plan.seconds or 0, 2)} on {plan.threads} threads, "
         f"reading {size_text(rate)}/s, if the disk keeps up",
     }
+    if plan.prefill_bytes:
+        lines["prefill"] = prefill_text(plan.prefill_bytes, plan.prefill_memory_bytes)
     if plan.adapters:
         lines["adapters"] = ", ".join(plan.adapters)
     if plan.calibration is not None:
@@ -136,6 +138,15 @@ def print_plan(plan: ExportPlan) -> None:
         click.echo(f"  {name:<13} {text}")
     for note in plan.notes:
         click.echo(f"  {note}")
+
+
+def prefill_text(disk_bytes: int, memory_bytes: int) -> str:
+    """What a second set of weights is, and costs."""
+    return (
+        f"{PREFILL} weights beside them, +{size_text(disk_bytes)} on disk, "
+        f"+{size_text(memory_bytes)} of memory once a long prompt or many texts at once ask for "
+        "them"
+    )
 
 
 def lost_before(quantized: Sequence[str]) -> str:
@@ -159,14 +170,19 @@ def graph_maker(folder: ModelFolder) -> str:
 def print_report(folder: ModelFolder) -> None:
     """What was written, and for a quantized folder what each group of tensors lost."""
     console = wide_console(stderr=True)
-    report = folder.manifest.precision.report
-    if report is not None:
-        console.print(precision_table(report))
+    precision = folder.manifest.precision
+    tables = precision_tables(precision)
+    if report := precision.report:
+        console.print(next(tables))
         console.print(
             f"{100 * report.share_quantized:.1f} % of the parameters quantized: "
             f"{size_text(report.bytes_before)} -> {size_text(report.bytes_after)}",
             highlight=False,
         )
+    if precision.prefill:
+        console.print(next(tables))
+        cost = prefill_text(folder.prefill_bytes, folder.prefill_memory_bytes)
+        _print_line(console, f"prefill: {cost}")
     if folder.graph().traced:
         click.echo(f"graph: {graph_maker(folder)}", err=True)
     _print_line(console, f"wrote {folder.path}")
@@ -178,18 +194,29 @@ def wide_console(*, stderr: bool = False) -> Console:
     return Console(highlight=False, stderr=stderr, width=None if stream.isatty() else PIPED_WIDTH)
 
 
-def precision_table(report: QuantizationReport) -> Table:
+def precision_tables(precision: PrecisionEntry) -> Iterator[Table]:
+    """One of what was quantized, and one of the second set of weights where there is one."""
+    if report := precision.report:
+        yield precision_table(report.tensors, report.skipped)
+    if second := precision.prefill:
+        yield precision_table(second.tensors, {}, "tensors, for prompts")
+
+
+def precision_table(
+    tensors: Sequence[TensorReport], skipped: Mapping[str, str], title: str = "tensors"
+) -> Table:
     """One row per group of tensors that differ only in their layer's number, or its reason."""
     table = Table(box=None, pad_edge=False)
-    for title in ("tensors", "format", "bits/weight", "relative error", "bytes"):
-        table.add_column(title, justify="left" if title in ("tensors", "format") else "right")
-    formats = [(tensor.name, tensor.format, tensor) for tensor in report.tensors]
-    for (group, number_format), tensors in _groups(formats).items():
-        low = min(tensor.relative_error for tensor in tensors)
-        high = max(tensor.relative_error for tensor in tensors)
-        size = sum(tensor.bytes_after for tensor in tensors)
-        weights = sum(tensor.bytes_before for tensor in tensors) / 4
-        reasons = dict.fromkeys(tensor.reason for tensor in tensors if tensor.reason)
+    table.add_column(title)
+    for title in ("format", "bits/weight", "relative error", "bytes"):
+        table.add_column(title, justify="left" if title == "format" else "right")
+    formats = [(tensor.name, tensor.format, tensor) for tensor in tensors]
+    for (group, number_format), alike in _groups(formats).items():
+        low = min(tensor.relative_error for tensor in alike)
+        high = max(tensor.relative_error for tensor in alike)
+        size = sum(tensor.bytes_after for tensor in alike)
+        weights = sum(tensor.bytes_before for tensor in alike) / 4
+        reasons = dict.fromkeys(tensor.reason for tensor in alike if tensor.reason)
         table.add_row(
             group,
             f"{number_format} ({'; '.join(reasons)})" if reasons else number_format,
@@ -197,7 +224,7 @@ def precision_table(report: QuantizationReport) -> Table:
             f"{low:.4f}" if low == high else f"{low:.4f} to {high:.4f}",
             size_text(size),
         )
-    left = [(name, reason, name) for name, reason in report.skipped.items()]
+    left = [(name, reason, name) for name, reason in skipped.items()]
     for (group, reason), names in _groups(left).items():
         if len(names) > 1:
             reason = f"{len(names)} {'layers' if group.count('*') == 1 else 'tensors'}: {reason}"

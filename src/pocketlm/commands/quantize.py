@@ -39,6 +39,7 @@ def command(
     block_size: int | None,
     head: str | None,
     plan: Path | None,
+    prefill: str | None,
     calibrate: tuple[str, ...],
     statistics: Path | None,
     max_kl: float | None,
@@ -66,7 +67,7 @@ def command(
             "found no --to, expected one of --to, --plan, --max-kl and --max-bytes"
         )
     change = chosen_change(
-        precision, block_size, head, plan, calibrate, statistics, max_kl, max_bytes
+        precision, block_size, head, plan, calibrate, statistics, max_kl, max_bytes, prefill
     )
     source = made_folder(model, FULL)
     with shown(quiet) as observer:

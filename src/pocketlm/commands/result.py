@@ -9,6 +9,7 @@ from pocketlm.commands.terminal import printable
 from pocketlm.export.memory import peak_rss_bytes
 from pocketlm.export.quantities import duration_text, size_text
 from pocketlm.runtime.model import Model
+from pocketlm.runtime.prefill_choice import NONE
 from pocketlm.runtime.prompt_cache import PromptCacheFile
 from pocketlm.runtime.text import Result, Timings
 
@@ -54,6 +55,8 @@ def _circumstances(model: Model, timings: Timings) -> dict[str, Any]:
         "threads": model.session.threads,
         "provider": model.session.place.name,
         "kv": model.session.kv,
+        "prefill": model.session.prefill,
+        "prefill_note": model.session.prefill_note,
         "fallback": model.fallback,
         "model": {
             "path": str(model.folder.path),
@@ -73,9 +76,14 @@ def statistics(model: Model, result: Result, prompt_cache: PromptCacheFile | Non
         f"decode {timings.decode_rate:.0f} tokens/s ({timings.new_tokens} tokens), "
         f"{_constraint(timings)}{_guesses(timings)}"
         f"peak memory {size_text(peak_rss_bytes())}, {model.session.threads} threads "
-        f"on {model.session.place.name}, KV cache in {model.session.kv}, "
+        f"on {model.session.place.name}, KV cache in {model.session.kv}, {_prefill(model)}"
         f"finished by {result.finish_reason}"
     )
+
+
+def _prefill(model: Model) -> str:
+    prefill = model.session.prefill
+    return "" if prefill == NONE else f"prompts with {prefill} weights, "
 
 
 def _prefill_rate(timings: Timings) -> str:

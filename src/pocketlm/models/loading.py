@@ -18,7 +18,7 @@ from pocketlm.quantize.precisions import PRECISIONS
 from pocketlm.runtime.model import Model
 
 OnProgress = Callable[[str, int, int], object]  # what is under way, done, total
-OPENING = ("threads", "provider", "kv")  # options of ``Model``
+OPENING = ("threads", "provider", "kv", "prefill")  # options of ``Model``
 
 
 def load(
@@ -28,6 +28,7 @@ def load(
     threads: int | None = None,
     provider: str = "auto",
     kv: str = "auto",
+    prefill: str = "auto",
     tokenizer: str | Path | None = None,
     revision: str | None = None,
     offline: bool = False,
@@ -47,7 +48,11 @@ def load(
     "cpu", "cuda" (needs the extra "cuda") or "auto": CUDA where it can be had, else the CPU, with
     a FallbackWarning if ONNX Runtime is built for CUDA. ``kv`` is what the KV cache holds, "fp32",
     "int8" (a quarter of the memory, faster on long texts; needs a folder with a graph for it, and
-    the CPU), or "auto", which is fp32: int8 reads prompts slower. ``prefix_cache_bytes`` is what
+    the CPU), or "auto", which is fp32: int8 reads prompts slower. ``prefill`` is which weights
+    compute prompts and many rows: "int8", the second set that ``pocketlm export --prefill int8``
+    writes, opened by the first step of 64 tokens and closed after a minute without one; "none",
+    those that generate; "auto" takes "int8" where the model has it and memory is free for it
+    (``model.session.prefill`` says which it is). ``prefix_cache_bytes`` is what
     prompts that were computed may take in memory, so that what begins as one of them is not
     computed again; 0 keeps none, None up to 256 MB. ``adapters`` are folders of LoRA adapters,
     each with a weight behind a colon or none ("lora/:0.5"), that are merged into a checkpoint
@@ -77,7 +82,7 @@ def load(
         adapters=adapters,
         observer=observer,
     )
-    return Model(folder, threads, provider, kv, prefix_cache_bytes)
+    return Model(folder, threads, provider, kv, prefix_cache_bytes, prefill)
 
 
 async def load_async(

@@ -1,0 +1,120 @@
+"""A graph of a model folder opened by ONNX Runtime, as a session of ours wants it."""
+
+from __future__ import annotations
+
+import re
+
+from ..export.errors import ModelFolderError, ProviderError
+from ..export.folder import ModelFolder
+from ..export.manifest import INT8_KV_PREFILL
+from ..export.memory import is_exhaustion
+from ..export.utf8 import utf8
+from .cancellation import Cancellation, Cancelled
+from .engine import onnxruntime
+from .int8_products import options_for
+from .largest_first import largest_first
+from .providers import CPU, Place, refused, start_obstacle
+from .running import call_interruptibly, call_to_stop
+
+# That a thread waits for work, or for another's, before it sleeps. Long enough for the gaps between
+# two nodes, as fast as no limit; where another process takes a core, a waiting thread would use up
+# its share of it and then be late with its work: see benchmarks/NOTES.md.
+SPIN_MICROSECONDS = "15"
+ERROR, FATAL = 3, 4  # severities of ONNX Runtime's log
+# The kernel of an add with a norm behind it takes 2 to 5 times as long as both (NOTES.md).
+KEPT_APART = ("optimization.disable_specified_optimizers", "SkipLayerNormFusion")
+# Weights are packed by all threads: a fifth sooner, with all originals in memory until the last.
+PACKED_AT_ONCE = ("session.prepack.enable_parallel", "1")
+SMALL = 256 << 20  # bytes of weights up to which that is no matter
+# Where a graph given as bytes has its weights.
+WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
+
+
+def open_graph(
+    folder: ModelFolder,
+    name: str,
+    threads: int,
+    place: Place,
+    graph: bytes | None = None,
+    stopping: Cancellation | None = None,
+) -> onnxruntime.InferenceSession:
+    """The graph ``name`` of ``folder`` at ``place``; ``graph`` is opened instead, if given.
+
+    Raises ModelFolderError where ONNX Runtime refuses it, ProviderError where ``place`` cannot be
+    had, Cancelled where ``stopping`` ends it, and ONNX Runtime's error where memory runs out.
+    """
+    stopping = stopping or Cancellation()
+    options = _options(folder, threads, place)
+    if name == INT8_KV_PREFILL:
+        # In the order of the file, or the float32 keys and values of all layers would live at once.
+        options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
+    source = graph or largest_first(folder.graph_file(name).read_bytes())
+    places = list(place.providers)
+
+    def open_it() -> onnxruntime.InferenceSession:
+        return call_to_stop(
+            lambda: onnxruntime.InferenceSession(
+                source, options, providers=places, enable_fallback=0
+            ),
+            stopping.cancel,
+        )
+
+    try:
+        with stopping.loading(options):
+            session = call_interruptibly(open_it, stopping.cancel)
+    except Cancelled:
+        raise
+    except Exception as error:
+        if stopping.cancelled:
+            raise Cancelled("opening a graph was cancelled") from error
+        if place is not CPU:
+            raise ProviderError(
+                f"provider is {place.name!r}: found {str(error).splitlines()[0]:.300}, expected a "
+                "session; free memory on the device, or use the provider cpu"
+            ) from error
+        if is_exhaustion(error):
+            raise
+        raise ModelFolderError(
+            f"{folder.graph_file(name)}: ONNX Runtime {onnxruntime.__version__} cannot open it "
+            f"({str(error).splitlines()[0]:.300}); export the model again"
+        ) from error
+    if refused(session, place):
+        raise start_obstacle().error()
+    return session
+
+
+def check_version(folder: ModelFolder) -> None:
+    """Refuses a folder whose graph needs a newer ONNX Runtime than the one installed."""
+    needed = folder.manifest.minimum_onnxruntime or "0"
+    if _numbers(onnxruntime.__version__) < _numbers(needed):
+        raise ModelFolderError(
+            f"{folder.path}: found ONNX Runtime {onnxruntime.__version__}, expected {needed} or "
+            f'newer; update it with: pip install "onnxruntime>={needed}"'
+        )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """(1, 32) of "1.32.0rc1": major and minor decide."""
+    return tuple(int(number) for number in re.findall(r"\d{1,9}", version)[:2])
+
+
+def _options(folder: ModelFolder, threads: int, place: Place) -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.enable_mem_pattern = False  # shapes change every step
+    # Errors are ours to tell, but why CUDA did not start is in the log alone. Warnings would be of
+    # num_logits_to_keep, which has a default on purpose.
+    options.log_severity_level = FATAL if place is CPU else ERROR
+    # Workers may spin between the nodes of a run, but not between two runs: an idle model is idle.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_MICROSECONDS)
+    options.add_session_config_entry(*KEPT_APART)
+    if folder.weights_bytes <= SMALL:
+        options.add_session_config_entry(*PACKED_AT_ONCE)
+    options.add_session_config_entry(WEIGHTS_FOLDER, utf8(str(folder.path)))
+    for option, value in options_for(folder.formats).items():
+        options.add_session_config_entry(option, value)
+    # Not session.set_denormal_as_zero: it would also flush the numbers of the caller's own thread.
+    return options
