@@ -15,7 +15,7 @@ import numpy as np
 
 from ..export.errors import RequestError
 from ..export.folder import GROWING, DecoderShape, ModelFolder
-from ..export.graph_check.graph import check_graph
+from ..export.graph_check.once import check_graph_once
 from ..export.memory import SMALLER, memory_errors
 from ..export.threads import check_threads
 from ..export.whole_number import brief
@@ -76,7 +76,7 @@ class Session:
         check_version(folder)
         self.kv = choose_kv(folder, kv, place)
         """What the cache holds, "fp32" or "int8"; where attention is in float16, that is fp32."""
-        check_graph(folder, GRAPHS[self.kv])
+        check_graph_once(folder, GRAPHS[self.kv])
         self.shape: DecoderShape = folder.shape
         self.place = place
         with memory_errors(f"{folder.path}: opening it", folder.weights_bytes):
@@ -327,7 +327,7 @@ class Session:
         folder, name = self._folder, PREFILL_GRAPHS[self.kv]
         what = f"{folder.path}: opening the weights for prompts"
         with memory_errors(what, folder.prefill_memory_bytes, f"{SMALLER}, {LEFT_OUT}"):
-            check_graph(folder, name)
+            check_graph_once(folder, name)
             engine = open_graph(folder, name, self.threads, self.place, stopping=stopping)
             return BoundGraph(engine, self.shape, self.place)
 
