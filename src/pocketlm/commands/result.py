@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from pocketlm.commands.terminal import printable
 from pocketlm.export.memory import peak_rss_bytes
 from pocketlm.export.quantities import duration_text, size_text
-from pocketlm.runtime.prefill_choice import NONE
 
 if TYPE_CHECKING:
     from pocketlm.runtime.model import Model
@@ -85,7 +84,7 @@ def statistics(model: Model, result: Result, prompt_cache: PromptCacheFile | Non
 
 def _prefill(model: Model) -> str:
     prefill = model.session.prefill
-    return "" if prefill == NONE else f"prompts with {prefill} weights, "
+    return "" if prefill == "none" else f"prompts with {prefill} weights, "
 
 
 def _prefill_rate(timings: Timings) -> str:
