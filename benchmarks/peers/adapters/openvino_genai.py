@@ -1,9 +1,11 @@
 """OpenVINO GenAI: Optimum Intel's export with weights in float32, int8 or int4 -> LLMPipeline.
 
-Weights are compressed by NNCF with the defaults of ``optimum-cli export openvino``; the pipeline
-runs with its own defaults too, but for two: a prompt seen before is computed again, and in fp32 the
-half-precision shortcuts are switched off. The pipeline gives no logits: they are OpenVINO's own of
-the same file, with the same options.
+Weights are compressed by NNCF: int8 and int4 with the defaults of ``optimum-cli export openvino``
+(int4: groups of 128 with zero points, smaller ones where 128 does not divide a row, and an 8-bit
+head), "sym" without zero points; "data" adds AWQ and scale estimation on text that the model says
+itself. The pipeline runs for latency, with keys and values as its precision has them; a prompt seen
+before is computed again, and in fp32 the half-precision shortcuts are switched off. The pipeline
+gives no logits: they are OpenVINO's own of the same file, with the same options.
 Source: optimum-intel ``exporters/openvino/__main__.py``; OpenVINO's "CPU device" page.
 """
 
@@ -15,7 +17,20 @@ from typing import Any
 
 NAME = "OpenVINO GenAI"
 PACKAGE = "openvino-genai"
-PRECISIONS = {"fp32": "fp32", "int8": "int8", "int4": "int4"}
+INT4 = ["--weight-format", "int4", "--group-size-fallback", "adjust"]
+GROUPS = ["--group-size", "64"]
+DATA = ["--awq", "--scale-estimation", "--dataset", "auto", "--num-samples", "32"]
+# Options of the export by the name of a precision.
+OPTIONS = {
+    "fp32": ["--weight-format", "fp32"],
+    "int8": ["--weight-format", "int8"],
+    "int4": INT4,
+    "int4 sym": [*INT4, "--sym"],
+    "int4 g64": [*INT4, *GROUPS],
+    "int4 g64 data": [*INT4, *GROUPS, *DATA],
+}
+CALIBRATED = {"int4 g64": "int4", "int4 g64 data": "int4"}
+PRECISIONS = {name: name.split()[0] for name in OPTIONS if name not in CALIBRATED}
 CACHE_GIGABYTES = 1  # as the pipeline itself would take
 
 
@@ -23,7 +38,7 @@ def convert(checkpoint: Path, out: Path, precision: str, ours: Path) -> str:
     """Writes openvino_model.xml and .bin, and tokenizers that are not used here."""
     from optimum.commands.optimum_cli import main
 
-    options = ["--task", "text-generation-with-past", "--weight-format", precision]
+    options = ["--task", "text-generation-with-past", *OPTIONS[precision]]
     sys.argv = ["optimum-cli", "export", "openvino", "--model", str(checkpoint), *options, str(out)]
     main()
     return ""
@@ -36,7 +51,7 @@ class Model:
         import openvino
         import openvino_genai
 
-        options: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads}
+        options: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
         if precision == "fp32":
             options |= {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
         scheduler = openvino_genai.SchedulerConfig()
@@ -45,21 +60,29 @@ class Model:
         self._pipeline = openvino_genai.LLMPipeline(
             str(folder), "CPU", scheduler_config=scheduler, **options
         )
+        core = openvino.Core()
+        names = ("INFERENCE_PRECISION_HINT", "KV_CACHE_PRECISION")
+        inference, kv = (options.get(name) or _type_name(core, name) for name in names)
+        self.settings = f"LATENCY, inference in {inference}, KV in {kv}"
         self._file, self._options = folder / "openvino_model.xml", options
         self._request: Any = None  # made when logits are asked for
         self._tensor = openvino.Tensor
 
     def generate(self, ids: list[int], count: int) -> list[int]:
         """One call, past end tokens."""
+        return self.generate_many([ids], count)[0]
+
+    def generate_many(self, prompts: list[list[int]], count: int) -> list[list[int]]:
+        """Likewise of prompts of one length, which its scheduler batches."""
         import numpy as np
 
         result = self._pipeline.generate(
-            self._tensor(np.array([ids], np.int64)),
+            self._tensor(np.array(prompts, np.int64)),
             max_new_tokens=count,
             ignore_eos=True,
             do_sample=False,
         )
-        return list(result.tokens[0])
+        return [list(tokens) for tokens in result.tokens]
 
     def logits(self, ids: list[int]) -> Any:
         """All rows (S, V)."""
@@ -84,3 +107,8 @@ class Model:
         core = openvino.Core()
         model = core.compile_model(core.read_model(self._file), "CPU", self._options)
         return model.create_infer_request()
+
+
+def _type_name(core: Any, name: str) -> str:
+    """What a processor of this kind takes by default."""
+    return str(core.get_property("CPU", name).get_type_name())
