@@ -61,8 +61,8 @@ class Collector:
         columns, *rows = (int(size) for size in inputs.ne)
         count = int(np.prod(rows))
         assert inputs.type == 0 and inputs.nb[0] == 4 and inputs.nb[1] == 4 * columns, name
-        memory = (ctypes.c_float * (count * columns)).from_address(inputs.data)
-        values = np.frombuffer(memory, np.float32).reshape(count, columns)
+        pointer = ctypes.cast(inputs.data, ctypes.POINTER(ctypes.c_float))
+        values = np.ctypeslib.as_array(pointer, (count, columns))
         self.sums[name] = self.sums.get(name, 0) + np.square(values, dtype=np.float64).sum(axis=0)
         self.counts[name] = self.counts.get(name, 0) + count
 

@@ -173,9 +173,6 @@ def _start_cold(entries: Sequence[Entry], vocab_size: int, options: Options) -> 
             if number > 0:
                 entry.samples.setdefault(FIRST_TOKEN, []).append(seconds)
                 entry.command_samples += told
-    for entry in entries[1:]:
-        if entry.failure is None and options.starts:
-            entry.our_samples[FIRST_TOKEN] = entries[0].samples[FIRST_TOKEN]
 
 
 def _first_token(entry: Entry, vocab_size: int, number: int, options: Options) -> float:
@@ -244,8 +241,9 @@ def _run_rounds(group: list[Entry], vocab_size: int, options: Options) -> None:
     Ctrl-C leaves the samples of complete rounds.
     """
     ours, complete = group[0], 0
+    timed = {test.name for test in options.tests}
     for entry in group:
-        entry.samples |= {test.name: [] for test in options.tests}
+        entry.samples = {**entry.samples, **{test.name: [] for test in options.tests}}
         entry.own_samples = {test.name: [] for test in options.tests}
         entry.beside = [f"{other.peer} {other.precision}" for other in group if other is not entry]
     try:
@@ -253,21 +251,14 @@ def _run_rounds(group: list[Entry], vocab_size: int, options: Options) -> None:
             _run_round(group, number, vocab_size, options)
             complete = number
     finally:
-        for entry in group:
-            for test in options.tests:
-                for samples in (entry.samples, entry.own_samples):
-                    if test.name in samples:
-                        samples[test.name] = samples[test.name][:complete]
+        for samples in (kept for entry in group for kept in (entry.samples, entry.own_samples)):
+            samples |= {name: samples[name][:complete] for name in samples.keys() & timed}
         for entry in group[1:]:
             if entry.failure is None:
-                entry.our_samples = {**ours.samples, **_starts_of(entry.our_samples)}
+                entry.our_samples = ours.samples
     for entry in group:
         if entry.process is not None:
             entry.peak_rss_bytes = entry.process.ask("memory")["peak_rss_bytes"]
-
-
-def _starts_of(samples: Mapping[str, list[float]]) -> dict[str, list[float]]:
-    return {FIRST_TOKEN: samples[FIRST_TOKEN]} if FIRST_TOKEN in samples else {}
 
 
 def _run_round(group: list[Entry], number: int, vocab_size: int, options: Options) -> None:

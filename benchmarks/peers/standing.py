@@ -49,7 +49,7 @@ def standings(one: dict[str, Any], known: Losses) -> list[dict[str, Any]]:
                 for other in one["rows"]
                 if other["level"] == row["level"] and other["peer"] != OURS
             ]
-            known_here = known | losses([one])
+            known_here = {**known, **losses([one])}
             for test in (*one["tests"], FIRST_TOKEN):
                 if _figures(row, test) is not None:
                     found.append(_standing(row, peers, test, known_here))

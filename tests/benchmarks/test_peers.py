@@ -7,6 +7,7 @@ package index and gigabytes.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import io
 import json
@@ -24,7 +25,14 @@ import pytest
 from pocketlm.benchmarks.intervals import estimate
 from pocketlm.benchmarks.machine import OthersUse
 from pocketlm.benchmarks.peers import __main__ as command
-from pocketlm.benchmarks.peers import comparison, conversions, environments, measure, ours
+from pocketlm.benchmarks.peers import (
+    comparison,
+    conversions,
+    environments,
+    importance,
+    measure,
+    ours,
+)
 from pocketlm.benchmarks.peers.command_start import command_start
 from pocketlm.benchmarks.peers.comparison import Comparison, Settings
 from pocketlm.benchmarks.peers.conversions import (
@@ -547,7 +555,7 @@ def test_one_that_dies_in_a_round_leaves_the_others_alone(scripted: Scripts) -> 
     assert [entry.failure for entry in entries] == [None, "crashed", None]
     assert entries[1].samples == {} and log.count("dies closed") == 1
     assert [len(samples) for samples in entries[2].samples.values()] == [2, 2]
-    assert entries[2].our_samples == entries[0].samples
+    assert entries[2].our_samples is entries[0].samples
 
 
 def test_ctrl_c_in_a_round_keeps_the_rounds_before_it(
@@ -746,7 +754,7 @@ def test_adapters_and_requirements_are_the_same_peers_and_every_pin_is_exact() -
         assert peer.key == name
         assert peer.requirements is not None
         assert len(pinned(peer.requirements)) > 5
-        assert set(peer.precisions.values()) <= set(LEVELS)
+        assert {*peer.precisions.values(), *peer.calibrated.values()} <= set(LEVELS)
         assert "fp32" in peer.precisions.values()
 
 
@@ -933,7 +941,32 @@ def test_a_peer_that_loses_more_does_not_count_and_random_weights_borrow_what_is
     assert standing_table([of("old", None, None, None)]) == ""
 
 
-# ---- llama.cpp's file ----
+# ---- llama.cpp's importance matrix and file ----
+
+
+def test_importance_is_the_mean_square_of_what_a_matrix_is_multiplied_with() -> None:
+    inputs = np.array([[1, 2, 3], [3, 2, 1]], np.float32)
+    nodes = {name: importance.Tensor(name=name) for name in (b"blk.0.up.weight", b"cache_k_l0")}
+    given = importance.Tensor(type=0, data=inputs.ctypes.data, ne=(3, 2, 1, 1), nb=(4, 12, 24, 24))
+    collector = importance.Collector({1: b"MUL_MAT", 2: b"ADD"}.__getitem__)
+
+    def seen(op: int, source: bytes) -> list[bool]:
+        """Whether it is wanted, and whether the computation goes on; it is computed twice."""
+        node = importance.Tensor(op=op)
+        node.src[0], node.src[1] = (ctypes.pointer(one) for one in (nodes[source], given))
+        address = ctypes.addressof(node)
+        return [collector(address, ask, None) for ask in (True, False, False)]
+
+    assert seen(1, b"blk.0.up.weight") == [True] * 3
+    assert seen(2, b"blk.0.up.weight") == seen(1, b"cache_k_l0") == [False, True, True]
+    assert collector.sums.keys() == {"blk.0.up.weight"} and collector.counts.popitem()[1] == 4
+    np.testing.assert_array_equal(collector.sums["blk.0.up.weight"], [20, 16, 20])
+
+
+def test_what_calibrated_precisions_are_made_of_decides_whether_they_are_made_again() -> None:
+    peer = known_peers()["llama_cpp"]
+    assert Path(str(importance.__file__)) in [path.resolve() for path in peer.sources]
+    assert peer.calibrated.keys().isdisjoint(peer.precisions) and peer.level("IQ4_XS imatrix")
 
 
 def rotated(x: Any, position: int, pairs: list[tuple[int, int]], theta: float) -> Any:

@@ -72,7 +72,8 @@ def _importance(file: Path, checkpoint: Path) -> tuple[Any, str]:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     config = json.loads((checkpoint / "config.json").read_text())
-    return module.imatrix(file, config.get("bos_token_id"))
+    found: tuple[Any, str] = module.imatrix(file, config.get("bos_token_id"))
+    return found
 
 
 def formats(file: Path, precision: str) -> str:
