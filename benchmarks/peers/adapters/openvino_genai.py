@@ -66,7 +66,7 @@ class Model:
         self.settings = f"LATENCY, inference in {inference}, KV in {kv}"
         self._file, self._options = folder / "openvino_model.xml", options
         self._request: Any = None  # made when logits are asked for
-        self._tensor = openvino.Tensor
+        self._tensor, self._inputs = openvino.Tensor, openvino_genai.TokenizedInputs
 
     def generate(self, ids: list[int], count: int) -> list[int]:
         """One call, past end tokens."""
@@ -76,8 +76,10 @@ class Model:
         """Likewise of prompts of one length, which its scheduler batches."""
         import numpy as np
 
+        ids = np.array(prompts, np.int64)
+        mask = self._tensor(np.ones_like(ids))
         result = self._pipeline.generate(
-            self._tensor(np.array(prompts, np.int64)),
+            self._inputs(self._tensor(ids), mask),
             max_new_tokens=count,
             ignore_eos=True,
             do_sample=False,
