@@ -941,6 +941,35 @@ def test_a_peer_that_loses_more_does_not_count_and_random_weights_borrow_what_is
     assert standing_table([of("old", None, None, None)]) == ""
 
 
+# ---- OpenVINO's checkpoint ----
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (None, {"tokenizer_class": "PreTrainedTokenizerFast"}),
+        ({"bos_token": "x"}, {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "x"}),
+        ({"tokenizer_class": "Own"}, {"tokenizer_class": "Own"}),
+    ],
+)
+def test_a_tokenizer_without_a_class_gets_one_and_the_checkpoint_stays_as_it_is(
+    given: dict[str, str] | None, expected: dict[str, str], tmp_path: Path
+) -> None:
+    from pocketlm.benchmarks.peers.adapters.openvino_genai import _with_tokenizer_class
+
+    checkpoint, folder = tmp_path / "checkpoint", tmp_path / "out"
+    checkpoint.mkdir()
+    folder.mkdir()
+    (checkpoint / "config.json").write_text("{}")
+    if given is not None:
+        (checkpoint / "tokenizer_config.json").write_text(json.dumps(given))
+    files = {path.name: path.read_text() for path in checkpoint.iterdir()}
+    assert _with_tokenizer_class(checkpoint, folder) == folder
+    assert json.loads((folder / "tokenizer_config.json").read_text()) == expected
+    assert (folder / "config.json").read_text() == "{}"
+    assert {path.name: path.read_text() for path in checkpoint.iterdir()} == files
+
+
 # ---- llama.cpp's importance matrix and file ----
 
 

@@ -11,7 +11,10 @@ Source: optimum-intel ``exporters/openvino/__main__.py``; OpenVINO's "CPU device
 
 from __future__ import annotations
 
+import json
+import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +42,26 @@ def convert(checkpoint: Path, out: Path, precision: str, ours: Path) -> str:
     from optimum.commands.optimum_cli import main
 
     options = ["--task", "text-generation-with-past", *OPTIONS[precision]]
-    sys.argv = ["optimum-cli", "export", "openvino", "--model", str(checkpoint), *options, str(out)]
-    main()
+    with tempfile.TemporaryDirectory(dir=out.parent) as folder:
+        source = _with_tokenizer_class(checkpoint, Path(folder))
+        sys.argv = ["optimum-cli", "export", "openvino", "--model", str(source), *options, str(out)]
+        main()
     return ""
+
+
+def _with_tokenizer_class(checkpoint: Path, folder: Path) -> Path:
+    """The checkpoint by links, and a class for its tokenizer where it names none.
+
+    Transformers 5.5 would take that of Code Llama for any Llama, which cannot read a byte-level
+    vocabulary.
+    """
+    for file in checkpoint.iterdir():
+        os.symlink(file.resolve(), folder / file.name)
+    config = folder / "tokenizer_config.json"
+    known = json.loads(config.read_text()) if config.is_file() else {}
+    config.unlink(missing_ok=True)
+    config.write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **known}))
+    return folder
 
 
 class Model:
