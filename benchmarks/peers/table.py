@@ -122,7 +122,7 @@ def caption(results: dict[str, Any]) -> str:
         text += f"{rounds} interleaved rounds{load}. {RATIO_LEGEND}; "
     legends = [LEGEND]
     legends += [START_LEGEND] if _started(found) else []
-    legends += [OWN_LEGEND] if _has_own(found) else []
+    legends += [OWN_LEGEND] if any(_has_own(found, test) for test in results["tests"]) else []
     text += f"{'; '.join(legends)}."
     if quality := results.get("quality"):
         text += f" {QUALITY_LEGEND}: {text_sentence(quality)}."
@@ -149,10 +149,9 @@ def _started(found: Sequence[dict[str, Any]]) -> bool:
     return any(row.get("first_token") for row in found)
 
 
-def _has_own(found: Sequence[dict[str, Any]]) -> bool:
-    return any(
-        figures and figures.get("own_bench") for row in found for figures in row["tests"].values()
-    )
+def _has_own(found: Sequence[dict[str, Any]], test: str) -> bool:
+    figures = [row["tests"][test] for row in found if row["tests"][test]]
+    return any(one.get("own_bench") for one in figures)
 
 
 def peer_table(found: Sequence[dict[str, Any]], tests: Sequence[str]) -> str:
@@ -171,11 +170,11 @@ def markdown_lines(lines: Sequence[Sequence[str]]) -> str:
 def peer_lines(found: Sequence[dict[str, Any]], tests: Sequence[str]) -> list[list[str]]:
     """The cells of the table, its head first; tests that nobody ran are left out."""
     tests = [test for test in tests if any(row["tests"][test] for row in found)]
-    own = _has_own(found)
+    own = {test: _has_own(found, test) for test in tests}
     measured = [
         column
         for test in tests
-        for column in (f"{test} tok/s", "× ours", *(["÷ own bench"] if own else []))
+        for column in (f"{test} tok/s", "× ours", *(["÷ own bench"] if own[test] else []))
     ]
     scored, started = any(row.get("quality") for row in found), _started(found)
     head = ["runtime", "version", "precision", "weights MB", "bits/weight"]
@@ -184,7 +183,7 @@ def peer_lines(found: Sequence[dict[str, Any]], tests: Sequence[str]) -> list[li
     head += ["peak RSS MB", "agrees", "note"]
     lines = []
     for row in found:
-        figures = [cell for test in tests for cell in _figure_cells(row["tests"][test], own)]
+        figures = [cell for test in tests for cell in _figure_cells(row["tests"][test], own[test])]
         starts = _start_cells(row["first_token"]) if started else []
         quality = _quality_cells(row) if scored else []
         cells = [*_cells(row), *quality, _number(row["load_seconds"], 2), *starts, *figures]

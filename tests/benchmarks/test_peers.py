@@ -644,7 +644,7 @@ def test_rates_are_set_beside_those_of_a_peers_own_benchmark(scripted: Scripts) 
     assert found["tests"]["tg16 @ d8"]["own_bench"] is None
     assert found["tests"]["2 x tg64"]["tokens_per_second"]["median"] == 2
     lines = peer_table([found], [test.name for test in tests]).splitlines()
-    assert "| tg16 tok/s | × ours | ÷ own bench |" in lines[0]
+    assert "| tg16 tok/s | × ours | ÷ own bench | tg16 @ d8 tok/s | × ours | 2 x" in lines[0]
     assert "| 1.0 |  | 0.75 (0.75–0.75) |" in lines[2]
 
 

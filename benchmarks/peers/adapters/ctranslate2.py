@@ -58,7 +58,7 @@ class Model:
         self._generator = ctranslate2.Generator(
             str(folder), compute_type=precision, inter_threads=1, intra_threads=threads
         )
-        self.settings = f"compute type {self._generator.compute_type}, packed GEMM by default"
+        self.settings = f"compute type {self._generator.compute_type}"
         self._names: list[str] = json.loads((folder / "vocabulary.json").read_text())
 
     def generate(self, ids: list[int], count: int) -> list[int]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import re
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -251,8 +252,9 @@ class Model:
         self._context = self._new_context(1, min(CONTEXT, self._trained))
         self._many: Any = None  # a context for several sequences, when one is asked for
         self._size = (0, 0)  # its sequences, and cells of each
-        on = llama_cpp.llama_print_system_info().decode().replace(" = 1", "").strip(" |")
-        self.settings = f"flash attention, KV in float16, n_batch 2048, n_ubatch 512; {on}"
+        said = llama_cpp.llama_print_system_info().decode()  # "CPU : SSE3 = 1 | AVX = 1 | ..."
+        built = ", ".join(re.findall(r"(\w+) = 1", said))
+        self.settings = f"flash attention, KV in float16, n_batch 2048, n_ubatch 512 ({built})"
 
     def _new_context(self, rows: int, cells: int) -> Any:
         parameters = self._api.llama_context_default_params()
