@@ -136,7 +136,9 @@ class Comparison:
                 entry = Entry(peer.name, precision, level)
                 entries.append(entry)
                 try:
-                    entry.contender = self._convert(peer, precision, ours.folder)
+                    converted = peer.same.get(precision, precision)
+                    contender = self._convert(peer, converted, ours.folder)
+                    entry.contender = replace(contender, precision=precision)
                     entry.weights_bytes = entry.contender.weights_bytes
                 except PeerError as error:
                     entry.fail(error)
@@ -166,9 +168,9 @@ class Comparison:
     def _discard(self, entries: Sequence[Entry]) -> None:
         assert self.reference.contender is not None
         kept = self.reference.contender.folder
-        for entry in entries:
-            if entry.contender is not None and entry.contender.folder != kept:
-                shutil.rmtree(entry.contender.folder)
+        folders = {entry.contender.folder for entry in entries if entry.contender is not None}
+        for folder in folders - {kept}:
+            shutil.rmtree(folder)
 
     def results(self) -> dict[str, Any]:
         """What ``--output json`` prints of it."""

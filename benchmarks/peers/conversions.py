@@ -45,6 +45,7 @@ class Peer:
     requirements: Path | None  # of its environment; None: this one
     calibrated: Mapping[str, str] = field(default_factory=dict)
     beside: Sequence[Path] = ()  # other files of ours that its adapter loads
+    same: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -117,7 +118,8 @@ def known_peers() -> dict[str, Peer]:
         calibrated = getattr(adapter, "CALIBRATED", {})
         file = str(adapter.__file__)
         beside = getattr(adapter, "BESIDE", ())
-        peer = Peer(adapter.NAME, adapter.PRECISIONS, file, requirements, calibrated, beside)
+        more = (calibrated, beside, getattr(adapter, "SAME", {}))
+        peer = Peer(adapter.NAME, adapter.PRECISIONS, file, requirements, *more)
         found[module.name] = peer
     return found
 

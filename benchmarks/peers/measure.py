@@ -8,6 +8,7 @@ that every ratio is of samples that lie next to each other in time. What is time
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -142,7 +143,9 @@ def start(entry: Entry, options: Options) -> PeerProcess:
     """Opens its model. Raises PeerError."""
     assert entry.contender is not None
     options.on_progress(f"{entry.peer} {entry.precision}: opening")
-    log = options.logs / f"{entry.contender.folder.name}-serving.log"
+    # Several may run one folder, each in its own way.
+    name = re.sub(r"\W+", "-", f"{entry.contender.folder.name} {entry.precision}")
+    log = options.logs / f"{name}-serving.log"
     entry.process = PeerProcess(
         entry.contender.command(options.threads),
         log,

@@ -15,6 +15,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -314,6 +315,26 @@ def test_variants_that_are_run_otherwise_share_a_folder_and_say_how_they_run(
         assert model.settings == f"--kv {kv}"
     (alone,) = model.generate_many([[5]], 3)
     assert alone == model.generate([5], 3)
+
+
+def test_precisions_of_a_peer_that_only_run_otherwise_share_a_folder(
+    tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    peer = fake_peer(tmp_path, "healthy", HEALTHY)
+    peer = replace(
+        peer, precisions={"whole": "fp32", "whole, fast": "fp32"}, same={"whole, fast": "whole"}
+    )
+    settings = Settings(tmp_path, [peer], SpeedGrid((8,), (), threads=(1,)), ["fp32"])
+    run = Comparison("tiny", tiny_checkpoint, settings)
+    found = run._prepare("fp32")[1:]
+    contenders = [entry.contender for entry in found]
+    assert [one and one.precision for one in contenders] == ["whole", "whole, fast"]
+    assert len({one and one.folder for one in contenders}) == 1
+    run._discard(found)
+    assert not any(one and one.folder.exists() for one in contenders)
+    known = known_peers()["openvino_genai"]
+    for name, converted in known.same.items():
+        assert known.level(name) == known.level(converted)
 
 
 def test_pocketlm_run_is_timed_from_its_start_to_its_text_or_says_why_not(

@@ -7,6 +7,8 @@ what it declares: so it imports third parties only inside functions, and nothing
     PACKAGE       the distribution whose version is shown
     PRECISIONS    the peer's own name of a precision -> the one of ours that it is compared with
     CALIBRATED    likewise, of those that only real weights gain by; may be left out
+    SAME          names of precisions that only run otherwise -> whose conversion they run; may be
+                  left out
     BESIDE        other files of ours that it loads, by their paths; may be left out
     convert(checkpoint, out, precision, ours) -> note
                   fills the folder ``out``; ``ours`` is our own model folder in that precision. The

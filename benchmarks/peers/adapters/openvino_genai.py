@@ -32,8 +32,10 @@ OPTIONS = {
     "int4 g64": [*INT4, *GROUPS],
     "int4 g64 data": [*INT4, *GROUPS, *DATA],
 }
-CALIBRATED = {"int4 g64": "int4", "int4 g64 data": "int4"}
-PRECISIONS = {name: name.split()[0] for name in OPTIONS if name not in CALIBRATED}
+COARSE = " dq128"  # runs with activations quantized in groups of 128 instead of 32
+SAME = {f"{name}{COARSE}": name for name in ("int8", "int4", "int4 sym", "int4 g64 data")}
+CALIBRATED = dict.fromkeys(("int4 g64", "int4 g64 data", f"int4 g64 data{COARSE}"), "int4")
+PRECISIONS = {name: name.split()[0] for name in (*OPTIONS, *SAME) if name not in CALIBRATED}
 CACHE_GIGABYTES = 1  # as the pipeline itself would take
 
 
@@ -72,6 +74,8 @@ class Model:
         import openvino_genai
 
         options: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
+        if precision.endswith(COARSE):
+            options["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = COARSE.removeprefix(" dq")
         if precision == "fp32":
             options |= {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
         scheduler = openvino_genai.SchedulerConfig()
@@ -84,6 +88,10 @@ class Model:
         names = ("INFERENCE_PRECISION_HINT", "KV_CACHE_PRECISION")
         inference, kv = (options.get(name) or _type_name(core, name) for name in names)
         self.settings = f"LATENCY, inference in {inference}, KV in {kv}"
+        if precision != "fp32":
+            name = "DYNAMIC_QUANTIZATION_GROUP_SIZE"
+            group = options.get(name) or core.get_property("CPU", name)
+            self.settings += f", activations in groups of {group}"
         self._file, self._options = folder / "openvino_model.xml", options
         self._request: Any = None  # made when logits are asked for
         self._tensor, self._inputs = openvino.Tensor, openvino_genai.TokenizedInputs
