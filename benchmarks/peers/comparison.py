@@ -147,7 +147,10 @@ class Comparison:
     def _convert_variant(self, options: Sequence[str], level: str) -> Contender:
         """Those that differ in how they are run only share a folder."""
         exported = spelled(export_options(options))
-        contender = self._convert(our_peer({exported: level}), exported, None)
+        if exported == spelled(["--precision", level]):
+            contender = self._convert(our_peer(), level, None)
+        else:
+            contender = self._convert(our_peer({exported: level}), exported, None)
         given = spelled(options)
         return replace(contender, peer=our_peer({given: level}), precision=given)
 

@@ -19,6 +19,7 @@ from .trials import FIRST_TOKEN
 
 OURS = "pocketlm"
 FULL = "fp32"
+CALIBRATED = (" imatrix", " data")  # what peers call those of a format that real weights gain by
 LEGEND = (
     "Ours over the fastest peer of the same width (first token: its seconds over ours), median and "
     "interval of paired rounds, of the peers whose KL is not above ours where both are known; "
@@ -57,11 +58,11 @@ def standings(one: dict[str, Any], known: Losses) -> list[dict[str, Any]]:
 
 
 def _standing(row: Row, peers: Sequence[Row], test: str, known: Losses) -> dict[str, Any]:
-    loss = known.get(_key(row))
+    loss = _loss(row, known)
     fair = [
         peer
         for peer in peers
-        if loss is None or (other := known.get(_key(peer))) is None or other <= loss
+        if loss is None or (other := _loss(peer, known)) is None or other <= loss
     ]
     return {
         "level": row["level"],
@@ -73,8 +74,14 @@ def _standing(row: Row, peers: Sequence[Row], test: str, known: Losses) -> dict[
     }
 
 
-def _key(row: Row) -> tuple[str, str]:
-    return row["peer"], row["precision"]
+def _loss(row: Row, known: Losses) -> float | None:
+    """Of a row that was not scored the least that its format loses: calibrated, it is as fast."""
+    key = row["peer"], row["precision"]
+    if row.get("quality"):
+        return known[key]
+    names = (row["precision"], *(row["precision"] + suffix for suffix in CALIBRATED))
+    found = [known[row["peer"], name] for name in names if (row["peer"], name) in known]
+    return min(found, default=None)
 
 
 def _best(row: Row, peers: Sequence[Row], test: str) -> dict[str, Any] | None:

@@ -305,8 +305,9 @@ def test_variants_that_are_run_otherwise_share_a_folder_and_say_how_they_run(
     grid = SpeedGrid((8,), (), threads=(1,))
     settings = Settings(tmp_path, [], grid, ["fp32"], variants={"plain": plainly, **variants})
     run = Comparison("tiny", tiny_checkpoint, settings)
-    plain, *others = run._prepare("fp32")[1:]
-    assert plain.contender is not None
+    main, plain, *others = run._prepare("fp32")
+    assert main.contender is not None and plain.contender is not None
+    assert plain.contender.folder == main.contender.folder
     for entry, kv in zip(others, variants, strict=True):
         assert entry.contender is not None and entry.level == "fp32"
         assert entry.contender.folder == plain.contender.folder
@@ -957,6 +958,9 @@ def test_a_peer_that_loses_more_does_not_count_and_random_weights_borrow_what_is
     assert lines[0] == "| model | width | ours | KL, 0.001 nats | tg8 |"
     cell = "2.00 (2.00–2.00) slow q4 / 0.50 (0.50–0.50) fast q4"
     assert lines[2] == f"| shape | int4 | int4 | 20.00 | {cell} |"
+    # Calibrated, as it can be, the fast one loses less, and is as fast.
+    (line,) = standings(results[0], {**lost, ("fast", "q4 imatrix"): 0.02})
+    assert line["best"]["peer"] == "fast"
     (best,) = standings(of("best", 0.0, 0.03, 0.01), {})
     assert best["best"] is None and best["best_of_all"]["peer"] == "fast"
     assert standing_table([of("old", None, None, None)]) == ""

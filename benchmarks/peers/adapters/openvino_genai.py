@@ -30,11 +30,12 @@ OPTIONS = {
     "int4": INT4,
     "int4 sym": [*INT4, "--sym"],
     "int4 g64": [*INT4, *GROUPS],
-    "int4 g64 data": [*INT4, *GROUPS, *DATA],
+    "int4 data": [*INT4, *DATA],
 }
 COARSE = " dq128"  # runs with activations quantized in groups of 128 instead of 32
-SAME = {f"{name}{COARSE}": name for name in ("int8", "int4", "int4 sym", "int4 g64 data")}
-CALIBRATED = dict.fromkeys(("int4 g64", "int4 g64 data", f"int4 g64 data{COARSE}"), "int4")
+SAME = {f"{name}{COARSE}": name for name in ("int8", "int4", "int4 sym")}
+SAME |= {f"int4{COARSE} data": "int4 data"}
+CALIBRATED = dict.fromkeys(("int4 g64", "int4 data", f"int4{COARSE} data"), "int4")
 PRECISIONS = {name: name.split()[0] for name in (*OPTIONS, *SAME) if name not in CALIBRATED}
 CACHE_GIGABYTES = 1  # as the pipeline itself would take
 
@@ -74,7 +75,7 @@ class Model:
         import openvino_genai
 
         options: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
-        if precision.endswith(COARSE):
+        if COARSE in precision:
             options["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = COARSE.removeprefix(" dq")
         if precision == "fp32":
             options |= {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
