@@ -167,7 +167,8 @@ def _find_text(found: argparse.Namespace) -> None:
         return
     file = Path(os.environ.get(TEST_DATA, ""), HELD_OUT)
     if not file.is_file():
-        say("no --text: the rows say nothing of what is lost")
+        if not found.quiet:
+            say("no --text: the rows say nothing of what is lost")
         return
     found.text = [file]
     found.limit = found.limit or HELD_OUT_LIMIT
