@@ -19,6 +19,7 @@ from typing import Any
 from ..export.errors import PocketLMError
 from ..export.output_file import OutputFile
 from ..export.quantities import megabytes
+from .peers import standing
 from .peers.table import markdown
 from .programs import given_path
 from .quality_table import quality_table
@@ -53,8 +54,9 @@ def speed_table(results: dict[str, Any]) -> str:
 
 
 def peers_table(results: list[dict[str, Any]]) -> str:
-    """Other runtimes beside ours, one table per checkpoint."""
-    return "\n\n".join(map(markdown, results))
+    """Other runtimes beside ours, one table per checkpoint, and where ours stands."""
+    tables = [*map(markdown, results), standing.markdown(results)]
+    return "\n\n".join(filter(None, tables))
 
 
 KINDS: dict[str, Callable[[Any], str]] = {

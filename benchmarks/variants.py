@@ -25,6 +25,7 @@ VARIANTS: dict[str, list[str]] = {
 }
 REFERENCE = "fp32"
 LEVELS = ("fp32", "int8", "int4")
+RUN = "--"  # between options of an export and those it is run with
 
 # The program that ``pocketlm export`` runs, with its peak memory at the end on stdout.
 EXPORT = """
@@ -75,6 +76,17 @@ def export_variant(checkpoint: str | Path, out: Path, options: Sequence[str]) ->
     """
     command = ["export", str(checkpoint), str(out), "--quiet", *options]
     return int(output_of("-c", EXPORT, *command))
+
+
+def export_options(options: Sequence[str]) -> list[str]:
+    """Of those of a variant that is run as well: what stands before "--"."""
+    return list(options[: options.index(RUN)]) if RUN in options else list(options)
+
+
+def run_options(spelled: str) -> list[str]:
+    """What stands after "--" in ``spelled``: options of ``pocketlm run``."""
+    options = shlex.split(spelled)
+    return options[options.index(RUN) + 1 :] if RUN in options else []
 
 
 def spelled(options: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..peers.standing import LEGEND, standing_lines
 from ..peers.table import caption, peer_lines
 from .charts import Chart, Look, looks, loss_axis, tick_text
 from .inline_svg import MUTED, PAPER, draw_svg
@@ -48,12 +49,19 @@ class Page:
 
     title: str
     sections: list[Section]
+    standings: list[list[str]]  # a table, its head first; empty without figures
+    legend: str
 
 
 def page(results: Sequence[dict[str, Any]]) -> Page:
     """The page of what ``peers`` measured, a section for each checkpoint."""
     names = ", ".join(printable(one["name"]) for one in results)
-    return Page(f"{names} beside other runtimes", [_section(*item) for item in enumerate(results)])
+    return Page(
+        f"{names} beside other runtimes",
+        [_section(*item) for item in enumerate(results)],
+        standing_lines(results),
+        LEGEND,
+    )
 
 
 def _section(place: int, results: dict[str, Any]) -> Section:

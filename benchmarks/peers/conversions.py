@@ -15,8 +15,8 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ... import export, quantize, runtime
@@ -37,23 +37,31 @@ BESIDE_WEIGHTS = re.compile(r".*\.(json|txt|jinja|md|log)|openvino_(de)?tokenize
 
 @dataclass(frozen=True)
 class Peer:
-    """An adapter, and where it runs; see ``adapters`` for the first four."""
+    """An adapter, and where it runs; see ``adapters`` for the names of its precisions."""
 
     name: str
     precisions: Mapping[str, str]
     adapter: str  # as ``protocol`` takes it
     requirements: Path | None  # of its environment; None: this one
+    calibrated: Mapping[str, str] = field(default_factory=dict)
+    beside: Sequence[Path] = ()  # other files of ours that its adapter loads
+    same: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
         """Its file's name: what ``--peer`` takes."""
         return Path(self.adapter.removesuffix(".py")).name.rpartition(".")[2]
 
+    def level(self, precision: str) -> str:
+        """The precision of ours that one of its own is compared with."""
+        return {**self.precisions, **self.calibrated}[precision]
+
     @property
     def sources(self) -> list[Path]:
         """The files that decide what its conversion is."""
         if self.adapter.endswith(".py"):
-            return [Path(self.adapter), *([self.requirements] if self.requirements else [])]
+            requirements = [self.requirements] if self.requirements else []
+            return [Path(self.adapter), *self.beside, *requirements]
         return [file for folder in OUR_EXPORTER for file in sorted(folder.rglob("*.py"))]
 
     def interpreter(self, root: Path) -> Path:
@@ -75,11 +83,6 @@ class Contender:
     python: Path
     folder: Path
     note: str
-
-    @property
-    def level(self) -> str:
-        """The precision of ours that it is compared with."""
-        return self.peer.precisions[self.precision]
 
     def command(self, threads: int) -> list[str]:
         """What serves it."""
@@ -112,7 +115,11 @@ def known_peers() -> dict[str, Peer]:
     for module in pkgutil.iter_modules(adapters.__path__):
         adapter = importlib.import_module(f"{adapters.__name__}.{module.name}")
         requirements = REQUIREMENTS / f"{module.name}.txt"
-        peer = Peer(adapter.NAME, adapter.PRECISIONS, str(adapter.__file__), requirements)
+        calibrated = getattr(adapter, "CALIBRATED", {})
+        file = str(adapter.__file__)
+        beside = getattr(adapter, "BESIDE", ())
+        more = (calibrated, beside, getattr(adapter, "SAME", {}))
+        peer = Peer(adapter.NAME, adapter.PRECISIONS, file, requirements, *more)
         found[module.name] = peer
     return found
 

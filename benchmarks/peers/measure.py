@@ -1,14 +1,16 @@
 """Interleaved rounds over ours and the peers of one level, and whether they run the same model.
 
-A level is a precision of ours with the peers' formats of the same width. As many of its models as
-fit in memory stay open, ours always among them; the rest take their turn in further groups, with
-ours again, so that every ratio is of samples that lie next to each other in time. Tests are those
-of ``speed``: pp512 is one call for one token after 512, tg128 as many forward passes of one token.
+A level is a precision of ours with the peers' formats of the same width. Each is first started a
+few times by itself, for the seconds to its first token. Then as many of its models as fit in memory
+stay open, ours always among them; the rest take their turn in further groups, with ours again, so
+that every ratio is of samples that lie next to each other in time. What is timed: ``trials``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,14 +18,14 @@ from typing import Any
 import numpy as np
 
 from ..machine import CpuWatch, OthersUse, available_bytes
-from ..speed.measure import SpeedTest
+from .command_start import command_start
 from .conversions import Contender
 from .environments import PeerError, child_environment
 from .process import PeerProcess
+from .trials import FIRST_PROMPT, FIRST_TOKEN, ManyRows, Trial, calls, own_bench, token_ids
 
 # What opening a model takes at most: its files, packed again; the cache and the libraries.
 MEMORY_FACTOR, MEMORY_BYTES = 2.0, 500_000_000
-WARMUP_TOKENS = 8  # of a generation, in the round that is not kept
 # The check that it is the same model: greedy tokens after random prompts, and in fp32 also the
 # token after prompts with a narrow lead, see ``reference``.
 PROMPTS, PROMPT_TOKENS, CHECKED_TOKENS = 12, 16, 4
@@ -51,9 +53,12 @@ class Entry:
     quality: dict[str, Any] | None = None  # as ``quality`` has it of a model
     unscored: str | None = None  # why there is none
     bytes_per_token: int | None = None  # of weights
-    answers: list[list[int]] = field(default_factory=list)  # tokens after each checked prompt
+    answers: list[tuple[list[int], list[int]]] = field(default_factory=list)  # checked: ids, tokens
+    settings: str = ""  # what it runs with
     samples: dict[str, list[float]] = field(default_factory=dict)  # seconds per round
     our_samples: dict[str, list[float]] = field(default_factory=dict)  # of the same rounds
+    own_samples: dict[str, list[float]] = field(default_factory=dict)  # of its own benchmark
+    command_samples: list[float] = field(default_factory=list)  # ``pocketlm run`` to its first text
     beside: list[str] = field(default_factory=list)  # who was open at the same time
     process: PeerProcess | None = None
 
@@ -66,7 +71,7 @@ class Entry:
     def fail(self, error: PeerError) -> None:
         """Keeps the reason; samples of a peer that crashed are not shown."""
         self.failure = str(error)
-        self.samples, self.our_samples, self.quality = {}, {}, None
+        self.samples, self.our_samples, self.own_samples, self.quality = {}, {}, {}, None
         self.close()
 
 
@@ -74,18 +79,14 @@ class Entry:
 class Options:
     """How to measure."""
 
-    tests: Sequence[SpeedTest]
+    tests: Sequence[Trial]
     threads: int
     rounds: int
     logs: Path
     answer_seconds: float
     on_progress: OnProgress = lambda message: None
-
-
-def token_ids(vocab_size: int, count: int, number: int) -> list[int]:
-    """The random prompt of a round, the same for all; a new one each round: none is cached."""
-    ids: list[int] = np.random.default_rng(number).integers(0, vocab_size, count).tolist()
-    return ids
+    starts: int = 0  # of a fresh process each, for the seconds to its first token
+    own_bench: bool = False  # also runs the benchmark of a peer that has one
 
 
 def checks(reference: Entry, vocab_size: int, context: int, options: Options) -> dict[str, Checks]:
@@ -120,6 +121,8 @@ def measure_level(
     """
     ours, waiting = entries[0], [entry for entry in entries[1:] if entry.failure is None]
     others: list[OthersUse] = []
+    _start_cold(entries, vocab_size, options)
+    waiting = [entry for entry in waiting if entry.failure is None]
     while True:
         watch = CpuWatch()
         group: list[Entry] = []
@@ -140,7 +143,9 @@ def start(entry: Entry, options: Options) -> PeerProcess:
     """Opens its model. Raises PeerError."""
     assert entry.contender is not None
     options.on_progress(f"{entry.peer} {entry.precision}: opening")
-    log = options.logs / f"{entry.contender.folder.name}-serving.log"
+    # Several may run one folder, each in its own way.
+    name = re.sub(r"\W+", "-", f"{entry.contender.folder.name} {entry.precision}")
+    log = options.logs / f"{name}-serving.log"
     entry.process = PeerProcess(
         entry.contender.command(options.threads),
         log,
@@ -148,8 +153,43 @@ def start(entry: Entry, options: Options) -> PeerProcess:
         options.answer_seconds,
     )
     entry.version = entry.process.opened["version"]
+    entry.settings = entry.process.opened["settings"]
     entry.load_seconds = entry.process.load_seconds
     return entry.process
+
+
+def _start_cold(entries: Sequence[Entry], vocab_size: int, options: Options) -> None:
+    """Starts each by itself, in rounds; the first, which warms the page cache, is not kept."""
+    for number in range(options.starts + 1 if options.starts else 0):
+        alive = [entry for entry in entries if entry.failure is None]
+        for entry in alive[:: -1 if number % 2 else 1]:
+            try:
+                seconds = _first_token(entry, vocab_size, number, options)
+            except PeerError as error:
+                if entry is entries[0]:
+                    raise
+                entry.fail(error)
+                continue
+            finally:
+                entry.close()
+            told = _command_start(entry, options)
+            if number > 0:
+                entry.samples.setdefault(FIRST_TOKEN, []).append(seconds)
+                entry.command_samples += told
+
+
+def _first_token(entry: Entry, vocab_size: int, number: int, options: Options) -> float:
+    started = time.perf_counter()
+    process = start(entry, options)
+    process.ask("generate", ids=token_ids(vocab_size, FIRST_PROMPT, number), count=1)
+    return time.perf_counter() - started
+
+
+def _command_start(entry: Entry, options: Options) -> list[float]:
+    """The seconds of ``pocketlm run``, if the entry is one of ours."""
+    if entry.contender is None or entry.contender.peer.requirements is not None:
+        return []
+    return [command_start(entry.contender.folder, entry.contender.precision, options.threads)]
 
 
 def _fill_group(
@@ -160,27 +200,33 @@ def _fill_group(
 ) -> None:
     """Moves from ``waiting`` to ``group``, which has ours, what opens and fits; one at least."""
     free = available_bytes()
-    _check(group[0], checks_of)
+    _check(group[0], checks_of, options)
     while waiting:
         if len(group) > 1 and not fits(waiting[0], group, free):
             return
         entry = waiting.pop(0)
         try:
             start(entry, options)
-            _check(entry, checks_of)
+            _check(entry, checks_of, options)
         except PeerError as error:
             entry.fail(error)
         else:
             group.append(entry)
 
 
-def _check(entry: Entry, checks_of: Mapping[str, Checks]) -> None:
-    """Keeps its tokens after the prompts of the check, for ``judge``."""
+def _check(entry: Entry, checks_of: Mapping[str, Checks], options: Options) -> None:
+    """Keeps its tokens after the prompts of the check, for ``judge``; many at once, too."""
     assert entry.process is not None
     entry.answers = [
-        entry.process.ask("generate", ids=prompt, count=count)["tokens"]
+        (prompt, entry.process.ask("generate", ids=prompt, count=count)["tokens"])
         for prompt, count in checks_of[entry.level]
     ]
+    for test in options.tests:
+        if isinstance(test, ManyRows) and test.needs in entry.process.opened["can"]:
+            prompts = [ids for ids, count in checks_of[entry.level] if count == CHECKED_TOKENS]
+            prompts = prompts[: test.rows]
+            found = entry.process.ask(test.needs, prompts=prompts, count=CHECKED_TOKENS)
+            entry.answers += zip(prompts, found["tokens"], strict=True)
     entry.peak_rss_bytes = entry.process.ask("memory")["peak_rss_bytes"]
 
 
@@ -198,16 +244,18 @@ def _run_rounds(group: list[Entry], vocab_size: int, options: Options) -> None:
     Ctrl-C leaves the samples of complete rounds.
     """
     ours, complete = group[0], 0
+    timed = {test.name for test in options.tests}
     for entry in group:
-        entry.samples = {test.name: [] for test in options.tests}
+        entry.samples = {**entry.samples, **{test.name: [] for test in options.tests}}
+        entry.own_samples = {test.name: [] for test in options.tests}
         entry.beside = [f"{other.peer} {other.precision}" for other in group if other is not entry]
     try:
         for number in range(options.rounds + 1 if options.rounds else 0):
             _run_round(group, number, vocab_size, options)
             complete = number
     finally:
-        for entry in group:
-            entry.samples = {name: kept[:complete] for name, kept in entry.samples.items()}
+        for samples in (kept for entry in group for kept in (entry.samples, entry.own_samples)):
+            samples |= {name: samples[name][:complete] for name in samples.keys() & timed}
         for entry in group[1:]:
             if entry.failure is None:
                 entry.our_samples = ours.samples
@@ -223,46 +271,32 @@ def _run_round(group: list[Entry], number: int, vocab_size: int, options: Option
             what = f"{test.name}, round {number} of {options.rounds}"
             options.on_progress(f"{entry.peer} {entry.precision}: {what}")
             try:
-                _sample(entry, test, vocab_size, number)
+                _sample(entry, test, vocab_size, number, options.own_bench)
             except PeerError as error:
                 if entry is group[0]:
                     raise
                 entry.fail(error)
 
 
-def _sample(entry: Entry, test: SpeedTest, vocab_size: int, number: int) -> None:
+def _sample(entry: Entry, test: Trial, vocab_size: int, number: int, own: bool) -> None:
     assert entry.process is not None
+    can = entry.process.opened["can"]
+    if isinstance(test, ManyRows) and test.needs not in can:
+        return
     seconds = sum(
-        sign * entry.process.ask("generate", ids=ids, count=count)["seconds"]
-        for sign, ids, count in calls(test, vocab_size, number)
+        call.sign * entry.process.ask(call.do, **call.arguments)["seconds"]
+        for call in calls(test, vocab_size, number)
     )
-    if number > 0:
-        entry.samples[test.name].append(seconds)
-
-
-def calls(test: SpeedTest, vocab_size: int, number: int) -> Iterator[tuple[int, list[int], int]]:
-    """What to generate for a test in that round: sign of its seconds, ids, count.
-
-    A runtime's one call for n tokens is the prompt's pass, which yields the first, and n - 1 more.
-    After a prompt of one token that is n passes of one token each, all that tg is. Deeper, the
-    prompt's own seconds are taken off again.
-    """
-    if not test.generation:
-        yield 1, token_ids(vocab_size, test.prompt, number), 1
+    if number == 0:
         return
-    count = test.generation if number > 0 else WARMUP_TOKENS
-    if test.depth == 0:
-        yield 1, token_ids(vocab_size, 1, number), count
-        return
-    ids = token_ids(vocab_size, test.depth, number)
-    yield 1, ids, count + 1
-    yield -1, ids, 1
+    entry.samples[test.name].append(seconds)
+    if own and "own_bench" in can and (asked := own_bench(test)) is not None:
+        entry.own_samples[test.name].append(entry.process.ask("own_bench", **asked)["seconds"])
 
 
 def judge(
     reference: Entry,
     entries: Sequence[Entry],
-    checks_of: Mapping[str, Checks],
     options: Options,
 ) -> None:
     """Says of every entry how many of its checked tokens are the best of ``reference``, our fp32.
@@ -273,16 +307,16 @@ def judge(
         process = start(reference, options)
         for entry in entries:
             if entry.failure is None:
-                _judge(entry, process, checks_of[entry.level])
+                _judge(entry, process)
     finally:
         reference.close()
 
 
-def _judge(entry: Entry, reference: PeerProcess, checks_of: Checks) -> None:
-    checked = sum(count for _, count in checks_of)
+def _judge(entry: Entry, reference: PeerProcess) -> None:
+    checked = sum(len(tokens) for _, tokens in entry.answers)
     agreed = sum(
         reference.ask("judge", ids=prompt, tokens=tokens)["agreed"]
-        for (prompt, _), tokens in zip(checks_of, entry.answers, strict=True)
+        for prompt, tokens in entry.answers
     )
     entry.agreement = agreed / checked
     if entry.agreement < LEAST_AGREEMENT[entry.level]:

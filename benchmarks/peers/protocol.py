@@ -9,6 +9,8 @@ scores. Both write one JSON object when they are done or ready, and ``serve`` th
 it reads:
 
     {"do": "generate", "ids": [ints], "count": n}  ->  {"seconds": s, "tokens": [ints]}
+    {"do": "generate_many", "prompts": [[ints]], "count": n}
+                                                   ->  {"seconds": s, "tokens": [[ints]]}
     {"do": "memory"}                               ->  {"peak_rss_bytes": n}
     {"do": "reads"}                                ->  {"bytes_per_token": n or null}
     {"do": "score", "ids": [ints], "scored": n, "file": NPY, "first": row}
@@ -30,12 +32,13 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TextIO
 
+OPTIONAL = ("logits", "generate_many", "own_bench")  # methods that an adapter may leave out
 DIVERGENCE = Path(__file__).parent.parent / "quality" / "divergence.py"
 
 
@@ -72,9 +75,23 @@ def generate(model: Any, ids: list[int], count: int) -> dict[str, Any]:
     started = time.perf_counter()
     tokens = model.generate(ids, count)
     seconds = time.perf_counter() - started
+    return {"seconds": seconds, "tokens": _checked(tokens, count)}
+
+
+def generate_many(model: Any, prompts: list[list[int]], count: int) -> dict[str, Any]:
+    """Likewise of several prompts at once."""
+    started = time.perf_counter()
+    rows = model.generate_many(prompts, count)
+    seconds = time.perf_counter() - started
+    if len(rows) != len(prompts):
+        raise ValueError(f"{len(rows)} rows came, expected {len(prompts)}")
+    return {"seconds": seconds, "tokens": [_checked(row, count) for row in rows]}
+
+
+def _checked(tokens: Sequence[Any], count: int) -> list[int]:
     if len(tokens) != count:
         raise ValueError(f"{len(tokens)} tokens came, expected {count}")
-    return {"seconds": seconds, "tokens": [int(token) for token in tokens]}
+    return [int(token) for token in tokens]
 
 
 def score(model: Any, ids: list[int], scored: int, file: str, first: int) -> dict[str, Any]:
@@ -100,6 +117,8 @@ def answer(model: Any, request: dict[str, Any]) -> dict[str, Any]:
     verb = request.pop("do")
     if verb == "generate":
         return generate(model, **request)
+    if verb == "generate_many":
+        return generate_many(model, **request)
     if verb == "memory":
         return {"peak_rss_bytes": peak_rss_bytes()}
     if verb == "reads":
@@ -116,7 +135,8 @@ def serve(adapter: ModuleType, replies: TextIO, folder: str, precision: str, thr
     opened = {
         "version": version(adapter.PACKAGE),
         "peak_rss_bytes": peak_rss_bytes(),
-        "has_logits": hasattr(model, "logits"),
+        "can": [name for name in OPTIONAL if hasattr(model, name)],
+        "settings": getattr(model, "settings", ""),
     }
     print(json.dumps(opened), file=replies, flush=True)
     for line in sys.stdin:

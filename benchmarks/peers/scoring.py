@@ -88,7 +88,7 @@ class Scoring:
         try:
             process = start(entry, self._options)
             entry.bytes_per_token = process.ask("reads")["bytes_per_token"]
-            if not process.opened["has_logits"]:
+            if "logits" not in process.opened["can"]:
                 entry.unscored = NO_LOGITS
                 return
             totals = Totals(entry.peer, self._plan.tokenizer)

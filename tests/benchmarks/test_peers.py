@@ -7,6 +7,7 @@ package index and gigabytes.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import io
 import json
@@ -14,6 +15,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +26,15 @@ import pytest
 from pocketlm.benchmarks.intervals import estimate
 from pocketlm.benchmarks.machine import OthersUse
 from pocketlm.benchmarks.peers import __main__ as command
-from pocketlm.benchmarks.peers import comparison, conversions, environments, measure
+from pocketlm.benchmarks.peers import (
+    comparison,
+    conversions,
+    environments,
+    importance,
+    measure,
+    ours,
+)
+from pocketlm.benchmarks.peers.command_start import command_start
 from pocketlm.benchmarks.peers.comparison import Comparison, Settings
 from pocketlm.benchmarks.peers.conversions import (
     REQUIREMENTS,
@@ -48,17 +58,27 @@ from pocketlm.benchmarks.peers.measure import (
     PROMPTS,
     Entry,
     Options,
-    calls,
     fits,
     measure_level,
-    token_ids,
 )
 from pocketlm.benchmarks.peers.process import PeerProcess
 from pocketlm.benchmarks.peers.scoring import Texts, scoring
-from pocketlm.benchmarks.peers.table import peer_table, rows
+from pocketlm.benchmarks.peers.standing import losses, standings
+from pocketlm.benchmarks.peers.standing import markdown as standing_table
+from pocketlm.benchmarks.peers.table import peer_table, rows, settings_text
+from pocketlm.benchmarks.peers.trials import (
+    FIRST_PROMPT,
+    Call,
+    ManyRows,
+    Trial,
+    calls,
+    own_bench,
+    token_ids,
+    trials,
+)
 from pocketlm.benchmarks.quality.measure import measure_quality
 from pocketlm.benchmarks.speed.measure import SpeedGrid, SpeedTest
-from pocketlm.benchmarks.variants import LEVELS
+from pocketlm.benchmarks.variants import LEVELS, run_options
 from pocketlm.export.errors import StorageError
 from pocketlm.export.folder import ModelFolder
 
@@ -150,6 +170,7 @@ def measured(folder: Path, tiny_checkpoint: Path) -> dict[str, dict[str, Any]]:
     peers.append(fake_peer(folder, "not_installed", HEALTHY, requirements))
     options = ["--checkpoint", str(tiny_checkpoint), "--folder", str(folder / "kept")]
     options += ["--prompt", "8", "--generation", "4", "--rounds", "2", "--threads", "1"]
+    options += ["--parallel", "2", "--own-bench"]
     report = folder / "results.json"
     options += ["--precision", "fp32", "--quiet", "--discard", "--json", str(report)]
     (folder / "text.txt").write_text(" ".join(f"word {i}" for i in range(40)))
@@ -179,14 +200,15 @@ def test_every_peer_has_figures_or_a_reason(measured: dict[str, dict[str, Any]])
         assert row["load_seconds"] > 0
         assert row["peak_rss_bytes"] > 10_000_000
         assert row["bits_per_weight"] == pytest.approx(32, rel=0.3)  # with the graph
-        assert all(len(row["tests"][name]["samples"]) == 2 for name in ("pp8", "tg4"))
+        assert all(len(row["tests"][name]["samples"]) == 2 for name in ("pp8", "tg4", "2 x tg64"))
     assert 0 < healthy["tests"]["pp8"]["ratio"]["median"] < 100
     assert measured["pocketlm"]["tests"]["pp8"]["ratio"] is None
+    checked = PROMPTS * CHECKED_TOKENS + NARROW + 8  # the eight are two rows at once
     reasons = {
         "crashes_at_load": "crashed at opening the model: killed by signal 4 (Illegal instruction)"
         ": no such instruction",
         "crashes_mid_round": "failed at generate: MemoryError: out of it",
-        "disagrees": f"not the same model: 0 of {PROMPTS * CHECKED_TOKENS + NARROW} tokens agree",
+        "disagrees": f"not the same model: 8 of {checked} tokens agree",
         "does_not_convert": "not converted: exit code 1: ValueError: no tensors named so: a b",
         "not_installed": "not installed: exit code 1: ERROR: No matching distribution found for "
         "pocketlm-is-not-this==1.0",
@@ -275,6 +297,56 @@ def test_a_variant_is_made_again_when_a_file_among_its_options_changes(
     assert made == [options] * 2
 
 
+def test_variants_that_are_run_otherwise_share_a_folder_and_say_how_they_run(
+    tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    plainly = ["--precision", "fp32"]
+    variants = {kv: [*plainly, "--", "--kv", kv] for kv in ("auto", "fp32")}
+    grid = SpeedGrid((8,), (), threads=(1,))
+    settings = Settings(tmp_path, [], grid, ["fp32"], variants={"plain": plainly, **variants})
+    run = Comparison("tiny", tiny_checkpoint, settings)
+    main, plain, *others = run._prepare("fp32")
+    assert main.contender is not None and plain.contender is not None
+    assert plain.contender.folder == main.contender.folder
+    for entry, kv in zip(others, variants, strict=True):
+        assert entry.contender is not None and entry.level == "fp32"
+        assert entry.contender.folder == plain.contender.folder
+        assert run_options(entry.contender.precision) == ["--kv", kv]
+        model = ours.Model(entry.contender.folder, entry.contender.precision, 1)
+        assert model.settings == f"--kv {kv}"
+    (alone,) = model.generate_many([[5]], 3)
+    assert alone == model.generate([5], 3)
+
+
+def test_precisions_of_a_peer_that_only_run_otherwise_share_a_folder(
+    tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    peer = fake_peer(tmp_path, "healthy", HEALTHY)
+    peer = replace(
+        peer, precisions={"whole": "fp32", "whole, fast": "fp32"}, same={"whole, fast": "whole"}
+    )
+    settings = Settings(tmp_path, [peer], SpeedGrid((8,), (), threads=(1,)), ["fp32"])
+    run = Comparison("tiny", tiny_checkpoint, settings)
+    found = run._prepare("fp32")[1:]
+    contenders = [entry.contender for entry in found]
+    assert [one and one.precision for one in contenders] == ["whole", "whole, fast"]
+    assert len({one and one.folder for one in contenders}) == 1
+    run._discard(found)
+    assert not any(one and one.folder.exists() for one in contenders)
+    known = known_peers()["openvino_genai"]
+    for name, converted in known.same.items():
+        assert known.level(name) == known.level(converted)
+
+
+def test_pocketlm_run_is_timed_from_its_start_to_its_text_or_says_why_not(
+    tiny_folder: ModelFolder, tmp_path: Path
+) -> None:
+    assert 0 < command_start(tiny_folder.path, "--precision fp32 -- --kv fp32", 1) < 60
+    reason = "pocketlm run ended with exit code 2: .*No such option"
+    with pytest.raises(PeerError, match=reason):
+        command_start(tiny_folder.path, "fp32 -- --no-such-thing", 1)
+
+
 def test_a_failed_conversion_leaves_nothing_but_its_log(
     tmp_path: Path, tiny_checkpoint: Path
 ) -> None:
@@ -344,6 +416,7 @@ def test_unknown_peers_and_no_checkpoint_are_refused(capsys: pytest.CaptureFixtu
         (["--generation", "0", "--depth", "9"], "found --depth and --generation 0, .* leave one"),
         (["--rounds", "0", "--prompt", "9"], "found --prompt and --rounds 0, which runs no test"),
         (["--rounds", "0", "--depth", "9"], "found --depth and --rounds 0, which runs no test"),
+        (["--rounds", "0", "--own-bench"], "found --own-bench and --rounds 0, which runs no test"),
         (["--rounds", "-1"], "found -1, expected at least 0"),
     ],
 )
@@ -365,10 +438,30 @@ def test_what_is_asked_for_twice_is_measured_once() -> None:
     assert found.on_progress is command.say
 
 
+def test_a_checkpoint_without_a_text_takes_the_one_of_the_test_data_if_there_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--checkpoint", str(tmp_path)]
+    monkeypatch.setenv(command.TEST_DATA, str(tmp_path))
+    found = command.parse(given)
+    assert (found.text, found.limit) == ([], None)
+    assert "rows say nothing of what is lost" in capsys.readouterr().err
+    file = tmp_path / command.HELD_OUT
+    file.parent.mkdir()
+    file.write_text("text")
+    found = command.parse(given)
+    assert (found.text, found.limit, found.window) == ([file], 4096, 512)
+    assert command.parse([*given, "--limit", "9"]).limit == 9
+    own = command.parse([*given, "--text", str(tmp_path / "own.txt")])
+    assert (own.text, own.limit) == ([tmp_path / "own.txt"], None)
+    assert command.parse(["--shape", "gpt2-124m"]).text == []
+
+
 def test_a_prompt_is_run_without_a_depth() -> None:
     """Which only what is generated has before it: a peer is given a prompt as a whole."""
-    tests = comparison.peer_tests(SpeedGrid((16,), (4,), depths=(0, 32, 64)), 160)
-    assert [test.name for test in tests] == ["pp16", "tg4", "tg4 @ d32", "tg4 @ d64"]
+    tests = trials(SpeedGrid((16,), (4,), depths=(0, 32, 64)), 160, 16)
+    names = ["pp16", "tg4", "tg4 @ d32", "tg4 @ d64", "16 x tg64"]
+    assert [test.name for test in tests] == names
 
 
 def test_logits_that_do_not_fit_the_disk_are_refused_before_a_model_runs(
@@ -394,7 +487,7 @@ def test_logits_that_do_not_fit_the_disk_are_refused_before_a_model_runs(
 class Scripted:
     """Stands for a process: takes ``seconds`` for anything, and dies at call ``dies_at``."""
 
-    opened = {"version": "1"}
+    opened = {"version": "1", "settings": "", "can": ["logits", "generate_many", "own_bench"]}
     load_seconds = 0.5
 
     def __init__(self, name: str, log: list[str], seconds: float, dies_at: int | None) -> None:
@@ -403,7 +496,13 @@ class Scripted:
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
         if do == "memory":
             return {"peak_rss_bytes": 1000}
+        if do == "own_bench":
+            self.log.append(f"{self.name} own {arguments}")
+            return {"seconds": self.seconds * 0.75 * arguments["generation"]}
         count = arguments["count"]
+        if do == "generate_many":
+            rows = len(arguments["prompts"])
+            return {"seconds": self.seconds * count, "tokens": [[0] * count] * rows}
         if count != CHECKED_TOKENS:
             self.log.append(f"{self.name} {len(arguments['ids'])} {count}")
             if len([line for line in self.log if line.startswith(self.name)]) == self.dies_at:
@@ -423,14 +522,16 @@ def scripted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Scripts:
 
     def run(
         scripts: dict[str, tuple[float, int | None]],
-        tests: Sequence[SpeedTest] = (SpeedTest(8, 0), SpeedTest(0, 16)),
+        tests: Sequence[Trial] = (SpeedTest(8, 0), SpeedTest(0, 16)),
         together: int = 9,
         kept: list[Entry] | None = None,
+        **options: Any,
     ) -> tuple[list[Entry], list[str]]:
         log: list[str] = []
 
-        def start(entry: Entry, options: Options) -> None:
+        def start(entry: Entry, options: Options) -> Any:
             entry.process = Scripted(entry.peer, log, *scripts[entry.peer])  # type: ignore[assignment]
+            return entry.process
 
         def fit(entry: Entry, group: Sequence[Entry], free: int | None) -> bool:
             return len(group) < together
@@ -440,9 +541,8 @@ def scripted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Scripts:
         entries = [Entry(name, "whole", "fp32") for name in scripts]
         if kept is not None:
             kept += entries
-        measure_level(
-            entries, 97, {"fp32": [([1], CHECKED_TOKENS)]}, Options(tests, 1, 2, tmp_path, 5)
-        )
+        chosen = Options(tests, 1, 2, tmp_path, 5, **options)
+        measure_level(entries, 97, {"fp32": [([1], CHECKED_TOKENS)]}, chosen)
         return entries, log
 
     return run
@@ -535,12 +635,62 @@ def test_fitting_counts_who_is_open_and_what_opening_takes(tmp_path: Path) -> No
 
 
 def test_tests_are_those_of_llama_bench() -> None:
-    assert list(calls(SpeedTest(8, 0), 97, 3)) == [(1, token_ids(97, 8, 3), 1)]
+    def call(sign: int, ids: list[int], count: int) -> Call:
+        return Call(sign, "generate", {"ids": ids, "count": count})
+
+    assert list(calls(SpeedTest(8, 0), 97, 3)) == [call(1, token_ids(97, 8, 3), 1)]
     # A call for n tokens after one token is n forward passes of one token.
-    assert list(calls(SpeedTest(0, 128), 97, 3)) == [(1, token_ids(97, 1, 3), 128)]
+    assert list(calls(SpeedTest(0, 128), 97, 3)) == [call(1, token_ids(97, 1, 3), 128)]
     # 129 after 32 are a pass of 32 and 128 of one; what the first takes is taken off.
     deep = token_ids(97, 32, 3)
-    assert list(calls(SpeedTest(0, 128, 32), 97, 3)) == [(1, deep, 129), (-1, deep, 1)]
+    assert list(calls(SpeedTest(0, 128, 32), 97, 3)) == [call(1, deep, 129), call(-1, deep, 1)]
+
+
+def test_rows_that_decode_together_begin_with_a_token_each() -> None:
+    trial = ManyRows(3)
+    prompts = [[token] for token in token_ids(97, 3, 2)]
+    assert list(calls(trial, 97, 2)) == [
+        Call(1, "generate_many", {"prompts": prompts, "count": 64})
+    ]
+    assert (trial.name, trial.tokens) == ("3 x tg64", 192)
+
+
+def test_rates_are_set_beside_those_of_a_peers_own_benchmark(scripted: Scripts) -> None:
+    tests = (SpeedTest(0, 16), SpeedTest(0, 16, 8), ManyRows(2))
+    entries, log = scripted({"ours": (1, None)}, tests=tests, own_bench=True)
+    (found,) = rows(entries, tests, 100)
+    asked = {"prompt": 0, "generation": 16}
+    assert own_bench(tests[0]) == asked and own_bench(tests[1]) is own_bench(tests[2]) is None
+    assert log.count(f"ours own {asked}") == 2
+    assert found["tests"]["tg16"]["own_bench"]["median"] == 0.75
+    assert found["tests"]["tg16 @ d8"]["own_bench"] is None
+    assert found["tests"]["2 x tg64"]["tokens_per_second"]["median"] == 2
+    lines = peer_table([found], [test.name for test in tests]).splitlines()
+    assert "| tg16 tok/s | × ours | ÷ own bench | tg16 @ d8 tok/s | × ours | 2 x" in lines[0]
+    assert "| 1.0 |  | 0.75 (0.75–0.75) |" in lines[2]
+
+
+def test_one_without_batches_has_no_figure_for_many_rows(
+    scripted: Scripts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Scripted, "opened", {"version": "1", "settings": "", "can": []})
+    tests = (SpeedTest(8, 0), ManyRows(2))
+    entries, _ = scripted({"ours": (1, None), "a": (1, None)}, tests=tests)
+    found = rows(entries, tests, 100)
+    assert [row["failure"] for row in found] == [None, None]
+    assert [row["tests"]["2 x tg64"] for row in found] == [None, None]
+
+
+def test_each_is_started_by_itself_for_its_first_token(scripted: Scripts) -> None:
+    entries, log = scripted({"ours": (1, None), "a": (2, None)}, starts=2)
+    alone = [f"{FIRST_PROMPT} 1", "closed"]
+    order = ["ours", "a", "a", "ours", "ours", "a"]  # the first round is not kept
+    assert log[:12] == [f"{name} {what}" for name in order for what in alone]
+    found = [row["first_token"] for row in rows(entries, (), 100)]
+    assert [len(first["samples"]) for first in found] == [2, 2]
+    assert found[1]["our_samples"] == found[0]["samples"] and found[0]["our_samples"] is None
+    assert found[1]["ratio"] is not None and found[0]["ratio"] is None
+    assert entries[1].our_samples.keys() == {"first token", "pp8", "tg16"}
 
 
 def test_all_are_given_the_same_ids_and_others_in_the_next_round() -> None:
@@ -626,7 +776,7 @@ def test_adapters_and_requirements_are_the_same_peers_and_every_pin_is_exact() -
         assert peer.key == name
         assert peer.requirements is not None
         assert len(pinned(peer.requirements)) > 5
-        assert set(peer.precisions.values()) <= set(LEVELS)
+        assert {*peer.precisions.values(), *peer.calibrated.values()} <= set(LEVELS)
         assert "fp32" in peer.precisions.values()
 
 
@@ -725,7 +875,152 @@ def test_table_shows_rates_ratios_and_reasons() -> None:
     assert estimate([0.5, 1, 2]).low == 0.5
 
 
-# ---- llama.cpp's file ----
+def test_settings_are_told_once_for_each_runtime_unless_its_precisions_differ() -> None:
+    one = {"peer": "a", "precision": "q8", "settings": "flash"}
+    other = {"peer": "b", "precision": "q8", "settings": "u8"}
+    more = [one | {"precision": "q4"}, other | {"precision": "q4", "settings": "f32"}]
+    assert settings_text([one, other, *more]) == "a: flash; b q8: u8; b q4: f32"
+    assert settings_text([{"peer": "old", "precision": "q8"}]) == ""
+
+
+# ---- where ours stands ----
+
+
+def standing_row(
+    peer: str,
+    precision: str,
+    seconds: list[float],
+    ours: list[float] | None,
+    kl: float | None = None,
+    starts: tuple[list[float], list[float] | None] | None = None,
+) -> dict[str, Any]:
+    lost = None if kl is None else {"against": {"kl": {"mean": {"value": kl}}}}
+    first = starts and {"samples": starts[0], "our_samples": starts[1]}
+    return {
+        "peer": peer,
+        "precision": precision,
+        "level": "int4",
+        "tests": {"tg8": {"samples": seconds, "our_samples": ours}, "pp8": None},
+        "first_token": first,
+        "quality": lost,
+    }
+
+
+def standing_results(name: str, *found: dict[str, Any]) -> dict[str, Any]:
+    return {"name": name, "tests": ["pp8", "tg8"], "rows": list(found)}
+
+
+PLAIN = [1.0, 2.0, 4.0]  # seconds of ours, in three rounds
+
+
+def test_ours_is_set_over_the_fastest_peer_round_by_round() -> None:
+    slow = standing_row("a", "q4", [2.0, 4.0, 4.0], PLAIN)
+    fast = standing_row("b", "q4", [0.5, 1.0, 6.0], PLAIN, starts=([3.0] * 2, [2.0, 1.0]))
+    ours = standing_row("pocketlm", "int4", PLAIN, None, starts=([2.0, 1.0], None))
+    # A variant of ours, measured beside another run of the plain one that was twice as slow.
+    variant = standing_row("pocketlm", "mine", PLAIN, [2.0, 4.0, 8.0])
+    one = standing_results("model", ours, variant, slow, fast)
+    found = standings(one, {})
+    assert [(line["precision"], line["test"]) for line in found] == [
+        ("int4", "tg8"),
+        ("int4", "first token"),
+        ("mine", "tg8"),
+    ]
+    assert found[0]["best"] == found[0]["best_of_all"]
+    assert found[0]["best"]["peer"] == "b"
+    ratio = found[0]["best"]["ratio"]
+    assert (ratio["median"], ratio["low"], ratio["high"]) == (0.5, 0.5, 1.5)
+    assert found[1]["best"]["ratio"]["median"] == 2.25  # 3 / 2 and 3 / 1
+    assert found[2]["best"]["ratio"]["median"] == 1.0
+
+
+def test_a_peer_that_loses_more_does_not_count_and_random_weights_borrow_what_is_lost() -> None:
+    def of(name: str, *kl: float | None) -> dict[str, Any]:
+        return standing_results(
+            name,
+            standing_row("pocketlm", "int4", PLAIN, None, kl[0]),
+            standing_row("fast", "q4", [0.5, 1.0, 2.0], PLAIN, kl[1]),
+            standing_row("slow", "q4", [2.0, 4.0, 8.0], PLAIN, kl[2]),
+        )
+
+    results = [of("shape", None, None, None), of("real", 0.02, 0.03, 0.01)]
+    lost = losses(results)
+    assert lost == {("pocketlm", "int4"): 0.02, ("fast", "q4"): 0.03, ("slow", "q4"): 0.01}
+    for one in results:
+        one["standings"] = standings(one, lost)
+        (line,) = one["standings"]
+        assert (line["kl"], line["best"]["peer"], line["best_of_all"]["peer"]) == (
+            0.02,
+            "slow",
+            "fast",
+        )
+    lines = standing_table(results).splitlines()
+    assert lines[0] == "| model | width | ours | KL, 0.001 nats | tg8 |"
+    cell = "2.00 (2.00–2.00) slow q4 / 0.50 (0.50–0.50) fast q4"
+    assert lines[2] == f"| shape | int4 | int4 | 20.00 | {cell} |"
+    # Calibrated, as it can be, the fast one loses less, and is as fast.
+    (line,) = standings(results[0], {**lost, ("fast", "q4 imatrix"): 0.02})
+    assert line["best"]["peer"] == "fast"
+    (best,) = standings(of("best", 0.0, 0.03, 0.01), {})
+    assert best["best"] is None and best["best_of_all"]["peer"] == "fast"
+    assert standing_table([of("old", None, None, None)]) == ""
+
+
+# ---- OpenVINO's checkpoint ----
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (None, {"tokenizer_class": "PreTrainedTokenizerFast"}),
+        ({"bos_token": "x"}, {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "x"}),
+        ({"tokenizer_class": "Own"}, {"tokenizer_class": "Own"}),
+    ],
+)
+def test_a_tokenizer_without_a_class_gets_one_and_the_checkpoint_stays_as_it_is(
+    given: dict[str, str] | None, expected: dict[str, str], tmp_path: Path
+) -> None:
+    from pocketlm.benchmarks.peers.adapters.openvino_genai import _with_tokenizer_class
+
+    checkpoint, folder = tmp_path / "checkpoint", tmp_path / "out"
+    checkpoint.mkdir()
+    folder.mkdir()
+    (checkpoint / "config.json").write_text("{}")
+    if given is not None:
+        (checkpoint / "tokenizer_config.json").write_text(json.dumps(given))
+    files = {path.name: path.read_text() for path in checkpoint.iterdir()}
+    assert _with_tokenizer_class(checkpoint, folder) == folder
+    assert json.loads((folder / "tokenizer_config.json").read_text()) == expected
+    assert (folder / "config.json").read_text() == "{}"
+    assert {path.name: path.read_text() for path in checkpoint.iterdir()} == files
+
+
+# ---- llama.cpp's importance matrix and file ----
+
+
+def test_importance_is_the_mean_square_of_what_a_matrix_is_multiplied_with() -> None:
+    inputs = np.array([[1, 2, 3], [3, 2, 1]], np.float32)
+    nodes = {name: importance.Tensor(name=name) for name in (b"blk.0.up.weight", b"cache_k_l0")}
+    given = importance.Tensor(type=0, data=inputs.ctypes.data, ne=(3, 2, 1, 1), nb=(4, 12, 24, 24))
+    collector = importance.Collector({1: b"MUL_MAT", 2: b"ADD"}.__getitem__)
+
+    def seen(op: int, source: bytes) -> list[bool]:
+        """Whether it is wanted, and whether the computation goes on; it is computed twice."""
+        node = importance.Tensor(op=op)
+        node.src[0], node.src[1] = (ctypes.pointer(one) for one in (nodes[source], given))
+        address = ctypes.addressof(node)
+        return [collector(address, ask, None) for ask in (True, False, False)]
+
+    assert seen(1, b"blk.0.up.weight") == [True] * 3
+    assert seen(2, b"blk.0.up.weight") == seen(1, b"cache_k_l0") == [False, True, True]
+    assert collector.sums.keys() == {"blk.0.up.weight"} and collector.counts.popitem()[1] == 4
+    np.testing.assert_array_equal(collector.sums["blk.0.up.weight"], [20, 16, 20])
+
+
+def test_what_calibrated_precisions_are_made_of_decides_whether_they_are_made_again() -> None:
+    peer = known_peers()["llama_cpp"]
+    assert Path(str(importance.__file__)) in [path.resolve() for path in peer.sources]
+    assert peer.calibrated.keys().isdisjoint(peer.precisions) and peer.level("IQ4_XS imatrix")
 
 
 def rotated(x: Any, position: int, pairs: list[tuple[int, int]], theta: float) -> Any:

@@ -58,18 +58,23 @@ class Model:
         self._generator = ctranslate2.Generator(
             str(folder), compute_type=precision, inter_threads=1, intra_threads=threads
         )
+        self.settings = f"compute type {self._generator.compute_type}"
         self._names: list[str] = json.loads((folder / "vocabulary.json").read_text())
 
     def generate(self, ids: list[int], count: int) -> list[int]:
         """One call; a minimal length as large as the maximal keeps the end token away."""
+        return self.generate_many([ids], count)[0]
+
+    def generate_many(self, prompts: list[list[int]], count: int) -> list[list[int]]:
+        """Likewise, as one batch."""
         results = self._generator.generate_batch(
-            [[self._names[i] for i in ids]],
+            [[self._names[i] for i in ids] for ids in prompts],
             max_length=count,
             min_length=count,
             sampling_topk=1,
             include_prompt_in_result=False,
         )
-        return list(results[0].sequences_ids[0])
+        return [list(result.sequences_ids[0]) for result in results]
 
     def logits(self, ids: list[int]) -> Any:
         """All rows (S, V)."""

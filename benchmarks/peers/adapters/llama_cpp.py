@@ -2,8 +2,9 @@
 
 The file has no vocabulary (type "no_vocab"): ids go in and out. Formats: F32; Q8_0 (blocks of 32,
 8.5 bits a weight); Q6_K (blocks of 16 in 256); Q4_0 (blocks of 32, 4.5 bits, the fastest on a CPU);
-Q4_K_M (the usual choice). Where 256 does not divide a width, its quantizer falls back to Q8_0 and
-to Q5_0, tensor by tensor: the note says what came of it.
+Q4_K_M (the usual choice); IQ4_XS (4.25 bits). "imatrix": its quantizer is told how large the inputs
+of every matrix are, see ``importance``. Where 256 does not divide a width, its quantizer falls back
+to Q8_0 and to Q5_0, tensor by tensor: the note says what came of it.
 Letters: H heads, E head size, D width.
 Sources: llama.cpp ``conversion/gpt2.py`` and ``conversion/llama.py`` for names, the order of q and
 k, and the factors of rope; ``include/llama.h``.
@@ -11,8 +12,11 @@ k, and the factors of rope; ``include/llama.h``.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
+import re
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -25,9 +29,15 @@ Tensor = tuple[str, tuple[int, ...], Callable[[], NDArray[np.float32]]]
 
 NAME = "llama.cpp"
 PACKAGE = "llama_cpp_python"
-PRECISIONS = {"F32": "fp32", "Q8_0": "int8", "Q6_K": "int8", "Q4_0": "int4", "Q4_K_M": "int4"}
 FILE_TYPES = {"F32": 0, "Q4_0": 2, "Q8_0": 7, "Q4_K_M": 15, "Q6_K": 18}  # enum llama_ftype
+FILE_TYPES |= {"IQ4_XS": 30}
+PRECISIONS = {"F32": "fp32", "Q8_0": "int8", "Q6_K": "int8"}
+PRECISIONS |= dict.fromkeys(("Q4_0", "Q4_K_M", "IQ4_XS"), "int4")
+IMATRIX = " imatrix"
+CALIBRATED = {f"{name}{IMATRIX}": "int4" for name in ("Q4_0", "Q4_K_M", "IQ4_XS")}
 CONTEXT = 2048  # rows of the cache that is allocated: room for what is measured
+CELLS = 256  # of a sequence among several: a multiple of this
+BESIDE = [Path(__file__).parent.parent / "importance.py"]
 
 
 def convert(checkpoint: Path, out: Path, precision: str, ours: Path) -> str:
@@ -40,14 +50,31 @@ def convert(checkpoint: Path, out: Path, precision: str, ours: Path) -> str:
     import llama_cpp
 
     parameters = llama_cpp.llama_model_quantize_default_params()
-    parameters.ftype = FILE_TYPES[precision]
+    kind = precision.removesuffix(IMATRIX)
+    parameters.ftype = FILE_TYPES[kind]
+    notes = []
+    if kind != precision:
+        found, about = _importance(full, checkpoint)
+        parameters.imatrix = found  # which owns the memory that it points to
+        notes.append(about)
     status = llama_cpp.llama_model_quantize(
         str(full).encode(), str(out / "model.gguf").encode(), parameters
     )
     full.unlink()
     if status:
         raise RuntimeError(f"llama_model_quantize returned {status}")
-    return formats(out / "model.gguf", precision)
+    return "; ".join(filter(None, [*notes, formats(out / "model.gguf", kind)]))
+
+
+def _importance(file: Path, checkpoint: Path) -> tuple[Any, str]:
+    """What ``importance`` measures; that is loaded by its path, as pocketlm is not installed."""
+    spec = importlib.util.spec_from_file_location("importance", BESIDE[0])
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = json.loads((checkpoint / "config.json").read_text())
+    found: tuple[Any, str] = module.imatrix(file, config.get("bos_token_id"))
+    return found
 
 
 def formats(file: Path, precision: str) -> str:
@@ -203,12 +230,14 @@ def _float32(data: NDArray[np.uint8], dtype: str) -> NDArray[np.float32]:
 
 
 class Model:
-    """A context of llama.cpp, with the batch sizes and threads that llama-bench takes."""
+    """A context of llama.cpp with what llama-bench takes: flash attention, keys and values in
+    float16, batches of 2048 in parts of 512, weights repacked for the processor.
+    """
 
     def __init__(self, folder: Path, precision: str, threads: int) -> None:
         import llama_cpp
 
-        self._api = llama_cpp
+        self._api, self._threads = llama_cpp, threads
         self._file = folder / "model.gguf"
         llama_cpp.llama_backend_init()
         file = str(self._file).encode()
@@ -217,35 +246,90 @@ class Model:
         )
         if not self._model:
             raise RuntimeError("llama.cpp did not load the file; its log has the reason")
-        parameters = llama_cpp.llama_context_default_params()
-        trained = llama_cpp.llama_model_n_ctx_train(self._model)
-        parameters.n_ctx = min(CONTEXT, trained)
-        parameters.n_threads = parameters.n_threads_batch = threads
-        parameters.no_perf = True
-        self._context = llama_cpp.llama_init_from_model(self._model, parameters)
+        self._trained = llama_cpp.llama_model_n_ctx_train(self._model)
         vocab = llama_cpp.llama_model_get_vocab(self._model)
         self._vocab_size = llama_cpp.llama_vocab_n_tokens(vocab)
+        self._context = self._new_context(1, min(CONTEXT, self._trained))
+        self._many: Any = None  # a context for several sequences, when one is asked for
+        self._size = (0, 0)  # its sequences, and cells of each
+        said = llama_cpp.llama_print_system_info().decode()  # "CPU : SSE3 = 1 | AVX = 1 | ..."
+        built = ", ".join(re.findall(r"(\w+) = 1", said))
+        self.settings = f"flash attention, KV in float16, n_batch 2048, n_ubatch 512 ({built})"
+
+    def _new_context(self, rows: int, cells: int) -> Any:
+        parameters = self._api.llama_context_default_params()
+        parameters.n_ctx, parameters.n_seq_max = cells, rows
+        parameters.n_threads = parameters.n_threads_batch = self._threads
+        parameters.flash_attn_type = self._api.LLAMA_FLASH_ATTN_TYPE_ENABLED
+        parameters.no_perf = True
+        context = self._api.llama_init_from_model(self._model, parameters)
+        if not context:
+            raise RuntimeError("llama.cpp made no context; its log has the reason")
+        return context
 
     def generate(self, ids: list[int], count: int) -> list[int]:
         """Decodes batch by batch; the largest logit is looked up in llama.cpp's own memory."""
-        self._forget()
-        batch = self._api.llama_n_batch(self._context)
-        for start in range(0, len(ids), batch):
-            self._decode(ids[start : start + batch])
-        tokens = [self._best()]
+        self._forget(self._context)
+        self._prompt(ids)
+        tokens = [self._best(self._context, -1)]
         while len(tokens) < count:
             self._decode(tokens[-1:])
-            tokens.append(self._best())
+            tokens.append(self._best(self._context, -1))
         return tokens
+
+    def generate_many(self, prompts: list[list[int]], count: int) -> list[list[int]]:
+        """As llama-batched-bench: a sequence each, a batch of one token of each a step."""
+        rows = len(prompts)
+        self._reserve(rows, max(map(len, prompts)) + count)
+        given = [
+            (token, place, row)
+            for row, ids in enumerate(prompts)
+            for place, token in enumerate(ids)
+        ]
+        ends = np.cumsum([len(ids) for ids in prompts]) - 1
+        self._decode_batch(self._many, given, set(ends.tolist()))
+        found = [[self._best(self._many, int(end))] for end in ends]
+        for step in range(count - 1):
+            batch = [
+                (tokens[-1], len(prompts[row]) + step, row) for row, tokens in enumerate(found)
+            ]
+            self._decode_batch(self._many, batch, set(range(rows)))
+            for row, tokens in enumerate(found):
+                tokens.append(self._best(self._many, row))
+        return found
+
+    def _reserve(self, rows: int, length: int) -> None:
+        """An empty context for so many sequences of that length; made again when it grows."""
+        if self._size[0] != rows or self._size[1] < length:
+            if self._many:
+                self._api.llama_free(self._many)
+            cells = -(-length // CELLS) * CELLS
+            self._many, self._size = self._new_context(rows, rows * cells), (rows, cells)
+        self._forget(self._many)
+
+    def own_bench(self, prompt: int, generation: int) -> dict[str, float]:
+        """Seconds by the loop of llama-bench: random tokens, no look at the logits."""
+        random = np.random.default_rng(0)
+        ids = random.integers(0, self._vocab_size, max(prompt, generation)).tolist()
+        self._forget(self._context)
+        started = time.perf_counter()
+        if prompt:
+            self._prompt(ids[:prompt])
+        for token in ids[:generation]:
+            self._decode([token])
+            self._api.llama_synchronize(self._context)
+        self._api.llama_synchronize(self._context)
+        return {"seconds": time.perf_counter() - started}
 
     def logits(self, ids: list[int]) -> NDArray[np.float32]:
         """All rows (S, V), batch by batch."""
-        self._forget()
+        self._forget(self._context)
         rows = np.empty((len(ids), self._vocab_size), np.float32)
         size = self._api.llama_n_batch(self._context)
         for start in range(0, len(ids), size):
             part = rows[start : start + size]
-            self._decode_all(ids[start : start + size], start)
+            given = [(token, start + i, 0) for i, token in enumerate(ids[start : start + size])]
+            self._decode_batch(self._context, given, set(range(len(given))))
             found = self._api.llama_get_logits(self._context)
             part[:] = np.ctypeslib.as_array(found, part.shape)
         return rows
@@ -260,18 +344,25 @@ class Model:
             tables.add("token_embd.weight")
         return sum(int(tensor.n_bytes) for name, tensor in tensors.items() if name not in tables)
 
-    def _forget(self) -> None:
-        self._api.llama_memory_clear(self._api.llama_get_memory(self._context), False)
+    def _forget(self, context: Any) -> None:
+        self._api.llama_memory_clear(self._api.llama_get_memory(context), False)
 
-    def _decode_all(self, ids: list[int], start: int) -> None:
-        """A batch of which every token's logits are kept."""
-        batch = self._api.llama_batch_init(len(ids), 0, 1)
+    def _prompt(self, ids: list[int]) -> None:
+        size = self._api.llama_n_batch(self._context)
+        for start in range(0, len(ids), size):
+            self._decode(ids[start : start + size])
+
+    def _decode_batch(
+        self, context: Any, given: list[tuple[int, int, int]], kept: set[int]
+    ) -> None:
+        """A batch of (token, position, sequence); the logits of those at the places ``kept``."""
+        batch = self._api.llama_batch_init(len(given), 0, 1)
         try:
-            batch.n_tokens = len(ids)
-            for i, token in enumerate(ids):
-                batch.token[i], batch.pos[i], batch.logits[i] = token, start + i, 1
-                batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
-            if status := self._api.llama_decode(self._context, batch):
+            batch.n_tokens = len(given)
+            for i, (token, position, sequence) in enumerate(given):
+                batch.token[i], batch.pos[i], batch.logits[i] = token, position, i in kept
+                batch.n_seq_id[i], batch.seq_id[i][0] = 1, sequence
+            if status := self._api.llama_decode(context, batch):
                 raise RuntimeError(f"llama_decode returned {status}")
         finally:
             self._api.llama_batch_free(batch)
@@ -282,6 +373,6 @@ class Model:
         if status := self._api.llama_decode(self._context, batch):
             raise RuntimeError(f"llama_decode returned {status}")
 
-    def _best(self) -> int:
-        logits = self._api.llama_get_logits_ith(self._context, -1)
+    def _best(self, context: Any, place: int) -> int:
+        logits = self._api.llama_get_logits_ith(context, place)
         return int(np.ctypeslib.as_array(logits, (self._vocab_size,)).argmax())
