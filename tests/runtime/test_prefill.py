@@ -175,6 +175,21 @@ def test_it_is_closed_when_idle_and_opened_anew(
     assert opened == [DECODER, PREFILL_DECODER, PREFILL_DECODER]
 
 
+def test_a_session_is_freed_with_both_graphs_when_nobody_has_it(
+    prefill_folder: ModelFolder,
+) -> None:
+    session = Session(prefill_folder, threads=1, prefill="int8")
+    session.step(PROMPT, session.new_cache())
+    assert session._prompts is not None and session._prompts._graph is not None
+    engines = [weakref.ref(session.engine), weakref.ref(session._prompts._graph.engine)]
+    gc.disable()
+    try:
+        del session
+        assert [engine() for engine in engines] == [None, None]
+    finally:
+        gc.enable()
+
+
 def test_one_that_is_cancelled_while_it_opens_leaves_the_session_usable(
     prefill_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
