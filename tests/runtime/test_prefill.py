@@ -30,6 +30,7 @@ from pocketlm.runtime.model import Model
 from pocketlm.runtime.opening import open_graph
 from pocketlm.runtime.prefill_choice import PROMPT_TOKENS, choose_prefill
 from pocketlm.runtime.providers import CPU, CUDA
+from pocketlm.runtime.row_rule import row_group
 from pocketlm.runtime.session import Logits, Session
 from pocketlm.runtime.standby import IDLE_SECONDS
 
@@ -351,6 +352,9 @@ def test_rows_over_int8_stay_with_the_weights_that_decode(
     for number in range(3):
         rows = both_int8.step_together([(cache, [number])], prefill=True)
         np.testing.assert_array_equal(rows[0], plain.step([number], other))
+    unused = Session(prefill_folder, threads=1, kv="int8", prefill="int8")
+    assert row_group(unused) == row_group(plain)
+    assert unused._prompts is not None and not unused._prompts.is_open
 
 
 # Of a model ---------------------------------------------------------------------------------------
