@@ -14,7 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from .arena import FIRST_CAPACITY, KVCache
+from .chunks import chunks
 from .crossing import FEWEST, crossing
+from .prefill_choice import PROMPT_TOKENS
 from .session import Logits, Session
 
 # More gain little (benchmarks/NOTES.md), wait longer for each other, and have to be tried, too.
@@ -97,7 +99,8 @@ def _rows_of_different_lengths(session: Session) -> list[KVCache]:
         return []
     count = min(LONGEST, session.shape.context_length - 1)
     ids = np.random.default_rng(0).integers(0, session.shape.vocab_size, count)
-    session.step(ids.tolist(), first)
+    for chunk in chunks(ids.tolist(), PROMPT_TOKENS - 2):  # too short to open what is not asked for
+        session.step(chunk, first)
     caches = [first, *(first.copy() for _ in range(MOST_ROWS - 1))]
     for number, cache in enumerate(caches):
         cache.truncate(max(1, count * (MOST_ROWS - number) // MOST_ROWS))

@@ -30,6 +30,7 @@ from pocketlm.runtime.model import Model
 from pocketlm.runtime.opening import open_graph
 from pocketlm.runtime.prefill_choice import PROMPT_TOKENS, choose_prefill
 from pocketlm.runtime.providers import CPU, CUDA
+from pocketlm.runtime.row_rule import row_group
 from pocketlm.runtime.session import Logits, Session
 from pocketlm.runtime.standby import IDLE_SECONDS
 
@@ -173,6 +174,21 @@ def test_it_is_closed_when_idle_and_opened_anew(
     assert session.run_seconds > seconds
     np.testing.assert_array_equal(session.step(PROMPT, session.new_cache()), expected)
     assert opened == [DECODER, PREFILL_DECODER, PREFILL_DECODER]
+
+
+def test_a_session_is_freed_with_both_graphs_when_nobody_has_it(
+    prefill_folder: ModelFolder,
+) -> None:
+    session = Session(prefill_folder, threads=1, prefill="int8")
+    session.step(PROMPT, session.new_cache())
+    assert session._prompts is not None and session._prompts._graph is not None
+    engines = [weakref.ref(session.engine), weakref.ref(session._prompts._graph.engine)]
+    gc.disable()
+    try:
+        del session
+        assert [engine() for engine in engines] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_one_that_is_cancelled_while_it_opens_leaves_the_session_usable(
@@ -336,6 +352,9 @@ def test_rows_over_int8_stay_with_the_weights_that_decode(
     for number in range(3):
         rows = both_int8.step_together([(cache, [number])], prefill=True)
         np.testing.assert_array_equal(rows[0], plain.step([number], other))
+    unused = Session(prefill_folder, threads=1, kv="int8", prefill="int8")
+    assert row_group(unused) == row_group(plain)
+    assert unused._prompts is not None and not unused._prompts.is_open
 
 
 # Of a model ---------------------------------------------------------------------------------------
