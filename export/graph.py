@@ -42,8 +42,6 @@ MICROSOFT_OPERATORS = frozenset(
         "MatMulNBits",
         "QuickGelu",
         "RotaryEmbedding",
-        "SkipLayerNormalization",
-        "SkipSimplifiedLayerNormalization",
     }
 )
 

@@ -2,19 +2,19 @@
 
     x = stream.rms_norm("input_layernorm")
     stream.add(branch)                               # only remembered
-    x = stream.rms_norm("post_attention_layernorm")  # adds it and norms the sum, in one node
+    x = stream.rms_norm("post_attention_layernorm")  # adds it and norms the sum
 
-ONNX Runtime has fused nodes for a residual add and the norm behind it; a branch that is added
-therefore waits for the next norm, together with the bias of its last projection. Parts that read
-the same x (parallel ones) take their norms first, and add their branches then. Letters: see
-``layers``.
+Parts that read the same x (parallel ones) take their norms first, and add their branches then; so a
+branch that is added waits for the next norm, together with the bias of its last projection. Adds
+and norms are nodes of their own: the kernels that fuse them are the slower ones (benchmarks/NOTES).
+Letters: see ``layers``.
 """
 
 from __future__ import annotations
 
 import onnx_ir as ir
 
-from .graph import Graph, Operator
+from .graph import Graph
 from .layers import product
 
 
@@ -61,34 +61,26 @@ class Stream:
 
     def rms_norm(self, name: str) -> ir.Value:
         """x / sqrt(mean(x²) + epsilon) · weight, of x with what was added."""
-        g, weight = self.g, self.g.parameter(f"{name}.weight", (self.width,))
-        if self._branch is None:
-            name = f"{name}.rms_norm"
-            return g.RMSNormalization(self._x, weight, axis=-1, epsilon=self.epsilon, name=name)
-        return self._fused(g.SkipSimplifiedLayerNormalization, [weight], f"{name}.skip_rms_norm")
-
-    def layer_norm(self, name: str, node: str | None = None) -> ir.Value:
-        """(x - mean(x)) / sqrt(variance + epsilon) · weight + bias, of x with what was added."""
-        g, shape = self.g, (self.width,)
-        parameters = [g.parameter(f"{name}.{kind}", shape) for kind in ("weight", "bias")]
-        if self._branch is None:
-            node = node or f"{name}.layer_norm"
-            return g.LayerNormalization(
-                self._x, *parameters, axis=-1, epsilon=self.epsilon, name=node
-            )
-        return self._fused(g.SkipLayerNormalization, parameters, node or f"{name}.skip_layer_norm")
-
-    def _fused(self, operator: Operator, parameters: list[ir.Value], name: str) -> ir.Value:
-        """sum = x + branch + bias -> norm(sum); the stream goes on as the sum."""
-        assert self._branch is not None, "nothing waits to be added"
-        normed, _, _, self._x = operator(
-            self._branch,
-            self._x,
-            *parameters,
-            self._bias,
-            outputs=4,
-            epsilon=self.epsilon,
-            name=name,
+        weight = self.g.parameter(f"{name}.weight", (self.width,))
+        x = self._summed(name)
+        return self.g.RMSNormalization(
+            x, weight, axis=-1, epsilon=self.epsilon, name=f"{name}.rms_norm"
         )
-        self._branch = self._bias = None
-        return normed
+
+    def layer_norm(self, name: str) -> ir.Value:
+        """(x - mean(x)) / sqrt(variance + epsilon) · weight + bias, of x with what was added."""
+        shape = (self.width,)
+        parameters = [self.g.parameter(f"{name}.{kind}", shape) for kind in ("weight", "bias")]
+        x = self._summed(name)
+        return self.g.LayerNormalization(
+            x, *parameters, axis=-1, epsilon=self.epsilon, name=f"{name}.layer_norm"
+        )
+
+    def _summed(self, name: str) -> ir.Value:
+        """x, to which what waits has been added, in nodes of the norm ``name``."""
+        if self._branch is not None:
+            if self._bias is not None:
+                self._branch = self.g.Add(self._branch, self._bias, name=f"{name}.add_bias")
+            self._x = self.g.Add(self._x, self._branch, name=f"{name}.add")
+            self._branch = self._bias = None
+        return self._x

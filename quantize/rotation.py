@@ -49,7 +49,6 @@ from .orthogonal import LARGEST_ODD_FACTOR, Orthogonal, factors
 from .residual import (
     ADDED_BIAS,
     GAIN,
-    LAYER_NORM,
     NORMED,
     SHIFT,
     SKIP_LAYER_NORM,
@@ -321,27 +320,15 @@ class StreamRotation:
         epsilon = node.attributes.get_float(
             "epsilon", 1e-12 if node.op_type == SKIP_LAYER_NORM else 1e-5
         )
-        if node.op_type == LAYER_NORM:
-            with self._g.before(node):
-                alone = self._g.RMSNormalization(
-                    node.inputs[0], ones, axis=-1, epsilon=epsilon, name="rms_norm"
-                )
-            self._g.replace(node.outputs[NORMED], alone)
-            self._g.ir.remove(node, safe=True)
-            return
-        at = ADDED_BIAS[node.op_type]
-        bias = node.inputs[at] if len(node.inputs) > at else None
         with self._g.before(node):
-            made = self._g.SkipSimplifiedLayerNormalization(
-                *node.inputs[:2],
-                ones,
-                bias,
-                outputs=4,
-                epsilon=epsilon,
-                name="rms_norm",
-            )
-        for output in (NORMED, SUM):
-            self._g.replace(node.outputs[output], made[output])
+            x = node.inputs[0]
+            assert x is not None
+            if node.op_type == SKIP_LAYER_NORM:
+                for added in (node.inputs[1], *node.inputs[ADDED_BIAS[node.op_type] :][:1]):
+                    x = x if added is None else self._g.Add(x, added, name="add")
+                self._g.replace(node.outputs[SUM], x)
+            normed = self._g.RMSNormalization(x, ones, axis=-1, epsilon=epsilon, name="rms_norm")
+        self._g.replace(node.outputs[NORMED], normed)
         self._g.ir.remove(node, safe=True)
 
     def _behind(self, node: ir.Node, make: Callable[[ir.Value], ir.Value]) -> None:

@@ -19,9 +19,12 @@ from numpy.typing import NDArray
 from ..export.folder import DecoderShape, cache_names
 from ..export.memory import SMALLER, memory_errors
 from .engine import onnxruntime
+from .spare_buffers import SpareBuffers
 
 # Tokens of an arena's first allocation; a power of two keeps the doubling at round sizes.
 FIRST_CAPACITY = 128
+# Of one for a sequence that is alone: what it never writes takes no memory, growing takes a copy.
+ALONE_CAPACITY = 512
 
 SHORTER = f"shorten the text, {SMALLER}"
 
@@ -109,13 +112,18 @@ class KVCache:
 
     def bind(self, binding: onnxruntime.IOBinding, new_tokens: int, bound: object) -> object:
         """Binds its row alone, see ``Arena.bind``."""
-        self.arena.reserve(self.length + new_tokens)
+        self._make_room(new_tokens)
         return self.arena.bind(binding, self.row, 1, bound)
 
     def bind_past(self, binding: onnxruntime.IOBinding, new_tokens: int, bound: object) -> object:
         """As ``bind`` for a graph that gives the new rows back: for ``append``."""
-        self.arena.reserve(self.length + new_tokens)
+        self._make_room(new_tokens)
         return self.arena.bind_past(binding, self.row, bound)
+
+    def _make_room(self, new_tokens: int) -> None:
+        """For the whole text at once, as far as it is known: growing copies."""
+        whole = min(self.text_length, self.arena.shape.context_length)
+        self.arena.reserve(max(self.length + new_tokens, whole))
 
     def append(self, values: Sequence[NDArray[Any]]) -> None:
         """Takes new rows, (K, S, E) of every layer's keys, then its values; they have room."""
@@ -140,8 +148,13 @@ class Arena:
         shape: DecoderShape,
         capacity: int = FIRST_CAPACITY,
         dtype: type[np.number[Any]] = np.float32,
+        spare: SpareBuffers | None = None,
     ) -> None:
-        """``capacity`` is that of the first allocation, with the first row."""
+        """``capacity`` is that of the first allocation, with the first row.
+
+        It takes its buffers out of ``spare``, if there are any, and leaves them there: those of
+        arenas of the same shape and dtype.
+        """
         self.shape = shape
         self.dtype = dtype
         self.num_rows = 0
@@ -150,6 +163,9 @@ class Arena:
         """C: tokens that fit into a row without growing."""
         self._names = cache_names(shape.num_layers)
         self._buffers: list[Any] = [None] * len(self._names)
+        if spare is not None:
+            self._adopt(spare.take())
+            weakref.finalize(self, spare.keep, self._buffers).atexit = False
         # Weak, so that a sequence that nobody follows any more frees its row.
         self._held: list[weakref.ref[KVCache]] = []
         self._place = object()  # another one whenever buffers were made anew
@@ -230,6 +246,12 @@ class Arena:
         """Puts the first ``length`` tokens of ``values`` into a row."""
         for buffer, value in zip(self._buffers, values, strict=True):
             buffer[row, :, :length] = value[:, :length]
+
+    def _adopt(self, buffers: list[Any]) -> None:
+        """Has one row in ``buffers`` that another arena had, if there are any."""
+        if buffers:
+            self._buffers[:] = buffers
+            self.num_rows, _, self.capacity, _ = buffers[0].shape
 
     def _at(self, row: int) -> KVCache | None:
         return self._held[row]() if row < len(self._held) else None

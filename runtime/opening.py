@@ -12,6 +12,7 @@ from ..export.utf8 import utf8
 from .cancellation import Cancellation, Cancelled
 from .engine import onnxruntime
 from .int8_products import options_for
+from .largest_first import largest_first
 from .providers import CPU, Place, refused, start_obstacle
 from .running import call_interruptibly, call_to_stop
 
@@ -20,6 +21,11 @@ from .running import call_interruptibly, call_to_stop
 # its share of it and then be late with its work: see benchmarks/NOTES.md.
 SPIN_MICROSECONDS = "15"
 ERROR, FATAL = 3, 4  # severities of ONNX Runtime's log
+# The kernel of an add with a norm behind it takes 2 to 5 times as long as both (NOTES.md).
+KEPT_APART = ("optimization.disable_specified_optimizers", "SkipLayerNormFusion")
+# Weights are packed by all threads: a fifth sooner, with all originals in memory until the last.
+PACKED_AT_ONCE = ("session.prepack.enable_parallel", "1")
+SMALL = 256 << 20  # bytes of weights up to which that is no matter
 # Where a graph given as bytes has its weights.
 WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
@@ -42,9 +48,8 @@ def open_graph(
     if name == INT8_KV_PREFILL:
         # In the order of the file, or the float32 keys and values of all layers would live at once.
         options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
-    if graph is not None:
-        options.add_session_config_entry(WEIGHTS_FOLDER, utf8(str(folder.path)))
-    source, places = graph or utf8(str(folder.graph_file(name))), list(place.providers)
+    source = graph or largest_first(folder.graph_file(name).read_bytes())
+    places = list(place.providers)
 
     def open_it() -> onnxruntime.InferenceSession:
         return call_to_stop(
@@ -105,6 +110,10 @@ def _options(folder: ModelFolder, threads: int, place: Place) -> onnxruntime.Ses
     # Workers may spin between the nodes of a run, but not between two runs: an idle model is idle.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_MICROSECONDS)
+    options.add_session_config_entry(*KEPT_APART)
+    if folder.weights_bytes <= SMALL:
+        options.add_session_config_entry(*PACKED_AT_ONCE)
+    options.add_session_config_entry(WEIGHTS_FOLDER, utf8(str(folder.path)))
     for option, value in options_for(folder.formats).items():
         options.add_session_config_entry(option, value)
     # Not session.set_denormal_as_zero: it would also flush the numbers of the caller's own thread.

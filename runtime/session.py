@@ -16,11 +16,11 @@ import numpy as np
 
 from ..export.errors import RequestError
 from ..export.folder import GROWING, DecoderShape, ModelFolder
-from ..export.graph_check.graph import check_graph
+from ..export.graph_check.once import check_graph_once
 from ..export.memory import SMALLER, memory_errors
 from ..export.threads import check_threads
 from ..export.whole_number import brief
-from .arena import SHORTER, Arena, Cache, KVCache
+from .arena import ALONE_CAPACITY, SHORTER, Arena, Cache, KVCache
 from .bound_graph import BoundGraph, Feed, TokenIds
 from .bound_graph import Logits as Logits
 from .cancellation import Cancellation
@@ -35,6 +35,7 @@ from .prefill_choice import LEFT_OUT, NONE, PROMPT_TOKENS, choose_prefill
 from .process import check_process
 from .providers import CPU, Place
 from .running import call_interruptibly
+from .spare_buffers import SpareBuffers
 from .standby import Standby
 
 # Tokens from which on a step is worth interrupting: fewer take little longer than one, of which the
@@ -75,7 +76,7 @@ class Session:
         check_version(folder)
         self.kv = choose_kv(folder, kv, place)
         """What the cache holds, "fp32" or "int8"; where attention is in float16, that is fp32."""
-        check_graph(folder, GRAPHS[self.kv])
+        check_graph_once(folder, GRAPHS[self.kv])
         self.shape: DecoderShape = folder.shape
         self.place = place
         with memory_errors(f"{folder.path}: opening it", folder.weights_bytes):
@@ -91,6 +92,7 @@ class Session:
             self._prompts = Standby(partial(_open_prefill, folder, self.kv, self.threads))
         self._growing = folder.graph().cache.layout == GROWING
         self._cache_dtype = np.float32 if graph is None else np.float16  # on a device
+        self._spare = SpareBuffers()
         self._lock = threading.Lock()
         self._process = os.getpid()
 
@@ -120,7 +122,9 @@ class Session:
 
     def new_cache(self) -> Cache:
         """An empty cache for one sequence, of the kind the graph was made for."""
-        return self.new_caches()()
+        if self._growing or self._on_device:
+            return self.new_caches()()
+        return Arena(self.shape, ALONE_CAPACITY, self._arena_dtype, self._spare).new()
 
     def new_caches(self) -> Callable[[], Cache]:
         """A function that makes such a cache at every call, so that they can be stepped together.
@@ -131,7 +135,11 @@ class Session:
             return lambda: ConcatenatingCache(self.shape)
         if self._on_device:
             return DeviceArena(self.shape, self.place.memory, self._cache_dtype).new
-        return Arena(self.shape, dtype=np.int8 if self.kv == INT8 else np.float32).new
+        return Arena(self.shape, dtype=self._arena_dtype).new
+
+    @property
+    def _arena_dtype(self) -> type[np.number[Any]]:
+        return np.int8 if self.kv == INT8 else np.float32
 
     @property
     def cache_dtype(self) -> np.dtype[Any]:
@@ -325,7 +333,7 @@ def _open_prefill(folder: ModelFolder, kv: str, threads: int, stopping: Cancella
     name = PREFILL_GRAPHS[kv]
     what = f"{folder.path}: opening the weights for prompts"
     with memory_errors(what, folder.prefill_memory_bytes, f"{SMALLER}, {LEFT_OUT}"):
-        check_graph(folder, name)
+        check_graph_once(folder, name)
         engine = open_graph(folder, name, threads, CPU, stopping=stopping)
         return BoundGraph(engine, folder.shape)
 

@@ -4,8 +4,7 @@
     for each block:  x += attn(ln_1(x));  x += mlp(ln_2(x))
     logits = ln_f(x) @ lm_head.T (+ lm_head.bias)
 
-Residual adds, biases and norms are fused into SkipLayerNormalization nodes, so the additive bias of
-each ``c_proj`` is added by the norm that follows it. Letters: see ``layers``; F feed-forward width.
+Letters: see ``layers``; F feed-forward width.
 Sources: Radford et al. 2019; ``modeling_gpt2.py`` of Hugging Face transformers for names,
 shapes (Conv1D weights are (in, out), which is what MatMul wants) and configuration fields.
 """
@@ -102,11 +101,11 @@ def embed(g: Graph, config: Config, inputs: DecoderInputs) -> Stream:
 def block(g: Graph, config: Config, stream: Stream, attend: Attend) -> None:
     """One layer; its norms are named for the layer, as in every folder written so far."""
     d, f = config.n_embd, config.feed_forward_size
-    x = stream.layer_norm("ln_1", "skip_layer_norm")
+    x = stream.layer_norm("ln_1")
     with g.scope("attn"):
         qkv = add_bias(g, conv1d(g, x, "c_attn", (d, 3 * d)), "c_attn", 3 * d)
         stream.add(conv1d(g, attend(qkv), "c_proj", (d, d)), g.parameter("c_proj.bias", (d,)))
-    x = stream.layer_norm("ln_2", "skip_layer_norm")
+    x = stream.layer_norm("ln_2")
     with g.scope("mlp"):
         x = conv1d(g, x, "c_fc", (d, f))
         bias, function = g.parameter("c_fc.bias", (f,)), config.activation_function

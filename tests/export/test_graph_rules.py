@@ -454,7 +454,7 @@ REFUSED: dict[str, tuple[str, Change, str]] = {
     ),
     "queries of another width": (
         "gpt2",
-        set_input(G, 0, "h.0.skip_layer_norm"),
+        set_input(G, 0, "h.0.ln_1.layer_norm"),
         "the last of them 96",
     ),
     "values without keys": ("int4", set_input(G, 1, ""), "no input 1"),
@@ -558,7 +558,7 @@ REFUSED: dict[str, tuple[str, Change, str]] = {
     # Norms and activations.
     "a norm of another width": (
         "gpt2",
-        set_input("SkipLayerNormalization", 2, "h.0.mlp.c_fc.bias"),
+        set_input("LayerNormalization", 1, "h.0.mlp.c_fc.bias"),
         "sizes 128 and 32 of",
     ),
     "a bias of another width": (

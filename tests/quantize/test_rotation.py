@@ -219,12 +219,48 @@ def test_layer_norms_become_rms_norms_of_a_stream_without_a_mean() -> None:
     model = decoder_of(gpt2_config())
     Rotation().apply(model)
     operators = Counter(node.op_type for node in model.graph)
-    assert operators["SkipLayerNormalization"] == 0
-    assert operators["SkipSimplifiedLayerNormalization"] == 5
+    assert (operators["LayerNormalization"], operators["RMSNormalization"]) == (0, 5)
     written = weights_in(model)
     for name in ("wpe.weight", "h.0.attn.c_proj.weight", "h.1.mlp.c_proj.bias"):
         assert not written[name][..., 0].any(), name  # the number that the mean became
     assert written["wte.weight"][:, 0].any()  # the head sees it
+
+
+def with_fused_norms(model: ir.Model) -> ir.Model:
+    """Every add with a norm behind it as the one node that earlier versions wrote."""
+    g = Graph.editing(model)
+    for norm in list(model.graph):
+        add = norm.inputs[0].producer() if "Normalization" in norm.op_type else None  # type: ignore[union-attr]
+        if add is None or add.op_type != "Add" or not str(add.name).endswith(".add"):
+            continue
+        layer = norm.op_type == "LayerNormalization"
+        kind = "SkipLayerNormalization" if layer else "SkipSimplifiedLayerNormalization"
+        with g.before(norm):
+            fused = ir.node(
+                kind,
+                [add.inputs[1], add.inputs[0], *norm.inputs[1:]],
+                {"epsilon": norm.attributes["epsilon"].value},
+                domain="com.microsoft",
+                num_outputs=4,
+                name=f"{norm.name}.fused",
+            )
+        model.graph.insert_before(norm, fused)
+        for old, new in ((norm.outputs[0], fused.outputs[0]), (add.outputs[0], fused.outputs[3])):
+            g.replace(old, new)
+        for node in (norm, add):
+            model.graph.remove(node, safe=True)
+    return model
+
+
+@pytest.mark.parametrize("config", [gpt2_config(), llama_config()], ids=["gpt2", "llama"])
+def test_a_graph_of_an_earlier_version_with_fused_norms_is_rotated_alike(config: Config) -> None:
+    model = with_fused_norms(decoder_of(config))
+    fused = [node for node in model.graph if node.op_type.startswith("Skip")]
+    assert len(fused) == (5 if config["model_type"] == "gpt2" else 4)
+    outcome = Rotation().apply(model)
+    assert {"R1", "R2", "R4"} <= set(outcome.changed)
+    expected = logits(decoder_of(config))
+    assert np.abs(logits(model) - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
 def test_a_tied_head_stays_one_tensor_and_nothing_learned_is_added() -> None:
@@ -372,8 +408,8 @@ def norm_read_by_others(model: ir.Model) -> None:
 
 def written_by_others(model: ir.Model) -> None:
     node = node_of(model, "layers.0.mlp.down_proj")
-    skip = node_of(model, "layers.1.input_layernorm.skip_rms_norm")
-    skip.replace_input_with(0, relu(model, node.outputs[0]))
+    add = node_of(model, "layers.1.input_layernorm.add")
+    add.replace_input_with(1, relu(model, node.outputs[0]))
 
 
 def weight_used_twice(model: ir.Model) -> None:

@@ -342,7 +342,7 @@ def test_tokens_that_are_none_are_refused(
 
 def test_windows_longer_than_the_context_are_told(tiny_folder: ModelFolder, tmp_path: Path) -> None:
     tokens = np.zeros((1, 161), np.int64)
-    with pytest.raises(PocketLMError, match="layer 0: ONNX Runtime failed .*longer than the mo"):
+    with pytest.raises(PocketLMError, match="embedding: ONNX Runtime failed .*longer than the mo"):
         measure(model_of(tiny_folder), tokens, tmp_path, IDENTITY, threads=1)
 
 

@@ -9,9 +9,10 @@ import pytest
 from numpy.typing import NDArray
 
 from pocketlm.export.folder import DecoderShape, ModelFolder
-from pocketlm.runtime.arena import FIRST_CAPACITY, Arena, Cache, KVCache
+from pocketlm.runtime.arena import ALONE_CAPACITY, FIRST_CAPACITY, Arena, Cache, KVCache
 from pocketlm.runtime.concatenating import ConcatenatingCache
 from pocketlm.runtime.session import Session
+from pocketlm.runtime.spare_buffers import MOST_BYTES, SpareBuffers
 
 SHAPE = DecoderShape(
     vocab_size=97,
@@ -71,10 +72,49 @@ def test_a_long_step_makes_just_the_room_it_needs() -> None:
 
 
 def test_first_capacity_is_small_and_within_the_context(tiny_session: Session) -> None:
-    cache = tiny_session.new_cache()
+    cache = tiny_session.new_caches()()
     assert isinstance(cache, KVCache)
     assert cache.arena.capacity == FIRST_CAPACITY < tiny_session.shape.context_length
+    alone = tiny_session.new_cache()
+    assert isinstance(alone, KVCache)
+    assert alone.arena.capacity == min(ALONE_CAPACITY, tiny_session.shape.context_length)
     assert Arena(SHAPE, capacity=1000).capacity == SHAPE.context_length
+
+
+def test_a_prompt_has_room_at_once_and_no_more_than_the_context(tiny_session: Session) -> None:
+    cache = in_place(tiny_session.shape, capacity=4)
+    cache.text_length = 100
+    tiny_session.step(IDS[:6], cache)
+    assert cache.arena.capacity == 100
+    cache.text_length = tiny_session.shape.context_length + 1  # a text that will not fit
+    tiny_session.step(IDS[:6], cache)
+    assert cache.arena.capacity == tiny_session.shape.context_length
+
+
+def test_buffers_that_nobody_uses_are_the_next_caches_and_never_those_of_two(
+    tiny_folder: ModelFolder,
+) -> None:
+    session = Session(tiny_folder)
+    (expected,) = feed(session, session.new_cache(), IDS[:9], 9)  # its cache is gone by now
+    first, second = session.new_cache(), session.new_cache()
+    kept = first.values()[0].ctypes.data
+    assert second.values()[0].ctypes.data != kept
+    feed(session, second, IDS[30:60], 30)
+    np.testing.assert_array_equal(feed(session, first, IDS[:9], 9)[0], expected)
+    del first
+    third = session.new_cache()
+    assert third.values()[0].ctypes.data == kept
+    np.testing.assert_array_equal(feed(session, third, IDS[:9], 9)[0], expected)
+
+
+def test_many_bytes_and_many_rows_are_not_kept() -> None:
+    spare, buffers = SpareBuffers(), [np.empty((1, 1, 4, 1), np.float32)]
+    spare.keep(buffers)
+    assert spare.take() is buffers and spare.take() == []
+    spare.keep([np.empty((2, 1, 4, 1), np.float32)])
+    spare.keep([np.empty((1, 1, MOST_BYTES + 1, 1), np.int8)])
+    spare.keep([None])
+    assert spare.take() == []
 
 
 def test_num_bytes_is_what_the_tokens_take() -> None:

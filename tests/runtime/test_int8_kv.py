@@ -163,7 +163,7 @@ def test_a_conversation_goes_on_as_it_would_from_an_empty_cache(
 
 
 def test_it_takes_a_quarter_of_the_bytes(tiny_session: Session, int8_kv_session: Session) -> None:
-    small, large = int8_kv_session.new_cache(), tiny_session.new_cache()
+    small, large = int8_kv_session.new_caches()(), tiny_session.new_caches()()
     assert 4 * small.num_bytes == large.num_bytes
     shape = int8_kv_session.shape
     assert small.num_bytes == 128 * shape.kv_numbers_per_token

@@ -228,7 +228,7 @@ def test_a_device_session_keeps_a_float16_cache_of_half_the_bytes(
     session = float16_session(tiny_folder)
     cache = session.new_cache()
     assert isinstance(cache, KVCache) and isinstance(cache.arena, DeviceArena)
-    assert 2 * cache.num_bytes == tiny_session.new_cache().num_bytes
+    assert 2 * cache.num_bytes == tiny_session.new_caches()().num_bytes
     host = tiny_session.new_cache()
     expected = [tiny_session.step([token], host) for token in IDS]
     found = [session.step([token], cache) for token in IDS]

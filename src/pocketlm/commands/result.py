@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pocketlm.commands.terminal import printable
 from pocketlm.export.memory import peak_rss_bytes
 from pocketlm.export.quantities import duration_text, size_text
-from pocketlm.runtime.model import Model
-from pocketlm.runtime.prefill_choice import NONE
-from pocketlm.runtime.prompt_cache import PromptCacheFile
-from pocketlm.runtime.text import Result, Timings
+
+if TYPE_CHECKING:
+    from pocketlm.runtime.model import Model
+    from pocketlm.runtime.prompt_cache import PromptCacheFile
+    from pocketlm.runtime.text import Result, Timings
 
 
 def as_json(model: Model, result: Result, prompt: str) -> dict[str, Any]:
@@ -83,7 +84,7 @@ def statistics(model: Model, result: Result, prompt_cache: PromptCacheFile | Non
 
 def _prefill(model: Model) -> str:
     prefill = model.session.prefill
-    return "" if prefill == NONE else f"prompts with {prefill} weights, "
+    return "" if prefill == "none" else f"prompts with {prefill} weights, "
 
 
 def _prefill_rate(timings: Timings) -> str:

@@ -1,0 +1,30 @@
+"""The buffers of a KV cache that nobody uses any more, kept for the next one.
+
+What is written to new memory costs a page fault for every 4 KB: of GPT-2 124M the keys and values
+of 512 tokens, 38 MB, made a prompt a tenth slower. So a session keeps one set of buffers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+MOST_BYTES = 128 << 20  # that are kept while nobody uses them
+
+
+class SpareBuffers:
+    """At most one set of buffers, those of an arena of one row; safe to share between threads."""
+
+    def __init__(self) -> None:
+        self._kept: list[Any] = []
+
+    def take(self) -> list[Any]:
+        """What is kept, which is the caller's from then on; an empty list for nothing."""
+        kept, self._kept = self._kept, []
+        return kept
+
+    def keep(self, buffers: list[Any]) -> None:
+        """Keeps ``buffers`` (1, K, C, E) if they are not many, instead of what was kept."""
+        if any(buffer is None or len(buffer) != 1 for buffer in buffers):
+            return
+        if sum(buffer.nbytes for buffer in buffers) <= MOST_BYTES:
+            self._kept = buffers
