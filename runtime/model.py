@@ -180,7 +180,8 @@ class Model:
                             holds less of it
         reproducible        True: the tokens are, bit by bit, those of ``generate_many`` in whatever
                             company; each takes up to a fifth longer where kernels take rows in
-                            pairs, which is found at the first use
+                            pairs, which is found at the first use, and twice as long as in int4
+                            where a second set of weights in W8A8 computes it (``prefill``)
         lookup              True: guess that the text goes on as it did when it last said the same
                             words, and compute the guesses at once; as fast again where it copies,
                             and given up where it does not

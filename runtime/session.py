@@ -324,17 +324,6 @@ class Session:
             return self._prompts.graph(stopping)
         return self._graph(1, stopping)
 
-<<<<<<< HEAD
-=======
-    def _open_prefill(self, stopping: Cancellation) -> BoundGraph:
-        folder, name = self._folder, PREFILL_GRAPHS[self.kv]
-        what = f"{folder.path}: opening the weights for prompts"
-        with memory_errors(what, folder.prefill_memory_bytes, f"{SMALLER}, {LEFT_OUT}"):
-            check_graph_once(folder, name)
-            engine = open_graph(folder, name, self.threads, self.place, stopping=stopping)
-            return BoundGraph(engine, self.shape, self.place)
-
->>>>>>> main
     def check_process(self) -> None:
         """Raises PocketLMError in a fork of the process that opened it."""
         check_process(self._process)
@@ -344,7 +333,7 @@ def _open_prefill(folder: ModelFolder, kv: str, threads: int, stopping: Cancella
     name = PREFILL_GRAPHS[kv]
     what = f"{folder.path}: opening the weights for prompts"
     with memory_errors(what, folder.prefill_memory_bytes, f"{SMALLER}, {LEFT_OUT}"):
-        check_graph(folder, name)
+        check_graph_once(folder, name)
         engine = open_graph(folder, name, threads, CPU, stopping=stopping)
         return BoundGraph(engine, folder.shape)
 
