@@ -17,7 +17,7 @@ from pocketlm import cli
 from pocketlm.commands.options import MODEL_OPTIONS
 from pocketlm.commands.run import command as run
 from pocketlm.export.folder import ModelFolder
-from pocketlm.runtime import placement, providers, session
+from pocketlm.runtime import opening, placement, providers
 from pocketlm.runtime.arena import KVCache
 from pocketlm.runtime.device_arena import DeviceArena
 from pocketlm.runtime.providers import CPU, CUDA, FallbackWarning, Obstacle
@@ -91,7 +91,7 @@ def test_auto_falls_back_when_the_session_does_not_start(
     tiny_folder: ModelFolder, cuda_build: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing spoke against it until ONNX Runtime left the provider out."""
-    monkeypatch.setattr(session, "refused", lambda _, place: place is not CPU)
+    monkeypatch.setattr(opening, "refused", lambda _, place: place is not CPU)
     with pytest.raises(pocketlm.ProviderError, match="found that ONNX Runtime could not start"):
         pocketlm.load(tiny_folder.path, threads=1, provider="cuda")
     with pytest.warns(FallbackWarning):
