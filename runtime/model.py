@@ -444,12 +444,7 @@ class Model:
             )
         )
 
-    def _new_job(
-        self,
-        request: Request,
-        index: int = 0,
-        listener: Listener | None = None,
-    ) -> Job:
+    def _new_job(self, request: Request, index: int = 0, listener: Listener | None = None) -> Job:
         from .scheduler import Job
 
         return Job(request, self.tokenizer, index, listener)
