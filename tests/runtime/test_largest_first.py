@@ -71,7 +71,7 @@ def data_with_packed_dims(
 ) -> bytes:
     """As another writer may: numbers of one field in one run."""
     graph = helper.make_graph(nodes, "g", [], [], [small, large])
-    data = helper.make_model(graph).SerializeToString()
+    data: bytes = helper.make_model(graph).SerializeToString()
     for size in (b"\xf0\xa2\x04", b"\x80\xf1\x04"):  # 70,000 and 80,000
         assert data.count(b"\x08\x03\x08" + size) == 1
         data = data.replace(b"\x08\x03\x08" + size, b"\x0a\x04\x03" + size)
