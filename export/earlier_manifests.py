@@ -35,9 +35,6 @@ from .manifest import (
 )
 from .records import Misfit, read_record
 
-WITHOUT_DIGEST = 1
-VERSIONS = (WITHOUT_DIGEST, 2)
-
 
 @dataclass(frozen=True, kw_only=True)
 class _Contract:
@@ -90,7 +87,7 @@ class _Earlier:
 
 
 def read_earlier(fields: dict[str, Any]) -> Manifest:
-    """What a file of ``VERSIONS`` says; raises Misfit where it is not as it was written."""
+    """What a file of version 1 or 2 says; raises Misfit where it is not as it was written."""
     found = read_record(_Earlier, fields)
     return Manifest(
         format_version=found.format_version,

@@ -18,13 +18,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-from .earlier_manifests import VERSIONS as EARLIER_VERSIONS
-from .earlier_manifests import WITHOUT_DIGEST, read_earlier
 from .errors import ModelFolderError
 from .manifest import COUNT, DECODER, FORMAT_VERSION, REQUIRED_FILES, Manifest
 from .records import NOTHING, Misfit, read_record
 from .strict_json import parse_json_object, quoted, read_json, shown
 
+WITHOUT_DIGEST = 1
+EARLIER_VERSIONS = (WITHOUT_DIGEST, 2)
 LARGEST_MANIFEST = 10_000_000  # bytes; one line per tensor of a 405B model is under 1 MB
 AGAIN = "the manifest is damaged - export the model again"
 _SEALED = re.compile(rb'(.*\n "sha256": ")([0-9a-f]{64})"\n}\n', re.DOTALL)
@@ -64,7 +64,7 @@ def read_manifest(file: Path) -> Manifest:
         _check_digest(file, data)
     try:
         earlier = version != FORMAT_VERSION
-        manifest = read_earlier(fields) if earlier else read_record(Manifest, fields)
+        manifest = _read_earlier(fields) if earlier else read_record(Manifest, fields)
     except Misfit as misfit:
         found = "nothing" if misfit.found is NOTHING else shown(misfit.found)
         place = ".".join(misfit.place)
@@ -72,6 +72,12 @@ def read_manifest(file: Path) -> Manifest:
     _check_names(file, manifest)
     _check_graphs(file, manifest)
     return manifest
+
+
+def _read_earlier(fields: dict[str, Any]) -> Manifest:
+    from .earlier_manifests import read_earlier  # not above: its records take longer than reading
+
+    return read_earlier(fields)
 
 
 def _check_digest(file: Path, data: bytes) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from fractions import Fraction
 
 from .errors import RequestError
 from .strict_json import shown
@@ -78,6 +77,8 @@ _SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,6})?) ?([A-Za-z]{0,3})")
 
 def parse_size(text: str) -> int:
     """Bytes of "80MB", "1.5 GiB" or "4096"; RequestError for what is no size above 0."""
+    from fractions import Fraction  # not above: it brings decimal, and only options are parsed
+
     match = _SIZE.fullmatch(text.strip())
     units = {name.lower(): size for name, size in UNITS.items()}
     unit = units.get((match[2] or "B").lower()) if match else None

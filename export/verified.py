@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import uuid
 from pathlib import Path
 
 from .cache_folder import cache_folder
@@ -67,6 +66,6 @@ class VerifiedFiles:
             return
         with contextlib.suppress(OSError):
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            temporary = self.file.with_name(f"verified.{uuid.uuid4().hex[:12]}")
+            temporary = self.file.with_name(f"verified.{os.urandom(6).hex()}")
             temporary.write_text("\n".join(self.identities[-self.LIMIT :]) + "\n", "utf-8")
             os.replace(temporary, self.file)

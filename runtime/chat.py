@@ -14,7 +14,6 @@ spells stays text: see ``quoting``.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -42,15 +41,6 @@ TRANSCRIPT_STOPS = tuple(f"\n{speaker}:" for speaker in SPEAKERS.values())
 GOING_ON = chr(NAMING - 1)
 
 Write = Callable[[Sequence[Message], Any], str]  # messages, and what else there is -> text
-
-
-@dataclass(frozen=True)
-class ChatPrompt:
-    """What a model reads before it answers, and how to tell that it has answered."""
-
-    token_ids: list[int]
-    end_ids: frozenset[int] = frozenset()  # beside those the model has anyway
-    stop: tuple[str, ...] = ()
 
 
 def template_ids(

@@ -1,49 +1,46 @@
-"""``Model``: a model folder that is open; text goes in, text comes out."""
+"""``Model``: a model folder that is open; text goes in, text comes out.
+
+What a text alone does not need (chat, scores, beams, batches, files of prompts) is imported by the
+method that does: importing it all takes as long as opening a small model.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from ..export.errors import RequestError
 from ..export.folder import ModelFolder
 from ..export.memory import memory_errors
 from ..export.whole_number import brief, whole_number
-from .beams import Beam, beam_search, check_beams, with_text
 from .cancellation import Cancellation
-from .chat import (
-    TRANSCRIPT_STOPS,
-    ChatPrompt,
-    answer_end_ids,
-    refuse_template_options,
-    template_ids,
-    transcript_ids,
-)
-from .chat_template import ChatTemplate
 from .decode import choose_loop
 from .generation_config import GenerationConfig
-from .labels import Classifier
-from .messages import Message
 from .placement import open_session
 from .prefix import Prefixes
 from .prefix_cache import PrefixCache
-from .prompt_cache import Owner, PromptCacheFile
-from .request import Request
+from .request import ChatPrompt, Request
 from .requests import CHARACTERS_PER_TOKEN, Requests, check_truth
 from .reuse import ReusableCache
 from .row_rule import MOST_ROWS, RowRule
-from .scheduler import Background, Job, Scheduler, half_of_free
-from .scoring import Score, TextLogprobs, TextScorer, start_token
 from .session import Session
 from .text import Piece, Result, TextStream
-from .text_session import TextSession
 from .tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from .beams import Beam
+    from .chat_template import ChatTemplate
+    from .labels import Classifier
+    from .messages import Message
+    from .prompt_cache import PromptCacheFile
+    from .scheduler import Background, Job, Listener
+    from .scoring import Score, TextLogprobs, TextScorer
+    from .text_session import TextSession
 
 # For a model that does not say: a little below its own distribution.
 SAMPLING_DEFAULTS = {"temperature": 0.8, "top_p": 0.95}
@@ -231,10 +228,11 @@ class Model:
             context=context,
             keep=keep,
         )
-        prefixes: Prefixes | None = self.prefix_cache
+        prefixes: Prefixes | None = self.prefix_cache if cache is None else None
+        kept = None
         if prompt_cache is not None:
             _check_one_cache(cache)
-            prefixes = PromptCacheFile(prompt_cache, Owner.of(self.folder, self.session))
+            prefixes = kept = self._prompt_cache_file(prompt_cache)
         return TextStream(
             self.session,
             self.tokenizer,
@@ -248,9 +246,15 @@ class Model:
                 draft=self._drafting(draft),
                 reproducible=reproducible,
             ),
-            prefixes if cache is None else None,
+            prefixes,
             reproducible,
+            kept,
         )
+
+    def _prompt_cache_file(self, path: str | os.PathLike[str]) -> PromptCacheFile:
+        from .prompt_cache import Owner, PromptCacheFile
+
+        return PromptCacheFile(path, Owner.of(self.folder, self.session))
 
     def request(self, prompt: str | Sequence[int] | ChatPrompt = "", **options: Any) -> Request:
         """A request of the options of ``stream``, to be run by ``generate_many``.
@@ -299,6 +303,8 @@ class Model:
         RequestError for a request that is none, with its index, ResourceError where there is no
         memory for a step.
         """
+        from .scheduler import Scheduler, half_of_free
+
         if isinstance(requests, str | Mapping) or not isinstance(requests, Iterable):
             raise RequestError(
                 f"requests is {brief(requests)} of type {type(requests).__name__}, expected "
@@ -320,7 +326,7 @@ class Model:
         with ``reproducible``. Raises RequestError for an argument
         out of range.
         """
-        job = Job(self._as_request(prompt, options), self.tokenizer)
+        job = self._new_job(self._as_request(prompt, options))
         self._run_in_background(job)
         return job
 
@@ -329,6 +335,8 @@ class Model:
 
         Ended before its end, as by ``break``, it cancels the request. Raises what ``stream`` does.
         """
+        import asyncio
+
         loop = asyncio.get_running_loop()
         arrived: asyncio.Queue[Piece | None] = asyncio.Queue()
 
@@ -336,7 +344,7 @@ class Model:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens
                 loop.call_soon_threadsafe(arrived.put_nowait, piece)
 
-        job = Job(self._as_request(prompt, options), self.tokenizer, listener=listener)
+        job = self._new_job(self._as_request(prompt, options), listener=listener)
         self._run_in_background(job)
         try:
             while (piece := await arrived.get()) is not None:
@@ -392,6 +400,8 @@ class Model:
         ``length_penalty``: above 1 favours long ones, 0 the likeliest. Raises RequestError for an
         argument out of range, and what ``stream`` raises.
         """
+        from .beams import beam_search, check_beams, with_text
+
         width = check_beams(beams, length_penalty)
         request = self.request(prompt, max_tokens=max_tokens, ignore_eos=ignore_eos)
         found = beam_search(self.session, request, width, length_penalty, cancellation)
@@ -422,11 +432,23 @@ class Model:
 
     @cached_property
     def _background(self) -> Background:
+        from .scheduler import Background, Scheduler, half_of_free
+
         # Without a reference to the model: it is to be freed as soon as nobody has it any more.
         session, rule, prefixes = self.session, self._row_rule, self.prefix_cache
         return Background(
             lambda: Scheduler(session, rule.group(), kv_bytes=half_of_free(), prefixes=prefixes)
         )
+
+    def _new_job(
+        self,
+        request: Request,
+        index: int = 0,
+        listener: Listener | None = None,
+    ) -> Job:
+        from .scheduler import Job
+
+        return Job(request, self.tokenizer, index, listener)
 
     def _as_request(self, asked: Any, options: Mapping[str, Any]) -> Request:
         if isinstance(asked, Request):
@@ -438,7 +460,7 @@ class Model:
 
     def _job(self, asked: Any, options: Mapping[str, Any], index: int) -> Job:
         try:
-            return Job(self._as_request(asked, options), self.tokenizer, index)
+            return self._new_job(self._as_request(asked, options), index)
         except RequestError as error:
             raise RequestError(f"requests[{index}]: {error}") from error
 
@@ -494,6 +516,8 @@ class Model:
         fit or are refused by the template; ModelFolderError for a template that fails or takes too
         much time or memory; MissingExtraError without the extra "chat".
         """
+        from .chat import TRANSCRIPT_STOPS, refuse_template_options, template_ids, transcript_ids
+
         longest = CHARACTERS_PER_TOKEN * self.session.shape.context_length
         if transcript:
             refuse_template_options(tools, template_args)
@@ -514,10 +538,14 @@ class Model:
     @cached_property
     def chat_template(self) -> ChatTemplate | None:
         """The template of the model folder; None for a base model. Raises ModelFolderError."""
+        from .chat_template import ChatTemplate
+
         return ChatTemplate.open(self.folder)
 
     @cached_property
     def _answer_end_ids(self) -> frozenset[int]:
+        from .chat import answer_end_ids
+
         template = self.chat_template
         return frozenset() if template is None else answer_end_ids(template, self.tokenizer)
 
@@ -542,6 +570,8 @@ class Model:
         ``file`` is one that ``TextSession.save`` wrote. Raises RequestError for one that is damaged
         or was computed with something else.
         """
+        from .text_session import TextSession
+
         return TextSession(self, file)
 
     def generate(self, prompt: str | Sequence[int] | ChatPrompt = "", **options: Any) -> Result:
@@ -599,6 +629,8 @@ class Model:
         what the model says of an empty text, and so takes out the label that it prefers anyhow.
         Raises RequestError for labels or a template that cannot be.
         """
+        from .labels import Classifier
+
         parts = (self.session, self.tokenizer, self._first_id)
         return Classifier(*parts, labels, template, examples, calibrate)
 
@@ -607,10 +639,14 @@ class Model:
 
         It computes a context that comes again once, and what follows of it does not change a bit.
         """
+        from .scoring import TextScorer
+
         return TextScorer(self.session, self.tokenizer, self._first_id)
 
     @cached_property
     def _first_id(self) -> int | None:
+        from .scoring import start_token
+
         return start_token(self.tokenizer, self.folder)
 
 

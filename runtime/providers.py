@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import importlib.metadata
 import io
 import sys
 from collections.abc import Collection
@@ -108,6 +107,8 @@ def _no_build() -> Obstacle:
 
 
 def _installed(package: str) -> bool:
+    import importlib.metadata  # not above: with what it imports it is as long as a session
+
     try:
         importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -20,6 +20,15 @@ MOST_LOGPROBS = 100  # alternatives of a token; more are to be had from ``Sessio
 
 
 @dataclass(frozen=True)
+class ChatPrompt:
+    """What a model reads before it answers, and how to tell that it has answered."""
+
+    token_ids: list[int]
+    end_ids: frozenset[int] = frozenset()  # beside those the model has anyway
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Request:
     """A prompt and everything that decides what follows it; see ``Model.stream`` for the options.
 

@@ -13,12 +13,11 @@ from ..export.errors import RequestError
 from ..export.folder import DecoderShape
 from ..export.whole_number import brief, whole_number
 from .banned_strings import BannedStrings, TokenTexts
-from .chat import ChatPrompt
 from .concatenating import ConcatenatingCache
 from .constraint import Grammar, Vocabulary, make_grammar, one_form
 from .context_policy import ERROR, check_policy
 from .generation_config import GenerationConfig
-from .request import Request
+from .request import ChatPrompt, Request
 from .sampling import SamplingOptions
 from .session import Session
 from .stopping import stop_strings

@@ -18,17 +18,20 @@ from collections.abc import Callable, Iterable, Iterator
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 from .cancellation import Cancellation, Cancelled
 from .decode import Loop, begin, steps
 from .prefix import Prefixes
-from .prompt_cache import PromptCacheFile
 from .request import Request
 from .reuse import ReusableCache
 from .sequence import Sequence, Step
 from .session import Session
 from .stopping import SpecialStops, StopMatcher
 from .tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from .prompt_cache import PromptCacheFile
 
 
 @dataclass(frozen=True)
@@ -243,15 +246,17 @@ class TextStream(Output):
         loop: Loop = steps,
         prefixes: Prefixes | None = None,
         exactly: bool = False,
+        prompt_cache: PromptCacheFile | None = None,
     ) -> None:
         """Nothing runs before the first piece is asked for; ``cache`` may hold part of the prompt.
 
-        ``loop`` is one of those of ``decode``; ``prefixes`` and ``exactly`` are those of ``begin``.
+        ``loop`` is one of those of ``decode``; ``prefixes`` and ``exactly`` are those of ``begin``;
+        ``prompt_cache`` are the prefixes where these are a file.
         The pieces joined are the decoded ``token_ids``, up to a stop string.
         """
         super().__init__(request, tokenizer)
         self.cancellation = cancellation or Cancellation()
-        self.prompt_cache = prefixes if isinstance(prefixes, PromptCacheFile) else None
+        self.prompt_cache = prompt_cache
         begun = partial(begin, session, request, cache, prefixes, exactly)
         self._pieces = self._generated(session, begun, loop, prefixes)
 

@@ -27,7 +27,8 @@ from pocketlm.export.errors import PocketLMError, RequestError
 from pocketlm.export.importing import importing
 from pocketlm.export.sampling_ranges import COUNTS, FIELDS
 from pocketlm.models.loading import load
-from pocketlm.runtime.chat import ChatPrompt, answer_end_ids
+from pocketlm.runtime.chat import answer_end_ids
+from pocketlm.runtime.request import ChatPrompt
 from pocketlm.runtime.requests import CHARACTERS_PER_TOKEN
 from pocketlm.runtime.scoring import Scorer, start_token
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from pocketlm.export.cache_folder import cache_folder
 from pocketlm.export.errors import ModelFolderError, RequestError
 from pocketlm.export.folder import ModelFolder
-from pocketlm.export.lora.asked import asked_adapters
 from pocketlm.export.observer import SILENT, Observer
-from pocketlm.models.reference import OnDisk, check_options, find_reference
-from pocketlm.quantize.precisions import PRECISIONS
+from pocketlm.models.local import demo_model
+from pocketlm.models.reference import Demo, OnDisk, check_options, find_reference
 from pocketlm.runtime.model import Model
+
+if TYPE_CHECKING:
+    from pocketlm.export.lora.adapter import Adapter
+    from pocketlm.export.lora.asked import AskedAdapter
 
 OnProgress = Callable[[str, int, int], object]  # what is under way, done, total
 OPENING = ("threads", "provider", "kv")  # options of ``Model``
@@ -97,6 +100,8 @@ async def load_async(
     tokens, 0.3 s for 128,000. An ``observer`` may be given instead; its calls come from the thread
     that loads.
     """
+    import asyncio
+
     loop = asyncio.get_running_loop()
 
     def tell(stage: str, done: int, total: int) -> None:
@@ -129,13 +134,13 @@ def find_folder(
     observer: Observer = SILENT,
 ) -> ModelFolder:
     """The model folder that ``load`` opens, exported if need be; raises what ``load`` raises."""
-    asked = asked_adapters(adapters)
+    asked = () if adapters is None else _asked(adapters)
     reference = find_reference(path)
     given = {"tokenizer": tokenizer, "revision": revision, "keep_download": keep_download}
     given["adapters"] = ", ".join(str(adapter.folder) for adapter in asked) or None
     check_options(reference, given)
-    if precision is not None and precision not in PRECISIONS:
-        raise RequestError(f"precision is {precision!r}, expected one of {', '.join(PRECISIONS)}")
+    if precision is not None:
+        _check_precision(precision)
     if isinstance(reference, OnDisk) and reference.is_made:
         folder = ModelFolder.open(reference.path)
         found = folder.manifest.precision.name
@@ -145,9 +150,33 @@ def find_folder(
                 "out, or make another folder with: pocketlm quantize"
             )
         return folder
-    from pocketlm.export.lora.adapter import open_adapter
+    if isinstance(reference, Demo) and tokenizer is None and not asked:
+        cache = cache_folder()
+        if cache is not None and (made := demo_model(precision).find(cache)):
+            return made
+    # What only making one takes: four times as much to import as opening it.
     from pocketlm.models.making import HubOptions, export_once
 
-    opened = tuple(map(open_adapter, asked))
-    options = HubOptions(revision, offline, keep_download, opened, observer)
+    options = HubOptions(revision, offline, keep_download, _opened(asked), observer)
     return export_once(reference, precision, tokenizer, options)
+
+
+def _asked(adapters: Sequence[str | Path]) -> Sequence[AskedAdapter]:
+    from pocketlm.export.lora.asked import asked_adapters
+
+    return asked_adapters(adapters)
+
+
+def _opened(asked: Sequence[AskedAdapter]) -> tuple[Adapter, ...]:
+    if not asked:
+        return ()
+    from pocketlm.export.lora.adapter import open_adapter
+
+    return tuple(map(open_adapter, asked))
+
+
+def _check_precision(precision: str) -> None:
+    from pocketlm.quantize.precisions import PRECISIONS
+
+    if precision not in PRECISIONS:
+        raise RequestError(f"precision is {precision!r}, expected one of {', '.join(PRECISIONS)}")

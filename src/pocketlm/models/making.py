@@ -6,9 +6,7 @@ Of the processes that ask for the same model at the same time one makes it, and 
 
 from __future__ import annotations
 
-import atexit
 import contextlib
-import functools
 import hashlib
 import json
 import sys
@@ -16,16 +14,13 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pocketlm import __version__
 from pocketlm.export.cache_folder import cache_folder
 from pocketlm.export.checkpoint import Checkpoint, open_checkpoint
 from pocketlm.export.download import download, download_config, held_bytes
 from pocketlm.export.errors import (
-    CheckpointError,
     HubError,
     ModelFolderError,
     RequestError,
@@ -47,15 +42,20 @@ from pocketlm.export.observer import SILENT, Observer
 from pocketlm.export.quantities import size_text
 from pocketlm.export.tokenizers import TokenizerSource, find_tokenizer, open_tokenizer
 from pocketlm.models import store
-from pocketlm.models.fingerprint import fingerprint
-from pocketlm.models.reference import DEMO, Demo, OnDisk, OnHub, Reference, nothing_here
-from pocketlm.models.store import Pinned, Repository, discard, is_download, sound_model
+from pocketlm.models.local import (
+    DEFAULT_PRECISION,
+    LocalModel,
+    demo_checkpoint,
+    demo_model,
+    model_key,
+    sound_model,
+)
+from pocketlm.models.reference import Demo, OnDisk, OnHub, Reference, nothing_here
+from pocketlm.models.store import Pinned, Repository, discard, is_download
 from pocketlm.quantize.precisions import FULL
 
 if TYPE_CHECKING:
     from pocketlm.export.lora.adapter import Adapter
-
-DEFAULT_PRECISION = "int8"
 
 
 def say(message: str) -> None:
@@ -91,26 +91,34 @@ def export_once(
         return _Wanted.of(reference, options).model(precision, tokenizer)
     path = checkpoint_path(reference)
     opened = open_checkpoint(path, tokenizer)
-    files = [*opened.files, *(opened.tokenizer.files if opened.tokenizer else ())]
-    files += _adapter_files(options)
     precision = precision or DEFAULT_PRECISION
-    settings = json.dumps(opened.generation_config, sort_keys=True)
-    others = (precision, settings, *_weights(options))
-    key = _key(files, *others, with_times=not _is_carried(reference, path))
-    name = (path.stem if path.is_file() else path.name).lstrip(".") or "model"
-    source = None if isinstance(reference, Demo) else path
-    made = store.LocalModel(name, precision, key, source)
+    if isinstance(reference, Demo) and tokenizer is None and not options.adapters:
+        made = demo_model(precision)
+    else:
+        made = _local_model(path, reference, opened, precision, options)
     cache = cache_folder()
     if cache is not None and (found := made.find(cache)):
         return found
     root = store.writable_root(say)
-    with locked(made.lock(root), _waiting_for(name)):
+    with locked(made.lock(root), _waiting_for(made.name)):
         if found := made.find(root):
             return found
         opened = _with_adapters(opened, options)
         folder = _export(opened, made.place(root), precision, options.observer)
         made.note(folder.path)
         return folder
+
+
+def _local_model(
+    path: Path, reference: Demo | OnDisk, opened: Checkpoint, precision: str, options: HubOptions
+) -> LocalModel:
+    files = [*opened.files, *(opened.tokenizer.files if opened.tokenizer else ())]
+    files += _adapter_files(options)
+    settings = json.dumps(opened.generation_config, sort_keys=True)
+    others = (precision, settings, *_weights(options))
+    key = model_key(files, *others, with_times=not _is_carried(reference, path))
+    name = (path.stem if path.is_file() else path.name).lstrip(".") or "model"
+    return LocalModel(name, precision, key, None if isinstance(reference, Demo) else path)
 
 
 @contextlib.contextmanager
@@ -160,20 +168,6 @@ def checkpoint_path(reference: Demo | OnDisk) -> Path:
     return path.resolve() if ".." in path.parts else path
 
 
-@functools.cache
-def demo_checkpoint() -> Path:
-    """The demo's folder; of a package in an archive it is unpacked while this process runs."""
-    kept = contextlib.ExitStack()
-    atexit.register(kept.close)
-    folder = kept.enter_context(resources.as_file(resources.files("pocketlm") / DEMO))
-    if not folder.is_dir():
-        raise CheckpointError(
-            f"{folder}: found no demo model, expected its files beside the program's; a frozen "
-            "application must bring the data of the package (PyInstaller: --collect-data pocketlm)"
-        )
-    return folder
-
-
 def _is_carried(reference: Reference, path: Path) -> bool:
     """Whether ``path`` came with the program, so that its times are those of an installation.
 
@@ -206,7 +200,7 @@ class _Wanted:
     def model(self, precision: str | None, tokenizer: str | Path | None) -> ModelFolder:
         """Its model folder; without ``precision`` the one that is in the cache, else int8."""
         files = [] if tokenizer is None else [*_open_tokenizer(tokenizer).files]
-        others = _key([*files, *_adapter_files(self.options)], *_weights(self.options))
+        others = model_key([*files, *_adapter_files(self.options)], *_weights(self.options))
         pinned, answer = self._look_up()
         key = hashlib.sha256(f"{pinned.checkpoint_id}\0{others}".encode()).hexdigest()[:16]
         if found := self._cached().find_model(precision, DEFAULT_PRECISION, key):
@@ -417,12 +411,6 @@ def _weights(options: HubOptions) -> list[str]:
 def _exporting() -> AbstractContextManager[None]:
     """Around imports that only an export makes: they need an extra, time and memory."""
     return importing("exporting a checkpoint", "export")
-
-
-def _key(files: list[Path], *others: str, with_times: bool = True) -> str:
-    """Changes with the checkpoint's files, the precision and the version of pocketlm."""
-    parts = [__version__, *others, fingerprint(files, with_times=with_times)]
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
 def _open_tokenizer(tokenizer: str | Path) -> TokenizerSource:

@@ -32,15 +32,15 @@ from urllib.parse import quote
 from pocketlm.export.cache_folder import cache_folder
 from pocketlm.export.download import DOWNLOADED, damaged_file
 from pocketlm.export.errors import HubError, ModelFolderError, RequestError
-from pocketlm.export.folder import MANIFEST, ModelFolder
+from pocketlm.export.folder import ModelFolder
 from pocketlm.export.leftovers import is_alive
 from pocketlm.export.lock import locked
 from pocketlm.export.strict_json import load_json_object
+from pocketlm.models.local import lock_file, sound_model, source_of, write_record
 from pocketlm.models.reference import DEMO
 from pocketlm.quantize.precisions import PRECISIONS
 
 LARGEST_RECORD = 10_000_000  # bytes of a JSON file of ours
-SOURCE = "pocketlm-source.json"  # in a model folder of models/: where its checkpoint lies
 KEEP = "pocketlm-keep"  # a file that a download has when it was asked for beyond the export
 MODEL, DOWNLOAD, UNFINISHED, DAMAGED = "model", "download", "unfinished", "damaged"
 # A model folder's name: the first part is of a checkpoint on this disk.
@@ -71,74 +71,6 @@ def writable_root(say: Callable[[str], None]) -> Path:
         _temporary[cache] = Path(tempfile.mkdtemp(prefix="pocketlm-"))
         atexit.register(shutil.rmtree, _temporary[cache], ignore_errors=True)
     return _temporary[cache]
-
-
-def lock_file(root: Path, name: str) -> Path:
-    """The lock of what is made under ``name``."""
-    return root / "locks" / f"{name}.lock"
-
-
-def sound_model(folder: Path) -> ModelFolder | None:
-    """The model folder at ``folder`` if it is complete and as it was written."""
-    if not (folder / MANIFEST).is_file():
-        return None
-    try:
-        found = ModelFolder.open(folder)
-        found.verify()
-    except ModelFolderError:
-        return None
-    return found
-
-
-@dataclass(frozen=True)
-class LocalModel:
-    """The model folder of a checkpoint on this disk, or of the demo, made or not."""
-
-    name: str  # for people: of the checkpoint's folder
-    precision: str
-    key: str  # KEY of the module docstring
-    source: Path | None  # the checkpoint's place, absolute; None for the demo
-
-    def lock(self, root: Path) -> Path:
-        """Held while it is made or removed, whatever its name is there."""
-        return lock_file(root, f"{self.precision}-{self.key}")
-
-    def place(self, root: Path) -> Path:
-        """Where it is, perhaps by the name that its checkpoint had before, or will be."""
-        ending = f"-{self.precision}-{self.key}"
-        there = sorted((root / "models").glob(f"[!.]*{ending}"))
-        return there[0] if there else root / "models" / f"{self.name}{ending}"
-
-    def find(self, root: Path) -> ModelFolder | None:
-        """It, if it is there and sound; a checkpoint that was moved is noted at its new place."""
-        found = sound_model(self.place(root))
-        if found and self.source and not os.path.exists(_source(found.path) or ""):
-            self.note(found.path)
-        return found
-
-    def note(self, folder: Path) -> None:
-        """Keeps the checkpoint's place with its model, as far as the cache can be written."""
-        if self.source is not None:
-            with contextlib.suppress(OSError):
-                _write_record(folder / SOURCE, {"path": str(self.source)})
-
-
-def _source(folder: Path) -> str | None:
-    """What ``LocalModel.note`` has written."""
-    with contextlib.suppress(HubError):
-        path = load_json_object(folder / SOURCE, LARGEST_RECORD, HubError).get("path")
-        return path if isinstance(path, str) else None
-    return None
-
-
-def _write_record(file: Path, record: dict[str, str]) -> None:
-    """Writes a file whole or not at all; raises OSError."""
-    temporary = file.with_name(f".{uuid.uuid4().hex}")
-    try:
-        temporary.write_text(json.dumps(record), "utf-8")
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -192,7 +124,7 @@ class Repository:
             }
             with contextlib.suppress(OSError):
                 self._ref(name).parent.mkdir(parents=True, exist_ok=True)
-                _write_record(self._ref(name), record)
+                write_record(self._ref(name), record)
 
     def _ref(self, revision: str) -> Path:
         return self.folder / "refs" / f"{quote(revision, safe='')[:200]}.json"
@@ -359,7 +291,7 @@ def _entry(folder: Path, repository: str | None) -> Entry:
         num_bytes=sum(_size(file) for file in folder.rglob("*")),
         id=hashlib.sha256(f"{folder.parent.name}/{folder.name}".encode()).hexdigest()[:8],
         commit=commit if isinstance(commit, str) else None,
-        source=None if repository else _source(folder),
+        source=None if repository else source_of(folder),
         modified=_modified(folder),
         path=folder,
     )
