@@ -13,10 +13,10 @@ from .banned_strings import BannedStrings
 from .chunks import CHUNK_SIZE, Chunked, cuts
 from .constraint import Grammar
 from .context_policy import ERROR, SLIDE, STOP, check_policy, window
+from .limits import MOST_LOGPROBS
 from .sampling import SamplingOptions
 
 GREEDY = SamplingOptions(temperature=0)
-MOST_LOGPROBS = 100  # alternatives of a token; more are to be had from ``Session.step``
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ..export.errors import ModelFolderError, PocketLMError, ProviderError, RequestError
 from ..export.folder import GROWING, DecoderShape, ModelFolder
-from ..export.graph_check.graph import check_graph
+from ..export.graph_check.once import check_graph_once
 from ..export.memory import is_exhaustion, memory_errors
 from ..export.threads import check_threads
 from ..export.utf8 import utf8
@@ -86,7 +86,7 @@ class Session:
         _check_version(folder)
         self.kv = choose_kv(folder, kv, place)
         """What the cache holds, "fp32" or "int8"; where attention is in float16, that is fp32."""
-        check_graph(folder, GRAPHS[self.kv])
+        check_graph_once(folder, GRAPHS[self.kv])
         self.shape: DecoderShape = folder.shape
         self.place = place
         self.run_seconds = 0.0

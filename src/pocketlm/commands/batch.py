@@ -29,7 +29,7 @@ from pocketlm.commands.options import (
 from pocketlm.commands.terminal import say
 from pocketlm.export.errors import RequestError
 from pocketlm.export.quantities import duration_text
-from pocketlm.runtime.request import MOST_LOGPROBS
+from pocketlm.runtime.limits import MOST_LOGPROBS
 from pocketlm.runtime.row_rule import MOST_ROWS
 
 Show = Callable[[float | None, str], None]

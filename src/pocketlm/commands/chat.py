@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -27,8 +27,10 @@ from pocketlm.commands.terminal import print_stream, say, tell_lost, why_it_stop
 from pocketlm.export.errors import PocketLMError, RequestError, StorageError
 from pocketlm.export.interrupts import on_interrupt
 from pocketlm.export.output_file import OutputFile
-from pocketlm.runtime.model import Model
-from pocketlm.runtime.request import ChatPrompt
+
+if TYPE_CHECKING:
+    from pocketlm.runtime.model import Model
+    from pocketlm.runtime.request import ChatPrompt
 
 PROMPT = "> "
 PASTE_SECONDS = 0.02  # between lines of a paste; nobody types so fast

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pocketlm.export.errors import RequestError
+from pocketlm.export.importing import importing
 from pocketlm.export.observer import SILENT, Observer
 from pocketlm.export.quantities import parse_size
 from pocketlm.export.regular_file import RegularFile
@@ -445,6 +446,7 @@ MODEL_OPTIONS = {
         "adapters",
         multiple=True,
         metavar="DIR[:WEIGHT]",
+        callback=lambda context, parameter, given: given or None,
         help="Folder of a LoRA adapter of peft, merged into a checkpoint. May be given several "
         "times, each with a weight as in lora/:0.5; default: 1, as it was trained.",
     ),
@@ -571,10 +573,10 @@ def open_model(path: str | Path | None, options: dict[str, Any]) -> Model:
     Download and export on the way are drawn on stderr if that is a terminal; a model that runs on
     the CPU although this ONNX Runtime is built for CUDA is told there in a line.
     """
-    from pocketlm.models.loading import (
-        load,  # not above: verbs that only write need no ONNX Runtime
-    )
-    from pocketlm.runtime.providers import FallbackWarning
+    # Not above: help, and verbs that only write, need no ONNX Runtime.
+    with importing("running a model", "cli"):
+        from pocketlm.models.loading import load
+        from pocketlm.runtime.providers import FallbackWarning
 
     chosen = {name: options.pop(name) for name in MODEL_OPTIONS if name in options}
     with _shown_exports() as observer, warnings.catch_warnings():

@@ -11,19 +11,19 @@ A file of that name is ``./translate``.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pocketlm.export.errors import RequestError
 from pocketlm.export.strict_json import shown
 from pocketlm.runtime.placeholders import check_places, fill
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
 
 FIELDS = {"prompt": "a text", "start": "a text", "example": "a text", "stop": "a list of texts"}
 LARGEST = 1 << 20  # bytes
@@ -63,6 +63,8 @@ class Recipe:
 
 def find(name: str, ending: str) -> Traversable:
     """The file ``name``, or that which comes with pocketlm: of both, ours if it has no ending."""
+    from importlib import resources  # not above: verbs that may read a recipe mostly do not
+
     folder = resources.files("pocketlm") / "recipes"
     own = {entry.name: entry for entry in folder.iterdir() if entry.name.endswith(ending)}
     if f"{name}{ending}" in own:
@@ -98,6 +100,8 @@ def read_recipe(
 
 
 def _fields(file: Traversable) -> dict[str, Any]:
+    import tomllib
+
     with file.open("rb") as opened:
         data = opened.read(LARGEST + 1)
     if len(data) > LARGEST:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pocketlm.commands.terminal import printable
 from pocketlm.export.memory import peak_rss_bytes
 from pocketlm.export.quantities import duration_text, size_text
-from pocketlm.runtime.model import Model
-from pocketlm.runtime.prompt_cache import PromptCacheFile
-from pocketlm.runtime.text import Result, Timings
+
+if TYPE_CHECKING:
+    from pocketlm.runtime.model import Model
+    from pocketlm.runtime.prompt_cache import PromptCacheFile
+    from pocketlm.runtime.text import Result, Timings
 
 
 def as_json(model: Model, result: Result, prompt: str) -> dict[str, Any]:

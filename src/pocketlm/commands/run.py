@@ -35,7 +35,7 @@ from pocketlm.commands.terminal import (
 )
 from pocketlm.export.utf8 import piped, utf8
 from pocketlm.models.reference import hub_name, names_model
-from pocketlm.runtime.request import MOST_LOGPROBS
+from pocketlm.runtime.limits import MOST_LOGPROBS
 
 
 @click.command("run")

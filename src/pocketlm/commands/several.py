@@ -6,14 +6,16 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pocketlm.commands.result import alternatives, completion
 from pocketlm.commands.terminal import printable
 from pocketlm.runtime.context_policy import ERROR
-from pocketlm.runtime.model import Model
+
+if TYPE_CHECKING:
+    from pocketlm.runtime.model import Model
 
 Command = Callable[..., Any]
 LOOPS = ("lookup", "draft", "reproducible", "prompt_cache")  # of one text

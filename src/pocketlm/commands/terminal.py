@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
 from pocketlm.export.strict_json import quoted
-from pocketlm.runtime.lost_characters import lost_characters
-from pocketlm.runtime.model import Model
-from pocketlm.runtime.text import Piece, TextStream
-from pocketlm.runtime.tokenizer import MAX_CHARACTERS
+
+if TYPE_CHECKING:
+    from pocketlm.runtime.model import Model
+    from pocketlm.runtime.text import Piece, TextStream
 
 
 def print_stream(stream: TextStream, prompt: str = "") -> list[Piece]:
@@ -63,6 +64,9 @@ def tell_lost(model: Model, text: str | Sequence[str], name: str) -> None:
 
     Or of several texts, which are one thing to the reader.
     """
+    from pocketlm.runtime.lost_characters import lost_characters
+    from pocketlm.runtime.tokenizer import MAX_CHARACTERS
+
     # A longer one is refused, whatever is in it.
     texts = [part for part in _several(text) if len(part) <= MAX_CHARACTERS]
     if lost := "".join(lost_characters(model.tokenizer, part) for part in texts):
