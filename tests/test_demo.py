@@ -21,9 +21,9 @@ from command_line import Run
 import pocketlm
 from pocketlm.benchmarks.bench import BenchPlan
 from pocketlm.export.errors import CheckpointError, RequestError
-from pocketlm.models import making
-from pocketlm.models.making import demo_checkpoint
+from pocketlm.models.local import demo_checkpoint
 
+DEMO_FILES = demo_checkpoint()
 FROZEN = {
     "It was a dark and stormy night": (
         [12, 279, 263, 1224, 310, 779, 12, 279, 263, 1224]
@@ -126,9 +126,9 @@ def test_demo_is_listed_and_removed_by_name_wherever_it_lies(
     for start in ("one", "two"):
         place = tmp_path / start / "demo"
         place.mkdir(parents=True)
-        for file in making.demo_checkpoint().iterdir():
+        for file in DEMO_FILES.iterdir():
             (place / file.name).write_bytes(file.read_bytes())
-        monkeypatch.setattr(making, "demo_checkpoint", lambda place=place: place)
+        monkeypatch.setattr(pocketlm, "__file__", str(place.with_name("__init__.py")))
         paths.append(pocketlm.load("demo").folder.path)
     assert paths[0] == paths[1]
     heading, row, size = run("list").out.splitlines()
@@ -140,6 +140,7 @@ def test_demo_is_listed_and_removed_by_name_wherever_it_lies(
 def test_an_application_without_the_demos_files_says_what_is_missing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.setattr(pocketlm, "__file__", str(tmp_path / "__init__.py"))
     monkeypatch.setattr(resources, "files", lambda package: tmp_path)
     with pytest.raises(CheckpointError, match="found no demo model.*--collect-data pocketlm"):
-        making.demo_checkpoint.__wrapped__()
+        demo_checkpoint()

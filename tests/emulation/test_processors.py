@@ -28,7 +28,7 @@ from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.external_data import write_weights
 from pocketlm.export.graph import Graph, Weight
 from pocketlm.export.writing import build_decoder, export_model
-from pocketlm.models.making import demo_checkpoint
+from pocketlm.models.local import demo_checkpoint
 from pocketlm.quantize.formats.block import Block
 from pocketlm.quantize.plan import Plan, plan_for
 from pocketlm.quantize.report import Report

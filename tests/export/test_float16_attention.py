@@ -18,7 +18,7 @@ from pocketlm.export.float16_attention import AttendInFloat16, float16_attention
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.graph_pass import Outcome
 from pocketlm.export.writing import export_model
-from pocketlm.models.making import demo_checkpoint
+from pocketlm.models.local import demo_checkpoint
 from pocketlm.quantize.run import precision_of
 from pocketlm.runtime.session import WEIGHTS_FOLDER
 

@@ -10,7 +10,7 @@ import pytest
 import pocketlm
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.writing import export_model
-from pocketlm.models.making import demo_checkpoint
+from pocketlm.models.local import demo_checkpoint
 from pocketlm.quantize.precisions import PRECISIONS
 from pocketlm.quantize.run import precision_of
 

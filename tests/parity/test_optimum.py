@@ -19,7 +19,7 @@ import pocketlm
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.writing import export_model
-from pocketlm.models.making import demo_checkpoint
+from pocketlm.models.local import demo_checkpoint
 from pocketlm.runtime.session import Session
 
 pytestmark = pytest.mark.optimum

@@ -18,7 +18,7 @@ from pocketlm.benchmarks.quality.measure import measure_quality
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.writing import export_model
-from pocketlm.models.making import demo_checkpoint
+from pocketlm.models.local import demo_checkpoint
 
 pytestmark = pytest.mark.optimum
 

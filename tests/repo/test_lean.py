@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from model_folders import with_files
 from source_tree import module_name, sources
 
+import pocketlm
 from pocketlm.export.folder import ModelFolder
+from pocketlm.models.local import demo_model
 
 BLOCKED = (
     *("onnx", "onnx_ir", "safetensors", "ml_dtypes", "torch", "optimum", "transformers"),
@@ -287,6 +291,91 @@ except pocketlm.ResourceError as error:
     print(error)
 """
     assert output_of(code, folder=tmp_path).startswith("importing onnxruntime: found ")
+
+
+# What no start from a model folder needs: each would be a good part of the time to the first token.
+IDLE_PACKAGES = {"asyncio", "concurrent", "decimal", "email", "fractions", "http"}
+IDLE_PACKAGES |= {"importlib.metadata", "logging", "lzma", "multiprocessing", "shutil", "ssl"}
+IDLE_PACKAGES |= {"subprocess", "tempfile", "tomllib", "urllib.request", "zipfile", *BLOCKED}
+IDLE_MODULES = {
+    "benchmarks": None,
+    "export": (
+        "architectures checkpoint download earlier_manifests gguf graph graph_check.graph hub "
+        "leftovers lock lora output_file placing plan publishing readers traced writing"
+    ),
+    "models": "making store",
+    "quantize": "run plan options",
+    "runtime": (
+        "beams chat chat_template labels messages openai_form prompt_cache scheduler scoring "
+        "template_worker text_session"
+    ),
+}
+IDLE = IDLE_PACKAGES | {
+    f"pocketlm.{folder}.{module}" if module else f"pocketlm.{folder}"
+    for folder, modules in IDLE_MODULES.items()
+    for module in (modules or "").split(" ")
+}
+PRINT_MODULES = """
+import numpy, onnxruntime, tokenizers, sys
+theirs = set(sys.modules)
+{start}
+print("\\n", *sorted(set(sys.modules) - theirs), sep="\\n")
+"""
+RUN = """
+from pocketlm.cli import main
+try:
+    main(["run", "demo", "a", "--max-tokens", "1"])
+except SystemExit as ended:
+    assert not ended.code
+"""
+
+
+@pytest.mark.parametrize(
+    ("start", "unneeded"),
+    [
+        ("pocketlm.load('demo').generate('a', max_tokens=1)", IDLE | {"pocketlm.quantize"}),
+        (RUN, IDLE - {"click"}),
+    ],
+    ids=["load", "run"],
+)
+def test_a_start_imports_nothing_that_its_text_does_not_need(
+    start: str,
+    unneeded: set[str],
+    tiny_folder: ModelFolder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("POCKETLM_CACHE", str(cache))
+    shutil.copytree(tiny_folder.path, demo_model(None).place(cache))
+    pocketlm.load("demo")  # after which its files and its graph are known
+    code = PRINT_MODULES.format(start=f"import pocketlm\n{start}")
+    found = set(output_of(code, folder=tmp_path).rpartition("\n\n")[2].split())
+    assert "pocketlm.runtime.session" in found
+    assert [name for name in sorted(found) if unneeded & {name, *_parents(name)}] == []
+
+
+def _parents(name: str) -> set[str]:
+    parts = name.split(".")
+    return {".".join(parts[:end]) for end in range(1, len(parts))}
+
+
+def test_what_no_start_needs_is_there_to_be_imported() -> None:
+    names = [name for name in IDLE if name.startswith("pocketlm.")]
+    assert [name for name in names if find_spec(name) is None] == []
+
+
+@pytest.mark.parametrize("verb", ["run", "chat"])
+def test_help_of_what_runs_a_model_imports_no_runtime(verb: str, tmp_path: Path) -> None:
+    code = f"""
+        import sys
+        from pocketlm.cli import main
+        try:
+            main([{verb!r}, "--help"])
+        except SystemExit:
+            print(sorted({{"numpy", "onnxruntime", "tokenizers", "asyncio"}} & set(sys.modules)))
+    """
+    assert output_of(code, folder=tmp_path).endswith("\n[]\n")
 
 
 def test_importing_is_cheap_and_switches_telemetry_off(tmp_path: Path) -> None:
