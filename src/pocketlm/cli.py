@@ -6,7 +6,9 @@ cannot be reached, 4 out of disk or memory, 130 interrupted.
 
 from __future__ import annotations
 
+import atexit
 import errno
+import gc
 import importlib
 import os
 import re
@@ -47,6 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs ``pocketlm`` with ``arguments`` (default: those of the process) and exits."""
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
+    atexit.register(gc.freeze)  # what is left at the end is not searched for cycles: it goes anyway
     streams.prepare()
     try:
         code = _run_interruptibly(arguments)
