@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeAlias
 
 import numpy as np
@@ -338,7 +339,6 @@ class Sampler:
         self.options = options
         self.constraint = constraint
         self._banned = banned
-        self.generator = np.random.Generator(np.random.PCG64(options.seed))
         self._num_prompt = num_prompt
         self._end_ids = end_ids
         self._reshapes = options.reshapes or constraint is not None or banned is not None
@@ -346,6 +346,11 @@ class Sampler:
         # What is freed beyond twice the largest block freed so far, glibc gives back at once: then
         # arrays of V = 128256 cost 500 page faults or 0.8 ms a token. It learns from a larger one.
         np.empty(_LARGER_BLOCK, np.uint8)
+
+    @cached_property
+    def generator(self) -> np.random.Generator:
+        """Made when it is first asked for: greedy draws nothing, and then nothing imports it."""
+        return np.random.Generator(np.random.PCG64(self.options.seed))
 
     def __call__(self, logits: Logits, token_ids: Sequence[int]) -> int:
         """The next token id: drawn from ``distribution`` with one number of ``generator``.
