@@ -440,12 +440,7 @@ class Model:
             lambda: Scheduler(session, rule.group(), kv_bytes=half_of_free(), prefixes=prefixes)
         )
 
-    def _new_job(
-        self,
-        request: Request,
-        index: int = 0,
-        listener: Listener | None = None,
-    ) -> Job:
+    def _new_job(self, request: Request, index: int = 0, listener: Listener | None = None) -> Job:
         from .scheduler import Job
 
         return Job(request, self.tokenizer, index, listener)

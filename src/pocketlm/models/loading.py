@@ -154,7 +154,7 @@ def find_folder(
         cache = cache_folder()
         if cache is not None and (made := demo_model(precision).find(cache)):
             return made
-    # What only making one takes: four times as much to import as opening it.
+    # Not above: what makes a model takes as long to import as a small one to open.
     from pocketlm.models.making import HubOptions, export_once
 
     options = HubOptions(revision, offline, keep_download, _opened(asked), observer)

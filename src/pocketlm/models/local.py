@@ -50,7 +50,7 @@ class LocalModel:
 
     name: str  # for people: of the checkpoint's folder
     precision: str
-    key: str  # KEY of the module docstring
+    key: str  # KEY in the names of ``store``
     source: Path | None  # the checkpoint's place, absolute; None for the demo
 
     def lock(self, root: Path) -> Path:

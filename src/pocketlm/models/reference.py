@@ -119,6 +119,8 @@ def names_model(word: str) -> bool:
 
 def hub_name(word: str) -> str | None:
     """``word`` if it reads org/name or org/name@revision, what stands for it, or None."""
+    if re.search(r"\s", word):  # a prompt, mostly
+        return None
     from pocketlm.export.hub import split_name
 
     return word if split_name(word) else LEGACY_NAMES.get(word)

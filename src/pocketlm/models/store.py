@@ -36,11 +36,16 @@ from pocketlm.export.folder import ModelFolder
 from pocketlm.export.leftovers import is_alive
 from pocketlm.export.lock import locked
 from pocketlm.export.strict_json import load_json_object
-from pocketlm.models.local import lock_file, sound_model, source_of, write_record
+from pocketlm.models.local import (
+    LARGEST_RECORD,
+    lock_file,
+    sound_model,
+    source_of,
+    write_record,
+)
 from pocketlm.models.reference import DEMO
 from pocketlm.quantize.precisions import PRECISIONS
 
-LARGEST_RECORD = 10_000_000  # bytes of a JSON file of ours
 KEEP = "pocketlm-keep"  # a file that a download has when it was asked for beyond the export
 MODEL, DOWNLOAD, UNFINISHED, DAMAGED = "model", "download", "unfinished", "damaged"
 # A model folder's name: the first part is of a checkpoint on this disk.
