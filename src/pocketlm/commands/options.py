@@ -438,7 +438,8 @@ MODEL_OPTIONS = {
         default="auto",
         show_default=True,
         help="What the KV cache holds: int8 takes a quarter of the memory and generates faster "
-        "after a long text, but reads prompts slower; auto is fp32.",
+        "after a long text, but reads prompts slower unless there is a second set of weights for "
+        "them; auto is fp32.",
     ),
     "prefill": click.option(
         "--prefill",

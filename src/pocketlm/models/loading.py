@@ -51,7 +51,8 @@ def load(
     "cpu", "cuda" (needs the extra "cuda") or "auto": CUDA where it can be had, else the CPU, with
     a FallbackWarning if ONNX Runtime is built for CUDA. ``kv`` is what the KV cache holds, "fp32",
     "int8" (a quarter of the memory, faster on long texts; needs a folder with a graph for it, and
-    the CPU), or "auto", which is fp32: int8 reads prompts slower. ``prefill`` is which weights
+    the CPU), or "auto", which is fp32: int8 reads prompts slower unless
+    the folder has a second set of weights for them. ``prefill`` is which weights
     compute prompts and many rows: "int8", the second set that ``pocketlm export --prefill int8``
     writes, opened by the first step of 64 tokens and closed after a minute without one; "none",
     those that generate; "auto" takes "int8" where the model has it and memory is free for it
