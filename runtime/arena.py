@@ -196,7 +196,14 @@ class Arena:
     def reserve_rows(self, count: int) -> None:
         """Makes room for ``count`` rows; grows at least twofold."""
         if count > self.num_rows:
-            self._resize(max(count, 2 * self.num_rows), self.capacity)
+            self._resize(max(count, 2 * self.num_rows), self._capacity_of_many())
+
+    def _capacity_of_many(self) -> int:
+        """Not what a row had that was alone: unused room of a large buffer takes memory, too."""
+        if self.num_rows != 1:
+            return self.capacity
+        longest = max((max(c.length, c.text_length) for c in self._caches()), default=0)
+        return min(self.capacity, max(FIRST_CAPACITY, 1 << longest.bit_length()))
 
     def gather(self, caches: Sequence[KVCache]) -> int:
         """Moves rows about until those of ``caches`` are neighbours: the number of the first."""
@@ -287,8 +294,11 @@ class Arena:
             self._copy_held(buffer, grown)
         return grown
 
+    def _caches(self) -> list[KVCache]:
+        return [cache for held in self._held if (cache := held()) is not None]
+
     def _copy_held(self, rows: NDArray[Any], grown: NDArray[Any]) -> None:
-        for cache in [cache for held in self._held if (cache := held()) is not None]:
+        for cache in self._caches():
             grown[cache.row, :, : cache.length] = rows[cache.row, :, : cache.length]
 
     def _bind_buffer(

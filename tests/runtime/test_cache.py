@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -105,6 +106,19 @@ def test_buffers_that_nobody_uses_are_the_next_caches_and_never_those_of_two(
     third = session.new_cache()
     assert third.values()[0].ctypes.data == kept
     np.testing.assert_array_equal(feed(session, third, IDS[:9], 9)[0], expected)
+
+
+def test_copies_of_a_cache_that_was_alone_take_no_more_than_those_of_others() -> None:
+    cache = Arena(replace(SHAPE, context_length=4096), ALONE_CAPACITY).new()
+    cache.length = 100
+    other = cache.copy()
+    assert cache.arena.capacity == FIRST_CAPACITY < ALONE_CAPACITY
+    other.length = 128
+    copies = [other.copy() for _ in range(7)]
+    assert cache.arena.capacity == FIRST_CAPACITY and len(copies) == 7
+    long = Arena(replace(SHAPE, context_length=4096), ALONE_CAPACITY).new()
+    long.length = 400
+    assert long.copy().length == 400 and long.arena.capacity == 512
 
 
 def test_many_bytes_and_many_rows_are_not_kept() -> None:
