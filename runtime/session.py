@@ -15,7 +15,6 @@ import numpy as np
 
 from ..export.errors import RequestError
 from ..export.folder import GROWING, DecoderShape, ModelFolder
-from ..export.graph_check.once import check_graph_once
 from ..export.memory import SMALLER, memory_errors
 from ..export.threads import check_threads
 from ..export.whole_number import brief
@@ -76,12 +75,11 @@ class Session:
         check_version(folder)
         self.kv = choose_kv(folder, kv, place)
         """What the cache holds, "fp32" or "int8"; where attention is in float16, that is fp32."""
-        check_graph_once(folder, GRAPHS[self.kv])
         self.shape: DecoderShape = folder.shape
         self.place = place
         with memory_errors(f"{folder.path}: opening it", folder.weights_bytes):
             engine = open_graph(folder, GRAPHS[self.kv], self.threads, place, graph)
-        self._folder = folder
+        self._folder = folder.anchored()
         self._decoder = BoundGraph(engine, self.shape, place)
         choice = choose_prefill(folder, prefill, place, self.kv)
         self.prefill = choice.name
@@ -327,7 +325,8 @@ class Session:
         folder, name = self._folder, PREFILL_GRAPHS[self.kv]
         what = f"{folder.path}: opening the weights for prompts"
         with memory_errors(what, folder.prefill_memory_bytes, f"{SMALLER}, {LEFT_OUT}"):
-            check_graph_once(folder, name)
+            # As at the start: the first set came from these files.
+            folder.verify()
             engine = open_graph(folder, name, self.threads, self.place, stopping=stopping)
             return BoundGraph(engine, self.shape, self.place)
 
