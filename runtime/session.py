@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from ..export.errors import RequestError
+from ..export.errors import RequestError, ResourceError
 from ..export.folder import GROWING, DecoderShape, ModelFolder
-from ..export.memory import SMALLER, memory_errors
+from ..export.memory import SMALLER, is_exhaustion, memory_errors
 from ..export.threads import check_threads
 from ..export.whole_number import brief
 from .arena import ALONE_CAPACITY, SHORTER, Arena, Cache, KVCache
@@ -300,7 +300,9 @@ class Session:
             with self._lock:
                 try:
                     return compute()
-                except Exception:
+                except Exception as error:
+                    if isinstance(error, ResourceError) or is_exhaustion(error):
+                        self._spare.give_up()
                     with memory_errors(f"a step of {count} tokens", advice=SHORTER):
                         raise
 

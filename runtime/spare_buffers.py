@@ -17,6 +17,7 @@ class SpareBuffers:
 
     def __init__(self) -> None:
         self._kept: deque[list[Any]] = deque(maxlen=1)  # what takes one also removes it
+        self._most_bytes = MOST_BYTES
 
     def take(self) -> list[Any]:
         """What is kept, which is the caller's from then on; an empty list for nothing."""
@@ -33,5 +34,10 @@ class SpareBuffers:
         if any(buffer is None or len(buffer) != 1 for buffer in buffers):
             return
         alike = len({buffer.shape for buffer in buffers}) == 1
-        if alike and sum(buffer.nbytes for buffer in buffers) <= MOST_BYTES:
+        if alike and sum(buffer.nbytes for buffer in buffers) <= self._most_bytes:
             self._kept.append(buffers)
+
+    def give_up(self) -> None:
+        """Keeps none from now on: memory has run out, and who needs it next may be anybody."""
+        self._most_bytes = 0
+        self._kept.clear()
