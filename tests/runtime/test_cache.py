@@ -84,10 +84,12 @@ def test_first_capacity_is_small_and_within_the_context(tiny_session: Session) -
 
 
 def test_a_prompt_has_room_at_once_and_no_more_than_the_context(tiny_session: Session) -> None:
-    cache = in_place(tiny_session.shape, capacity=4)
-    cache.text_length = 100
-    tiny_session.step(IDS[:6], cache)
-    assert cache.arena.capacity == 100
+    """With room for what follows, which would else double it: as by doubling from 4 on."""
+    for text_length, capacity in ((64, 128), (100, 128)):
+        cache = in_place(tiny_session.shape, capacity=4)
+        cache.text_length = text_length
+        tiny_session.step(IDS[:6], cache)
+        assert cache.arena.capacity == capacity
     cache.text_length = tiny_session.shape.context_length + 1  # a text that will not fit
     tiny_session.step(IDS[:6], cache)
     assert cache.arena.capacity == tiny_session.shape.context_length
