@@ -181,7 +181,7 @@ def _row(test: str, what: str, rates: list[float], reference: list[float]) -> Ro
 
 
 def _copies(session: Session, depth: int) -> list[Cache]:
-    first = session.new_cache()
+    first = session.new_caches()()  # whose rows are small
     prefill(session, _ids(session, depth), first)
     return [first, *(first.copy() for _ in range(MOST_ROWS - 1))]
 

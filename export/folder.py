@@ -9,7 +9,7 @@ without it is not a model folder. Lean: the standard library only, since the run
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .errors import ModelFolderError
@@ -69,6 +69,10 @@ class ModelFolder:
         folder = cls(path, read_manifest(path / MANIFEST))
         folder._check_sizes()
         return folder
+
+    def anchored(self) -> ModelFolder:
+        """The same, wherever the process goes: its path is absolute."""
+        return replace(self, path=self.path.absolute())
 
     @property
     def shape(self) -> DecoderShape:

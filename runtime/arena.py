@@ -121,8 +121,8 @@ class KVCache:
         return self.arena.bind_past(binding, self.row, bound)
 
     def _make_room(self, new_tokens: int) -> None:
-        """For the whole text at once, as far as it is known: growing copies."""
-        whole = min(self.text_length, self.arena.shape.context_length)
+        """For the whole text at once, as far as it is known, and what follows: growing copies."""
+        whole = min(1 << self.text_length.bit_length(), self.arena.shape.context_length)
         self.arena.reserve(max(self.length + new_tokens, whole))
 
     def append(self, values: Sequence[NDArray[Any]]) -> None:

@@ -83,7 +83,7 @@ def beam_search(
     """
     most = min(request.max_tokens, session.shape.context_length - len(request.prompt_ids) + 1)
     limit = "length" if most == request.max_tokens else "context"
-    cache = session.new_cache()
+    cache = session.new_caches()()  # whose rows are small
     prompt = prefill(
         session,
         request.prompt_ids,

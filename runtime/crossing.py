@@ -22,7 +22,7 @@ def crossing(session: Session) -> int | None:
 
     It halves the counts: what is faster at some rows is taken to be so at more.
     """
-    first = session.new_cache()
+    first = session.new_caches()()  # whose rows are small
     session.step([0] * min(DEPTH, session.shape.context_length - 1), first)
     caches = [first, *(first.copy() for _ in range(COUNTS[-1] - 1))]
     least, most = 0, len(COUNTS)

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from ..export.errors import PocketLMError, RequestError
-from .arena import Cache
+from ..export.memory import memory_errors
+from .arena import SHORTER, Cache
 from .cancellation import Cancellation
 from .prefix import Prefixes, resumed
 from .request import Request
@@ -50,17 +51,18 @@ def begin(
     ``exactly`` is that of ``ReusableCache.start``.
     """
     session.check_process()
-    context_length = session.shape.context_length
-    if isinstance(cache, ReusableCache):
-        sequence = cache.start(request, exactly)
-    elif cache is not None:
-        sequence = Sequence(request, cache, context_length)
-    else:
-        prompt = request.seen(context_length, session.rotated_alike)
-        prefix = None if prefixes is None else prefixes.find(prompt)
-        sequence = resumed(request, session.new_cache(), context_length, prefix)
-    if sequence.finish_reason is None and sequence.prompt_logits is None:
-        session.check_step(sequence.seen[sequence.cache.length :], sequence.cache)
+    with memory_errors("beginning with a request", advice=SHORTER):
+        context_length = session.shape.context_length
+        if isinstance(cache, ReusableCache):
+            sequence = cache.start(request, exactly)
+        elif cache is not None:
+            sequence = Sequence(request, cache, context_length)
+        else:
+            prompt = request.seen(context_length, session.rotated_alike)
+            prefix = None if prefixes is None else prefixes.find(prompt)
+            sequence = resumed(request, session.new_cache(), context_length, prefix)
+        if sequence.finish_reason is None and sequence.prompt_logits is None:
+            session.check_step(sequence.seen[sequence.cache.length :], sequence.cache)
     return sequence
 
 

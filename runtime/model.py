@@ -81,7 +81,7 @@ class Model:
     ) -> None:
         """Opens ``folder``; the options and errors are those of ``load``."""
         started = time.perf_counter()
-        self.folder = folder
+        self.folder = folder = folder.anchored()
         with memory_errors(f"{folder.path}: opening it", folder.weights_bytes):
             folder.verify()
             self.tokenizer = Tokenizer.open(folder.path / "tokenizer.json")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from ..export.errors import ModelFolderError, ProviderError
 from ..export.folder import ModelFolder
+from ..export.graph_check.once import checked_graph
 from ..export.manifest import INT8_KV_PREFILL
 from ..export.memory import is_exhaustion
 from ..export.utf8 import utf8
@@ -40,15 +42,18 @@ def open_graph(
 ) -> onnxruntime.InferenceSession:
     """The graph ``name`` of ``folder`` at ``place``; ``graph`` is opened instead, if given.
 
-    Raises ModelFolderError where ONNX Runtime refuses it, ProviderError where ``place`` cannot be
-    had, Cancelled where ``stopping`` ends it, and ONNX Runtime's error where memory runs out.
+    Raises ModelFolderError where it is none that we can have written, or ONNX Runtime refuses it,
+    ProviderError where ``place`` cannot be had, Cancelled where ``stopping`` ends it, and ONNX
+    Runtime's error where memory runs out.
     """
     stopping = stopping or Cancellation()
+    source = graph or _source(folder, name)
     options = _options(folder, threads, place)
     if name == INT8_KV_PREFILL:
         # In the order of the file, or the float32 keys and values of all layers would live at once.
         options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
-    source = graph or largest_first(folder.graph_file(name).read_bytes())
+    if isinstance(source, bytes):
+        options.add_session_config_entry(WEIGHTS_FOLDER, _text_of(folder.path))
     places = list(place.providers)
 
     def open_it() -> onnxruntime.InferenceSession:
@@ -83,6 +88,28 @@ def open_graph(
     return session
 
 
+def _source(folder: ModelFolder, name: str) -> bytes | str:
+    """The graph, the bytes that were checked, or where its file is."""
+    data = checked_graph(folder, name)
+    # Links, as in a cache of downloads, are followed from the file alone: the weights lie where it
+    # does in truth, by other names.
+    if any((folder.path / file).is_symlink() for file in folder.data_bytes(name)):
+        return _text_of(folder.graph_file(name))
+    return largest_first(data)
+
+
+def _text_of(path: Path) -> str:
+    text = utf8(str(path))
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ModelFolderError(
+            f"{path}: found bytes that are not UTF-8 in the path, expected text, which ONNX "
+            "Runtime can open; rename the folder"
+        ) from error
+    return text
+
+
 def check_version(folder: ModelFolder) -> None:
     """Refuses a folder whose graph needs a newer ONNX Runtime than the one installed."""
     needed = folder.manifest.minimum_onnxruntime or "0"
@@ -113,7 +140,6 @@ def _options(folder: ModelFolder, threads: int, place: Place) -> onnxruntime.Ses
     options.add_session_config_entry(*KEPT_APART)
     if folder.weights_bytes <= SMALL:
         options.add_session_config_entry(*PACKED_AT_ONCE)
-    options.add_session_config_entry(WEIGHTS_FOLDER, utf8(str(folder.path)))
     for option, value in options_for(folder.formats).items():
         options.add_session_config_entry(option, value)
     # Not session.set_denormal_as_zero: it would also flush the numbers of the caller's own thread.

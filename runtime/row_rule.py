@@ -94,7 +94,7 @@ def row_group(session: Session) -> int | None:
 
 
 def _rows_of_different_lengths(session: Session) -> list[KVCache]:
-    first = session.new_cache()
+    first = session.new_caches()()  # whose rows are small
     if not isinstance(first, KVCache) or not first.arena.together:
         return []
     count = min(LONGEST, session.shape.context_length - 1)
@@ -121,7 +121,7 @@ def _is_enough(session: Session, caches: list[KVCache], group: int) -> bool:
 
 def _logits(session: Session, caches: list[KVCache], group: int) -> Logits:
     """After one token more, which is forgotten again."""
-    feeds = [(cache, [cache.length]) for cache in caches]
+    feeds = [(cache, [cache.length % session.shape.vocab_size]) for cache in caches]
     rows = session.step_together(feeds, multiple=group, prefill=session.prefills_rows)
     for cache in caches:
         cache.truncate(cache.length - 1)

@@ -14,10 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from ..export.errors import RequestError
+from ..export.errors import RequestError, ResourceError
 from ..export.folder import GROWING, DecoderShape, ModelFolder
-from ..export.graph_check.once import check_graph_once
-from ..export.memory import SMALLER, memory_errors
+from ..export.memory import SMALLER, is_exhaustion, memory_errors
 from ..export.threads import check_threads
 from ..export.whole_number import brief
 from .arena import ALONE_CAPACITY, SHORTER, Arena, Cache, KVCache
@@ -76,7 +75,6 @@ class Session:
         check_version(folder)
         self.kv = choose_kv(folder, kv, place)
         """What the cache holds, "fp32" or "int8"; where attention is in float16, that is fp32."""
-        check_graph_once(folder, GRAPHS[self.kv])
         self.shape: DecoderShape = folder.shape
         self.place = place
         with memory_errors(f"{folder.path}: opening it", folder.weights_bytes):
@@ -303,7 +301,9 @@ class Session:
             with self._lock:
                 try:
                     return compute()
-                except Exception:
+                except Exception as error:
+                    if isinstance(error, ResourceError) or is_exhaustion(error):
+                        self._spare.give_up()
                     with memory_errors(f"a step of {count} tokens", advice=SHORTER):
                         raise
 

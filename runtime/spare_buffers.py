@@ -6,6 +6,7 @@ of 512 tokens, 38 MB, made a prompt a tenth slower. So a session keeps one set o
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 MOST_BYTES = 128 << 20  # that are kept while nobody uses them
@@ -15,16 +16,28 @@ class SpareBuffers:
     """At most one set of buffers, those of an arena of one row; safe to share between threads."""
 
     def __init__(self) -> None:
-        self._kept: list[Any] = []
+        self._kept: deque[list[Any]] = deque(maxlen=1)  # what takes one also removes it
+        self._most_bytes = MOST_BYTES
 
     def take(self) -> list[Any]:
         """What is kept, which is the caller's from then on; an empty list for nothing."""
-        kept, self._kept = self._kept, []
-        return kept
+        try:
+            return self._kept.pop()
+        except IndexError:
+            return []
 
     def keep(self, buffers: list[Any]) -> None:
-        """Keeps ``buffers`` (1, K, C, E) if they are not many, instead of what was kept."""
+        """Keeps ``buffers`` (1, K, C, E) if they are not many, instead of what was kept.
+
+        Not those of an arena that could grow but a part of them.
+        """
         if any(buffer is None or len(buffer) != 1 for buffer in buffers):
             return
-        if sum(buffer.nbytes for buffer in buffers) <= MOST_BYTES:
-            self._kept = buffers
+        alike = len({buffer.shape for buffer in buffers}) == 1
+        if alike and sum(buffer.nbytes for buffer in buffers) <= self._most_bytes:
+            self._kept.append(buffers)
+
+    def give_up(self) -> None:
+        """Keeps none from now on: memory has run out, and who needs it next may be anybody."""
+        self._most_bytes = 0
+        self._kept.clear()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command_line import Run, assert_refused
@@ -52,6 +55,20 @@ def cache(tmp_path: Path, *repositories: str) -> None:
 )
 def test_a_name_is_the_demo_a_path_or_a_repository(name: str | Path, meant: Reference) -> None:
     assert find_reference(name) == meant
+
+
+def test_a_folder_that_may_not_be_read_is_told(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / "model").mkdir()
+    stat = os.stat
+
+    def refused(path: Any, **more: Any) -> os.stat_result:
+        if isinstance(path, os.PathLike) and os.fspath(path).startswith("model" + os.sep):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return stat(path, **more)
+
+    monkeypatch.setattr(os, "stat", refused)
+    with pytest.raises(CheckpointError, match="model"):
+        pocketlm.load("model")
 
 
 def test_what_exists_comes_before_the_hub_and_the_cache(here: Path, tmp_path: Path) -> None:

@@ -19,17 +19,15 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
 
-from ..errors import ModelFolderError
 from ..folder import NEW_ROWS, ModelFolder, cache_names
 from ..manifest import DECODER, FLOAT32, GROWING, INT8_KV_PREFILL, DecoderShape, GraphEntry
 from ..manifest import INT8 as INT8_CACHE
-from ..regular_file import RegularFile
 from ..strict_json import quoted
 from .call import Call
 from .costs import Costs
 from .facts import NEW, ONE, PAST, TOTAL, TRUTH, Fact, constant, fact, shown
+from .graph_file import foreign, read_graph_file
 from .lengths import check_lengths
 from .onnx_file import (
     FLOAT,
@@ -63,40 +61,31 @@ LARGEST = DecoderShape(
     head_size=1 << 16,
 )
 LARGEST_WIDTH = 1 << 20  # heads · head size
-LARGEST_GRAPH = 200_000_000  # bytes of the file; weights are elsewhere
 LARGEST_LENGTH = 50_000  # nodes; a decoder of 126 layers (405B) in int8 has 9,000
 # Bytes of what a node makes of ``facts.NEW`` tokens, unless a weight takes more than half of it.
 LARGEST_VALUE = 1 << 30
 CACHED = {FLOAT32: FLOAT, INT8_CACHE: INT8}  # what keys and values are in a graph
 
 
-def check_graph(folder: ModelFolder, name: str = DECODER) -> None:
-    """Raises ModelFolderError unless that graph of ``folder`` is one that we can have written."""
+def check_graph(folder: ModelFolder, name: str = DECODER, data: bytes | None = None) -> None:
+    """Raises ModelFolderError unless that graph of ``folder`` is one that we can have written.
+
+    ``data`` is what its file holds, if that was read before.
+    """
     try:
-        inspect(folder, name)
+        inspect(folder, name, data)
     except GraphRefused as refused:
-        raise ModelFolderError(
-            f"{folder.graph_file(name)}: {refused}; foreign graphs are not opened - export the "
-            "checkpoint again with: pocketlm export CHECKPOINT OUT"
-        ) from refused
+        raise foreign(folder.graph_file(name), refused) from refused
 
 
-def inspect(folder: ModelFolder, name: str = DECODER) -> None:
+def inspect(folder: ModelFolder, name: str = DECODER, data: bytes | None = None) -> None:
     """As ``check_graph``, but raises GraphRefused."""
-    graph = read_graph(_read(folder.graph_file(name)))
+    graph = read_graph(read_graph_file(folder.graph_file(name)) if data is None else data)
     _check_versions(graph)
     if len(graph.nodes) > LARGEST_LENGTH:
         raise GraphRefused(f"{len(graph.nodes):,} nodes", f"at most {LARGEST_LENGTH:,}")
     rows = name == INT8_KV_PREFILL
     Inspection(graph, folder.shape, folder.graph(name), rows).run(folder.data_bytes(name))
-
-
-def _read(file: Path) -> bytes:
-    with RegularFile(file, ModelFolderError) as opened:
-        size = opened.num_bytes()
-        if size > LARGEST_GRAPH:
-            raise GraphRefused(f"{size:,} bytes", f"at most {LARGEST_GRAPH:,}")
-        return opened.read(0, size)
 
 
 def _check_versions(graph: Graph) -> None:

@@ -10,17 +10,22 @@ import threading
 import time
 import weakref
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from checkpoint_files import gpt2_config, write_checkpoint
 from forks import in_a_fork
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pocketlm
+from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.errors import NumericsError, RequestError, ResourceError
 from pocketlm.export.folder import ModelFolder
+from pocketlm.export.writing import export_model
+from pocketlm.runtime.arena import FIRST_CAPACITY, Arena
 from pocketlm.runtime.bound_graph import BoundGraph
 from pocketlm.runtime.decode import Batch, generate
 from pocketlm.runtime.model import Model
@@ -477,6 +482,24 @@ def test_the_row_group_is_the_least_that_hides_company(
 
     monkeypatch.setattr(Session, "step_together", spoilt)
     assert row_group(tiny_session) == expected
+
+
+def test_rows_are_tried_with_any_vocabulary_and_in_little_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = gpt2_config(vocab_size=30, n_positions=160)
+    source = open_checkpoint(write_checkpoint(tmp_path / "source", config))
+    session = Session(export_model(source, tmp_path / "model"), threads=1)
+    capacities = set()
+    bind = Arena.bind
+
+    def counted(arena: Arena, *others: Any) -> object:
+        capacities.add(arena.capacity)
+        return bind(arena, *others)
+
+    monkeypatch.setattr(Arena, "bind", counted)
+    assert row_group(session) in (1, 2)
+    assert capacities == {FIRST_CAPACITY}
 
 
 def test_a_model_without_a_row_group_runs_each_by_itself(

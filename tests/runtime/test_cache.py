@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from pocketlm.export.errors import ResourceError
 from pocketlm.export.folder import DecoderShape, ModelFolder
 from pocketlm.runtime.arena import ALONE_CAPACITY, FIRST_CAPACITY, Arena, Cache, KVCache
 from pocketlm.runtime.concatenating import ConcatenatingCache
@@ -83,10 +85,12 @@ def test_first_capacity_is_small_and_within_the_context(tiny_session: Session) -
 
 
 def test_a_prompt_has_room_at_once_and_no_more_than_the_context(tiny_session: Session) -> None:
-    cache = in_place(tiny_session.shape, capacity=4)
-    cache.text_length = 100
-    tiny_session.step(IDS[:6], cache)
-    assert cache.arena.capacity == 100
+    """With room for what follows, which would else double it: as by doubling from 4 on."""
+    for text_length, capacity in ((64, 128), (100, 128)):
+        cache = in_place(tiny_session.shape, capacity=4)
+        cache.text_length = text_length
+        tiny_session.step(IDS[:6], cache)
+        assert cache.arena.capacity == capacity
     cache.text_length = tiny_session.shape.context_length + 1  # a text that will not fit
     tiny_session.step(IDS[:6], cache)
     assert cache.arena.capacity == tiny_session.shape.context_length
@@ -129,6 +133,29 @@ def test_many_bytes_and_many_rows_are_not_kept() -> None:
     spare.keep([np.empty((1, 1, MOST_BYTES + 1, 1), np.int8)])
     spare.keep([None])
     assert spare.take() == []
+
+
+def test_buffers_that_grew_but_in_part_are_not_the_next_caches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where memory ran out they are of two lengths; a cache would be written beyond the shorter."""
+    spare = SpareBuffers()
+    cache = Arena(SHAPE, 4, spare=spare).new()
+    grown, left = Arena._grown, iter([True, True])
+
+    def failing(arena: Arena, *arguments: Any) -> Any:
+        if not next(left, False):
+            raise MemoryError
+        return grown(arena, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Arena, "_grown", failing)
+        with pytest.raises(ResourceError):
+            cache.arena.reserve(8)
+    del cache
+    arena = Arena(SHAPE, 4, spare=spare)
+    arena.new()
+    assert {value.shape[1] for value in arena.values(0, arena.capacity)} == {4}
 
 
 def test_num_bytes_is_what_the_tokens_take() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -136,3 +137,34 @@ def test_a_process_at_its_limit_goes_on_with_less(tiny_folder: ModelFolder) -> N
         said,
     )
     assert tokens == "2"
+
+
+def test_a_text_that_cannot_begin_says_so(
+    tiny_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where what it needs is imported only then."""
+    model = pocketlm.Model(tiny_folder, threads=1)
+    full = ImportError("x.so: failed to map segment from shared object")
+    for error in (MemoryError(), full):
+        with monkeypatch.context() as patch:
+            patch.setattr("pocketlm.runtime.sequence.make_sampler", _fail(error))
+            with pytest.raises(ResourceError, match="beginning with a request: found"):
+                model.generate("a")
+    assert model.generate("a", max_tokens=1, ignore_eos=True).token_ids
+
+
+def test_a_session_keeps_no_spare_buffers_once_memory_ran_out(
+    tiny_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may be what another part of the program lacks."""
+    session = Session(tiny_folder, threads=1)
+    session.step(IDS, session.new_cache())
+    used, cache = session.new_cache(), session.new_cache()
+    buffers = weakref.ref(used.values()[0].base)
+    with monkeypatch.context() as patch:
+        patch.setattr(BoundGraph, "_run_bound", _fail(MemoryError()))
+        with pytest.raises(ResourceError):
+            session.step(IDS, cache)
+    del used
+    assert buffers() is None
+    assert session.step(IDS, cache).any()

@@ -63,7 +63,7 @@ class OnDisk:
     @property
     def is_made(self) -> bool:
         """Whether it is a model folder, or others' ONNX that must be refused as such."""
-        if (self.path / MANIFEST).is_file() or self.path.suffix == ".onnx":
+        if os.path.isfile(self.path / MANIFEST) or self.path.suffix == ".onnx":
             return True
         return any(self.path.glob("*.onnx")) and not any(self.path.glob("*.safetensors"))
 
