@@ -6,6 +6,8 @@ of 512 tokens, 38 MB, made a prompt a tenth slower. So a session keeps one set o
 
 from __future__ import annotations
 
+import sys
+from collections import deque
 from typing import Any
 
 MOST_BYTES = 128 << 20  # that are kept while nobody uses them
@@ -15,16 +17,31 @@ class SpareBuffers:
     """At most one set of buffers, those of an arena of one row; safe to share between threads."""
 
     def __init__(self) -> None:
-        self._kept: list[Any] = []
+        # Of one set; it is put in, and taken out, at one blow: two threads never get the same.
+        self._kept: deque[list[Any]] = deque(maxlen=1)
 
     def take(self) -> list[Any]:
         """What is kept, which is the caller's from then on; an empty list for nothing."""
-        kept, self._kept = self._kept, []
-        return kept
+        try:
+            return self._kept.pop()
+        except IndexError:
+            return []
 
     def keep(self, buffers: list[Any]) -> None:
-        """Keeps ``buffers`` (1, K, C, E) if they are not many, instead of what was kept."""
+        """Keeps ``buffers`` (1, K, C, E) if they are not many, instead of what was kept.
+
+        Not those that are of several sizes, because there was no memory for the last to grow, nor
+        those of which somebody has a view: it stays what it is for as long as it is held.
+        """
         if any(buffer is None or len(buffer) != 1 for buffer in buffers):
             return
-        if sum(buffer.nbytes for buffer in buffers) <= MOST_BYTES:
-            self._kept = buffers
+        even = len({buffer.shape for buffer in buffers}) == 1
+        few = sum(buffer.nbytes for buffer in buffers) <= MOST_BYTES
+        if even and few and not _are_viewed(buffers):
+            self._kept.append(buffers)
+
+
+def _are_viewed(buffers: list[Any]) -> bool:
+    """Whether anything but the list refers to one of them, as each view does."""
+    (nothing_else,) = map(sys.getrefcount, [object()])
+    return max(map(sys.getrefcount, buffers)) > nothing_else
