@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from .cancellation import Cancellation
 from .concatenating import ConcatenatingCache
 from .device_arena import DeviceArena
 from .engine import onnxruntime
+from .kept_folder import KeptFolder
 from .kv import FP32, GRAPHS, INT8, choose_kv
 from .opening import check_version, open_graph
 from .prefill_choice import GRAPHS as PREFILL_GRAPHS
@@ -64,7 +66,8 @@ class Session:
         ``kv`` is "fp32", "int8" or "auto": which of the folder's graphs, see ``choose_kv``;
         ``prefill`` is "none", "int8" or "auto": with which weights prompts are computed, see
         ``choose_prefill``. Another graph than the one that decodes is opened by the first step that
-        takes it, and closed once none has for a minute.
+        takes it, and closed once none has for a minute; that step raises ModelFolderError where the
+        files are others by then.
         ``graph`` is opened instead of the folder's, over the same weights; its cache may be of
         float16.
 
@@ -81,14 +84,17 @@ class Session:
         self.place = place
         with memory_errors(f"{folder.path}: opening it", folder.weights_bytes):
             engine = open_graph(folder, GRAPHS[self.kv], self.threads, place, graph)
-        self._folder = folder
         self._decoder = BoundGraph(engine, self.shape, place)
         choice = choose_prefill(folder, prefill, place, self.kv)
         self.prefill = choice.name
         """What computes prompts: "int8", the second set of weights, or "none", that there is."""
         self.prefill_note = choice.note
         """Why the folder's second set of weights was left out although "auto" asked; else None."""
-        self._prompts = Standby(self._open_prefill) if choice.name == INT8_PREFILL else None
+        self._prompts: Standby | None = None
+        if choice.name == INT8_PREFILL:
+            kept = KeptFolder(folder, PREFILL_GRAPHS[self.kv])
+            # Not a method: the session would refer to itself, and outlive its last user.
+            self._prompts = Standby(partial(_open_prefill, kept, self.kv, self.threads))
         self._growing = folder.graph().cache.layout == GROWING
         self._cache_dtype = np.float32 if graph is None else np.float16  # on a device
         self._spare = SpareBuffers()
@@ -323,17 +329,18 @@ class Session:
             return self._prompts.graph(stopping)
         return self._graph(1, stopping)
 
-    def _open_prefill(self, stopping: Cancellation) -> BoundGraph:
-        folder, name = self._folder, PREFILL_GRAPHS[self.kv]
-        what = f"{folder.path}: opening the weights for prompts"
-        with memory_errors(what, folder.prefill_memory_bytes, f"{SMALLER}, {LEFT_OUT}"):
-            check_graph_once(folder, name)
-            engine = open_graph(folder, name, self.threads, self.place, stopping=stopping)
-            return BoundGraph(engine, self.shape, self.place)
-
     def check_process(self) -> None:
         """Raises PocketLMError in a fork of the process that opened it."""
         check_process(self._process)
+
+
+def _open_prefill(kept: KeptFolder, kv: str, threads: int, stopping: Cancellation) -> BoundGraph:
+    folder, name = kept.folder, PREFILL_GRAPHS[kv]
+    what = f"{folder.path}: opening the weights for prompts"
+    with memory_errors(what, folder.prefill_memory_bytes, f"{SMALLER}, {LEFT_OUT}"):
+        kept.check()
+        check_graph_once(folder, name)
+        return BoundGraph(open_graph(folder, name, threads, CPU, stopping=stopping), folder.shape)
 
 
 def _shared_arena(cache: Cache, token_ids: TokenIds) -> Arena | None:
