@@ -82,8 +82,9 @@ class RowRule:
 def row_group(session: Session) -> int | None:
     """The least number so that, in multiples of it, company changes no bit of a row's logits.
 
-    Of the weights that ``RowRule.reproducible`` takes. None where none was found, or caches cannot
-    share a run: rows are then to be computed alone. It takes some twenty steps.
+    Of the weights that ``RowRule.reproducible`` takes. None where none was found, caches cannot
+    share a run, or the context is of one token: rows are then to be computed alone. It takes some
+    twenty steps.
     """
     caches = _rows_of_different_lengths(session)
     if len(caches) < MOST_ROWS:
@@ -92,10 +93,9 @@ def row_group(session: Session) -> int | None:
 
 
 def _rows_of_different_lengths(session: Session) -> list[KVCache]:
-    first = session.new_cache()
-    if not isinstance(first, KVCache) or not first.arena.together:
+    first, count = session.new_cache(), min(LONGEST, session.shape.context_length - 1)
+    if not isinstance(first, KVCache) or not first.arena.together or not count:
         return []
-    count = min(LONGEST, session.shape.context_length - 1)
     ids = np.random.default_rng(0).integers(0, session.shape.vocab_size, count)
     session.step(ids.tolist(), first)
     caches = [first, *(first.copy() for _ in range(MOST_ROWS - 1))]
