@@ -19,7 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ModelFolderError
-from .manifest import COUNT, DECODER, FORMAT_VERSION, REQUIRED_FILES, Manifest
+from .manifest import (
+    COUNT,
+    DECODER,
+    FORMAT_VERSION,
+    PREFILL_DATA_FILE,
+    PREFILL_GRAPHS,
+    REQUIRED_FILES,
+    Manifest,
+)
 from .records import NOTHING, Misfit, read_record
 from .strict_json import parse_json_object, quoted, read_json, shown
 
@@ -111,6 +119,12 @@ def _check_graphs(file: Path, manifest: Manifest) -> None:
         if graph.file not in manifest.files:
             place = quoted(f"graphs.{name}.file")
             raise _wrong(file, f"{shown(graph.file)} as {place}", "a name in 'files'", AGAIN)
+        if name in PREFILL_GRAPHS and PREFILL_DATA_FILE not in manifest.files:
+            found, expected = (
+                f"no {PREFILL_DATA_FILE} in 'files'",
+                f"it where there is the graph {name}",
+            )
+            raise _wrong(file, found, expected, AGAIN)
 
 
 def _wrong(file: Path, found: str, expected: str, advice: str) -> ModelFolderError:

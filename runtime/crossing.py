@@ -20,10 +20,14 @@ DEPTH = 16  # tokens before: what attention takes is the same on both sides
 def crossing(session: Session) -> int | None:
     """The least of ``COUNTS`` at which they are faster; None where they are at none.
 
-    It halves the counts: what is faster at some rows is taken to be so at more.
+    It halves the counts: what is faster at some rows is taken to be so at more. A context of one
+    token has no rows after others.
     """
+    depth = min(DEPTH, session.shape.context_length - 1)
+    if not depth:
+        return None
     first = session.new_caches()()  # whose rows are small
-    session.step([0] * min(DEPTH, session.shape.context_length - 1), first)
+    session.step([0] * depth, first)
     caches = [first, *(first.copy() for _ in range(COUNTS[-1] - 1))]
     least, most = 0, len(COUNTS)
     while least < most:

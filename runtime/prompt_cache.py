@@ -41,9 +41,9 @@ from ..export.manifest import DATA_FILE, PREFILL_DATA_FILE
 from ..export.output_file import OutputFile
 from .chunks import Chunked
 from .engine import onnxruntime
-from .kv import GRAPHS
+from .kv import GRAPHS, KV_CACHES
 from .prefill_choice import GRAPHS as PREFILL_GRAPHS
-from .prefill_choice import NONE
+from .prefill_choice import INT8, NONE
 from .prefix import Prefix, prompt_prefix
 from .sequence import Sequence
 from .session import Session
@@ -277,8 +277,19 @@ def _check_owner(path: Path, found: object, owner: Owner) -> None:
             what = WORDS.get(field.name, f"with {field.name}")
             raise RequestError(
                 f"{path}: found a prompt cache {what} {_short(one)}, expected {_short(other)}; use "
-                f"what it was made with, or {REMOVE}"
+                f"what it was made with{_to_type(field.name, one, other)}, or {REMOVE}"
             )
+
+
+def _to_type(field: str, found: object, expected: object) -> str:
+    """What chooses the same as the file's owner did, where one option does."""
+    if field == "kv" and found in KV_CACHES:
+        value = found
+    elif field == "prefill" and NONE in (found, expected):
+        value = NONE if found == NONE else INT8
+    else:
+        return ""
+    return f' (--{field} {value}; in Python: {field}="{value}")'
 
 
 def _prefix(path: Path, data: mmap.mmap | bytes, at: int, header: _Header, owner: Owner) -> Prefix:

@@ -84,8 +84,9 @@ class RowRule:
 def row_group(session: Session) -> int | None:
     """The least number so that, in multiples of it, company changes no bit of a row's logits.
 
-    Of the weights that ``RowRule.reproducible`` takes. None where none was found, or caches cannot
-    share a run: rows are then to be computed alone. It takes some twenty steps.
+    Of the weights that ``RowRule.reproducible`` takes. None where none was found, caches cannot
+    share a run, or the context is of one token: rows are then to be computed alone. It takes some
+    twenty steps.
     """
     caches = _rows_of_different_lengths(session)
     if len(caches) < MOST_ROWS:
@@ -95,9 +96,9 @@ def row_group(session: Session) -> int | None:
 
 def _rows_of_different_lengths(session: Session) -> list[KVCache]:
     first = session.new_caches()()  # whose rows are small
-    if not isinstance(first, KVCache) or not first.arena.together:
-        return []
     count = min(LONGEST, session.shape.context_length - 1)
+    if not isinstance(first, KVCache) or not first.arena.together or not count:
+        return []
     ids = np.random.default_rng(0).integers(0, session.shape.vocab_size, count)
     for chunk in chunks(ids.tolist(), PROMPT_TOKENS - 2):  # too short to open what is not asked for
         session.step(chunk, first)

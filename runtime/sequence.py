@@ -11,6 +11,7 @@ All loops are made of these three lines: they differ in whose turn it is.
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Sequence as AnySequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -81,7 +82,8 @@ class Sequence:
         self.num_guessed = self.num_right = 0
         """Tokens that were fed before they were chosen, and those that then were."""
         self._context_length = context_length
-        self._lender = lender
+        # Weak, since it refers to this; once it is gone, it lends the cache to nobody else.
+        self._lender = None if lender is None else weakref.ref(lender)
         self.num_slides = 0 if len(self.seen) == len(self.token_ids) else 1
         """How often the context was full and went on with a part of it; see ``context_policy``."""
         self.num_recomputed = 0
@@ -141,8 +143,9 @@ class Sequence:
 
         The same again, as long as the cache holds what it held: after a step that failed.
         """
-        if self._lender is not None:
-            self._lender.check_holds(self)
+        lender = None if self._lender is None else self._lender()
+        if lender is not None:
+            lender.check_holds(self)
         if self._started is None:
             self._started = time.perf_counter()
         if not self.in_prompt:

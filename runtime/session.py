@@ -26,6 +26,7 @@ from .cancellation import Cancellation
 from .concatenating import ConcatenatingCache
 from .device_arena import DeviceArena
 from .engine import onnxruntime
+from .kept_folder import KeptFolder
 from .kv import FP32, GRAPHS, INT8, choose_kv
 from .opening import check_version, open_graph
 from .prefill_choice import GRAPHS as PREFILL_GRAPHS
@@ -64,8 +65,10 @@ class Session:
         ``kv`` is "fp32", "int8" or "auto": which of the folder's graphs, see ``choose_kv``;
         ``prefill`` is "none", "int8" or "auto": with which weights prompts are computed, see
         ``choose_prefill``. Another graph than the one that decodes is opened by the first step that
-        takes it, and closed once none has for a minute. ``graph`` is opened instead of the
-        folder's, over the same weights; its cache may be of float16.
+        takes it, and closed once none has for a minute; that step raises ModelFolderError where the
+        files are others by then.
+        ``graph`` is opened instead of the folder's, over the same weights; its cache may be of
+        float16.
 
         Raises ModelFolderError when the graph is none that we can have written, or ONNX Runtime
         refuses it, ProviderError when ``place`` cannot be had, RequestError for a thread count out
@@ -86,8 +89,10 @@ class Session:
         self.prefill_note = choice.note
         """Why the folder's second set of weights was left out although "auto" asked; else None."""
         self._prompts: Standby | None = None
-        if choice.name == INT8_PREFILL:  # without this session: it is to be freed at once
-            self._prompts = Standby(partial(_open_prefill, folder, self.kv, self.threads))
+        if choice.name == INT8_PREFILL:
+            kept = KeptFolder(folder, PREFILL_GRAPHS[self.kv])
+            # Not a method: the session would refer to itself, and outlive its last user.
+            self._prompts = Standby(partial(_open_prefill, kept, self.kv, self.threads))
         self._growing = folder.graph().cache.layout == GROWING
         self._cache_dtype = np.float32 if graph is None else np.float16  # on a device
         self._spare = SpareBuffers()
@@ -329,13 +334,12 @@ class Session:
         check_process(self._process)
 
 
-def _open_prefill(folder: ModelFolder, kv: str, threads: int, stopping: Cancellation) -> BoundGraph:
-    name = PREFILL_GRAPHS[kv]
+def _open_prefill(kept: KeptFolder, kv: str, threads: int, stopping: Cancellation) -> BoundGraph:
+    folder, name = kept.folder, PREFILL_GRAPHS[kv]
     what = f"{folder.path}: opening the weights for prompts"
     with memory_errors(what, folder.prefill_memory_bytes, f"{SMALLER}, {LEFT_OUT}"):
-        check_graph_once(folder, name)
-        engine = open_graph(folder, name, threads, CPU, stopping=stopping)
-        return BoundGraph(engine, folder.shape)
+        kept.check()
+        return BoundGraph(open_graph(folder, name, threads, CPU, stopping=stopping), folder.shape)
 
 
 def _shared_arena(cache: Cache, token_ids: TokenIds) -> Arena | None:

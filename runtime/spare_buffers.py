@@ -6,6 +6,7 @@ of 512 tokens, 38 MB, made a prompt a tenth slower. So a session keeps one set o
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from typing import Any
 
@@ -16,7 +17,8 @@ class SpareBuffers:
     """At most one set of buffers, those of an arena of one row; safe to share between threads."""
 
     def __init__(self) -> None:
-        self._kept: deque[list[Any]] = deque(maxlen=1)  # what takes one also removes it
+        # Of one set; it is put in, and taken out, at one blow: two threads never get the same.
+        self._kept: deque[list[Any]] = deque(maxlen=1)
         self._most_bytes = MOST_BYTES
 
     def take(self) -> list[Any]:
@@ -29,15 +31,23 @@ class SpareBuffers:
     def keep(self, buffers: list[Any]) -> None:
         """Keeps ``buffers`` (1, K, C, E) if they are not many, instead of what was kept.
 
-        Not those of an arena that could grow but a part of them.
+        Not those that are of several sizes, because there was no memory for the last to grow, nor
+        those of which somebody has a view: it stays what it is for as long as it is held.
         """
         if any(buffer is None or len(buffer) != 1 for buffer in buffers):
             return
-        alike = len({buffer.shape for buffer in buffers}) == 1
-        if alike and sum(buffer.nbytes for buffer in buffers) <= self._most_bytes:
+        even = len({buffer.shape for buffer in buffers}) == 1
+        few = sum(buffer.nbytes for buffer in buffers) <= self._most_bytes
+        if even and few and not _are_viewed(buffers):
             self._kept.append(buffers)
 
     def give_up(self) -> None:
         """Keeps none from now on: memory has run out, and who needs it next may be anybody."""
         self._most_bytes = 0
         self._kept.clear()
+
+
+def _are_viewed(buffers: list[Any]) -> bool:
+    """Whether anything but the list refers to one of them, as each view does."""
+    (nothing_else,) = map(sys.getrefcount, [object()])
+    return max(map(sys.getrefcount, buffers)) > nothing_else

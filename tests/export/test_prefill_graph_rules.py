@@ -117,15 +117,20 @@ def test_the_decoder_has_none_in_the_second_file(
     check_changed(prefill_folder, tmp_path / "copy", graph, change, message)
 
 
-def test_a_manifest_without_the_second_file_has_no_bytes_in_it(
+def test_a_manifest_without_the_second_file_has_no_graph_over_it(
     prefill_folder: ModelFolder, tmp_path: Path
 ) -> None:
     graph = load(prefill_folder, PREFILL_DECODER).SerializeToString()
     copy = folder_with(prefill_folder, tmp_path / "copy", graph, name=PREFILL_DECODER)
     files = {name: entry for name, entry in copy.files.items() if name != PREFILL_DATA_FILE}
-    folder = with_manifest(copy.path, replace(copy.manifest, files=files))
+    changed = replace(copy.manifest, files=files)
     with pytest.raises(ModelFolderError, match="within the 0 of model_prefill.onnx_data"):
-        check_graph(folder, PREFILL_DECODER)
+        check_graph(ModelFolder(copy.path, changed), PREFILL_DECODER)
+    message = (
+        "found no model_prefill.onnx_data in 'files', expected it where there is the graph pre"
+    )
+    with pytest.raises(ModelFolderError, match=message):
+        with_manifest(copy.path, changed)
 
 
 # Over an int8 cache ------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import asyncio
 import contextlib
+import dataclasses
 import os
 import threading
 import time
@@ -27,6 +28,7 @@ from pocketlm.export.folder import ModelFolder
 from pocketlm.export.writing import export_model
 from pocketlm.runtime.arena import FIRST_CAPACITY, Arena
 from pocketlm.runtime.bound_graph import BoundGraph
+from pocketlm.runtime.crossing import crossing
 from pocketlm.runtime.decode import Batch, generate
 from pocketlm.runtime.model import Model
 from pocketlm.runtime.request import GREEDY, Request
@@ -500,6 +502,20 @@ def test_rows_are_tried_with_any_vocabulary_and_in_little_memory(
     monkeypatch.setattr(Arena, "bind", counted)
     assert row_group(session) in (1, 2)
     assert capacities == {FIRST_CAPACITY}
+
+
+def test_a_context_of_one_token_has_no_row_group(prefill_folder: ModelFolder) -> None:
+    """There is no row after another; such a model computes each token by itself."""
+    model = Model(prefill_folder, threads=1, prefill="int8")
+    session = model.session
+    session.shape = dataclasses.replace(session.shape, context_length=1)
+    assert row_group(session) is None
+    assert crossing(session) is None
+    alone = model.generate([5], temperature=0, reproducible=True).token_ids
+    assert len(alone) == 1
+    for reproducible in (True, False):
+        results = model.generate_many([[5]] * 3, temperature=0, reproducible=reproducible)
+        assert [result.token_ids for result in results] == [alone] * 3
 
 
 def test_a_model_without_a_row_group_runs_each_by_itself(

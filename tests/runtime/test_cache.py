@@ -125,9 +125,52 @@ def test_copies_of_a_cache_that_was_alone_take_no_more_than_those_of_others() ->
     assert long.copy().length == 400 and long.arena.capacity == 512
 
 
+def test_buffers_that_a_failed_growth_left_uneven_are_not_the_next_caches(
+    tiny_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an arena that dies between two layers: the next would take the first size for all."""
+    session, grown = Session(tiny_folder), Arena._grown
+
+    def short_of_memory(arena: Arena, buffer: Any, size: tuple[int, ...]) -> Any:
+        if buffer is not None and buffer is arena._buffers[2]:
+            raise MemoryError
+        return grown(arena, buffer, size)
+
+    cache = Arena(session.shape, 16, spare=session._spare).new()
+    monkeypatch.setattr(Arena, "_grown", short_of_memory)
+    with pytest.raises(ResourceError):
+        session.step(IDS[:60], cache)
+    monkeypatch.undo()
+    del cache
+    following = session.new_cache()
+    assert len({value.base.shape for value in following.values()}) == 1
+    np.testing.assert_array_equal(
+        feed(session, following, IDS[:60], 60)[0],
+        feed(session, in_place(session.shape), IDS[:60], 60)[0],
+    )
+
+
+def test_buffers_of_which_somebody_has_views_are_not_the_next_caches(
+    tiny_folder: ModelFolder,
+) -> None:
+    """A view is what it was for as long as it is held, whatever became of its cache."""
+    session = Session(tiny_folder)
+    cache = session.new_cache()
+    feed(session, cache, IDS[:9], 9)
+    views = cache.values()
+    some = views[1][0]  # of one buffer of several
+    del views, cache
+    held = some.copy()
+    feed(session, session.new_cache(), IDS[30:60], 30)
+    np.testing.assert_array_equal(some, held)
+
+
 def test_many_bytes_and_many_rows_are_not_kept() -> None:
     spare, buffers = SpareBuffers(), [np.empty((1, 1, 4, 1), np.float32)]
     spare.keep(buffers)
+    assert spare.take() is buffers and spare.take() == []
+    spare.keep([np.empty((1, 1, 4, 1), np.float32)])
+    spare.keep(buffers)  # instead of the other
     assert spare.take() is buffers and spare.take() == []
     spare.keep([np.empty((2, 1, 4, 1), np.float32)])
     spare.keep([np.empty((1, 1, MOST_BYTES + 1, 1), np.int8)])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import _thread
 import dataclasses
 import gc
+import shutil
 import signal
 import threading
 import weakref
@@ -18,9 +19,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pocketlm.export.errors import PocketLMError, ProviderError, RequestError, ResourceError
+from pocketlm.export.errors import (
+    ModelFolderError,
+    PocketLMError,
+    ProviderError,
+    RequestError,
+    ResourceError,
+)
 from pocketlm.export.folder import ModelFolder
-from pocketlm.export.manifest import DECODER, INT8_KV_PREFILL, PREFILL_DECODER
+from pocketlm.export.manifest import DECODER, INT8_KV_PREFILL, PREFILL_DATA_FILE, PREFILL_DECODER
+from pocketlm.export.writing import export_model
+from pocketlm.quantize.run import precision_of
 from pocketlm.runtime import placement, prefill_choice, standby
 from pocketlm.runtime.arena import Cache
 from pocketlm.runtime.bound_graph import BoundGraph
@@ -176,17 +185,15 @@ def test_it_is_closed_when_idle_and_opened_anew(
     assert opened == [DECODER, PREFILL_DECODER, PREFILL_DECODER]
 
 
-def test_a_session_is_freed_with_both_graphs_when_nobody_has_it(
-    prefill_folder: ModelFolder,
-) -> None:
+def test_it_goes_with_the_session(prefill_folder: ModelFolder) -> None:
+    """At once, and not when Python next looks for what refers to itself."""
     session = Session(prefill_folder, threads=1, prefill="int8")
     session.step(PROMPT, session.new_cache())
-    assert session._prompts is not None and session._prompts._graph is not None
-    engines = [weakref.ref(session.engine), weakref.ref(session._prompts._graph.engine)]
+    engine = weakref.ref(session._prompts._graph.engine)  # type: ignore[union-attr]
     gc.disable()
     try:
         del session
-        assert [engine() for engine in engines] == [None, None]
+        assert engine() is None
     finally:
         gc.enable()
 
@@ -224,6 +231,43 @@ def test_one_that_is_cancelled_while_it_opens_leaves_the_session_usable(
     np.testing.assert_array_equal(
         session.step(PROMPT, cache), session.step(PROMPT, session.new_cache())
     )
+
+
+@pytest.mark.parametrize("change", ["removed", "replaced", "changed"])
+def test_it_is_not_opened_from_other_files_than_there_were(
+    prefill_folder: ModelFolder, tiny_folder: ModelFolder, tmp_path: Path, change: str
+) -> None:
+    """Between the opening of the model and the first long prompt there may be hours."""
+    out = tmp_path / "model"
+    shutil.copytree(prefill_folder.path, out)
+    session = Session(ModelFolder.open(out), threads=1, prefill="int8")
+    expected = session.step(SHORT, session.new_cache())
+    if change == "removed":
+        shutil.rmtree(out)
+    elif change == "replaced":  # by a model of the same shape, in other formats
+        other = precision_of("int4", head="fp32", prefill=True)
+        export_model(tiny_folder, out, other, force=True)
+    else:
+        data = out / PREFILL_DATA_FILE
+        data.write_bytes(data.read_bytes()[::-1])
+    cache = session.new_cache()
+    with pytest.raises(ModelFolderError, match="since the model was opened.*load it again"):
+        session.step(PROMPT, cache)
+    assert cache.length == 0
+    np.testing.assert_array_equal(session.step(SHORT, cache), expected)
+
+
+def test_it_is_opened_from_files_that_are_the_same_again(
+    prefill_folder: ModelFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copied anew, and named by a path that was relative to where the process was then."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(prefill_folder.path, "model")
+    session = Session(ModelFolder.open("model"), threads=1, prefill="int8")
+    shutil.rmtree("model")
+    shutil.copytree(prefill_folder.path, "model")
+    monkeypatch.chdir("/")
+    assert session.step(PROMPT, session.new_cache()).shape == (session.shape.vocab_size,)
 
 
 def test_no_memory_for_it_says_how_to_do_without(

@@ -118,9 +118,17 @@ def test_a_file_cut_off_anywhere_is_refused(content: bytes, owner: Owner) -> Non
             {"weights": "0" * 64},
             "of a model with the weights {weights:.12}…, expected 000000000000",
         ),
-        ({"kv": "int8"}, "with a KV cache in fp32, expected int8; use what it was made with"),
+        (
+            {"kv": "int8"},
+            "with a KV cache in fp32, expected int8; use what it was made with (--kv fp32; in "
+            'Python: kv="fp32")',
+        ),
         ({"graph": "1" * 64}, "of a graph with the digest {graph:.12}…, expected 111111111111…"),
-        ({"prefill": "2" * 64}, "of the weights for prompts none, expected 222222222222…"),
+        (
+            {"prefill": "2" * 64},
+            "of the weights for prompts none, expected 222222222222…; use what it was made with "
+            '(--prefill none; in Python: prefill="none")',
+        ),
         ({"provider": "cuda"}, "of the provider cpu, expected cuda"),
         ({"onnxruntime": "1.0"}, "of ONNX Runtime {onnxruntime}, expected 1.0"),
         ({"layers": 9}, "with layers 2, expected 9"),
@@ -138,6 +146,19 @@ def test_a_file_of_something_else_is_refused(
     expected = message.format(**dataclasses.asdict(owner))
     assert f"story.cache: found a prompt cache {expected}" in str(refused.value)
     assert str(refused.value).endswith("or remove the file, or name another")
+
+
+def test_a_file_of_the_second_weights_says_how_to_have_them(content: bytes, owner: Owner) -> None:
+    def of_others(header: dict[str, Any]) -> None:
+        header["owner"]["prefill"] = "2" * 64
+
+    advice = (
+        r'found .* 222222222222…, expected none; .* \(--prefill int8; in Python: prefill="int8"\)'
+    )
+    with pytest.raises(RequestError, match=advice):
+        parse(forged(content, of_others), FILE, owner)
+    with pytest.raises(RequestError, match="expected 333333333333…; use what it was made with, or"):
+        parse(forged(content, of_others), FILE, dataclasses.replace(owner, prefill="3" * 64))
 
 
 def forged(content: bytes, change: Callable[[dict[str, Any]], object]) -> bytes:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import re
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +196,20 @@ def test_what_cannot_be_is_refused_and_changes_nothing(
         action(session)
     assert session.token_ids == IDS[:3]
     assert session.generate(max_tokens=2, **OPTIONS).finish_reason == "length"
+
+
+def test_a_session_that_nobody_has_any_more_is_gone_at_once(tiny_model: Model) -> None:
+    """With its cache, and what else it holds of a model: not when Python next collects cycles."""
+    session = tiny_model.new_session()
+    session.append(IDS[:3])
+    session.generate(max_tokens=2, **OPTIONS)
+    held = weakref.ref(session._cache.cache)
+    gc.disable()
+    try:
+        del session
+        assert held() is None
+    finally:
+        gc.enable()
 
 
 def test_an_empty_session_is_not_saved(tiny_model: Model, tmp_path: Path) -> None:
