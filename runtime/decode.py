@@ -12,6 +12,7 @@ from ..export.errors import PocketLMError, RequestError
 from ..export.memory import memory_errors
 from .arena import SHORTER, Cache
 from .cancellation import Cancellation
+from .chunks import CHUNK_SIZE
 from .prefix import Prefixes, resumed
 from .request import Request
 from .reuse import ReusableCache
@@ -175,10 +176,10 @@ def _known(guesses: list[int], session: Session) -> list[int]:
 class Batch:
     """Several sequences, which join and leave between any two steps.
 
-    A step is a chunk of the prompt that joined last, and a token for each of the others: whose
-    prompt is long delays them by a chunk at most. A prompt that is another's is copied, and one
-    that begins alike as far as both are cut into the same chunks. Nothing of a sequence depends on
-    its company where ``rows`` are those of ``RowRule.reproducible``.
+    A step is a token for each of those that run, and of prompts as many tokens as a chunk has at
+    most: of one that is long, or of several that join at once. A prompt that is another's is
+    copied, and one that begins alike as far as both are cut into the same chunks. Nothing of a
+    sequence depends on its company where ``rows`` are those of ``RowRule.reproducible``.
     """
 
     def __init__(
@@ -200,11 +201,6 @@ class Batch:
         return len(self._running) + (self._joining is not None)
 
     @property
-    def is_joining(self) -> bool:
-        """Whether a prompt is still under way: no other can join before it has."""
-        return self._joining is not None
-
-    @property
     def most_tokens(self) -> int:
         """The length that the longest of the sequences may come to."""
         return max(map(self.longest, self._requests), default=0)
@@ -215,7 +211,7 @@ class Batch:
         return min(whole, self._session.shape.context_length)
 
     def join(self, request: Request) -> Sequence:
-        """Begins with a request; its prompt is computed by the next steps."""
+        """Begins with a request; its prompt is computed by the next steps, before any other's."""
         assert self._joining is None
         self._joining = self._begun(request)
         return self._joining
@@ -231,17 +227,20 @@ class Batch:
             self._running.remove(sequence)
 
     def step(
-        self, cancellation: Cancellation | None = None
+        self,
+        joins: Callable[[], bool] = lambda: False,
+        cancellation: Cancellation | None = None,
     ) -> list[tuple[Sequence, Step | PocketLMError]]:
         """The tokens of one step, or what went wrong with one sequence alone; that has left then.
 
-        Sequences that are finished have left, too. Raises what ends a step of all, after which
+        Whenever a prompt is there, ``joins`` may call ``join`` for the next, and says whether it
+        did. Sequences that are finished have left. Raises what ends a step of all, after which
         they can take it again.
         """
         running = list(self._running)
         # First what can fail for all: then no token has been taken yet.
         rows = self._step(running, cancellation) if running else []
-        found = self._join_further(cancellation) if self._joining is not None else []
+        found = self._prompts(joins, cancellation)
         found += [
             (sequence, _taken(sequence, row)) for sequence, row in zip(running, rows, strict=True)
         ]
@@ -269,20 +268,36 @@ class Batch:
             )
         )
 
-    def _join_further(
-        self, cancellation: Cancellation | None
+    def _prompts(
+        self, joins: Callable[[], bool], cancellation: Cancellation | None
     ) -> list[tuple[Sequence, Step | PocketLMError | None]]:
-        sequence = self._joining
-        assert sequence is not None
+        """Computes chunks of prompts, together no more tokens than one that is long has."""
+        found: list[tuple[Sequence, Step | PocketLMError | None]] = []
+        left = CHUNK_SIZE
+        while self._joining is not None or joins():
+            sequence = self._joining
+            assert sequence is not None
+            left -= 0 if sequence.known_logits is not None else len(sequence.feed())
+            if found and left < 0:
+                break
+            step = self._further(sequence, cancellation)
+            found.append((sequence, step))
+            if self._joining is not None:  # it goes on, or failed
+                break
+        return found
+
+    def _further(
+        self, sequence: Sequence, cancellation: Cancellation | None
+    ) -> Step | PocketLMError | None:
         try:
             logits = _logits(self._session, sequence, cancellation, self._rows)
         except PocketLMError as error:
-            return [(sequence, error)]
+            return error
         step = _taken(sequence, logits)
         if not sequence.in_prompt:
             self._joining = None
             self._running.append(sequence)
-        return [(sequence, step)]
+        return step
 
     @property
     def _requests(self) -> list[Request]:

@@ -10,6 +10,7 @@ import _thread
 import os
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
@@ -28,6 +29,7 @@ from .session import Session
 from .text import Output, Piece, Result
 from .tokenizer import Tokenizer
 
+TAKING_SECONDS = 0.005  # that requests are made one after the other while others could go on
 BIRTH_SECONDS = 5.0  # that a new thread may take to begin, on a machine that is busy
 
 Listener = Callable[[Piece | None], None]
@@ -180,11 +182,6 @@ class Scheduler:
         self._waiting.append(job)
 
     @property
-    def num_waiting(self) -> int:
-        """Jobs that have not begun."""
-        return len(self._waiting)
-
-    @property
     def is_idle(self) -> bool:
         """Whether there is nothing to do."""
         return not self._waiting and not self._running
@@ -197,14 +194,26 @@ class Scheduler:
         more = True
         try:
             while more or not self.is_idle:
-                while more and not self.num_waiting:
-                    job = next(jobs, None)
-                    if more := job is not None:
-                        self.add(job)
+                more = more and self._take(jobs)
                 for job in self.step():
                     yield job.so_far()
         finally:
             self.drained()
+
+    def _take(self, jobs: Iterator[Job]) -> bool:
+        """Adds as many as there are rows for; whether there may be more.
+
+        It waits for one only, while there is none: who makes them may be slow.
+        """
+        until = time.perf_counter() + TAKING_SECONDS
+        while len(self._waiting) < max(1, self._most_rows - len(self._batch)):
+            if self._waiting and time.perf_counter() > until:
+                break
+            job = next(jobs, None)
+            if job is None:
+                return False
+            self.add(job)
+        return True
 
     def step(self) -> list[Job]:
         """One step of all; the jobs that ended with it.
@@ -213,15 +222,7 @@ class Scheduler:
         ends, ResourceError without memory for it; nothing is lost then, and it can be tried again.
         """
         ended = self._ended_early()
-        if self._waiting and not self._batch.is_joining and self._has_room(self._waiting[0]):
-            job = self._waiting.popleft()
-            try:
-                with memory_errors("beginning with a request", advice=SHORTER):
-                    self._running[self._batch.join(job.request)] = job
-            except Exception as error:  # of whatever kind: in neither list, nobody else ends it
-                job.fail(error)
-                ended.append(job)
-        for sequence, step in self._batch.step():
+        for sequence, step in self._batch.step(lambda: self._joins(ended)):
             job = self._running[sequence]
             if isinstance(step, PocketLMError):
                 job.fail(step)
@@ -231,6 +232,19 @@ class Scheduler:
                 self._leave(sequence)
                 ended.append(job)
         return ended
+
+    def _joins(self, ended: list[Job]) -> bool:
+        """Has the next request join, if there is one and room for it; ``ended`` get who cannot."""
+        while self._waiting and self._has_room(self._waiting[0]):
+            job = self._waiting.popleft()
+            try:
+                with memory_errors("beginning with a request", advice=SHORTER):
+                    self._running[self._batch.join(job.request)] = job
+                return True
+            except Exception as error:  # of whatever kind: in neither list, nobody else ends it
+                job.fail(error)
+                ended.append(job)
+        return False
 
     def drained(self) -> list[Job]:
         """Takes out every job that has not ended."""

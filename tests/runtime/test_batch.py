@@ -12,6 +12,7 @@ import time
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -104,6 +105,57 @@ def test_results_come_as_they_finish_and_requests_are_taken_as_there_is_room(
         order.append(result.index)
         assert len(taken) <= len(order) + 3  # two that run, and one that waits
     assert order == [1, 2, 3, 4, 5, 0]
+
+
+def test_short_prompts_join_at_once_and_long_ones_a_chunk_a_step(tiny_model: Model) -> None:
+    """The long one is cut into chunks of 40, and the room of a step is ``CHUNK_SIZE``."""
+    lengths = [5, 100, 150, 1, 120, 3, 3]
+    scheduler, jobs = Scheduler(tiny_model.session), []
+    for number, length in enumerate(lengths):
+        prompt = [number, *IDS[: length - 1]]
+        jobs.append(Job(Request(prompt, GREEDY, 9, chunk_size=160), tiny_model.tokenizer, number))
+        scheduler.add(jobs[-1])
+    begun = []
+    for _ in range(4):
+        scheduler.step()
+        begun.append([job.index for job in jobs if job.token_ids])
+    assert begun[:3] == [[0, 1, 2, 3], [0, 1, 2, 3, 4, 5, 6], [0, 1, 2, 3, 4, 5, 6]]
+    while not scheduler.is_idle:
+        scheduler.step()
+    for job in jobs:
+        alone = [step.token for step in generate(tiny_model.session, job.request)]
+        assert job.token_ids == alone
+    cut = Scheduler(tiny_model.session)
+    long, short = (
+        Job(Request(ids, GREEDY, 2, chunk_size=40), tiny_model.tokenizer, 0)
+        for ids in (IDS[:100], IDS[50:55])
+    )
+    for job in (long, short):
+        cut.add(job)
+    steps = 0
+    while not short.token_ids:
+        cut.step()
+        steps += 1
+    assert steps == 3 and long.token_ids  # chunks of 40, 40 and 20, and then the short one
+
+
+def test_who_makes_requests_slowly_holds_up_nobody(
+    tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Time stands still but where a request is made."""
+    now, taken = [0.0], []
+    monkeypatch.setattr(
+        "pocketlm.runtime.scheduler.time", SimpleNamespace(perf_counter=lambda: now[0])
+    )
+
+    def slowly() -> Any:
+        for index in range(6):
+            now[0] += 1.0
+            taken.append(index)
+            yield {"prompt": IDS[index : index + 4], "max_tokens": 1}
+
+    first = next(tiny_model.generate_many(slowly(), temperature=0))
+    assert (first.index, taken) == (0, [0])
 
 
 def test_a_prompt_that_begins_alike_is_not_computed_twice(
@@ -212,7 +264,7 @@ def test_a_generation_that_nobody_follows_frees_its_rows(tiny_model: Model) -> N
     batch = Batch(tiny_model.session)
     sequence = batch.join(Request(IDS[:20], GREEDY, 50))
     batch.step()
-    assert len(batch) == 1 and not batch.is_joining
+    assert len(batch) == 1
     batch.leave(sequence)
     assert len(batch) == 0 and batch.step() == []
 

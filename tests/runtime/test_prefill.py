@@ -422,7 +422,8 @@ def test_a_batch_takes_it_from_where_it_is_faster(
     model._row_rule.reproducible()
     monkeypatch.setattr(Session, "step_together", noted)
     options: dict[str, Any] = {"max_tokens": 6, "temperature": 0, "ignore_eos": True}
-    list(model.generate_many(prompts, reproducible=False, **options))
+    leaving = [{"prompt": ids, "max_tokens": 3 + 2 * n} for n, ids in enumerate(prompts)]
+    list(model.generate_many(leaving, reproducible=False, temperature=0, ignore_eos=True))
     assert {prefill for rows, prefill in asked if rows < 3} == {False}
     assert {prefill for rows, prefill in asked if rows >= 3} == {True}
     asked.clear()
