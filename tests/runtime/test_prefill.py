@@ -421,13 +421,14 @@ def test_a_batch_takes_it_from_where_it_is_faster(
     prompts: list[list[int]] = [[n, 5] for n in range(4)]
     model._row_rule.reproducible()
     monkeypatch.setattr(Session, "step_together", noted)
-    options: dict[str, Any] = {"max_tokens": 6, "temperature": 0, "ignore_eos": True}
     leaving = [{"prompt": ids, "max_tokens": 3 + 2 * n} for n, ids in enumerate(prompts)]
-    list(model.generate_many(leaving, reproducible=False, temperature=0, ignore_eos=True))
+    greedy: dict[str, Any] = {"temperature": 0, "ignore_eos": True}
+    list(model.generate_many(leaving, reproducible=False, **greedy))
     assert {prefill for rows, prefill in asked if rows < 3} == {False}
     assert {prefill for rows, prefill in asked if rows >= 3} == {True}
     asked.clear()
-    list(model.generate_many(prompts, **options))
+    list(model.generate_many(leaving, **greedy))
+    options = {"max_tokens": 6, **greedy}
     model.generate(prompts[0], reproducible=True, **options)
     model.submit(prompts[0], **options).result(60)
     assert {prefill for _, prefill in asked} == {True}
