@@ -47,7 +47,8 @@ def open_graph(
     Runtime's error where memory runs out.
     """
     stopping = stopping or Cancellation()
-    source = graph or _source(folder, name)
+    data = checked_graph(folder, name)  # also where other bytes are made of it
+    source = graph or _source(folder, name, data)
     options = _options(folder, threads, place)
     if name == INT8_KV_PREFILL:
         # In the order of the file, or the float32 keys and values of all layers would live at once.
@@ -88,9 +89,8 @@ def open_graph(
     return session
 
 
-def _source(folder: ModelFolder, name: str) -> bytes | str:
-    """The graph, the bytes that were checked, or where its file is."""
-    data = checked_graph(folder, name)
+def _source(folder: ModelFolder, name: str, data: bytes) -> bytes | str:
+    """The graph: ``data``, the bytes that were checked, or where its file is."""
     # Links, as in a cache of downloads, are followed from the file alone: the weights lie where it
     # does in truth, by other names.
     if any((folder.path / file).is_symlink() for file in folder.data_bytes(name)):
