@@ -26,10 +26,10 @@ from .intervals import estimate, paired_ratio, spread
 from .machine import CpuWatch, OthersUse, busy_sentence, describe_machine, load_average
 from .quality.measure import measure_quality
 from .quality.plan import check_texts
+from .session_variant import PLAIN, Variant
 from .speed.bandwidth import read_bandwidth
 from .speed.measure import Recording, Sample, SpeedTest, measure, thread_counts
 from .speed.roofline import kv_bytes_per_token, weight_bytes_per_token
-from .variant import PLAIN, Variant
 from .weight_errors import weight_errors
 
 FORMAT = 1

@@ -8,7 +8,7 @@
 A folder is exported for each in a process that tells its peak memory; the rest is ``bench``. Random
 weights are enough for speed: the kernels' work does not depend on the values. "smollm2" is a real
 model that is fetched for measuring, see ``real_weights``; ``--variant`` chooses what is exported,
-see ``variants``. ``--json`` keeps the results of the bench and what the scorecard needs besides:
+see ``exported_variants``. ``--json`` keeps the results of the bench and what the scorecard needs besides:
 seconds to import, and memory of an export and of a run; of several checkpoints a list.
 """
 
@@ -27,6 +27,7 @@ from ..export.threads import default_threads
 from ..export.utf8 import utf8
 from . import real_weights
 from .bench import FORMAT, BenchPlan, describe_folder, run_bench
+from .exported_variants import REFERENCE, chosen_variants, export_variant, variant
 from .machine import describe_machine
 from .programs import (
     at_least,
@@ -46,7 +47,6 @@ from .scorecard import SCORECARDS, TESTS
 from .shapes import SHAPES, write_checkpoint
 from .speed.measure import SpeedGrid, parse_test
 from .summary import markdown
-from .variants import REFERENCE, chosen_variants, export_variant, variant
 
 DEFAULT_INT4 = "int4 b128"  # what ``--precision int4`` alone gives
 RUN_PROMPT, RUN_TOKENS = 128, 64  # of the run whose memory is measured

@@ -33,12 +33,12 @@ from ...export.errors import PocketLMError, RequestError
 from ...export.threads import default_threads
 from ...export.utf8 import utf8
 from .. import real_weights
+from ..exported_variants import LEVELS, variant
 from ..programs import at_least, given_path, refuse_alone, thread_count
 from ..quality.documents import check_files
 from ..results_file import as_json, results_file
 from ..shapes import SHAPES
 from ..speed.measure import GENERATION, PROMPT, SpeedGrid
-from ..variants import LEVELS, variant
 from . import standing
 from .comparison import Comparison, Settings, shape_checkpoint
 from .conversions import Peer, known_peers

@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from ..variants import run_options
+from ..exported_variants import run_options
 from .environments import PeerError
 
 PROMPT = "one two three four five six seven"  # about as many tokens as ``trials`` gives the others

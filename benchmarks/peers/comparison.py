@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from ...export.folder import ModelFolder
+from ..exported_variants import LEVELS, export_options, level_of, spelled
 from ..machine import OthersUse, busy_sentence, describe_machine, load_average
 from ..shapes import SHAPES, write_checkpoint
 from ..speed.measure import SpeedGrid
-from ..variants import LEVELS, export_options, level_of, spelled
 from .conversions import Contender, Peer, convert, our_peer, reference_peer
 from .environments import PeerError
 from .measure import Checks, Entry, OnProgress, Options, checks, judge, measure_level

@@ -1,6 +1,6 @@
 """pocketlm as one of those compared: an adapter as those of the peers, run in our environment.
 
-A precision is a name of ours, or options of ``pocketlm export`` in one word, see ``variants``; what
+A precision is a name of ours, or options of ``pocketlm export`` in one word, see ``exported_variants``; what
 follows "--" among them are options of ``pocketlm run``, such as --kv int8.
 """
 
@@ -14,7 +14,7 @@ from ...export.folder import ModelFolder
 from ...runtime.decode import generate
 from ...runtime.model import Model as Opened
 from ...runtime.request import GREEDY, Request
-from ..variants import export_options, export_variant, run_options
+from ..exported_variants import export_options, export_variant, run_options
 
 NAME = "pocketlm"
 PACKAGE = "pocketlm"

@@ -33,7 +33,7 @@ from ...export.errors import NumericsError
 from ...export.folder import ModelFolder
 from ...runtime.session import Session
 from ...runtime.tokenizer import Tokenizer
-from ..variant import PLAIN, Variant
+from ..session_variant import PLAIN, Variant
 from .divergence import Rows
 from .plan import QualityPlan, check_texts
 from .reading import Reading

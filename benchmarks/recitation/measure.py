@@ -36,8 +36,8 @@ from ..quality.measure import OnProgress
 from ..quality.same_tokenizer import check_same_tokenizer
 from ..quality.text_windows import text_tokens
 from ..quality.unread import without_token
+from ..session_variant import PLAIN, Variant
 from ..tasks.measure import mean, share_of
-from ..variant import PLAIN, Variant
 
 PassageProgress = Callable[[int, float], None]  # passages done, tokens matched on average
 MEASURES = ("exact_match_tokens", "exact_match_characters", "edit_distance")

@@ -24,7 +24,7 @@ from typing import Any
 
 from ...export.errors import RequestError
 from ...runtime.chunks import CHUNK_SIZE
-from ..variant import PLAIN, Variant
+from ..session_variant import PLAIN, Variant
 from .remote import Remote, WorkerDied
 
 PROMPT, GENERATION = 512, 128  # of the tests that run unless others are asked for

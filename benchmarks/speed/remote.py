@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from ...export.errors import ModelFolderError, PocketLMError, ResourceError
 from ...export.memory import EXHAUSTED
-from ..variant import PLAIN, Variant
+from ..session_variant import PLAIN, Variant
 
 # The last line of a traceback; what runs out before the worker can answer ends it so.
 OUT_OF_MEMORY = re.compile(rf"MemoryError|ResourceError|{EXHAUSTED.pattern}")

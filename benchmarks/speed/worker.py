@@ -26,7 +26,7 @@ from ...runtime.chunks import prefill
 from ...runtime.decode import generate
 from ...runtime.request import GREEDY, Request
 from ...runtime.tokenizer import Tokenizer
-from ..variant import Variant
+from ..session_variant import Variant
 from .energy import EnergyMeter
 
 FIRST_PROMPT = 8  # tokens of the prompt whose first answer is waited for in a fresh process

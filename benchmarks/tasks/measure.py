@@ -27,7 +27,7 @@ from ...runtime.session import Session
 from ...runtime.tokenizer import Tokenizer
 from ..quality.measure import OnProgress
 from ..quality.unread import unread_of
-from ..variant import PLAIN, Variant
+from ..session_variant import PLAIN, Variant
 from .files import MULTIPLE_CHOICE, Item, TaskFile
 
 Mean = dict[str, float | None]

@@ -16,11 +16,11 @@ from bench_results import bench_results
 from pocketlm.benchmarks import bench
 from pocketlm.benchmarks.bench import BenchPlan, run_bench, verdict
 from pocketlm.benchmarks.intervals import estimate, paired_ratio
+from pocketlm.benchmarks.session_variant import Variant
 from pocketlm.benchmarks.speed import measure as speed
 from pocketlm.benchmarks.speed.measure import ColdStart, Recording, SpeedTest
 from pocketlm.benchmarks.speed.remote import Remote, WorkerDied
 from pocketlm.benchmarks.speed.roofline import weight_bytes_per_token
-from pocketlm.benchmarks.variant import Variant
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.errors import RequestError
 from pocketlm.export.folder import ModelFolder

@@ -23,12 +23,12 @@ from command_line import Ended, Run, assert_refused
 from rich.console import Console
 
 from pocketlm.benchmarks import bench
+from pocketlm.benchmarks.session_variant import Variant
 from pocketlm.benchmarks.speed import measure as speed
 from pocketlm.benchmarks.speed.measure import ColdStart
 from pocketlm.benchmarks.speed.remote import Remote
 from pocketlm.benchmarks.speed.roofline import weight_bytes_per_token
 from pocketlm.benchmarks.tables import model_table, speed_table
-from pocketlm.benchmarks.variant import Variant
 from pocketlm.commands.measuring import GAP, choose_variants, drawn, unique_names
 from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.folder import ModelFolder

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pocketlm.benchmarks.exported_variants import LEVELS, run_options
 from pocketlm.benchmarks.intervals import estimate
 from pocketlm.benchmarks.machine import OthersUse
 from pocketlm.benchmarks.peers import __main__ as command
@@ -78,7 +79,6 @@ from pocketlm.benchmarks.peers.trials import (
 )
 from pocketlm.benchmarks.quality.measure import measure_quality
 from pocketlm.benchmarks.speed.measure import SpeedGrid, SpeedTest
-from pocketlm.benchmarks.variants import LEVELS, run_options
 from pocketlm.export.errors import StorageError
 from pocketlm.export.folder import ModelFolder
 

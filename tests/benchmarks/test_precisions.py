@@ -14,6 +14,7 @@ import pytest
 from bench_results import bench_results
 
 from pocketlm.benchmarks import bench, precisions, real_weights
+from pocketlm.benchmarks.exported_variants import VARIANTS, chosen_variants, level_of, variant
 from pocketlm.benchmarks.precisions import (
     DEFAULT_INT4,
     export_variants,
@@ -25,7 +26,6 @@ from pocketlm.benchmarks.scorecard import SCORECARDS, TESTS, gpt2_124m, llama_1b
 from pocketlm.benchmarks.shapes import SHAPES
 from pocketlm.benchmarks.speed import measure as speed
 from pocketlm.benchmarks.speed.measure import ColdStart, parse_test
-from pocketlm.benchmarks.variants import VARIANTS, chosen_variants, level_of, variant
 
 SECONDS = {  # per token, of decoding
     "fp32": 0.04,

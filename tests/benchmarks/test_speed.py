@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pocketlm.benchmarks.session_variant import Variant
 from pocketlm.benchmarks.speed import measure as speed
 from pocketlm.benchmarks.speed.measure import (
     ColdStart,
@@ -24,7 +25,6 @@ from pocketlm.benchmarks.speed.measure import (
     round_order,
 )
 from pocketlm.benchmarks.speed.remote import Remote, WorkerDied
-from pocketlm.benchmarks.variant import Variant
 from pocketlm.export.errors import RequestError
 from pocketlm.export.folder import ModelFolder
 

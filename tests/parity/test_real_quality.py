@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from pocketlm.benchmarks.exported_variants import VARIANTS
 from pocketlm.benchmarks.precisions import export_variants
 from pocketlm.benchmarks.quality.measure import measure_quality
 from pocketlm.benchmarks.real_weights import real_checkpoint
-from pocketlm.benchmarks.variants import VARIANTS
 
 pytestmark = pytest.mark.real_weights
 TEXT_CHARACTERS, TOKENS, WINDOW = 60_000, 2048, 512

@@ -19,7 +19,7 @@ from reference.gpt2 import softmax
 from traced_graphs import GPT2
 
 import pocketlm
-from pocketlm.benchmarks.variant import Variant
+from pocketlm.benchmarks.session_variant import Variant
 from pocketlm.commands.measuring import choose_variants
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.manifest import INT8_KV_DECODER

@@ -15,8 +15,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from pocketlm.benchmarks.session_variant import PLAIN, Variant
 from pocketlm.benchmarks.tables import Table
-from pocketlm.benchmarks.variant import PLAIN, Variant
 from pocketlm.commands.progress import PIPED_WIDTH
 from pocketlm.export.folder import ModelFolder
 from pocketlm.runtime.kv import INT8, choose_kv
