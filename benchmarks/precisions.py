@@ -8,8 +8,8 @@
 A folder is exported for each in a process that tells its peak memory; the rest is ``bench``. Random
 weights are enough for speed: the kernels' work does not depend on the values. "smollm2" is a real
 model that is fetched for measuring, see ``real_weights``; ``--variant`` chooses what is exported,
-see ``exported_variants``. ``--json`` keeps the results of the bench and what the scorecard needs besides:
-seconds to import, and memory of an export and of a run; of several checkpoints a list.
+see ``exported_variants``. ``--json`` keeps the results of the bench and what the scorecard needs
+besides: seconds to import, and memory of an export and of a run; of several checkpoints a list.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """pocketlm as one of those compared: an adapter as those of the peers, run in our environment.
 
-A precision is a name of ours, or options of ``pocketlm export`` in one word, see ``exported_variants``; what
-follows "--" among them are options of ``pocketlm run``, such as --kv int8.
+A precision is a name of ours, or options of ``pocketlm export`` in one word, see
+``exported_variants``; what follows "--" among them are options of ``pocketlm run``, such as --kv
+int8.
 """
 
 from __future__ import annotations
