@@ -12,7 +12,6 @@ from model_folders import with_files
 
 from pocketlm.export.errors import ModelFolderError
 from pocketlm.export.folder import ModelFolder
-from pocketlm.export.graph_check import graph as whole_check
 from pocketlm.export.graph_check.once import checked_graph
 from pocketlm.export.manifest import PREFILL_DATA_FILE
 from pocketlm.runtime import opening
@@ -74,24 +73,6 @@ def test_a_graph_that_was_checked_vouches_for_no_other(copy: Path) -> None:
     file.symlink_to(copy / "elsewhere")
     with pytest.raises(ModelFolderError, match="foreign graphs are not opened"):
         checked_graph(folder)
-
-
-def test_a_graph_is_inspected_again_only_beside_another_manifest(
-    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    looked: list[Path] = []
-    inspect = whole_check.inspect
-
-    def counted(folder: ModelFolder, name: str, data: bytes) -> None:
-        looked.append(folder.path)
-        inspect(folder, name, data)
-
-    monkeypatch.setattr(whole_check, "inspect", counted)
-    other = with_files(ModelFolder.open(copy), tmp_path / "other", {"generation_config.json": "{}"})
-    for folder in (ModelFolder.open(copy), ModelFolder.open(copy), other, other):
-        checked_graph(folder)
-    assert looked[-1:] == [other.path] and looked.count(other.path) == 1
-    assert looked.count(copy) <= 1  # another test may have had the same files
 
 
 def test_a_graph_that_is_gone_or_too_long_is_told(copy: Path) -> None:
