@@ -90,8 +90,8 @@ def free_bytes() -> int | None:
     """
     machine = _kilobytes(MEMORY, "MemAvailable")
     group = group_memory()
-    rooms = [machine, None if group is None else group[0] - group[1], *_limit_rooms()]
-    rooms = [room for room in rooms if room is not None]
+    left = None if group is None else group[0] - group[1]
+    rooms = [room for room in (machine, left, *_limit_rooms()) if room is not None]
     return max(0, min(rooms)) if rooms else None
 
 

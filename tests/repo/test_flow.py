@@ -35,7 +35,16 @@ CHILDREN = {
     f"{ADAPTERS}/pytorch.py": {"torch", "transformers"},
 }
 # Modules of export that need nothing beyond the standard library and NumPy.
-LEAN = {"cache_folder", "errors", "folder", "genai", "graph_check", "importing", "interrupts"}
+LEAN = {
+    "cache_folder",
+    "errors",
+    "folder",
+    "frozen",
+    "genai",
+    "graph_check",
+    "importing",
+    "interrupts",
+}
 LEAN |= {"earlier_manifests", "leftovers", "manifest", "manifest_file", "memory", "records"}
 LEAN |= {"placing", "publishing", "quantities", "regular_file", "release", "sampling_ranges"}
 LEAN |= {"output_file", "strict_json", "threads", "tokenizers", "utf8", "verified", "whole_number"}
