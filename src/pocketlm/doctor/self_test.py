@@ -22,7 +22,12 @@ from pocketlm.doctor.finding import (
 )
 from pocketlm.doctor.golden import GOLDEN, TEXT, faults
 from pocketlm.export.cache_folder import cache_folder
-from pocketlm.export.errors import CheckpointError, MissingExtraError
+from pocketlm.export.errors import (
+    CheckpointError,
+    MissingExtraError,
+    ResourceError,
+    StorageError,
+)
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.frozen import is_frozen
 from pocketlm.export.importing import importing
@@ -131,10 +136,10 @@ def tokens_fault(model: Model | Exception) -> str | None:
 
 
 def _is_lacking(model: Model | Exception) -> bool:
-    """Whether it is no fault of this machine that there is no model."""
-    return isinstance(model, MissingExtraError) or (
-        isinstance(model, CheckpointError) and is_frozen()
-    )
+    """Whether that there is no model is no fault, or that of the disk or of memory alone."""
+    if isinstance(model, CheckpointError):
+        return is_frozen()
+    return isinstance(model, MissingExtraError | StorageError | ResourceError)
 
 
 # Rows --------------------------------------------------------------------------------------------
@@ -193,15 +198,26 @@ def _group_text(group: int | None) -> str:
 # Speed -------------------------------------------------------------------------------------------
 
 
-def speed(demo: Demo, bandwidth: Callable[[int], float] | None = None) -> Finding:
-    """Tokens a second, against how fast memory can be read; a figure, and no benchmark."""
+def speed(
+    demo: Demo,
+    bandwidth: Callable[[int], float] | None = None,
+    watching: Callable[[], Callable[[], str | None]] | None = None,
+) -> Finding:
+    """Tokens a second, against how fast memory can be read; a figure, and no benchmark.
+
+    ``watching`` begins to watch what others use of the processor, and gives what ends it and says
+    so if that is too much.
+    """
     model = demo.get(DEFAULT)
     if model is None or isinstance(model, Exception):
         found = f"could not be checked: the demo does not run in {DEFAULT}"
         return Finding(SPEED, UNKNOWN, found)
+    busy = (watching or _watching)()
     rate, threads = _decode_rate(model), model.session.threads
     read = rate * model.folder.weights_bytes
-    figures = {"tokens_per_second": round(rate, 1), "threads": threads, "bandwidth": None}
+    figures = dict[str, float | None](
+        tokens_per_second=round(rate, 1), threads=threads, read_bytes_per_second=None
+    )
     found = (
         f"{number_text(rate)} tokens/s of the demo in {DEFAULT} with {threads} "
         f"thread{'s' * (threads != 1)}, which is {size_text(read)} of weights a second"
@@ -210,15 +226,28 @@ def speed(demo: Demo, bandwidth: Callable[[int], float] | None = None) -> Findin
         roof = (bandwidth or _bandwidth)(threads)
     except ImportError as error:
         return Finding(SPEED, OK, f"{found}; how fast memory is read: {error}", None, figures)
-    figures["bandwidth"] = round(roof)
+    figures["read_bytes_per_second"] = round(roof)
     found += (
         f"; memory is read at {size_text(roof)} a second, so that a model of 1 GB writes at most "
         f"{number_text(roof / 1e9, 2)} tokens/s"
     )
+    if told := busy():
+        why, _, advice = told.partition("; ")
+        return Finding(SPEED, WARNING, f"{found}; {why}", advice, figures)
     if read < LOW * roof:
-        advice = "end other programs, give it all cores, and look at the instructions above"
+        advice = "give it all cores, and look at what is said of the processor above"
         return Finding(SPEED, WARNING, f"{found}; far less than memory allows", advice, figures)
     return Finding(SPEED, OK, found, None, figures)
+
+
+def _watching() -> Callable[[], str | None]:
+    """Nothing is said where psutil is missing, or an application comes without what watches."""
+    try:
+        from pocketlm.benchmarks.machine import CpuWatch, busy_sentence, load_average
+    except ImportError:
+        return lambda: None
+    watch, load = CpuWatch(), load_average()
+    return lambda: busy_sentence(watch.stop(), load)
 
 
 def _decode_rate(model: Model) -> float:
