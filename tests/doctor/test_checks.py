@@ -11,8 +11,8 @@ from types import SimpleNamespace
 
 import onnxruntime
 import pytest
+from command_line import Run
 
-import pocketlm
 from pocketlm.doctor.cache import check_cache, check_disk, check_locks, check_models
 from pocketlm.doctor.cores import check_cores
 from pocketlm.doctor.finding import OK, UNKNOWN, WARNING, WRONG, Finding
@@ -107,6 +107,7 @@ def test_an_application_is_not_told_to_use_pip(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(sys, "frozen", True, raising=False)
     advice = only(check_packages(ASKED, (HAVE | {"numpy": "1.26"}).get)).advice
     assert advice is not None and advice.startswith("whoever makes this application has to ")
+    assert only(check_extras(ASKED, HAVE.get)).state == UNKNOWN
 
 
 # ONNX Runtime ------------------------------------------------------------------------------------
@@ -348,7 +349,9 @@ def test_whole_models_are_counted(model: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["changed", "cut"])
-def test_a_broken_model_is_wrong_and_what_to_type_removes_it(model: Path, damage: str) -> None:
+def test_a_broken_model_is_wrong_and_what_to_type_removes_it(
+    model: Path, damage: str, run: Run
+) -> None:
     file = model / "model.onnx_data"
     data = bytearray(file.read_bytes())
     data[1000] ^= 1
@@ -357,15 +360,7 @@ def test_a_broken_model_is_wrong_and_what_to_type_removes_it(model: Path, damage
     assert found.state == WRONG and str(model) in found.found
     (name,) = found.figures["broken"]
     assert found.advice == f"pocketlm remove {name} (and ask for it again)"
-    with pytest.raises(SystemExit) as ended:
-        pocketlm_main(["remove", name])
-    assert ended.value.code == 0 and not model.exists()
-
-
-def pocketlm_main(arguments: list[str]) -> None:
-    from pocketlm.cli import main
-
-    main(arguments)
+    assert run("remove", name).code == 0 and not model.exists()
 
 
 def test_leftovers_are_told(model: Path, cache: Path) -> None:
@@ -410,4 +405,4 @@ def test_what_keeps_from_cuda_is_told(
     found = only(check_provider())
     assert (found.state, found.figures["providers"]) == (state, ["cpu"])
     assert found.advice == ("install the driver" if built else None)
-    assert pocketlm.__version__ and "no NVIDIA driver" in found.found
+    assert "no NVIDIA driver" in found.found

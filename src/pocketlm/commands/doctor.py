@@ -19,7 +19,7 @@ def command(as_object: bool, quick: bool, debug: bool) -> int:
     It looks at Python, packages and ONNX Runtime, at the processor and what it means for each
     precision, at memory, disk and the cache folder, and runs the demo model for about two seconds:
     its tokens, the promise that what is computed beside a text does not change it, and its speed.
-    Nothing is mended, and nothing is left on the disk. The exit code is 1 if something is wrong;
+    Nothing is mended, and no model is left on the disk. The exit code is 1 if something is wrong;
     warnings are no fault.
 
     \b

@@ -41,7 +41,7 @@ def examine(*, self_test: bool = True, checks: Mapping[str, Check] = CHECKS) -> 
     """Yields what is found as it is found; raises nothing.
 
     Everything but ``self_test`` is a matter of moments. That runs the demo for about two seconds,
-    more where the demo has to be exported first, which leaves nothing on the disk.
+    more where the demo has to be exported first, which leaves no model on the disk.
     """
     for name, check in checks.items():
         if self_test or name != SELF_TEST:

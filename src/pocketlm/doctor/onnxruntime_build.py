@@ -28,30 +28,34 @@ BUILDS = (
 
 def check_onnxruntime() -> Iterator[Finding]:
     """Imports it, which nothing before did where the command line asks."""
-    builds = {name: version for name in BUILDS if (version := installed(name))}
     try:
         from pocketlm.runtime.engine import onnxruntime
     except MissingExtraError as error:
         yield of_error(NAME, WRONG, error)
         return
     place = Path(onnxruntime.__file__).parent
-    yield judged(builds, onnxruntime.__version__, place)
+    yield judged(builds(), onnxruntime.__version__, place)
 
 
-def judged(builds: Mapping[str, str], version: str, place: Path) -> Finding:
+def builds() -> dict[str, str]:
+    """The packages of it that are installed, with their versions; there should be one."""
+    return {name: version for name in BUILDS if (version := installed(name))}
+
+
+def judged(packages: Mapping[str, str], version: str, place: Path) -> Finding:
     """What is to be said of the packages installed, and of what was imported."""
-    figures = {"version": version, "packages": dict(builds), "minimum": MINIMUM_ONNXRUNTIME}
-    listed = " and ".join(f"{name} {found}" for name, found in builds.items())
-    if len(builds) > 1:
-        everything = f"pip uninstall -y {' '.join(builds)}"
+    figures = {"version": version, "packages": dict(packages), "minimum": MINIMUM_ONNXRUNTIME}
+    listed = " and ".join(f"{name} {found}" for name, found in packages.items())
+    if len(packages) > 1:
+        everything = f"pip uninstall -y {' '.join(packages)}"
         return Finding(
             NAME,
             WRONG,
             f"{listed}, which are in one folder, {place}; expected one of them",
-            to_install(f"{everything} && pip install {_wanted(builds)}"),
+            to_install(f"{everything} && pip install {_wanted(packages)}"),
             figures,
         )
-    if builds and release(version) not in map(release, builds.values()):
+    if packages and release(version) not in map(release, packages.values()):
         return Finding(
             NAME,
             WRONG,
@@ -61,7 +65,7 @@ def judged(builds: Mapping[str, str], version: str, place: Path) -> Finding:
             figures,
         )
     if release(version)[:2] < release(MINIMUM_ONNXRUNTIME):
-        name = next(iter(builds), NAME)
+        name = next(iter(packages), NAME)
         return Finding(
             NAME,
             WRONG,
@@ -69,10 +73,10 @@ def judged(builds: Mapping[str, str], version: str, place: Path) -> Finding:
             to_install(f'pip install "{name}>={MINIMUM_ONNXRUNTIME}"'),
             figures,
         )
-    package = "" if tuple(builds) in ((), (NAME,)) else f" ({', '.join(builds)})"
+    package = "" if tuple(packages) in ((), (NAME,)) else f" ({', '.join(packages)})"
     return Finding(NAME, OK, f"{version}{package}", None, figures)
 
 
-def _wanted(builds: Mapping[str, str]) -> str:
+def _wanted(packages: Mapping[str, str]) -> str:
     """The one that does more than the plain one is the one that somebody chose."""
-    return next((name for name in builds if name != NAME), NAME)
+    return next((name for name in packages if name != NAME), NAME)

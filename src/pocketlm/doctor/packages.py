@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 
-from pocketlm.doctor.finding import OK, WARNING, WRONG, Finding
+from pocketlm.doctor.finding import OK, UNKNOWN, WARNING, WRONG, Finding
 from pocketlm.export.frozen import is_frozen, to_install
 from pocketlm.export.release import release
 
@@ -117,6 +117,10 @@ def check_extras(
     version_of: Callable[[str], str | None] = installed,
 ) -> Iterator[Finding]:
     """Which extras are complete; one that is not is no fault, but may be wanted."""
+    if is_frozen():
+        found = "could not be checked: a frozen application does not say what it comes with"
+        yield Finding("extras", UNKNOWN, found)
+        return
     wanted = requirements() if asked is None else list(asked)
     have = [extra for extra in EXTRAS if not list(_lacking(extra, wanted, version_of))]
     missing = [extra for extra in EXTRAS if extra not in have]

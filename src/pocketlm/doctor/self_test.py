@@ -12,24 +12,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pocketlm.doctor.finding import (
-    OK,
-    UNKNOWN,
-    WARNING,
-    WRONG,
-    Finding,
-    unchecked,
-)
+from pocketlm.doctor.finding import OK, UNKNOWN, WARNING, WRONG, Finding, unchecked
 from pocketlm.doctor.golden import GOLDEN, TEXT, faults
+from pocketlm.doctor.onnxruntime_build import builds
 from pocketlm.export.cache_folder import cache_folder
-from pocketlm.export.errors import (
-    CheckpointError,
-    MissingExtraError,
-    ResourceError,
-    StorageError,
-)
+from pocketlm.export.errors import CheckpointError, ResourceError, StorageError
 from pocketlm.export.folder import ModelFolder
-from pocketlm.export.frozen import is_frozen
+from pocketlm.export.frozen import is_frozen, to_install
 from pocketlm.export.importing import importing
 from pocketlm.export.memory import free_bytes
 from pocketlm.export.quantities import number_text, size_text
@@ -46,7 +35,6 @@ IN_ROWS = ("int8", "int4")  # of the two kinds of products
 LENGTHS, FEW = (15, 60, 110, 180, 240), 6
 MANY = 64  # tokens that are timed
 LOW = 0.02  # of the read bandwidth: where a model of this size is far below what others do
-REINSTALL = "pip install --force-reinstall onnxruntime"
 
 Demo = Mapping[str, "Model | Exception"]
 
@@ -65,7 +53,8 @@ def opened_demo() -> Iterator[dict[str, Model | Exception]]:
     from pocketlm.runtime.model import Model
 
     with ExitStack() as stack:
-        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pocketlm-")))
+        temporary = tempfile.TemporaryDirectory(prefix="pocketlm-", ignore_cleanup_errors=True)
+        place = Path(stack.enter_context(temporary))
         found: dict[str, Model | Exception] = {}
         for precision in PRECISIONS:
             try:
@@ -108,7 +97,8 @@ def tokens(demo: Demo) -> Finding:
     said += [f"{name}: {fault}" for name, fault in wrong.items()]
     said += [f"not tried: {', '.join(lacking)}"] * bool(lacking)
     if wrong:
-        advice = f"{REINSTALL}; if it stays, report this, and take a precision that is right"
+        mend = to_install(f"pip install --force-reinstall {' '.join(builds()) or 'onnxruntime'}")
+        advice = f"{mend}; if it stays, report this, and take a precision that is right"
         return Finding(TOKENS, WRONG, "; ".join(said), advice, figures)
     told = [unchecked(TOKENS, error) for error in lacking.values() if isinstance(error, Exception)]
     if not right:
@@ -139,7 +129,7 @@ def _is_lacking(model: Model | Exception) -> bool:
     """Whether that there is no model is no fault, or that of the disk or of memory alone."""
     if isinstance(model, CheckpointError):
         return is_frozen()
-    return isinstance(model, MissingExtraError | StorageError | ResourceError)
+    return isinstance(model, ImportError | StorageError | ResourceError)
 
 
 # Rows --------------------------------------------------------------------------------------------
