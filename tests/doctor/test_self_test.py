@@ -192,7 +192,7 @@ def test_a_model_in_the_cache_is_the_one_that_is_run(
 def test_an_application_runs_the_demo_that_it_brings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    brought = SimpleNamespace(path="brought")
+    brought = SimpleNamespace(path=tmp_path / "brought")
     monkeypatch.setattr(sys, "frozen", True, raising=False)
     monkeypatch.setattr("pocketlm.models.loading.find_folder", lambda name: brought)
-    assert demo_folder("int8", tmp_path / "out").path == "brought"
+    assert demo_folder("int8", tmp_path / "out").path == brought.path
