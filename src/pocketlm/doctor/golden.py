@@ -2,11 +2,11 @@
 
 Where a text has one continuation above all others, the likeliest token is a matter of no rounding:
 at each of these places the runner-up is at least 1.8 behind in logits, in fp32, int8, int8-weight
-and int4, also on an emulated Haswell (AVX2, no VNNI) and Nehalem (no AVX). Precisions differ there
-by 0.4 at most, processors by 0.05. So a fault has to be a gross one to be seen: other weights,
-kernels that are wrong. int8 products that overflow on a Haswell change none of these tokens: that
-is tried by itself, see ``runtime/int8_products.py``. Made with onnxruntime 1.32 by the session's
-own steps: the first ``PROMPT`` tokens at once, then one at a time.
+and int4, also on an emulated Haswell (AVX2, no VNNI) and Nehalem (no AVX). So a fault has to be a
+gross one to be seen: other weights, wrong kernels. int8 products that overflow on a Haswell change
+none of these tokens: that is tried by itself, see ``runtime/int8_products.py``.
+
+Made with onnxruntime 1.32, the first ``PROMPT`` tokens at once, then one at a time.
 """
 
 from __future__ import annotations
