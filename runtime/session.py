@@ -343,7 +343,8 @@ class Session:
 
         def turn() -> Found:
             with self._lock:
-                self.check_usable()
+                if self._closed:
+                    raise closed_error(self._path)
                 if self._running is not None:
                     raise RequestError(
                         "found a step within a step, as of a signal's handler, expected one after "
