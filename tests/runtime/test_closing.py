@@ -263,6 +263,20 @@ def test_closing_uses_up_no_cancellation(
     assert found.finish_reason == "length"
 
 
+def test_what_was_cancelled_before_is_cancelled(
+    model: pocketlm.Model, endless: Callable[[], threading.Semaphore]
+) -> None:
+    """Who stops a text and closes a window gets no error."""
+    stream = model.stream("a", **LONG)
+    begun = endless()
+    thread, ended = in_thread(lambda: list(stream))
+    assert begun.acquire(timeout=PATIENCE)
+    stream.cancel()
+    model.close()
+    thread.join(PATIENCE)
+    assert (ended, stream.finish_reason) == ([None], "cancelled")
+
+
 def test_a_step_may_be_closed_by_its_own_thread(
     model: pocketlm.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
