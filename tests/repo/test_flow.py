@@ -26,6 +26,8 @@ ADAPTERS = "benchmarks/peers/adapters"
 CHILDREN = {
     "export/traced/child.py": {"torch", "transformers", "optimum", "onnxruntime"},
     "src/pocketlm/lm_eval.py": {"lm_eval", "tqdm"},
+    "src/pocketlm/llm_plugin.py": {"llm", "pydantic"},
+    "src/pocketlm/langchain.py": {"langchain_core", "pydantic"},
     "benchmarks/peers/importance.py": {"llama_cpp"},
     f"{ADAPTERS}/ctranslate2.py": {"ctranslate2"},
     f"{ADAPTERS}/llama_cpp.py": {"gguf", "llama_cpp"},
