@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import re
 import textwrap
 from collections.abc import Callable, Iterator
@@ -34,7 +35,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 def commands() -> str:
-    """A section for each verb: its help, as a terminal of 100 columns shows it."""
+    """A section for each verb: its help, as a terminal of 84 columns shows it."""
     return "\n\n".join(f"## {verb}\n\n```text\n{help_of(verb)}\n```" for verb in VERBS)
 
 
@@ -42,7 +43,7 @@ def help_of(verb: str) -> str:
     import click
 
     command = importlib.import_module(f"pocketlm.commands.{verb}").command
-    context = click.Context(command, info_name=f"pocketlm {verb}", terminal_width=100)
+    context = click.Context(command, info_name=f"pocketlm {verb}", terminal_width=84)
     text: str = command.get_help(context)
     return text
 
@@ -76,7 +77,7 @@ def _class(name: str, owner: type[Any]) -> Iterator[str]:
     for member, value in vars(owner).items():
         if member.startswith("_"):
             continue
-        if inspect.isfunction(value):
+        if inspect.isfunction(value) and value.__doc__:
             yield _function(f"{name}.{member}", value)
         elif isinstance(value, classmethod):
             yield _function(f"{name}.{member}", value.__func__)
@@ -96,22 +97,34 @@ def _function(name: str, function: Any) -> str:
 def signature(name: str, function: Any) -> str:
     """As it would be written; with a parameter a line where it is long."""
     found = inspect.signature(function)
-    kept = [value for key, value in found.parameters.items() if key not in ("self", "cls")]
-    found = found.replace(parameters=kept)
-    prefix = "async " if _is_async(function) else ""
-    text = f"{prefix}{name.rpartition('.')[2]}{found}".replace("'", "")
-    if len(text) <= 90:
-        return text
-    lines, keywords = [], False
-    for value in kept:
+    parts, keywords = [], False
+    for key, value in found.parameters.items():
         if value.kind is value.KEYWORD_ONLY and not keywords:
-            lines.append("*,")
-            keywords = True
-        lines.append(f"{value},".replace("'", ""))
-    body = textwrap.indent("\n".join(lines), "    ")
+            parts.append("*")
+        keywords |= value.kind in (value.KEYWORD_ONLY, value.VAR_POSITIONAL)
+        if key not in ("self", "cls"):
+            parts.append(_parameter(value))
+    start = ("async " if _is_async(function) else "") + name.rpartition(".")[2]
     returned = found.return_annotation
     arrow = "" if returned is inspect.Signature.empty else f" -> {returned}"
-    return f"{prefix}{name.rpartition('.')[2]}(\n{body}\n){arrow}"
+    if len(line := f"{start}({', '.join(parts)}){arrow}") <= 90:
+        return line
+    body = "".join(f"    {part},\n" for part in parts)
+    return f"{start}(\n{body}){arrow}"
+
+
+def _parameter(value: inspect.Parameter) -> str:
+    stars = {value.VAR_POSITIONAL: "*", value.VAR_KEYWORD: "**"}.get(value.kind, "")
+    text = f"{stars}{value.name}"
+    if value.annotation is not value.empty:
+        text += f": {value.annotation}"
+    if value.default is value.empty:
+        return text
+    plain = isinstance(value.default, int | float | tuple | None)
+    equals = " = " if ":" in text else "="
+    if isinstance(value.default, str):
+        return text + equals + json.dumps(value.default)
+    return text + equals + (repr(value.default) if plain else "...")
 
 
 def _is_async(function: Any) -> bool:
@@ -120,8 +133,8 @@ def _is_async(function: Any) -> bool:
 
 def docstring(value: Any) -> str:
     """Of a function or class, as Markdown."""
-    doc = inspect.getdoc(value) or ""
-    return "\n\n".join(map(_paragraph, doc.split("\n\n")))
+    doc = inspect.getdoc(value)
+    return "\n\n".join(map(_paragraph, doc.split("\n\n"))) if doc else ""
 
 
 def _paragraph(text: str) -> str:
@@ -131,7 +144,7 @@ def _paragraph(text: str) -> str:
         if not ENTRY.fullmatch(code.splitlines()[0]):
             return f"```python\n{code}\n```"
         lines = code.splitlines()
-    if len(lines) > 0 and ENTRY.fullmatch(lines[0]):
+    if ENTRY.fullmatch(lines[0]):
         return _table(lines)
     return _inline(text)
 
