@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from model_folders import with_files
+from source_tree import ROOT
 
 import pocketlm
 from pocketlm.export.errors import RequestError
@@ -21,6 +24,7 @@ from pocketlm.export.folder import ModelFolder
 llm: Any = pytest.importorskip("llm")
 pytestmark = pytest.mark.plugins
 
+PAGE = (ROOT / "docs" / "plugins.md").read_text("utf-8")
 GREEDY = {"temperature": 0.0, "max_tokens": 5, "threads": 1}
 TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }} {% endfor %}"
 
@@ -42,10 +46,10 @@ def chatting(place: Path) -> pocketlm.Model:
     return pocketlm.load(place / "chat", threads=1)
 
 
-def command(*words: str) -> Result:
+def command(*words: str, typed: str = "") -> Result:
     from llm.cli import cli
 
-    return CliRunner().invoke(cli, words)
+    return CliRunner().invoke(cli, words, input=typed)
 
 
 def ids() -> list[str]:
@@ -183,6 +187,19 @@ def test_options_of_the_command_line_reach_the_model(tiny_model: pocketlm.Model)
     assert done.output == alone + "\n"
     stopped = llm.get_model("pocketlm/out").prompt("the house", stop=alone[2], seed=7, max_tokens=6)
     assert alone[2] not in stopped.text()
+
+
+def test_commands_of_the_docs_work(place: Path) -> None:
+    (block,) = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
+    lines = [line for line in block.splitlines() if line.startswith("llm ")]
+    assert len(lines) == 3
+    for line in lines:
+        done = command(*shlex.split(line, comments=True)[1:], typed="quit\n")
+        assert done.exit_code == 0 and done.output, line
+    options = re.search(r"Options are `-o NAME VALUE`: (.*?) of `pocketlm.load`", PAGE, re.DOTALL)
+    assert options
+    named = set(re.findall(r"`(\w+)`", options[1]))
+    assert named | {"plain"} == set(llm.get_model("pocketlm/out").Options.model_fields)
 
 
 def test_what_cannot_be_is_a_line(place: Path) -> None:
