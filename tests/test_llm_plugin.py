@@ -182,7 +182,7 @@ def test_plain_leaves_the_template_out(chatting: pocketlm.Model) -> None:
 def test_options_of_the_command_line_reach_the_model(tiny_model: pocketlm.Model) -> None:
     chosen = {"seed": 7, "top_p": 0.9, "top_k": 20, "min_p": 0.01, "repetition_penalty": 1.1}
     words = [word for name, value in chosen.items() for word in ("-o", name, str(value))]
-    alone = tiny_model.generate("the house", max_tokens=6, **chosen).text  # type: ignore[arg-type]
+    alone = tiny_model.generate("the house", max_tokens=6, **chosen).text
     done = command("-m", "pocketlm/out", "the house", "-o", "max_tokens", "6", *words)
     assert done.output == alone + "\n"
     stopped = llm.get_model("pocketlm/out").prompt("the house", stop=alone[2], seed=7, max_tokens=6)

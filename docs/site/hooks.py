@@ -114,7 +114,7 @@ def signature(name: str, function: Any) -> str:
 
 
 def _parameter(value: inspect.Parameter) -> str:
-    stars = {value.VAR_POSITIONAL: "*", value.VAR_KEYWORD: "**"}.get(value.kind, "")
+    stars = "*" * (value.kind is value.VAR_POSITIONAL) + "**" * (value.kind is value.VAR_KEYWORD)
     text = f"{stars}{value.name}"
     if value.annotation is not value.empty:
         text += f": {value.annotation}"
