@@ -36,7 +36,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def commands() -> str:
     """A section for each verb: its help, as a terminal of 84 columns shows it."""
-    return "\n\n".join(f"## {verb}\n\n```text\n{help_of(verb)}\n```" for verb in VERBS)
+    return "\n\n".join(f"## {verb}\n\n```console\n{help_of(verb)}\n```" for verb in VERBS)
 
 
 def help_of(verb: str) -> str:
