@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..export.importing import importing
 from ..runtime.engine import onnxruntime
+from ..runtime.processor import deciding, processor
 
 with importing("measuring", "cli"):
     import psutil
 
-# Instruction sets that decide which kernels ONNX Runtime uses, as /proc/cpuinfo spells them; the
-# first five are x86's, the others ARM's.
-FEATURES = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8", "asimddp", "i8mm", "sve")
-CPUINFO = Path("/proc/cpuinfo")
 # Cores that others may use before we call the machine busy: daemons take some hundredths of one.
 BUSY_CORES = 0.2
 # Time that a core works for this system; a guest's is within that of user.
@@ -37,10 +32,10 @@ def describe_machine(threads: int) -> dict[str, Any]:
 
     Features are known on Linux only, and the load average (None) is not on Windows.
     """
-    model, flags = _cpu()
+    model, flags = processor()
     return {
         "cpu": model,
-        "features": [name for name in FEATURES if name in flags],
+        "features": deciding(flags),
         "cores": os.cpu_count(),
         "threads": threads,
         "memory_bytes": psutil.virtual_memory().total,
@@ -88,28 +83,6 @@ def _command() -> str:
         else os.path.basename(sys.argv[0])
     )
     return " ".join([program, *sys.argv[1:]])
-
-
-def _cpu() -> tuple[str, set[str]]:
-    """The processor's name, and the features that the kernel lists (Linux only)."""
-    try:
-        lines = CPUINFO.read_text().splitlines()
-    except OSError:
-        return _name_of_mac() or platform.processor() or platform.machine(), set()
-    fields = dict(
-        (name.strip(), value.strip()) for name, _, value in (line.partition(":") for line in lines)
-    )
-    flags = fields.get("flags", fields.get("Features", ""))
-    name = fields.get("model name") or platform.processor() or platform.machine()
-    return name, set(flags.split())
-
-
-def _name_of_mac() -> str:
-    """What macOS calls its processor, which Python does not know; nothing elsewhere."""
-    if platform.system() != "Darwin":
-        return ""
-    command = ["sysctl", "-n", "machdep.cpu.brand_string"]
-    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,18 @@ def locked(file: Path, on_wait: Callable[[str], None]) -> Iterator[None]:
         os.close(handle)  # frees the lock
 
 
+def holder(file: Path) -> str | None:
+    """Who holds the lock ``file`` now ("process 123"); None where nobody does, or it is gone."""
+    try:
+        handle = os.open(file, os.O_RDWR)
+    except FileNotFoundError:
+        return None
+    try:
+        return None if acquire(handle, wait=False) else _holder(file)
+    finally:
+        os.close(handle)
+
+
 def _acquired(file: Path, on_wait: Callable[[str], None]) -> int:
     """A handle that has the lock of what is at ``file`` now: its last holder removed the file."""
     while True:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from pathlib import Path
 from .errors import PocketLMError, ResourceError
 from .quantities import size_text
 
+MEMORY = Path("/proc/meminfo")
+GROUP = Path("/sys/fs/cgroup")
 SMALLER = "close other programs, or take a smaller model or precision"
 # How those say it whose errors have no class for it: ONNX Runtime, with the bytes asked for if it
 # knows them, and threads.
@@ -85,20 +88,31 @@ def free_bytes() -> int | None:
 
     None where nothing tells: beyond Linux.
     """
-    machine = _kilobytes(Path("/proc/meminfo"), "MemAvailable")
-    groups = _group_room(Path("/sys/fs/cgroup"))
-    rooms = [room for room in (machine, groups, *_limit_rooms()) if room is not None]
+    machine = _kilobytes(MEMORY, "MemAvailable")
+    group = group_memory()
+    left = None if group is None else group[0] - group[1]
+    rooms = [room for room in (machine, left, *_limit_rooms()) if room is not None]
     return max(0, min(rooms)) if rooms else None
 
 
-def _group_room(root: Path) -> int | None:
-    """Of a control group, version 2 or 1."""
+def machine_bytes() -> int | None:
+    """The memory of the machine; None where nothing tells: on Windows."""
+    if total := _kilobytes(MEMORY, "MemTotal"):
+        return total
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def group_memory(root: Path = GROUP) -> tuple[int, int] | None:
+    """Limit and use, in bytes, of a control group, version 2 or 1; None without a limit."""
     for limit, used in (
         ("memory.max", "memory.current"),
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
     ):
         with contextlib.suppress(OSError, ValueError):  # "max": no limit
-            return int((root / limit).read_text()) - int((root / used).read_text())
+            return int((root / limit).read_text()), int((root / used).read_text())
     return None
 
 

@@ -11,14 +11,17 @@ from typing import Any
 from .errors import RequestError
 from .whole_number import brief, whole_number
 
+PROCESSORS = Path("/sys/devices/system/cpu")
+GROUP = Path("/sys/fs/cgroup")
+UNLIMITED = 1 << 16
+
 
 def default_threads() -> int:
     """Physical cores this process may run on, capped by the container's CPU quota; at least 1.
 
     ONNX Runtime's own default counts the host's cores and ignores a container's quota.
     """
-    cores = _allowed_cores(Path("/sys/devices/system/cpu"))
-    return max(1, min(cores, _quota(Path("/sys/fs/cgroup"))))
+    return max(1, min(allowed_cores(), cpu_quota()))
 
 
 def most_threads() -> int:
@@ -42,7 +45,7 @@ def check_threads(threads: Any) -> int:
     return number
 
 
-def _allowed_cores(root: Path) -> int:
+def allowed_cores(root: Path = PROCESSORS) -> int:
     """Physical cores in the affinity mask: two hardware threads of one core count once."""
     if not hasattr(os, "sched_getaffinity"):
         return os.cpu_count() or 1
@@ -57,14 +60,17 @@ def _allowed_cores(root: Path) -> int:
     return len(cores)
 
 
-def _quota(root: Path) -> int:
-    """Whole CPUs that cgroup v2 (``cpu.max``) or v1 (``cpu.cfs_quota_us``) allows, rounded up."""
+def cpu_quota(root: Path = GROUP) -> int:
+    """Whole CPUs that cgroup v2 (``cpu.max``) or v1 (``cpu.cfs_quota_us``) allows, rounded up.
+
+    UNLIMITED where there is no quota.
+    """
     with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
         quota, period = (root / "cpu.max").read_text().split()
-        return 1 << 16 if quota == "max" else math.ceil(int(quota) / int(period))
+        return UNLIMITED if quota == "max" else math.ceil(int(quota) / int(period))
     with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
         quota = (root / "cpu" / "cpu.cfs_quota_us").read_text()
         period = (root / "cpu" / "cpu.cfs_period_us").read_text()
         if int(quota) > 0:
             return math.ceil(int(quota) / int(period))
-    return 1 << 16
+    return UNLIMITED

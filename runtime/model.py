@@ -270,6 +270,14 @@ class Model:
         config = GenerationConfig(self.end_ids, self.start_id, self.sampling_defaults)
         return self._requests.make(config, prompt, **options)
 
+    @property
+    def row_group(self) -> int | None:
+        """In multiples of how many rows texts are computed together, so that none shows in another.
+
+        None: each by itself. It is found by trying when it is first asked for.
+        """
+        return self._row_rule.reproducible().group
+
     @cached_property
     def _requests(self) -> Requests:
         return Requests(self.session, self.tokenizer)

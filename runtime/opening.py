@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from ..export.errors import ModelFolderError, ProviderError
@@ -10,6 +9,7 @@ from ..export.folder import ModelFolder
 from ..export.graph_check.once import checked_graph
 from ..export.manifest import INT8_KV_PREFILL
 from ..export.memory import is_exhaustion
+from ..export.release import release
 from ..export.utf8 import utf8
 from .cancellation import Cancellation, Cancelled
 from .engine import onnxruntime
@@ -113,16 +113,12 @@ def _text_of(path: Path) -> str:
 def check_version(folder: ModelFolder) -> None:
     """Refuses a folder whose graph needs a newer ONNX Runtime than the one installed."""
     needed = folder.manifest.minimum_onnxruntime or "0"
-    if _numbers(onnxruntime.__version__) < _numbers(needed):
+    # Major and minor decide.
+    if release(onnxruntime.__version__)[:2] < release(needed)[:2]:
         raise ModelFolderError(
             f"{folder.path}: found ONNX Runtime {onnxruntime.__version__}, expected {needed} or "
             f'newer; update it with: pip install "onnxruntime>={needed}"'
         )
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    """(1, 32) of "1.32.0rc1": major and minor decide."""
-    return tuple(int(number) for number in re.findall(r"\d{1,9}", version)[:2])
 
 
 def _options(folder: ModelFolder, threads: int, place: Place) -> onnxruntime.SessionOptions:

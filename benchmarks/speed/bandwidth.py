@@ -15,8 +15,6 @@ from pathlib import Path
 
 import numpy as np
 
-from ..machine import available_bytes
-
 PASSES = 7
 CACHES = 4  # array over last-level cache
 SMALLEST, LARGEST = 256 << 20, 2 << 30  # bytes of the array
@@ -27,7 +25,10 @@ UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 def read_bandwidth(threads: int, size: int | None = None) -> float:
     """Bytes per second of the fastest of ``PASSES`` readings of ``size`` bytes by ``threads``."""
-    size = size or array_bytes(last_level_cache(), available_bytes())
+    if size is None:
+        from ..machine import available_bytes  # not above: it needs an extra
+
+        size = array_bytes(last_level_cache(), available_bytes())
     array = np.ones(size // 4, np.int32)  # written: unwritten pages are one page
     parts = np.array_split(array, threads)
     seconds = []

@@ -40,6 +40,7 @@ VERBS = {
     "info": "Show what a model folder holds.",
     "list": "List the models and downloads in the cache folder.",
     "remove": "Remove a model from the cache folder.",
+    "doctor": "Tell what this machine can do, what is wrong, and what to type.",
 }
 BUG, BAD_INPUT, DISK = 1, 2, 4
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)

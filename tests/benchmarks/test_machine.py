@@ -15,7 +15,6 @@ from types import SimpleNamespace
 import onnxruntime
 import pytest
 
-from pocketlm.benchmarks import machine
 from pocketlm.benchmarks.machine import (
     CpuWatch,
     OthersUse,
@@ -25,6 +24,7 @@ from pocketlm.benchmarks.machine import (
     machine_sentence,
 )
 from pocketlm.export.memory import peak_rss_bytes
+from pocketlm.runtime import processor
 
 
 def test_description_has_all_that_a_reader_needs_and_is_json() -> None:
@@ -79,7 +79,7 @@ def test_a_processor_is_named_with_the_features_that_decide(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, name: str, features: list[str]
 ) -> None:
     (tmp_path / "cpuinfo").write_text(text)
-    monkeypatch.setattr(machine, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(processor, "CPUINFO", tmp_path / "cpuinfo")
     monkeypatch.setattr(platform, "processor", lambda: "here")
     found = describe_machine(1)
     assert (found["cpu"], found["features"]) == (name, features)
@@ -93,7 +93,7 @@ def test_a_mac_tells_its_processor_and_no_features_are_claimed(
     program.write_text('#!/bin/sh\n[ "$2" = machdep.cpu.brand_string ] && echo "Apple M9"\n')
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.setattr(machine, "CPUINFO", tmp_path / "missing")
+    monkeypatch.setattr(processor, "CPUINFO", tmp_path / "missing")
     monkeypatch.setattr(platform, "system", lambda: "Darwin")
     assert ": Apple M9, " in machine_sentence(describe_machine(1))
 
@@ -169,41 +169,41 @@ def astuple(watch: CpuWatch) -> tuple[float, float]:
 
 
 @pytest.fixture
-def processor() -> FakeProcessor:
+def fake() -> FakeProcessor:
     """One of Linux, which tells the most."""
     kinds = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal", "guest")
     return FakeProcessor(*kinds)
 
 
-def test_our_own_time_is_nobody_elses(processor: FakeProcessor) -> None:
-    watch = processor.watch()
-    processor.run(10, own=18.5, idle=1.5)
+def test_our_own_time_is_nobody_elses(fake: FakeProcessor) -> None:
+    watch = fake.watch()
+    fake.run(10, own=18.5, idle=1.5)
     assert astuple(watch) == (0, 0)
 
 
 @pytest.mark.parametrize("kind", ["user", "nice", "system", "irq", "softirq"])
-def test_every_kind_of_work_that_is_not_ours_counts(processor: FakeProcessor, kind: str) -> None:
-    watch = processor.watch()
-    processor.run(10, own=12, idle=1, iowait=2, **{kind: 5})
+def test_every_kind_of_work_that_is_not_ours_counts(fake: FakeProcessor, kind: str) -> None:
+    watch = fake.watch()
+    fake.run(10, own=12, idle=1, iowait=2, **{kind: 5})
     assert astuple(watch) == pytest.approx((0.5, 0))
 
 
-def test_waiting_is_not_work_and_a_guest_is_in_the_users_time(processor: FakeProcessor) -> None:
-    watch = processor.watch()
-    processor.run(10, own=3, idle=7, iowait=9, guest=3)
+def test_waiting_is_not_work_and_a_guest_is_in_the_users_time(fake: FakeProcessor) -> None:
+    watch = fake.watch()
+    fake.run(10, own=3, idle=7, iowait=9, guest=3)
     assert astuple(watch) == (0, 0)
 
 
-def test_stolen_time_is_told_apart(processor: FakeProcessor) -> None:
-    watch = processor.watch()
-    processor.run(20, own=10, steal=8, user=2)
+def test_stolen_time_is_told_apart(fake: FakeProcessor) -> None:
+    watch = fake.watch()
+    fake.run(20, own=10, steal=8, user=2)
     assert astuple(watch) == pytest.approx((0.1, 0.4))
 
 
 def test_a_system_that_tells_less_is_watched_too() -> None:
-    processor = FakeProcessor("user", "nice", "system", "idle")  # as on macOS
-    watch = processor.watch()
-    processor.run(10, own=5, system=4, idle=11)
+    fake = FakeProcessor("user", "nice", "system", "idle")  # as on macOS
+    watch = fake.watch()
+    fake.run(10, own=5, system=4, idle=11)
     assert astuple(watch) == pytest.approx((0.4, 0))
 
 

@@ -103,9 +103,9 @@ def test_what_is_free_is_the_least_of_all_limits(
     }.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    rooms = [memory._group_room(tmp_path / name) for name in ("v2", "v1", "none", "absent")]
-    assert rooms == [2000, 100, None, None]
-    monkeypatch.setattr(memory, "_group_room", lambda root: 2000)
+    found = [memory.group_memory(tmp_path / name) for name in ("v2", "v1", "none", "absent")]
+    assert found == [(5000, 3000), (700, 600), None, None]
+    monkeypatch.setattr(memory, "group_memory", lambda: found[0])
     monkeypatch.setattr(memory, "_kilobytes", lambda file, field: 10**9)
     monkeypatch.setattr(memory, "_limit_rooms", lambda: iter([3000]))
     assert free_bytes() == 2000

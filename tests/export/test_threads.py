@@ -11,10 +11,8 @@ import pytest
 
 from pocketlm.export import threads
 from pocketlm.export.errors import RequestError
-from pocketlm.export.threads import check_threads, default_threads
+from pocketlm.export.threads import UNLIMITED, check_threads, default_threads
 from pocketlm.export.whole_number import brief
-
-UNLIMITED = 1 << 16
 
 
 def cgroup(root: Path, files: dict[str, str]) -> Path:
@@ -52,7 +50,7 @@ def v1(quota: str, period: str = "100000\n") -> dict[str, str]:
     ids=str,
 )
 def test_quota_of_the_control_group(files: dict[str, str], expected: int, tmp_path: Path) -> None:
-    assert threads._quota(cgroup(tmp_path, files)) == expected
+    assert threads.cpu_quota(cgroup(tmp_path, files)) == expected
 
 
 def topology(root: Path, siblings: dict[int, str]) -> Path:
@@ -75,23 +73,23 @@ def test_hardware_threads_of_one_core_count_once(
     """CPU 9 has no topology file, as in some containers: then every CPU counts."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: affinity, raising=False)
     root = topology(tmp_path, {0: "0,2", 2: "0,2", 1: "1,3", 3: "1,3"})
-    assert threads._allowed_cores(root) == expected
+    assert threads.allowed_cores(root) == expected
 
 
 def test_without_affinity_every_cpu_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 6)
-    assert threads._allowed_cores(tmp_path) == 6
+    assert threads.allowed_cores(tmp_path) == 6
     monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert threads._allowed_cores(tmp_path) == 1
+    assert threads.allowed_cores(tmp_path) == 1
 
 
 @pytest.mark.parametrize("cores, quota, expected", [(8, 2, 2), (2, 8, 2), (4, UNLIMITED, 4)])
 def test_default_is_the_smaller_of_both(
     cores: int, quota: int, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(threads, "_allowed_cores", lambda root: cores)
-    monkeypatch.setattr(threads, "_quota", lambda root: quota)
+    monkeypatch.setattr(threads, "allowed_cores", lambda: cores)
+    monkeypatch.setattr(threads, "cpu_quota", lambda: quota)
     assert default_threads() == expected
 
 

@@ -60,14 +60,11 @@ def writable_root(say: Callable[[str], None]) -> Path:
     ``say`` hears of that, once in a process.
     """
     cache = cache_folder()
-    trouble = "there is no home folder, nor POCKETLM_CACHE"
+    trouble: str | None = "there is no home folder, nor POCKETLM_CACHE"
     if cache is not None:
-        try:
-            cache.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=cache):
-                return cache
-        except OSError as error:
-            trouble = f"{cache} cannot be written ({error.strerror or error})"
+        trouble = unwritable(cache)
+        if trouble is None:
+            return cache
     if cache not in _temporary:
         say(
             f"no cache: {trouble}; what is fetched and made lies in a temporary folder, and is "
@@ -76,6 +73,16 @@ def writable_root(say: Callable[[str], None]) -> Path:
         _temporary[cache] = Path(tempfile.mkdtemp(prefix="pocketlm-"))
         atexit.register(shutil.rmtree, _temporary[cache], ignore_errors=True)
     return _temporary[cache]
+
+
+def unwritable(cache: Path) -> str | None:
+    """Why nothing can be kept in ``cache``, which is made if it is missing; None if it can be."""
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache):
+            return None
+    except OSError as error:
+        return f"{cache} cannot be written ({error.strerror or error})"
 
 
 @dataclass(frozen=True)

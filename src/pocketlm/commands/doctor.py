@@ -1,0 +1,36 @@
+"""``pocketlm doctor``: what this machine can do, what is wrong, and what to type."""
+
+from __future__ import annotations
+
+import click
+
+from pocketlm.commands.options import debug_option
+from pocketlm.doctor import as_json, examine, exit_code
+from pocketlm.doctor.report import finding_text, summary_text
+
+
+@click.command("doctor")
+@click.option("--json", "as_object", is_flag=True, help="Print a JSON object instead of lines.")
+@click.option("--quick", is_flag=True, help="Leave out the self-test, which runs the demo model.")
+@debug_option
+def command(as_object: bool, quick: bool, debug: bool) -> int:
+    """Tell what this machine can do, what is wrong with it, and what to type.
+
+    It looks at Python, packages and ONNX Runtime, at the processor and what it means for each
+    precision, at memory, disk and the cache folder, and runs the demo model for about two seconds:
+    its tokens, the promise that what is computed beside a text does not change it, and its speed.
+    Nothing is mended, and no model is left on the disk. The exit code is 1 if something is wrong;
+    warnings are no fault.
+
+    \b
+    Examples:
+      pocketlm doctor
+      pocketlm doctor --quick --json
+    """
+    findings = []
+    for finding in examine(self_test=not quick):
+        findings.append(finding)
+        if not as_object:
+            click.echo(finding_text(finding))
+    click.echo(as_json(findings) if as_object else f"\n{summary_text(findings)}")
+    return exit_code(findings)
