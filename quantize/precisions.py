@@ -8,7 +8,7 @@
 The head is one matrix-vector product per token even in prefill, so it wants the smallest bytes, not
 the fastest matrix product; and it carries a large part of what 4 bits lose, so it stays at 8.
 Position embeddings and norms stay in float32: they are under 1 % of the weights. Measured choices:
-README and benchmarks/NOTES.md.
+docs/quality.md and benchmarks/NOTES.md.
 """
 
 from __future__ import annotations

@@ -33,6 +33,8 @@ CHILDREN = {
     f"{ADAPTERS}/openvino_genai.py": {"openvino", "openvino_genai", "optimum"},
     f"{ADAPTERS}/optimum_onnx.py": {"onnxruntime", "optimum", "torch"},
     f"{ADAPTERS}/pytorch.py": {"torch", "transformers"},
+    "src/pocketlm/llm_plugin.py": {"llm", "pydantic"},
+    "src/pocketlm/langchain.py": {"langchain_core", "pydantic"},
 }
 # Modules of export that need nothing beyond the standard library and NumPy.
 LEAN = {"cache_folder", "errors", "folder", "genai", "graph_check", "importing", "interrupts"}

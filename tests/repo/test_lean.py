@@ -21,7 +21,7 @@ from pocketlm.models.local import demo_model
 BLOCKED = (
     *("onnx", "onnx_ir", "safetensors", "ml_dtypes", "torch", "optimum", "transformers"),
     *("click", "rich", "jinja2", "huggingface_hub", "matplotlib", "lm_eval", "psutil"),
-    "llguidance",
+    *("llguidance", "langchain_core"),
 )
 BLOCK = f"""
 import importlib.abc, sys
@@ -126,6 +126,12 @@ def test_the_harness_model_without_the_harness_names_its_extra(tmp_path: Path) -
     result = run_python(f"{BLOCK}\nimport pocketlm.lm_eval", folder=tmp_path)
     assert "MissingExtraError" in result.stderr
     assert 'pip install "pocketlm[lm-eval]"' in result.stderr
+
+
+def test_a_model_for_langchain_without_it_names_its_extra(tmp_path: Path) -> None:
+    result = run_python(f"{BLOCK}\nimport pocketlm.langchain", folder=tmp_path)
+    assert "MissingExtraError" in result.stderr
+    assert 'pip install "pocketlm[langchain]"' in result.stderr
 
 
 def test_the_harness_program_without_the_harness_is_one_line(tmp_path: Path) -> None:

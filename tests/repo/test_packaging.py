@@ -43,7 +43,8 @@ def test_extra_all_holds_every_extra_a_user_may_want() -> None:
     # Not "optimum", whose transformers wants an older huggingface_hub than "hub".
     assert extras["all"] == ["pocketlm[cli,gguf,grammar,report]"]
     # Not "cuda": onnxruntime-gpu and onnxruntime are two packages in one place.
-    # Not "lm-eval": a program of its own, with some thirty packages. Nor "ray", a cluster.
+    # Not "lm-eval": a program of its own, with some thirty packages. Nor "ray", a cluster. "llm"
+    # and "langchain" are for those who have either; "docs" builds the pages.
     users = {
         "export",
         "gguf",
@@ -56,8 +57,8 @@ def test_extra_all_holds_every_extra_a_user_may_want() -> None:
         "optimum",
         "lm-eval",
     }
-    users |= {"ray"}
-    assert set(extras) == users | {"test", "all"}
+    users |= {"ray", "llm", "langchain"}
+    assert set(extras) == users | {"test", "all", "docs"}
 
 
 def test_version_is_the_packages() -> None:

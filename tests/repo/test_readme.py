@@ -34,17 +34,23 @@ QUICKER = {
 }
 SHELL = re.compile(r"[|&;<>$`]")  # what only a shell understands, wherever it stands
 README = (ROOT / "README.md").read_text("utf-8")
+PAGES = ["index.md", "own-model.md", "benchmark.md"]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+# Pages whose commands go on from one another, in this order.
+FIRST_STEPS = [README, *((ROOT / "docs" / page).read_text("utf-8") for page in PAGES)]
+
+
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
 def commands() -> list[str]:
-    """Every line of a shell block that installs nothing."""
-    lines = [line.split("   #")[0] for block in blocks("sh") for line in block.splitlines()]
-    return [line for line in lines if line and "pip install" not in line]
+    """Every line of a shell block that installs nothing, once."""
+    texts = [block for text in FIRST_STEPS for block in blocks("sh", text)]
+    lines = [line.split("   #")[0].strip() for text in texts for line in text.splitlines()]
+    return list(dict.fromkeys(line for line in lines if line and "pip install" not in line))
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -57,7 +63,7 @@ def environment(folder: Path) -> dict[str, str]:
     return os.environ | {"PATH": path, "POCKETLM_CACHE": str(folder / "cache")}
 
 
-def test_commands_do_what_the_readme_says(
+def test_commands_of_the_readme_and_the_first_pages_work(
     tmp_path: Path, run: Run, hub_server: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Pasted one after another into one folder, with what a user has there.
@@ -121,6 +127,14 @@ def test_first_command_is_the_demo() -> None:
     assert blocks("sh")[0].startswith('pip install ".[cli]" && pocketlm run "')
 
 
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 150
+
+
+def test_the_first_page_has_the_python_of_the_readme() -> None:
+    assert blocks("python", FIRST_STEPS[1])[0] == blocks("python")[0]
+
+
 def test_python_runs_as_printed(tmp_path: Path) -> None:
     block = blocks("python")[0]
     program = block + "print(result.finish_reason, len(result.token_ids))\n"
@@ -158,6 +172,11 @@ def test_tables_are_those_of_the_results(document: Path) -> None:
     assert fill(text, ROOT / "benchmarks" / "results") == text, (
         f"run: python -m pocketlm.benchmarks.readme_tables {name} benchmarks/results"
     )
+
+
+def test_the_readme_has_the_app_of_its_page() -> None:
+    page = (ROOT / "docs" / "app.md").read_text("utf-8")
+    assert blocks("python", page)[0] == blocks("python")[1]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

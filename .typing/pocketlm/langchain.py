@@ -1,0 +1,1 @@
+../../src/pocketlm/langchain.py

@@ -1,0 +1,1 @@
+../../src/pocketlm/llm_plugin.py
