@@ -50,6 +50,7 @@ USES: dict[str, Callable[[pocketlm.Model], object]] = {
     "new_scorer": lambda model: model.new_scorer(),
     "new_session": lambda model: model.new_session(),
     "prefix_cache": lambda model: model.prefix_cache,
+    "row_group": lambda model: model.row_group,
     "request": lambda model: model.request("a"),
     "score": lambda model: model.score("a", ["b"]),
     "session": lambda model: model.session,
