@@ -32,6 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     follow_desktop(app, asked.theme)
     heartbeat = Heartbeat()
     window = Window(asked.model, asked.precision, heartbeat)
+    startup.hear_python(window.fault.emit)
     window.show()
     app.processEvents()  # it is drawn for the first time; from now on it has to hear
     heartbeat.start()

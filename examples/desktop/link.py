@@ -6,6 +6,7 @@ arrives is handled in the window's thread.
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import multiprocessing
 import queue
@@ -13,6 +14,7 @@ import threading
 from contextlib import suppress
 from enum import Enum
 from multiprocessing.connection import Connection
+from weakref import WeakSet
 
 from engine import serve
 from messages import (
@@ -31,6 +33,15 @@ from messages import (
 from PySide6.QtCore import QObject, Signal, SignalInstance
 
 END_SECONDS = 2.0  # that an engine may take to end
+
+_running: WeakSet[_Process] = WeakSet()
+
+
+@atexit.register
+def _end_all() -> None:
+    """However the program ends: multiprocessing waits for its processes."""
+    for process in list(_running):
+        process.end(at_once=True)
 
 
 class State(Enum):
@@ -178,6 +189,7 @@ class _Process:
         self._ending = False
         self._to_ask: queue.SimpleQueue[Asked | None] = queue.SimpleQueue()
         self._listener = threading.Thread(target=self._listen, daemon=True)
+        _running.add(self)
         threading.Thread(target=self._talk, args=(other,), daemon=True).start()
 
     @property

@@ -6,6 +6,9 @@ import importlib.util
 import logging
 import os
 import sys
+import threading
+from collections.abc import Callable
+from types import TracebackType
 from typing import NoReturn
 
 log = logging.getLogger("desktop.qt")
@@ -66,3 +69,23 @@ def hear_qt() -> None:
         os._exit(1)  # returning from here aborts
 
     qInstallMessageHandler(hear)
+
+
+def hear_python(tell: Callable[[str], object]) -> None:
+    """What fails unforeseen, in any thread, is told as a sentence, too."""
+
+    def hear(kind: type[BaseException], error: BaseException | None) -> None:
+        tell(f"{kind.__name__}: {error} (a fault of this program)")
+
+    def in_main(
+        kind: type[BaseException], error: BaseException, trace: TracebackType | None
+    ) -> None:
+        sys.__excepthook__(kind, error, trace)
+        hear(kind, error)
+
+    def in_thread(failed: threading.ExceptHookArgs) -> None:
+        threading.__excepthook__(failed)
+        hear(failed.exc_type, failed.exc_value)
+
+    sys.excepthook = in_main
+    threading.excepthook = in_thread

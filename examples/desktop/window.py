@@ -12,7 +12,7 @@ from link import Link, State
 from messages import Finished, Loaded, Loading, Written
 from pages import ChatPage, Page, TextPage
 from prompt import Prompt
-from PySide6.QtCore import Qt
+from PySide6.QtCore import Qt, Signal
 from PySide6.QtGui import QCloseEvent, QKeySequence, QShortcut
 from PySide6.QtWidgets import (
     QButtonGroup,
@@ -41,6 +41,8 @@ STAGES = {"download": "downloading", "export": "making the model", "open": "open
 
 class Window(QMainWindow):
     """Opens ``model`` at once: a path, a name on the hub, or None for the demo model."""
+
+    fault = Signal(str)  # to be shown, from any thread
 
     def __init__(self, model: str | None, precision: str | None, heartbeat: Heartbeat) -> None:
         super().__init__()
@@ -129,6 +131,7 @@ class Window(QMainWindow):
         self.link.finished.connect(self._finish)
         self.link.failed.connect(self._fail)
         self.link.notice.connect(self.banner.tell)
+        self.fault.connect(self.banner.tell)
         self.link.state_changed.connect(self._show_state)
         self.compare.loading.connect(self._show_loading)
         self.compare.failed.connect(self.banner.tell)
