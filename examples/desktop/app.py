@@ -55,11 +55,13 @@ def parser() -> argparse.ArgumentParser:
 
 
 def start_log(file: str) -> None:
-    """Everything goes to that file; ends the program where it cannot be written."""
+    """The program's own log goes to that file; ends the program where it cannot be written."""
+    log = logging.getLogger("desktop")
+    log.setLevel(logging.INFO)
     try:
-        logging.basicConfig(
-            filename=file, level=logging.INFO, format="%(asctime)s %(name)s %(message)s"
-        )
+        handler = logging.FileHandler(file, encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(message)s"))
+        log.addHandler(handler)
     except OSError as error:
         startup.fail(f"{file}: cannot write the log ({error.strerror}); name another file")
 

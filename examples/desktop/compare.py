@@ -120,6 +120,11 @@ class ComparePage(QWidget):
         found = next(state for state in order if state in states)
         return State.GENERATING if found is State.READY and self._then is not None else found
 
+    @property
+    def is_comparing(self) -> bool:
+        """Whether what was written last is yet to be compared."""
+        return self._marking.isActive()
+
     def open(self, path: str | None) -> None:
         """Both precisions of that model, one after the other."""
         self._path, self._opened = path, True

@@ -37,6 +37,10 @@ from messages import (
 )
 
 if TYPE_CHECKING:
+    # Never run, but PyInstaller reads it: another precision is an export, a name is a download.
+    import huggingface_hub  # noqa: F401
+    import onnx_ir  # noqa: F401
+
     from pocketlm import Cancellation, Model, Piece, TextStream
 
 NUM_ALTERNATIVES = 8
@@ -144,7 +148,9 @@ class Engine:
 
     def _generate(self, asked: Generate) -> None:
         if self._model is None:
-            raise RuntimeError("no model is open; open one first")
+            from pocketlm import RequestError
+
+            raise RequestError("found no open model, expected one to generate with; open one first")
         stream = self._stream(self._model, asked)
         for piece in stream:
             choices = tuple(_choices(self._model, piece))

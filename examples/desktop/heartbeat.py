@@ -1,6 +1,7 @@
 """Whether the window hears: a timer that is late was kept waiting, and so was the mouse.
 
-How late it was at most is kept for each phase (loading, generating, …), and logged.
+How late it was at most is kept for each phase (loading, generating, …), and logged; also how long
+this thread computed between two beats, which tells its own work from that of a busy machine.
 """
 
 from __future__ import annotations
@@ -17,11 +18,16 @@ log = logging.getLogger("desktop.heartbeat")
 
 
 class Heartbeat(QObject):
-    """Beats while the event loop runs; ``latest`` has the most seconds it was late, by phase."""
+    """Beats while the event loop runs; the most seconds, by phase, are kept.
+
+    latest      that a beat was late
+    busiest     of processor time that this thread took between two beats
+    """
 
     def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self.latest: dict[str, float] = {}
+        self.busiest: dict[str, float] = {}
         self.beats = 0
         self._phase = "starting"
         self._timer = QTimer(self)
@@ -30,7 +36,7 @@ class Heartbeat(QObject):
 
     def start(self) -> None:
         """Begins to count."""
-        self._last = time.perf_counter()
+        self._last, self._worked = time.perf_counter(), time.thread_time()
         self._timer.start(INTERVAL_MS)
 
     def phase(self, name: str) -> None:
@@ -41,14 +47,20 @@ class Heartbeat(QObject):
 
     def summary(self) -> str:
         """How late it was, in a line."""
-        late = ", ".join(f"{name} {1000 * most:.0f} ms" for name, most in self.latest.items())
-        return f"{self.beats} beats; late at most: {late or 'never'}"
+        late, busy = (
+            ", ".join(f"{name} {1000 * seconds:.0f} ms" for name, seconds in most.items())
+            for most in (self.latest, self.busiest)
+        )
+        return f"{self.beats} beats; late at most: {late}; at work at most: {busy}"
 
     def _beat(self) -> None:
-        now = time.perf_counter()
-        late = max(0.0, now - self._last - INTERVAL_MS / 1000)
-        self._last = now
+        now, worked = time.perf_counter(), time.thread_time()
+        late, busy = max(0.0, now - self._last - INTERVAL_MS / 1000), worked - self._worked
+        self._last, self._worked = now, worked
         self.beats += 1
-        self.latest[self._phase] = max(late, self.latest.get(self._phase, 0.0))
+        for most, seconds in ((self.latest, late), (self.busiest, busy)):
+            most[self._phase] = max(seconds, most.get(self._phase, 0.0))
         if late > LATE_SECONDS:
-            log.warning("%.0f ms late while %s", 1000 * late, self._phase)
+            log.warning(
+                "%.0f ms late while %s, after %.0f ms of work", 1e3 * late, self._phase, 1e3 * busy
+            )

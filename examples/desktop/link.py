@@ -186,11 +186,12 @@ class _Process:
         # No daemon: a chat template runs in a process of the engine's own.
         self._process = context.Process(target=serve, args=(other,), name="engine")
         self._arrived = arrived
-        self._ending = False
+        self._ending = self._at_once = False
         self._to_ask: queue.SimpleQueue[Asked | None] = queue.SimpleQueue()
         self._listener = threading.Thread(target=self._listen, daemon=True)
         _running.add(self)
-        threading.Thread(target=self._talk, args=(other,), daemon=True).start()
+        self._talker = threading.Thread(target=self._talk, args=(other,), daemon=True)
+        self._talker.start()
 
     @property
     def pid(self) -> int | None:
@@ -203,13 +204,14 @@ class _Process:
 
     def end(self, at_once: bool) -> None:
         """Asks it to end, or ends it; ``wait`` sees to it."""
-        self._ending = True
+        self._ending, self._at_once = True, self._at_once or at_once
         self._to_ask.put(None)
         if at_once and self.pid is not None:
             self._process.terminate()
 
     def wait(self, seconds: float = END_SECONDS) -> None:
         """Returns when the process is gone, which it is after ``seconds`` in any case."""
+        self._talker.join(seconds)
         if self._listener.ident is not None:
             self._listener.join(seconds)
             if self._listener.is_alive():
@@ -217,6 +219,8 @@ class _Process:
                 self._listener.join()
 
     def _talk(self, other: Connection) -> None:
+        if self._ending:
+            return
         try:
             self._process.start()
         except OSError as error:
@@ -224,6 +228,8 @@ class _Process:
             return
         other.close()  # so that its end is heard
         self._listener.start()
+        if self._at_once:  # said while it was started
+            self._process.terminate()
         with suppress(OSError):  # it is gone: the listener tells
             while (asked := self._to_ask.get()) is not None:
                 self._connection.send(asked)

@@ -107,24 +107,29 @@ QSplitter::handle { background: transparent; }
 """)
 
 
+THEMES = {"light": LIGHT, "dark": DARK}
+AUTO = "auto"
+
+_theme = AUTO
+
+
 def colours() -> Colours:
-    """Those of the desktop's scheme now."""
+    """Those that were chosen, or of the desktop's scheme now."""
     dark = QGuiApplication.styleHints().colorScheme() is Qt.ColorScheme.Dark
-    return DARK if dark else LIGHT
+    return THEMES.get(_theme, DARK if dark else LIGHT)
 
 
 def follow_desktop(app: QApplication, theme: str) -> None:
     """Looks like the desktop (``theme`` "auto"), also when that changes; or "light" or "dark"."""
-    hints = app.styleHints()
-    if theme != "auto":
-        hints.setColorScheme(Qt.ColorScheme.Dark if theme == "dark" else Qt.ColorScheme.Light)
     app.setStyle("Fusion")
-    dress(app)
-    hints.colorSchemeChanged.connect(lambda _: dress(app))
+    wear(app, theme)
+    app.styleHints().colorSchemeChanged.connect(lambda _: wear(app, _theme))
 
 
-def dress(app: QApplication) -> None:
-    """Puts on the colours of now."""
+def wear(app: QApplication, theme: str) -> None:
+    """Puts on the colours of that theme."""
+    global _theme
+    _theme = theme
     now = colours()
     palette = QPalette()
     for role, colour in {
