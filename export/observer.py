@@ -12,10 +12,13 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .later import later
 from .quantities import ByteProgress
 
 if TYPE_CHECKING:
     from .plan import ExportPlan
+else:
+    ExportPlan = later("pocketlm.export.plan.ExportPlan")
 
 
 def _nothing(*_: object) -> None:
