@@ -117,6 +117,7 @@ class Engine:
         observer = pocketlm.Observer(
             progress=Progress("export", self._tell),
             message=lambda text: self._tell(Notice(text)),
+            note=lambda text: self._tell(Notice(text)),
             download=self._download,
         )
         model = pocketlm.load(asked.path, precision=asked.precision, kv=asked.kv, observer=observer)
