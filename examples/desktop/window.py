@@ -278,7 +278,8 @@ class Window(QMainWindow):
         state = self.state
         self.heartbeat.phase(state.value)
         model = self.link.model
-        self.model_button.setText(f"{'no model' if model is None else model.name}  ▾")
+        nothing = "opening…" if state is State.LOADING else "no model"
+        self.model_button.setText(f"{nothing if model is None else model.name}  ▾")
         busy = state in (State.GENERATING, State.STOPPING)
         self.bar.setVisible(state is State.LOADING or (busy and not self._comparing))
         self.figures.setVisible(not self._comparing)  # there each side has its own
