@@ -54,8 +54,10 @@ else:  # for ``typing.get_type_hints``
     TextSession = later("pocketlm.runtime.text_session.TextSession")
 
 # What a model has no more when it is closed.
-FREED = ("prefix_cache", "tokenizer", "session", "chat_template", "_row_rule", "_requests")
-FREED += ("_background", "_answer_end_ids", "_first_id")
+FREED = frozenset(
+    {"prefix_cache", "tokenizer", "session", "chat_template"}
+    | {"_row_rule", "_requests", "_background", "_answer_end_ids", "_first_id"}
+)
 
 # For a model that does not say: a little below its own distribution.
 SAMPLING_DEFAULTS = {"temperature": 0.8, "top_p": 0.95}

@@ -29,7 +29,7 @@ KEPT_APART = ("optimization.disable_specified_optimizers", "SkipLayerNormFusion"
 # Bytes of weights up to which a graph is open before Ctrl-C could end that: the caller's own thread
 # opens it. What another one allocates, glibc keeps in part when it is freed (``returned_memory``).
 # That is also why weights are not packed by all threads at once, a fifth sooner: the demo, opened
-# by 8 threads and closed 50 times, would have left 42 MB, and so leaves 5.
+# by 8 threads and closed 50 times, would have left 42 MB, and so leaves 2.
 QUICK_BYTES = 256 << 20
 # Where a graph given as bytes has its weights.
 WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"

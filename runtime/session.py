@@ -23,7 +23,7 @@ from ..export.whole_number import brief
 from .arena import ALONE_CAPACITY, SHORTER, Arena, Cache, KVCache
 from .bound_graph import BoundGraph, Feed, TokenIds
 from .bound_graph import Logits as Logits
-from .cancellation import Cancellation
+from .cancellation import Cancellation, Cancelled
 from .concatenating import ConcatenatingCache
 from .device_arena import DeviceArena
 from .engine import onnxruntime
@@ -343,14 +343,15 @@ class Session:
 
         def turn() -> Found:
             with self._lock:
-                self.check_usable()
+                if self._closed:
+                    raise self._ended(stopping)
                 if self._running is not None:
                     raise RequestError(
                         "found a step within a step, as of a signal's handler, expected one after "
                         "the other; have the handler tell the program what to compute"
                     )
-                self._running = stopping
                 try:
+                    self._running = stopping
                     return compute()
                 except Exception as error:
                     if not self._closed:
@@ -361,9 +362,15 @@ class Session:
                 finally:
                     self._running = None
             # Out here, without the error as its context: that refers to the graph, and holds it.
-            raise closed_error(self._path)
+            raise self._ended(stopping)
 
         return call_interruptibly(turn, stopping.cancel) if count >= LONG_STEP else turn()
+
+    def _ended(self, stopping: Cancellation) -> Exception:
+        """Of a step of a closed session; whoever had it cancelled knows how it ends."""
+        if stopping.cancelled:
+            return Cancelled("the step was cancelled")
+        return closed_error(self._path)
 
     def _graph(self, count: int, stopping: Cancellation) -> BoundGraph:
         """What computes a step of ``count`` tokens of one sequence."""

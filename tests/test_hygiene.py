@@ -12,7 +12,6 @@ import subprocess
 import sys
 import typing
 from inspect import isclass, isfunction
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,10 +20,7 @@ import pocketlm
 from pocketlm.export.folder import ModelFolder
 
 STAGES = """
-import json, sys
-sys.flags.interactive  # nothing of ours yet
-import asyncio, contextlib, decimal, locale, logging, os, random, signal, threading, time, warnings
-
+import asyncio, decimal, json, locale, logging, os, random, signal, sys, threading, time, warnings
 import numpy, tokenizers
 path, report = sys.argv[1:]
 os.environ.pop("ORT_DISABLE_TELEMETRY", None)
@@ -41,15 +37,25 @@ def state():
         "hooks": [str(hook) for hook in (sys.excepthook, sys.unraisablehook, threading.excepthook)],
         "streams": [id(stream) for stream in (sys.stdin, sys.stdout, sys.stderr)],
         "paths": [os.getcwd(), sys.path, len(sys.meta_path), len(sys.path_hooks)],
-        "numbers": [str(numpy.geterr()), str(decimal.getcontext()), locale.setlocale(locale.LC_ALL)],
+        "numbers": [numpy.geterr(), str(decimal.getcontext()), locale.setlocale(locale.LC_ALL)],
         "chance": [hash(random.getstate()), hash(str(numpy.random.get_state()))],
         "limits": [sys.getrecursionlimit(), sys.getswitchinterval(), os.umask(os.umask(0o22))],
         "tracing": [str(sys.gettrace()), str(threading.gettrace())],
         "python threads": threading.active_count(),
-        "threads": len(os.listdir("/proc/self/task")) if os.path.exists("/proc/self/task") else 0,
+        "threads": num_threads(),
     }
 
+def num_threads():  # of whatever kind
+    return len(os.listdir("/proc/self/task")) if os.path.exists("/proc/self/task") else 0
+
+def settled(most):  # once what made a long step interruptible, or ran jobs, has ended
+    deadline = time.monotonic() + 60
+    while num_threads() > most and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return state()
+
 stages = {"before": state()}
+threads = num_threads()
 import pocketlm
 stages["imported"] = state()
 for name in pocketlm.__all__:
@@ -62,7 +68,7 @@ model.generate([5] * 100, max_tokens=3, seed=1)
 model.score("a", ["b"])
 list(model.chat([{"role": "user", "content": "Hi"}], transcript=True, max_tokens=3))
 model.new_session().append("a")
-stages["generated"] = state()
+stages["generated"] = settled(threads + 1)
 model.submit("a", max_tokens=3).result()
 
 async def read():
@@ -71,10 +77,7 @@ async def read():
 
 asyncio.run(read())
 model.close()
-deadline = time.monotonic() + 60
-while state()["threads"] > stages["before"]["threads"] and time.monotonic() < deadline:
-    time.sleep(0.01)
-stages["closed"] = state()
+stages["closed"] = settled(threads)
 with open(report, "w") as file:
     json.dump(stages, file)
 """
@@ -124,9 +127,7 @@ class Spy(importlib.abc.MetaPathFinder):
 sys.meta_path.insert(0, Spy())
 """
 ENTRIES = {
-    "load": "import pocketlm; pocketlm.load",
     "runtime": "import pocketlm.runtime.model",
-    "engine": "from pocketlm.runtime import engine",
     "export": "import pocketlm.export.writing; import pocketlm.runtime.session",
     "python -m": "import runpy; sys.argv[1:] = ['run', folder, 'a', '--max-tokens', '1']\n"
     "runpy.run_module('pocketlm', run_name='__main__')",

@@ -180,7 +180,7 @@ def test_choices_share_the_work_of_their_context(
 ) -> None:
     """The twin scores each pair by a scorer of its own: the same answers, from more tokens."""
     fed = 0
-    graph = tiny_model.session._decoder
+    graph = tiny_model.session._opened
     run = graph._bind_one
 
     def counted(cache: Cache, ids: list[int]) -> None:

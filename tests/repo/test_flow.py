@@ -36,9 +36,10 @@ CHILDREN = {
 }
 # Modules of export that need nothing beyond the standard library and NumPy.
 LEAN = {"cache_folder", "errors", "folder", "genai", "graph_check", "importing", "interrupts"}
-LEAN |= {"earlier_manifests", "leftovers", "manifest", "manifest_file", "memory", "records"}
-LEAN |= {"placing", "publishing", "quantities", "regular_file", "sampling_ranges", "strict_json"}
-LEAN |= {"output_file", "threads", "tokenizers", "utf8", "verified", "whole_number"}
+LEAN |= {"earlier_manifests", "later", "leftovers", "manifest", "manifest_file", "memory"}
+LEAN |= {"output_file", "placing", "publishing", "quantities", "records", "regular_file"}
+LEAN |= {"sampling_ranges", "strict_json", "threads", "tokenizers", "utf8", "verified"}
+LEAN |= {"whole_number"}
 # Rewrites a graph while a model is opened on CUDA, which brings what an export needs.
 ON_CUDA = {"float16_attention"}
 

@@ -129,19 +129,17 @@ def test_what_was_opened_before_ends_with_the_error(model: pocketlm.Model) -> No
     refuses(lambda: next(stream))
     refuses(lambda: next(begun))
     refuses(lambda: next(many))
-    for use in (
-        text.generate,
-        text.fork,
-        text.compute,
-        lambda: text.append("a"),
-        lambda: text.text,
-    ):
-        refuses(use)
+    refuses(text.generate)
+    refuses(text.fork)
+    refuses(text.compute)
+    refuses(lambda: text.append("a"))
+    refuses(lambda: text.text)
     refuses(lambda: classifier.classify("c"))
     refuses(lambda: scorer.score("a", ["b"]))
     refuses(cache.copy)
-    for use in (lambda: session.engine, lambda: session.step([1], cache.cache), session.new_caches):
-        refuses(use)
+    refuses(lambda: session.engine)
+    refuses(lambda: session.step([1], cache.cache))
+    refuses(session.new_caches)
     refuses(lambda: session.prepare(1))
     session.close()
 
@@ -265,6 +263,20 @@ def test_closing_uses_up_no_cancellation(
     assert found.finish_reason == "length"
 
 
+def test_what_was_cancelled_before_is_cancelled(
+    model: pocketlm.Model, endless: Callable[[], threading.Semaphore]
+) -> None:
+    """Who stops a text and closes a window gets no error."""
+    stream = model.stream("a", **LONG)
+    begun = endless()
+    thread, ended = in_thread(lambda: list(stream))
+    assert begun.acquire(timeout=PATIENCE)
+    stream.cancel()
+    model.close()
+    thread.join(PATIENCE)
+    assert (ended, stream.finish_reason) == ([None], "cancelled")
+
+
 def test_a_step_may_be_closed_by_its_own_thread(
     model: pocketlm.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -334,25 +346,22 @@ def no_collection() -> Iterator[None]:
     gc.enable()
 
 
-def test_closing_frees_the_graphs_whatever_is_still_held(prefill_folder: ModelFolder) -> None:
+def test_closing_frees_all_that_was_opened_whatever_is_still_held(
+    prefill_folder: ModelFolder,
+) -> None:
     model = pocketlm.Model(prefill_folder, threads=1, prefill="int8")
-    held: list[Any] = [model.stream("a", **LONG), model.new_session(), model.new_cache()]
-    next(held[0])
-    held += [model.classifier(["a", "b"], "{text}:"), model.submit("a", max_tokens=2)]
-    held[-1].result(PATIENCE)
+    stream, job = model.stream("a", **LONG), model.submit("a", max_tokens=2)
+    next(stream)
+    job.result(PATIENCE)
     model.generate([5] * 100, max_tokens=1)
+    held = [stream, job, model.new_session(), model.classifier(["a", "b"], "{text}:")]
     session, prefixes = model.session, model.prefix_cache
     assert session._prompts is not None and session._prompts.is_open and len(prefixes)
     gone = [weakref.ref(session.engine), weakref.ref(session._prompts)]
-    gone.append(weakref.ref(model.tokenizer))
-    del held[0], held[-2:], held[0]  # all but what needs no tokenizer
-    for _ in range(1000):  # the thread of the job
-        if threading.active_count() == 1:
-            break
-        threading.Event().wait(0.01)
     model.close()
-    assert [reference() for reference in gone] == [None] * 3
-    assert (len(prefixes), prefixes.num_bytes) == (0, 0)
+    assert [reference() for reference in gone] == [None, None]
+    assert (len(prefixes), prefixes.num_bytes, session._spare.take()) == (0, 0, [])
+    del held
 
 
 def test_a_closed_prefix_cache_keeps_nothing(model: pocketlm.Model) -> None:
