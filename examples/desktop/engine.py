@@ -59,6 +59,10 @@ def serve(connection: Connection) -> None:
     worker.join()
 
 
+class Gone(Exception):
+    """Nobody hears any more."""
+
+
 class Engine:
     """A model, and who asks for what: one thread listens, the other does one thing at a time."""
 
@@ -92,7 +96,7 @@ class Engine:
 
     def work(self) -> None:
         """Does what was asked, one after the other; what fails is told, and the next one comes."""
-        with suppress(OSError):  # nobody listens any more
+        with suppress(Gone):
             while (asked := self._jobs.get()) is not None:
                 number = asked.number if isinstance(asked, Generate) else None
                 try:
@@ -100,6 +104,8 @@ class Engine:
                         self._load(asked)
                     else:
                         self._generate(asked)
+                except Gone:
+                    raise
                 except Exception as error:
                     self._tell(Failed(number, _sentence(error)))
                 finally:
@@ -107,7 +113,10 @@ class Engine:
         self._close()
 
     def _tell(self, told: Told) -> None:
-        self._connection.send(told)
+        try:
+            self._connection.send(told)
+        except OSError as error:
+            raise Gone from error
 
     def _load(self, asked: Load) -> None:
         import pocketlm
