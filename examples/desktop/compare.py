@@ -46,7 +46,7 @@ class Pane(QWidget):
         self.link.loaded.connect(self._show_model)
         self.link.state_changed.connect(self._show_state)
 
-    def ask(self, words: str, temperature: float, max_tokens: int) -> None:
+    def begin_with(self, words: str) -> None:
         """Begins the text anew, for the model to go on with."""
         self.page.wipe()
         self.page.ask(words)
@@ -85,7 +85,7 @@ class Pane(QWidget):
 class ComparePage(QWidget):
     """Two panes; they take turns, so that each has the processor to itself."""
 
-    failed = Signal(str)
+    failed = Signal(str)  # or what a person should know
     loading = Signal(object)  # Loading
     state_changed = Signal()
 
@@ -106,6 +106,7 @@ class ComparePage(QWidget):
         for pane in self.panes:
             self._splitter.addWidget(pane)
             pane.link.failed.connect(self._fail)
+            pane.link.notice.connect(self.failed)
             pane.link.loading.connect(self.loading)
             pane.link.loaded.connect(self._go_on)
             pane.link.finished.connect(self._go_on)
@@ -142,7 +143,7 @@ class ComparePage(QWidget):
         """Lets one go on with ``words``, then the other."""
         for pane in self.panes:
             pane.mark([])
-            pane.ask(words, temperature, max_tokens)
+            pane.begin_with(words)
         self._then = partial(self.right.generate, words, temperature, max_tokens)
         self.left.generate(words, temperature, max_tokens)
 
