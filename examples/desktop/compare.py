@@ -141,11 +141,16 @@ class ComparePage(QWidget):
 
     def ask(self, words: str, temperature: float, max_tokens: int) -> None:
         """Lets one go on with ``words``, then the other."""
+        self.wipe()
         for pane in self.panes:
-            pane.mark([])
             pane.begin_with(words)
         self._then = partial(self.right.generate, words, temperature, max_tokens)
         self.left.generate(words, temperature, max_tokens)
+
+    def wipe(self) -> None:
+        """Two empty texts."""
+        for pane in self.panes:
+            pane.begin_with("")
 
     def stop(self) -> None:
         """Ends both."""

@@ -221,8 +221,8 @@ class Window(QMainWindow):
 
     def _clear(self) -> None:
         page = self.pages.currentWidget()
-        for each in (page,) if isinstance(page, Page) else [p.page for p in self.compare.panes]:
-            each.wipe()
+        assert isinstance(page, Page | ComparePage)
+        page.wipe()
         self._show_state()
 
     def _choose_folder(self) -> None:
@@ -288,6 +288,7 @@ class Window(QMainWindow):
         self.stop_button.setVisible(busy)
         self.stop_button.setEnabled(state is State.GENERATING)
         self.send_button.setVisible(not busy)
+        self.clear_button.setEnabled(not busy)
         words = bool(self.prompt.toPlainText())
         text = self.text_page.transcript.text if not self._comparing else ""
         goes_on = self.pages.currentWidget() is self.text_page and bool(text)

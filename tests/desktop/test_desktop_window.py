@@ -238,6 +238,9 @@ def test_two_precisions_side_by_side_show_where_they_part(open_window: Open, wai
     common = os.path.commonprefix([left.generated, right.generated])
     assert first.selectionStart() >= left.begin + common.rindex(" ")
     assert word and " " not in word
+    window.clear_button.click()
+    for pane in window.compare.panes:
+        assert (pane.page.transcript.text, pane.page.transcript.extraSelections()) == ("", [])
     pids = [pane.link.process_id() for pane in window.compare.panes]
     window.change_mode("Text")  # frees both
     for pane in window.compare.panes:
@@ -250,10 +253,13 @@ def test_a_conversation_has_turns(open_window: Open, wait: Wait) -> None:
     window.change_mode("Chat")
     for words in ("Who are you?", "And then?"):
         write(window, words)
+        assert not window.clear_button.isEnabled()
         wait(is_ready(window))
     lines = window.chat_page.transcript.text.splitlines()
     assert [line for line in lines if line in ("You", "Model")] == ["You", "Model"] * 2
     assert lines[1] == "Who are you?"
+    window.clear_button.click()
+    assert window.chat_page.transcript.text == ""
 
 
 def test_it_fits_400_pixels(open_window: Open, tiny_folder: ModelFolder) -> None:
