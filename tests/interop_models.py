@@ -1,4 +1,4 @@
-"""Folders that other runtimes open: three models in every precision, and what ours makes of them."""
+"""What other runtimes open: three models in all precisions, and what ours makes of them."""
 
 from __future__ import annotations
 

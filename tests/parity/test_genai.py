@@ -36,7 +36,6 @@ def test_genai_prefers_the_same_tokens(
     check_tokens(found, expected)
 
 
-
 def test_genai_reads_the_demos_tokenizer(genai: Any, interop_models: InteropModels) -> None:
     folder = interop_models.folder(DEMO, "fp32")
     tokenizer = genai.Tokenizer(genai.Model(str(folder.path)))
