@@ -79,6 +79,18 @@ class OnHub:
 Reference = Demo | OnDisk | OnHub
 
 
+def foreign_path(reference: Reference) -> Path:
+    """Where another runtime's model is; RequestError for what is none on this disk."""
+    if isinstance(reference, OnDisk) and not os.path.isfile(reference.path / MANIFEST):
+        return reference.path
+    found = f"the repository {reference.repository}" if isinstance(reference, OnHub) else None
+    raise RequestError(
+        f"found {found or reference} with foreign graphs allowed, expected a model folder of "
+        "another runtime on this disk; "
+        + ("download it first: hf download NAME --local-dir DIR" if found else "leave it out")
+    )
+
+
 def find_reference(name: str | Path | None) -> Reference:
     """What ``name`` means, as the module docstring says; looks at this disk, never at the network.
 
