@@ -238,7 +238,7 @@ def _decoder(source: Checkpoint | ModelFolder | Decoder) -> Decoder:
 def _full_decoder(folder: ModelFolder) -> Decoder:
     """The graph of a folder whose bytes have been verified; RequestError if it is quantized."""
     precision = folder.manifest.precision
-    if precision.report is not None:
+    if precision.report is not None or precision.name != Unchanged.name:
         raise RequestError(
             f"{folder.path}: found a model in {precision.name}, expected {Unchanged.name}; "
             "quantizing twice loses more than once - export the checkpoint in the precision you "

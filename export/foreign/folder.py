@@ -9,6 +9,7 @@ A folder with several graphs is read as its plain one; another is chosen by nami
 
 from __future__ import annotations
 
+import glob
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -41,9 +42,11 @@ class ForeignFolder:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The graph and the configurations that were read; not its weights."""
+        """The graph, what lies beside it under its name, and the configurations that were read."""
         names = ("config.json", "generation_config.json", GENAI_CONFIG)
-        return (self.graph, *(self.path / name for name in names if (self.path / name).is_file()))
+        configs = [self.path / name for name in names if (self.path / name).is_file()]
+        beside = sorted(self.graph.parent.glob(f"{glob.escape(self.graph.name)}?*"))
+        return (self.graph, *beside, *configs)
 
 
 def open_foreign(path: str | Path) -> ForeignFolder:
