@@ -63,14 +63,9 @@ def genai_folder(folder: ModelFolder, out: Path) -> Path:
     model.graph.opset_imports[""] = 21
     model.producer_name, model.producer_version = "onnxruntime-genai", "0.18.0"
     ir.save(model, out / "model.onnx", external_data="model.onnx.data")
-    shape = folder.shape
-    decoder = {
-        "filename": "model.onnx",
-        "head_size": shape.head_size,
-        "hidden_size": shape.hidden_size,
-        "num_attention_heads": shape.num_heads,
-    }
-    about = {"type": "llama", "context_length": shape.context_length, "decoder": decoder}
-    (out / "genai_config.json").write_text(json.dumps({"model": about}))
+    about = json.loads((folder.path / "genai_config.json").read_text())
+    del about["model"]["decoder"]["inputs"]["position_ids"]
+    about["model"]["type"] = "llama"
+    (out / "genai_config.json").write_text(json.dumps(about))
     shutil.copy(folder.path / "tokenizer.json", out)
     return out

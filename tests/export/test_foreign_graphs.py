@@ -23,7 +23,7 @@ from pocketlm.export.folder import ModelFolder
 from pocketlm.export.foreign import first_load
 from pocketlm.export.foreign.folder import open_foreign
 from pocketlm.export.foreign.opened import foreign_decoder, with_first_load
-from pocketlm.export.publishing import names_in
+from pocketlm.export.placing import names_in
 from pocketlm.export.writing import export_model
 from pocketlm.quantize.run import precision_of
 from pocketlm.runtime.session import Session
@@ -140,7 +140,12 @@ def other_place(name: str) -> Callable[[ir.Model], None]:
         tensor = value.const_value
         assert tensor is not None
         value.const_value = ir.ExternalTensor(
-            name, 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.shape), name="embed.weight"
+            name,
+            0,
+            tensor.nbytes,
+            tensor.dtype,
+            shape=ir.Shape(tensor.shape.numpy()),
+            name="embed.weight",
         )
 
     return change
