@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from checkpoint_files import gpt2_config, gpt2_tensors, write_checkpoint
-from interop_models import MODELS, InteropModels
+from interop_models import MODELS, Expected, InteropModels
 from numpy.typing import NDArray
 
 import pocketlm
@@ -161,17 +161,11 @@ def test_optimum_runs_our_folder(optimum: Any, folder: ModelFolder) -> None:
     assert len(set(ours.token_ids)) > 3
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("name", MODELS)
-def test_optimum_prefers_the_same_tokens(
-    name: str, precision: str, optimum: Any, interop_models: InteropModels
-) -> None:
+def check_greedy(optimum: Any, folder: ModelFolder, expected: Expected) -> None:
     """As docs/interop.md says to call it; without file_name it takes one of several graphs."""
     import onnxruntime
     import torch
 
-    folder = interop_models.folder(name, precision)
-    expected = interop_models.expected(folder)
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.x64quantprecision", "1")
     opened = optimum.ORTModelForCausalLM.from_pretrained(
@@ -186,3 +180,18 @@ def test_optimum_prefers_the_same_tokens(
         pad_token_id=0,
     )
     assert found[0].tolist()[len(expected.prompt) :] == expected.tokens
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("name", MODELS)
+def test_optimum_prefers_the_same_tokens(
+    name: str, precision: str, optimum: Any, interop_models: InteropModels
+) -> None:
+    folder = interop_models.folder(name, precision)
+    check_greedy(optimum, folder, interop_models.expected(folder))
+
+
+def test_optimum_leaves_other_graphs_alone(
+    optimum: Any, interop_models: InteropModels, prefill_folder: ModelFolder
+) -> None:
+    check_greedy(optimum, prefill_folder, interop_models.expected(prefill_folder))

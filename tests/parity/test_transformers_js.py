@@ -59,3 +59,10 @@ def test_transformers_js_prefers_the_same_tokens(
     check_tokens(found["tokens"], expected)
     if len(found["tokens"]) == len(expected.tokens):
         assert found["text"] == expected.text
+
+
+def test_transformers_js_leaves_other_graphs_alone(
+    program: Path, interop_models: InteropModels, prefill_folder: ModelFolder
+) -> None:
+    expected = interop_models.expected(prefill_folder)
+    check_tokens(run(program, prefill_folder, len(expected.tokens))["tokens"], expected)
