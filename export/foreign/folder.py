@@ -77,13 +77,6 @@ def open_foreign(path: str | Path) -> ForeignFolder:
     )
 
 
-def has_foreign_graph(path: Path) -> bool:
-    """Whether ``path`` looks like a folder, or a graph, of another runtime."""
-    if path.suffix == ".onnx":
-        return path.is_file()
-    return any(path.glob("*.onnx")) or any((path / GRAPHS_FOLDER).glob("*.onnx"))
-
-
 def _genai_config(folder: Path) -> dict[str, Any]:
     file = folder / GENAI_CONFIG
     if not file.is_file():

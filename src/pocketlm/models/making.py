@@ -149,6 +149,11 @@ def import_once(
         decoder = foreign_decoder(folder, tokenizer)
         change = None if precision in (None, FULL) else precision_of(precision or FULL)
         name = precision or precision_name(decoder.model)
+        if name == FULL != precision_name(decoder.model):
+            raise RequestError(
+                f"precision is {FULL}, expected {precision_name(decoder.model)}, as this graph "
+                "comes; leave it out"
+            )
         place = LocalModel(folder.path.name, name, key, path)
         out = place.place(root)
         if out.exists():
