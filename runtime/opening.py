@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..export.errors import ModelFolderError, ProviderError
 from ..export.folder import ModelFolder
+from ..export.frozen import to_install
 from ..export.graph_check.once import checked_graph
 from ..export.manifest import INT8_KV_PREFILL
 from ..export.memory import is_exhaustion
@@ -116,7 +117,7 @@ def check_version(folder: ModelFolder) -> None:
     if _numbers(onnxruntime.__version__) < _numbers(needed):
         raise ModelFolderError(
             f"{folder.path}: found ONNX Runtime {onnxruntime.__version__}, expected {needed} or "
-            f'newer; update it with: pip install "onnxruntime>={needed}"'
+            "newer; " + to_install(f'pip install "onnxruntime>={needed}"', "update it")
         )
 
 

@@ -36,7 +36,7 @@ CHILDREN = {
 }
 # Modules of export that need nothing beyond the standard library and NumPy.
 LEAN = {"cache_folder", "errors", "folder", "genai", "graph_check", "importing", "interrupts"}
-LEAN |= {"earlier_manifests", "leftovers", "manifest", "manifest_file", "memory", "records"}
+LEAN |= {"earlier_manifests", "frozen", "leftovers", "manifest", "manifest_file", "memory", "records"}
 LEAN |= {"placing", "publishing", "quantities", "regular_file", "sampling_ranges", "strict_json"}
 LEAN |= {"output_file", "threads", "tokenizers", "utf8", "verified", "whole_number"}
 # Rewrites a graph while a model is opened on CUDA, which brings what an export needs.

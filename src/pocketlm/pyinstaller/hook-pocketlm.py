@@ -1,0 +1,62 @@
+"""What PyInstaller puts into an application that imports pocketlm, and what it leaves out.
+
+Inside are the runtime, all of pocketlm that makes a model, which is small, and the demo as an int8
+model folder. Of other packages those are left out that only an extra needs, unless the application
+imports them itself: ``import onnx_ir`` in its program brings what exports a checkpoint.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from PyInstaller import isolated
+from PyInstaller.utils.hooks import collect_data_files, collect_submodules, logger
+
+# The command line, what starts a Python of its own, and what runs inside other programs.
+PROGRAMS = [
+    *("pocketlm.__main__", "pocketlm.cli", "pocketlm.commands", "pocketlm.benchmarks"),
+    *("pocketlm.lm_eval", "pocketlm.ray", "pocketlm.pyinstaller"),
+    *("pocketlm.export.traced", "pocketlm.export.via_optimum"),
+]
+OF_EXTRAS = ["gguf", "huggingface_hub", "llguidance", "onnx", "onnx_ir"]
+
+excludedimports = [*PROGRAMS, *OF_EXTRAS]
+# Many are imported by name: architectures, readers, formats, what ``pocketlm.load`` stands for.
+hiddenimports = collect_submodules(
+    "pocketlm",
+    filter=lambda name: not any(f"{name}.".startswith(f"{program}.") for program in PROGRAMS),
+)
+
+
+@isolated.decorate
+def made_demo() -> str | Exception:
+    """The demo's model folder, which is made first if the cache lacks it; or why it cannot be."""
+    import pocketlm
+    from pocketlm.models.loading import find_folder
+
+    try:
+        return str(find_folder("demo").path)
+    except pocketlm.PocketLMError as error:
+        return RuntimeError(str(error))
+
+
+demo = made_demo()
+if isinstance(demo, Exception):
+    logger.warning("pocketlm: the application gets no demo model: %s", demo)
+    datas = []
+else:
+    datas = [(demo, str(Path("pocketlm", "demo-int8")))]
+
+
+def hook(application: Any) -> None:
+    """Adds what only the extras need that the application imports."""
+    if _holds(application, "onnx_ir"):
+        application.add_datas(collect_data_files("pocketlm", subdir="demo"))
+    if _holds(application, "huggingface_hub"):
+        application.add_imports(*collect_submodules("huggingface_hub"))
+
+
+def _holds(application: Any, name: str) -> bool:
+    node = application.graph.find_node(name)
+    return node is not None and type(node).__name__ == "Package"
