@@ -19,6 +19,8 @@ PROGRAMS = [
     *("pocketlm.lm_eval", "pocketlm.ray", "pocketlm.pyinstaller"),
     *("pocketlm.export.traced", "pocketlm.export.via_optimum"),
 ]
+# What of huggingface_hub is asked for: it imports by name, and all of it brings matplotlib and more.
+OF_THE_HUB = [f"huggingface_hub.{name}" for name in ("constants", "errors", "hf_api", "utils")]
 OF_EXTRAS = ["gguf", "huggingface_hub", "llguidance", "onnx", "onnx_ir"]
 
 excludedimports = [*PROGRAMS, *OF_EXTRAS]
@@ -54,7 +56,7 @@ def hook(application: Any) -> None:
     if _holds(application, "onnx_ir"):
         application.add_datas(collect_data_files("pocketlm", subdir="demo"))
     if _holds(application, "huggingface_hub"):
-        application.add_imports(*collect_submodules("huggingface_hub"))
+        application.add_imports(*OF_THE_HUB)
 
 
 def _holds(application: Any, name: str) -> bool:
