@@ -26,6 +26,7 @@ ADAPTERS = "benchmarks/peers/adapters"
 CHILDREN = {
     "export/traced/child.py": {"torch", "transformers", "optimum", "onnxruntime"},
     "src/pocketlm/lm_eval.py": {"lm_eval", "tqdm"},
+    "src/pocketlm/pyinstaller/hook-pocketlm.py": {"PyInstaller"},
     "benchmarks/peers/importance.py": {"llama_cpp"},
     f"{ADAPTERS}/ctranslate2.py": {"ctranslate2"},
     f"{ADAPTERS}/llama_cpp.py": {"gguf", "llama_cpp"},
@@ -36,7 +37,15 @@ CHILDREN = {
 }
 # Modules of export that need nothing beyond the standard library and NumPy.
 LEAN = {"cache_folder", "errors", "folder", "genai", "graph_check", "importing", "interrupts"}
-LEAN |= {"earlier_manifests", "frozen", "leftovers", "manifest", "manifest_file", "memory", "records"}
+LEAN |= {
+    "earlier_manifests",
+    "frozen",
+    "leftovers",
+    "manifest",
+    "manifest_file",
+    "memory",
+    "records",
+}
 LEAN |= {"placing", "publishing", "quantities", "regular_file", "sampling_ranges", "strict_json"}
 LEAN |= {"output_file", "threads", "tokenizers", "utf8", "verified", "whole_number"}
 # Rewrites a graph while a model is opened on CUDA, which brings what an export needs.

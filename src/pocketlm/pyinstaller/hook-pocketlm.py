@@ -19,7 +19,7 @@ PROGRAMS = [
     *("pocketlm.lm_eval", "pocketlm.ray", "pocketlm.pyinstaller"),
     *("pocketlm.export.traced", "pocketlm.export.via_optimum"),
 ]
-# What of huggingface_hub is asked for: it imports by name, and all of it brings matplotlib and more.
+# What pocketlm asks of a package that imports its own modules by name; the rest brings much.
 OF_THE_HUB = [f"huggingface_hub.{name}" for name in ("constants", "errors", "hf_api", "utils")]
 OF_EXTRAS = ["gguf", "huggingface_hub", "llguidance", "onnx", "onnx_ir"]
 
