@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from PyInstaller import isolated
-from PyInstaller.utils.hooks import collect_data_files, collect_submodules, logger
+from PyInstaller.utils.hooks import collect_data_files, collect_submodules, copy_metadata, logger
 
 # The command line, what starts a Python of its own, and what runs inside other programs.
 PROGRAMS = [
@@ -52,10 +52,13 @@ else:
 
 
 def hook(application: Any) -> None:
-    """Adds what only the extras need that the application imports."""
-    if _holds(application, "onnx_ir"):
+    """Adds what those extras need that the application imports."""
+    inside = [name for name in OF_EXTRAS if _holds(application, name)]
+    for name in inside:
+        application.add_datas(copy_metadata(name))  # some ask for their version when imported
+    if "onnx_ir" in inside:
         application.add_datas(collect_data_files("pocketlm", subdir="demo"))
-    if _holds(application, "huggingface_hub"):
+    if "huggingface_hub" in inside:
         application.add_imports(*OF_THE_HUB)
 
 
