@@ -49,6 +49,10 @@ class ResourceError(PocketLMError):
     exit_code = 4
 
 
+class ClosedError(PocketLMError, RuntimeError):
+    """A model was closed, before the call or while it was under way; what it held is freed."""
+
+
 class HubError(PocketLMError):
     """The hub cannot be reached, refuses, or sent something else than it listed; or we are offline.
 

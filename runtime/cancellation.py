@@ -39,10 +39,18 @@ class Cancellation:
     def cancel(self) -> None:
         """Ends the generation; tokens already produced stay valid. May be called at any time."""
         self._cancelled = True
+        self.interrupt()
+
+    def interrupt(self) -> None:
+        """Ends what is under way, and what begins before ``go_on``: no more than that."""
         self.run_options.terminate = True
         loading = self._loading
         if loading is not None:
             loading.set_load_cancellation_flag(True)
+
+    def go_on(self) -> None:
+        """What begins from now on runs, unless it was cancelled."""
+        self.run_options.terminate = self._cancelled
 
     @contextmanager
     def loading(self, options: onnxruntime.SessionOptions) -> Iterator[None]:

@@ -51,7 +51,7 @@ def begin(
     What ``prefixes`` have of the prompt is not computed again where there is no ``cache``, of which
     ``exactly`` is that of ``ReusableCache.start``.
     """
-    session.check_process()
+    session.check_usable()
     with memory_errors("beginning with a request", advice=SHORTER):
         context_length = session.shape.context_length
         if isinstance(cache, ReusableCache):

@@ -11,11 +11,12 @@ import os
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 from weakref import WeakSet
 
 from ..export.errors import RequestError
 from ..export.folder import ModelFolder
+from ..export.later import later
 from ..export.memory import memory_errors
 from ..export.whole_number import brief, whole_number
 from .cancellation import Cancellation
@@ -28,7 +29,7 @@ from .request import ChatPrompt, Request
 from .requests import CHARACTERS_PER_TOKEN, Requests, check_truth
 from .reuse import ReusableCache
 from .row_rule import MOST_ROWS, RowRule
-from .session import Session
+from .session import Session, closed_error
 from .text import Piece, Result, TextStream
 from .tokenizer import Tokenizer
 
@@ -41,6 +42,20 @@ if TYPE_CHECKING:
     from .scheduler import Background, Job, Listener
     from .scoring import Score, TextLogprobs, TextScorer
     from .text_session import TextSession
+else:  # for ``typing.get_type_hints``
+    Beam = later("pocketlm.runtime.beams.Beam")
+    ChatTemplate = later("pocketlm.runtime.chat_template.ChatTemplate")
+    Classifier = later("pocketlm.runtime.labels.Classifier")
+    Job = later("pocketlm.runtime.scheduler.Job")
+    Message = later("pocketlm.runtime.messages.Message")
+    Score = later("pocketlm.runtime.scoring.Score")
+    TextLogprobs = later("pocketlm.runtime.scoring.TextLogprobs")
+    TextScorer = later("pocketlm.runtime.scoring.TextScorer")
+    TextSession = later("pocketlm.runtime.text_session.TextSession")
+
+# What a model has no more when it is closed.
+FREED = ("prefix_cache", "tokenizer", "session", "chat_template", "_row_rule", "_requests")
+FREED += ("_background", "_answer_end_ids", "_first_id")
 
 # For a model that does not say: a little below its own distribution.
 SAMPLING_DEFAULTS = {"temperature": 0.8, "top_p": 0.95}
@@ -68,6 +83,12 @@ class Model:
                         them is not computed again
     fallback            why it is on the CPU although ONNX Runtime is built for CUDA, else None
     load_seconds        what opening it took
+    closed              whether ``close`` was called
+
+    What it takes of memory is free when nobody has it any more, or when it is closed:
+
+        with pocketlm.load() as model:
+            model.generate("Once upon a time", max_tokens=20).text
     """
 
     def __init__(
@@ -81,12 +102,14 @@ class Model:
     ) -> None:
         """Opens ``folder``; the options and errors are those of ``load``."""
         started = time.perf_counter()
+        self.closed = False
         self.folder = folder = folder.anchored()
         with memory_errors(f"{folder.path}: opening it", folder.weights_bytes):
             folder.verify()
             self.tokenizer = Tokenizer.open(folder.path / "tokenizer.json")
-            self.session, self.fallback = open_session(folder, threads, provider, kv, prefill)
-            self.prefix_cache = PrefixCache(self.session.kv_bytes_per_token, prefix_cache_bytes)
+            session, self.fallback = open_session(folder, threads, provider, kv, prefill)
+            self.prefix_cache = PrefixCache(session.kv_bytes_per_token, prefix_cache_bytes)
+            self.session = session  # the last to go, for it gives memory back
             config_file = folder.path / "generation_config.json"
             config = GenerationConfig.read(config_file, folder.shape.vocab_size)
         self.end_ids = config.end_ids
@@ -95,6 +118,41 @@ class Model:
         self._drafts: WeakSet[Model] = WeakSet()  # those that were found to have its tokens
         self._row_rule = RowRule(self.session)
         self.load_seconds = time.perf_counter() - started
+
+    def close(self) -> None:
+        """Frees what it takes of memory, at once; for it to be free it need not be called.
+
+        What another thread has under way ends with ClosedError, as does whatever is asked of the
+        model, its streams and sessions later. A job ends with that error soon after. What caches
+        and sessions hold goes with them. To close it again does nothing.
+        """
+        self.closed = True
+        if (prefixes := self.__dict__.get("prefix_cache")) is not None:
+            prefixes.close()
+        session = self.__dict__.get("session")
+        for name in FREED:
+            self.__dict__.pop(name, None)
+        if session is not None:
+            session.close()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"{self.folder.path}: a model cannot be copied or sent to another process; give that "
+            "the path, and load the model there"
+        )
+
+    if not TYPE_CHECKING:  # for whom it would be any name
+
+        def __getattr__(self, name: str) -> Any:
+            if name in FREED and self.closed:
+                raise closed_error(self.folder.path)
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def stream(
         self,
@@ -313,7 +371,7 @@ class Model:
                 "several; put them in a list"
             )
         check_truth("reproducible", reproducible)
-        self.session.check_process()
+        self.session.check_usable()
         steps = self._row_rule.reproducible() if reproducible else self._row_rule.fastest()
         room = half_of_free(kv_bytes)
         scheduler = Scheduler(self.session, steps, rows, room, self.prefix_cache)
@@ -429,7 +487,7 @@ class Model:
         return draft.session
 
     def _run_in_background(self, job: Job) -> None:
-        self.session.check_process()
+        self.session.check_usable()
         self._background.run(job)
 
     @cached_property
@@ -539,6 +597,8 @@ class Model:
         """The template of the model folder; None for a base model. Raises ModelFolderError."""
         from .chat_template import ChatTemplate
 
+        if self.closed:
+            raise closed_error(self.folder.path)
         return ChatTemplate.open(self.folder)
 
     @cached_property

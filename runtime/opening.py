@@ -16,6 +16,7 @@ from .cancellation import Cancellation, Cancelled
 from .engine import onnxruntime
 from .int8_products import options_for
 from .largest_first import largest_first
+from .process import keep_in_forks
 from .providers import CPU, Place, refused, start_obstacle
 from .running import call_interruptibly, call_to_stop
 
@@ -26,9 +27,11 @@ SPIN_MICROSECONDS = "15"
 ERROR, FATAL = 3, 4  # severities of ONNX Runtime's log
 # The kernel of an add with a norm behind it takes 2 to 5 times as long as both (NOTES.md).
 KEPT_APART = ("optimization.disable_specified_optimizers", "SkipLayerNormFusion")
-# Weights are packed by all threads: a fifth sooner, with all originals in memory until the last.
-PACKED_AT_ONCE = ("session.prepack.enable_parallel", "1")
-SMALL = 256 << 20  # bytes of weights up to which that is no matter
+# Bytes of weights up to which a graph is open before Ctrl-C could end that: the caller's own thread
+# opens it. What another one allocates, glibc keeps in part when it is freed (``returned_memory``).
+# That is also why weights are not packed by all threads at once, a fifth sooner: the demo, opened
+# by 8 threads and closed 50 times, would have left 42 MB, and so leaves 5.
+QUICK_BYTES = 256 << 20
 # Where a graph given as bytes has its weights.
 WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
@@ -66,9 +69,10 @@ def open_graph(
             stopping.cancel,
         )
 
+    quick = place is CPU and folder.weights_bytes <= QUICK_BYTES
     try:
         with stopping.loading(options):
-            session = call_interruptibly(open_it, stopping.cancel)
+            session = open_it() if quick else call_interruptibly(open_it, stopping.cancel)
     except Cancelled:
         raise
     except Exception as error:
@@ -87,6 +91,7 @@ def open_graph(
         ) from error
     if refused(session, place):
         raise start_obstacle().error()
+    keep_in_forks(session)
     return session
 
 
@@ -139,8 +144,6 @@ def _options(folder: ModelFolder, threads: int, place: Place) -> onnxruntime.Ses
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_MICROSECONDS)
     options.add_session_config_entry(*KEPT_APART)
-    if folder.weights_bytes <= SMALL:
-        options.add_session_config_entry(*PACKED_AT_ONCE)
     for option, value in options_for(folder.formats).items():
         options.add_session_config_entry(option, value)
     # Not session.set_denormal_as_zero: it would also flush the numbers of the caller's own thread.

@@ -51,6 +51,11 @@ class PrefixCache:
             self._kept.clear()
             self.num_bytes = 0
 
+    def close(self) -> None:
+        """Forgets them all, and keeps none from now on."""
+        self.most_bytes = 0
+        self.clear()
+
     def find(self, prompt: Chunked) -> Prefix | None:
         """The most that one of those kept has of ``prompt``; None: none has any."""
 

@@ -74,7 +74,7 @@ class RowRule:
 
     def _once(self, found: list[int | None], find: Callable[[Session], int | None]) -> int | None:
         """What ``find`` finds, once for all threads."""
-        self._session.check_process()
+        self._session.check_usable()
         with self._lock:
             if not found:
                 found.append(find(self._session))

@@ -80,9 +80,9 @@ def call_to_stop(call: Callable[[], Result], stop: Stop) -> Result:
         if not _calls.closing:
             result = call()
     except Exception as error:
-        cause = error
         if not _calls.closing:
             raise
+        cause = error  # not before: its traceback has this frame, and keeps what that names
     finally:
         _calls.stops.pop(entry, None)
     if _calls.closing:

@@ -10,11 +10,12 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
-from ..export.errors import RequestError, ResourceError
+from ..export.errors import ClosedError, RequestError, ResourceError
 from ..export.folder import GROWING, DecoderShape, ModelFolder
 from ..export.memory import SMALLER, is_exhaustion, memory_errors
 from ..export.threads import check_threads
@@ -34,9 +35,13 @@ from .prefill_choice import INT8 as INT8_PREFILL
 from .prefill_choice import LEFT_OUT, NONE, PROMPT_TOKENS, choose_prefill
 from .process import check_process
 from .providers import CPU, Place
+from .returned_memory import GivesBack, give_back
 from .running import call_interruptibly
 from .spare_buffers import SpareBuffers
 from .standby import Standby
+
+Found = TypeVar("Found")
+CLOSING_SECONDS = 0.01  # of a wait for a step to end, after which it is told so anew
 
 # Tokens from which on a step is worth interrupting: fewer take little longer than one, of which the
 # thread that makes it interruptible would take a share (0.1 ms).
@@ -48,7 +53,7 @@ class Session:
 
     Steps of several threads take turns. A process forked after loading must load its own. Steps
     that are under way when the process ends are ended, and waited for; so is a long one of the main
-    thread by Ctrl-C.
+    thread by Ctrl-C. After ``close`` whatever it is asked for is a ClosedError.
     """
 
     def __init__(
@@ -82,7 +87,8 @@ class Session:
         self.place = place
         with memory_errors(f"{folder.path}: opening it", folder.weights_bytes):
             engine = open_graph(folder, GRAPHS[self.kv], self.threads, place, graph)
-        self._decoder = BoundGraph(engine, self.shape, place)
+        self._path = folder.path
+        self._decoder: BoundGraph | None = BoundGraph(engine, self.shape, place)
         choice = choose_prefill(folder, prefill, place, self.kv)
         self.prefill = choice.name
         """What computes prompts: "int8", the second set of weights, or "none", that there is."""
@@ -96,23 +102,55 @@ class Session:
         self._growing = folder.graph().cache.layout == GROWING
         self._cache_dtype = np.float32 if graph is None else np.float16  # on a device
         self._spare = SpareBuffers()
-        self._lock = threading.Lock()
+        # Reentrant, so that the handler of a signal that comes in a step may close it.
+        self._lock = threading.RLock()
         self._process = os.getpid()
+        self._closed = False
+        self._running: Cancellation | None = None  # what ends the step under way
+        self._memory = GivesBack()
+
+    def close(self) -> None:
+        """Frees all that was opened; a step that another thread has under way ends first.
+
+        That one, and whatever is asked for later, raises ClosedError. To close it again does
+        nothing. What caches hold is theirs, and goes with them.
+        """
+        self._closed = True
+        if os.getpid() != self._process:
+            return  # a fork has no thread that would end its step
+        ended: list[Cancellation] = []
+        while not self._lock.acquire(timeout=CLOSING_SECONDS):
+            if (stopping := self._running) is not None:
+                stopping.interrupt()
+                ended.append(stopping)
+        if self._decoder is not None:
+            self._decoder = self._prompts = None
+            self._spare.give_up()
+            give_back()
+        self._lock.release()
+        for stopping in ended:
+            stopping.go_on()
 
     @property
     def engine(self) -> onnxruntime.InferenceSession:
         """The opened graph, for a loop of another shape than one sequence."""
-        return self._decoder.engine
+        return self._opened.engine
 
     @property
     def rotated_alike(self) -> int | None:
         """Tokens up to which texts are rotated alike; None: they are, whatever their length."""
-        return self._decoder.rotated_alike
+        return self._opened.rotated_alike
+
+    @property
+    def _opened(self) -> BoundGraph:
+        if (decoder := self._decoder) is None:
+            raise closed_error(self._path)
+        return decoder
 
     @property
     def run_seconds(self) -> float:
         """Spent inside ONNX Runtime, by all steps so far."""
-        return self._decoder.seconds + (0.0 if self._prompts is None else self._prompts.seconds)
+        return self._opened.seconds + (0.0 if self._prompts is None else self._prompts.seconds)
 
     @property
     def prefills_rows(self) -> bool:
@@ -125,6 +163,7 @@ class Session:
 
     def new_cache(self) -> Cache:
         """An empty cache for one sequence, of the kind the graph was made for."""
+        self.check_usable()
         if self._growing or self._on_device:
             return self.new_caches()()
         return Arena(self.shape, ALONE_CAPACITY, self._arena_dtype, self._spare).new()
@@ -134,6 +173,7 @@ class Session:
 
         Where the graph has its cache in place they are rows of one ``Arena``: what one thread uses.
         """
+        self.check_usable()
         if self._growing:
             return lambda: ConcatenatingCache(self.shape)
         if self._on_device:
@@ -271,9 +311,8 @@ class Session:
 
     def prepare(self, count: int) -> None:
         """Opens now what a step of ``count`` tokens would open; raises what that would raise."""
-        self.check_process()
-        with self._lock:
-            self._graph(count, Cancellation())
+        stopping = Cancellation()
+        self._in_turn(lambda: self._graph(count, stopping), count, stopping)
 
     def check_step(self, token_ids: TokenIds, cache: Cache) -> None:
         """Raises the RequestError with which a step of ``token_ids`` would end."""
@@ -294,34 +333,46 @@ class Session:
                 "use ids of this model's tokenizer"
             )
 
-    def _in_turn(self, compute: Callable[[], Logits], count: int, stopping: Cancellation) -> Logits:
+    def _in_turn(self, compute: Callable[[], Found], count: int, stopping: Cancellation) -> Found:
         """What ``compute`` makes of a step of ``count`` tokens, once no other thread's is running.
 
         A long one is interruptible, and as a whole, so that an exception at whatever moment finds
         the session between two steps.
         """
-        self.check_process()
+        self.check_usable()
 
-        def turn() -> Logits:
+        def turn() -> Found:
             with self._lock:
+                self.check_usable()
+                if self._running is not None:
+                    raise RequestError(
+                        "found a step within a step, as of a signal's handler, expected one after "
+                        "the other; have the handler tell the program what to compute"
+                    )
+                self._running = stopping
                 try:
                     return compute()
                 except Exception as error:
-                    if isinstance(error, ResourceError) or is_exhaustion(error):
-                        self._spare.give_up()
-                    with memory_errors(f"a step of {count} tokens", advice=SHORTER):
-                        raise
+                    if not self._closed:
+                        if isinstance(error, ResourceError) or is_exhaustion(error):
+                            self._spare.give_up()
+                        with memory_errors(f"a step of {count} tokens", advice=SHORTER):
+                            raise
+                finally:
+                    self._running = None
+            # Out here, without the error as its context: that refers to the graph, and holds it.
+            raise closed_error(self._path)
 
         return call_interruptibly(turn, stopping.cancel) if count >= LONG_STEP else turn()
 
     def _graph(self, count: int, stopping: Cancellation) -> BoundGraph:
         """What computes a step of ``count`` tokens of one sequence."""
         if self._prompts is None:
-            return self._decoder
+            return self._opened
         if count >= PROMPT_TOKENS:
             return self._prompts.graph(stopping)
         self._prompts.rest()
-        return self._decoder
+        return self._opened
 
     def _graph_of_rows(self, prefill: bool, stopping: Cancellation) -> BoundGraph:
         """What computes a token for each of several sequences."""
@@ -329,9 +380,19 @@ class Session:
             return self._prompts.graph(stopping)
         return self._graph(1, stopping)
 
-    def check_process(self) -> None:
-        """Raises PocketLMError in a fork of the process that opened it."""
+    def check_usable(self) -> None:
+        """Raises PocketLMError in a fork of the process that opened it, ClosedError when closed."""
         check_process(self._process)
+        if self._closed:
+            raise closed_error(self._path)
+
+
+def closed_error(path: Path) -> ClosedError:
+    """Of the model at ``path``, when something is asked of it after it was closed."""
+    return ClosedError(
+        f"{path}: this model was closed, expected an open one; load it again with pocketlm.load, "
+        "or close it later"
+    )
 
 
 def _open_prefill(kept: KeptFolder, kv: str, threads: int, stopping: Cancellation) -> BoundGraph:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from time import monotonic
 
 from .bound_graph import BoundGraph
 from .cancellation import Cancellation
+from .returned_memory import give_back
 
 IDLE_SECONDS = 60.0
 
@@ -46,12 +46,4 @@ class Standby:
         """Closes it if it has not been used for ``IDLE_SECONDS``."""
         if self._graph is not None and monotonic() - self._used > IDLE_SECONDS:
             self._seconds, self._graph = self.seconds, None
-            _give_back()
-
-
-def _give_back() -> None:
-    """Has glibc return to the system what it keeps for the process: half of a graph, or more."""
-    import ctypes  # not above: most processes have no use for it
-
-    with contextlib.suppress(OSError, AttributeError, TypeError):  # another C library
-        ctypes.CDLL(None).malloc_trim(0)
+            give_back()

@@ -14,12 +14,14 @@ here, each with its finish reason:
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from ..export.later import later
 from .cancellation import Cancellation, Cancelled
 from .decode import Loop, begin, steps
 from .prefix import Prefixes
@@ -32,6 +34,8 @@ from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from .prompt_cache import PromptCacheFile
+else:
+    PromptCacheFile = later("pocketlm.runtime.prompt_cache.PromptCacheFile")
 
 
 @dataclass(frozen=True)
@@ -258,7 +262,8 @@ class TextStream(Output):
         self.cancellation = cancellation or Cancellation()
         self.prompt_cache = prompt_cache
         begun = partial(begin, session, request, cache, prefixes, exactly)
-        self._pieces = self._generated(session, begun, loop, prefixes)
+        # Not a method: an unfinished stream would refer to itself, and outlive its last user.
+        self._pieces = _generated(weakref.proxy(self), session, begun, loop, prefixes)
 
     def __iter__(self) -> Iterator[Piece]:
         return self
@@ -270,26 +275,27 @@ class TextStream(Output):
         """Ends the stream from any thread, at the latest after the running graph node."""
         self.cancellation.cancel()
 
-    def _generated(
-        self,
-        session: Session,
-        begun: Callable[[], Sequence],
-        loop: Loop,
-        prefixes: Prefixes | None,
-    ) -> Iterator[Piece]:
-        sequence = begun()
-        self.finish_reason = sequence.finish_reason  # of a prompt that is too long
-        try:
-            for step in loop(session, sequence, self.cancellation):
-                piece = self.add(step, sequence)
-                if piece is not None:
-                    yield piece
-                if self.finish_reason or self.cancellation.cancelled or self.expired:
-                    break
-        except Cancelled:
-            pass
-        rest = self.end("timeout" if self.expired else "cancelled")
-        if rest is not None:
-            yield rest
-        if prefixes is not None:
-            prefixes.keep(sequence)
+
+def _generated(
+    stream: TextStream,
+    session: Session,
+    begun: Callable[[], Sequence],
+    loop: Loop,
+    prefixes: Prefixes | None,
+) -> Iterator[Piece]:
+    sequence = begun()
+    stream.finish_reason = sequence.finish_reason  # of a prompt that is too long
+    try:
+        for step in loop(session, sequence, stream.cancellation):
+            piece = stream.add(step, sequence)
+            if piece is not None:
+                yield piece
+            if stream.finish_reason or stream.cancellation.cancelled or stream.expired:
+                break
+    except Cancelled:
+        pass
+    rest = stream.end("timeout" if stream.expired else "cancelled")
+    if rest is not None:
+        yield rest
+    if prefixes is not None:
+        prefixes.keep(sequence)

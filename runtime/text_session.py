@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..export.errors import RequestError
+from ..export.later import later
 from ..export.output_file import OutputFile
 from ..export.whole_number import brief, whole_number
 from .decode import begin
@@ -20,6 +21,8 @@ from .text import Result, TextStream
 
 if TYPE_CHECKING:
     from .model import Model
+else:
+    Model = later("pocketlm.runtime.model.Model")
 
 
 class TextSession:

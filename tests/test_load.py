@@ -216,6 +216,21 @@ def test_an_observer_hears_of_the_export(checkpoint: Path, own_cache: Path) -> N
     assert heard[-1] == (model.folder.weights_bytes, model.folder.weights_bytes)
 
 
+def test_an_observer_hears_instead_of_stderr_that_there_is_no_cache(
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "file").write_text("where the cache should be")
+    monkeypatch.setenv("POCKETLM_CACHE", str(tmp_path / "file" / "cache"))
+    notes: list[str] = []
+    pocketlm.load(checkpoint, observer=pocketlm.Observer(note=notes.append))
+    (note,) = notes
+    assert note.startswith(f"no cache: {tmp_path / 'file' / 'cache'} cannot be written")
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("damage", ["flipped", "cut", "missing", "manifest"])
 def test_a_damaged_export_in_the_cache_is_made_again(
     checkpoint: Path, own_cache: Path, damage: str

@@ -10,6 +10,7 @@ from link import Link, State
 from messages import PRECISIONS, Finished, Loaded, Written
 from pages import TextPage
 from parting import parting
+from passages import num_positions
 from PySide6.QtCore import Qt, QTimer, Signal
 from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import QHBoxLayout, QLabel, QSplitter, QVBoxLayout, QWidget
@@ -62,8 +63,8 @@ class Pane(QWidget):
         )
 
     def _position(self, place: int) -> int:
-        """In the document, which counts UTF-16 units."""
-        return self.begin + len(self.generated[:place].encode("utf-16-le")) // 2
+        """In the document."""
+        return self.begin + num_positions(self.generated[:place])
 
     def _write(self, written: Written) -> None:
         self.generated += written.text

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from messages import (
+    FRAME_SECONDS,
     PRECISIONS,
     Asked,
     Choice,
@@ -31,6 +32,7 @@ from messages import (
     Loaded,
     Loading,
     Notice,
+    Part,
     Stop,
     Told,
     Written,
@@ -115,6 +117,7 @@ class Engine:
         observer = pocketlm.Observer(
             progress=Progress("export", self._tell),
             message=lambda text: self._tell(Notice(text)),
+            note=lambda text: self._tell(Notice(text)),
             download=self._download,
         )
         model = pocketlm.load(asked.path, precision=asked.precision, kv=asked.kv, observer=observer)
@@ -143,8 +146,9 @@ class Engine:
         return nullcontext(Progress("download", self._tell))
 
     def _close(self) -> None:
-        if self._model is not None:
-            self._model = None
+        model, self._model = self._model, None
+        if model is not None:
+            model.close()
 
     def _generate(self, asked: Generate) -> None:
         if self._model is None:
@@ -152,12 +156,21 @@ class Engine:
 
             raise RequestError("found no open model, expected one to generate with; open one first")
         stream = self._stream(self._model, asked)
+        timings, told = stream.timings, -math.inf
+        parts: list[Part] = []
+
+        def tell_parts() -> None:
+            rate, memory = timings.decode_rate, self._memory.lately()
+            self._tell(Written(asked.number, tuple(parts), rate, memory))
+            parts.clear()
+
         for piece in stream:
-            choices = tuple(_choices(self._model, piece))
-            rate = stream.timings.decode_rate
-            memory = self._memory.lately()
-            self._tell(Written(asked.number, piece.text, choices, rate, memory))
-        timings = stream.timings
+            parts.append(Part(piece.text, tuple(_choices(self._model, piece))))
+            if time.monotonic() - told >= FRAME_SECONDS:
+                tell_parts()
+                told = time.monotonic()
+        if parts:
+            tell_parts()
         self._tell(
             Finished(
                 asked.number,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 PRECISIONS = ("fp32", "int8", "int8-weight", "int4")
+FRAME_SECONDS = 0.016  # between two of ``Written``: no screen shows more
 
 
 @dataclass(frozen=True)
@@ -90,14 +91,26 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Written:
-    """More text, with the tokens that completed it: mostly one."""
+class Part:
+    """A piece of text, with the tokens that completed it: mostly one."""
 
-    number: int
     text: str
     choices: tuple[Choice, ...]
+
+
+@dataclass(frozen=True)
+class Written:
+    """More text: what came since the one before, see ``FRAME_SECONDS``."""
+
+    number: int
+    parts: tuple[Part, ...]
     tokens_per_second: float
     memory_bytes: int
+
+    @property
+    def text(self) -> str:
+        """All parts of it."""
+        return "".join(part.text for part in self.parts)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ class Page(QWidget):
 
     def write(self, written: Written) -> None:
         """What the model adds."""
-        self.transcript.write(written.text, written.choices)
+        self.transcript.write(written.parts)
 
     def wipe(self) -> None:
         """Begins anew."""

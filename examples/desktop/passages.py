@@ -20,6 +20,11 @@ class Passage:
     choices: tuple[Choice, ...]
 
 
+def num_positions(text: str) -> int:
+    """How many a text takes in a document."""
+    return len(text.encode("utf-16-le")) // 2
+
+
 class Passages:
     """Those of a text, each found by any position in it."""
 

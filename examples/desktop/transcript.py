@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from look import colours
-from messages import Choice
-from passages import Passage, Passages
+from messages import Part
+from passages import Passage, Passages, num_positions
 from PySide6.QtCore import QEvent, QPoint, Qt, Signal
 from PySide6.QtGui import QColor, QFont, QMouseEvent, QTextCharFormat, QTextCursor
 from PySide6.QtWidgets import QTextEdit, QWidget
@@ -53,10 +53,12 @@ class Transcript(QTextEdit):
         if not self.document().isEmpty():
             self._insert("\n\n", QTextCharFormat())
 
-    def write(self, text: str, choices: tuple[Choice, ...] = ()) -> None:
+    def write(self, parts: Sequence[Part]) -> None:
         """What the model wrote, with the tokens of it."""
-        start, end = self._insert(text, QTextCharFormat())
-        self._passages.add(start, end, choices)
+        end, _ = self._insert("".join(part.text for part in parts), QTextCharFormat())
+        for part in parts:
+            start, end = end, end + num_positions(part.text)
+            self._passages.add(start, end, part.choices)
 
     def wipe(self) -> None:
         """An empty text."""

@@ -257,7 +257,7 @@ class Window(QMainWindow):
     def _finish(self, finished: Finished) -> None:
         reason = REASONS.get(finished.reason, finished.reason)
         self.status.setText(
-            f"{finished.new_tokens} tokens after a prompt of {finished.prompt_tokens}: {reason}"
+            f"{finished.new_tokens} new after a prompt of {finished.prompt_tokens} tokens: {reason}"
         )
         self.figures.setText(figures(finished.tokens_per_second, finished.memory_bytes))
 
@@ -266,7 +266,7 @@ class Window(QMainWindow):
         if self.link.model is not None:  # the switches may have been moved
             self._path = self.link.model.asked.path
             self.controls.show_model(self.link.model)
-        self.status.setText("")
+        self.status.setText("" if self.link.model is not None else "no model is open")
 
     def _show_comparison(self) -> None:
         texts = {State.GENERATING: "writing, one after the other…", State.READY: ""}
@@ -284,8 +284,6 @@ class Window(QMainWindow):
         self.figures.setVisible(not self._comparing)  # there each side has its own
         if state is State.GENERATING and not self._comparing:
             self.bar.setRange(0, 0)
-        elif state is State.EMPTY and not self.status.text():
-            self.status.setText("no model is open")
         self.stop_button.setVisible(busy)
         self.stop_button.setEnabled(state is State.GENERATING)
         self.send_button.setVisible(not busy)
@@ -294,5 +292,6 @@ class Window(QMainWindow):
         goes_on = self.pages.currentWidget() is self.text_page and bool(text)
         self.send_button.setText("Write" if words or not goes_on else "Go on")
         self.send_button.setEnabled(state is State.READY and (words or goes_on))
-        self.controls.precision.setEnabled(not self._comparing and not busy)
-        self.controls.kv.setEnabled(not self._comparing and not busy)
+        switchable = state in (State.LOADING, State.READY) and not self._comparing
+        self.controls.precision.setEnabled(switchable)
+        self.controls.kv.setEnabled(switchable)

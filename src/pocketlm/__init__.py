@@ -28,6 +28,7 @@ if "ORT_DISABLE_TELEMETRY" not in os.environ:
 if TYPE_CHECKING:
     from pocketlm.export.errors import (
         CheckpointError,
+        ClosedError,
         HubError,
         MissingExtraError,
         ModelFolderError,
@@ -66,6 +67,7 @@ _HOMES = {
     "pocketlm.runtime.text_session": ["TextSession"],
     "pocketlm.export.errors": [
         "CheckpointError",
+        "ClosedError",
         "HubError",
         "MissingExtraError",
         "ModelFolderError",
@@ -83,6 +85,7 @@ __all__ = [
     "Cancellation",
     "CheckpointError",
     "Classifier",
+    "ClosedError",
     "FallbackWarning",
     "HubError",
     "Job",

@@ -57,7 +57,13 @@ def test_it_tells_the_model_and_writes_what_the_model_generates(
     told = ask(Generate(1, "ab", temperature=0, max_tokens=12))
     expected = tiny_model.generate("ab", temperature=0, max_tokens=12, logprobs=8)
     assert text_of(told) == expected.text
-    choices = [choice for each in told if isinstance(each, Written) for choice in each.choices]
+    choices = [
+        choice
+        for each in told
+        if isinstance(each, Written)
+        for part in each.parts
+        for choice in part.choices
+    ]
     assert len(choices) == 12
     assert all(choice.probability == choice.likeliest[0][1] for choice in choices)  # greedy
     assert all(0 < probability <= 1 for choice in choices for _, probability in choice.likeliest)

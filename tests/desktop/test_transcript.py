@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from alternatives import Alternatives
-from messages import Choice
+from messages import Choice, Part
 from PySide6.QtCore import QPoint, Qt
 from PySide6.QtGui import QTextCursor
 from PySide6.QtTest import QTest
@@ -27,8 +27,7 @@ def transcript(app: QApplication) -> Transcript:
     found.resize(500, 200)
     found.show()
     found.write_prompt("Once")
-    for text in ("😀", " upon", " a"):
-        found.write(text, choice(text))
+    found.write([Part(text, choice(text)) for text in ("😀", " upon", " a")])
     return found
 
 
@@ -65,10 +64,10 @@ def test_wiping_forgets_what_could_be_clicked(transcript: Transcript) -> None:
 def test_the_view_follows_the_text_unless_it_was_scrolled_back(transcript: Transcript) -> None:
     bar = transcript.verticalScrollBar()
     for _ in range(60):
-        transcript.write("more\n")
+        transcript.write([Part("more\n", ())])
     assert bar.value() == bar.maximum() > 0
     bar.setValue(0)
-    transcript.write("more\n")
+    transcript.write([Part("more\n", ())])
     assert bar.value() == 0
 
 

@@ -298,3 +298,72 @@ def test_the_process_ends_well_whatever_its_threads_are_at(
     command = [sys.executable, "-c", program, str(tiny_folder.path)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, said, "")
+
+
+# What ends the process in the middle of a text, the exit code, and the last line that is said: all
+# of it the program's own.
+BEGUN = """
+import asyncio, os, signal, sys, threading
+import pocketlm
+model = pocketlm.load(sys.argv[1], threads=2)
+long = {"max_tokens": 150, "ignore_eos": True}
+
+def repeat():
+    while True:
+        for _ in model.stream("a", **long):
+            begun.release()
+
+def wait():
+    for _ in range(20):
+        begun.acquire()
+
+begun = threading.Semaphore(0)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+"""
+IN_THE_MIDDLE = {
+    "sys.exit": ("next(model.stream('a', **long)); sys.exit(3)", 3, ""),
+    "an error beside a daemon thread": (
+        "threading.Thread(target=repeat, daemon=True).start(); wait(); 1 // 0",
+        *(1, "ZeroDivisionError: "),
+    ),
+    "sys.exit in a thread": (
+        "thread = threading.Thread(target=lambda: (next(model.stream('a', **long)), sys.exit(3)))\n"
+        "thread.start(); thread.join()",
+        *(0, ""),
+    ),
+    "Ctrl-C": (
+        "interrupt = lambda: (wait(), os.kill(os.getpid(), signal.SIGINT))\n"
+        "threading.Timer(0, interrupt).start(); repeat()",
+        *(-signal.SIGINT, "KeyboardInterrupt"),
+    ),
+    "jobs": ("jobs = [model.submit('a', **long) for _ in range(3)]; next(iter(jobs[0]))", 0, ""),
+    "a loop": (
+        """
+async def read():
+    async for _ in model.astream("a", **long):
+        begun.release()
+async def main():
+    tasks = [asyncio.create_task(read()) for _ in range(2)]
+    await asyncio.to_thread(wait)
+asyncio.run(main())
+""",
+        *(0, ""),
+    ),
+    "a model that is being closed": (
+        "threading.Thread(target=repeat, daemon=True).start(); wait()\n"
+        "threading.excepthook = lambda *_: None; model.close()",
+        *(0, ""),
+    ),
+}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends a signal")
+@pytest.mark.parametrize("name", IN_THE_MIDDLE)
+def test_the_process_may_end_in_the_middle_of_a_text(tiny_folder: ModelFolder, name: str) -> None:
+    program, code, said = IN_THE_MIDDLE[name]
+    command = [sys.executable, "-c", BEGUN + program, str(tiny_folder.path)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    assert (ended.returncode, ended.stdout) == (code, "")
+    last = ended.stderr.splitlines()[-1:] or [""]
+    assert last[0].startswith(said) and bool(said) == bool(ended.stderr), ended.stderr
+    assert ended.stderr.count("Traceback") == bool(said)

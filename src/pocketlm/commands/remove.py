@@ -7,9 +7,9 @@ import click
 from pocketlm.commands.options import debug_option
 from pocketlm.export.cache_folder import cache_folder
 from pocketlm.export.errors import RequestError
+from pocketlm.export.observer import to_stderr
 from pocketlm.export.quantities import size_text
 from pocketlm.models import store
-from pocketlm.models.making import say
 from pocketlm.quantize.precisions import PRECISIONS
 
 
@@ -56,7 +56,7 @@ def command(name: str, precision: str | None, debug: bool) -> None:
             f"{wanted}: found models of {len(places)} checkpoints of this name, expected one; "
             f"write {' or '.join(places)}, or an ID of: pocketlm list"
         )
-    store.remove(root, gone, lambda holder: say(f"waiting for {holder}, which uses it"))
+    store.remove(root, gone, lambda holder: to_stderr(f"waiting for {holder}, which uses it"))
     freed = sum(entry.num_bytes for entry in gone)
     kinds = ", ".join(
         str(entry.precision) if entry.kind == store.MODEL else entry.kind for entry in gone

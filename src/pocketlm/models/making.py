@@ -58,12 +58,6 @@ if TYPE_CHECKING:
     from pocketlm.export.lora.adapter import Adapter
 
 
-def say(message: str) -> None:
-    """One line on stderr: what a user should know although nothing failed."""
-    with contextlib.suppress(OSError):  # a full or closed stderr takes nothing from the work
-        print(f"pocketlm: {message}", file=sys.stderr, flush=True)
-
-
 @dataclass(frozen=True)
 class HubOptions:
     """How a checkpoint is fetched from the hub, and made ready."""
@@ -99,8 +93,8 @@ def export_once(
     cache = cache_folder()
     if cache is not None and (found := made.find(cache)):
         return found
-    root = store.writable_root(say)
-    with locked(made.lock(root), _waiting_for(made.name)):
+    root = store.writable_root(options.observer.note)
+    with locked(made.lock(root), _waiting_for(made.name, options)):
         if found := made.find(root):
             return found
         opened = _with_adapters(opened, options)
@@ -207,9 +201,9 @@ class _Wanted:
             self._note_cached(pinned, answer)
             return found
         precision = precision or DEFAULT_PRECISION
-        repository = Repository(store.writable_root(say), self.name)
+        repository = Repository(store.writable_root(self.options.observer.note), self.name)
         out = repository.model(precision, key)
-        with locked(repository.lock, _waiting_for(self.name)):
+        with locked(repository.lock, _waiting_for(self.name, self.options)):
             if found := sound_model(out):
                 return found
             with self._downloaded(repository, pinned, answer, precision) as (folder, origin):
@@ -221,9 +215,9 @@ class _Wanted:
     def checkpoint(self, for_torch: bool) -> Iterator[tuple[Path, dict[str, str]]]:
         """Its checkpoint's folder, which goes after the block unless it is to be kept."""
         pinned, answer = self._look_up()
-        repository = Repository(store.writable_root(say), self.name)
+        repository = Repository(store.writable_root(self.options.observer.note), self.name)
         with (
-            locked(repository.lock, _waiting_for(self.name)),
+            locked(repository.lock, _waiting_for(self.name, self.options)),
             self._downloaded(repository, pinned, answer, for_torch=for_torch) as found,
         ):
             yield found
@@ -240,12 +234,14 @@ class _Wanted:
         if isinstance(answer, HubError):
             raise answer
         with tempfile.TemporaryDirectory(prefix="pocketlm-") as temporary:
-            download_config(Hub(say=say), answer, Path(temporary))
+            download_config(Hub(say=self.options.observer.note), answer, Path(temporary))
             yield Path(temporary)
 
     def _cached(self) -> Repository:
         """To look into; not necessarily writable."""
-        return Repository(cache_folder() or store.writable_root(say), self.name)
+        return Repository(
+            cache_folder() or store.writable_root(self.options.observer.note), self.name
+        )
 
     def _look_up(self) -> tuple[Pinned, Snapshot | HubError]:
         """What the revision means, and what the hub has of it, or why it was not asked or heard.
@@ -261,7 +257,7 @@ class _Wanted:
             return known, error
         usable = known and any(not folder.name.startswith(".") for folder in repository.kept())
         try:
-            hub = Hub(attempts=1 if usable else ATTEMPTS, say=say)
+            hub = Hub(attempts=1 if usable else ATTEMPTS, say=self.options.observer.note)
             snapshot = hub.snapshot(self.name, self.revision)
         except HubError as error:
             if known is None:
@@ -281,7 +277,9 @@ class _Wanted:
 
     def _note_cached(self, pinned: Pinned, answer: Snapshot | HubError) -> None:
         if isinstance(answer, HubError) and not self._is_offline():
-            say(f"{answer}; using what is in the cache, of commit {pinned.commit[:12]}")
+            self.options.observer.note(
+                f"{answer}; using what is in the cache, of commit {pinned.commit[:12]}"
+            )
 
     @contextlib.contextmanager
     def _downloaded(
@@ -301,7 +299,7 @@ class _Wanted:
             problem = f"{self.name}: found {folder / damaged} changed since it was downloaded"
             if isinstance(answer, HubError):
                 raise HubError(f"{problem}, expected what the hub listed; use the network once")
-            say(f"{problem}; downloading it again")
+            self.options.observer.note(f"{problem}; downloading it again")
             discard(folder)
         if is_download(folder):
             self._note_cached(pinned, answer)
@@ -312,7 +310,7 @@ class _Wanted:
                 self._check_ahead(folder, answer, precision)
             discard(folder)
             download(
-                Hub(say=say),
+                Hub(say=self.options.observer.note),
                 answer,
                 folder,
                 for_torch=for_torch,
@@ -348,7 +346,7 @@ class _Wanted:
     def _check_ahead(self, folder: Path, snapshot: Snapshot, precision: str | None) -> None:
         """Refuses, before the weights are fetched, what cannot be exported or has no room."""
         with tempfile.TemporaryDirectory(prefix="pocketlm-") as temporary:
-            download_config(Hub(say=say), snapshot, Path(temporary))
+            download_config(Hub(say=self.options.observer.note), snapshot, Path(temporary))
             with _exporting():
                 from pocketlm.export.plan import open_headers
                 from pocketlm.export.writing import plan_export
@@ -368,8 +366,8 @@ class _Wanted:
             )
 
 
-def _waiting_for(name: str) -> Callable[[str], None]:
-    return lambda holder: say(f"waiting for {holder}, which is making {name}")
+def _waiting_for(name: str, options: HubOptions) -> Callable[[str], None]:
+    return lambda holder: options.observer.note(f"waiting for {holder}, which is making {name}")
 
 
 def _export(opened: Checkpoint, out: Path, precision: str, observer: Observer) -> ModelFolder:
