@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from PyInstaller import isolated
+from PyInstaller.config import CONF
 from PyInstaller.utils.hooks import collect_data_files, collect_submodules, copy_metadata, logger
 
 # The command line, what starts a Python of its own, and what runs inside other programs.
@@ -31,24 +32,25 @@ hiddenimports = collect_submodules(
 )
 
 
-@isolated.decorate
-def made_demo() -> str | Exception:
-    """The demo's model folder, which is made first if the cache lacks it; or why it cannot be."""
+def made_demo(cache: str) -> tuple[str, str]:
+    """The demo's model folder, made in the folder ``cache``, and why it cannot be made."""
+    import os
+
+    os.environ["POCKETLM_CACHE"] = cache
     import pocketlm
     from pocketlm.models.loading import find_folder
 
     try:
-        return str(find_folder("demo").path)
+        return str(find_folder("demo").path), ""
     except pocketlm.PocketLMError as error:
-        return RuntimeError(str(error))
+        return "", str(error)
 
 
-demo = made_demo()
-if isinstance(demo, Exception):
-    logger.warning("pocketlm: the application gets no demo model: %s", demo)
-    datas = []
-else:
-    datas = [(demo, str(Path("pocketlm", "demo-int8")))]
+# In a process of its own, and beside what else PyInstaller makes on its way.
+demo, obstacle = isolated.call(made_demo, str(Path(CONF["workpath"], "pocketlm")))
+datas = [(demo, str(Path("pocketlm", "demo-int8")))] if demo else []
+if obstacle:
+    logger.warning("pocketlm: the application gets no demo model: %s", obstacle)
 
 
 def hook(application: Any) -> None:
