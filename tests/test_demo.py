@@ -143,7 +143,7 @@ def test_an_application_without_the_demos_files_says_what_is_missing(
 ) -> None:
     monkeypatch.setattr(pocketlm, "__file__", str(tmp_path / "__init__.py"))
     monkeypatch.setattr(resources, "files", lambda package: tmp_path)
-    message = 'found no demo model.*has to write "import onnx_ir" in its program'
+    message = 'found no demo model.*has to freeze it where "pocketlm.export." is installed'
     with pytest.raises(CheckpointError, match=message):
         demo_checkpoint()
 

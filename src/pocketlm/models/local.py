@@ -135,7 +135,7 @@ def _unpacked_demo() -> Path:
     if not folder.is_dir():
         raise CheckpointError(
             f"{folder}: found no demo model, expected its files beside the program's; whoever "
-            'makes this application has to write "import onnx_ir" in its program, so that '
-            "PyInstaller's hook brings what makes it, and freeze it again"
+            'makes this application has to freeze it where "pocketlm[export]" is installed, and, '
+            'for another precision than int8, to write "import onnx_ir" in its program'
         )
     return folder
