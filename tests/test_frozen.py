@@ -22,10 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checkpoint_files import gpt2_config, write_checkpoint
 from model_folders import with_files
 from source_tree import FRONT_FOLDER, ROOT
 
 import pocketlm
+from pocketlm.export.checkpoint import open_checkpoint
+from pocketlm.export.writing import export_model
 from pocketlm.models.loading import find_folder
 
 pytestmark = [
@@ -248,15 +251,21 @@ def test_its_model_may_be_removed_while_it_runs(app: App, tmp_path: Path) -> Non
     assert (first + rest).startswith(written(PROMPT).rstrip("\n"))
 
 
-def test_with_whatever_memory_it_writes_or_says_what_it_lacks(app: App) -> None:
-    codes = []
-    for limit in range(150_000_000, 500_000_000, 50_000_000):  # of address space
+def test_a_model_too_large_for_the_memory_is_refused_in_a_sentence(
+    app: App, tmp_path: Path
+) -> None:
+    def run(*arguments: str | Path, limit: int) -> tuple[int, str, str]:
         limited = partial(resource.setrlimit, resource.RLIMIT_AS, (limit, limit))
-        code, out, err = app.run(PROMPT, "--max-tokens", "3", preexec_fn=limited)
-        codes.append(code)
-        assert (out == "", "memory" in err.lower()) == (code == 1, code == 1), err
-        assert "Traceback" not in err
-    assert codes == sorted(codes, reverse=True) and set(codes) == {0, 1}
+        return app.run(*arguments, "--max-tokens", "1", preexec_fn=limited)
+
+    config = gpt2_config(n_embd=1024, n_layer=6)  # 302 MB
+    checkpoint = open_checkpoint(write_checkpoint(tmp_path / "large", config))
+    large = export_model(checkpoint, tmp_path / "fp32").path
+    sizes = range(200_000_000, 2_000_000_000, 100_000_000)
+    enough = next(limit for limit in sizes if run(PROMPT, limit=limit)[0] == 0)
+    code, out, err = run("a", "--model", large, limit=enough + 50_000_000)
+    assert (code, out, err.count("\n")) == (1, "", 1), err
+    assert "found no memory, expected at least 302" in err
 
 
 def test_two_run_at_once_with_one_cache(app: App, tmp_path: Path) -> None:
