@@ -16,6 +16,7 @@ from typing import Any
 
 from ..errors import CheckpointError
 from ..folder import ModelFolder, cache_names
+from ..frozen import is_frozen
 from ..manifest_file import read_manifest
 
 TOKENS = 4
@@ -28,6 +29,11 @@ LONGEST_WORD = 300
 
 def first_load(folder: ModelFolder) -> None:
     """Raises CheckpointError unless a child process opens and runs the graph of ``folder``."""
+    if is_frozen():  # which has no Python beside it
+        raise CheckpointError(
+            "found a foreign graph in a frozen application, expected a Python beside it for the "
+            "graph's first load; make a model folder with pocketlm export --allow-foreign"
+        )
     size = folder.weights_bytes
     seconds = MOST_SECONDS + size // BYTES_PER_SECOND
     memory = MOST_BYTES + WEIGHTS_TIMES * size

@@ -222,6 +222,14 @@ def test_a_first_load_that_fails_or_hangs_is_an_error(
         first_load.first_load(folder)
 
 
+def test_a_frozen_application_has_no_python_for_it(
+    llamas: dict[str, ModelFolder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.frozen", True, raising=False)
+    with pytest.raises(CheckpointError, match="with pocketlm export --allow-foreign"):
+        first_load.first_load(llamas["fp32"])
+
+
 def test_nothing_is_published_that_ends_its_first_load(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ from pocketlm.export.cache_folder import cache_folder
 from pocketlm.export.errors import ModelFolderError, RequestError
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.observer import SILENT, Observer
-from pocketlm.models.local import demo_model
+from pocketlm.models.local import carried_demo, demo_model
 from pocketlm.models.reference import (
     Demo,
     OnDisk,
@@ -173,6 +173,8 @@ def find_folder(
             )
         return folder
     if isinstance(reference, Demo) and tokenizer is None and not asked:
+        if carried := carried_demo(precision):
+            return carried
         cache = cache_folder()
         if cache is not None and (made := demo_model(precision).find(cache)):
             return made

@@ -100,7 +100,7 @@ def export_once(
     if cache is not None and (found := made.find(cache)):
         return found
     root = store.writable_root(options.observer.note)
-    with locked(made.lock(root), _waiting_for(made.name, options)):
+    with locked(made.lock(root), _waiting_for(made.name, options.observer)):
         if found := made.find(root):
             return found
         opened = _with_adapters(opened, options)
@@ -136,8 +136,8 @@ def import_once(
     names = (precision,) if precision else (*PRECISIONS, MIXED)
     if made := found(cache_folder()):
         return made
-    root = store.writable_root(say)
-    with locked(lock_file(root, f"foreign-{key}"), _waiting_for(folder.path.name)):
+    root = store.writable_root(observer.note)
+    with locked(lock_file(root, f"foreign-{key}"), _waiting_for(folder.path.name, observer)):
         if made := found(root):
             return made
         decoder = foreign_decoder(folder, tokenizer)
@@ -258,7 +258,7 @@ class _Wanted:
         precision = precision or DEFAULT_PRECISION
         repository = Repository(store.writable_root(self.options.observer.note), self.name)
         out = repository.model(precision, key)
-        with locked(repository.lock, _waiting_for(self.name, self.options)):
+        with locked(repository.lock, _waiting_for(self.name, self.options.observer)):
             if found := sound_model(out):
                 return found
             with self._downloaded(repository, pinned, answer, precision) as (folder, origin):
@@ -272,7 +272,7 @@ class _Wanted:
         pinned, answer = self._look_up()
         repository = Repository(store.writable_root(self.options.observer.note), self.name)
         with (
-            locked(repository.lock, _waiting_for(self.name, self.options)),
+            locked(repository.lock, _waiting_for(self.name, self.options.observer)),
             self._downloaded(repository, pinned, answer, for_torch=for_torch) as found,
         ):
             yield found
@@ -421,8 +421,8 @@ class _Wanted:
             )
 
 
-def _waiting_for(name: str, options: HubOptions) -> Callable[[str], None]:
-    return lambda holder: options.observer.note(f"waiting for {holder}, which is making {name}")
+def _waiting_for(name: str, observer: Observer) -> Callable[[str], None]:
+    return lambda holder: observer.note(f"waiting for {holder}, which is making {name}")
 
 
 def _export(opened: Checkpoint, out: Path, precision: str, observer: Observer) -> ModelFolder:
