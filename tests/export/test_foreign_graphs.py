@@ -341,6 +341,19 @@ INT8_REFUSED: dict[str, tuple[Callable[[ir.Model], None], str]] = {
 }
 
 
+def test_a_cache_in_place_is_not_for_products_that_mix_texts(
+    llamas: dict[str, ModelFolder], tmp_path: Path
+) -> None:
+    source = genai_folder(llamas["fp32"], tmp_path / "theirs")
+    model = ir.load(source / "model.onnx")
+    g, attention = Graph.editing(model), named(model, "GroupQueryAttention")
+    with g.before(attention):
+        g.DynamicQuantizeLinear(attention.inputs[0], outputs=3)
+    ir.save(model, source / "model.onnx")
+    with pytest.raises(CheckpointError, match="DynamicQuantizeLinear beside a cache in place"):
+        foreign_decoder(open_foreign(source))
+
+
 @pytest.fixture(scope="module")
 def int8_graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
     style = replace(GPT2, layers=1)
