@@ -31,8 +31,10 @@ from pocketlm.export.foreign.folder import open_foreign
 from pocketlm.export.foreign.opened import foreign_decoder, with_first_load
 from pocketlm.export.genai import SESSION_OPTIONS
 from pocketlm.export.graph import Graph
+from pocketlm.export.observer import SILENT
 from pocketlm.export.placing import names_in
 from pocketlm.export.writing import export_model
+from pocketlm.models.making import import_once
 from pocketlm.quantize.run import precision_of
 from pocketlm.runtime.int8_products import options_for
 from pocketlm.runtime.session import Session
@@ -448,6 +450,15 @@ def test_it_runs_on_request_alone_and_is_made_once(
     assert run(*asked).out == first.out
     expected = pocketlm.load(source, allow_foreign=True, threads=1)
     assert expected.session.shape.vocab_size == VOCAB
+
+
+def test_in_a_precision_of_its_own_it_is_made_once_and_listed(
+    int8_graph: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = import_once(int8_graph, None, None, SILENT)
+    monkeypatch.setattr("pocketlm.export.writing.export_model", None)
+    assert import_once(int8_graph, None, None, SILENT).path == first.path
+    assert "int8-dynamic" in run("list").out
 
 
 def test_allowing_what_is_not_foreign_is_refused(run: Run, tiny_folder: ModelFolder) -> None:
