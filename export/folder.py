@@ -16,6 +16,7 @@ from .errors import ModelFolderError
 from .manifest import (
     DATA_FILE,
     DECODER,
+    INT8_DYNAMIC,
     PREFILL_DATA_FILE,
     PREFILL_GRAPHS,
     FileEntry,
@@ -95,7 +96,10 @@ class ModelFolder:
     @property
     def decoder_formats(self) -> frozenset[str]:
         """Those of the first set; none in fp32."""
-        report = self.manifest.precision.report
+        precision = self.manifest.precision
+        if precision.name == INT8_DYNAMIC:  # of another runtime: nothing was measured
+            return frozenset({INT8_DYNAMIC})
+        report = precision.report
         return frozenset(tensor.format for tensor in report.tensors) if report else frozenset()
 
     @property

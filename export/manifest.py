@@ -47,6 +47,8 @@ WRITTEN_FILES = (
 # What a graph does with the KV cache: append in place, or return a copy that is longer.
 IN_PLACE, GROWING = "in-place", "growing"
 FLOAT32, INT8 = "float32", "int8"  # what the cache holds
+# The precision of a graph of another runtime, whose products are those of ``quantize_dynamic``.
+INT8_DYNAMIC = "int8-dynamic"
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 

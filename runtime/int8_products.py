@@ -14,9 +14,11 @@ from functools import cache
 import numpy as np
 
 from ..export.genai import SESSION_OPTIONS
+from ..export.manifest import INT8_DYNAMIC
 from .engine import onnxruntime
 
-WHOLE_RANGE = frozenset({"int8-channel", "int8-channel-asym"})  # formats with weights up to ±127
+# Formats with weights up to ±127, and what a graph of another runtime is said to be in.
+WHOLE_RANGE = frozenset({"int8-channel", "int8-channel-asym", INT8_DYNAMIC})
 
 # MatMulIntegerToFloat(x uint8 (2, 64), int8 (64, 16) of 127, scales of 1, zero point 0) -> y.
 PROBE = base64.b85decode(

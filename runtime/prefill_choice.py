@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from ..export.errors import RequestError
 from ..export.folder import ModelFolder
-from ..export.manifest import INT8_KV_PREFILL, PREFILL_DECODER
+from ..export.manifest import INT8_DYNAMIC, INT8_KV_PREFILL, PREFILL_DECODER
 from ..export.memory import free_bytes
 from ..export.quantities import size_text
 from .kv import FP32
@@ -92,7 +92,7 @@ NO_INT8_THERE = Obstacle(
 def _without_it(folder: ModelFolder, kv: str) -> RequestError:
     precision = folder.manifest.precision.name
     advice = "make a folder that has them: pocketlm export CHECKPOINT OUT --precision "
-    if precision == INT8:
+    if precision in (INT8, INT8_DYNAMIC):
         advice = "prompts of int8 are computed with W8A8 already"
     elif kv == INT8_KV and PREFILL_DECODER in folder.manifest.graphs:
         advice = "or leave out --kv int8"

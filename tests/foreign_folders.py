@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 from checkpoint_files import write_tokenizer
 from onnx_ir.passes import common
@@ -28,6 +31,52 @@ def transformers_js_folder(out: Path, style: Style = LLAMA, *, beside: bool = Fa
     }
     (out / "config.json").write_text(json.dumps(config))
     write_tokenizer(out, VOCAB)
+    return out
+
+
+def quantize_dynamic(source: Path, out: Path, weights: str, **options: Any) -> Path:
+    """What transformers.js' own script makes ``model_int8.onnx`` and ``model_uint8.onnx`` with."""
+    quantization: Any = importlib.import_module("onnxruntime.quantization")
+    kind = {"int8": "QInt8", "uint8": "QUInt8"}[weights]
+    quantization.quantize_dynamic(
+        source,
+        out,
+        weight_type=quantization.QuantType[kind],
+        extra_options={"EnableSubgraph": True, "MatMulConstBOnly": True},
+        **options,
+    )
+    return out
+
+
+def pack(source: Path, out: Path) -> Path:
+    """What transformers.js' own script makes ``model_q4.onnx`` with."""
+    import onnx
+
+    packing: Any = importlib.import_module("onnxruntime.quantization.matmul_nbits_quantizer")
+    models: Any = importlib.import_module("onnxruntime.quantization.onnx_model")
+    model = models.ONNXModel(onnx.load(source))
+    model.replace_gemm_with_matmul()  # which is what that packs alone
+    quantizer = packing.MatMulNBitsQuantizer(
+        model.model, block_size=32, is_symmetric=True, accuracy_level=4
+    )
+    quantizer.process()
+    onnx.save(quantizer.model.model, out)
+    return out
+
+
+def halve(source: Path, out: Path) -> Path:
+    """The graph in half precision, as ``model_fp16.onnx`` and ``model_q4f16.onnx`` are."""
+    model = ir.load(source)
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        assert tensor is not None
+        if tensor.dtype == ir.DataType.FLOAT:
+            value.const_value = ir.Tensor(tensor.numpy().astype(np.float16), name=value.name)
+            value.type = ir.TensorType(ir.DataType.FLOAT16)
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        if value.dtype == ir.DataType.FLOAT:
+            value.type = ir.TensorType(ir.DataType.FLOAT16)
+    ir.save(model, out)
     return out
 
 

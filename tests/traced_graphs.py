@@ -6,6 +6,7 @@ seeded, and made without torch. ``write_trace`` leaves them as the tracing child
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -330,15 +331,23 @@ def write_trace(model: ir.Model, style: Style, folder: Path) -> Trace:
 
 
 def run_model(
-    path: Path, ids: NDArray[np.int64], mask: NDArray[np.int64], style: Style
+    path: Path,
+    ids: NDArray[np.int64],
+    mask: NDArray[np.int64],
+    style: Style,
+    config: Mapping[str, str] | None = None,
 ) -> NDArray[np.float32]:
     """The logits (B, S, V) of a graph file after ``ids`` (B, S), on ONNX Runtime without our loop.
 
-    Positions count the ones of ``mask``, so that left padding takes none.
+    Positions count the ones of ``mask``, so that left padding takes none. ``config`` is the
+    session's.
     """
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    for key, value in (config or {}).items():
+        options.add_session_config_entry(key, value)
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     names = [value.name for value in session.get_inputs()]
     empty = np.zeros((len(ids), style.kv_heads, 0, style.head_size), np.float32)
     feeds: dict[str, Any] = {name: empty for name in names if name.startswith("past")}

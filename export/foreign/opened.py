@@ -25,7 +25,16 @@ from ..folder_tokenizer import read_tokenizer
 from ..generation_defaults import generation_defaults
 from ..graph import Graph, Weight
 from ..graph_check.operators import TRACED
-from ..manifest import FLOAT32, GROWING, IN_PLACE, CacheKind, DecoderShape, PrecisionEntry, Tracing
+from ..manifest import (
+    FLOAT32,
+    GROWING,
+    IN_PLACE,
+    INT8_DYNAMIC,
+    CacheKind,
+    DecoderShape,
+    PrecisionEntry,
+    Tracing,
+)
 from ..observer import Observer
 from ..plan import Forecast
 from ..regular_file import RegularFile
@@ -47,6 +56,10 @@ AXES_AS_INPUT = 18  # the first opset in which all reductions take their axes as
 # What is rewritten before a graph is checked by the operators that ours may have.
 REWRITTEN = {("", "Constant"), ("", "SimplifiedLayerNormalization")}
 PACKED = "MatMulNBits"
+# What ``quantize_dynamic`` writes: the first one takes one scale for all tokens that it sees.
+MEASURED, *QUANTIZED = "DynamicQuantizeLinear", "MatMulInteger", "DequantizeLinear"
+# Why an attention stays beside such products; with a cache of its own no text meets another.
+MIXES = "its products scale all tokens of a run alike, so texts would change each other in a batch"
 
 
 def foreign_decoder(folder: ForeignFolder, tokenizer: str | Path | None = None) -> Decoder:
@@ -80,11 +93,14 @@ def foreign_decoder(folder: ForeignFolder, tokenizer: str | Path | None = None) 
     shape = _shape(model, folder)
     num_parameters = _num_parameters(model)
     reason = None
+    mixes = any(node.op_type == MEASURED for node in model.graph)
+    if fused and mixes:
+        raise _refused(folder.graph, f"{MEASURED} beside a cache in place", "either")
     if fused:
         to_contract(model)
     else:
         Simplify().apply(model)
-        reason = AttendInPlace(shape).apply(model).skipped.get(ATTENTION)
+        reason = MIXES if mixes else AttendInPlace(shape).apply(model).skipped.get(ATTENTION)
     defaults, defaults_notes = generation_defaults(checkpoint, shape.vocab_size)
     files, tokenizer_notes = read_tokenizer(checkpoint.tokenizer, shape.vocab_size)
     return Decoder(
@@ -136,6 +152,8 @@ def check_foreign(model: ir.Model, file: Path) -> None:
 
 def precision_name(model: ir.Model) -> str:
     """What the manifest calls the number formats that the weights came in."""
+    if any(node.op_type in QUANTIZED for node in model.graph):
+        return INT8_DYNAMIC
     widths = {
         node.attributes["bits"].as_int() if "bits" in node.attributes else 4
         for node in model.graph

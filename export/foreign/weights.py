@@ -16,13 +16,17 @@ from numpy.typing import NDArray
 from ..errors import CheckpointError
 from ..external_data import adopt_weights
 from ..graph import Blob, Rows, Weight
+from ..strict_json import quoted
 
 SMALL = 1024  # bytes: what stays in the graph's file
 HALF, SINGLE = ir.DataType.FLOAT16, ir.DataType.FLOAT
 
 
 def adopt_foreign(model: ir.Model, folder: Path) -> None:
-    """Makes every large initializer a ``Weight``; CheckpointError for one in another place."""
+    """Makes every large initializer a ``Weight``; CheckpointError for one in another place.
+
+    Or without all of its numbers.
+    """
     files = {
         str(tensor.location)
         for value in model.graph.initializers.values()
@@ -42,9 +46,24 @@ def adopt_foreign(model: ir.Model, folder: Path) -> None:
         adopt_weights(model, folder, name)
     for value in model.graph.initializers.values():
         tensor = value.const_value
-        if tensor is not None and not isinstance(tensor, Weight) and tensor.nbytes >= SMALL:
-            array = tensor.numpy()
-            value.const_value = Weight(value.name or "", array.shape, array.dtype, _held(array))
+        if tensor is None or isinstance(tensor, Weight):
+            continue
+        name, array = value.name or "", _array(value)
+        if tensor.nbytes >= SMALL:
+            value.const_value = Weight(name, array.shape, array.dtype, _held(array))
+        else:  # in raw bytes, however its file has them
+            value.const_value = ir.Tensor(array, name=name)
+
+
+def _array(value: ir.Value) -> NDArray[Any]:
+    assert value.const_value is not None
+    try:
+        return value.const_value.numpy()
+    except Exception as error:  # whatever onnx-ir and NumPy raise
+        raise CheckpointError(
+            f"found a weight {quoted(str(value.name))} that does not have the numbers that its "
+            f"sizes ask for ({error!s:.100}), expected all of them; get the folder again, whole"
+        ) from error
 
 
 def _is_plain(name: str) -> bool:

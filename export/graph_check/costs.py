@@ -16,7 +16,9 @@ from .onnx_file import ITEM_BYTES, Graph, GraphRefused, Node
 # of its weights with each token, that is 2 × NEW for a byte of int4; what it does beside is less.
 LEAST_OPERATIONS = 2e9  # about a second
 OPERATIONS_PER_BYTE = 8 * NEW[1]
-PRODUCTS = frozenset({"FusedMatMul", "Gemm", "MatMul", "MatMulIntegerToFloat", "MatMulNBits"})
+PRODUCTS = frozenset(
+    {"FusedMatMul", "Gemm", "MatMul", "MatMulInteger", "MatMulIntegerToFloat", "MatMulNBits"}
+)
 
 
 class Costs:

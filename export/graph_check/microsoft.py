@@ -98,7 +98,7 @@ def _cached(call: Call) -> int:
         raise GraphRefused("an input 11", "none")
     if dtype == INT8:
         for index in (12, 13):
-            _initializer(
+            initializer(
                 call, index, FLOAT, 4, (1, call.decoder.kv_heads, 1, call.decoder.head_size)
             )
             check_scales(call.initializers[call.node.inputs[index]])
@@ -149,7 +149,7 @@ def _tables(call: Call, *indices: int) -> int:
     """Half the rotated numbers, of tables with a row for every position."""
     halves = []
     for index in indices:
-        rows, half = _initializer(call, index, FLOAT, 2)
+        rows, half = initializer(call, index, FLOAT, 2)
         if rows < call.decoder.context_length:
             raise GraphRefused(
                 f"{rows} rotations in {quoted(call.node.inputs[index])}",
@@ -204,7 +204,7 @@ def rotation_by_angles(call: Call) -> Fact:
 
 def fused_matmul(call: Call) -> Fact:
     """x (…, K) times a weight (N, K), or (K, N): (…, N)."""
-    rows, columns = _initializer(call, 1, FLOAT, 2)
+    rows, columns = initializer(call, 1, FLOAT, 2)
     outputs, inputs = (rows, columns) if call.integer("transB", 0) else (columns, rows)
     return _product(call, inputs, outputs)
 
@@ -216,8 +216,8 @@ def matmul_nbits(call: Call) -> Fact:
     if inputs < 1 or outputs < 1:
         raise GraphRefused(f"K {inputs} and N {outputs}", "1 or more of each")
     blocks = -(-inputs // block)  # the kernel reads no further than K in the last one
-    _initializer(call, 1, UINT8, 3, (outputs, blocks, block * bits // 8))
-    _initializer(call, 2, FLOAT, 2, (outputs, blocks))
+    initializer(call, 1, UINT8, 3, (outputs, blocks, block * bits // 8))
+    initializer(call, 2, FLOAT, 2, (outputs, blocks))
     _zero_points(call, outputs, blocks, bits)
     return _product(call, inputs, outputs)
 
@@ -225,11 +225,11 @@ def matmul_nbits(call: Call) -> Fact:
 def gather_block_quantized(call: Call) -> Fact:
     """Rows of packed weights by index: (…, K)."""
     bits, block = _packing(call)
-    rows, width = _initializer(call, 0, UINT8, 2)
+    rows, width = initializer(call, 0, UINT8, 2)
     size = width * 8 // bits
     if size < 1 or size % block:
         raise GraphRefused(f"rows of {size} numbers in blocks of {block}", "whole blocks")
-    _initializer(call, 2, FLOAT, 2, (rows, size // block))
+    initializer(call, 2, FLOAT, 2, (rows, size // block))
     _zero_points(call, rows, size // block, bits)
     return fact(FLOAT, (*call.fact(1).dims, _exact(size)))
 
@@ -247,15 +247,15 @@ def _packing(call: Call) -> tuple[int, int]:
 def _zero_points(call: Call, rows: int, blocks: int, bits: int) -> None:
     """Where they are given: as packed as the numbers, every row in whole bytes."""
     if call.has(3):
-        _initializer(call, 3, UINT8, 2, (rows, -(-blocks * bits // 8)))
+        initializer(call, 3, UINT8, 2, (rows, -(-blocks * bits // 8)))
 
 
 def matmul_integer_to_float(call: Call) -> Fact:
     """x (…, K) of uint8 times int8 weights (K, N), one scale for each of the N: (…, N)."""
-    inputs, outputs = _initializer(call, 1, INT8, 2)
-    _number(call, 2, FLOAT)
-    _initializer(call, 3, FLOAT, 1, (outputs,))
-    _number(call, 4, UINT8)
+    inputs, outputs = initializer(call, 1, INT8, 2)
+    number(call, 2, FLOAT)
+    initializer(call, 3, FLOAT, 1, (outputs,))
+    number(call, 4, UINT8)
     if call.fact(0).dtype != UINT8:
         raise GraphRefused(f"a product of {type_name(call.fact(0).dtype)}", "uint8")
     return _product(call, inputs, outputs)
@@ -263,10 +263,10 @@ def matmul_integer_to_float(call: Call) -> Fact:
 
 def quantize_linear(call: Call, dtype: int = UINT8) -> Fact:
     """x as uint8 or another ``dtype``, by one scale and zero point."""
-    scale = _number(call, 1, FLOAT)
+    scale = number(call, 1, FLOAT)
     if not 0 < scale[0] < math.inf:
         raise GraphRefused(f"a scale of {shown(scale)}", "a positive number")
-    _number(call, 2, dtype)
+    number(call, 2, dtype)
     x = call.fact(0)
     return fact(dtype, x.dims, most=x.most)
 
@@ -313,7 +313,7 @@ def _check_last(call: Call, index: int) -> None:
     x = call.fact(0)
     if not x.rank:
         raise GraphRefused("a single number", "a vector")
-    _initializer(call, index, FLOAT, 1)
+    initializer(call, index, FLOAT, 1)
     check_vector(call, index, x.dims[-1])
 
 
@@ -340,7 +340,7 @@ def _width(call: Call, index: int, expected: int) -> None:
         )
 
 
-def _initializer(
+def initializer(
     call: Call, index: int, dtype: int, rank: int, expected: tuple[int, ...] | None = None
 ) -> tuple[int, ...]:
     """The dimensions of a weight that the file holds."""
@@ -357,9 +357,9 @@ def _initializer(
     return dims
 
 
-def _number(call: Call, index: int, dtype: int) -> Span:
+def number(call: Call, index: int, dtype: int) -> Span:
     """A single number that the graph's own file holds."""
-    _initializer(call, index, dtype, 0)
+    initializer(call, index, dtype, 0)
     span = call.fact(index).span
     if not is_exact(span):
         raise GraphRefused(f"{quoted(call.node.inputs[index])} of {shown(span)}", "one number")

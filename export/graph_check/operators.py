@@ -3,7 +3,7 @@
 ``DECLARED`` are those of the graphs that the architectures declare and ``quantize`` rewrites;
 ``TRACED`` are those that torch's tracer writes for decoders, on top of them: 38 of the 41 decoders
 on the list of Optimum 2.1 were traced for it, with transformers 4.55 (tiny deepseek_v3, gemma3 and
-internlm2 could not be exported).
+internlm2 could not be exported). Those of ``dynamic`` are in graphs of other runtimes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass, field, replace
 
 from ..strict_json import quoted, shown
-from . import microsoft, plain
+from . import dynamic, microsoft, plain
 from .call import Rule
 from .onnx_file import Attribute, GraphRefused, Node, Tensor
 
@@ -254,6 +254,8 @@ _TRACED: dict[str, Operator] = {
     "Clip": Operator(plain.clip, (1, 3), gaps=frozenset({1, 2})),
     "ConstantOfShape": Operator(plain.constant_of_shape, (1, 1), attributes={"value": Tensor}),
     "CumSum": Operator(plain.running_sum, (2, 2), attributes={"exclusive": FLAG, "reverse": FLAG}),
+    "DequantizeLinear": Operator(dynamic.dequantize_linear, (3, 3)),
+    "DynamicQuantizeLinear": Operator(dynamic.dynamic_quantize_linear, (1, 1), (3, 3)),
     "Equal": Operator(plain.is_equal, (2, 2)),
     "Flatten": Operator(plain.flatten, (1, 1), attributes={"axis": AXIS}),
     "GatherElements": Operator(plain.gather_elements, (2, 2), attributes={"axis": AXIS}),
@@ -264,6 +266,7 @@ _TRACED: dict[str, Operator] = {
         attributes={"alpha": Number(), "beta": Number(), "transA": FLAG, "transB": FLAG},
     ),
     "Identity": Operator(plain.identity, (1, 1)),
+    "MatMulInteger": Operator(dynamic.matmul_integer, (4, 4)),
     "Min": Operator(plain.minimum, (1, COUNT)),
     "Mod": Operator(plain.modulo, (2, 2), attributes={"fmod": FLAG}),
     "NonZero": Operator(plain.non_zero, (1, 1)),

@@ -41,10 +41,17 @@ END = 1 << 31  # an end of a slice from here on means: to the end
 COMPARISONS = frozenset({"And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not"})
 # Operators whose result has the dimensions of their first input.
 SAME = frozenset(
-    "Abs Cast Clip Cos CumSum Dropout Erf Exp Gelu HardSwish Identity LayerNormalization Log Neg "
-    "Not Reciprocal Relu ScatterElements ScatterND Sigmoid Sin Softmax Softplus Sqrt Tanh "
-    "Trilu".split()
+    "Abs Cast Clip Cos CumSum DequantizeLinear Dropout Erf Exp Gelu HardSwish Identity "
+    "LayerNormalization Log Neg Not Reciprocal Relu ScatterElements ScatterND Sigmoid Sin Softmax "
+    "Softplus Sqrt Tanh Trilu".split()
 )
+# Those whose results have always the same dtypes.
+MADE = {
+    **dict.fromkeys(["Shape", "NonZero", "ArgMax"], (ir.DataType.INT64,)),
+    "DequantizeLinear": (ir.DataType.FLOAT,),
+    "DynamicQuantizeLinear": (ir.DataType.UINT8, ir.DataType.FLOAT, ir.DataType.UINT8),
+    "MatMulInteger": (ir.DataType.INT32,),
+}
 BROADCAST = COMPARISONS | frozenset("Add Div Max Min Mod Mul Or Pow Sub Where Xor".split())
 
 
@@ -115,8 +122,8 @@ class Symbols:
             return value.dtype
         if node.op_type == "Cast":
             return ir.DataType(node.attributes["to"].as_int())
-        if node.op_type in ("Shape", "NonZero", "ArgMax"):
-            return ir.DataType.INT64
+        if node.op_type in MADE:
+            return MADE[node.op_type][node.outputs.index(value)]
         if node.op_type in COMPARISONS:
             return ir.DataType.BOOL
         if node.op_type == "ConstantOfShape":
@@ -430,6 +437,8 @@ def _of_elements(symbols: Symbols, node: ir.Node) -> list[Dims | None]:
 DIMS: dict[str, Callable[[Symbols, ir.Node], list[Dims | None]]] = {
     "MatMul": _matmul,
     "FusedMatMul": _matmul,
+    "MatMulInteger": _matmul,
+    "DynamicQuantizeLinear": lambda symbols, node: [symbols.dims.get(_first(node)), (), ()],
     "Gemm": _gemm,
     "Transpose": _transpose,
     "Reshape": _reshape,

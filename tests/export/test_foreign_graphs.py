@@ -12,7 +12,13 @@ import onnx_ir as ir
 import pytest
 from checkpoint_files import write_checkpoint
 from command_line import Run
-from foreign_folders import genai_folder, transformers_js_folder
+from foreign_folders import (
+    genai_folder,
+    halve,
+    pack,
+    quantize_dynamic,
+    transformers_js_folder,
+)
 from llama_checkpoints import llama_config, llama_tensors
 from traced_graphs import GPT2, LLAMA, VOCAB, run_model
 
@@ -23,9 +29,14 @@ from pocketlm.export.folder import ModelFolder
 from pocketlm.export.foreign import first_load
 from pocketlm.export.foreign.folder import open_foreign
 from pocketlm.export.foreign.opened import foreign_decoder, with_first_load
+from pocketlm.export.genai import SESSION_OPTIONS
+from pocketlm.export.graph import Graph
+from pocketlm.export.observer import SILENT
 from pocketlm.export.placing import names_in
 from pocketlm.export.writing import export_model
+from pocketlm.models.making import import_once
 from pocketlm.quantize.run import precision_of
+from pocketlm.runtime.int8_products import options_for
 from pocketlm.runtime.session import Session
 
 IDS = [5, 40, 7, 7, 90, 12, 3]
@@ -86,23 +97,64 @@ def test_a_folder_of_genai_keeps_its_logits(
 
 
 def test_what_was_half_precision_is_single(tmp_path: Path) -> None:
+    source = transformers_js_folder(tmp_path / "theirs", GPT2)
+    plain = source / "onnx" / "model.onnx"
+    packed = pack(plain, plain.with_name("model_q4.onnx"))
+    for graph, precision in ((plain, "fp32"), (packed, "int4")):
+        half = halve(graph, graph.with_name(f"half_{graph.name}"))
+        whole = logits(imported(graph, tmp_path / f"{precision}-whole"), IDS)
+        found = imported(half, tmp_path / f"{precision}-half")
+        assert found.manifest.precision.name == precision
+        halves = logits(found, IDS)
+        np.testing.assert_allclose(halves, whole, rtol=0, atol=1e-2 * np.abs(whole).max())
+        assert not np.array_equal(halves, whole)
+
+
+# Products of whole numbers ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("per_channel", [False, True], ids=["per tensor", "per channel"])
+@pytest.mark.parametrize("weights", ["int8", "uint8"])
+def test_a_dynamically_quantized_graph_keeps_its_logits(
+    weights: str, per_channel: bool, tmp_path: Path
+) -> None:
+    source = transformers_js_folder(tmp_path / "theirs", GPT2)
+    plain = source / "onnx" / "model.onnx"
+    graph = quantize_dynamic(plain, plain.with_name("q.onnx"), weights, per_channel=per_channel)
+    ids = np.array([IDS])
+    expected = run_model(graph, ids, np.ones_like(ids), GPT2, SESSION_OPTIONS)[0]
+    full = run_model(plain, ids, np.ones_like(ids), GPT2)[0]
+    found = imported(graph, tmp_path / "ours")
+    most = np.abs(expected).max()
+    np.testing.assert_allclose(logits(found, IDS), expected, rtol=0, atol=1e-5 * most)
+    assert np.abs(full - expected).max() > 1e-3 * most
+    assert found.manifest.precision.name == "int8-dynamic"
+    assert found.graph().cache.layout == "growing"
+
+
+def test_tables_alone_may_be_quantized(tmp_path: Path) -> None:
     source = transformers_js_folder(tmp_path / "theirs")
-    graph = source / "onnx" / "model.onnx"
-    model = ir.load(graph)
-    for value in model.graph.initializers.values():
-        tensor = value.const_value
-        assert tensor is not None
-        if tensor.dtype == ir.DataType.FLOAT:
-            value.const_value = ir.Tensor(tensor.numpy().astype(np.float16), name=value.name)
-            value.type = ir.TensorType(ir.DataType.FLOAT16)
-    for value in (*model.graph.inputs, *model.graph.outputs):
-        if value.dtype == ir.DataType.FLOAT:
-            value.type = ir.TensorType(ir.DataType.FLOAT16)
-    whole = logits(imported(source, tmp_path / "whole"), IDS)
-    ir.save(model, graph)
-    halves = logits(imported(source, tmp_path / "halves"), IDS)
-    np.testing.assert_allclose(halves, whole, rtol=0, atol=1e-2 * np.abs(whole).max())
-    assert not np.array_equal(halves, whole)
+    plain = source / "onnx" / "model.onnx"
+    graph = quantize_dynamic(plain, plain.with_name("model_quantized.onnx"), "int8")
+    ids = np.array([IDS])
+    expected = run_model(graph, ids, np.ones_like(ids), LLAMA)[0]
+    found = logits(imported(graph, tmp_path / "ours"), IDS)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_its_session_multiplies_exactly_and_it_is_not_quantized_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = transformers_js_folder(tmp_path / "theirs", GPT2)
+    plain = source / "onnx" / "model.onnx"
+    graph = quantize_dynamic(plain, plain.with_name("model_int8.onnx"), "int8")
+    folder = imported(graph, tmp_path / "ours")
+    monkeypatch.setattr("pocketlm.runtime.int8_products.are_exact", lambda: False)
+    assert options_for(folder.formats) == SESSION_OPTIONS
+    with pytest.raises(RequestError, match="found a model in int8-dynamic, expected fp32"):
+        export_model(folder, tmp_path / "no", precision_of("int4"))
+    with pytest.raises(RequestError, match="foreign graph in int8-dynamic, expected fp32"):
+        with_first_load(foreign_decoder(open_foreign(graph)), precision_of("int4"))
 
 
 def test_an_fp32_graph_is_quantized_and_another_is_not(
@@ -125,6 +177,12 @@ def test_an_fp32_graph_is_quantized_and_another_is_not(
 def unknown_operator(model: ir.Model) -> None:
     node = next(iter(model.graph))
     node.domain, node.op_type = "com.example", "Shell"
+
+
+def in_four_bits_of_floats(model: ir.Model) -> None:
+    """As ``model_bnb4.onnx`` has its products."""
+    node = next(node for node in model.graph if node.op_type == "MatMul")
+    node.domain, node.op_type = "com.microsoft", "MatMulBnb4"
 
 
 def merged(model: ir.Model) -> None:
@@ -161,6 +219,7 @@ def old(model: ir.Model) -> None:
 
 REFUSED: dict[str, tuple[Callable[[ir.Model], None], str]] = {
     "an operator of others": (unknown_operator, "the operator 'com.example::Shell'"),
+    "products in bnb4": (in_four_bits_of_floats, "the operator 'com.microsoft::MatMulBnb4'"),
     "a merged decoder": (merged, r"branches \(If .* as of a merged decoder"),
     "weights outside": (other_place("../secret"), r"weights in '../secret', expected one file"),
     "weights at a place": (other_place("/etc/passwd"), "weights in '/etc/passwd'"),
@@ -185,6 +244,138 @@ def test_what_cannot_be_run_is_refused_by_name(case: str, tmp_path: Path) -> Non
         imported(source, tmp_path / "out")
     assert names_in(tmp_path) == ["theirs"]
     assert {file: file.read_bytes() for file in source.rglob("*") if file.is_file()} == before
+
+
+def named(model: ir.Model, operator: str) -> ir.Node:
+    return next(node for node in model.graph if node.op_type == operator)
+
+
+def given(operator: str, index: int, array: np.ndarray | np.generic) -> Callable[[ir.Model], None]:
+    """The input ``index`` of the first node of that kind is another constant."""
+
+    def change(model: ir.Model) -> None:
+        g = Graph.editing(model)
+        named(model, operator).replace_input_with(index, g.constant(np.asarray(array), "other"))
+
+    return change
+
+
+def made_of(operator: str, index: int, name: str) -> Callable[[ir.Model], None]:
+    """The input ``index`` of the first node of that kind is an input of the graph."""
+
+    def change(model: ir.Model) -> None:
+        value = next(value for value in model.graph.inputs if value.name == name)
+        named(model, operator).replace_input_with(index, value)
+
+    return change
+
+
+def huge(model: ir.Model) -> None:
+    value = named(model, WHOLE).inputs[1]
+    assert value is not None and value.const_value is not None
+    proto = ir.serde.serialize_tensor(value.const_value)
+    proto.dims[:] = [1 << 20, 1 << 20]
+    value.const_value = ir.serde.TensorProtoTensor(proto)
+
+
+def by_columns(model: ir.Model) -> None:
+    node = named(model, TABLE)
+    node.attributes["axis"] = ir.AttrInt64("axis", 1)
+
+
+def without_zero(model: ir.Model) -> None:
+    named(model, WHOLE).resize_inputs(2)
+
+
+TABLE, MEASURED, WHOLE = "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger"
+INT8_REFUSED: dict[str, tuple[Callable[[ir.Model], None], str]] = {
+    "a table's zero point of another type": (
+        given(TABLE, 2, np.int8(0)),
+        r"'other' of int8 \(\) in the node .*, expected uint8",
+    ),
+    "a table's zero point for each column": (
+        given(TABLE, 2, np.zeros(32, np.uint8)),
+        r"'other' of uint8 \(32,\)",
+    ),
+    "a table's scale of 0": (given(TABLE, 1, np.float32(0)), "a scale of 0 in the node"),
+    "a table's scale that is no number": (
+        given(TABLE, 1, np.float32(np.nan)),
+        "a scale|one number",
+    ),
+    "a table's scale that is computed": (
+        made_of(TABLE, 1, "past_key_values.0.key"),
+        "'past_key_values.0.key', which is computed",
+    ),
+    "a table of other numbers": (made_of(TABLE, 0, "input_ids"), "'input_ids' of int64"),
+    "a table by columns": (by_columns, "the attribute 'axis' in the node"),
+    "measuring of whole numbers": (made_of(MEASURED, 0, "input_ids"), "quantizing of int64"),
+    "a product of floats": (
+        made_of(WHOLE, 0, "past_key_values.0.key"),
+        "a product of float32 in 4 dimensions",
+    ),
+    "a product with other rows": (
+        given(WHOLE, 1, np.ones((31, 96), np.int8)),
+        "sizes 32 and 31 of a product",
+    ),
+    "a product with a vector": (given(WHOLE, 1, np.ones(32, np.int8)), r"int8 in 2 dimensions"),
+    "a product with floats": (
+        given(WHOLE, 1, np.ones((32, 96), np.float32)),
+        "'other' of float32 in the node .*, expected int8 or uint8",
+    ),
+    "a product without zero points": (without_zero, "2 inputs in the node .*, expected 4 to 4"),
+    "zero points of another type": (
+        given(WHOLE, 3, np.uint8(0)),
+        r"'other' of uint8 \(\) in the node .*, expected int8",
+    ),
+    "fewer zero points": (
+        given(WHOLE, 3, np.zeros(95, np.int8)),
+        r"'other' of int8 \(95,\) in the node .*, expected int8 \(96,\)",
+    ),
+    "activations with zero points of a weight": (
+        given(WHOLE, 2, np.int8(0)),
+        "a zero point of int8 in 0 dimensions",
+    ),
+    "activations with many zero points": (
+        given(WHOLE, 2, np.zeros(2, np.uint8)),
+        "a zero point of uint8 in 1 dimensions",
+    ),
+    "a weight that is not all there": (huge, "does not have the numbers that its sizes ask for"),
+}
+
+
+def test_a_cache_in_place_is_not_for_products_that_mix_texts(
+    llamas: dict[str, ModelFolder], tmp_path: Path
+) -> None:
+    source = genai_folder(llamas["fp32"], tmp_path / "theirs")
+    model = ir.load(source / "model.onnx")
+    g, attention = Graph.editing(model), named(model, "GroupQueryAttention")
+    with g.before(attention):
+        g.DynamicQuantizeLinear(attention.inputs[0], outputs=3)
+    ir.save(model, source / "model.onnx")
+    with pytest.raises(CheckpointError, match="DynamicQuantizeLinear beside a cache in place"):
+        foreign_decoder(open_foreign(source))
+
+
+@pytest.fixture(scope="module")
+def int8_graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    style = replace(GPT2, layers=1)
+    source = transformers_js_folder(tmp_path_factory.mktemp("int8") / "theirs", style)
+    plain = source / "onnx" / "model.onnx"
+    return quantize_dynamic(plain, plain.with_name("model_int8.onnx"), "int8")
+
+
+@pytest.mark.parametrize("case", INT8_REFUSED)
+def test_products_of_whole_numbers_that_no_tool_writes_are_refused(
+    case: str, int8_graph: Path, tmp_path: Path
+) -> None:
+    change, message = INT8_REFUSED[case]
+    model = ir.load(int8_graph)
+    change(model)
+    graph = int8_graph.with_name("changed.onnx")
+    graph.write_bytes(ir.serde.serialize_model(model).SerializeToString())
+    with pytest.raises(CheckpointError, match=message):
+        imported(graph, tmp_path / "out")
+    assert names_in(tmp_path) == []
 
 
 @pytest.mark.parametrize("name", ["../model.onnx", "/etc/passwd", "..\\model.onnx", 5])
@@ -259,6 +450,15 @@ def test_it_runs_on_request_alone_and_is_made_once(
     assert run(*asked).out == first.out
     expected = pocketlm.load(source, allow_foreign=True, threads=1)
     assert expected.session.shape.vocab_size == VOCAB
+
+
+def test_in_a_precision_of_its_own_it_is_made_once_and_listed(
+    int8_graph: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = import_once(int8_graph, None, None, SILENT)
+    monkeypatch.setattr("pocketlm.export.writing.export_model", None)
+    assert import_once(int8_graph, None, None, SILENT).path == first.path
+    assert "int8-dynamic" in run("list").out
 
 
 def test_allowing_what_is_not_foreign_is_refused(run: Run, tiny_folder: ModelFolder) -> None:

@@ -7,14 +7,16 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 from checkpoint_files import write_checkpoint
-from foreign_folders import genai_folder
+from foreign_folders import genai_folder, pack, quantize_dynamic
 from interop_models import DEMO, NEW_TOKENS, STORIES
 from llama_checkpoints import llama_config, llama_tensors
 
 import pocketlm
 from pocketlm.export.checkpoint import open_checkpoint
+from pocketlm.export.genai import SESSION_OPTIONS
 from pocketlm.export.writing import export_model
 from pocketlm.models.local import demo_checkpoint
 from pocketlm.quantize.run import precision_of
@@ -26,18 +28,6 @@ IDS = [5, 40, 7, 7, 90, 12, 3]
 def ours(folder: Path) -> list[int]:
     model = pocketlm.load(folder, allow_foreign=True, threads=1)
     return model.generate(IDS, max_tokens=NEW_TOKENS, temperature=0, ignore_eos=True).token_ids
-
-
-def packed(graph: Path, out: Path) -> None:
-    """The graph as transformers.js' own script makes ``model_q4.onnx`` of it."""
-    import onnx
-    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
-
-    quantizer = MatMulNBitsQuantizer(
-        onnx.load(graph), block_size=32, is_symmetric=True, accuracy_level=4
-    )
-    quantizer.process()
-    onnx.save(quantizer.model.model, out)
 
 
 @pytest.mark.parametrize("source", [DEMO, STORIES])
@@ -61,10 +51,20 @@ def test_optimums_and_transformers_js_folders(
     (out / "onnx").mkdir()
     for file in out.glob("model.onnx*"):
         file.rename(out / "onnx" / file.name)
-    packed(out / "onnx" / "model.onnx", out / "onnx" / "model_q4.onnx")
-    for name in ("model.onnx", "model_q4.onnx"):
+    plain = out / "onnx" / "model.onnx"
+    pack(plain, plain.with_name("model_q4.onnx"))
+    quantize_dynamic(plain, plain.with_name("model_int8.onnx"), "int8", per_channel=True)
+    quantize_dynamic(plain, plain.with_name("model_uint8.onnx"), "uint8", per_channel=True)
+    options = onnxruntime.SessionOptions()
+    for key, value in SESSION_OPTIONS.items():
+        options.add_session_config_entry(key, value)
+    for name in ("model.onnx", "model_q4.onnx", "model_int8.onnx", "model_uint8.onnx"):
         theirs = optimum.ORTModelForCausalLM.from_pretrained(
-            out, subfolder="onnx", file_name=name, local_files_only=True
+            out,
+            subfolder="onnx",
+            file_name=name,
+            local_files_only=True,
+            session_options=options,
         )
         length = {"max_new_tokens": NEW_TOKENS, "eos_token_id": 10**6, "pad_token_id": 0}
         found = theirs.generate(torch.tensor([IDS]), do_sample=False, **length)

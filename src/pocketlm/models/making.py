@@ -57,8 +57,8 @@ from pocketlm.models.local import (
     sound_model,
 )
 from pocketlm.models.reference import Demo, OnDisk, OnHub, Reference, nothing_here
-from pocketlm.models.store import Pinned, Repository, discard, is_download
-from pocketlm.quantize.precisions import FULL, MIXED, PRECISIONS
+from pocketlm.models.store import PRECISION_NAMES, Pinned, Repository, discard, is_download
+from pocketlm.quantize.precisions import FULL
 
 if TYPE_CHECKING:
     from pocketlm.export.lora.adapter import Adapter
@@ -133,7 +133,7 @@ def import_once(
         named = (LocalModel(folder.path.name, name, key, path) for name in names)
         return next((model for each in named if root and (model := each.find(root))), None)
 
-    names = (precision,) if precision else (*PRECISIONS, MIXED)
+    names = (precision,) if precision else PRECISION_NAMES
     if made := found(cache_folder()):
         return made
     root = store.writable_root(observer.note)

@@ -35,6 +35,7 @@ from pocketlm.export.errors import HubError, ModelFolderError, RequestError
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.leftovers import is_alive
 from pocketlm.export.lock import locked
+from pocketlm.export.manifest import INT8_DYNAMIC
 from pocketlm.export.strict_json import load_json_object
 from pocketlm.models.local import (
     LARGEST_RECORD,
@@ -48,8 +49,9 @@ from pocketlm.quantize.precisions import MIXED, PRECISIONS
 
 KEEP = "pocketlm-keep"  # a file that a download has when it was asked for beyond the export
 MODEL, DOWNLOAD, UNFINISHED, DAMAGED = "model", "download", "unfinished", "damaged"
+PRECISION_NAMES = (*PRECISIONS, MIXED, INT8_DYNAMIC)  # of the models in it
 # A model folder's name: the first part is of a checkpoint on this disk.
-_MODEL_NAME = re.compile(rf"(?:(.+)-)?({'|'.join((*PRECISIONS, MIXED))})-([0-9a-f]{{16}})")
+_MODEL_NAME = re.compile(rf"(?:(.+)-)?({'|'.join(PRECISION_NAMES)})-([0-9a-f]{{16}})")
 # Cache folders that cannot be written, None for no home, and what this process takes instead.
 _temporary: dict[Path | None, Path] = {}
 
