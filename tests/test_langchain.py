@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 from typing import Any
 
 import pytest
@@ -94,3 +95,18 @@ def test_without_a_path_it_is_the_demo() -> None:
 
 def test_it_stays_a_short_file() -> None:
     assert len((ROOT / "src/pocketlm/langchain.py").read_text("utf-8").splitlines()) < 100
+
+
+def test_tokens_are_counted_by_the_model_itself(model: Any, tiny_model: pocketlm.Model) -> None:
+    """And not by GPT-2's tokenizer, which LangChain fetches from the hub."""
+    assert model.get_token_ids("the house") == tiny_model.tokenizer.encode("the house")
+    assert model.get_num_tokens("the house") == len(tiny_model.tokenizer.encode("the house"))
+
+
+def test_it_goes_to_another_process_and_is_opened_anew_there(model: Any) -> None:
+    """As a path and options; the model that is open here stays here, and open."""
+    expected = model.invoke("the house")
+    sent = pickle.loads(pickle.dumps(model))
+    assert (sent.path, sent.loading, sent.options) == (model.path, model.loading, model.options)
+    assert "model" not in vars(sent) and "model" in vars(model)
+    assert sent.invoke("the house") == expected

@@ -7,9 +7,8 @@
     model.batch(["Once upon a time", "It was"])    # computed together
     for text in model.stream("Once upon a time", stop=["."]): ...
 
-With an event loop LangChain runs the same in a thread.
-
-Source: ``langchain_core.language_models.llms.BaseLLM``.
+With an event loop LangChain runs the same in a thread. Source:
+``langchain_core.language_models.llms.BaseLLM``.
 """
 
 from __future__ import annotations
@@ -55,6 +54,16 @@ class PocketLM(BaseLLM):  # type: ignore[misc]
     def _identifying_params(self) -> dict[str, Any]:
         return {"path": self.path, "loading": self.loading, "options": self.options}
 
+    def get_token_ids(self, text: str) -> list[int]:
+        """Those of the model; LangChain itself would ask the hub for GPT-2's."""
+        if self.custom_get_token_ids is not None:
+            return list(self.custom_get_token_ids(text))
+        return self.model.tokenizer.encode(text)
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = {name: value for name, value in vars(self).items() if name != "model"}
+        return {**super().__getstate__(), "__dict__": own}  # what is open stays in its process
+
     def _choosing(self, stop: list[str] | None, asked: dict[str, Any]) -> dict[str, Any]:
         return {**self.options, **({} if stop is None else {"stop": stop}), **asked}
 
@@ -75,8 +84,7 @@ class PocketLM(BaseLLM):  # type: ignore[misc]
     def _stream(
         self, prompt: str, stop: list[str] | None = None, run_manager: Any = None, **asked: Any
     ) -> Iterator[GenerationChunk]:
-        choosing = self._choosing(stop, asked)
-        for piece in self.model.stream(prompt, reproducible=True, **choosing):
+        for piece in self.model.stream(prompt, reproducible=True, **self._choosing(stop, asked)):
             chunk = GenerationChunk(text=piece.text)
             if run_manager:
                 run_manager.on_llm_new_token(piece.text, chunk=chunk)
@@ -84,11 +92,7 @@ class PocketLM(BaseLLM):  # type: ignore[misc]
 
 
 def _generation(result: Result) -> Generation:
-    return Generation(
-        text=result.text,
-        generation_info={
-            "finish_reason": result.finish_reason,
-            "prompt_tokens": result.timings.prompt_tokens,
-            "new_tokens": result.timings.new_tokens,
-        },
-    )
+    took = result.timings
+    counts = {"prompt_tokens": took.prompt_tokens, "new_tokens": took.new_tokens}
+    info: dict[str, Any] = {"finish_reason": result.finish_reason, **counts}
+    return Generation(text=result.text, generation_info=info)
