@@ -6,6 +6,8 @@ Lean on purpose: the runtime imports this module in an environment without any e
 
 from __future__ import annotations
 
+from .frozen import is_frozen
+
 
 class PocketLMError(Exception):
     """Base of every error pocketlm raises on purpose."""
@@ -66,6 +68,13 @@ class MissingExtraError(PocketLMError, ImportError):
 
 def missing_extra(extra: str, purpose: str, cause: ImportError) -> MissingExtraError:
     """Builds the error for a failed import of a package that ``extra`` would have brought."""
+    package = (cause.name or "").partition(".")[0]
+    if is_frozen():
+        return MissingExtraError(
+            f"{purpose} needs the package {package!r}, which this application was made without; "
+            f'whoever makes it has to write "import {package}" in its program and freeze it again '
+            f'where it is installed: pip install "pocketlm[{extra}]"'
+        )
     return MissingExtraError(
         f"{purpose} needs the package {cause.name!r}, which is not installed; "
         f'install it with: pip install "pocketlm[{extra}]"'

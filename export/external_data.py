@@ -231,13 +231,13 @@ def _finished(label: K, job: Future[T] | Callable[[], T]) -> tuple[K, T]:
     return label, job.result() if isinstance(job, Future) else job()
 
 
-def adopt_weights(model: ir.Model, folder: Path) -> None:
+def adopt_weights(model: ir.Model, folder: Path, name: str = DATA_FILE) -> None:
     """Turns the external tensors of a loaded model into lazy weights again.
 
     Tensors over the same range share a blob. ModelFolderError for a range outside the data file
-    or a file other than ``model.onnx_data`` (a graph of ours names no other).
+    or a file other than ``name`` (a graph of ours names no other).
     """
-    file = folder / DATA_FILE
+    file = folder / name
     size = file.stat().st_size
     blobs: dict[Range, Blob] = {}
     for value in model.graph.initializers.values():
@@ -253,7 +253,7 @@ def adopt_weights(model: ir.Model, folder: Path) -> None:
                 place.offset,
                 place.length,
                 needed,
-                {DATA_FILE: size},
+                {name: size},
             )
         except GraphRefused as refused:
             raise ModelFolderError(f"{file}: {refused}; export the model again") from refused

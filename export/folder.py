@@ -60,6 +60,8 @@ class ModelFolder:
         path = Path(path)
         if not path.is_dir():
             found, advice = "nothing", f"make one with: pocketlm export CHECKPOINT {path}"
+            if path.suffix == ".onnx" and path.exists():
+                raise ModelFolderError(_foreign(path))
             if path.exists():
                 found = "a file"
                 advice = f"of a checkpoint in one file make one with: pocketlm export {path} OUT"
@@ -177,6 +179,14 @@ class ModelFolder:
             memory.save()
 
 
+def _foreign(path: Path) -> str:
+    return (
+        f"{path}: found an ONNX file without {MANIFEST}, expected a folder of pocketlm's; "
+        "foreign ONNX files are not opened unless that is asked for (--allow-foreign) - better "
+        "export the checkpoint with: pocketlm export CHECKPOINT OUT"
+    )
+
+
 def _not_a_model_folder(path: Path) -> str:
     names = sorted(entry.name for entry in path.iterdir())
     if "config.json" in names and any(name.endswith(".safetensors") for name in names):
@@ -184,12 +194,8 @@ def _not_a_model_folder(path: Path) -> str:
             f"{path}: found a checkpoint, expected a model folder with {MANIFEST}; "
             f"export it first: pocketlm export {path} OUT"
         )
-    if any(name.endswith(".onnx") for name in names):
-        return (
-            f"{path}: found an ONNX file without {MANIFEST}, expected a folder of pocketlm's; "
-            "foreign ONNX files are not opened - export the checkpoint with: "
-            "pocketlm export CHECKPOINT OUT"
-        )
+    if any(name.endswith(".onnx") for name in names) or any(path.glob("onnx/*.onnx")):
+        return _foreign(path)
     found = ", ".join(names[:5]) or "nothing"
     return (
         f"{path}: found {found}, expected a model folder with {MANIFEST}; "

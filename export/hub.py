@@ -21,6 +21,7 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 from .errors import HubError, MissingExtraError
+from .frozen import to_install
 from .importing import importing
 from .quantities import duration_text
 from .strict_json import quoted, shown
@@ -326,7 +327,7 @@ def _library() -> Any:
         minimum = ".".join(map(str, MINIMUM_LIBRARY))
         raise MissingExtraError(
             f"downloading a model: found huggingface_hub {found}, expected {minimum} or newer; "
-            'install it with: pip install --upgrade "pocketlm[hub]"'
+            + to_install('pip install --upgrade "pocketlm[hub]"')
         )
     return huggingface_hub
 

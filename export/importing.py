@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from types import ModuleType
 
 from .errors import MissingExtraError, PocketLMError, missing_extra
+from .frozen import to_install
 from .interrupts import interrupts_held
 from .memory import exhausted, is_exhaustion
 
@@ -98,6 +99,6 @@ def _is_missing(package: str, error: Exception) -> bool:
 
 def _not_whole(package: str, purpose: str, found: str) -> MissingExtraError:
     return MissingExtraError(
-        f"{purpose}: found {found}, expected the whole of it; install it with: "
-        f"pip install --force-reinstall {package.replace('_', '-')}"
+        f"{purpose}: found {found}, expected the whole of it; "
+        + to_install(f"pip install --force-reinstall {package.replace('_', '-')}")
     )

@@ -68,6 +68,9 @@ from .strict_json import LARGEST_CONFIG, load_json_object
 from .threads import default_threads
 from .tokenizers import TokenizerSource, open_tokenizer
 
+# What transformers.js is told by config.json: model.onnx it is, whatever a browser would take, and
+# the weights lie beside it in one file.
+TRANSFORMERS_JS = {"transformers.js_config": {"dtype": "fp32", "use_external_data_format": True}}
 OTHER_FILES = 4_000_000  # bytes: graph, configs and manifest together, generously
 
 
@@ -235,7 +238,7 @@ def _decoder(source: Checkpoint | ModelFolder | Decoder) -> Decoder:
 def _full_decoder(folder: ModelFolder) -> Decoder:
     """The graph of a folder whose bytes have been verified; RequestError if it is quantized."""
     precision = folder.manifest.precision
-    if precision.report is not None:
+    if precision.report is not None or precision.name != Unchanged.name:
         raise RequestError(
             f"{folder.path}: found a model in {precision.name}, expected {Unchanged.name}; "
             "quantizing twice loses more than once - export the checkpoint in the precision you "
@@ -311,7 +314,7 @@ def _write(
         graphs = {DECODER: graph}
         if change.prefill is not None:
             graphs[PREFILL_DECODER] = _write_graph(decoder, change.prefill, PREFILL_DECODER, folder)
-        write_json(folder / "config.json", decoder.config)
+        write_json(folder / "config.json", decoder.config | TRANSFORMERS_JS)
         write_json(folder / "generation_config.json", decoder.generation_config)
         write_json(
             folder / "genai_config.json",

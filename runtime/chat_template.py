@@ -5,7 +5,7 @@ a text, or a list of {"name", "template"} of which "default" counts, and "tool_u
 given). It is rendered by jinja2 in
 a process of its own, with limits of time, memory and length: see ``template_worker``. That process
 is started by the first rendering, waits for the next one, and ends with the object or with us. It
-needs a Python interpreter to start: an application frozen into one executable has none.
+runs in this Python interpreter, or in the executable that PyInstaller made of an application.
 
 Sources: ``apply_chat_template`` of transformers, for the variables a template may expect.
 """
@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..export.errors import MissingExtraError, ModelFolderError, RequestError, missing_extra
 from ..export.folder import ModelFolder
+from ..export.frozen import is_frozen, to_install
 from ..export.quantities import size_text
 from ..export.strict_json import load_json_object, quoted, shown
 from ..export.tokenizers import TEMPLATE_FILE, read_template
@@ -275,23 +276,30 @@ class TemplateProcess:
 
 
 def _start(seconds: float, num_bytes: int) -> subprocess.Popen[bytes]:
-    if not sys.executable or getattr(sys, "frozen", False):
-        raise RequestError(
-            f"found no Python interpreter beside this application ({quoted(sys.executable)}), "
-            "expected one to render chat templates in; install pocketlm into a Python environment, "
-            "or write the prompt yourself and use stream"
-        )
     import subprocess  # not above: most generations need no process
 
-    arguments = json.dumps([[str(path) for path in sys.path], [seconds, num_bytes]])
     return subprocess.Popen(
-        [sys.executable, "-c", BOOT, arguments],
+        _command([seconds, num_bytes]),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         start_new_session=True,  # Ctrl-C is for us
         creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),  # Windows
     )
+
+
+def _command(limits: list[float]) -> list[str]:
+    """What starts the worker."""
+    if hasattr(sys, "_MEIPASS"):  # by PyInstaller, whose hook for pocketlm looks for the flag
+        return [sys.executable, worker.FLAG, json.dumps(limits)]
+    if not sys.executable or is_frozen():
+        raise RequestError(
+            f"found no Python interpreter beside this application ({quoted(sys.executable)}), "
+            "expected one to render chat templates in; freeze it with PyInstaller, or write the "
+            "prompt yourself and use stream"
+        )
+    paths = [str(path) for path in sys.path]
+    return [sys.executable, "-c", BOOT, json.dumps([paths, limits])]
 
 
 def _end(child: subprocess.Popen[bytes], owner: int) -> None:
@@ -321,5 +329,5 @@ def _check_jinja2() -> None:
     if tuple(int(number) for number in re.findall(r"\d+", found)[:3]) < MINIMUM_JINJA2:
         raise MissingExtraError(
             f"a chat template needs jinja2 {needed} or newer, found {found}, whose sandbox has "
-            'known holes; update it with: pip install "pocketlm[chat]"'
+            "known holes; " + to_install('pip install "pocketlm[chat]"', "update it")
         )

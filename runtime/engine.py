@@ -7,6 +7,7 @@ takes files from the other, and what is left may even be imported, as an empty p
 from __future__ import annotations
 
 from ..export.errors import MissingExtraError
+from ..export.frozen import to_install
 from ..export.importing import first_line, importing
 from ..export.interrupts import interrupts_held
 from ..export.memory import exhausted, is_exhaustion
@@ -36,8 +37,8 @@ except Exception as error:  # of a file that was cut off, also a SyntaxError
         "no package onnxruntime" if missing else f"only a part of onnxruntime ({first_line(error)})"
     )
     raise MissingExtraError(
-        f"{PURPOSE}: found {found}, expected the whole of it; install it with: {INSTALL_CPU} "
-        f"(with CUDA: {INSTALL_CUDA})"
+        f"{PURPOSE}: found {found}, expected the whole of it; "
+        + to_install(f"{INSTALL_CPU} (with CUDA: {INSTALL_CUDA})")
     ) from error
 
 __all__ = ["INSTALL_CUDA", "onnxruntime"]

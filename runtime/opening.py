@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..export.errors import ModelFolderError, ProviderError
 from ..export.folder import ModelFolder
+from ..export.frozen import to_install
 from ..export.graph_check.once import checked_graph
 from ..export.manifest import INT8_KV_PREFILL
 from ..export.memory import is_exhaustion
@@ -122,7 +123,7 @@ def check_version(folder: ModelFolder) -> None:
     if release(onnxruntime.__version__)[:2] < release(needed)[:2]:
         raise ModelFolderError(
             f"{folder.path}: found ONNX Runtime {onnxruntime.__version__}, expected {needed} or "
-            f'newer; update it with: pip install "onnxruntime>={needed}"'
+            "newer; " + to_install(f'pip install "onnxruntime>={needed}"', "update it")
         )
 
 

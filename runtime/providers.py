@@ -16,6 +16,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from ..export.errors import ProviderError, RequestError
+from ..export.frozen import to_install
 from .engine import INSTALL_CUDA, onnxruntime
 
 AUTO, ON_CPU, ON_CUDA = "auto", "cpu", "cuda"
@@ -103,7 +104,7 @@ def _no_build() -> Obstacle:
     found = f"ONNX Runtime {onnxruntime.__version__} built without CUDA"
     if _installed("onnxruntime") and _installed("onnxruntime-gpu"):
         found = "the packages onnxruntime and onnxruntime-gpu in one place, the first on top"
-    return Obstacle(found, "onnxruntime-gpu alone", f"install it with: {INSTALL_CUDA}")
+    return Obstacle(found, "onnxruntime-gpu alone", to_install(INSTALL_CUDA))
 
 
 def _installed(package: str) -> bool:
@@ -153,5 +154,5 @@ def _library_obstacle() -> Obstacle | None:
     return Obstacle(
         f"no {library} ({reason})",
         f"the libraries of CUDA {onnxruntime.cuda_version}",
-        'install them with: pip install "onnxruntime-gpu[cuda,cudnn]"',
+        to_install('pip install "onnxruntime-gpu[cuda,cudnn]"', "install them"),
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Callable
 
 
 def give_back() -> None:
@@ -20,6 +21,8 @@ def give_back() -> None:
 class GivesBack:
     """Does so when it goes; for the last attribute of an object, which goes after the others."""
 
-    def __del__(self) -> None:
-        if not sys.is_finalizing():  # then all of it goes anyway
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        # Bound above: at the end of a frozen application this module is empty before its objects
+        # go. Then all of the memory goes anyway.
+        if not is_finalizing():
             give_back()

@@ -37,6 +37,7 @@ BROKEN = "broken"  # it is no template, or does what cannot work
 TOO_LONG = "too long"  # the text has more than max_characters
 MEMORY = "memory"  # there was no memory left
 
+FLAG = "--pocketlm-template-worker"  # the first argument of a frozen application's executable
 LARGEST_DETAIL = 500  # characters of a message that a template may have written
 
 

@@ -14,6 +14,7 @@ import tokenizers
 from checkpoint_files import gpt2_config, gpt2_tensors, write_checkpoint
 from command_line import Ended, Run
 from hub_server import HubServer, serving
+from interop_models import InteropModels
 from threadpoolctl import threadpool_limits
 from tokenizers.processors import TemplateProcessing
 
@@ -103,6 +104,14 @@ def test_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("POCKETLM_TEST_DATA names no folder with test data")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def interop_models(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> InteropModels:
+    """Models that other runtimes open, each exported once."""
+    return InteropModels(tmp_path_factory.mktemp("interop"), request)
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import shutil
 import sys
 from importlib import resources
 from pathlib import Path
@@ -142,5 +143,18 @@ def test_an_application_without_the_demos_files_says_what_is_missing(
 ) -> None:
     monkeypatch.setattr(pocketlm, "__file__", str(tmp_path / "__init__.py"))
     monkeypatch.setattr(resources, "files", lambda package: tmp_path)
-    with pytest.raises(CheckpointError, match="found no demo model.*--collect-data pocketlm"):
+    message = 'found no demo model.*has to freeze it where "pocketlm.export." is installed'
+    with pytest.raises(CheckpointError, match=message):
         demo_checkpoint()
+
+
+def test_a_frozen_application_brings_the_demo_made(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    made = pocketlm.load("demo").folder.path
+    carried = shutil.copytree(made, tmp_path / "pocketlm" / "demo-int8")
+    monkeypatch.setattr(pocketlm, "__file__", str(carried.with_name("__init__.py")))
+    for environment in ("/dev/null", str(tmp_path / "cache")):
+        monkeypatch.setenv("POCKETLM_CACHE", environment)
+        assert pocketlm.load().folder.path == carried
+    assert not (tmp_path / "cache" / "models").exists()

@@ -7,6 +7,7 @@ prints the figures. QT_QPA_PLATFORM=offscreen needs no screen.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import sys
 import time
 from collections.abc import Callable
@@ -90,4 +91,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    multiprocessing.freeze_support()  # an engine is this program, too
     sys.exit(main())

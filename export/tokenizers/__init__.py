@@ -18,7 +18,7 @@ from typing import Any
 from ..errors import CheckpointError, PocketLMError
 from ..regular_file import RegularFile
 from ..strict_json import quoted
-from .beside import CLASS, CONFIG_FILE, DECODER, Beside, read_beside
+from .beside import CONFIG_FILE, DECODER, Beside, read_beside
 from .configured import Rewritten, configured, decoder_of, with_class_defaults
 
 TEMPLATE_FILE = "chat_template.jinja"
@@ -51,11 +51,12 @@ class TokenizerSource:
 
         A tokenizer.json comes along byte for byte, unless the files beside it say more.
         """
-        files = {"tokenizer.json": self._spelled(content)}
-        # The class alone, known by config.json, says nothing to anybody without a template.
-        if self.config.keys() - {CLASS} or self.chat_template is not None:
-            config = with_class_defaults(self.config, content)
-            files[CONFIG_FILE] = json.dumps(config, indent=1, ensure_ascii=False).encode()
+        config = with_class_defaults(self.config, content)
+        files = {
+            "tokenizer.json": self._spelled(content),
+            # However little it says: without it transformers.js opens no tokenizer.
+            CONFIG_FILE: json.dumps(config, indent=1, ensure_ascii=False).encode(),
+        }
         if self.chat_template is not None:
             files[TEMPLATE_FILE] = self.chat_template.encode()
         return files

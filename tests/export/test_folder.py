@@ -64,6 +64,7 @@ FILES = [
     "model.onnx_data",
     "config.json",
     "tokenizer.json",
+    "tokenizer_config.json",
     "generation_config.json",
     "genai_config.json",
 ]

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
+from interop_models import DEMO, MODELS, TEXT, Expected, InteropModels, check_tokens
 
-import pocketlm
-from pocketlm.export.checkpoint import open_checkpoint
-from pocketlm.export.writing import export_model
-from pocketlm.models.local import demo_checkpoint
+from pocketlm.export.folder import ModelFolder
 from pocketlm.quantize.precisions import PRECISIONS
-from pocketlm.quantize.run import precision_of
 
 pytestmark = pytest.mark.optimum
-
-NEW_TOKENS = 32
-TEXT = "It was a dark and stormy night"
 
 
 @pytest.fixture(scope="module")
@@ -25,23 +18,39 @@ def genai() -> Any:
     return pytest.importorskip("onnxruntime_genai", reason="needs: pip install onnxruntime-genai")
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_genai_prefers_the_same_tokens(precision: str, genai: Any, tmp_path: Path) -> None:
-    folder = export_model(
-        open_checkpoint(demo_checkpoint()), tmp_path / precision, precision_of(precision)
-    )
-    ours = pocketlm.Model(folder, threads=1)
-    prompt = ours.tokenizer.encode(TEXT)
-    expected = ours.generate(prompt, max_tokens=NEW_TOKENS, temperature=0, ignore_eos=True)
-
+def continued(genai: Any, folder: ModelFolder, expected: Expected) -> list[int]:
+    """The greedy tokens behind its prompt."""
     model = genai.Model(str(folder.path))
     parameters = genai.GeneratorParams(model)
-    parameters.set_search_options(max_length=len(prompt) + NEW_TOKENS, do_sample=False)
+    length = len(expected.prompt) + len(expected.tokens)
+    parameters.set_search_options(max_length=length, do_sample=False)
     generator = genai.Generator(model, parameters)
-    generator.append_tokens(list(prompt))
+    generator.append_tokens(expected.prompt)
     while not generator.is_done():
         generator.generate_next_token()
-    found = [int(token) for token in generator.get_sequence(0)][len(prompt) :]
-    assert found == expected.token_ids[: len(found)]
-    # It may have stopped at an end token, which our loop was told to ignore.
-    assert len(found) == NEW_TOKENS or found[-1] in ours.end_ids
+    return [int(token) for token in generator.get_sequence(0)][len(expected.prompt) :]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("name", MODELS)
+def test_genai_prefers_the_same_tokens(
+    name: str, precision: str, genai: Any, interop_models: InteropModels
+) -> None:
+    folder = interop_models.folder(name, precision)
+    expected = interop_models.expected(folder)
+    check_tokens(continued(genai, folder, expected), expected)
+
+
+def test_genai_leaves_other_graphs_alone(
+    genai: Any, interop_models: InteropModels, prefill_folder: ModelFolder
+) -> None:
+    expected = interop_models.expected(prefill_folder)
+    check_tokens(continued(genai, prefill_folder, expected), expected)
+
+
+def test_genai_reads_the_demos_tokenizer(genai: Any, interop_models: InteropModels) -> None:
+    folder = interop_models.folder(DEMO, "fp32")
+    tokenizer = genai.Tokenizer(genai.Model(str(folder.path)))
+    expected = interop_models.expected(folder)
+    assert [int(token) for token in tokenizer.encode(TEXT)] == expected.prompt
+    assert tokenizer.decode(expected.tokens) == expected.text

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from checkpoint_files import gpt2_config, gpt2_tensors, write_checkpoint
+from interop_models import MODELS, Expected, InteropModels
 from numpy.typing import NDArray
 
 import pocketlm
@@ -20,6 +21,7 @@ from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.writing import export_model
 from pocketlm.models.local import demo_checkpoint
+from pocketlm.quantize.precisions import PRECISIONS
 from pocketlm.runtime.session import Session
 
 pytestmark = pytest.mark.optimum
@@ -157,3 +159,39 @@ def test_optimum_runs_our_folder(optimum: Any, folder: ModelFolder) -> None:
     )
     assert found[0].tolist()[len(ids) :] == ours.token_ids
     assert len(set(ours.token_ids)) > 3
+
+
+def check_greedy(optimum: Any, folder: ModelFolder, expected: Expected) -> None:
+    """As docs/interop.md says to call it; without file_name it takes one of several graphs."""
+    import onnxruntime
+    import torch
+
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    opened = optimum.ORTModelForCausalLM.from_pretrained(
+        folder.path, file_name="model.onnx", session_options=options, local_files_only=True
+    )
+    end = folder.shape.vocab_size  # no such token
+    found = opened.generate(
+        torch.tensor([expected.prompt]),
+        do_sample=False,
+        max_new_tokens=len(expected.tokens),
+        eos_token_id=end,
+        pad_token_id=0,
+    )
+    assert found[0].tolist()[len(expected.prompt) :] == expected.tokens
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("name", MODELS)
+def test_optimum_prefers_the_same_tokens(
+    name: str, precision: str, optimum: Any, interop_models: InteropModels
+) -> None:
+    folder = interop_models.folder(name, precision)
+    check_greedy(optimum, folder, interop_models.expected(folder))
+
+
+def test_optimum_leaves_other_graphs_alone(
+    optimum: Any, interop_models: InteropModels, prefill_folder: ModelFolder
+) -> None:
+    check_greedy(optimum, prefill_folder, interop_models.expected(prefill_folder))

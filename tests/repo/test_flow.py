@@ -25,7 +25,9 @@ ALLOWED_PACKAGES = {
 ADAPTERS = "benchmarks/peers/adapters"
 CHILDREN = {
     "export/traced/child.py": {"torch", "transformers", "optimum", "onnxruntime"},
+    "export/foreign/first_load.py": {"onnxruntime"},
     "src/pocketlm/lm_eval.py": {"lm_eval", "tqdm"},
+    "src/pocketlm/pyinstaller/hook-pocketlm.py": {"PyInstaller"},
     "benchmarks/peers/importance.py": {"llama_cpp"},
     f"{ADAPTERS}/ctranslate2.py": {"ctranslate2"},
     f"{ADAPTERS}/llama_cpp.py": {"gguf", "llama_cpp"},

@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import threading
@@ -22,6 +23,7 @@ from model_folders import with_files
 
 from pocketlm.export.errors import MissingExtraError, ModelFolderError, RequestError
 from pocketlm.export.folder import ModelFolder
+from pocketlm.pyinstaller import rthooks
 from pocketlm.runtime import chat_template
 from pocketlm.runtime.chat_template import ChatTemplate, TemplateProcess, special_tokens
 
@@ -477,5 +479,34 @@ def test_an_application_without_an_interpreter_is_told(
     name: str, value: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, name, value, raising=False)
-    with pytest.raises(RequestError, match="found no Python interpreter beside this application"):
+    message = "found no Python interpreter beside this application.*freeze it with PyInstaller"
+    with pytest.raises(RequestError, match=message):
         render("a", TemplateProcess(PATIENT))
+
+
+@pytest.fixture
+def frozen_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """As PyInstaller freezes: what its hook for pocketlm runs first, then a program."""
+    if sys.platform == "win32":
+        pytest.skip("starts a shell's script")
+    first = Path(rthooks.__file__).with_name("pyi_rth_pocketlm.py")
+    code = "import runpy, sys; sys.path[:] = {}; runpy.run_path({!r}); print('a window')"
+    program = tmp_path / "application"
+    command = shlex.join([sys.executable, "-c", code.format(sys.path, str(first))])
+    program.write_text(f'#!/bin/sh\nexec {command} "$@"\n', "utf-8")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    monkeypatch.setattr(sys, "_MEIPASS", str(tmp_path), raising=False)
+    monkeypatch.setattr(sys, "executable", str(program))
+    return program
+
+
+def test_an_application_renders_in_its_own_executable(frozen_program: Path) -> None:
+    process = TemplateProcess(PATIENT)
+    assert render("{{ messages[0].content }}", process) == QUESTION[0]["content"]
+    assert render("fine", process) == "fine"
+
+
+def test_an_application_that_is_started_as_such_comes_to_its_program(frozen_program: Path) -> None:
+    done = subprocess.run([frozen_program, "--help"], capture_output=True, text=True)
+    assert done.stdout == "a window\n"

@@ -18,6 +18,8 @@ from pocketlm.commands.options import (
     writing_options,
 )
 from pocketlm.commands.progress import print_plan, print_report, shown
+from pocketlm.export.foreign.folder import open_foreign
+from pocketlm.export.foreign.opened import foreign_decoder, with_first_load
 from pocketlm.export.lora.adapter import open_adapter
 from pocketlm.export.lora.merging import merged
 from pocketlm.export.plan import open_headers
@@ -26,7 +28,7 @@ from pocketlm.export.traced.process import check_packages
 from pocketlm.export.via_optimum import traced
 from pocketlm.export.writing import export_model, plan_export
 from pocketlm.models.making import HubOptions, checkpoint_folder, headers_folder, opened_checkpoint
-from pocketlm.models.reference import check_options, find_reference
+from pocketlm.models.reference import check_options, find_reference, foreign_path
 from pocketlm.quantize.precisions import FULL, PRECISIONS
 
 
@@ -65,6 +67,12 @@ from pocketlm.quantize.precisions import FULL, PRECISIONS
     help="With --via: leave the attention as it was traced, with a cache that grows.",
 )
 @click.option(
+    "--allow-foreign",
+    is_flag=True,
+    help="Take the ONNX graph of another runtime (onnxruntime-genai, transformers.js, optimum): "
+    "CHECKPOINT is its model folder, or the file of one of its graphs.",
+)
+@click.option(
     "--dry-run",
     is_flag=True,
     help="Only print the plan, from headers alone: bytes, disk, peak memory, time. A folder with "
@@ -89,6 +97,7 @@ def command(
     adapters: tuple[str, ...],
     via: str | None,
     no_rewrite: bool,
+    allow_foreign: bool,
     dry_run: bool,
     as_json: bool,
     revision: str | None,
@@ -135,6 +144,11 @@ def command(
             "found --adapter with --via, expected one of them: Optimum traces the base as it is; "
             "merge the adapter with peft (merge_and_unload), and export the result"
         )
+    for name, given in (("--via", via), ("--adapter", adapters), ("--dry-run", dry_run)):
+        if allow_foreign and given:
+            raise click.UsageError(
+                f"found {name} with --allow-foreign, expected one of them: there is a graph already"
+            )
     if as_json and not dry_run:
         raise click.UsageError("found --json without --dry-run, expected both; add --dry-run")
     for name, given in (("--quiet", quiet), ("--keep-download", keep_download)):
@@ -168,6 +182,10 @@ def command(
                 observer.message(f"tracing {checkpoint} with Optimum, in a process of its own")
                 with tracing(folder, target, origin=origin) as decoder:
                     model = export_model(decoder, target, change, observer=observer)
+        elif allow_foreign:
+            decoder = foreign_decoder(open_foreign(foreign_path(reference)), tokenizer)
+            checked = with_first_load(decoder, change)
+            model = export_model(decoder, target, checked, observer=observer)
         else:
             with opened_checkpoint(reference, tokenizer, hub) as opened:
                 model = export_model(opened, target, change, observer=observer)

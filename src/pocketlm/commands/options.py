@@ -468,6 +468,12 @@ MODEL_OPTIONS = {
         help="Folder of a LoRA adapter of peft, merged into a checkpoint. May be given several "
         "times, each with a weight as in lora/:0.5; default: 1, as it was trained.",
     ),
+    "allow_foreign": click.option(
+        "--allow-foreign",
+        is_flag=True,
+        help="MODEL is another runtime's: a folder with the ONNX graph of onnxruntime-genai, "
+        "transformers.js or optimum, or the graph itself. It is checked first.",
+    ),
     **HUB_OPTIONS,
 }
 model_options = _group(*MODEL_OPTIONS.values())

@@ -12,8 +12,14 @@ from pocketlm.export.cache_folder import cache_folder
 from pocketlm.export.errors import ModelFolderError, RequestError
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.observer import SILENT, Observer
-from pocketlm.models.local import demo_model
-from pocketlm.models.reference import Demo, OnDisk, check_options, find_reference
+from pocketlm.models.local import carried_demo, demo_model
+from pocketlm.models.reference import (
+    Demo,
+    OnDisk,
+    check_options,
+    find_reference,
+    foreign_path,
+)
 from pocketlm.runtime.model import Model
 
 if TYPE_CHECKING:
@@ -38,6 +44,7 @@ def load(
     keep_download: bool = False,
     prefix_cache_bytes: int | None = None,
     adapters: Sequence[str | Path] | None = None,
+    allow_foreign: bool = False,
     observer: Observer = SILENT,
 ) -> Model:
     """Opens a model folder, or a checkpoint after exporting it; without ``path``, the demo model.
@@ -60,7 +67,10 @@ def load(
     prompts that were computed may take in memory, so that what begins as one of them is not
     computed again; 0 keeps none, None up to 256 MB. ``adapters`` are folders of LoRA adapters,
     each with a weight behind a colon or none ("lora/:0.5"), that are merged into a checkpoint
-    before it is exported. ``observer`` is told of what is
+    before it is exported. ``allow_foreign`` takes the
+    ONNX graph of another runtime (onnxruntime-genai, transformers.js, optimum), by its model folder
+    or its file: it is checked, copied to the cache as a model folder, and first run by a child
+    process (docs/interop.md). ``observer`` is told of what is
     downloaded and exported, and how far that is: see ``Observer``.
 
     A string that is no path here and reads org/name (or org/name@revision) is a repository on the
@@ -84,6 +94,7 @@ def load(
         offline=offline,
         keep_download=keep_download,
         adapters=adapters,
+        allow_foreign=allow_foreign,
         observer=observer,
     )
     return Model(folder, threads, provider, kv, prefix_cache_bytes, prefill)
@@ -137,6 +148,7 @@ def find_folder(
     offline: bool = False,
     keep_download: bool = False,
     adapters: Sequence[str | Path] | None = None,
+    allow_foreign: bool = False,
     observer: Observer = SILENT,
 ) -> ModelFolder:
     """The model folder that ``load`` opens, exported if need be; raises what ``load`` raises."""
@@ -144,9 +156,13 @@ def find_folder(
     reference = find_reference(path)
     given = {"tokenizer": tokenizer, "revision": revision, "keep_download": keep_download}
     given["adapters"] = ", ".join(str(adapter.folder) for adapter in asked) or None
-    check_options(reference, given)
+    check_options(reference, given | {"allow_foreign": allow_foreign})
     if precision is not None:
         _check_precision(precision)
+    if allow_foreign:
+        from pocketlm.models.making import import_once
+
+        return import_once(foreign_path(reference).absolute(), precision, tokenizer, observer)
     if isinstance(reference, OnDisk) and reference.is_made:
         folder = ModelFolder.open(reference.path)
         found = folder.manifest.precision.name
@@ -157,6 +173,8 @@ def find_folder(
             )
         return folder
     if isinstance(reference, Demo) and tokenizer is None and not asked:
+        if carried := carried_demo(precision):
+            return carried
         cache = cache_folder()
         if cache is not None and (made := demo_model(precision).find(cache)):
             return made

@@ -112,6 +112,12 @@ def demo_model(precision: str | None) -> LocalModel:
     return LocalModel(DEMO, precision, key, None)
 
 
+def carried_demo(precision: str | None) -> ModelFolder | None:
+    """The demo's model folder in a frozen application, into which PyInstaller's hook has put it."""
+    folder = Path(pocketlm.__file__).with_name(f"{DEMO}-{precision or DEFAULT_PRECISION}")
+    return ModelFolder.open(folder) if (folder / MANIFEST).is_file() else None
+
+
 def demo_checkpoint() -> Path:
     """The demo's folder; of a package in an archive it is unpacked while this process runs."""
     folder = Path(pocketlm.__file__).with_name(DEMO)
@@ -128,7 +134,8 @@ def _unpacked_demo() -> Path:
     folder = kept.enter_context(resources.as_file(resources.files("pocketlm") / DEMO))
     if not folder.is_dir():
         raise CheckpointError(
-            f"{folder}: found no demo model, expected its files beside the program's; a frozen "
-            "application must bring the data of the package (PyInstaller: --collect-data pocketlm)"
+            f"{folder}: found no demo model, expected its files beside the program's; whoever "
+            'makes this application has to freeze it where "pocketlm[export]" is installed, and, '
+            'for another precision than int8, to write "import onnx_ir" in its program'
         )
     return folder

@@ -40,19 +40,25 @@ from pocketlm.export.importing import importing
 from pocketlm.export.lock import locked
 from pocketlm.export.observer import SILENT, Observer
 from pocketlm.export.quantities import size_text
-from pocketlm.export.tokenizers import TokenizerSource, find_tokenizer, open_tokenizer
+from pocketlm.export.tokenizers import (
+    TokenizerSource,
+    find_tokenizer,
+    given_tokenizer,
+    open_tokenizer,
+)
 from pocketlm.models import store
 from pocketlm.models.local import (
     DEFAULT_PRECISION,
     LocalModel,
     demo_checkpoint,
     demo_model,
+    lock_file,
     model_key,
     sound_model,
 )
 from pocketlm.models.reference import Demo, OnDisk, OnHub, Reference, nothing_here
 from pocketlm.models.store import Pinned, Repository, discard, is_download
-from pocketlm.quantize.precisions import FULL
+from pocketlm.quantize.precisions import FULL, MIXED, PRECISIONS
 
 if TYPE_CHECKING:
     from pocketlm.export.lora.adapter import Adapter
@@ -94,13 +100,62 @@ def export_once(
     if cache is not None and (found := made.find(cache)):
         return found
     root = store.writable_root(options.observer.note)
-    with locked(made.lock(root), _waiting_for(made.name, options)):
+    with locked(made.lock(root), _waiting_for(made.name, options.observer)):
         if found := made.find(root):
             return found
         opened = _with_adapters(opened, options)
         folder = _export(opened, made.place(root), precision, options.observer)
         made.note(folder.path)
         return folder
+
+
+def import_once(
+    path: Path,
+    precision: str | None,
+    tokenizer: str | Path | None,
+    observer: Observer,
+) -> ModelFolder:
+    """The model folder of another runtime's at ``path``, made from its graph if need be.
+
+    Without ``precision`` in the one that it comes in.
+    """
+    with _exporting():
+        from pocketlm.export.foreign.folder import open_foreign
+        from pocketlm.export.foreign.opened import foreign_decoder, precision_name, with_first_load
+        from pocketlm.export.writing import export_model
+        from pocketlm.quantize.run import precision_of
+    folder = open_foreign(path)
+    source = given_tokenizer(tokenizer, folder.path)
+    files = [*folder.files, *(source.files if source else ())]
+    key = model_key(files, "foreign", precision or "")
+
+    def found(root: Path | None) -> ModelFolder | None:
+        named = (LocalModel(folder.path.name, name, key, path) for name in names)
+        return next((model for each in named if root and (model := each.find(root))), None)
+
+    names = (precision,) if precision else (*PRECISIONS, MIXED)
+    if made := found(cache_folder()):
+        return made
+    root = store.writable_root(observer.note)
+    with locked(lock_file(root, f"foreign-{key}"), _waiting_for(folder.path.name, observer)):
+        if made := found(root):
+            return made
+        decoder = foreign_decoder(folder, tokenizer)
+        change = None if precision in (None, FULL) else precision_of(precision or FULL)
+        name = precision or precision_name(decoder.model)
+        if name == FULL != precision_name(decoder.model):
+            raise RequestError(
+                f"precision is {FULL}, expected {precision_name(decoder.model)}, as this graph "
+                "comes; leave it out"
+            )
+        place = LocalModel(folder.path.name, name, key, path)
+        out = place.place(root)
+        if out.exists():
+            discard(out)  # damaged, or ``found`` had taken it
+        checked = with_first_load(decoder, change)
+        model = export_model(decoder, out, checked, observer=observer)
+        place.note(model.path)
+        return model
 
 
 def _local_model(
@@ -203,7 +258,7 @@ class _Wanted:
         precision = precision or DEFAULT_PRECISION
         repository = Repository(store.writable_root(self.options.observer.note), self.name)
         out = repository.model(precision, key)
-        with locked(repository.lock, _waiting_for(self.name, self.options)):
+        with locked(repository.lock, _waiting_for(self.name, self.options.observer)):
             if found := sound_model(out):
                 return found
             with self._downloaded(repository, pinned, answer, precision) as (folder, origin):
@@ -217,7 +272,7 @@ class _Wanted:
         pinned, answer = self._look_up()
         repository = Repository(store.writable_root(self.options.observer.note), self.name)
         with (
-            locked(repository.lock, _waiting_for(self.name, self.options)),
+            locked(repository.lock, _waiting_for(self.name, self.options.observer)),
             self._downloaded(repository, pinned, answer, for_torch=for_torch) as found,
         ):
             yield found
@@ -366,8 +421,8 @@ class _Wanted:
             )
 
 
-def _waiting_for(name: str, options: HubOptions) -> Callable[[str], None]:
-    return lambda holder: options.observer.note(f"waiting for {holder}, which is making {name}")
+def _waiting_for(name: str, observer: Observer) -> Callable[[str], None]:
+    return lambda holder: observer.note(f"waiting for {holder}, which is making {name}")
 
 
 def _export(opened: Checkpoint, out: Path, precision: str, observer: Observer) -> ModelFolder:

@@ -65,7 +65,14 @@ class OnDisk:
         """Whether it is a model folder, or others' ONNX that must be refused as such."""
         if os.path.isfile(self.path / MANIFEST) or self.path.suffix == ".onnx":
             return True
-        return any(self.path.glob("*.onnx")) and not any(self.path.glob("*.safetensors"))
+        if any(self.path.glob("*.safetensors")):
+            return False
+        return any(self.path.glob("*.onnx")) or any(self.path.glob("onnx/*.onnx"))
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether it has a graph, or is one, and is no model folder of ours."""
+        return self.is_made and not os.path.isfile(self.path / MANIFEST)
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,19 @@ class OnHub:
 
 
 Reference = Demo | OnDisk | OnHub
+
+
+def foreign_path(reference: Reference) -> Path:
+    """Where another runtime's model is; RequestError for what is none on this disk."""
+    if isinstance(reference, OnDisk) and reference.is_foreign:
+        return reference.path
+    advice = "leave it out"
+    if isinstance(reference, OnHub):
+        advice = f"download it first: hf download {reference.repository} --local-dir DIR"
+    raise RequestError(
+        f"allow_foreign is given for {reference}, expected it only for a folder on this disk with "
+        f"the ONNX graph of another runtime; {advice}"
+    )
 
 
 def find_reference(name: str | Path | None) -> Reference:
@@ -141,6 +161,8 @@ def unused_options(reference: Reference, options: Mapping[str, Any]) -> dict[str
     if isinstance(reference, OnDisk) and reference.is_made:
         expected["tokenizer"] = "a checkpoint: a model folder has its own"
         expected["adapters"] = "a checkpoint: they are merged before it becomes a model folder"
+        if reference.is_foreign and options.get("allow_foreign"):
+            del expected["tokenizer"]
     return {name: what for name, what in expected.items() if options.get(name) not in (None, False)}
 
 

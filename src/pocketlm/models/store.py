@@ -44,12 +44,12 @@ from pocketlm.models.local import (
     write_record,
 )
 from pocketlm.models.reference import DEMO
-from pocketlm.quantize.precisions import PRECISIONS
+from pocketlm.quantize.precisions import MIXED, PRECISIONS
 
 KEEP = "pocketlm-keep"  # a file that a download has when it was asked for beyond the export
 MODEL, DOWNLOAD, UNFINISHED, DAMAGED = "model", "download", "unfinished", "damaged"
 # A model folder's name: the first part is of a checkpoint on this disk.
-_MODEL_NAME = re.compile(rf"(?:(.+)-)?({'|'.join(PRECISIONS)})-([0-9a-f]{{16}})")
+_MODEL_NAME = re.compile(rf"(?:(.+)-)?({'|'.join((*PRECISIONS, MIXED))})-([0-9a-f]{{16}})")
 # Cache folders that cannot be written, None for no home, and what this process takes instead.
 _temporary: dict[Path | None, Path] = {}
 
