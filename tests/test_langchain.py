@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import pickle
 from typing import Any
 
@@ -110,3 +111,29 @@ def test_it_goes_to_another_process_and_is_opened_anew_there(model: Any) -> None
     assert (sent.path, sent.loading, sent.options) == (model.path, model.loading, model.options)
     assert "model" not in vars(sent) and "model" in vars(model)
     assert sent.invoke("the house") == expected
+
+
+def test_a_copy_of_a_chain_shares_what_is_open_and_nothing_else(model: Any) -> None:
+    expected = model.invoke("the house")
+    copied = copy.deepcopy(model)
+    assert copied.model is model.model and copied.invoke("the house") == expected
+    copied.options["max_tokens"] = 1
+    assert model.invoke("the house") == expected
+
+
+def test_an_argument_that_is_none_is_refused(tiny_folder: ModelFolder) -> None:
+    """It would have had no effect: options of ``Model.stream`` stand in ``options``."""
+    from pocketlm.langchain import PocketLM
+
+    with pytest.raises(ValueError, match="temperature"):
+        PocketLM(path=str(tiny_folder.path), temperature=0)
+
+
+def test_a_path_may_be_one(tiny_folder: ModelFolder, model: Any) -> None:
+    """Which never means the hub."""
+    from pocketlm.langchain import PocketLM
+
+    given = PocketLM(path=tiny_folder.path, loading=model.loading, options=model.options)
+    assert given.invoke("the house") == model.invoke("the house")
+    with pytest.raises(pocketlm.PocketLMError, match="nowhere"):
+        PocketLM(path=tiny_folder.path / "nowhere").invoke("the house")
