@@ -58,7 +58,7 @@ def read_manifest(file: Path) -> Manifest:
     known to be right.
     """
     data = read_json(file, LARGEST_MANIFEST, ModelFolderError)
-    fields = parse_json_object(data, file.name, ModelFolderError)
+    fields = parse_json_object(data, str(file), ModelFolderError)
     version = fields.get("format_version")
     if not COUNT.accepts(version) or version not in (*EARLIER_VERSIONS, FORMAT_VERSION):
         raise _wrong(

@@ -10,8 +10,13 @@ import sys
 from collections.abc import Callable
 
 
-def give_back() -> None:
-    """Has glibc return what is free, and what it keeps for no other reason; elsewhere nothing."""
+def give_back(is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+    """Has glibc return what is free, and what it keeps for no other reason; elsewhere nothing.
+
+    Nor at the end of the interpreter, where nothing can be imported and all memory goes anyway.
+    """
+    if is_finalizing():
+        return
     import ctypes  # not above: most processes end with their model
 
     with contextlib.suppress(OSError, AttributeError, TypeError):  # another C library
@@ -21,8 +26,7 @@ def give_back() -> None:
 class GivesBack:
     """Does so when it goes; for the last attribute of an object, which goes after the others."""
 
-    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        # Bound above: at the end of a frozen application this module is empty before its objects
-        # go. Then all of the memory goes anyway.
-        if not is_finalizing():
-            give_back()
+    def __del__(self, give_back: Callable[[], None] = give_back) -> None:
+        # Bound above, as is its own: at the end of a frozen application this module is empty
+        # before its objects go.
+        give_back()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -94,3 +96,44 @@ def test_without_a_path_it_is_the_demo() -> None:
 
 def test_it_stays_a_short_file() -> None:
     assert len((ROOT / "src/pocketlm/langchain.py").read_text("utf-8").splitlines()) < 100
+
+
+def test_tokens_are_counted_by_the_model_itself(model: Any, tiny_model: pocketlm.Model) -> None:
+    """And not by GPT-2's tokenizer, which LangChain fetches from the hub."""
+    assert model.get_token_ids("the house") == tiny_model.tokenizer.encode("the house")
+    assert model.get_num_tokens("the house") == len(tiny_model.tokenizer.encode("the house"))
+
+
+def test_it_goes_to_another_process_and_is_opened_anew_there(model: Any) -> None:
+    """As a path and options; the model that is open here stays here, and open."""
+    expected = model.invoke("the house")
+    sent = pickle.loads(pickle.dumps(model))
+    assert (sent.path, sent.loading, sent.options) == (model.path, model.loading, model.options)
+    assert "model" not in vars(sent) and "model" in vars(model)
+    assert sent.invoke("the house") == expected
+
+
+def test_a_copy_of_a_chain_shares_what_is_open_and_nothing_else(model: Any) -> None:
+    expected = model.invoke("the house")
+    copied = copy.deepcopy(model)
+    assert copied.model is model.model and copied.invoke("the house") == expected
+    copied.options["max_tokens"] = 1
+    assert model.invoke("the house") == expected
+
+
+def test_an_argument_that_is_none_is_refused(tiny_folder: ModelFolder) -> None:
+    """It would have had no effect: options of ``Model.stream`` stand in ``options``."""
+    from pocketlm.langchain import PocketLM
+
+    with pytest.raises(ValueError, match="temperature"):
+        PocketLM(path=str(tiny_folder.path), temperature=0)
+
+
+def test_a_path_may_be_one(tiny_folder: ModelFolder, model: Any) -> None:
+    """Which never means the hub."""
+    from pocketlm.langchain import PocketLM
+
+    given = PocketLM(path=tiny_folder.path, loading=model.loading, options=model.options)
+    assert given.invoke("the house") == model.invoke("the house")
+    with pytest.raises(pocketlm.PocketLMError, match="nowhere"):
+        PocketLM(path=tiny_folder.path / "nowhere").invoke("the house")

@@ -105,6 +105,9 @@ def test_what_is_added_is_known_everywhere_until_it_is_removed(
     assert command("pocketlm", "remove", "pocketlm/chat").exit_code == 0
     assert "pocketlm/chat" not in ids()
     assert (place / "chat" / "pocketlm.json").exists()
+    named = command("pocketlm", "add", str(place / "chat"), "--name", "pocketlm/mine")
+    assert named.output == "added pocketlm/mine\n" and "pocketlm/mine" in ids()
+    assert command("pocketlm", "remove", "mine").exit_code == 0
     gone = command("pocketlm", "remove", "chat")
     assert gone.exit_code == 1 and "found no added model of this name" in gone.output
     wrong = command("pocketlm", "add", str(place / "nothing"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import os
 import shutil
@@ -436,3 +437,14 @@ def test_what_goes_wrong_reaches_who_awaits() -> None:
         asyncio.run(pocketlm.load_async(precision="int5"))
     with pytest.raises(pocketlm.RequestError, match="threads is 0"):
         asyncio.run(pocketlm.load_async(threads=0))
+
+
+def test_a_loop_may_ask_for_whatever_load_takes(tiny_folder: ModelFolder) -> None:
+    """An option of the one that the other does not pass on is a TypeError."""
+    names = [*inspect.signature(pocketlm.load).parameters][1:]
+    options = {name: inspect.signature(pocketlm.load).parameters[name].default for name in names}
+    options |= {"threads": 1, "prefix_cache_bytes": 0}
+    model = asyncio.run(pocketlm.load_async(tiny_folder.path, **options))
+    assert model.session.threads == 1
+    model.generate([5] * 40, max_tokens=1)
+    assert len(model.prefix_cache) == 0

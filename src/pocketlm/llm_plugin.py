@@ -248,7 +248,9 @@ def register_commands(cli: click.Group) -> None:
             find_folder(model)
             path = Path(model).expanduser()
             source = str(path.resolve()) if path.exists() else model
-            name = name or (Path(source).name if path.exists() else model)
+            name = (name or "").removeprefix(PREFIX) or (
+                Path(source).name if path.exists() else model
+            )
             _keep(_added() | {name: source})
         except (PocketLMError, OSError) as error:
             raise click.ClickException(str(error)) from error

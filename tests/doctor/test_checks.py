@@ -359,7 +359,7 @@ def test_a_broken_model_is_wrong_and_what_to_type_removes_it(
     found = only(check_models())
     assert found.state == WRONG and str(model) in found.found
     (name,) = found.figures["broken"]
-    assert found.advice == f"pocketlm remove {name} (and ask for it again)"
+    assert found.advice == f"pocketlm remove {name}  # then ask for it again"
     assert run("remove", name).code == 0 and not model.exists()
 
 
@@ -370,7 +370,10 @@ def test_leftovers_are_told(model: Path, cache: Path) -> None:
     assert found.state == WARNING
     assert "unfinished: " in found.found and "half removed: " in found.found
     (name,) = found.figures["unfinished"]
-    assert found.advice is not None and found.advice.startswith(f"pocketlm remove {name}; remove ")
+    removed = f"remove the folder {model.parent / '.removed-0123'}"
+    assert found.advice == f"pocketlm remove {name}  # then ask for it again, {removed}"
+    (model.parent / f".{model.name}.partial").rmdir()
+    assert only(check_models()).advice == removed
 
 
 def test_locks_are_told_held_or_left(cache: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from command_line import Run
 
 import pocketlm
+import pocketlm.doctor.__main__ as module
 from pocketlm.doctor import as_json, as_text, examination, examine, exit_code
 from pocketlm.doctor.finding import OK, UNKNOWN, WARNING, WRONG, Finding
 from pocketlm.export.errors import MissingExtraError
@@ -145,3 +146,63 @@ runpy.run_module("pocketlm.doctor", run_name="__main__")
     assert lines[-1].startswith("1 thing is wrong")
     (tokens,) = (line for line in lines if line[9:].startswith("tokens "))
     assert tokens.startswith("unknown") and "could not be checked" in tokens
+
+
+def test_the_module_takes_the_options_of_the_command(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And prints the same; an option that it does not know is refused."""
+    asked: list[bool] = []
+
+    def examined(self_test: bool) -> Iterator[Finding]:
+        asked.append(self_test)
+        yield from (Finding("a", OK, "well"), Finding("b", WRONG, "bad", "mend"))
+
+    monkeypatch.setattr("pocketlm.commands.doctor.examine", examined)
+    monkeypatch.setattr(module, "examine", examined)
+    for options in ([], ["--quick"], ["--json"], ["--quick", "--json"]):
+        expected = run("doctor", *options)
+        assert module.main(options) == expected.code == 1
+        assert capsys.readouterr().out == expected.out
+        assert asked[-2:] == ["--quick" not in options] * 2
+    with pytest.raises(SystemExit) as ended:
+        module.main(["--jsn"])
+    assert ended.value.code == 2 and "--jsn" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("encoding", "path", "code"),
+    [("ascii", None, 0), ("utf-8", "pipe", 0), ("utf-8", "/dev/full", 4)],
+)
+def test_the_module_ends_well_whatever_it_prints_to(
+    encoding: str, path: str | None, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader that went away, a full disk, and a terminal that cannot show a name."""
+    findings = [Finding("a", OK, "well"), Finding("b", OK, "a folder called Bücher")]
+    monkeypatch.setattr(module, "examine", lambda self_test: iter(findings))
+    if path == "pipe":
+        reading, writing = os.pipe()
+        os.close(reading)
+        out = os.fdopen(writing, "w", encoding=encoding)
+    else:
+        if path is not None and not Path(path).exists():
+            pytest.skip("this system has no disk that is always full")
+        out = open(path or tmp_path / "out", "w", encoding=encoding)
+    with out:
+        monkeypatch.setattr(sys, "stdout", out)
+        assert module.main([]) == code
+        monkeypatch.undo()
+    if path is None:
+        assert r"a folder called B\xfccher" in (tmp_path / "out").read_text("ascii")
+
+
+def test_a_ctrl_c_ends_the_module_in_silence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(self_test: bool) -> Iterator[Finding]:
+        yield Finding("a", OK, "well")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "examine", interrupted)
+    assert module.main([]) == 130
+    assert capsys.readouterr().err == ""

@@ -152,8 +152,9 @@ def test_another_version_is_refused(version: Any, copy: Path) -> None:
     ids=lambda data: str(data[:30]),
 )
 def test_a_manifest_that_is_no_json_object_is_a_model_folder_error(data: bytes, copy: Path) -> None:
+    """Which names the file with its place: whoever reads it may have many folders."""
     (copy / MANIFEST).write_bytes(data)
-    with pytest.raises(ModelFolderError, match=MANIFEST):
+    with pytest.raises(ModelFolderError, match=re.escape(str(copy / MANIFEST))):
         ModelFolder.open(copy)
 
 

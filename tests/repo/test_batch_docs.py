@@ -16,7 +16,15 @@ from pocketlm.commands.batch_answers import MOST_HELD, MOST_HELD_BYTES
 TEXT = (ROOT / "docs" / "batch.md").read_text("utf-8")
 
 
-@pytest.mark.parametrize("line", re.findall(r"^    pocketlm (.*)", TEXT, re.MULTILINE))
+LINES = re.findall(r"^    pocketlm (.*)", TEXT, re.MULTILINE)
+
+
+def test_commands_can_be_typed_one_after_another() -> None:
+    outputs = [re.findall(r"-o (\S+)", line) for line in LINES]
+    assert all(outputs) and len({*map(tuple, outputs)}) == len(LINES)
+
+
+@pytest.mark.parametrize("line", LINES)
 def test_commands_work(
     line: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -24,7 +32,8 @@ def test_commands_work(
     monkeypatch.chdir(tmp_path)
     ended = run(*shlex.split(line), "--threads", "1")
     assert (ended.code, ended.out) == (0, ""), ended.err
-    answers = [json.loads(text) for text in Path("answers.jsonl").read_text().splitlines()]
+    (output,) = Path().glob("*.jsonl")
+    answers = [json.loads(text) for text in output.read_text().splitlines()]
     assert answers and not any(answer.get("error") for answer in answers)
     if "digest" in answers[0]:
         section = TEXT.split("## Answers")[1].split("## Going on")[0]

@@ -468,6 +468,29 @@ def test_the_memory_of_fifty_models_is_given_back() -> None:
     assert int(ended.stdout) <= 10_000_000
 
 
+HOLDER = """
+import sys
+from pocketlm import Model
+from pocketlm.export.folder import ModelFolder
+
+class Holder:
+    model = Model(ModelFolder.open(sys.argv[1]), threads=1)
+    def __del__(self, close=model.close):
+        close()
+
+holder = Holder()
+"""
+
+
+def test_what_closes_its_model_as_it_goes_may_go_with_the_interpreter(
+    tiny_folder: ModelFolder,
+) -> None:
+    """When nothing can be imported any more."""
+    command = [sys.executable, "-c", HOLDER, str(tiny_folder.path)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_closing_does_not_wait_where_a_step_goes_on_for_ever(tiny_folder: ModelFolder) -> None:

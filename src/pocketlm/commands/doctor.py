@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from pocketlm.commands.options import debug_option
-from pocketlm.doctor import as_json, examine, exit_code
-from pocketlm.doctor.report import finding_text, summary_text
+from pocketlm.doctor import examine
+from pocketlm.doctor.report import tell
 
 
 @click.command("doctor")
@@ -27,10 +27,4 @@ def command(as_object: bool, quick: bool, debug: bool) -> int:
       pocketlm doctor
       pocketlm doctor --quick --json
     """
-    findings = []
-    for finding in examine(self_test=not quick):
-        findings.append(finding)
-        if not as_object:
-            click.echo(finding_text(finding))
-    click.echo(as_json(findings) if as_object else f"\n{summary_text(findings)}")
-    return exit_code(findings)
+    return tell(examine(self_test=not quick), as_object, click.echo)

@@ -83,13 +83,12 @@ def check_models() -> Iterator[Finding]:
     parts += [f"broken: {fault}" for fault in broken.values()]
     parts += [f"unfinished: {entry.path}" for entry in left]
     parts += [f"half removed: {path}" for path in removed]
-    advice = [f"pocketlm remove {name}" for name in [*broken, *(entry.id for entry in left)]]
-    advice += [f"remove the folder {path}" for path in removed]
-    text = "; ".join(advice) or None
-    if text and (broken or left):
-        text += " (and ask for it again)"
+    typed = "; ".join(f"pocketlm remove {name}" for name in [*broken, *(e.id for e in left)])
+    then = ["ask for it again"] * bool(typed) + [f"remove the folder {path}" for path in removed]
+    # A comment, so that a shell takes the line as it is.
+    advice = "  # then ".join(filter(None, [typed, ", ".join(then)])) or None
     state = WRONG if broken else WARNING if advice else OK
-    yield Finding("models", state, "; ".join(parts), text, figures)
+    yield Finding("models", state, "; ".join(parts), advice, figures)
 
 
 def check_locks() -> Iterator[Finding]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 
 import pocketlm
@@ -49,6 +49,17 @@ def as_json(findings: Sequence[Finding]) -> str:
         "findings": [asdict(finding) for finding in findings],
     }
     return json.dumps(report, indent=1)
+
+
+def tell(findings: Iterable[Finding], as_object: bool, say: Callable[[str], object]) -> int:
+    """Says what is found as it is found, or all of it as an object; the exit code."""
+    told = []
+    for finding in findings:
+        told.append(finding)
+        if not as_object:
+            say(finding_text(finding))
+    say(as_json(told) if as_object else f"\n{summary_text(told)}")
+    return exit_code(told)
 
 
 def exit_code(findings: Sequence[Finding]) -> int:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pocketlm.export.lora.asked import AskedAdapter
 
 OnProgress = Callable[[str, int, int], object]  # what is under way, done, total
-OPENING = ("threads", "provider", "kv", "prefill")  # options of ``Model``
+OPENING = ("threads", "provider", "kv", "prefill", "prefix_cache_bytes")  # options of ``Model``
 
 
 def load(
