@@ -131,7 +131,7 @@ def _sizes(
         said[size] = found[0] if found else decoder.get(genai_name)
     if said["context_length"] is None:
         said["context_length"] = genai.get("context_length")
-    sizes = {name: size for name, size in said.items() if isinstance(size, int) and size > 0}
+    sizes = {name: size for name, size in said.items() if type(size) is int and size > 0}
     if "head_size" not in sizes and sizes.keys() >= {"hidden_size", "num_heads"}:
         sizes["head_size"] = sizes["hidden_size"] // sizes["num_heads"]
     return sizes

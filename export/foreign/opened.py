@@ -10,26 +10,30 @@ written passes the check that all graphs pass before ONNX Runtime sees it, first
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx_ir as ir
 
 from ..checkpoint import Checkpoint
-from ..errors import CheckpointError, RequestError
+from ..errors import CheckpointError, PocketLMError, RequestError
 from ..folder import ModelFolder
 from ..folder_tokenizer import read_tokenizer
 from ..generation_defaults import generation_defaults
 from ..graph import Graph, Weight
+from ..graph_check.graph import LARGEST
+from ..graph_check.onnx_file import ITEM_BYTES
 from ..graph_check.operators import TRACED
 from ..manifest import FLOAT32, GROWING, IN_PLACE, CacheKind, DecoderShape, PrecisionEntry, Tracing
+from ..memory import memory_errors
 from ..observer import Observer
 from ..plan import Forecast
 from ..regular_file import RegularFile
-from ..strict_json import quoted
+from ..strict_json import quoted, shown
 from ..tokenizers import given_tokenizer
 from ..tokenizers.opening import open_source
 from ..traced.contract import read_shape
@@ -52,8 +56,19 @@ PACKED = "MatMulNBits"
 def foreign_decoder(folder: ForeignFolder, tokenizer: str | Path | None = None) -> Decoder:
     """The graph of ``folder`` by our contract, with lazy weights that are read from there.
 
-    Raises CheckpointError, which names what this runtime cannot run.
+    Raises CheckpointError, which names what this runtime cannot run, or ResourceError.
     """
+    try:
+        with _quiet_parsing(), memory_errors(f"{folder.graph}: reading it"):
+            return _decoder(folder, tokenizer)
+    except PocketLMError:
+        raise
+    except Exception as error:  # malformed, and only what rewrites it has noticed
+        found = f"what is no graph ({type(error).__name__}: {shown(str(error), 200)})"
+        raise _refused(folder.graph, found, "a decoder") from error
+
+
+def _decoder(folder: ForeignFolder, tokenizer: str | Path | None) -> Decoder:
     checkpoint = Checkpoint(
         path=folder.path,
         config=folder.config,
@@ -111,6 +126,9 @@ def check_foreign(model: ir.Model, file: Path) -> None:
         raise _refused(file, f"opset {opset}", f"{OPSETS.start} to {OPSETS.stop - 1}")
     if model.functions:
         raise _refused(file, f"{len(model.functions)} functions", "none")
+    for name, weight in model.graph.initializers.items():
+        if weight.dtype not in ITEM_BYTES:
+            raise _refused(file, f"{weight.dtype} in {quoted(name)}", "numbers of a CPU")
     made: set[ir.Value] = set()
     for node in model.graph:
         kind = ("" if node.domain == "ai.onnx" else node.domain, node.op_type)
@@ -191,9 +209,18 @@ class FirstLoaded:
         return replace(self.change.describe(num_parameters), name=self.name)
 
 
-def with_first_load(decoder: Decoder, change: Change | None = None) -> FirstLoaded:
-    """The change to export ``decoder`` with; RequestError where it is quantized already."""
+def with_first_load(
+    decoder: Decoder, change: Change | None = None, precision: str | None = None
+) -> FirstLoaded:
+    """The change to export ``decoder`` with; RequestError where it is quantized already.
+
+    Also where ``precision``, what was asked for by name, is the full one that it has lost.
+    """
     found = precision_name(decoder.model)
+    if precision == Unchanged.name != found:
+        raise RequestError(
+            f"precision is {precision}, expected {found}, as this graph comes; leave it out"
+        )
     if change is not None and found != Unchanged.name:
         raise RequestError(
             f"found a foreign graph in {found}, expected {Unchanged.name}; quantizing twice loses "
@@ -205,6 +232,18 @@ def with_first_load(decoder: Decoder, change: Change | None = None) -> FirstLoad
 # Its parts ----------------------------------------------------------------------------------------
 
 
+@contextmanager
+def _quiet_parsing() -> Iterator[None]:
+    """What is odd in a graph is ours to tell, and not a line for every name in it."""
+    log = logging.getLogger("onnx_ir")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
 def _load(file: Path) -> ir.Model:
     with RegularFile(file, CheckpointError) as opened:
         if opened.num_bytes() > LARGEST_FILE:
@@ -212,7 +251,7 @@ def _load(file: Path) -> ir.Model:
     try:
         return ir.load(file)
     except Exception as error:  # whatever protobuf and onnx-ir raise
-        raise _refused(file, f"no graph ({error!s:.200})", "an ONNX file") from error
+        raise _refused(file, f"no graph ({shown(str(error), 200)})", "an ONNX file") from error
 
 
 def _weights(model: ir.Model) -> list[Weight]:
@@ -247,9 +286,14 @@ def _name_head_size(model: ir.Model, sizes: dict[str, int]) -> None:
 
 def _shape(model: ir.Model, folder: ForeignFolder) -> DecoderShape:
     try:
-        return read_shape(model, folder.sizes)
+        shape = read_shape(model, folder.sizes)
     except CheckpointError as error:
         raise CheckpointError(f"{folder.graph}: {error}") from error
+    for name, most in vars(LARGEST).items():
+        found = getattr(shape, name)
+        if not 0 < found <= most:
+            raise _refused(folder.graph, f"{name} {found}", f"1 to {most}")
+    return shape
 
 
 def _num_parameters(model: ir.Model) -> int:

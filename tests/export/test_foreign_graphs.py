@@ -114,6 +114,8 @@ def test_an_fp32_graph_is_quantized_and_another_is_not(
     packed = foreign_decoder(open_foreign(genai_folder(llamas["int4"], tmp_path / "packed")))
     with pytest.raises(RequestError, match="a foreign graph in .*, expected fp32"):
         with_first_load(packed, precision_of("int8"))
+    with pytest.raises(RequestError, match="precision is fp32, expected .*, as this graph comes"):
+        with_first_load(packed, precision_of("fp32"), "fp32")
     export_model(packed, tmp_path / "kept", with_first_load(packed))
     with pytest.raises(RequestError, match="expected fp32"):
         export_model(ModelFolder.open(tmp_path / "kept"), tmp_path / "no", precision_of("int8"))
@@ -160,6 +162,29 @@ def circle(model: ir.Model) -> None:
     node.replace_input_with(0, node.outputs[0])
 
 
+def without_inputs(kind: str) -> Callable[[ir.Model], None]:
+    def change(model: ir.Model) -> None:
+        next(node for node in model.graph if node.op_type == kind).resize_inputs(0)
+
+    return change
+
+
+def cast_to_a_text(model: ir.Model) -> None:
+    node = next(node for node in model.graph if node.op_type == "Cast")
+    node.attributes["to"] = ir.AttrString("to", "text\n\x1b[31m")
+
+
+def in_four_bits(model: ir.Model) -> None:
+    value = model.graph.initializers["embed.weight"]
+    packed = ir.Tensor(
+        np.zeros(value.const_value.shape.numpy(), np.uint8),  # type: ignore[union-attr]
+        dtype=ir.DataType.UINT4,
+        name="embed.weight",
+    )
+    value.const_value = packed
+    value.type = ir.TensorType(ir.DataType.UINT4)
+
+
 def old(model: ir.Model) -> None:
     model.graph.opset_imports[""] = 11
 
@@ -173,6 +198,9 @@ REFUSED: dict[str, tuple[Callable[[ir.Model], None], str]] = {
     "weights beyond a file": (other_place("short"), "within the 3 of short"),
     "no cache": (no_cache, r"present\.1\.value, expected|past_key_values"),
     "a circle": (circle, "that comes later, expected none"),
+    "no inputs": (without_inputs("MatMul"), "model.onnx: found what is no graph .ValueError"),
+    "an attribute of a kind": (cast_to_a_text, "model.onnx: found what is no graph .TypeError"),
+    "four bits": (in_four_bits, "UINT4 in 'embed.weight', expected numbers of a CPU"),
     "an old opset": (old, "opset 11, expected 14 to 24"),
 }
 
@@ -187,10 +215,42 @@ def test_what_cannot_be_run_is_refused_by_name(case: str, tmp_path: Path) -> Non
     (source / "onnx" / "short").write_bytes(b"123")
     graph.write_bytes(ir.serde.serialize_model(model).SerializeToString())
     before = {file: file.read_bytes() for file in source.rglob("*") if file.is_file()}
-    with pytest.raises((CheckpointError, ModelFolderError), match=message):
+    with pytest.raises((CheckpointError, ModelFolderError), match=message) as refused:
         imported(source, tmp_path / "out")
+    assert str(refused.value).isprintable()
     assert names_in(tmp_path) == ["theirs"]
     assert {file: file.read_bytes() for file in source.rglob("*") if file.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("size", "found"), [(2**31, "context_length 2147483648, expected 1 to 2147483647")]
+)
+def test_sizes_that_no_decoder_has_are_refused(size: int, found: str, tmp_path: Path) -> None:
+    source = transformers_js_folder(tmp_path / "theirs", replace(LLAMA, context=size))
+    with pytest.raises(CheckpointError, match=found):
+        foreign_decoder(open_foreign(source))
+
+
+def test_full_precision_of_a_graph_that_lost_it_is_refused_everywhere(
+    run: Run, llamas: dict[str, ModelFolder], tmp_path: Path
+) -> None:
+    source = genai_folder(llamas["int4"], tmp_path / "theirs")
+    asked = ("--allow-foreign", "--precision", "fp32")
+    for command in (("run", source, "abc"), ("export", source, tmp_path / "out")):
+        ended = run(*command, *asked)
+        assert (ended.code, "expected mixed, as this graph comes" in ended.err) == (2, True)
+    assert names_in(tmp_path) == ["theirs"]
+
+
+def test_what_is_odd_in_a_graph_is_told_in_one_line(run: Run, tmp_path: Path) -> None:
+    source = transformers_js_folder(tmp_path / "theirs")
+    graph = source / "onnx" / "model.onnx"
+    model = ir.load(graph)
+    model.graph.outputs.append(ir.Value(name="nobody", type=ir.TensorType(ir.DataType.FLOAT)))
+    graph.write_bytes(ir.serde.serialize_model(model).SerializeToString())
+    ended = run("run", source, "abc", "--allow-foreign")
+    assert ended.code == 2
+    assert len(ended.err.splitlines()) == 1
 
 
 @pytest.mark.parametrize("name", ["../model.onnx", "/etc/passwd", "..\\model.onnx", 5])
