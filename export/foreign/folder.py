@@ -9,6 +9,7 @@ A folder with several graphs is read as its plain one; another is chosen by nami
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,6 +20,8 @@ from ..strict_json import LARGEST_CONFIG, load_json_object, quoted
 
 GENAI_CONFIG = "genai_config.json"
 GRAPHS_FOLDER = "onnx"
+LONGEST_NAME = 255
+PLAIN_WORD = re.compile(r"[\w.-]{1,100}")
 PLAIN = (f"{GRAPHS_FOLDER}/model.onnx", "model.onnx")
 NO_WEIGHTS = (".json", ".jinja", ".md", ".txt", ".model", ".py")
 # Of a decoder -> where config.json has it, by any of the names, and where genai_config.json has it.
@@ -77,6 +80,11 @@ def open_foreign(path: str | Path) -> ForeignFolder:
             f"{folder}: found no model_type, expected config.json or {GENAI_CONFIG} that says it; "
             "get the folder again, whole"
         )
+    if not PLAIN_WORD.fullmatch(model_type):  # people are shown it
+        raise CheckpointError(
+            f"{folder}: found model_type {quoted(model_type)}, expected a word; the file is "
+            "damaged or harmful"
+        )
     file = folder / "generation_config.json"
     generation = load_config(file) if file.is_file() else _ends(genai)
     return ForeignFolder(
@@ -100,7 +108,8 @@ def _graph(folder: Path, decoder: dict[str, Any]) -> Path:
     named = decoder.get("filename")
     if named is not None:
         place = PurePosixPath(named) if isinstance(named, str) else PurePosixPath()
-        if place.is_absolute() or ".." in place.parts or "\\" in str(named) or not place.parts:
+        odd = "\\" in str(named) or len(str(named)) > LONGEST_NAME
+        if place.is_absolute() or ".." in place.parts or odd or not place.parts:
             raise CheckpointError(
                 f"{folder / GENAI_CONFIG}: found the file name {quoted(str(named))}, expected a "
                 "graph in this folder; the file is damaged or harmful"

@@ -45,6 +45,7 @@ from .folder import ForeignFolder
 from .fused import is_fused, to_contract
 from .weights import adopt_foreign, in_single_precision
 
+LONGEST_PRODUCER = 100
 LARGEST_FILE = 2 << 30  # bytes: protobuf has no larger ones
 OPSETS = range(14, 25)
 AXES_AS_INPUT = 18  # the first opset in which all reductions take their axes as an input
@@ -81,6 +82,7 @@ def _decoder(folder: ForeignFolder, tokenizer: str | Path | None) -> Decoder:
     open_source(require_tokenizer(checkpoint))
     model = _load(folder.graph)
     made_by = " ".join(filter(None, (model.producer_name, model.producer_version)))
+    made_by = made_by[:LONGEST_PRODUCER] if made_by.isprintable() else ""
     check_foreign(model, folder.graph)
     constants = LiftConstants().apply(model).changed
     adopt_foreign(model, folder.graph.parent)
@@ -126,9 +128,10 @@ def check_foreign(model: ir.Model, file: Path) -> None:
         raise _refused(file, f"opset {opset}", f"{OPSETS.start} to {OPSETS.stop - 1}")
     if model.functions:
         raise _refused(file, f"{len(model.functions)} functions", "none")
-    for name, weight in model.graph.initializers.items():
-        if weight.dtype not in ITEM_BYTES:
-            raise _refused(file, f"{weight.dtype} in {quoted(name)}", "numbers of a CPU")
+    for name, value in model.graph.initializers.items():
+        dtype = value.const_value.dtype if value.const_value is not None else None
+        if dtype not in ITEM_BYTES:
+            raise _refused(file, f"{dtype} in {quoted(name)}", "numbers of a CPU")
     made: set[ir.Value] = set()
     for node in model.graph:
         kind = ("" if node.domain == "ai.onnx" else node.domain, node.op_type)

@@ -181,8 +181,7 @@ def in_four_bits(model: ir.Model) -> None:
         dtype=ir.DataType.UINT4,
         name="embed.weight",
     )
-    value.const_value = packed
-    value.type = ir.TensorType(ir.DataType.UINT4)
+    value.const_value = packed  # whatever the graph says of the value
 
 
 def old(model: ir.Model) -> None:
@@ -253,12 +252,27 @@ def test_what_is_odd_in_a_graph_is_told_in_one_line(run: Run, tmp_path: Path) ->
     assert len(ended.err.splitlines()) == 1
 
 
-@pytest.mark.parametrize("name", ["../model.onnx", "/etc/passwd", "..\\model.onnx", 5])
+@pytest.mark.parametrize("name", ["../model.onnx", "/etc/passwd", "..\\model.onnx", "a" * 5000, 5])
 def test_a_graph_outside_the_folder_is_refused(name: object, tmp_path: Path) -> None:
     about = {"type": "llama", "decoder": {"filename": name}}
     (tmp_path / "genai_config.json").write_text(json.dumps({"model": about}))
     with pytest.raises(CheckpointError, match="expected a graph in this folder"):
         open_foreign(tmp_path)
+
+
+def test_what_people_are_shown_of_a_graph_is_harmless(tmp_path: Path) -> None:
+    source = transformers_js_folder(tmp_path / "theirs")
+    graph = source / "onnx" / "model.onnx"
+    model = ir.load(graph)
+    for name, told in (("\x1b[31mevil\n", "unknown"), ("a" * 1000, "a" * 100)):
+        model.producer_name, model.producer_version = name, ""
+        ir.save(model, graph)
+        traced = foreign_decoder(open_foreign(source)).traced
+        assert traced is not None
+        assert traced.made_by == told
+    (source / "config.json").write_text(json.dumps({"model_type": "\x1b[31mllama\n"}))
+    with pytest.raises(CheckpointError, match=r"found model_type '.x1b.*', expected a word"):
+        open_foreign(source)
 
 
 def test_of_several_graphs_one_is_named(tmp_path: Path) -> None:
