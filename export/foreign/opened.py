@@ -102,6 +102,7 @@ def _decoder(folder: ForeignFolder, tokenizer: str | Path | None) -> Decoder:
     else:
         Simplify().apply(model)
         reason = AttendInPlace(shape).apply(model).skipped.get(ATTENTION)
+    _check_form(model, folder.graph)
     defaults, defaults_notes = generation_defaults(checkpoint, shape.vocab_size)
     files, tokenizer_notes = read_tokenizer(checkpoint.tokenizer, shape.vocab_size)
     return Decoder(
@@ -157,6 +158,29 @@ def check_foreign(model: ir.Model, file: Path) -> None:
         if any(v is not None and v.producer() and v not in made for v in node.inputs):
             raise _refused(file, f"an input of {quoted(str(node.name))} that comes later", "none")
         made.update(node.outputs)
+
+
+def _check_form(model: ir.Model, file: Path) -> None:
+    """Raises for nodes without inputs that they need, and for names that are no text.
+
+    The check of what is written finds them too, but a change of the weights comes before it.
+    """
+    for node in model.graph:
+        ir.serde.serialize_node(node)
+        operator = TRACED.get((node.domain, node.op_type))
+        if operator is None:
+            continue
+        least, most = operator.inputs
+        given = list(node.inputs)
+        left_out = {index for index in range(least) if index >= len(given) or given[index] is None}
+        if left_out - operator.gaps or len(given) > most:
+            raise _refused(
+                file,
+                f"{len(given)} inputs of {quoted(str(node.name))} ({node.op_type})",
+                f"{least} to {most}",
+            )
+    for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
+        ir.serde.serialize_value(value)
 
 
 def precision_name(model: ir.Model) -> str:
@@ -252,9 +276,13 @@ def _load(file: Path) -> ir.Model:
         if opened.num_bytes() > LARGEST_FILE:
             raise _refused(file, f"{opened.num_bytes():,} bytes", f"at most {LARGEST_FILE:,}")
     try:
-        return ir.load(file)
+        model = ir.load(file)
     except Exception as error:  # whatever protobuf and onnx-ir raise
         raise _refused(file, f"no graph ({shown(str(error), 200)})", "an ONNX file") from error
+    for part in (model, model.graph):  # what nobody reads is not copied
+        part.doc_string = None
+        part.metadata_props.clear()
+    return model
 
 
 def _weights(model: ir.Model) -> list[Weight]:

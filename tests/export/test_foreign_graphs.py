@@ -221,6 +221,25 @@ def test_what_cannot_be_run_is_refused_by_name(case: str, tmp_path: Path) -> Non
     assert {file: file.read_bytes() for file in source.rglob("*") if file.is_file()} == before
 
 
+def test_what_a_change_would_stumble_over_is_found_before_it(
+    llamas: dict[str, ModelFolder], tmp_path: Path
+) -> None:
+    source = genai_folder(llamas["fp32"], tmp_path / "theirs")
+    graph = source / "model.onnx"
+    whole = graph.read_bytes()
+    name = b"layers.1.mlp.down_proj"
+    graph.write_bytes(whole.replace(name, name[:-1] + b"\xff"))
+    with pytest.raises(CheckpointError, match="model.onnx: found "):
+        foreign_decoder(open_foreign(source))
+    graph.write_bytes(whole)
+    model = ir.load(graph)
+    node = next(node for node in model.graph if str(node.name) == name.decode())
+    node.resize_inputs(1)
+    graph.write_bytes(ir.serde.serialize_model(model).SerializeToString())
+    with pytest.raises(CheckpointError, match=r"1 inputs of 'layers.1.mlp.down_proj'"):
+        foreign_decoder(open_foreign(source))
+
+
 @pytest.mark.parametrize(
     ("size", "found"), [(2**31, "context_length 2147483648, expected 1 to 2147483647")]
 )
