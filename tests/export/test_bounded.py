@@ -12,7 +12,7 @@ from pocketlm.export.traced.bounded import LARGEST_RUN, BoundedEvaluator, TooLar
 MANY = LARGEST_RUN + 1
 
 
-def evaluator(op_type: str, *inputs: object, **attributes: object) -> BoundedEvaluator:
+def evaluator(op_type: str, *inputs: object, **attributes: int) -> BoundedEvaluator:
     """Of one node, with inputs that are constants, or names of those of the model."""
     names = [each if isinstance(each, str) else f"c{i}" for i, each in enumerate(inputs)]
     constants = [
@@ -20,7 +20,8 @@ def evaluator(op_type: str, *inputs: object, **attributes: object) -> BoundedEva
         for each, name in zip(inputs, names, strict=True)
         if not isinstance(each, str)
     ]
-    node = helper.make_node(op_type, names, ["out"], **attributes)
+    node = helper.make_node(op_type, names, ["out"])
+    node.attribute.extend(helper.make_attribute(*each) for each in attributes.items())
     given = [
         helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
         for name in names
