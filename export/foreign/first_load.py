@@ -18,6 +18,7 @@ from ..errors import CheckpointError
 from ..folder import ModelFolder, cache_names
 from ..frozen import is_frozen
 from ..manifest_file import read_manifest
+from ..strict_json import shown
 
 TOKENS = 4
 # Beside several times the weights: what ONNX Runtime and Python take by themselves.
@@ -49,7 +50,7 @@ def first_load(folder: ModelFolder) -> None:
     if ended.returncode:
         lines = ended.stderr.decode("utf-8", "replace").split("\n")
         word = next((line.strip() for line in reversed(lines) if line.strip()), "no message")
-        raise _refused(f"failed: {word[:LONGEST_WORD]}")
+        raise _refused(f"failed: {shown(word, LONGEST_WORD)}")
 
 
 def _refused(found: str) -> CheckpointError:

@@ -9,7 +9,7 @@ A folder with several graphs is read as its plain one; another is chosen by nami
 
 from __future__ import annotations
 
-import glob
+import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,7 +20,10 @@ from ..strict_json import LARGEST_CONFIG, load_json_object, quoted
 
 GENAI_CONFIG = "genai_config.json"
 GRAPHS_FOLDER = "onnx"
+LONGEST_NAME = 255
+PLAIN_WORD = re.compile(r"[\w.-]{1,100}")
 PLAIN = (f"{GRAPHS_FOLDER}/model.onnx", "model.onnx")
+NO_WEIGHTS = (".json", ".jinja", ".md", ".txt", ".model", ".py")
 # Of a decoder -> where config.json has it, by any of the names, and where genai_config.json has it.
 SIZES = {
     "hidden_size": (("hidden_size", "n_embd"), "hidden_size"),
@@ -42,10 +45,21 @@ class ForeignFolder:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The graph, what lies beside it under its name, and the configurations that were read."""
+        """The graph, what may be its weights, and the configurations that were read.
+
+        Weights lie beside the graph, and may have any name.
+        """
         names = ("config.json", "generation_config.json", GENAI_CONFIG)
         configs = [self.path / name for name in names if (self.path / name).is_file()]
-        beside = sorted(self.graph.parent.glob(f"{glob.escape(self.graph.name)}?*"))
+        near = sorted(file for file in self.graph.parent.glob("*") if file.is_file())
+        others = [file.name for file in near if file.suffix == ".onnx" and file != self.graph]
+        beside = [
+            file
+            for file in near
+            if file != self.graph
+            and file.suffix not in NO_WEIGHTS
+            and not file.name.startswith(tuple(others))
+        ]
         return (self.graph, *beside, *configs)
 
 
@@ -65,6 +79,11 @@ def open_foreign(path: str | Path) -> ForeignFolder:
         raise CheckpointError(
             f"{folder}: found no model_type, expected config.json or {GENAI_CONFIG} that says it; "
             "get the folder again, whole"
+        )
+    if not PLAIN_WORD.fullmatch(model_type):  # people are shown it
+        raise CheckpointError(
+            f"{folder}: found model_type {quoted(model_type)}, expected a word; the file is "
+            "damaged or harmful"
         )
     file = folder / "generation_config.json"
     generation = load_config(file) if file.is_file() else _ends(genai)
@@ -89,7 +108,8 @@ def _graph(folder: Path, decoder: dict[str, Any]) -> Path:
     named = decoder.get("filename")
     if named is not None:
         place = PurePosixPath(named) if isinstance(named, str) else PurePosixPath()
-        if place.is_absolute() or ".." in place.parts or "\\" in str(named) or not place.parts:
+        odd = "\\" in str(named) or len(str(named)) > LONGEST_NAME
+        if place.is_absolute() or ".." in place.parts or odd or not place.parts:
             raise CheckpointError(
                 f"{folder / GENAI_CONFIG}: found the file name {quoted(str(named))}, expected a "
                 "graph in this folder; the file is damaged or harmful"
@@ -120,7 +140,7 @@ def _sizes(
         said[size] = found[0] if found else decoder.get(genai_name)
     if said["context_length"] is None:
         said["context_length"] = genai.get("context_length")
-    sizes = {name: size for name, size in said.items() if isinstance(size, int) and size > 0}
+    sizes = {name: size for name, size in said.items() if type(size) is int and size > 0}
     if "head_size" not in sizes and sizes.keys() >= {"hidden_size", "num_heads"}:
         sizes["head_size"] = sizes["hidden_size"] // sizes["num_heads"]
     return sizes

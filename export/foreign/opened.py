@@ -10,20 +10,24 @@ written passes the check that all graphs pass before ONNX Runtime sees it, first
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx_ir as ir
 
 from ..checkpoint import Checkpoint
-from ..errors import CheckpointError, RequestError
+from ..errors import CheckpointError, PocketLMError, RequestError
 from ..folder import ModelFolder
 from ..folder_tokenizer import read_tokenizer
 from ..generation_defaults import generation_defaults
 from ..graph import Graph, Weight
+from ..graph_check.graph import LARGEST
+from ..graph_check.onnx_file import ITEM_BYTES
 from ..graph_check.operators import TRACED
 from ..manifest import (
     FLOAT32,
@@ -35,10 +39,11 @@ from ..manifest import (
     PrecisionEntry,
     Tracing,
 )
+from ..memory import memory_errors
 from ..observer import Observer
 from ..plan import Forecast
 from ..regular_file import RegularFile
-from ..strict_json import quoted
+from ..strict_json import quoted, shown
 from ..tokenizers import given_tokenizer
 from ..tokenizers.opening import open_source
 from ..traced.contract import read_shape
@@ -50,6 +55,7 @@ from .folder import ForeignFolder
 from .fused import is_fused, to_contract
 from .weights import adopt_foreign, in_single_precision
 
+LONGEST_PRODUCER = 100
 LARGEST_FILE = 2 << 30  # bytes: protobuf has no larger ones
 OPSETS = range(14, 25)
 AXES_AS_INPUT = 18  # the first opset in which all reductions take their axes as an input
@@ -65,8 +71,19 @@ MIXES = "its products scale all tokens of a run alike, so texts would change eac
 def foreign_decoder(folder: ForeignFolder, tokenizer: str | Path | None = None) -> Decoder:
     """The graph of ``folder`` by our contract, with lazy weights that are read from there.
 
-    Raises CheckpointError, which names what this runtime cannot run.
+    Raises CheckpointError, which names what this runtime cannot run, or ResourceError.
     """
+    try:
+        with _quiet_parsing(), memory_errors(f"{folder.graph}: reading it"):
+            return _decoder(folder, tokenizer)
+    except PocketLMError:
+        raise
+    except Exception as error:  # malformed, and only what rewrites it has noticed
+        found = f"what is no graph ({type(error).__name__}: {shown(str(error), 200)})"
+        raise _refused(folder.graph, found, "a decoder") from error
+
+
+def _decoder(folder: ForeignFolder, tokenizer: str | Path | None) -> Decoder:
     checkpoint = Checkpoint(
         path=folder.path,
         config=folder.config,
@@ -79,6 +96,7 @@ def foreign_decoder(folder: ForeignFolder, tokenizer: str | Path | None = None) 
     open_source(require_tokenizer(checkpoint))
     model = _load(folder.graph)
     made_by = " ".join(filter(None, (model.producer_name, model.producer_version)))
+    made_by = made_by[:LONGEST_PRODUCER] if made_by.isprintable() else ""
     check_foreign(model, folder.graph)
     constants = LiftConstants().apply(model).changed
     adopt_foreign(model, folder.graph.parent)
@@ -101,6 +119,7 @@ def foreign_decoder(folder: ForeignFolder, tokenizer: str | Path | None = None) 
     else:
         Simplify().apply(model)
         reason = MIXES if mixes else AttendInPlace(shape).apply(model).skipped.get(ATTENTION)
+    _check_form(model, folder.graph)
     defaults, defaults_notes = generation_defaults(checkpoint, shape.vocab_size)
     files, tokenizer_notes = read_tokenizer(checkpoint.tokenizer, shape.vocab_size)
     return Decoder(
@@ -127,6 +146,11 @@ def check_foreign(model: ir.Model, file: Path) -> None:
         raise _refused(file, f"opset {opset}", f"{OPSETS.start} to {OPSETS.stop - 1}")
     if model.functions:
         raise _refused(file, f"{len(model.functions)} functions", "none")
+    for name, value in model.graph.initializers.items():
+        dtype = value.const_value.dtype if value.const_value is not None else None
+        if dtype not in ITEM_BYTES:
+            raise _refused(file, f"{dtype} in {quoted(name)}", "numbers of a CPU")
+    made: set[ir.Value] = set()
     for node in model.graph:
         kind = ("" if node.domain == "ai.onnx" else node.domain, node.op_type)
         attributes = {a.type for a in node.attributes.values() if isinstance(a, ir.Attr)}
@@ -148,6 +172,32 @@ def check_foreign(model: ir.Model, file: Path) -> None:
             if isinstance(attribute, ir.Attr) and attribute.type == ir.AttributeType.TENSOR:
                 if isinstance(attribute.as_tensor(), ir.ExternalTensor):
                     raise _refused(file, "a constant in another file", "weights alone there")
+        if any(v is not None and v.producer() and v not in made for v in node.inputs):
+            raise _refused(file, f"an input of {quoted(str(node.name))} that comes later", "none")
+        made.update(node.outputs)
+
+
+def _check_form(model: ir.Model, file: Path) -> None:
+    """Raises for nodes without inputs that they need, and for names that are no text.
+
+    The check of what is written finds them too, but a change of the weights comes before it.
+    """
+    for node in model.graph:
+        ir.serde.serialize_node(node)
+        operator = TRACED.get((node.domain, node.op_type))
+        if operator is None:
+            continue
+        least, most = operator.inputs
+        given = list(node.inputs)
+        left_out = {index for index in range(least) if index >= len(given) or given[index] is None}
+        if left_out - operator.gaps or len(given) > most:
+            raise _refused(
+                file,
+                f"{len(given)} inputs of {quoted(str(node.name))} ({node.op_type})",
+                f"{least} to {most}",
+            )
+    for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
+        ir.serde.serialize_value(value)
 
 
 def precision_name(model: ir.Model) -> str:
@@ -205,9 +255,18 @@ class FirstLoaded:
         return replace(self.change.describe(num_parameters), name=self.name)
 
 
-def with_first_load(decoder: Decoder, change: Change | None = None) -> FirstLoaded:
-    """The change to export ``decoder`` with; RequestError where it is quantized already."""
+def with_first_load(
+    decoder: Decoder, change: Change | None = None, precision: str | None = None
+) -> FirstLoaded:
+    """The change to export ``decoder`` with; RequestError where it is quantized already.
+
+    Also where ``precision``, what was asked for by name, is the full one that it has lost.
+    """
     found = precision_name(decoder.model)
+    if precision == Unchanged.name != found:
+        raise RequestError(
+            f"precision is {precision}, expected {found}, as this graph comes; leave it out"
+        )
     if change is not None and found != Unchanged.name:
         raise RequestError(
             f"found a foreign graph in {found}, expected {Unchanged.name}; quantizing twice loses "
@@ -219,14 +278,31 @@ def with_first_load(decoder: Decoder, change: Change | None = None) -> FirstLoad
 # Its parts ----------------------------------------------------------------------------------------
 
 
+@contextmanager
+def _quiet_parsing() -> Iterator[None]:
+    """What is odd in a graph is ours to tell, and not a line for every name in it."""
+    log = logging.getLogger("onnx_ir")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        log.setLevel(level)
+
+
 def _load(file: Path) -> ir.Model:
     with RegularFile(file, CheckpointError) as opened:
         if opened.num_bytes() > LARGEST_FILE:
             raise _refused(file, f"{opened.num_bytes():,} bytes", f"at most {LARGEST_FILE:,}")
     try:
-        return ir.load(file)
+        model = ir.load(file)
     except Exception as error:  # whatever protobuf and onnx-ir raise
-        raise _refused(file, f"no graph ({error!s:.200})", "an ONNX file") from error
+        raise _refused(file, f"no graph ({shown(str(error), 200)})", "an ONNX file") from error
+    for part in (model, model.graph):  # what nobody reads is not copied
+        part.doc_string = None
+        part.metadata_props.clear()
+    return model
 
 
 def _weights(model: ir.Model) -> list[Weight]:
@@ -261,9 +337,14 @@ def _name_head_size(model: ir.Model, sizes: dict[str, int]) -> None:
 
 def _shape(model: ir.Model, folder: ForeignFolder) -> DecoderShape:
     try:
-        return read_shape(model, folder.sizes)
+        shape = read_shape(model, folder.sizes)
     except CheckpointError as error:
         raise CheckpointError(f"{folder.graph}: {error}") from error
+    for name, most in vars(LARGEST).items():
+        found = getattr(shape, name)
+        if not 0 < found <= most:
+            raise _refused(folder.graph, f"{name} {found}", f"1 to {most}")
+    return shape
 
 
 def _num_parameters(model: ir.Model) -> int:

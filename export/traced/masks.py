@@ -13,9 +13,9 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx.reference import ReferenceEvaluator
 
 from ..decoder_inputs import MASKED
+from .bounded import LARGEST_RUN, BoundedEvaluator
 
 HIDDEN = -1e8  # a score below this is hidden
 LARGEST_MASK = 1 << 24  # elements of a constant that a mask is made of
@@ -102,10 +102,12 @@ class MaskEvaluator:
         proto = onnx.helper.make_model(graph, opset_imports=[opset])
         if any(node.domain for node in nodes):
             raise Refused("the mask depends on what the model computes")
-        self._run = ReferenceEvaluator(proto)
+        self._run = BoundedEvaluator(proto)
 
     def __call__(self, past: int, new: int, pad: int) -> NDArray[np.float32]:
         """With ``pad`` columns of left padding."""
+        if new * (past + new) > LARGEST_RUN:
+            raise Refused(f"the mask of {past + new:,} tokens is too large to be computed")
         mask = np.ones((1, past + new), np.int64)
         mask[:, :pad] = 0
         feeds = {
@@ -114,7 +116,7 @@ class MaskEvaluator:
             "position_ids": np.maximum(np.arange(past, past + new) - pad, 0)[None],
         }
         try:
-            found: Any = self._run.run(None, {name: feeds[name] for name in self._inputs})
+            found: Any = self._run({name: feeds[name] for name in self._inputs})
         except Exception as error:
             raise Refused(f"the mask cannot be computed: {error}") from error
         total = np.zeros((1, 1, new, past + new), np.float32)

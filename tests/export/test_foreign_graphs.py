@@ -166,6 +166,8 @@ def test_an_fp32_graph_is_quantized_and_another_is_not(
     packed = foreign_decoder(open_foreign(genai_folder(llamas["int4"], tmp_path / "packed")))
     with pytest.raises(RequestError, match="a foreign graph in .*, expected fp32"):
         with_first_load(packed, precision_of("int8"))
+    with pytest.raises(RequestError, match="precision is fp32, expected .*, as this graph comes"):
+        with_first_load(packed, precision_of("fp32"), "fp32")
     export_model(packed, tmp_path / "kept", with_first_load(packed))
     with pytest.raises(RequestError, match="expected fp32"):
         export_model(ModelFolder.open(tmp_path / "kept"), tmp_path / "no", precision_of("int8"))
@@ -213,6 +215,33 @@ def no_cache(model: ir.Model) -> None:
     model.graph.inputs.pop()
 
 
+def circle(model: ir.Model) -> None:
+    node = next(node for node in model.graph if node.op_type == "Add")
+    node.replace_input_with(0, node.outputs[0])
+
+
+def without_inputs(kind: str) -> Callable[[ir.Model], None]:
+    def change(model: ir.Model) -> None:
+        next(node for node in model.graph if node.op_type == kind).resize_inputs(0)
+
+    return change
+
+
+def cast_to_a_text(model: ir.Model) -> None:
+    node = next(node for node in model.graph if node.op_type == "Cast")
+    node.attributes["to"] = ir.AttrString("to", "text\n\x1b[31m")
+
+
+def in_four_bits(model: ir.Model) -> None:
+    value = model.graph.initializers["embed.weight"]
+    packed = ir.Tensor(
+        np.zeros(value.const_value.shape.numpy(), np.uint8),  # type: ignore[union-attr]
+        dtype=ir.DataType.UINT4,
+        name="embed.weight",
+    )
+    value.const_value = packed  # whatever the graph says of the value
+
+
 def old(model: ir.Model) -> None:
     model.graph.opset_imports[""] = 11
 
@@ -226,6 +255,10 @@ REFUSED: dict[str, tuple[Callable[[ir.Model], None], str]] = {
     "weights that are not there": (other_place("secret"), "secret: missing, expected the weights"),
     "weights beyond a file": (other_place("short"), "within the 3 of short"),
     "no cache": (no_cache, r"present\.1\.value, expected|past_key_values"),
+    "a circle": (circle, "that comes later, expected none"),
+    "no inputs": (without_inputs("MatMul"), "model.onnx: found what is no graph .ValueError"),
+    "an attribute of a kind": (cast_to_a_text, "model.onnx: found what is no graph .TypeError"),
+    "four bits": (in_four_bits, "UINT4 in 'embed.weight', expected numbers of a CPU"),
     "an old opset": (old, "opset 11, expected 14 to 24"),
 }
 
@@ -240,8 +273,9 @@ def test_what_cannot_be_run_is_refused_by_name(case: str, tmp_path: Path) -> Non
     (source / "onnx" / "short").write_bytes(b"123")
     graph.write_bytes(ir.serde.serialize_model(model).SerializeToString())
     before = {file: file.read_bytes() for file in source.rglob("*") if file.is_file()}
-    with pytest.raises((CheckpointError, ModelFolderError), match=message):
+    with pytest.raises((CheckpointError, ModelFolderError), match=message) as refused:
         imported(source, tmp_path / "out")
+    assert str(refused.value).isprintable()
     assert names_in(tmp_path) == ["theirs"]
     assert {file: file.read_bytes() for file in source.rglob("*") if file.is_file()} == before
 
@@ -322,7 +356,7 @@ INT8_REFUSED: dict[str, tuple[Callable[[ir.Model], None], str]] = {
         given(WHOLE, 1, np.ones((32, 96), np.float32)),
         "'other' of float32 in the node .*, expected int8 or uint8",
     ),
-    "a product without zero points": (without_zero, "2 inputs in the node .*, expected 4 to 4"),
+    "a product without zero points": (without_zero, "2 inputs .*, expected 4 to 4"),
     "zero points of another type": (
         given(WHOLE, 3, np.uint8(0)),
         r"'other' of uint8 \(\) in the node .*, expected int8",
@@ -378,12 +412,77 @@ def test_products_of_whole_numbers_that_no_tool_writes_are_refused(
     assert names_in(tmp_path) == []
 
 
-@pytest.mark.parametrize("name", ["../model.onnx", "/etc/passwd", "..\\model.onnx", 5])
+def test_what_a_change_would_stumble_over_is_found_before_it(
+    llamas: dict[str, ModelFolder], tmp_path: Path
+) -> None:
+    source = genai_folder(llamas["fp32"], tmp_path / "theirs")
+    graph = source / "model.onnx"
+    whole = graph.read_bytes()
+    name = b"layers.1.mlp.down_proj"
+    graph.write_bytes(whole.replace(name, name[:-1] + b"\xff"))
+    with pytest.raises(CheckpointError, match="model.onnx: found "):
+        foreign_decoder(open_foreign(source))
+    graph.write_bytes(whole)
+    model = ir.load(graph)
+    node = next(node for node in model.graph if str(node.name) == name.decode())
+    node.resize_inputs(1)
+    graph.write_bytes(ir.serde.serialize_model(model).SerializeToString())
+    with pytest.raises(CheckpointError, match=r"1 inputs of 'layers.1.mlp.down_proj'"):
+        foreign_decoder(open_foreign(source))
+
+
+@pytest.mark.parametrize(
+    ("size", "found"), [(2**31, "context_length 2147483648, expected 1 to 2147483647")]
+)
+def test_sizes_that_no_decoder_has_are_refused(size: int, found: str, tmp_path: Path) -> None:
+    source = transformers_js_folder(tmp_path / "theirs", replace(LLAMA, context=size))
+    with pytest.raises(CheckpointError, match=found):
+        foreign_decoder(open_foreign(source))
+
+
+def test_full_precision_of_a_graph_that_lost_it_is_refused_everywhere(
+    run: Run, llamas: dict[str, ModelFolder], tmp_path: Path
+) -> None:
+    source = genai_folder(llamas["int4"], tmp_path / "theirs")
+    asked = ("--allow-foreign", "--precision", "fp32")
+    for command in (("run", source, "abc"), ("export", source, tmp_path / "out")):
+        ended = run(*command, *asked)
+        assert (ended.code, "expected mixed, as this graph comes" in ended.err) == (2, True)
+    assert names_in(tmp_path) == ["theirs"]
+
+
+def test_what_is_odd_in_a_graph_is_told_in_one_line(run: Run, tmp_path: Path) -> None:
+    source = transformers_js_folder(tmp_path / "theirs")
+    graph = source / "onnx" / "model.onnx"
+    model = ir.load(graph)
+    model.graph.outputs.append(ir.Value(name="nobody", type=ir.TensorType(ir.DataType.FLOAT)))
+    graph.write_bytes(ir.serde.serialize_model(model).SerializeToString())
+    ended = run("run", source, "abc", "--allow-foreign")
+    assert ended.code == 2
+    assert len(ended.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["../model.onnx", "/etc/passwd", "..\\model.onnx", "a" * 5000, 5])
 def test_a_graph_outside_the_folder_is_refused(name: object, tmp_path: Path) -> None:
     about = {"type": "llama", "decoder": {"filename": name}}
     (tmp_path / "genai_config.json").write_text(json.dumps({"model": about}))
     with pytest.raises(CheckpointError, match="expected a graph in this folder"):
         open_foreign(tmp_path)
+
+
+def test_what_people_are_shown_of_a_graph_is_harmless(tmp_path: Path) -> None:
+    source = transformers_js_folder(tmp_path / "theirs")
+    graph = source / "onnx" / "model.onnx"
+    model = ir.load(graph)
+    for name, told in (("\x1b[31mevil\n", "unknown"), ("a" * 1000, "a" * 100)):
+        model.producer_name, model.producer_version = name, ""
+        ir.save(model, graph)
+        traced = foreign_decoder(open_foreign(source)).traced
+        assert traced is not None
+        assert traced.made_by == told
+    (source / "config.json").write_text(json.dumps({"model_type": "\x1b[31mllama\n"}))
+    with pytest.raises(CheckpointError, match=r"found model_type '.x1b.*', expected a word"):
+        open_foreign(source)
 
 
 def test_of_several_graphs_one_is_named(tmp_path: Path) -> None:
@@ -466,3 +565,22 @@ def test_allowing_what_is_not_foreign_is_refused(run: Run, tiny_folder: ModelFol
         ended = run("run", name, "abc", "--allow-foreign")
         assert ended.code == 2
         assert "--allow-foreign is given for" in ended.err
+
+
+def test_weights_beside_a_graph_are_looked_at_whatever_their_name(tmp_path: Path) -> None:
+    source = transformers_js_folder(tmp_path / "theirs")
+    graphs = source / "onnx"
+    ir.save(ir.load(graphs / "model.onnx"), graphs / "model.onnx", external_data="weights.bin")
+    for name in ("model_q4.onnx", "model_q4.onnx_data", "README.md"):
+        (graphs / name).write_bytes(b"another's")
+    found = {file.name for file in open_foreign(source).files}
+    assert found == {"model.onnx", "weights.bin", "config.json"}
+
+
+def test_weights_that_are_cut_off_meanwhile_are_an_error(tmp_path: Path) -> None:
+    source = transformers_js_folder(tmp_path / "theirs", beside=True)
+    decoder = foreign_decoder(open_foreign(source))
+    (source / "onnx" / "model.onnx_data").write_bytes(b"123")
+    with pytest.raises(ModelFolderError, match="found an end at byte"):
+        export_model(decoder, tmp_path / "ours", with_first_load(decoder))
+    assert names_in(tmp_path) == ["theirs"]

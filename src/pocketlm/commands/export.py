@@ -184,7 +184,7 @@ def command(
                     model = export_model(decoder, target, change, observer=observer)
         elif allow_foreign:
             decoder = foreign_decoder(open_foreign(foreign_path(reference)), tokenizer)
-            checked = with_first_load(decoder, change)
+            checked = with_first_load(decoder, change, precision)
             model = export_model(decoder, target, checked, observer=observer)
         else:
             with opened_checkpoint(reference, tokenizer, hub) as opened:

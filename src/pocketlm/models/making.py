@@ -121,7 +121,7 @@ def import_once(
     """
     with _exporting():
         from pocketlm.export.foreign.folder import open_foreign
-        from pocketlm.export.foreign.opened import foreign_decoder, precision_name, with_first_load
+        from pocketlm.export.foreign.opened import foreign_decoder, with_first_load
         from pocketlm.export.writing import export_model
         from pocketlm.quantize.run import precision_of
     folder = open_foreign(path)
@@ -142,17 +142,11 @@ def import_once(
             return made
         decoder = foreign_decoder(folder, tokenizer)
         change = None if precision in (None, FULL) else precision_of(precision or FULL)
-        name = precision or precision_name(decoder.model)
-        if name == FULL != precision_name(decoder.model):
-            raise RequestError(
-                f"precision is {FULL}, expected {precision_name(decoder.model)}, as this graph "
-                "comes; leave it out"
-            )
-        place = LocalModel(folder.path.name, name, key, path)
+        checked = with_first_load(decoder, change, precision)
+        place = LocalModel(folder.path.name, checked.name, key, path)
         out = place.place(root)
         if out.exists():
             discard(out)  # damaged, or ``found`` had taken it
-        checked = with_first_load(decoder, change)
         model = export_model(decoder, out, checked, observer=observer)
         place.note(model.path)
         return model
