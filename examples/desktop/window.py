@@ -90,6 +90,7 @@ class Window(QMainWindow):
         self.status, self.figures = QLabel(), QLabel()
         for label in (self.status, self.figures):
             label.setProperty("role", "small")
+            label.setTextFormat(Qt.TextFormat.PlainText)  # whatever a folder is called
         self.status.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
 
     def _lay_out(self) -> None:
@@ -279,7 +280,8 @@ class Window(QMainWindow):
         self.heartbeat.phase(state.value)
         model = self.link.model
         nothing = "opening…" if state is State.LOADING else "no model"
-        self.model_button.setText(f"{nothing if model is None else model.name}  ▾")
+        name = nothing if model is None else model.name.replace("&", "&&")  # no shortcut
+        self.model_button.setText(f"{name}  ▾")
         busy = state in (State.GENERATING, State.STOPPING)
         self.bar.setVisible(state is State.LOADING or (busy and not self._comparing))
         self.figures.setVisible(not self._comparing)  # there each side has its own

@@ -7,6 +7,7 @@ import resource
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -300,3 +301,30 @@ def test_an_engine_has_no_window_in_it(open_window: Open, tiny_folder: ModelFold
     window = open_window(tiny_folder.path)
     loaded = Path(f"/proc/{pid_of(window)}/maps").read_text()
     assert "onnxruntime" in loaded and "Qt6" not in loaded
+
+
+def test_what_an_old_text_still_tells_is_not_heard(
+    open_window: Open, wait: Wait, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults: list[object] = []
+    monkeypatch.setattr(sys, "excepthook", lambda *fault: faults.append(fault))
+    window = open_window()
+    window.change_mode("Chat")
+    written: list[object] = []
+    window.link.written.connect(written.append)
+    write(window, "Who are you?", tokens="500")
+    wait(lambda: bool(written))
+    time.sleep(0.1)  # more is told, and not heard yet
+    window.open(None)
+    window.clear_button.click()
+    wait(is_ready(window))
+    assert window.chat_page.transcript.text == ""
+    assert faults == []
+
+
+def test_a_folder_is_shown_by_its_name_whatever_that_is(
+    open_window: Open, tiny_folder: ModelFolder, tmp_path: Path
+) -> None:
+    window = open_window(shutil.copytree(tiny_folder.path, tmp_path / "<b>this & that"))
+    assert window.status.textFormat() is Qt.TextFormat.PlainText
+    assert window.model_button.text().startswith("<b>this && that")
