@@ -31,6 +31,7 @@ from .graph_check.onnx_file import GraphRefused
 from .graph_check.weights import check_place
 from .manifest import DATA_FILE, FileEntry
 from .quantities import ByteProgress
+from .regular_file import RegularFile
 from .threads import default_threads
 
 SMALL_ALIGNMENT = 64
@@ -266,7 +267,15 @@ def adopt_weights(model: ir.Model, folder: Path, name: str = DATA_FILE) -> None:
 
 def _range_reader(file: Path, place: Range, dtype: np.dtype[Any], row_size: int) -> Rows:
     def rows(start: int, stop: int) -> NDArray[Any]:
+        array = np.empty((stop - start) * row_size, dtype)
         offset = place.offset + start * row_size * dtype.itemsize
-        return np.fromfile(file, dtype, (stop - start) * row_size, offset=offset)
+        with RegularFile(file, ModelFolderError) as opened:
+            found = opened.read_into(offset, array.view(np.uint8).data)
+        if found < array.nbytes:
+            raise ModelFolderError(
+                f"{file}: found an end at byte {offset + found:,}, expected it where it was when "
+                "this began; leave the file alone meanwhile, and try again"
+            )
+        return array
 
     return rows

@@ -9,7 +9,6 @@ A folder with several graphs is read as its plain one; another is chosen by nami
 
 from __future__ import annotations
 
-import glob
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,6 +20,7 @@ from ..strict_json import LARGEST_CONFIG, load_json_object, quoted
 GENAI_CONFIG = "genai_config.json"
 GRAPHS_FOLDER = "onnx"
 PLAIN = (f"{GRAPHS_FOLDER}/model.onnx", "model.onnx")
+NO_WEIGHTS = (".json", ".jinja", ".md", ".txt", ".model", ".py")
 # Of a decoder -> where config.json has it, by any of the names, and where genai_config.json has it.
 SIZES = {
     "hidden_size": (("hidden_size", "n_embd"), "hidden_size"),
@@ -42,10 +42,21 @@ class ForeignFolder:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The graph, what lies beside it under its name, and the configurations that were read."""
+        """The graph, what may be its weights, and the configurations that were read.
+
+        Weights lie beside the graph, and may have any name.
+        """
         names = ("config.json", "generation_config.json", GENAI_CONFIG)
         configs = [self.path / name for name in names if (self.path / name).is_file()]
-        beside = sorted(self.graph.parent.glob(f"{glob.escape(self.graph.name)}?*"))
+        near = sorted(file for file in self.graph.parent.glob("*") if file.is_file())
+        others = [file.name for file in near if file.suffix == ".onnx" and file != self.graph]
+        beside = [
+            file
+            for file in near
+            if file != self.graph
+            and file.suffix not in NO_WEIGHTS
+            and not file.name.startswith(tuple(others))
+        ]
         return (self.graph, *beside, *configs)
 
 

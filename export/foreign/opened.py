@@ -111,6 +111,7 @@ def check_foreign(model: ir.Model, file: Path) -> None:
         raise _refused(file, f"opset {opset}", f"{OPSETS.start} to {OPSETS.stop - 1}")
     if model.functions:
         raise _refused(file, f"{len(model.functions)} functions", "none")
+    made: set[ir.Value] = set()
     for node in model.graph:
         kind = ("" if node.domain == "ai.onnx" else node.domain, node.op_type)
         attributes = {a.type for a in node.attributes.values() if isinstance(a, ir.Attr)}
@@ -132,6 +133,9 @@ def check_foreign(model: ir.Model, file: Path) -> None:
             if isinstance(attribute, ir.Attr) and attribute.type == ir.AttributeType.TENSOR:
                 if isinstance(attribute.as_tensor(), ir.ExternalTensor):
                     raise _refused(file, "a constant in another file", "weights alone there")
+        if any(v is not None and v.producer() and v not in made for v in node.inputs):
+            raise _refused(file, f"an input of {quoted(str(node.name))} that comes later", "none")
+        made.update(node.outputs)
 
 
 def precision_name(model: ir.Model) -> str:

@@ -155,6 +155,11 @@ def no_cache(model: ir.Model) -> None:
     model.graph.inputs.pop()
 
 
+def circle(model: ir.Model) -> None:
+    node = next(node for node in model.graph if node.op_type == "Add")
+    node.replace_input_with(0, node.outputs[0])
+
+
 def old(model: ir.Model) -> None:
     model.graph.opset_imports[""] = 11
 
@@ -167,6 +172,7 @@ REFUSED: dict[str, tuple[Callable[[ir.Model], None], str]] = {
     "weights that are not there": (other_place("secret"), "secret: missing, expected the weights"),
     "weights beyond a file": (other_place("short"), "within the 3 of short"),
     "no cache": (no_cache, r"present\.1\.value, expected|past_key_values"),
+    "a circle": (circle, "that comes later, expected none"),
     "an old opset": (old, "opset 11, expected 14 to 24"),
 }
 
@@ -266,3 +272,22 @@ def test_allowing_what_is_not_foreign_is_refused(run: Run, tiny_folder: ModelFol
         ended = run("run", name, "abc", "--allow-foreign")
         assert ended.code == 2
         assert "--allow-foreign is given for" in ended.err
+
+
+def test_weights_beside_a_graph_are_looked_at_whatever_their_name(tmp_path: Path) -> None:
+    source = transformers_js_folder(tmp_path / "theirs")
+    graphs = source / "onnx"
+    ir.save(ir.load(graphs / "model.onnx"), graphs / "model.onnx", external_data="weights.bin")
+    for name in ("model_q4.onnx", "model_q4.onnx_data", "README.md"):
+        (graphs / name).write_bytes(b"another's")
+    found = {file.name for file in open_foreign(source).files}
+    assert found == {"model.onnx", "weights.bin", "config.json"}
+
+
+def test_weights_that_are_cut_off_meanwhile_are_an_error(tmp_path: Path) -> None:
+    source = transformers_js_folder(tmp_path / "theirs", beside=True)
+    decoder = foreign_decoder(open_foreign(source))
+    (source / "onnx" / "model.onnx_data").write_bytes(b"123")
+    with pytest.raises(ModelFolderError, match="found an end at byte"):
+        export_model(decoder, tmp_path / "ours", with_first_load(decoder))
+    assert names_in(tmp_path) == ["theirs"]
