@@ -123,6 +123,10 @@ def test_llmc_and_safetensors_give_the_same_folder_but_for_the_source(tmp_path: 
     tensors = gpt2_tensors(config)
     file = write_llmc(tmp_path / "model.bin", config, tensors)
     write_tokenizer(tmp_path / "tokenizer", 300)
+    # The other one has its class from config.json.
+    (tmp_path / "tokenizer" / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "GPT2Tokenizer"})
+    )
     llmc = open_checkpoint(file, tmp_path / "tokenizer")
     write_checkpoint(tmp_path / "in", llmc.config, tensors)
     folders = [
