@@ -141,6 +141,7 @@ class Window(QMainWindow):
         self.modes.idClicked.connect(self._change_mode)
         self.send_button.clicked.connect(self.send)
         self.prompt.sent.connect(self.send)
+        self.prompt.refused.connect(self.banner.tell)
         self.prompt.textChanged.connect(self._show_state)
         self.stop_button.clicked.connect(self.stop)
         self.clear_button.clicked.connect(self._clear)
@@ -267,6 +268,8 @@ class Window(QMainWindow):
         if self.link.model is not None:  # the switches may have been moved
             self._path = self.link.model.asked.path
             self.controls.show_model(self.link.model)
+        else:
+            self.figures.clear()
         self.status.setText("" if self.link.model is not None else "no model is open")
 
     def _show_comparison(self) -> None:
