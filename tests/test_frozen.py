@@ -240,6 +240,12 @@ def test_it_needs_no_room_on_the_disk(app: App, chat_model: Path, tmp_path: Path
     assert (found[0], found[2]) == (0, "")
 
 
+def test_an_output_that_cannot_be_written_ends_it_with_a_sentence(app: App) -> None:
+    full = ["sh", "-c", 'exec "$@" > /dev/full', "sh"]
+    code, _, err = app.run(PROMPT, before=full)
+    assert (code, err) == (1, "app: [Errno 28] No space left on device\n")
+
+
 def test_its_model_may_be_removed_while_it_runs(app: App, tmp_path: Path) -> None:
     model = shutil.copytree(find_folder("demo").path, tmp_path / "model")
     with app.start(PROMPT, "--model", model, "--max-tokens", "400") as process:
