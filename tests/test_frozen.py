@@ -7,6 +7,7 @@ the kernel lets us, without a network.
 from __future__ import annotations
 
 import os
+import re
 import resource
 import shutil
 import signal
@@ -239,6 +240,12 @@ def test_it_needs_no_room_on_the_disk(app: App, chat_model: Path, tmp_path: Path
     assert (found[0], found[2]) == (0, "")
 
 
+def test_an_output_that_cannot_be_written_ends_it_with_a_sentence(app: App) -> None:
+    full = ["sh", "-c", 'exec "$@" > /dev/full', "sh"]
+    code, _, err = app.run(PROMPT, before=full)
+    assert (code, err) == (1, "app: [Errno 28] No space left on device\n")
+
+
 def test_its_model_may_be_removed_while_it_runs(app: App, tmp_path: Path) -> None:
     model = shutil.copytree(find_folder("demo").path, tmp_path / "model")
     with app.start(PROMPT, "--model", model, "--max-tokens", "400") as process:
@@ -258,14 +265,14 @@ def test_a_model_too_large_for_the_memory_is_refused_in_a_sentence(
         limited = partial(resource.setrlimit, resource.RLIMIT_AS, (limit, limit))
         return app.run(*arguments, "--max-tokens", "1", preexec_fn=limited)
 
-    config = gpt2_config(n_embd=1024, n_layer=6)  # 302 MB
+    config = gpt2_config(n_embd=1024, n_layer=6)  # 303 MB
     checkpoint = open_checkpoint(write_checkpoint(tmp_path / "large", config))
     large = export_model(checkpoint, tmp_path / "fp32").path
     sizes = range(200_000_000, 2_000_000_000, 100_000_000)
     enough = next(limit for limit in sizes if run(PROMPT, limit=limit)[0] == 0)
     code, out, err = run("a", "--model", large, limit=enough + 50_000_000)
     assert (code, out, err.count("\n")) == (1, "", 1), err
-    assert "found no memory, expected at least 302" in err
+    assert re.search(r"opening it: found .* memory.*, expected at least 303 MB", err)
 
 
 def test_two_run_at_once_with_one_cache(app: App, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Writes on from a prompt, or answers it; freeze it with: pyinstaller examples/console/app.py"""
 
 import argparse
+import os
 import sys
 
 import pocketlm
@@ -21,5 +22,8 @@ try:
     print()
 except pocketlm.PocketLMError as error:
     sys.exit(f"{parser.prog}: {error}")
+except OSError as error:  # nobody reads, or the disk is full
+    print(f"{parser.prog}: {error}", file=sys.stderr)
+    os._exit(1)  # Python would try again to write what is left
 except KeyboardInterrupt:
     sys.exit(130)

@@ -18,6 +18,7 @@ from PySide6.QtWidgets import (
 
 ROW = 20  # pixels
 MOST = 8
+MOST_NAME = 160  # pixels of a token
 
 
 def shown(text: str) -> str:
@@ -38,7 +39,7 @@ class Alternatives(QFrame):
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.setObjectName("alternatives")
-        self._title = QLabel()
+        self._title = QLabel(textFormat=Qt.TextFormat.PlainText)
         self._title.setProperty("role", "title")
         self._note = QLabel("the model's own probabilities, before temperature")
         self._note.setProperty("role", "small")
@@ -59,7 +60,9 @@ class Alternatives(QFrame):
 
     def show_choice(self, choice: Choice) -> None:
         """The likeliest in the place of this token, and the token itself."""
-        self._title.setText(f"{shown(choice.text)}  {percent(choice.probability)}")
+        metrics = self._title.fontMetrics()
+        token = metrics.elidedText(shown(choice.text), Qt.TextElideMode.ElideRight, MOST_NAME)
+        self._title.setText(f"{token}  {percent(choice.probability)}")
         rows = list(choice.likeliest[:MOST])
         if choice.text not in [text for text, _ in rows]:
             rows[MOST - 1 :] = [(choice.text, choice.probability)]
@@ -100,7 +103,7 @@ class Bars(QWidget):
         now, painter = colours(), QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         metrics = QFontMetrics(self.font())
-        names = min(160, self.width() // 3)
+        names = min(MOST_NAME, self.width() // 3)
         numbers = metrics.horizontalAdvance("< 0.1 %") + 8
         room = self.width() - names - numbers
         for place, (text, probability) in enumerate(self.rows):

@@ -113,6 +113,7 @@ class ComparePage(QWidget):
             pane.link.written.connect(self._mark_soon)
             pane.link.state_changed.connect(self.state_changed)
             pane.precision.activated.connect(partial(self._switch, pane))
+        self.state_changed.connect(self._show_state)
 
     @property
     def state(self) -> State:
@@ -153,8 +154,9 @@ class ComparePage(QWidget):
             pane.begin_with("")
 
     def stop(self) -> None:
-        """Ends both."""
-        self._then = None
+        """Ends both texts; what is being opened is opened."""
+        if self.state is not State.LOADING:
+            self._then = None
         for pane in self.panes:
             pane.link.stop()
 
@@ -182,6 +184,11 @@ class ComparePage(QWidget):
     def _fail(self, text: str) -> None:
         self._then = None
         self.failed.emit(text)
+
+    def _show_state(self) -> None:
+        writing = self.state in (State.GENERATING, State.STOPPING)
+        for pane in self.panes:
+            pane.precision.setEnabled(not writing)
 
     def _mark_soon(self) -> None:
         if not self._marking.isActive():

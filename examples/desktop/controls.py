@@ -97,7 +97,7 @@ class Temperature(QWidget):
         row.addWidget(self._label)
         self._label.setMinimumWidth(self._label.fontMetrics().horizontalAdvance("0.00"))
         self._slider.valueChanged.connect(self._show)
-        self._slider.sliderMoved.connect(self._touch)
+        self._slider.actionTriggered.connect(self._touch)  # by mouse, wheel, or key
         self._show()
 
     @property

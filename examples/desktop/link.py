@@ -88,6 +88,7 @@ class Link(QObject):
         if self.state is State.LOADING:
             self._end(at_once=True)  # an export takes minutes, and cannot be told to stop
         self.stop()
+        self._number = next(self._numbers)  # what is yet told of that text is not heard
         self._set(State.LOADING)
         self._ask(Load(path, precision, kv))
 
@@ -154,7 +155,7 @@ class Link(QObject):
                 if self.busy:
                     self._set(State.READY)
                 self.finished.emit(told)
-            case Failed():
+            case Failed() if told.number in (None, self._number):
                 self._fail(told)
             case _Ended():
                 self._end(at_once=True)
@@ -162,8 +163,7 @@ class Link(QObject):
                 self.failed.emit(told.text)
 
     def _fail(self, failed: Failed) -> None:
-        if failed.number is None or self.busy:
-            self._set(State.EMPTY if self.model is None else State.READY)
+        self._set(State.EMPTY if self.model is None else State.READY)
         self.failed.emit(failed.text)
 
 

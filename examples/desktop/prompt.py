@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import QSize, Qt, Signal
+from PySide6.QtCore import QMimeData, QSize, Qt, Signal
 from PySide6.QtGui import QKeyEvent
 from PySide6.QtWidgets import QPlainTextEdit, QSizePolicy, QWidget
 
 LINES = 3
+MOST = 50_000  # characters: while Qt breaks them into lines, the window stands still
 
 
 class Prompt(QPlainTextEdit):
     """A few lines."""
 
     sent = Signal()
+    refused = Signal(str)  # what was to be pasted, and why it was not
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -32,3 +34,13 @@ class Prompt(QPlainTextEdit):
             self.sent.emit()
         else:
             super().keyPressEvent(event)
+
+    def insertFromMimeData(self, source: QMimeData) -> None:
+        found, room = len(source.text()), max(0, MOST - len(self.toPlainText()))
+        if found <= room:
+            super().insertFromMimeData(source)
+        else:
+            self.refused.emit(
+                f"found a text of {found:,} characters to paste, expected at most {room:,} more; "
+                "paste a part of it"
+            )

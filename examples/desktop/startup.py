@@ -59,7 +59,7 @@ def hear_qt() -> None:
             said.append(message)
             log.info("%s", message)
             return
-        reason = said[0].strip() if said else message.splitlines()[0]
+        reason = next((text.strip() for text in said if "display" in text), message.splitlines()[0])
         print(
             f"desktop: found no screen to show a window on ({reason}), expected one in DISPLAY or "
             "WAYLAND_DISPLAY; start it from a desktop, or try: xvfb-run python app.py",

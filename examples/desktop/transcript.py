@@ -11,6 +11,8 @@ from PySide6.QtCore import QEvent, QPoint, Qt, Signal
 from PySide6.QtGui import QColor, QFont, QMouseEvent, QTextCharFormat, QTextCursor
 from PySide6.QtWidgets import QTextEdit, QWidget
 
+UNSEEN = "\u200b"  # for a carriage return, which with a line feed would take one position, not two
+
 
 class Transcript(QTextEdit):
     """Prompts and what followed them."""
@@ -116,7 +118,7 @@ class Transcript(QTextEdit):
         cursor = QTextCursor(self.document())
         cursor.movePosition(QTextCursor.MoveOperation.End)
         start = cursor.position()
-        cursor.insertText(text, form)
+        cursor.insertText(text.replace("\r", UNSEEN), form)
         if at_the_end:
             bar.setValue(bar.maximum())
         return start, cursor.position()

@@ -90,6 +90,7 @@ class Window(QMainWindow):
         self.status, self.figures = QLabel(), QLabel()
         for label in (self.status, self.figures):
             label.setProperty("role", "small")
+            label.setTextFormat(Qt.TextFormat.PlainText)  # whatever a folder is called
         self.status.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
 
     def _lay_out(self) -> None:
@@ -140,6 +141,7 @@ class Window(QMainWindow):
         self.modes.idClicked.connect(self._change_mode)
         self.send_button.clicked.connect(self.send)
         self.prompt.sent.connect(self.send)
+        self.prompt.refused.connect(self.banner.tell)
         self.prompt.textChanged.connect(self._show_state)
         self.stop_button.clicked.connect(self.stop)
         self.clear_button.clicked.connect(self._clear)
@@ -266,6 +268,8 @@ class Window(QMainWindow):
         if self.link.model is not None:  # the switches may have been moved
             self._path = self.link.model.asked.path
             self.controls.show_model(self.link.model)
+        else:
+            self.figures.clear()
         self.status.setText("" if self.link.model is not None else "no model is open")
 
     def _show_comparison(self) -> None:
@@ -279,7 +283,8 @@ class Window(QMainWindow):
         self.heartbeat.phase(state.value)
         model = self.link.model
         nothing = "opening…" if state is State.LOADING else "no model"
-        self.model_button.setText(f"{nothing if model is None else model.name}  ▾")
+        name = nothing if model is None else model.name.replace("&", "&&")  # no shortcut
+        self.model_button.setText(f"{name}  ▾")
         busy = state in (State.GENERATING, State.STOPPING)
         self.bar.setVisible(state is State.LOADING or (busy and not self._comparing))
         self.figures.setVisible(not self._comparing)  # there each side has its own

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     Open = Callable[..., Window]
 Wait = Callable[[Callable[[], bool]], None]
 
-WITH_QT = ["test_desktop_window.py", "test_transcript.py", "test_desktop_start.py"]
+WITH_QT = [
+    *("test_desktop_controls.py", "test_desktop_window.py"),
+    *("test_transcript.py", "test_desktop_start.py"),
+]
 collect_ignore = [] if importlib.util.find_spec("PySide6") else WITH_QT
 
 MOST_TURNS = 20_000

@@ -7,6 +7,7 @@ import resource
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -197,6 +198,7 @@ def test_an_engine_that_is_killed_is_told_and_another_can_be_had(
     wait(lambda: bool(window.banner.text))
     assert "ended by itself (signal 9)" in window.banner.text
     assert window.state is State.EMPTY and not window.send_button.isEnabled()
+    assert window.figures.text() == ""  # its memory is free
     window.open(None)
     wait(is_ready(window))
     assert not window.banner.text
@@ -246,6 +248,39 @@ def test_two_precisions_side_by_side_show_where_they_part(open_window: Open, wai
     for pane in window.compare.panes:
         pane.link.wait()
     assert all(pid is not None and is_gone(pid) for pid in pids)
+
+
+def test_escape_leaves_alone_what_is_being_opened(open_window: Open, wait: Wait) -> None:
+    window = open_window()
+    window.change_mode("Compare")
+    window.stop()  # by Escape
+    wait(lambda: window.state is not State.LOADING)
+    assert window.state is State.READY
+
+
+def test_neither_precision_can_be_switched_while_one_is_writing(
+    open_window: Open, wait: Wait
+) -> None:
+    window = open_window()
+    window.change_mode("Compare")
+    wait(is_ready(window))
+    write(window, "It was a dark")
+    assert not any(pane.precision.isEnabled() for pane in window.compare.panes)
+    wait(is_ready(window))
+    assert all(pane.precision.isEnabled() for pane in window.compare.panes)
+
+
+def test_a_text_too_long_to_be_shown_at_once_is_not_pasted(open_window: Open) -> None:
+    window = open_window()
+    QTest.keyClicks(window.prompt, "It was")
+    for length, has in ((50_000, "It was"), (49_994, "It was" + "x" * 49_994)):
+        QApplication.clipboard().setText("x" * length)
+        window.prompt.paste()
+        assert window.prompt.toPlainText() == has
+    assert window.banner.text == (
+        "found a text of 50,000 characters to paste, expected at most 49,994 more; paste a part "
+        "of it"
+    )
 
 
 def test_a_conversation_has_turns(open_window: Open, wait: Wait) -> None:
@@ -300,3 +335,30 @@ def test_an_engine_has_no_window_in_it(open_window: Open, tiny_folder: ModelFold
     window = open_window(tiny_folder.path)
     loaded = Path(f"/proc/{pid_of(window)}/maps").read_text()
     assert "onnxruntime" in loaded and "Qt6" not in loaded
+
+
+def test_what_an_old_text_still_tells_is_not_heard(
+    open_window: Open, wait: Wait, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults: list[object] = []
+    monkeypatch.setattr(sys, "excepthook", lambda *fault: faults.append(fault))
+    window = open_window()
+    window.change_mode("Chat")
+    written: list[object] = []
+    window.link.written.connect(written.append)
+    write(window, "Who are you?", tokens="500")
+    wait(lambda: bool(written))
+    time.sleep(0.1)  # more is told, and not heard yet
+    window.open(None)
+    window.clear_button.click()
+    wait(is_ready(window))
+    assert window.chat_page.transcript.text == ""
+    assert faults == []
+
+
+def test_a_folder_is_shown_by_its_name_whatever_that_is(
+    open_window: Open, tiny_folder: ModelFolder, tmp_path: Path
+) -> None:
+    window = open_window(shutil.copytree(tiny_folder.path, tmp_path / "<b>this & that"))
+    assert window.status.textFormat() is Qt.TextFormat.PlainText
+    assert window.model_button.text().startswith("<b>this && that")

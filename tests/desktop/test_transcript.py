@@ -8,7 +8,7 @@ from messages import Choice, Part
 from PySide6.QtCore import QPoint, Qt
 from PySide6.QtGui import QTextCursor
 from PySide6.QtTest import QTest
-from PySide6.QtWidgets import QApplication
+from PySide6.QtWidgets import QApplication, QLabel
 from transcript import Transcript
 
 pytestmark = pytest.mark.desktop
@@ -80,3 +80,19 @@ def test_the_token_of_the_text_is_among_its_alternatives(app: QApplication) -> N
     assert panel.bars.rows == list(LIKELY)
     panel.leave()
     assert panel.isHidden()
+
+
+def test_a_token_is_shown_as_it_is_and_takes_no_more_room_than_there_is(app: QApplication) -> None:
+    panel = Alternatives()
+    panel.show_choice(choice("<h1>" + "W" * 200)[0])
+    title = panel.findChildren(QLabel)[0]
+    assert title.text().startswith("<h1>W") and title.textFormat() is Qt.TextFormat.PlainText
+    assert panel.minimumSizeHint().width() <= 360
+
+
+def test_a_carriage_return_moves_no_word(transcript: Transcript) -> None:
+    transcript.wipe()
+    transcript.write([Part(text, choice(text)) for text in ("a\r\n", "b", "c", "\r", "\n", "d")])
+    for word in "abcd":
+        passage = transcript.passage_at(middle_of(transcript, transcript.text.index(word)))
+        assert passage is not None and word in passage.choices[0].text
