@@ -50,6 +50,7 @@ def check_holds(found: Fact, array: NDArray[Any]) -> None:
 X = np.arange(24, dtype=np.float32).reshape(2, 3, 4) - 7
 SIZES = np.array([2, 3, 4, -1, 7])
 FEW = np.array([5, -3, 2, 0])
+BYTES = np.arange(6, dtype=np.uint8).reshape(2, 3)
 CASES: list[tuple[str, list[Any], dict[str, Any]]] = [
     *((name, [X], {}) for name in ("Abs", "Neg", "Relu", "Floor", "Softmax", "Transpose", "Not")),
     *((name, [FEW], {}) for name in ("Abs", "Neg", "NonZero", "Shape", "Size", "Identity")),
@@ -119,6 +120,9 @@ CASES: list[tuple[str, list[Any], dict[str, Any]]] = [
     ("Gemm", [X[0], X[1], X[0, :, 0]], {"transB": 1}),
     ("LayerNormalization", [X, X[0, 0], X[0, 1]], {"axis": -1}),
     ("Gelu", [X], {}),
+    ("DynamicQuantizeLinear", [X], {}),
+    ("DequantizeLinear", [BYTES, np.float32(0.5), np.uint8(3)], {}),
+    ("MatMulInteger", [BYTES, BYTES.T.astype(np.int8), np.uint8(3), np.int8(-2)], {}),
 ]  # fmt: skip
 
 
@@ -134,7 +138,7 @@ def test_what_is_known_of_a_result_is_true_of_it(
     if operator == "Not":
         arrays = [arrays[0] > 0]
     names = [f"x{number}" for number in range(len(arrays))]
-    results = {"Split": 2, "TopK": 2}.get(operator, 1)
+    results = {"Split": 2, "TopK": 2, "DynamicQuantizeLinear": 3}.get(operator, 1)
     made = helper.make_node(operator, names, [f"y{i}" for i in range(results)], **attributes)
     initializers = [
         numpy_helper.from_array(np.asarray(array), name)
@@ -148,7 +152,8 @@ def test_what_is_known_of_a_result_is_true_of_it(
     given: list[Fact | None] = [constant(tensor) for tensor in read.initializers]
     rule = TRACED[("", operator)]
     rule.check(read.nodes[0])
-    found = rule.rule(Call(read.nodes[0], given, {}, DECODER))
+    held = {tensor.name: tensor for tensor in read.initializers}
+    found = rule.rule(Call(read.nodes[0], given, held, DECODER))
     expected = ReferenceEvaluator(model).run(None, {})
     for fact_found, array in zip(
         (found,) if isinstance(found, Fact) else found, expected, strict=True
