@@ -192,6 +192,7 @@ def measured(folder: Path, tiny_checkpoint: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
+@pytest.mark.peers
 def test_every_peer_has_figures_or_a_reason(measured: dict[str, dict[str, Any]]) -> None:
     healthy = measured["healthy"]
     for row in (measured["pocketlm"], healthy):
@@ -221,6 +222,7 @@ def test_every_peer_has_figures_or_a_reason(measured: dict[str, dict[str, Any]])
     assert len({line.replace("\\|", "").count("|") for line in _lines(healthy["table"])}) == 1
 
 
+@pytest.mark.peers
 def test_every_peer_says_what_it_loses_on_the_same_tokens(
     measured: dict[str, dict[str, Any]], folder: Path, tiny_folder: ModelFolder
 ) -> None:
