@@ -396,7 +396,7 @@ class Model:
         with ``reproducible``. Raises RequestError for an argument
         out of range.
         """
-        job = self._new_job(self._as_request(prompt, options))
+        job = self.new_job(prompt, **options)
         self._run_in_background(job)
         return job
 
@@ -414,7 +414,7 @@ class Model:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens
                 loop.call_soon_threadsafe(arrived.put_nowait, piece)
 
-        job = self._new_job(self._as_request(prompt, options), listener=listener)
+        job = self.new_job(prompt, listener=listener, **options)
         self._run_in_background(job)
         try:
             while (piece := await arrived.get()) is not None:
@@ -502,15 +502,46 @@ class Model:
 
     @cached_property
     def _background(self) -> Background:
-        from .scheduler import Background, Scheduler, half_of_free
+        return self.new_background()
 
+    def new_background(
+        self,
+        *,
+        rows: int = MOST_ROWS,
+        kv_bytes: int | None = None,
+        reproducible: bool = True,
+    ) -> Background:
+        """What runs jobs together in a thread: that of ``submit``, with limits of one's own.
+
+            background = model.new_background(rows=8, kv_bytes=2_000_000_000)
+            job = model.new_job("Once upon a time", max_tokens=20)
+            background.run(job)
+            job.result().text
+
+        The options are those of ``generate_many``, which says what they mean and raises.
+        """
+        from .scheduler import Background, Scheduler, check_limits, half_of_free
+
+        check_limits(rows, kv_bytes)
+        check_truth("reproducible", reproducible)
         # Without a reference to the model: it is to be freed as soon as nobody has it any more.
         session, rule, prefixes = self.session, self._row_rule, self.prefix_cache
         return Background(
             lambda: Scheduler(
-                session, rule.reproducible(), kv_bytes=half_of_free(), prefixes=prefixes
+                session,
+                rule.reproducible() if reproducible else rule.fastest(),
+                rows,
+                half_of_free(kv_bytes),
+                prefixes,
             )
         )
+
+    def new_job(self, prompt: Any = "", *, listener: Listener | None = None, **options: Any) -> Job:
+        """A request that is not yet run, for a ``new_background``; what ``submit`` takes.
+
+        ``listener`` is told every piece, and None at the end, by the thread that computes.
+        """
+        return self._new_job(self._as_request(prompt, options), listener=listener)
 
     def _new_job(self, request: Request, index: int = 0, listener: Listener | None = None) -> Job:
         from .scheduler import Job

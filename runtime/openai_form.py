@@ -12,18 +12,27 @@ Source: the API reference of OpenAI, "Create chat completion" and "Create comple
 
 from __future__ import annotations
 
+import inspect
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
 from ..export.errors import RequestError
 from ..export.strict_json import quoted
-from .text import Result
+from .model import Model
+from .sequence import Step
+from .text import Result, Timings
 from .tokenizer import Tokenizer
 
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
+
+# What a request may say of its own: the options of a text that can be written in JSON.
+OPTIONS = frozenset(inspect.signature(Model.stream).parameters) - {
+    *("self", "prompt", "cancellation", "cache", "prompt_cache"),
+    *("reproducible", "lookup", "draft"),
+}
 
 # What is the same with us, or stands for it.
 RENAMED = {"max_completion_tokens": "max_tokens"}
@@ -56,8 +65,8 @@ class OpenAIRequest:
     model: str
 
 
-def read_request(url: object, body: object, known: frozenset[str]) -> OpenAIRequest:
-    """The request to ``url`` with this ``body``; ``known`` are the options of ``Model.stream``.
+def read_request(url: object, body: object) -> OpenAIRequest:
+    """The request to ``url`` with this ``body``.
 
     Raises RequestError for another address, and for a field that is missing or not to be had. What
     an option may be is left to the model.
@@ -78,15 +87,30 @@ def read_request(url: object, body: object, known: frozenset[str]) -> OpenAIRequ
         _check_only(name, value)
         if name not in WITHOUT_EFFECT and name not in ONLY:
             options[RENAMED.get(name, name)] = value
-    unknown = [name for name in options if name not in known]
+    unknown = [name for name in options if name not in OPTIONS]
     if unknown:
         raise RequestError(
             f"found {quoted(unknown[0], 40)} in the body, expected a field that is known here; "
             "leave it out"
         )
+    if "logit_bias" in options:
+        options["logit_bias"] = biases(options["logit_bias"])
     if url == CHAT:
         return OpenAIRequest(None, _messages(asked), options, str(model))
     return OpenAIRequest(asked, None, options, str(model))
+
+
+def biases(asked: Any) -> Any:
+    """With whole numbers for the keys of logit_bias, which JSON has as strings."""
+    if not isinstance(asked, Mapping):
+        return asked
+    wrong = [key for key in asked if not (key.isascii() and key.isdigit() and len(key) < 20)]
+    if wrong:
+        raise RequestError(
+            f"found {quoted(wrong[0], 40)} in logit_bias, expected token ids, such as "
+            '{"50256": -100}'
+        )
+    return {int(key): value for key, value in asked.items()}
 
 
 def _shown(value: object) -> str:
@@ -186,33 +210,46 @@ def _text(parts: list[Any]) -> str:
 def response(asked: OpenAIRequest, result: Result, tokenizer: Tokenizer, name: str) -> Any:
     """The body of the answer; its id is made of ``name``, and its time is none."""
     chat = asked.messages is not None
-    tokens = _tokens(result, tokenizer)
-    choice: dict[str, Any] = {"index": 0}
-    if chat:
-        choice["message"] = {"role": "assistant", "content": result.text, "refusal": None}
-    else:
-        choice["text"] = result.text
-    choice["logprobs"] = None
-    if tokens is not None:
-        choice["logprobs"] = _chat_logprobs(tokens) if chat else _completion_logprobs(tokens)
-    choice["finish_reason"] = FINISH_REASONS.get(result.finish_reason, "length")
-    timings = result.timings
     return {
         "id": f"{'chatcmpl' if chat else 'cmpl'}-{name}",
         "object": "chat.completion" if chat else "text_completion",
         "created": 0,  # the same request has the same answer, whenever it is made
         "model": asked.model,
-        "choices": [choice],
-        "usage": {
-            "prompt_tokens": timings.prompt_tokens,
-            "completion_tokens": timings.new_tokens,
-            "total_tokens": timings.prompt_tokens + timings.new_tokens,
-        },
+        "choices": [choice(result, tokenizer, chat=chat)],
+        "usage": usage([result.timings]),
+    }
+
+
+def choice(result: Result, tokenizer: Tokenizer, *, chat: bool, index: int = 0) -> dict[str, Any]:
+    """One text of an answer."""
+    told: dict[str, Any] = {"index": index}
+    if chat:
+        told["message"] = {"role": "assistant", "content": result.text, "refusal": None}
+    else:
+        told["text"] = result.text
+    tokens = token_logprobs(_steps(result), tokenizer)
+    told["logprobs"] = None if result.logprobs is None else logprobs_of(tokens, chat=chat)
+    told["finish_reason"] = finish_reason(result.finish_reason)
+    return told
+
+
+def finish_reason(reason: str | None) -> str:
+    """Theirs, of ours."""
+    return FINISH_REASONS.get(reason or "", "length")
+
+
+def usage(timings: Sequence[Timings]) -> dict[str, Any]:
+    """The tokens of several texts after one prompt."""
+    prompt, new = timings[0].prompt_tokens, sum(timing.new_tokens for timing in timings)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": new,
+        "total_tokens": prompt + new,
     }
 
 
 @dataclass(frozen=True)
-class _Token:
+class Token:
     """A token's bytes and logprob, and those of the likeliest in its place."""
 
     spelling: bytes
@@ -228,25 +265,40 @@ def _spelled(spelling: bytes) -> str:
     return spelling.decode("utf-8", "replace")
 
 
-def _tokens(result: Result, tokenizer: Tokenizer) -> list[_Token] | None:
+def _steps(result: Result) -> Iterator[Step]:
     """Those that are text, where logprobs were asked for."""
     if result.logprobs is None:
-        return None
+        return
+    count = len(result.token_ids) - (result.finish_reason == "eos")
+    tops = result.top_logprobs or [()] * count
+    for token, logprob, top in zip(
+        result.token_ids[:count], result.logprobs[:count], tops[:count], strict=True
+    ):
+        yield Step(token, logprob, 0.0, top=top)
+
+
+def token_logprobs(steps: Iterable[Step], tokenizer: Tokenizer) -> list[Token]:
+    """Of steps that have their logprob."""
 
     def spelling(token: int) -> bytes:
         return tokenizer.token_bytes(token, skip_special_tokens=False)
 
-    count = len(result.token_ids) - (result.finish_reason == "eos")
-    tops = result.top_logprobs or [()] * count
     return [
-        _Token(spelling(token), logprob, [(spelling(other), value) for other, value in top])
-        for token, logprob, top in zip(
-            result.token_ids[:count], result.logprobs[:count], tops[:count], strict=True
+        Token(
+            spelling(step.token),
+            float(step.logprob or 0.0),
+            [(spelling(other), value) for other, value in step.top],
         )
+        for step in steps
     ]
 
 
-def _chat_logprobs(tokens: list[_Token]) -> dict[str, Any]:
+def logprobs_of(tokens: Sequence[Token], *, chat: bool, offset: int = 0) -> dict[str, Any]:
+    """The "logprobs" of a choice; ``offset`` characters came before."""
+    return _chat_logprobs(tokens) if chat else _completion_logprobs(tokens, offset)
+
+
+def _chat_logprobs(tokens: Sequence[Token]) -> dict[str, Any]:
     def entry(spelling: bytes, logprob: float) -> dict[str, Any]:
         return {"token": _spelled(spelling), "logprob": logprob, "bytes": list(spelling)}
 
@@ -260,11 +312,11 @@ def _chat_logprobs(tokens: list[_Token]) -> dict[str, Any]:
     }
 
 
-def _completion_logprobs(tokens: list[_Token]) -> dict[str, Any]:
+def _completion_logprobs(tokens: Sequence[Token], offset: int) -> dict[str, Any]:
     texts = [token.text for token in tokens]
     return {
         "tokens": texts,
         "token_logprobs": [token.logprob for token in tokens],
         "top_logprobs": [{_spelled(name): value for name, value in token.top} for token in tokens],
-        "text_offset": list(accumulate(map(len, texts[:-1]), initial=0)) if texts else [],
+        "text_offset": list(accumulate(map(len, texts[:-1]), initial=offset)) if texts else [],
     }

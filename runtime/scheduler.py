@@ -167,9 +167,7 @@ class Scheduler:
 
         Raises RequestError for rows or bytes out of range.
         """
-        _check("rows", most_rows, 1, MOST_ROWS)
-        if kv_bytes is not None:
-            _check("kv_bytes", kv_bytes, 0, None)
+        check_limits(most_rows, kv_bytes)
         self._session = session
         self._batch = Batch(session, rows, prefixes)
         self._most_rows = most_rows
@@ -287,6 +285,13 @@ def half_of_free(asked: int | None = None) -> int | None:
     """``asked``, or else half of the memory that is free; None where that is unknown."""
     free = free_bytes()
     return asked if asked is not None or free is None else free // 2
+
+
+def check_limits(rows: object, kv_bytes: object) -> None:
+    """Raises RequestError for rows or bytes out of range; None of the latter are any."""
+    _check("rows", rows, 1, MOST_ROWS)
+    if kv_bytes is not None:
+        _check("kv_bytes", kv_bytes, 0, None)
 
 
 def _check(name: str, value: object, least: int, most: int | None) -> None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 VERBS = {
     "run": "Generate text from a prompt.",
     "chat": "Talk with a model.",
+    "serve": "Serve models to clients of OpenAI's API, and a page to try them.",
     "batch": "Answer a file of prompts, many at once, and go on where it ended.",
     "classify": "Tell which label fits each line of a file.",
     "score": "Tell how likely a model finds each continuation of a file.",

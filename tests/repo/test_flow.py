@@ -13,11 +13,18 @@ from source_tree import FOLDERS, FRONT, ROOT, module_name, sources
 
 # What `pip install pocketlm` brings, without any extra.
 RUNTIME_PACKAGES = {"numpy", "onnxruntime", "tokenizers"}
+SERVE_PACKAGES = {
+    "h11",
+    "msgspec",
+    "prometheus_client",
+    "starlette",
+    "uvicorn",
+}  # in runtime/server
 EXPORT_PACKAGES = {"numpy", "onnx", "onnx_ir", "safetensors", "ml_dtypes", "threadpoolctl"}
 ALLOWED_PACKAGES = {
     "export": EXPORT_PACKAGES | {"gguf", "huggingface_hub", "tokenizers"},
     "quantize": EXPORT_PACKAGES | RUNTIME_PACKAGES,
-    "runtime": RUNTIME_PACKAGES | {"jinja2", "llguidance"},
+    "runtime": RUNTIME_PACKAGES | {"jinja2", "llguidance", *SERVE_PACKAGES},
     "benchmarks": RUNTIME_PACKAGES | {"jinja2", "matplotlib", "psutil"},
     FRONT: RUNTIME_PACKAGES | {"click", "rich"},
 }

@@ -41,7 +41,7 @@ def test_every_needed_link_exists_and_points_right() -> None:
 def test_extra_all_holds_every_extra_a_user_may_want() -> None:
     extras = PYPROJECT["project"]["optional-dependencies"]
     # Not "optimum", whose transformers wants an older huggingface_hub than "hub".
-    assert extras["all"] == ["pocketlm[cli,gguf,grammar,report]"]
+    assert extras["all"] == ["pocketlm[cli,gguf,grammar,report,serve]"]
     # Not "cuda": onnxruntime-gpu and onnxruntime are two packages in one place.
     # Not "lm-eval": a program of its own, with some thirty packages. Nor "ray", a cluster. "llm"
     # and "langchain" are for those who have either; "docs" builds the pages.

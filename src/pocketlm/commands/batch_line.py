@@ -15,7 +15,6 @@ An answer begins with the digest of what it was made of, and every time with the
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,16 +24,11 @@ from pocketlm.commands.jsonl import Line
 from pocketlm.export.errors import RequestError
 from pocketlm.export.strict_json import quoted, shown
 from pocketlm.runtime.model import Model
-from pocketlm.runtime.openai_form import OpenAIRequest, read_request, response
+from pocketlm.runtime.openai_form import OPTIONS, OpenAIRequest, biases, read_request, response
 from pocketlm.runtime.request import Request
 from pocketlm.runtime.text import Result
 from pocketlm.runtime.tokenizer import Tokenizer
 
-# What a line may say of its own: all that can be written in JSON.
-OPTIONS = frozenset(inspect.signature(Model.stream).parameters) - {
-    *("self", "prompt", "cancellation", "cache", "prompt_cache"),
-    *("reproducible", "lookup", "draft"),
-}
 OPENAI_FIELDS = {"custom_id", "method", "url", "body"}
 
 
@@ -86,7 +80,9 @@ def asked_by(line: Line) -> Asked:
             f"found the field {quoted(unknown[0], 40)}, expected prompt, messages, id or one of "
             f"{', '.join(sorted(OPTIONS))}"
         )
-    return Asked(prompt, messages, _checked(given), name)
+    if "logit_bias" in given:
+        given["logit_bias"] = biases(given["logit_bias"])
+    return Asked(prompt, messages, given, name)
 
 
 def _openai(found: Mapping[str, Any]) -> Asked:
@@ -101,23 +97,9 @@ def _openai(found: Mapping[str, Any]) -> Asked:
             f"found custom_id {shown(found['custom_id'])} and method {shown(found['method'])}, "
             "expected a string and POST"
         )
-    asked = read_request(found["url"], found["body"], OPTIONS)
+    asked = read_request(found["url"], found["body"])
     name = {"custom_id": found["custom_id"]}
-    return Asked(asked.prompt, asked.messages, _checked(asked.options), name, asked)
-
-
-def _checked(options: Mapping[str, Any]) -> Mapping[str, Any]:
-    """With whole numbers for the keys of logit_bias, which JSON has as strings."""
-    biases = options.get("logit_bias")
-    if not isinstance(biases, Mapping):
-        return options
-    wrong = [key for key in biases if not (key.isascii() and key.isdigit() and len(key) < 20)]
-    if wrong:
-        raise RequestError(
-            f"found {quoted(wrong[0], 40)} in logit_bias, expected token ids, such as "
-            '{"50256": -100}'
-        )
-    return {**options, "logit_bias": {int(key): value for key, value in biases.items()}}
+    return Asked(asked.prompt, asked.messages, asked.options, name, asked)
 
 
 def as_chat(asked: Asked, system: str | None) -> Asked:

@@ -1,0 +1,1 @@
+"""An OpenAI-compatible server on loopback; needs the extra "serve"."""

@@ -1,0 +1,82 @@
+"""An endpoint as an ASGI application: its body is read and checked, errors become answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+
+import msgspec
+from starlette.types import Message, Receive, Scope, Send
+
+from .call import Call, parsed, read_body, until_gone
+from .errors import told
+from .service import Service
+
+Handle = Callable[[Call], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """What is served at a path.
+
+    body        the type of what is sent there; None where nothing is
+    summary     what its description in the OpenAPI document says
+    is_open     whether it is there for those without a key
+    """
+
+    method: str
+    path: str
+    handle: Handle
+    summary: str
+    body: type[msgspec.Struct] | None = None
+    is_open: bool = False
+
+    def app(self, service: Service) -> Application:
+        """The application that serves it."""
+        return Application(self, service)
+
+
+class Application:
+    """The ASGI application of an endpoint."""
+
+    def __init__(self, endpoint: Endpoint, service: Service) -> None:
+        self._endpoint = endpoint
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
+        async def noticing(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        call = Call(scope, receive, noticing, self._service)
+        try:
+            call = await self._with_body(call)
+            await until_gone(partial(self._endpoint.handle, call), receive)
+        except ConnectionError:
+            return
+        except Exception as error:
+            self._service.log.failed(call.id, error)
+            if begun:  # what was told so far cannot be taken back: whoever reads sees a cut
+                raise
+            answer = told(error)
+            await call.answer(answer.body, answer.status, answer.headers)
+
+    async def _with_body(self, call: Call) -> Call:
+        kind = self._endpoint.body
+        if kind is None:
+            return call
+        settings = self._service.settings
+        data = await read_body(call.receive, settings.most_body_bytes, settings.body_seconds)
+        loop = asyncio.get_running_loop()
+        small = len(data) < 100_000
+        body = (
+            parsed(data, kind)
+            if small
+            else await loop.run_in_executor(self._service.preparing, parsed, data, kind)
+        )
+        return Call(call.scope, call.receive, call.send, call.service, body)

@@ -1,0 +1,17 @@
+"""/v1/chat/completions: a conversation goes in, the answer comes out."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from ..bodies import Chat
+from ..endpoint import Endpoint
+from ..generating import generate
+
+ENDPOINT = Endpoint(
+    "POST",
+    "/v1/chat/completions",
+    partial(generate, chat=True),
+    "Answers a conversation, by the model's chat template.",
+    body=Chat,
+)

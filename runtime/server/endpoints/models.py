@@ -1,0 +1,41 @@
+"""/v1/models: what may be asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..call import Call
+from ..endpoint import Endpoint
+from ..pool import Served
+
+
+async def _list(call: Call) -> None:
+    served = call.service.pool.served.values()
+    await call.answer({"object": "list", "data": [_told(call, model) for model in served]})
+
+
+async def _one(call: Call) -> None:
+    name = call.scope["path_params"]["name"]
+    await call.answer(_told(call, call.service.pool.find(name)))
+
+
+def _told(call: Call, served: Served) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "id": served.source.name,
+        "object": "model",
+        "created": call.service.pool.created,
+        "owned_by": "pocketlm",
+        "open": served.engine is not None,
+    }
+    if served.engine is not None:
+        model = served.engine.model
+        found |= {
+            "context_length": model.session.shape.context_length,
+            "precision": model.folder.manifest.precision.name,
+            "chat": model.chat_template is not None,
+        }
+    return found
+
+
+LIST = Endpoint("GET", "/v1/models", _list, "The models that may be asked for.")
+ONE = Endpoint("GET", "/v1/models/{name:path}", _one, "One of them.")

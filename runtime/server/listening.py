@@ -1,0 +1,99 @@
+"""A socket, uvicorn on it, and how both end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from .app import make_app
+from .service import Service
+from .settings import Settings
+
+MOST_HEADER_BYTES = 32_768
+KEEP_ALIVE_SECONDS = 75
+
+
+class Connection(H11Protocol):
+    """One client, whose headers must be there in time, and who can be cut off."""
+
+    header_seconds = 10.0
+
+    def connection_made(self, transport: Any) -> None:
+        """uvicorn's, with a deadline."""
+        super().connection_made(transport)
+        self.app_state = {**self.app_state, "abort": transport.abort}
+        self._deadline = self.loop.call_later(self.header_seconds, self._expire)
+
+    def _expire(self) -> None:
+        if self.cycle is None:
+            self.transport.abort()
+
+
+class Server(uvicorn.Server):
+    """Answers on ``listener`` from ``run`` on, until ``stop``, SIGINT or SIGTERM.
+
+    address     what a client connects to: (host, port)
+    """
+
+    def __init__(self, service: Service, listener: socket.socket) -> None:
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+        self._service = service
+        self._listener = listener
+        self.address: tuple[str, int] = listener.getsockname()[:2]
+        config = uvicorn.Config(
+            make_app(service),
+            http=Connection,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            h11_max_incomplete_event_size=MOST_HEADER_BYTES,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=int(service.settings.grace_seconds),
+        )
+        super().__init__(config)
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Returns when all has ended: what is under way has the grace time of the settings."""
+        asyncio.run(self.serve([self._listener]))
+
+    def stop(self) -> None:
+        """From any thread: lets what is under way end, and then ``run`` return."""
+        self.should_exit = True
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal is ``stop``, the second ends at once."""
+        if self.should_exit:
+            self.force_exit = True
+        self.should_exit = True
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """uvicorn's, with the models closed at its end."""
+        host, port = self.address
+        self._service.log.event("listening", url=f"http://{host}:{port}")
+        try:
+            await super().serve(sockets)
+        finally:
+            self._service.close()
+
+
+def bound(settings: Settings) -> socket.socket:
+    """A socket that listens there; OSError where it cannot be had."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    found = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind((settings.host, settings.port))
+        found.listen(2048)
+    except OSError:
+        found.close()
+        raise
+    return found
