@@ -168,4 +168,3 @@ class Lingering:
         self._transport.write_eof()
         self._transport.resume_reading()
         self._loop.call_later(LINGER_SECONDS, self._transport.abort)
-
