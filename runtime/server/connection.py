@@ -33,8 +33,7 @@ class Connection(H11Protocol):
         self.since = 0.0
         self._service = service
         self._settings = service.settings
-        self._head_deadline: asyncio.TimerHandle | None = None
-        self._body_deadline: asyncio.TimerHandle | None = None
+        self._timers: dict[str, asyncio.TimerHandle] = {}  # each cuts the client off
 
     @property
     def is_idle(self) -> bool:
@@ -45,6 +44,7 @@ class Connection(H11Protocol):
         """uvicorn's; one connection too many ends the one that is idle for longest."""
         lingering: Any = Lingering(transport, self.loop, self._is_sending)
         super().connection_made(lingering)
+        transport.set_write_buffer_limits(high=0)  # what the system does not take is not kept here
         self.app_state = {**self.app_state, "abort": transport.abort}
         self.since = self.loop.time()
         self._watch_head(True)
@@ -62,14 +62,24 @@ class Connection(H11Protocol):
         """uvicorn's; the rest of a body that nobody read is awaited for a moment only."""
         self.since = self.loop.time()
         if self._is_sending():
-            self._body_deadline = self.loop.call_later(LINGER_SECONDS, self._drop_sending)
+            self._stop("rest")
+            self._start("rest", LINGER_SECONDS, self._drop_sending)
         super().on_response_complete()
+
+    def pause_writing(self) -> None:
+        """uvicorn's, which has whoever answers wait; for so long."""
+        super().pause_writing()
+        self._start("stall", self._settings.stall_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """uvicorn's."""
+        super().resume_writing()
+        self._stop("stall")
 
     def connection_lost(self, exc: Exception | None) -> None:
         """uvicorn's."""
-        self._watch_head(False)
-        if self._body_deadline is not None:
-            self._body_deadline.cancel()
+        for name in list(self._timers):
+            self._stop(name)
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
@@ -114,12 +124,18 @@ class Connection(H11Protocol):
 
     def _watch_head(self, arriving: bool) -> None:
         """Has a deadline while the head of a request is ``arriving``, from its first byte."""
-        if not arriving and self._head_deadline is not None:
-            self._head_deadline.cancel()
-            self._head_deadline = None
-        elif arriving and self._head_deadline is None:
-            seconds = self._settings.header_seconds
-            self._head_deadline = self.loop.call_later(seconds, self.transport.abort)
+        if arriving:
+            self._start("head", self._settings.header_seconds, self.transport.abort)
+        else:
+            self._stop("head")
+
+    def _start(self, name: str, seconds: float, act: Callable[[], None]) -> None:
+        if name not in self._timers:
+            self._timers[name] = self.loop.call_later(seconds, act)
+
+    def _stop(self, name: str) -> None:
+        if name in self._timers:
+            self._timers.pop(name).cancel()
 
     def _is_sending(self) -> bool:
         """Whether more comes of a request that is answered, or of what is none."""

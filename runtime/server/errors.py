@@ -25,6 +25,7 @@ from ...export.memory import exhausted, is_exhaustion
 
 INVALID, SERVER = "invalid_request_error", "server_error"
 RETRY_SECONDS = 2  # what a client is told to wait; OpenAI's heed 1 to 60
+MOST_PARAM = 100  # characters
 NO_RETRY = {"x-should-retry": "false"}  # which OpenAI's heed too
 
 _PATH = re.compile(r"(?<![\w.:/\\])(?:[A-Za-z]:\\|/(?=[\w.]+/)|~/)[^\s:;,'\"]+")
@@ -52,7 +53,7 @@ class ApiError(Exception):
         self.status = status
         self.message = message
         self.kind = kind
-        self.param = param
+        self.param = param if param is None else param[:MOST_PARAM]
         self.code = code
         self.headers = dict(headers or {})
         self.note = note
