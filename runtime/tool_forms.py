@@ -99,7 +99,7 @@ def form_of(template: str | None) -> Form:
 def call_grammar(
     form: Form, tools: Tools, tokenizer: Tokenizer, answer: Mapping[str, Any] | None = None
 ) -> str:
-    """A Lark grammar of what may be written: words or calls, or calls alone where they are required.
+    """A Lark grammar of what may be written: words or calls; calls alone where they are required.
 
     Words may be any, or JSON by the schema ``answer``. Raises RequestError for a schema where a
     call cannot be told from it.
