@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..export.errors import RequestError
-from ..export.strict_json import shown
 from .messages import ASSISTANT, Message, joined
 from .tool_calls import ID_CHARACTERS, ID_LENGTH
 from .tool_forms import Form
-from .tools import Tools
+from .tools import Tools, as_json
 
 SYSTEM, TOOL, USER = "system", "tool", "user"
 
@@ -93,7 +92,7 @@ def _calls(where: str, message: Message) -> list[_Call]:
     if not given:
         return []
     if message.get("role") != ASSISTANT or not isinstance(given, list):
-        raise RequestError(f"{where}.tool_calls is {shown(given)}, expected an assistant's calls")
+        raise RequestError(f"{where}.tool_calls is {as_json(given)}, expected an assistant's calls")
     return [_call(f"{where}.tool_calls[{index}]", call) for index, call in enumerate(given)]
 
 
@@ -103,7 +102,7 @@ def _call(where: str, call: Any) -> _Call:
     name, arguments = found.get("name"), found.get("arguments", "{}")
     if not isinstance(name, str) or not isinstance(arguments, str | Mapping):
         raise RequestError(
-            f'{where} is {shown(call)}, expected {{"id": ..., "type": "function", "function": '
+            f'{where} is {as_json(call)}, expected {{"id": ..., "type": "function", "function": '
             '{"name": ..., "arguments": "{...}"}}'
         )
     return _Call(str(call.get("id") or ""), name, _as_object(arguments))

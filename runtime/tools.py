@@ -7,13 +7,14 @@ Source: the API reference of OpenAI, "Create chat completion", ``tools`` and ``t
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..export.errors import RequestError
-from ..export.strict_json import quoted, shown
+from ..export.strict_json import quoted
 
 MOST_FUNCTIONS = 128
 NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
@@ -66,8 +67,8 @@ def read_tools(tools: Any, tool_choice: Any = None, parallel: bool | None = None
     if not functions:
         if tool_choice not in (None, NONE, AUTO):
             raise RequestError(
-                f"tool_choice is {shown(tool_choice)}, expected it with tools; add tools, or leave "
-                "it out"
+                f"tool_choice is {as_json(tool_choice)}, expected it with tools; add tools, or "
+                "leave it out"
             )
         return None
     several = parallel is not False
@@ -83,7 +84,7 @@ def read_tools(tools: Any, tool_choice: Any = None, parallel: bool | None = None
 
 def _functions(tools: Any) -> list[Function]:
     if isinstance(tools, str | bytes | Mapping) or not isinstance(tools, Sequence):
-        raise RequestError(f"tools is {shown(tools)}, expected a list of functions; correct it")
+        raise RequestError(f"tools is {as_json(tools)}, expected a list of functions; correct it")
     if len(tools) > MOST_FUNCTIONS:
         raise RequestError(
             f"tools has {len(tools)} functions, expected at most {MOST_FUNCTIONS}; leave some out"
@@ -104,13 +105,13 @@ def _function(where: str, tool: Any) -> Function:
     kind = tool.get("type") if isinstance(tool, Mapping) else None
     if kind != "function":
         raise RequestError(
-            f'{where}.type is {shown(kind)}, expected "function": other tools are not to be had '
+            f'{where}.type is {as_json(kind)}, expected "function": other tools are not to be had '
             "here; leave it out"
         )
     found = tool.get("function")
     if not isinstance(found, Mapping):
         raise RequestError(
-            f"{where}.function is {shown(found)}, expected an object with name and parameters"
+            f"{where}.function is {as_json(found)}, expected an object with name and parameters"
         )
     where_found = f"{where}.function"
     unknown = [name for name in found if name not in FIELDS and found[name] is not None]
@@ -122,12 +123,16 @@ def _function(where: str, tool: Any) -> Function:
     name, description = found.get("name"), found.get("description") or ""
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise RequestError(
-            f"{where_found}.name is {shown(name)}, expected 1 to 64 of a-z, A-Z, 0-9, _ and -"
+            f"{where_found}.name is {as_json(name)}, expected 1 to 64 of a-z, A-Z, 0-9, _ and -"
         )
     if not isinstance(description, str):
-        raise RequestError(f"{where_found}.description is {shown(description)}, expected a string")
+        raise RequestError(
+            f"{where_found}.description is {as_json(description)}, expected a string"
+        )
     if not isinstance(found.get("strict") or False, bool):
-        raise RequestError(f"{where_found}.strict is {shown(found['strict'])}, expected a boolean")
+        raise RequestError(
+            f"{where_found}.strict is {as_json(found['strict'])}, expected a boolean"
+        )
     return Function(where, name, description, _schema(where_found, found.get("parameters")))
 
 
@@ -137,12 +142,12 @@ def _schema(where: str, parameters: Any) -> dict[str, Any]:
         parameters = {"properties": {}}
     if not isinstance(parameters, Mapping):
         raise RequestError(
-            f"{where}.parameters is {shown(parameters)}, expected a JSON schema of an object"
+            f"{where}.parameters is {as_json(parameters)}, expected a JSON schema of an object"
         )
     schema = {"type": "object", **parameters}
     if schema["type"] != "object":
         raise RequestError(
-            f'{where}.parameters has the type {shown(schema["type"])}, expected "object": '
+            f'{where}.parameters has the type {as_json(schema["type"])}, expected "object": '
             "arguments have names"
         )
     if "properties" in schema and not {"additionalProperties", "patternProperties"} & set(schema):
@@ -156,7 +161,7 @@ def _chosen(functions: Sequence[Function], tool_choice: Any) -> Function:
     name = named.get("name") if isinstance(named, Mapping) else None
     if found.get("type") != "function" or not isinstance(name, str):
         raise RequestError(
-            f"tool_choice is {shown(tool_choice)}, expected none, auto, required or "
+            f"tool_choice is {as_json(tool_choice)}, expected none, auto, required or "
             '{"type": "function", "function": {"name": ...}}; correct it'
         )
     for function in functions:
@@ -166,3 +171,9 @@ def _chosen(functions: Sequence[Function], tool_choice: Any) -> Function:
         f"tool_choice is {quoted(name, 64)}, expected one of the tools: "
         f"{', '.join(function.name for function in functions)}"
     )
+
+
+def as_json(value: object) -> str:
+    """As a message shows it."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:60]}..."

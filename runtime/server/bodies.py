@@ -177,7 +177,10 @@ class Chat(Sampling, kw_only=True):
     top_logprobs           0 to 100: those of so many of the likeliest tokens in its place, too
     response_format        {"type": "text", "json_object" or "json_schema", …}: the form of the text
     tools                  functions that may be called
-    tool_choice            which of them is
+    tool_choice            none, auto, required, or {"type": "function", "function": {"name": …}}
+    parallel_tool_calls    false: one call at most; left out: several where the model can
+    transcript             true: a base model continues a script of the conversation
+    chat_template_kwargs   further variables of the model's chat template
     """
 
     messages: list[dict[str, Any]]
@@ -187,6 +190,10 @@ class Chat(Sampling, kw_only=True):
     response_format: dict[str, Any] | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    modalities: list[str] | None = None
+    transcript: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
 
 
 def fields_of(body: msgspec.Struct) -> dict[str, Any]:

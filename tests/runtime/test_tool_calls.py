@@ -309,7 +309,7 @@ FUNCTION = TOOLS[0]["function"]
         ([{"type": "web_search"}], None, r'^tools\[0\]\.type is "web_search"'),
         ([*TOOLS, {"type": "function"}], None, r"^tools\[2\]\.function is null"),
         ([{"type": "function", "function": {"name": "a b"}}], None, r"^tools\[0\]\.function\.name"),
-        ([{"type": "function", "function": {"name": "a", "x": 1}}], None, r'has the field "x"'),
+        ([{"type": "function", "function": {"name": "a", "x": 1}}], None, "has the field 'x'"),
         ([TOOLS[0], TOOLS[0]], None, r"^tools\[1\]\.function\.name is weather, as of tools\[0\]"),
         (
             [{"type": "function", "function": {"name": "a", "parameters": {"type": "string"}}}],
