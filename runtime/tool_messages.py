@@ -73,7 +73,7 @@ def with_system(messages: Sequence[Message], text: str) -> list[dict[str, Any]]:
     first, *rest = [dict(message) for message in messages]
     if first.get("role") != SYSTEM:
         return [{"role": SYSTEM, "content": text}, first, *rest]
-    return [{**first, "content": f"{joined(first['content'])}\n\n{text}"}, *rest]
+    return [{**first, "content": f"{joined(first.get('content'))}\n\n{text}"}, *rest]
 
 
 def without_system(messages: Sequence[Message]) -> list[dict[str, Any]]:
@@ -81,7 +81,7 @@ def without_system(messages: Sequence[Message]) -> list[dict[str, Any]]:
     first, *rest = [dict(message) for message in messages]
     for index, message in enumerate(rest):
         if message.get("role") == USER:
-            text = f"{joined(first['content'])}\n\n{joined(message['content'])}"
+            text = f"{joined(first.get('content'))}\n\n{joined(message.get('content'))}"
             rest[index] = {**message, "content": text}
             return rest
     return [first, *rest]

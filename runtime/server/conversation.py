@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from ...export.errors import ModelFolderError, RequestError
+from ...export.errors import ContextLengthError, ModelFolderError, RequestError
 from ...export.tokenizers.beside import NAMES
 from .. import openai_form
 from ..messages import Message
@@ -25,8 +25,14 @@ from .errors import ApiError
 SAYS_NOTHING = frozenset({"refusal", "annotations"})
 DEVELOPER, SYSTEM = "developer", "system"
 FORMS = ("regex", "choices", "grammar")
-# What a message's first words name: "tools[0].function.name is 5, expected ...".
-PLACE = re.compile(r"[a-z_]+(\[\d+\]|\.[a-z_]+)*(?= (is|are|has|have|was) |: )")
+# What a message names first: "tools[0].function.name is 5, expected ...", "found tools with ...".
+FIELD = r"([a-z_]+(?:\[\d+\]|\.[a-z_]+)*)"
+PLACES = (
+    rf"{FIELD}(?: (?:is|are|has|have|was) |: )",
+    rf"found .+ for {FIELD} in the body",
+    rf"found no {FIELD} in the body",
+    rf"found {FIELD} (?:and |with |without |.+ in the body)",
+)
 
 
 @dataclass(frozen=True)
@@ -162,6 +168,13 @@ def _messages(messages: Sequence[Any], source: str | None) -> list[dict[str, Any
     for index, message in enumerate(messages):
         where = f"messages[{index}]"
         content = message.get("content")
+        if not isinstance(message.get("role"), str) or not isinstance(content, str | list | None):
+            raise ApiError(
+                400,
+                f"{where} is {as_json(message)}, expected an object with role and content; "
+                "correct it",
+                param=where,
+            )
         if isinstance(content, list):
             for place, part in enumerate(content):
                 _check_part(f"{where}.content[{place}]", part)
@@ -203,11 +216,11 @@ def _refused(error: RequestError, model: Model | None = None) -> Exception:
     """``error`` as an answer that names the field; as it is where its message names none."""
     message = str(error) if model is None else _without_paths(str(error), model)
     message = message.replace("template_args", "chat_template_kwargs")
-    place = PLACE.match(message)
-    if place is None:
+    found = (re.match(pattern, message) for pattern in PLACES)
+    place = next((match[1] for match in found if match is not None), None)
+    if place is None or isinstance(error, ContextLengthError):
         return type(error)(message)
-    param = place[0].replace("stops", "stop")
-    return ApiError(400, message, param=param)
+    return ApiError(400, message, param=place.replace("stops", "stop"))
 
 
 def _without_paths(message: str, model: Model) -> str:

@@ -135,7 +135,9 @@ class Reply:
             deltas = self._deltas(reader, piece)
             if piece is not None:
                 spelled = self._spelled(index, piece)
-                yield self._chunk(index, deltas.pop(0), piece.steps, spelled, lengths[index])
+                first = deltas.pop(0)
+                if first or self._logprobs or self._details or not self._chat:
+                    yield self._chunk(index, first, piece.steps, spelled, lengths[index])
                 lengths[index] += len(piece.text)
             for delta in deltas:
                 yield self._chunk(index, delta)
