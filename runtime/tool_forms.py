@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,7 +138,8 @@ def _calls(form: Form, tools: Tools, spelled: _Spelled) -> list[str]:
     for index, function in enumerate(tools.callable):
         names.append(f"call_{index}")
         head, tail = spelled.of(f"{form.head}{function.name}{form.middle}"), spelled.of(form.tail)
-        rules.append(f"call_{index}: {head} {json_rule(function.schema)} {tail}")
+        with _naming(function):
+            rules.append(f"call_{index}: {head} {json_rule(function.schema)} {tail}")
     return [*rules, f"call: {' | '.join(names)}"]
 
 
@@ -178,13 +180,20 @@ class _Spelled:
         )
 
 
-def check_schemas(functions: Sequence[Function], compiles: Any) -> None:
+def check_schemas(
+    functions: Sequence[Function], compiles: Callable[[Mapping[str, Any]], object]
+) -> None:
     """Raises RequestError naming the first whose schema ``compiles`` raises it for."""
     for function in functions:
-        try:
+        with _naming(function):
             compiles(function.schema)
-        except RequestError as error:
-            told = str(error).removeprefix("json_schema").lstrip(":").strip()
-            raise RequestError(
-                f"{function.where}.function.parameters is a schema that cannot be had: {told}"
-            ) from error
+
+
+@contextmanager
+def _naming(function: Function) -> Iterator[None]:
+    """Has errors name the function that they are about."""
+    try:
+        yield
+    except RequestError as error:
+        told = str(error).removeprefix("json_schema").lstrip(": ")
+        raise RequestError(f"{function.where}.function.parameters: its schema {told}") from error

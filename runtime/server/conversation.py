@@ -42,18 +42,23 @@ class Conversation:
     form    the body as ``openai_form`` reads it, its options with those that tools ask for
     tools   what may be called; None: nothing
     calls   how calls are written, where there may be any
+    schema  the field that a JSON schema of the answer came from
     """
 
     prompt: ChatPrompt
     form: OpenAIRequest
     tools: Tools | None = None
     calls: Form | None = None
+    schema: str = "json_schema"
 
     def request(self, model: Model) -> Request:
         """Raises ApiError and RequestError for options that cannot be."""
         try:
             return model.request(self.prompt, **self.form.options)
         except RequestError as error:
+            if str(error).startswith("json_schema"):
+                message = str(error).replace("json_schema", self.schema, 1)
+                raise ApiError(400, message, param=self.schema) from error
             if self.tools is None or not str(error).startswith("grammar"):
                 raise
             self._check_schemas(model)
@@ -85,11 +90,12 @@ def read_conversation(model: Model, body: Chat, given: Mapping[str, Any]) -> Con
         messages = with_calls(_messages(body.messages, source), form)
         asked = openai_form.read_request(openai_form.CHAT, {**given, "messages": messages})
         rendered = partial(_prompt, model, body)
+        schema = "response_format.json_schema" if body.response_format else "json_schema"
         if tools is None:
-            return Conversation(rendered(asked.messages or []), asked)
+            return Conversation(rendered(asked.messages or []), asked, schema=schema)
         options = _with_grammar(model, asked.options, form, tools)
         prompt = _prompt_with_tools(rendered, asked.messages or [], tools, form)
-        return Conversation(prompt, replace(asked, options=options), tools, form)
+        return Conversation(prompt, replace(asked, options=options), tools, form, schema)
     except RequestError as error:
         raise _refused(error, model) from error
     except ModelFolderError as error:

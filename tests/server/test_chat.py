@@ -7,35 +7,12 @@ from typing import Any
 
 import pytest
 from chat_models import CAT
+from chat_requests import ASKED, PATH, SETTINGS, answered, events
 from served import Served
 
 import pocketlm
 
 pytestmark = pytest.mark.serve
-
-PATH = "/v1/chat/completions"
-ASKED = [{"role": "user", "content": "Why?"}]
-SETTINGS = {"max_tokens": 12, "seed": 3, "temperature": 1.0}
-
-
-def events(server: Served, path: str, body: Any) -> list[Any]:
-    """The data of all events of a stream but the last, which says that it is one."""
-    answer, data = server.send(
-        "POST",
-        path,
-        json.dumps({**body, "stream": True}).encode(),
-        **{"Content-Type": "application/json"},
-    )
-    assert answer.status == 200, data
-    *told, done = data.decode().strip().split("\n\n")
-    assert done == "data: [DONE]"
-    return [json.loads(event.removeprefix("data: ")) for event in told]
-
-
-def answered(server: Served, **body: Any) -> Any:
-    status, found = server.post(PATH, {"messages": ASKED, **SETTINGS, **body})
-    assert status == 200, found
-    return found
 
 
 def expected(model: pocketlm.Model, messages: Any, **options: Any) -> pocketlm.Result:
@@ -220,7 +197,7 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
                 "json_schema": {"name": "x", "schema": {"type": "nonsense"}},
             }
         },
-        "json_schema",
+        "response_format.json_schema",
         "llguidance",
     ),
     ("top", {"top_logprobs": 3}, "top_logprobs", "add logprobs"),
