@@ -9,14 +9,24 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from .endpoint import Endpoint
-from .endpoints import chat, completions, document, embeddings, health, models, score, tokens
+from .endpoints import (
+    chat,
+    completions,
+    document,
+    embeddings,
+    health,
+    models,
+    responses,
+    score,
+    tokens,
+)
 from .errors import ApiError, told
 from .guard import Guard
 from .service import Service
 
 ENDPOINTS: list[Endpoint] = [
     *(health.ENDPOINT, models.LIST, models.ONE),
-    *(completions.ENDPOINT, chat.ENDPOINT, embeddings.ENDPOINT),
+    *(completions.ENDPOINT, chat.ENDPOINT, responses.ENDPOINT, embeddings.ENDPOINT),
     *(tokens.TOKENIZE, tokens.DETOKENIZE, score.ENDPOINT),
 ]
 DOCUMENT = document.endpoint_for(ENDPOINTS)
