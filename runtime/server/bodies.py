@@ -230,12 +230,6 @@ class Response(Body, kw_only=True):
     chat_template_kwargs: dict[str, Any] | None = None
 
 
-def fields_of(body: msgspec.Struct) -> dict[str, Any]:
-    """Those that say something."""
-    found = msgspec.structs.asdict(body)
-    return {name: value for name, value in found.items() if value is not None}
-
-
 class Tokenize(Body, kw_only=True):
     """A text, or a conversation, whose tokens are asked for; one of the two.
 
@@ -291,3 +285,9 @@ class Embeddings(Body, kw_only=True):
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Positive | None = None
     user: str | None = None
+
+
+def fields_of(body: msgspec.Struct) -> dict[str, Any]:
+    """Those that say something."""
+    found = msgspec.structs.asdict(body)
+    return {name: value for name, value in found.items() if value is not None}
