@@ -32,7 +32,18 @@ def test_tokens_are_the_tokenizers_and_back(
     assert found["count"] == len(found["tokens"]) == len(found["texts"])
     if prompt.isascii():
         assert "".join(found["texts"]) == prompt
-    assert answer(chats, "/detokenize", {"tokens": found["tokens"]}) == {"text": prompt}
+    back = answer(chats, "/detokenize", {"tokens": found["tokens"]})
+    assert back == {"text": prompt, "prompt": prompt}
+
+
+def test_the_tokenizer_is_told(chats: Served, plain_model: pocketlm.Model) -> None:
+    status, found = chats.get("/tokenizer_info")
+    assert status == 200
+    ends = [plain_model.tokenizer.spelling(token) for token in plain_model.end_ids]
+    assert found["eos_token"] in ends
+    assert plain_model.chat_template is not None
+    assert found["chat_template"] == plain_model.chat_template.source
+    assert found["model_max_length"] == plain_model.session.shape.context_length
 
 
 def test_special_tokens_are_added_and_skipped_as_asked(
@@ -110,7 +121,8 @@ def test_scoring_counts_as_a_text(chats: Served) -> None:
     release.set()
     asking.join(30)
     assert done[0][0] == 200
-    assert engine.num_held == 0
+    while engine.num_held:
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +146,7 @@ def test_scoring_counts_as_a_text(chats: Served) -> None:
         ("/score", {"context": "a", "continuations": [""]}, None, "adds no token to its context"),
         ("/score", {"text": "a", "context": "b"}, "context", "found context with text"),
         ("/score", {"continuations": ["a"], "top": 1}, "top", "found top without text"),
-        ("/score", {"text": "e" * 4000}, None, "(the context length)"),
+        ("/score", {"text": "e" * 20_000}, None, "(the context length)"),
         ("/v1/embeddings", {"input": "a"}, "model", "found a request for embeddings"),
         ("/v1/embeddings", {"input": [[1, 2]]}, "model", "found a request for embeddings"),
         ("/v1/embeddings", {"input": 3}, "input", "found input 3, expected a string or a list"),
@@ -152,6 +164,6 @@ def test_what_cannot_be_is_refused_by_name(
 
 
 def test_a_score_of_too_long_a_text_says_so(chats: Served) -> None:
-    for body in ({"text": "e" * 4000}, {"context": "e" * 400, "continuations": ["a"]}):
+    for body in ({"text": "e" * 20_000}, {"context": "e" * 20_000, "continuations": ["a"]}):
         status, found = chats.post("/score", body)
         assert (status, found["error"]["code"]) == (400, "context_length_exceeded")
