@@ -88,7 +88,7 @@ class Guard:
             if scope["method"] == "OPTIONS" and origin is not None:
                 return await _preflight(noting)
             self._check_key(scope)
-            _check_type(scope)
+            self._check_type(scope)
             self._check_length(scope)
             if self.draining:
                 raise busy("the server is ending", 503)
@@ -158,7 +158,7 @@ class Guard:
     def _check_key(self, scope: Scope) -> None:
         """Raises ApiError (401) for one that is needed, and missing or wrong."""
         key = self._settings.api_key
-        if key is None or self._is_open(scope):
+        if key is None or (self._is_open(scope) and scope["method"] in ("GET", "HEAD")):
             return
         found = _values(scope, b"authorization")
         kind, _, shown = found[0].partition(b" ") if len(found) == 1 else (b"", b"", b"")
@@ -171,12 +171,30 @@ class Guard:
                 headers={"WWW-Authenticate": "Bearer"},
             )
 
-    def _is_open(self, scope: Scope) -> bool:
-        """Whether what will be routed to is there for those without a key: asked of the routes."""
+    def _is_open(self, scope: Scope) -> bool | None:
+        """Whether what will be routed to is there for those without a key; None if nothing will.
+
+        Asked of the routes themselves, by the path that they will see.
+        """
         for route, is_open in self.routes:
             if route.matches(scope)[0] is Match.FULL:
-                return is_open and scope["method"] in ("GET", "HEAD")
-        return False
+                return is_open
+        return None
+
+    def _check_type(self, scope: Scope) -> None:
+        """What changes anything must be JSON: a page of elsewhere may send all else unasked."""
+        if scope["method"] in ("GET", "HEAD", "OPTIONS") or self._is_open(scope) is None:
+            return
+        found = _values(scope, b"content-type")
+        kind = found[0].partition(b";")[0].strip().lower() if len(found) == 1 else b""
+        if kind != b"application/json":
+            raise ApiError(
+                415,
+                "found another Content-Type, expected application/json; set that header",
+                code="unsupported_content_type",
+            )
+        if _values(scope, b"content-encoding") not in ([], [b"identity"]):
+            raise ApiError(415, "found a Content-Encoding, expected none; send it uncompressed")
 
     def _check_length(self, scope: Scope) -> None:
         """Raises ApiError (413) for a body that says it is too large, before any of it is read."""
@@ -213,22 +231,6 @@ def _is_unspecified(name: str) -> bool:
         return not name or ipaddress.ip_address(name.strip("[]")).is_unspecified
     except ValueError:
         return False
-
-
-def _check_type(scope: Scope) -> None:
-    """What is posted must be JSON: a page of another origin may post anything else unasked."""
-    if scope["method"] != "POST":  # of the others that are served none changes anything
-        return
-    found = _values(scope, b"content-type")
-    kind = found[0].partition(b";")[0].strip().lower() if len(found) == 1 else b""
-    if kind != b"application/json":
-        raise ApiError(
-            415,
-            "found another Content-Type, expected application/json; set that header",
-            code="unsupported_content_type",
-        )
-    if _values(scope, b"content-encoding") not in ([], [b"identity"]):
-        raise ApiError(415, "found a Content-Encoding, expected none; send it uncompressed")
 
 
 def _ending(scope: Scope) -> list[tuple[bytes, bytes]]:
