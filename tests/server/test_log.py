@@ -42,7 +42,8 @@ def server(tiny_folder: ModelFolder) -> Iterator[Served]:
 
 
 def test_a_request_is_a_line_with_its_path_as_it_was_sent(server: Served) -> None:
-    server.send("GET", "/a%20b%0d%0a%1b?key=hush", **{"X-Request-ID": "mine", "X-Other": "hush"})
+    headers = {"X-Request-ID": "mine", "X-Other": "hush"}
+    server.send("GET", "/a%20b%0d%0a%1b?key=hush", None, **headers)
     event = server.events[-1]
     assert set(event) == {"time", "event", "id", "status", "method", "path", "seconds"}
     assert event["path"] == "/a%20b%0d%0a%1b" and event["id"] == "mine"
