@@ -69,10 +69,7 @@ def measure(conditions: Conditions) -> Figure:
     figure = Figure("requests let in", 0)
     with tiny_server(api_key=KEY) as server:
         before = steps(server)
-        tried = list(_without_key(server))
-        if conditions.quick:
-            tried = conditions.random.sample(tried, conditions.count(len(tried), 60))
-        for name, sent, is_open in tried:
+        for name, sent, is_open in _without_key(server):
             statuses = exchange(server.port, sent, answers=1, to_head=True).statuses
             let_in = statuses not in ([401], [400], []) if not is_open else False
             figure.worst += let_in
