@@ -11,7 +11,7 @@ import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
 from .call import Call, parsed, read_body, until_gone
-from .errors import told
+from .errors import ending, told
 from .service import Service
 
 Handle = Callable[[Call], Awaitable[None]]
@@ -59,6 +59,9 @@ class Application:
             await until_gone(partial(self._endpoint.handle, call), receive)
         except ConnectionError:
             return
+        except asyncio.CancelledError:  # the server ends; a stream has told it itself
+            if not begun:
+                await call.answer(ending().body, ending().status, ending().headers)
         except Exception as error:
             self._service.log.failed(call.id, error)
             if begun:  # what was told so far cannot be taken back: whoever reads sees a cut

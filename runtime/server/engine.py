@@ -1,7 +1,7 @@
 """The texts that clients of one model wait for: a bound on how many, and their pieces as they come.
 
-The model's own scheduler computes them in a thread. What it tells crosses into the event loop in
-one call for all texts of a step.
+The model's own scheduler computes them in a thread. What a step tells crosses into the event loop
+in one call for all texts of it.
 """
 
 from __future__ import annotations
@@ -9,15 +9,20 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 
 from ..model import Model
 from ..request import Request
 from ..scheduler import Job
 from ..text import Piece
-from .errors import busy
+from .errors import ApiError, busy
 from .settings import Settings
+
+MOST_BEHIND_BYTES = 300_000  # of pieces that a client has not yet taken
+# What Python takes for a piece, and for each of the likeliest tokens that come with it.
+PIECE_BYTES, TOP_BYTES = 400, 120
 
 
 class Engine:
@@ -29,19 +34,29 @@ class Engine:
     def __init__(self, model: Model, settings: Settings) -> None:
         self.model = model
         self.num_held = 0
+        self._settings = settings
         self._most = settings.parallel + settings.most_waiting
         self._background = model.new_background(
             rows=settings.parallel,
             kv_bytes=settings.kv_bytes,
             reproducible=settings.reproducible,
+            after_step=self._call,
         )
         self._loop = asyncio.get_running_loop()
         self._news: deque[tuple[Texts, int, Piece | None]] = deque()
-        self._called = False
 
     @contextmanager
     def room(self, count: int) -> Iterator[Room]:
-        """Room for ``count`` texts, until the block ends and they have. Raises ApiError (429)."""
+        """Room for ``count`` texts, until the block ends and they have.
+
+        Raises ApiError: 429 while others take it, 400 where there never is as much.
+        """
+        if count > self._most:
+            raise ApiError(
+                400,
+                f"found {count} texts in one request, expected at most {self._most}; ask for fewer",
+                param="n",
+            )
         if self.num_held + count > self._most:
             raise busy(
                 f"the model has {self.num_held} texts under way, expected at most {self._most} "
@@ -53,20 +68,28 @@ class Engine:
         finally:
             room.leave()
 
+    def bounded(self, request: Request) -> Request:
+        """``request`` with no more time than a text may take."""
+        most, asked = self._settings.max_seconds, request.max_seconds
+        if most is None or (asked is not None and asked <= most):
+            return request
+        return replace(request, max_seconds=most)
+
     def tell(self, texts: Texts, index: int, piece: Piece | None) -> None:
-        """From the thread that computes."""
+        """From the thread that computes; delivered when its step ends."""
         self._news.append((texts, index, piece))
-        if not self._called:
-            self._called = True
-            self._loop.call_soon_threadsafe(self._deliver)
 
     def run(self, job: Job) -> None:
         """Raises ResourceError where there can be no thread, ClosedError for a closed model."""
         self.model.session.check_usable()
         self._background.run(job)
 
+    def _call(self) -> None:
+        if self._news:
+            with suppress(RuntimeError):  # the loop is closed: nobody waits
+                self._loop.call_soon_threadsafe(self._deliver)
+
     def _deliver(self) -> None:
-        self._called = False
         while self._news:
             texts, index, piece = self._news.popleft()
             texts.arrive(index, piece)
@@ -93,7 +116,7 @@ class Room:
         """Nobody waits for them any more."""
         self._engine.num_held -= self._unused
         for texts in self._texts:
-            texts.cancel()
+            texts.leave()
 
 
 class Texts:
@@ -105,9 +128,13 @@ class Texts:
     def __init__(self, engine: Engine, requests: Sequence[Request]) -> None:
         self._engine = engine
         self._arrived: deque[tuple[int, Piece | None]] = deque()
+        self._bytes = 0  # that those take, of a stream
+        self._streams = self._has_left = False
         self._news = asyncio.Event()
         self.jobs = [
-            engine.model.new_job(request, listener=partial(engine.tell, self, index))
+            engine.model.new_job(
+                engine.bounded(request), listener=partial(engine.tell, self, index)
+            )
             for index, request in enumerate(requests)
         ]
 
@@ -126,12 +153,29 @@ class Texts:
         for job in self.jobs:
             job.cancel()
 
+    def leave(self) -> None:
+        """Nobody takes their pieces any more."""
+        self._has_left = True
+        self._arrived.clear()
+        self.cancel()
+
     def arrive(self, index: int, piece: Piece | None) -> None:
         """A piece of the text ``index``, or None at its end."""
         if piece is None:
             self._engine.num_held -= 1
+        if self._has_left:
+            return
         self._arrived.append((index, piece))
         self._news.set()
+        if self._streams:
+            self._bytes += _bytes_of(piece)
+            if self._is_behind:
+                self.cancel()
+
+    @property
+    def _is_behind(self) -> bool:
+        """Whether more waits than a client may leave waiting, and not for a step or two only."""
+        return self._bytes > MOST_BEHIND_BYTES and len(self._arrived) > 2 * len(self.jobs)
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, Piece | None]]:
         """(which, piece) as they come, with None for the piece at the end of each.
@@ -151,8 +195,42 @@ class Texts:
                 self._news.clear()
                 await self._news.wait()
 
+    async def batches(self) -> AsyncIterator[list[tuple[int, Piece | None]]]:
+        """Of a stream all pieces that are there, whenever there are any; None ends each text.
+
+        Whoever is slow gets several at once, and who falls too far behind the beginning only. No
+        job keeps its pieces. Raises what one of them failed with, and ApiError (503) at the end for
+        who was too slow.
+        """
+        self._streams = True
+        left = len(self.jobs)
+        while left:
+            if not self._arrived:
+                self._news.clear()
+                await self._news.wait()
+            was_behind = self._is_behind
+            batch, self._arrived, self._bytes = list(self._arrived), deque(), 0
+            for job in self.jobs:
+                job.forget()
+            ended = [index for index, piece in batch if piece is None]
+            left -= len(ended)
+            errors = [self.jobs[index].error for index in ended]
+            yield [(index, piece) for index, piece in batch if piece or not self.jobs[index].error]
+            for error in errors:
+                if error is not None:
+                    raise error
+            if was_behind:
+                raise busy("the client takes its answer too slowly", 503)
+
     async def finished(self) -> Sequence[Job]:
         """All of them, ended; raises as iterating does."""
         async for _ in self:
             pass
         return self.jobs
+
+
+def _bytes_of(piece: Piece | None) -> int:
+    """About what it takes of memory."""
+    if piece is None:
+        return 0
+    return PIECE_BYTES + sum(TOP_BYTES * len(step.top) for step in piece.steps)

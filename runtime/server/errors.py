@@ -64,6 +64,13 @@ def busy(message: str, status: int = 429) -> ApiError:
     )
 
 
+def ending() -> ApiError:
+    """The refusal of a server that was told to end, whose connections end with it."""
+    error = busy("the server is ending; try again later", 503)
+    error.headers["Connection"] = "close"
+    return error
+
+
 def told(error: Exception) -> ApiError:
     """``error`` as a client hears of it; of a bug of ours it hears no more than that it is one."""
     if isinstance(error, ApiError):

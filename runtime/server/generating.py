@@ -92,17 +92,19 @@ class Reply:
         if self._chat:
             for index in range(len(self._texts.jobs)):
                 yield self._chunk(index, {"role": "assistant", "content": ""})
-        async for index, piece in self._texts:
-            if piece is None:
-                reason = finish_reason(self._texts.jobs[index].finish_reason)
-                yield self._chunk(index, {} if self._chat else "", reason=reason)
-            else:
-                delta = {"content": piece.text} if self._chat else piece.text
-                yield self._chunk(index, delta, piece)
+        async for batch in self._texts.batches():
+            yield b"".join([self._event(index, piece) for index, piece in batch])
         if with_usage:
             told = usage([job.timings for job in self._texts.jobs])
             yield event_of({**self._named(), "choices": [], "usage": told})
         yield DONE
+
+    def _event(self, index: int, piece: Piece | None) -> bytes:
+        if piece is None:
+            reason = finish_reason(self._texts.jobs[index].finish_reason)
+            return self._chunk(index, {} if self._chat else "", reason=reason)
+        delta = {"content": piece.text} if self._chat else piece.text
+        return self._chunk(index, delta, piece)
 
     def _chunk(
         self, index: int, delta: Any, piece: Piece | None = None, reason: str | None = None

@@ -19,7 +19,7 @@ from collections.abc import Collection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .call import Call
-from .errors import ApiError, busy
+from .errors import ApiError, ending
 from .service import Service
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
@@ -69,7 +69,7 @@ class Guard:
             self._check_key(scope)
             _check_type(scope)
             if self.draining:
-                raise busy("the server is ending", 503)
+                raise ending()
             await self._app(scope, receive, noting)
         except ApiError as error:
             call = Call(scope, receive, noting, self._service)
