@@ -23,6 +23,8 @@ EVENTS = b"text/event-stream; charset=utf-8"
 DONE = b"data: [DONE]\n\n"
 PART_BYTES = 65_536  # of an answer that are written at once
 
+_encoder = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
+
 Found = TypeVar("Found")
 
 
@@ -90,7 +92,7 @@ class Call:
 
 def encoded(value: Any) -> bytes:
     """``value`` as JSON; in ASCII, which has no half of a character and no line's end but ours."""
-    return json.dumps(value, allow_nan=False).encode("ascii")
+    return _encoder.encode(value).encode("ascii")
 
 
 def event_of(value: Any, name: str | None = None) -> bytes:

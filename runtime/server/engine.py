@@ -1,7 +1,7 @@
 """The texts that clients of one model wait for: a bound on how many, and their pieces as they come.
 
-The model's own scheduler computes them in a thread. What a step tells crosses into the event loop
-in one call for all texts of it.
+The model's own scheduler computes them in a thread. What its steps tell crosses into the event loop
+for all texts at once, a hundred times a second at most but for their first pieces and their ends.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from ..text import Piece
 from .errors import ApiError, busy
 from .settings import Settings
 
+# Who reads sees no difference, and to write a token costs as much as a small model takes for it.
+PACE_SECONDS = 0.01
 MOST_BEHIND_BYTES = 300_000  # of pieces that a client has not yet taken
 # What Python takes for a piece, and for each of the likeliest tokens that come with it.
 PIECE_BYTES, TOP_BYTES = 400, 120
@@ -44,6 +46,8 @@ class Engine:
         )
         self._loop = asyncio.get_running_loop()
         self._news: deque[tuple[Texts, int, Piece | None]] = deque()
+        self._is_urgent = False  # some of it
+        self._is_timed = False  # it will be delivered
 
     @contextmanager
     def room(self, count: int) -> Iterator[Room]:
@@ -76,8 +80,9 @@ class Engine:
         return replace(request, max_seconds=most)
 
     def tell(self, texts: Texts, index: int, piece: Piece | None) -> None:
-        """From the thread that computes; delivered when its step ends."""
+        """From the thread that computes: that of a text's first piece and its end is urgent."""
         self._news.append((texts, index, piece))
+        self._is_urgent |= piece is None or not texts.begun
 
     def run(self, job: Job) -> None:
         """Raises ResourceError where there can be no thread, ClosedError for a closed model."""
@@ -85,14 +90,25 @@ class Engine:
         self._background.run(job)
 
     def _call(self) -> None:
-        if self._news:
+        """From the thread that computes, after each step."""
+        if self._news and (self._is_urgent or not self._is_timed):
+            self._is_urgent = False
             with suppress(RuntimeError):  # the loop is closed: nobody waits
                 self._loop.call_soon_threadsafe(self._deliver)
 
     def _deliver(self) -> None:
+        if not self._news:
+            return
         while self._news:
             texts, index, piece = self._news.popleft()
             texts.arrive(index, piece)
+        if not self._is_timed:
+            self._is_timed = True
+            self._loop.call_later(PACE_SECONDS, self._pace)
+
+    def _pace(self) -> None:
+        self._is_timed = False  # before it looks, so that nothing told meanwhile is passed over
+        self._deliver()
 
 
 class Room:
@@ -123,11 +139,13 @@ class Texts:
     """Several texts at once, the answer to one request.
 
     jobs    a ``Job`` of each
+    begun   whether there was a piece of any
     """
 
     def __init__(self, engine: Engine, requests: Sequence[Request]) -> None:
         self._engine = engine
         self._arrived: deque[tuple[int, Piece | None]] = deque()
+        self.begun = False
         self._bytes = 0  # that those take, of a stream
         self._streams = self._has_left = False
         self._news = asyncio.Event()
@@ -166,6 +184,7 @@ class Texts:
         if self._has_left:
             return
         self._arrived.append((index, piece))
+        self.begun = True
         self._news.set()
         if self._streams:
             self._bytes += _bytes_of(piece)
