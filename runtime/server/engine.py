@@ -37,7 +37,7 @@ class Engine:
         self.model = model
         self.num_held = 0
         self._settings = settings
-        self._most = settings.parallel + settings.most_waiting
+        self._most = settings.most_texts
         self._background = model.new_background(
             rows=settings.parallel,
             kv_bytes=settings.kv_bytes,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from ...export.strict_json import quoted
 from ..model import Model
 from .engine import Engine
-from .errors import ApiError
+from .errors import ApiError, busy
 from .settings import Settings
 
 
@@ -59,6 +59,9 @@ class Pool:
         Raises ApiError (404) for another name, and what opening it raises.
         """
         served = self.find(name)
+        # Of an open one the engine says how many: what counts is texts, and not who asks for them.
+        if served.engine is None and served.num_users >= self._settings.most_texts:
+            raise busy(f"{served.num_users} requests wait for the model to open; try again later")
         served.num_users += 1
         try:
             async with served.opening:
