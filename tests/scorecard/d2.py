@@ -21,7 +21,7 @@ LEAST_SHARE = 0.8
 BASELINE_SECONDS = 10.0
 # Of 100 alternatives a token is 8 kB; 4 kB wait with a client who reads nothing.
 STREAM = {"prompt": "a", "max_tokens": 150, "ignore_eos": True, "logprobs": 100, "stream": True}
-PLAIN = STREAM | {"logprobs": 50, "stream": False}
+PLAIN = STREAM | {"stream": False}
 NORMAL = {"prompt": "b", "max_tokens": 100, "ignore_eos": True, "stream": True, "temperature": 0}
 
 
