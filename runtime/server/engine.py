@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from functools import partial
 
 from ..model import Model
 from ..request import Request
-from ..scheduler import Job
+from ..scheduler import Job, Listener
 from ..text import Piece
+from .alone import Alone, AloneJob
 from .errors import ApiError, busy
 from .settings import Settings
 
@@ -26,17 +26,20 @@ MOST_BEHIND_BYTES = 300_000  # of pieces that a client has not yet taken
 # What Python takes for a piece, and for each of the likeliest tokens that come with it.
 PIECE_BYTES, TOP_BYTES = 400, 120
 
+MakeJob = Callable[[Listener], Job]
+
 
 class Engine:
     """Runs the texts of one model; for one event loop.
 
     num_held    texts that run, wait, or are about to
+    alone       what runs beside them
     """
 
     def __init__(self, model: Model, settings: Settings) -> None:
         self.model = model
         self.num_held = 0
-        self._settings = settings
+        self.alone = Alone(self._call, settings.max_seconds)
         self._most = settings.most_texts
         self._background = model.new_background(
             rows=settings.parallel,
@@ -58,7 +61,8 @@ class Engine:
         if count > self._most:
             raise ApiError(
                 400,
-                f"found {count} texts in one request, expected at most {self._most}; ask for fewer",
+                f"the request asks for {count} texts, expected at most {self._most}: what one "
+                "model's queue has room for; ask for fewer at once",
                 param="n",
             )
         if self.num_held + count > self._most:
@@ -72,25 +76,28 @@ class Engine:
         finally:
             room.leave()
 
-    def bounded(self, request: Request) -> Request:
-        """``request`` with no more time than a text may take."""
-        most, asked = self._settings.max_seconds, request.max_seconds
-        if most is None or (asked is not None and asked <= most):
-            return request
-        return replace(request, max_seconds=most)
-
     def tell(self, texts: Texts, index: int, piece: Piece | None) -> None:
-        """From the thread that computes: that of a text's first piece and its end is urgent."""
+        """From a thread that computes, which calls then; a first piece and an end are urgent."""
         self._news.append((texts, index, piece))
         self._is_urgent |= piece is None or not texts.begun
 
     def run(self, job: Job) -> None:
         """Raises ResourceError where there can be no thread, ClosedError for a closed model."""
         self.model.session.check_usable()
-        self._background.run(job)
+        if isinstance(job, AloneJob):
+            self.alone.run(job)
+        elif not job.done:
+            self._background.run(job)
+        else:
+            self._call()
+
+    def close(self) -> None:
+        """Ends all that is under way, and closes the model."""
+        self.model.close()
+        self.alone.close()
 
     def _call(self) -> None:
-        """From the thread that computes, after each step."""
+        """From a thread that computes, after each step."""
         if self._news and (self._is_urgent or not self._is_timed):
             self._is_urgent = False
             with suppress(RuntimeError):  # the loop is closed: nobody waits
@@ -121,10 +128,17 @@ class Room:
         engine.num_held += count
 
     def start(self, requests: Sequence[Request]) -> Texts:
-        """Runs them."""
-        texts = Texts(self._engine, requests)
+        """Runs them together with others."""
+        new_job = self._engine.model.new_job
+        return self.start_jobs(
+            [lambda listener, one=one: new_job(one, listener=listener) for one in requests]
+        )
+
+    def start_jobs(self, makers: Sequence[MakeJob]) -> Texts:
+        """Runs the job that each makes, given who is to be told its pieces."""
+        texts = Texts(self._engine, makers)
         self._texts.append(texts)
-        self._unused -= len(requests)
+        self._unused -= len(makers)
         texts.start()
         return texts
 
@@ -142,19 +156,14 @@ class Texts:
     begun   whether there was a piece of any
     """
 
-    def __init__(self, engine: Engine, requests: Sequence[Request]) -> None:
+    def __init__(self, engine: Engine, makers: Sequence[MakeJob]) -> None:
         self._engine = engine
         self._arrived: deque[tuple[int, Piece | None]] = deque()
         self.begun = False
         self._bytes = 0  # that those take, of a stream
         self._streams = self._has_left = False
         self._news = asyncio.Event()
-        self.jobs = [
-            engine.model.new_job(
-                engine.bounded(request), listener=partial(engine.tell, self, index)
-            )
-            for index, request in enumerate(requests)
-        ]
+        self.jobs = [make(partial(engine.tell, self, index)) for index, make in enumerate(makers)]
 
     def start(self) -> None:
         """Has them join the others."""
