@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .answer_headers import with_safe
 from .call import Call
-from .errors import ApiError, busy, told
+from .errors import ApiError, ending, told
 from .log import path_of
 from .service import Service
 
@@ -91,7 +91,7 @@ class Guard:
             self._check_type(scope)
             self._check_length(scope)
             if self.draining:
-                raise busy("the server is ending", 503)
+                raise ending()
             await self._app(scope, receive, noting)
         except ApiError as error:
             await refuse(error)
@@ -158,7 +158,7 @@ class Guard:
     def _check_key(self, scope: Scope) -> None:
         """Raises ApiError (401) for one that is needed, and missing or wrong."""
         key = self._settings.api_key
-        if key is None or (self._is_open(scope) and scope["method"] in ("GET", "HEAD")):
+        if key is None or self._is_open(scope):
             return
         found = _values(scope, b"authorization")
         kind, _, shown = found[0].partition(b" ") if len(found) == 1 else (b"", b"", b"")
@@ -171,30 +171,24 @@ class Guard:
                 headers={"WWW-Authenticate": "Bearer"},
             )
 
-    def _is_open(self, scope: Scope) -> bool | None:
-        """Whether what will be routed to is there for those without a key; None if nothing will.
+    def _is_open(self, scope: Scope) -> bool:
+        """Whether what will be routed to is there for those without a key: asked of the routes."""
+        return scope["method"] in ("GET", "HEAD") and bool(self._routed(scope))
 
-        Asked of the routes themselves, by the path that they will see.
+    def _check_type(self, scope: Scope) -> None:
+        """What changes anything must be JSON: a page of elsewhere may send all else unasked.
+
+        What no route takes is told so by whoever routes.
         """
+        if scope["method"] not in ("GET", "HEAD", "OPTIONS") and self._routed(scope) is not None:
+            check_type(scope)
+
+    def _routed(self, scope: Scope) -> bool | None:
+        """Whether the route of a request is open; None where there is none."""
         for route, is_open in self.routes:
             if route.matches(scope)[0] is Match.FULL:
                 return is_open
         return None
-
-    def _check_type(self, scope: Scope) -> None:
-        """What changes anything must be JSON: a page of elsewhere may send all else unasked."""
-        if scope["method"] in ("GET", "HEAD", "OPTIONS") or self._is_open(scope) is None:
-            return
-        found = _values(scope, b"content-type")
-        kind = found[0].partition(b";")[0].strip().lower() if len(found) == 1 else b""
-        if kind != b"application/json":
-            raise ApiError(
-                415,
-                "found another Content-Type, expected application/json; set that header",
-                code="unsupported_content_type",
-            )
-        if _values(scope, b"content-encoding") not in ([], [b"identity"]):
-            raise ApiError(415, "found a Content-Encoding, expected none; send it uncompressed")
 
     def _check_length(self, scope: Scope) -> None:
         """Raises ApiError (413) for a body that says it is too large, before any of it is read."""
@@ -231,6 +225,20 @@ def _is_unspecified(name: str) -> bool:
         return not name or ipaddress.ip_address(name.strip("[]")).is_unspecified
     except ValueError:
         return False
+
+
+def check_type(scope: Scope) -> None:
+    """Raises ApiError (415) for a body that is no JSON by its headers."""
+    found = _values(scope, b"content-type")
+    kind = found[0].partition(b";")[0].strip().lower() if len(found) == 1 else b""
+    if kind != b"application/json":
+        raise ApiError(
+            415,
+            "found another Content-Type, expected application/json; set that header",
+            code="unsupported_content_type",
+        )
+    if _values(scope, b"content-encoding") not in ([], [b"identity"]):
+        raise ApiError(415, "found a Content-Encoding, expected none; send it uncompressed")
 
 
 def _ending(scope: Scope) -> list[tuple[bytes, bytes]]:
