@@ -11,13 +11,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from .endpoint import Endpoint
-from .endpoints import chat, completions, health, models
+from .endpoints import chat, completions, health, metrics, models
 from .errors import ApiError
 from .guard import Guard
 from .service import Service
 
 ENDPOINTS: Sequence[Endpoint] = [
-    *(health.ENDPOINT, models.LIST, models.ONE),
+    *(health.ENDPOINT, metrics.ENDPOINT, models.LIST, models.ONE),
     *(completions.ENDPOINT, chat.ENDPOINT),
 ]
 

@@ -18,6 +18,7 @@ from ..request import Request
 from ..scheduler import Job
 from ..text import Piece
 from .errors import ApiError, busy
+from .metrics import ModelMetrics
 from .settings import Settings
 
 MOST_BEHIND_BYTES = 300_000  # of pieces that a client has not yet taken
@@ -29,11 +30,14 @@ class Engine:
     """Runs the texts of one model; for one event loop.
 
     num_held    texts that run, wait, or are about to
+    jobs        of those that run or wait
     """
 
-    def __init__(self, model: Model, settings: Settings) -> None:
+    def __init__(self, model: Model, settings: Settings, metrics: ModelMetrics) -> None:
         self.model = model
         self.num_held = 0
+        self.jobs: set[Job] = set()
+        self._metrics = metrics
         self._settings = settings
         self._most = settings.parallel + settings.most_waiting
         self._background = model.new_background(
@@ -58,6 +62,7 @@ class Engine:
                 param="n",
             )
         if self.num_held + count > self._most:
+            self._metrics.refused(count)
             raise busy(
                 f"the model has {self.num_held} texts under way, expected at most {self._most} "
                 "with this request's; try again later"
@@ -83,6 +88,13 @@ class Engine:
         """Raises ResourceError where there can be no thread, ClosedError for a closed model."""
         self.model.session.check_usable()
         self._background.run(job)
+        self.jobs.add(job)
+
+    def ended(self, job: Job) -> None:
+        """Nothing more comes of it: its place is free."""
+        self.num_held -= 1
+        self.jobs.discard(job)
+        self._metrics.ended(job)
 
     def _call(self) -> None:
         if self._news:
@@ -162,7 +174,7 @@ class Texts:
     def arrive(self, index: int, piece: Piece | None) -> None:
         """A piece of the text ``index``, or None at its end."""
         if piece is None:
-            self._engine.num_held -= 1
+            self._engine.ended(self.jobs[index])
         if self._has_left:
             return
         self._arrived.append((index, piece))

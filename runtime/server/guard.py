@@ -75,6 +75,7 @@ class Guard:
             call = Call(scope, receive, noting, self._service)
             await call.answer(error.body, error.status, error.headers)
         finally:
+            self._service.metrics.request(scope["state"].get("endpoint", "none"), status)
             self._service.log.request(
                 request_id,
                 status,

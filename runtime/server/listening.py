@@ -127,6 +127,7 @@ class Server(uvicorn.Server):
         """uvicorn's, without signals, and with the models closed at its end."""
         host, port = self.address
         self._service.log.event("listening", url=f"http://{host}:{port}")
+        self._service.pool.start()
         try:
             await self._serve(sockets)
         finally:
