@@ -326,4 +326,5 @@ def _written(folder: ModelFolder) -> object:
         status = os.stat(folder.path / MANIFEST)
     except OSError:
         return None
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+    # A copy has the time of the original, and perhaps the number of what was removed.
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
