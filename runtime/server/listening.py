@@ -21,6 +21,7 @@ from .settings import Settings
 
 MOST_HEADER_BYTES = 32_768
 KEEP_ALIVE_SECONDS = 75
+MOST_PENDING = 2048  # connections that wait to be accepted
 SEND_BUFFER_BYTES = (
     131_072  # of a connection in the system; of its own accord it would be megabytes
 )
@@ -79,6 +80,7 @@ class Server(uvicorn.Server):
 
     def __init__(self, service: Service, listener: socket.socket) -> None:
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+        listener.listen(MOST_PENDING)
         self._service = service
         self._listener = listener
         self._guard = make_app(service)
@@ -123,10 +125,16 @@ class Server(uvicorn.Server):
         self.force_exit = self.should_exit
         self.stop()
 
+    @property
+    def url(self) -> str:
+        """What a browser on this machine opens."""
+        host, port = self.address
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """uvicorn's, without signals, and with the models closed at its end."""
-        host, port = self.address
-        self._service.log.event("listening", url=f"http://{host}:{port}")
+        self._service.log.event("listening", url=self.url)
         self._service.pool.start()
         try:
             await self._serve(sockets)
@@ -170,7 +178,7 @@ class Server(uvicorn.Server):
 
 
 def bound(settings: Settings) -> socket.socket:
-    """A socket that listens there; OSError where it cannot be had."""
+    """A socket that may listen there, and does not yet; OSError where it cannot be had."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     found = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -179,7 +187,6 @@ def bound(settings: Settings) -> socket.socket:
             socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES
         )  # its clients', too
         found.bind((settings.host, settings.port))
-        found.listen(2048)
     except OSError:
         found.close()
         raise

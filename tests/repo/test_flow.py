@@ -26,7 +26,7 @@ ALLOWED_PACKAGES = {
     "quantize": EXPORT_PACKAGES | RUNTIME_PACKAGES,
     "runtime": RUNTIME_PACKAGES | {"jinja2", "llguidance", *SERVE_PACKAGES},
     "benchmarks": RUNTIME_PACKAGES | {"jinja2", "matplotlib", "psutil"},
-    FRONT: RUNTIME_PACKAGES | {"click", "rich"},
+    FRONT: RUNTIME_PACKAGES | {"click", "psutil", "rich"},
 }
 # What runs in a process of its own, or inside another program, may import more.
 ADAPTERS = "benchmarks/peers/adapters"
