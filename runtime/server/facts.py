@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from ...export.folder import ModelFolder
 from ..chat_template import ChatTemplate
 from ..kv import INT8, choose_kv
-from ..prefill_choice import GRAPHS, NONE, check_prefill
+from ..prefill_choice import INT8 as INT8_PREFILL
+from ..prefill_choice import choose_prefill
 from ..prefix_cache import MOST_BYTES, SHARE
 from .settings import Settings
 
@@ -34,9 +35,8 @@ def facts_of(folder: ModelFolder, kv: str = "auto", prefill: str = "auto") -> Fa
     Raises RequestError for options that it cannot be opened with, ModelFolderError for a chat
     template that cannot be read.
     """
-    check_prefill(prefill)
     held, shape = choose_kv(folder, kv), folder.shape
-    second = prefill != NONE and GRAPHS[held] in folder.manifest.graphs
+    second = choose_prefill(folder, prefill, kv=held).name == INT8_PREFILL
     return Facts(
         context_length=shape.context_length,
         precision=folder.manifest.precision.name,

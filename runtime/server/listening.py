@@ -16,6 +16,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from .app import make_app
+from .exposure import check_exposure
 from .service import Service
 from .settings import Settings
 
@@ -178,7 +179,11 @@ class Server(uvicorn.Server):
 
 
 def bound(settings: Settings) -> socket.socket:
-    """A socket that may listen there, and does not yet; OSError where it cannot be had."""
+    """A socket that may listen there, and does not yet; OSError where it cannot be had.
+
+    Raises RequestError where that would let in more than was meant.
+    """
+    check_exposure(settings)
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     found = socket.socket(family, socket.SOCK_STREAM)
     try:

@@ -188,7 +188,7 @@ def command(
         from pocketlm.runtime.server.listening import Server, bound
         from pocketlm.runtime.server.log import Log
         from pocketlm.runtime.server.service import make_service
-        from pocketlm.runtime.server.settings import Settings, check_settings
+        from pocketlm.runtime.server.settings import Settings
     if most_body_bytes < LEAST_BODY:
         raise click.UsageError(f"found --max-body {most_body_bytes}, expected {LEAST_BODY} or more")
     asked_memory = options.pop("memory_bytes")
@@ -202,7 +202,6 @@ def command(
         open_first=True,
         **{name: options.pop(name) for name in names},
     )
-    check_settings(settings)
     asked = asked_models(models)
     with binding(settings.host, settings.port):
         listener = bound(settings)
