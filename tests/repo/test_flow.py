@@ -127,7 +127,11 @@ def test_no_frozen_application_gets_the_server() -> None:
     """Freezing would warn of each package that is not installed, or take all of them along."""
     hook = ast.parse((ROOT / "src/pocketlm/pyinstaller/hook-pocketlm.py").read_text("utf-8"))
     (left_out,) = (
-        [node.value for node in ast.walk(statement) if isinstance(node, ast.Constant)]
+        [
+            str(ast.literal_eval(node))
+            for node in ast.walk(statement)
+            if isinstance(node, ast.Constant)
+        ]
         for statement in hook.body
         if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "PROGRAMS"
     )

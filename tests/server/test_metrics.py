@@ -19,7 +19,7 @@ Key = tuple[str, frozenset[tuple[str, str]]]
 
 
 def counted(server: Served, **headers: str) -> dict[Key, float]:
-    answer, data = server.send("GET", "/metrics", **headers)
+    answer, data = server.send("GET", "/metrics", None, **headers)
     assert answer.status == 200
     assert str(answer.getheader("Content-Type")).startswith("text/plain; version=")
     return {

@@ -275,7 +275,7 @@ def test_a_folder_that_vanishes_and_comes_back(tiny_folder: ModelFolder, tmp_pat
     def opened(path: Path) -> Model:
         return Model(ModelFolder.open(path), 1)
 
-    sources = {
+    sources: dict[str, Source | Callable[[], Model]] = {
         "coming": Source("coming", partial(opened, place), facts_of(ModelFolder.open(place))),
         "staying": partial(opened, tiny_folder.path),
     }
