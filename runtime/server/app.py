@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -11,15 +9,29 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from .endpoint import Endpoint
-from .endpoints import chat, completions, health, metrics, models
-from .errors import ApiError
+from .endpoints import (
+    chat,
+    completions,
+    document,
+    embeddings,
+    health,
+    metrics,
+    models,
+    responses,
+    score,
+    tokens,
+)
+from .errors import ApiError, told
 from .guard import Guard
 from .service import Service
 
-ENDPOINTS: Sequence[Endpoint] = [
+ENDPOINTS: list[Endpoint] = [
     *(health.ENDPOINT, metrics.ENDPOINT, models.LIST, models.ONE),
-    *(completions.ENDPOINT, chat.ENDPOINT),
+    *(completions.ENDPOINT, chat.ENDPOINT, responses.ENDPOINT, embeddings.ENDPOINT),
+    *(tokens.TOKENIZE, tokens.DETOKENIZE, score.ENDPOINT),
 ]
+DOCUMENT = document.endpoint_for(ENDPOINTS)
+ENDPOINTS.append(DOCUMENT)
 
 
 def make_app(service: Service) -> Guard:
@@ -28,11 +40,18 @@ def make_app(service: Service) -> Guard:
         Route(endpoint.path, endpoint.app(service), methods=[endpoint.method])
         for endpoint in ENDPOINTS
     ]
-    app = Starlette(routes=routes, exception_handlers={HTTPException: _refused})
-    return Guard(app, service, [endpoint.path for endpoint in ENDPOINTS if endpoint.is_open])
+
+    async def bug(request: Request, error: Exception) -> Response:
+        service.log.failed(request.state.request_id, error)
+        answer = told(error)
+        return JSONResponse(answer.body, answer.status, answer.headers)
+
+    app = Starlette(routes=routes, exception_handlers={HTTPException: _refused, Exception: bug})
+    app.router.redirect_slashes = False  # to an address of what the client says our name is
+    return Guard(app, service, routes, [endpoint.is_open for endpoint in ENDPOINTS])
 
 
-def _refused(request: Request, error: Exception) -> Response:
+async def _refused(request: Request, error: Exception) -> Response:
     """What no endpoint is for."""
     assert isinstance(error, HTTPException)
     if error.status_code == 404:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import msgspec
 from starlette.types import Message, Receive, Scope, Send
@@ -24,6 +25,9 @@ class Endpoint:
     body        the type of what is sent there; None where nothing is
     summary     what its description in the OpenAPI document says
     is_open     whether it is there for those without a key
+    answer      the type of what it answers with; None: a JSON object, or no JSON
+    answers_in  the media type of that
+    streams     whether it may also answer with events
     """
 
     method: str
@@ -32,6 +36,9 @@ class Endpoint:
     summary: str
     body: type[msgspec.Struct] | None = None
     is_open: bool = False
+    answer: type[msgspec.Struct] | None = None
+    answers_in: str = "application/json"
+    streams: bool = False
 
     def app(self, service: Service) -> Application:
         """The application that serves it."""
@@ -83,4 +90,14 @@ class Application:
             if small
             else await loop.run_in_executor(self._service.preparing, parsed, data, kind)
         )
+        _bound(body, settings.max_seconds)
         return Call(call.scope, call.receive, call.send, call.service, body)
+
+
+def _bound(body: Any, most_seconds: float | None) -> None:
+    """Has a body that asks for texts ask for no more time than they may take."""
+    if most_seconds is None or "max_seconds" not in body.__struct_fields__:
+        return
+    if getattr(body, "beams", None) is None:  # which have no time of their own
+        asked = body.max_seconds
+        body.max_seconds = most_seconds if asked is None else min(asked, most_seconds)

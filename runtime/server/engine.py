@@ -1,29 +1,33 @@
 """The texts that clients of one model wait for: a bound on how many, and their pieces as they come.
 
-The model's own scheduler computes them in a thread. What a step tells crosses into the event loop
-in one call for all texts of it.
+The model's own scheduler computes them in a thread. What its steps tell crosses into the event loop
+for all texts at once, a hundred times a second at most but for their first pieces and their ends.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from functools import partial
 
 from ..model import Model
 from ..request import Request
-from ..scheduler import Job
+from ..scheduler import Job, Listener
 from ..text import Piece
+from .alone import Alone, AloneJob
 from .errors import ApiError, busy
 from .metrics import ModelMetrics
 from .settings import Settings
 
+# Who reads sees no difference, and to write a token costs as much as a small model takes for it.
+PACE_SECONDS = 0.01
 MOST_BEHIND_BYTES = 300_000  # of pieces that a client has not yet taken
 # What Python takes for a piece, and for each of the likeliest tokens that come with it.
 PIECE_BYTES, TOP_BYTES = 400, 120
+
+MakeJob = Callable[[Listener], Job]
 
 
 class Engine:
@@ -31,6 +35,7 @@ class Engine:
 
     num_held    texts that run, wait, or are about to
     jobs        of those that run or wait
+    alone       what runs beside them
     """
 
     def __init__(self, model: Model, settings: Settings, metrics: ModelMetrics) -> None:
@@ -38,8 +43,8 @@ class Engine:
         self.num_held = 0
         self.jobs: set[Job] = set()
         self._metrics = metrics
-        self._settings = settings
-        self._most = settings.parallel + settings.most_waiting
+        self.alone = Alone(self._call, settings.max_seconds)
+        self._most = settings.most_texts
         self._background = model.new_background(
             rows=settings.parallel,
             kv_bytes=settings.kv_bytes,
@@ -48,6 +53,8 @@ class Engine:
         )
         self._loop = asyncio.get_running_loop()
         self._news: deque[tuple[Texts, int, Piece | None]] = deque()
+        self._is_urgent = False  # some of it
+        self._is_timed = False  # it will be delivered
 
     @contextmanager
     def room(self, count: int) -> Iterator[Room]:
@@ -58,7 +65,8 @@ class Engine:
         if count > self._most:
             raise ApiError(
                 400,
-                f"found {count} texts in one request, expected at most {self._most}; ask for fewer",
+                f"the request asks for {count} texts, expected at most {self._most}: what one "
+                "model's queue has room for; ask for fewer at once",
                 param="n",
             )
         if self.num_held + count > self._most:
@@ -73,21 +81,20 @@ class Engine:
         finally:
             room.leave()
 
-    def bounded(self, request: Request) -> Request:
-        """``request`` with no more time than a text may take."""
-        most, asked = self._settings.max_seconds, request.max_seconds
-        if most is None or (asked is not None and asked <= most):
-            return request
-        return replace(request, max_seconds=most)
-
     def tell(self, texts: Texts, index: int, piece: Piece | None) -> None:
-        """From the thread that computes; delivered when its step ends."""
+        """From a thread that computes, which calls then; a first piece and an end are urgent."""
         self._news.append((texts, index, piece))
+        self._is_urgent |= piece is None or not texts.begun
 
     def run(self, job: Job) -> None:
         """Raises ResourceError where there can be no thread, ClosedError for a closed model."""
         self.model.session.check_usable()
-        self._background.run(job)
+        if isinstance(job, AloneJob):
+            self.alone.run(job)
+        elif not job.done:
+            self._background.run(job)
+        else:
+            self._call()
         self.jobs.add(job)
 
     def ended(self, job: Job) -> None:
@@ -96,15 +103,31 @@ class Engine:
         self.jobs.discard(job)
         self._metrics.ended(job)
 
+    def close(self) -> None:
+        """Ends all that is under way, and closes the model."""
+        self.model.close()
+        self.alone.close()
+
     def _call(self) -> None:
-        if self._news:
+        """From a thread that computes, after each step."""
+        if self._news and (self._is_urgent or not self._is_timed):
+            self._is_urgent = False
             with suppress(RuntimeError):  # the loop is closed: nobody waits
                 self._loop.call_soon_threadsafe(self._deliver)
 
     def _deliver(self) -> None:
+        if not self._news:
+            return
         while self._news:
             texts, index, piece = self._news.popleft()
             texts.arrive(index, piece)
+        if not self._is_timed:
+            self._is_timed = True
+            self._loop.call_later(PACE_SECONDS, self._pace)
+
+    def _pace(self) -> None:
+        self._is_timed = False  # before it looks, so that nothing told meanwhile is passed over
+        self._deliver()
 
 
 class Room:
@@ -117,10 +140,17 @@ class Room:
         engine.num_held += count
 
     def start(self, requests: Sequence[Request]) -> Texts:
-        """Runs them."""
-        texts = Texts(self._engine, requests)
+        """Runs them together with others."""
+        new_job = self._engine.model.new_job
+        return self.start_jobs(
+            [lambda listener, one=one: new_job(one, listener=listener) for one in requests]
+        )
+
+    def start_jobs(self, makers: Sequence[MakeJob]) -> Texts:
+        """Runs the job that each makes, given who is to be told its pieces."""
+        texts = Texts(self._engine, makers)
         self._texts.append(texts)
-        self._unused -= len(requests)
+        self._unused -= len(makers)
         texts.start()
         return texts
 
@@ -135,20 +165,17 @@ class Texts:
     """Several texts at once, the answer to one request.
 
     jobs    a ``Job`` of each
+    begun   whether there was a piece of any
     """
 
-    def __init__(self, engine: Engine, requests: Sequence[Request]) -> None:
+    def __init__(self, engine: Engine, makers: Sequence[MakeJob]) -> None:
         self._engine = engine
         self._arrived: deque[tuple[int, Piece | None]] = deque()
+        self.begun = False
         self._bytes = 0  # that those take, of a stream
         self._streams = self._has_left = False
         self._news = asyncio.Event()
-        self.jobs = [
-            engine.model.new_job(
-                engine.bounded(request), listener=partial(engine.tell, self, index)
-            )
-            for index, request in enumerate(requests)
-        ]
+        self.jobs = [make(partial(engine.tell, self, index)) for index, make in enumerate(makers)]
 
     def start(self) -> None:
         """Has them join the others."""
@@ -178,6 +205,7 @@ class Texts:
         if self._has_left:
             return
         self._arrived.append((index, piece))
+        self.begun = True
         self._news.set()
         if self._streams:
             self._bytes += _bytes_of(piece)

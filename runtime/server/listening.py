@@ -4,70 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import socket
 import time
 from functools import partial
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import h11
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from .app import make_app
+from .connection import Connection
 from .exposure import check_exposure
+from .log import quiet_others
 from .service import Service
 from .settings import Settings
 
-MOST_HEADER_BYTES = 32_768
 KEEP_ALIVE_SECONDS = 75
 MOST_PENDING = 2048  # connections that wait to be accepted
-SEND_BUFFER_BYTES = (
-    131_072  # of a connection in the system; of its own accord it would be megabytes
-)
+SEND_BUFFER_BYTES = 131_072  # of a connection, in the system, whose own choice is megabytes
 DATE_SECONDS = 1.0
 LAST_WORDS_SECONDS = 0.5  # that answers have to say that they end early
 POLLING_SECONDS = 0.02
-
-
-class Connection(H11Protocol):
-    """One client, whose headers must be there in time, and who must take what it is answered."""
-
-    def __init__(self, *arguments: Any, settings: Settings, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._settings = settings
-        self._stalled: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: Any) -> None:
-        """uvicorn's, with a deadline; what the system does not take is not kept here, either."""
-        super().connection_made(transport)
-        transport.set_write_buffer_limits(high=0)
-        self._deadline = self.loop.call_later(self._settings.header_seconds, self._expire)
-
-    def pause_writing(self) -> None:
-        """uvicorn's, which has whoever answers wait; for so long."""
-        super().pause_writing()
-        self._stalled = self.loop.call_later(self._settings.stall_seconds, self.transport.abort)
-
-    def resume_writing(self) -> None:
-        """uvicorn's."""
-        super().resume_writing()
-        self._keep_on()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """uvicorn's."""
-        super().connection_lost(exc)
-        self._keep_on()
-
-    def _keep_on(self) -> None:
-        if self._stalled is not None:
-            self._stalled.cancel()
-            self._stalled = None
-
-    def _expire(self) -> None:
-        if self.cycle is None:
-            self.transport.abort()
 
 
 class Server(uvicorn.Server):
@@ -80,7 +38,7 @@ class Server(uvicorn.Server):
     """
 
     def __init__(self, service: Service, listener: socket.socket) -> None:
-        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+        quiet_others()
         listener.listen(MOST_PENDING)
         self._service = service
         self._listener = listener
@@ -90,14 +48,13 @@ class Server(uvicorn.Server):
         self.address: tuple[str, int] = listener.getsockname()[:2]
         config = uvicorn.Config(
             self._guard,
-            http=partial(Connection, settings=service.settings),  # type: ignore[arg-type]
+            http=cast(Any, partial(Connection, service)),
             ws="none",
             lifespan="off",
             log_config=None,
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            h11_max_incomplete_event_size=MOST_HEADER_BYTES,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
         )
         super().__init__(config)
@@ -135,6 +92,7 @@ class Server(uvicorn.Server):
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """uvicorn's, without signals, and with the models closed at its end."""
+        asyncio.get_running_loop().set_exception_handler(self._service.log.from_loop)
         self._service.log.event("listening", url=self.url)
         self._service.pool.start()
         try:
@@ -185,12 +143,11 @@ def bound(settings: Settings) -> socket.socket:
     """
     check_exposure(settings)
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    found = socket.socket(family, socket.SOCK_STREAM)
+    # With its protocol: only then does asyncio send what is small at once (TCP_NODELAY).
+    found = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.setsockopt(
-            socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES
-        )  # its clients', too
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         found.bind((settings.host, settings.port))
     except OSError:
         found.close()

@@ -15,13 +15,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ...export.errors import ModelFolderError, PocketLMError, ResourceError
+from ...export.errors import PocketLMError
 from ...export.folder import MANIFEST, ModelFolder
 from ...export.memory import is_exhaustion
 from ...export.strict_json import quoted
 from ..model import Model
 from .engine import Engine
-from .errors import SERVER, ApiError, busy, ending
+from .errors import ApiError, busy, ending, unopened, without_paths
 from .facts import Facts, facts_of, share_of
 from .log import Log
 from .metrics import Metrics
@@ -117,16 +117,26 @@ class Pool:
         """
         served = self.find(name)
         self._drop_if_rewritten(served)
+        # Of an open one the engine says how many: what counts is texts, and not who asks for them.
+        if served.engine is None and served.num_users >= self._settings.most_texts:
+            raise busy(f"{served.num_users} requests wait for the model to open; try again later")
         served.num_users += 1
         if served.idle is not None:
             served.idle.cancel()
         try:
-            yield await self._engine(served)
-        except ModelFolderError as error:  # its second set of weights is opened when it is used
-            raise self._unavailable(served, error) from error
+            engine = await self._engine(served)
+            try:
+                yield engine
+            except PocketLMError as error:
+                raise without_paths(error, self._names_of_folders()) from error
         finally:
             served.num_users -= 1
             self._rest(served)
+
+    def _names_of_folders(self) -> dict[str, str]:
+        """By path, what clients call those models that are open."""
+        opened = [served for served in self.served.values() if served.engine is not None]
+        return {str(one.engine.model.folder.path): one.source.name for one in opened if one.engine}
 
     def find(self, name: str | None) -> Served:
         """Raises ApiError (404) with the names that there are."""
@@ -148,7 +158,7 @@ class Pool:
             if served.idle is not None:
                 served.idle.cancel()
             if served.engine is not None:
-                served.engine.model.close()
+                served.engine.close()
                 served.engine = None
 
     # Opening -------------------------------------------------------------------------------------
@@ -254,18 +264,9 @@ class Pool:
         name = served.source.name
         served.has_failed = True
         self._log.event("model_failed", model=name, kind=type(error).__name__, message=str(error))
-        if isinstance(error, ResourceError) or is_exhaustion(error):
-            return busy(f"the model {name}: memory ran out for opening it; try again later", 503)
-        if not isinstance(error, PocketLMError):
-            return error
-        return ApiError(
-            503,
-            f"the model {name} cannot be opened, expected its folder as it was when the server "
-            "was started; whoever runs the server finds in its log what is wrong",
-            kind=SERVER,
-            param="model",
-            code="model_unavailable",
-        )
+        if isinstance(error, PocketLMError) or is_exhaustion(error):
+            return unopened(name, error)
+        return error
 
     # Dropping ------------------------------------------------------------------------------------
 
@@ -302,7 +303,7 @@ class Pool:
 
     async def _close(self, name: str, engine: Engine, held: int, reason: str) -> None:
         try:
-            await in_thread(engine.model.close)
+            await in_thread(engine.close)
         finally:
             self._held -= held
             self._freed.set()

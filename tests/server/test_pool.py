@@ -154,7 +154,7 @@ def test_no_memory_for_opening_is_worth_another_try() -> None:
 
     async def work() -> None:
         pool = pool_of(StringIO(), Source("a", fails))
-        with pytest.raises(ApiError, match="memory ran out") as refused:
+        with pytest.raises(ApiError, match="memory does not suffice") as refused:
             async with pool.use("a"):
                 pass
         assert (refused.value.status, refused.value.headers["Retry-After"]) == (503, "2")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..answers import Health
 from ..call import Call
 from ..endpoint import Endpoint
 
@@ -15,4 +16,6 @@ async def _health(call: Call) -> None:
     await call.answer(told)
 
 
-ENDPOINT = Endpoint("GET", "/health", _health, "Whether the server answers.", is_open=True)
+ENDPOINT = Endpoint(
+    "GET", "/health", _health, "Whether the server answers.", is_open=True, answer=Health
+)

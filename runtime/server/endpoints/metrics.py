@@ -11,4 +11,10 @@ async def _metrics(call: Call) -> None:
     await call.answer_bytes(call.service.metrics.text(), CONTENT_TYPE.encode())
 
 
-ENDPOINT = Endpoint("GET", "/metrics", _metrics, "What was counted, in Prometheus' text format.")
+ENDPOINT = Endpoint(
+    "GET",
+    "/metrics",
+    _metrics,
+    "What was counted, in Prometheus' text format.",
+    answers_in="text/plain",
+)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import stat
 import sys
+import threading
+import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ KEY_VARIABLE = "POCKETLM_API_KEY"
 LARGEST_KEY_FILE = 65_536
 SHARE_OF_FREE = 0.75  # what models may take of the memory that is free at the start
 LEAST_BODY = 1000
+LEAVING_SECONDS = 0.3  # that threads which have nothing to do take to end
 
 
 def _size(context: click.Context, parameter: click.Parameter, text: str | None) -> int | None:
@@ -216,7 +219,23 @@ def command(
             served = ", ".join(source.name for source in sources)
             click.echo(f"pocketlm: serving {served} at {server.url} - Ctrl-C ends it", err=True)
         warnings.simplefilter("ignore", FallbackWarning)  # the log has it
+        others = set(threading.enumerate())
         server.run()
+    _leave(set(threading.enumerate()) - others)
+
+
+def _leave(threads: Set[threading.Thread]) -> None:
+    """Ends the process at once where ``threads`` of the server still work.
+
+    They open a model or prepare a request, which may take minutes, for nobody: Python would wait
+    for them.
+    """
+    until = time.monotonic() + LEAVING_SECONDS
+    for thread in threads:
+        thread.join(max(0.0, until - time.monotonic()))
+    if any(thread.is_alive() for thread in threads):
+        sys.stdout.flush()
+        os._exit(0)
 
 
 def _check_versions() -> None:
