@@ -23,7 +23,7 @@ from ..model import Model
 from .engine import Engine
 from .errors import ApiError, busy, ending, unopened, without_paths
 from .facts import Facts, facts_of, share_of
-from .log import Log
+from .log import Log, places
 from .metrics import Metrics
 from .settings import Settings
 from .threads import in_thread
@@ -263,10 +263,11 @@ class Pool:
             return error
         name = served.source.name
         served.has_failed = True
-        self._log.event("model_failed", model=name, kind=type(error).__name__, message=str(error))
-        if isinstance(error, PocketLMError) or is_exhaustion(error):
-            return unopened(name, error)
-        return error
+        known = isinstance(error, PocketLMError) or is_exhaustion(error)
+        # Of a bug it may hold anything.
+        note = {"note": str(error)} if known else {"at": places(error)}
+        self._log.event("model_failed", model=name, kind=type(error).__name__, **note)
+        return unopened(name, error) if known else error
 
     # Dropping ------------------------------------------------------------------------------------
 

@@ -29,6 +29,9 @@ KEY_VARIABLE = "POCKETLM_API_KEY"
 LARGEST_KEY_FILE = 65_536
 SHARE_OF_FREE = 0.75  # what models may take of the memory that is free at the start
 LEAST_BODY = 1000
+# Options that are settings of the same name.
+AS_THEY_ARE = ("host", "port", "hosts", "origins", "parallel", "most_waiting", "kv_bytes")
+AS_THEY_ARE += ("max_seconds", "grace_seconds")
 LEAVING_SECONDS = 0.3  # that threads which have nothing to do take to end
 
 
@@ -195,7 +198,6 @@ def command(
     if most_body_bytes < LEAST_BODY:
         raise click.UsageError(f"found --max-body {most_body_bytes}, expected {LEAST_BODY} or more")
     asked_memory = options.pop("memory_bytes")
-    names = Settings.__dataclass_fields__.keys() & options.keys()
     settings = Settings(
         api_key=_api_key(api_key_file),
         idle_seconds=idle_seconds or None,
@@ -203,7 +205,7 @@ def command(
         reproducible=not fastest,
         memory_bytes=_default_memory() if asked_memory is None else asked_memory,
         open_first=True,
-        **{name: options.pop(name) for name in names},
+        **{name: options.pop(name) for name in AS_THEY_ARE},
     )
     asked = asked_models(models)
     with binding(settings.host, settings.port):
