@@ -51,8 +51,13 @@ class Served:
 
     facts       what is known of it by now
     engine      None while it is not open
-    num_users   requests that have it
+    num_users   requests that have it, or wait for it
     last_used   on the clock of the event loop
+    has_failed  whether it could not be opened when it last was to be
+    opening     what opens it, while there is that
+    held_bytes  what it may come to take of memory, once there is room for it
+    written     changes when its folder is written anew
+    idle        what drops it when its time is over
     """
 
     source: Source
@@ -177,8 +182,13 @@ class Pool:
         try:
             await self._reserve(served)
             engine = await self._opened(served)
+        except ApiError:
+            raise
         except Exception as error:
-            raise self._unavailable(served, error) from error
+            self._note_failure(served, error)
+            if not _is_known(error):
+                raise
+            raise unopened(served.source.name, error) from error
         finally:
             served.opening = None
         model = engine.model
@@ -250,24 +260,19 @@ class Pool:
         return most is None or held <= 0 or held + needed <= most
 
     def _no_room(self, served: Served) -> ApiError:
-        used = [name for name, other in self.served.items() if other.num_users and other.engine]
+        others = [name for name, other in self.served.items() if other.held_bytes]
         return busy(
-            f"the model {served.source.name} has no room in memory beside {', '.join(used)}, "
+            f"the model {served.source.name} has no room in memory beside {', '.join(others)}, "
             "expected one of them to be without a request; try again later",
             503,
         )
 
-    def _unavailable(self, served: Served, error: Exception) -> Exception:
-        """What a client hears of it: never a path."""
-        if isinstance(error, ApiError):
-            return error
-        name = served.source.name
+    def _note_failure(self, served: Served, error: Exception) -> None:
         served.has_failed = True
-        known = isinstance(error, PocketLMError) or is_exhaustion(error)
-        # Of a bug it may hold anything.
-        note = {"note": str(error)} if known else {"at": places(error)}
-        self._log.event("model_failed", model=name, kind=type(error).__name__, **note)
-        return unopened(name, error) if known else error
+        # Of a bug the message may hold anything.
+        note = {"note": str(error)} if _is_known(error) else {"at": places(error)}
+        kind = type(error).__name__
+        self._log.event("model_failed", model=served.source.name, kind=kind, **note)
 
     # Dropping ------------------------------------------------------------------------------------
 
@@ -320,6 +325,11 @@ class Pool:
         self._tasks.discard(task)
         if not task.cancelled():
             task.exception()  # those that wait hear of it; if none does, the log has it
+
+
+def _is_known(error: Exception) -> bool:
+    """Whether it is no bug of ours."""
+    return isinstance(error, PocketLMError) or is_exhaustion(error)
 
 
 def _written(folder: ModelFolder) -> object:

@@ -30,8 +30,10 @@ LARGEST_KEY_FILE = 65_536
 SHARE_OF_FREE = 0.75  # what models may take of the memory that is free at the start
 LEAST_BODY = 1000
 # Options that are settings of the same name.
-AS_THEY_ARE = ("host", "port", "hosts", "origins", "parallel", "most_waiting", "kv_bytes")
-AS_THEY_ARE += ("max_seconds", "grace_seconds")
+AS_THEY_ARE = (
+    *("host", "port", "hosts", "origins", "parallel", "most_waiting"),
+    *("kv_bytes", "max_seconds", "grace_seconds"),
+)
 LEAVING_SECONDS = 0.3  # that threads which have nothing to do take to end
 
 
