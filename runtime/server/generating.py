@@ -15,7 +15,7 @@ from ..model import Model
 from ..openai_form import Echo, choice, finish_reason, logprobs_of, token_logprobs
 from ..sequence import Step
 from ..text import Piece, Result, Timings
-from .asking import Asked, Terms, beams_found, make_asked, scored
+from .asking import Asked, BeamResult, Terms, beams_found, make_asked, scored
 from .bodies import Chat, Completion
 from .call import DONE, Call, event_of
 from .details import details_of, steps_of, tokens_told
@@ -113,6 +113,9 @@ class Reply:
             told["details"] = self._detailed(
                 [(result.finish_reason, result.timings) for _, result in kept]
             )
+            for end, (_, result) in zip(told["details"]["choices"], kept, strict=True):
+                if isinstance(result, BeamResult):
+                    end |= {"logprob": result.logprob, "score": result.score}
         return told
 
     async def events(self, texts: Texts, with_usage: bool) -> AsyncIterator[bytes]:

@@ -115,8 +115,9 @@ class OwnWriter:
         return self._model.beams(prompt, beams, **options)
 
     def spelled(self, token: int) -> str:
-        """As the tokenizer decodes it."""
-        return self._model.tokenizer.decode([token])
+        """Special tokens included, half characters as U+FFFD."""
+        spelling = self._model.tokenizer.token_bytes(token, skip_special_tokens=False)
+        return spelling.decode("utf-8", "replace")
 
     @property
     def context_length(self) -> int:
