@@ -12,6 +12,7 @@ from typing import Any
 
 from ...export.errors import (
     ClosedError,
+    ContextLengthError,
     MissingExtraError,
     ModelFolderError,
     NumericsError,
@@ -73,7 +74,7 @@ def told(error: Exception) -> ApiError:
     message = str(error)
     match error:
         case RequestError():
-            too_long = "context length" in message
+            too_long = isinstance(error, ContextLengthError)
             code = "context_length_exceeded" if too_long else None
             return ApiError(400, message, param=_param(message), code=code)
         case MissingExtraError():
