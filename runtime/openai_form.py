@@ -46,6 +46,7 @@ ONLY |= {"tools": [], "tool_choice": "none", "modalities": ["text"]}
 SCHEMA_FIELDS: dict[str, tuple[type[Any], str]]
 SCHEMA_FIELDS = {"name": (str, "a string"), "description": (str, "a string")}
 SCHEMA_FIELDS |= {"schema": (Mapping, "a JSON schema"), "strict": (bool, "true or false")}
+LEAST_LOGPROB = -9999.0
 # Of ours, what ended a text -> of theirs; a limit of any kind is "length".
 FINISH_REASONS = {"eos": "stop", "stop": "stop"}
 
@@ -310,11 +311,16 @@ def token_logprobs(steps: Iterable[Step], tokenizer: Tokenizer) -> list[Token]:
     return [
         Token(
             spelling(step.token),
-            step.logprob,
-            [(spelling(other), value) for other, value in step.top],
+            None if step.logprob is None else told_logprob(step.logprob),
+            [(spelling(other), told_logprob(value)) for other, value in step.top],
         )
         for step in steps
     ]
+
+
+def told_logprob(logprob: float) -> float:
+    """As JSON has it, which has no infinity: of a token that cannot come."""
+    return max(logprob, LEAST_LOGPROB)
 
 
 def logprobs_of(tokens: Sequence[Token], *, chat: bool, offset: int = 0) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -11,15 +9,18 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from .endpoint import Endpoint
-from .endpoints import chat, completions, health, models
+from .endpoints import chat, completions, document, embeddings, health, models, score, tokens
 from .errors import ApiError
 from .guard import Guard
 from .service import Service
 
-ENDPOINTS: Sequence[Endpoint] = [
+ENDPOINTS: list[Endpoint] = [
     *(health.ENDPOINT, models.LIST, models.ONE),
-    *(completions.ENDPOINT, chat.ENDPOINT),
+    *(completions.ENDPOINT, chat.ENDPOINT, embeddings.ENDPOINT),
+    *(tokens.TOKENIZE, tokens.DETOKENIZE, score.ENDPOINT),
 ]
+DOCUMENT = document.endpoint_for(ENDPOINTS)
+ENDPOINTS.append(DOCUMENT)
 
 
 def make_app(service: Service) -> Guard:

@@ -36,28 +36,6 @@ ShortText = Annotated[str, Meta(min_length=1, max_length=4096)]
 ShortTexts = Annotated[list[ShortText], Meta(max_length=64)]
 Ids = list[TokenId]
 
-# msgspec knows no two kinds of list at one place; a list of ids is one prompt, any other several.
-_PROMPTS: dict[str, Any] = {
-    "anyOf": [
-        {"type": "string"},
-        {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}},
-        {
-            "type": "array",
-            "items": {
-                "anyOf": [
-                    {"type": "string"},
-                    {
-                        "type": "array",
-                        "items": {"type": "integer", "minimum": 0, "maximum": 2**31 - 1},
-                    },
-                ]
-            },
-        },
-        {"type": "null"},
-    ]
-}
-Prompt = Annotated[str | list[TokenId | str | Ids] | None, Meta(extra_json_schema=_PROMPTS)]
-
 
 class Body(
     msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True, dict=False
@@ -75,6 +53,7 @@ class Sampling(Body, kw_only=True):
 
     n               texts after each prompt; their seeds count up from ``seed``
     stream          whether the text comes piece by piece, as server-sent events
+    stream_options  what a stream has beside its text
     user            who asks: told to nobody, and without effect
     metadata        without effect
     store           without effect: nothing is kept
@@ -160,12 +139,12 @@ class Completion(Sampling, kw_only=True):
     suffix      what would come after the gap: these models fill none
     """
 
-    prompt: Prompt = ""
+    prompt: str | list[TokenId | str | Ids] | None = ""
     max_tokens: Count | None = None
     best_of: Texts | None = None
     echo: bool | None = None
     logprobs: Alternatives | None = None
-    suffix: Annotated[str | None, Meta(extra_json_schema={"maxLength": 0})] = None
+    suffix: str | None = None
 
 
 class Chat(Sampling, kw_only=True):
@@ -193,3 +172,60 @@ def fields_of(body: msgspec.Struct) -> dict[str, Any]:
     """Those that say something."""
     found = msgspec.structs.asdict(body)
     return {name: value for name, value in found.items() if value is not None}
+
+
+class Tokenize(Body, kw_only=True):
+    """A text, or a conversation, whose tokens are asked for; one of the two.
+
+    prompt              the text
+    messages            the conversation, as the model's chat template writes it
+    add_special_tokens  of a prompt: whether those are added that the tokenizer puts around a text;
+                        left out: they are
+    texts               true: the answer has the text of each token, too
+    """
+
+    prompt: str | None = None
+    messages: list[dict[str, Any]] | None = None
+    add_special_tokens: bool | None = None
+    texts: bool | None = None
+
+
+class Detokenize(Body, kw_only=True):
+    """Tokens whose text is asked for.
+
+    tokens               their ids
+    skip_special_tokens  true: those that are no text, such as the end of one, are left out
+    """
+
+    tokens: Ids
+    skip_special_tokens: bool | None = None
+
+
+class Score(Body, kw_only=True):
+    """Texts whose likelihood is asked for: ``continuations`` after a ``context``, or a ``text``.
+
+    context        what comes before; empty: the token a text begins with
+    continuations  what may follow; nothing is put between: a word begins with its space
+    text           of which every token is scored after those before it
+    top            of a text: so many of the likeliest tokens at each place are told, too
+    """
+
+    context: str | None = None
+    continuations: Annotated[list[str], Meta(min_length=1, max_length=MOST_TEXTS)] | None = None
+    text: str | None = None
+    top: Alternatives | None = None
+
+
+class Embeddings(Body, kw_only=True):
+    """Texts whose embeddings are asked for, which no model here has.
+
+    input            a text, its token ids, or a list of several of either
+    encoding_format  how they would be written
+    dimensions       how many numbers they would have
+    user             who asks: told to nobody, and without effect
+    """
+
+    input: str | list[str | TokenId | Ids]
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Positive | None = None
+    user: str | None = None

@@ -11,6 +11,7 @@ from typing import Any
 
 from ...export.memory import peak_rss_bytes
 from ..model import Model
+from ..openai_form import told_logprob
 from ..sequence import Step
 from ..text import Result, Timings
 from ..tokenizer import Tokenizer
@@ -21,7 +22,8 @@ def tokens_told(steps: Iterable[Step], tokenizer: Tokenizer) -> list[dict[str, A
 
     def named(token: int, logprob: float | None) -> dict[str, Any]:
         spelling = tokenizer.token_bytes(token, skip_special_tokens=False)
-        return {"id": token, "text": spelling.decode("utf-8", "replace"), "logprob": logprob}
+        told = None if logprob is None else told_logprob(logprob)
+        return {"id": token, "text": spelling.decode("utf-8", "replace"), "logprob": told}
 
     return [
         named(step.token, step.logprob) | {"top": [named(*other) for other in step.top]}
