@@ -1,20 +1,15 @@
 """``pocketlm run --server``: a server's text is printed as that of a model on this machine.
 
-What any server may say, and what becomes of it, is told by scripted ones; the real one is marked.
-Level: end to end.
+What any server may say, and what becomes of it, is told by scripted ones; the real one is asked in
+tests/server. Level: end to end.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
 import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scripted_server import Reply, Scripted, scripted
 
-import pocketlm
 from pocketlm.export.errors import RequestError
-from pocketlm.export.folder import ModelFolder
 from pocketlm.remote import events
 from pocketlm.remote.address import Address
 from pocketlm.remote.events import data_of_events
@@ -366,188 +359,3 @@ def test_a_proxy_of_the_environment_is_not_asked(run: Run, monkeypatch: pytest.M
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     ended, _ = ask(run, {"/v1/models": FOREIGN, **completion(Reply(text("Once")))}, "x")
     assert ended.out == "Once\n"
-
-
-# The real one -------------------------------------------------------------------------------------
-
-SEEDED = ["--seed", "7", "--max-tokens", "12"]
-SCHEMA = '{"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"]}'
-# Each with what is the same on a server.
-OPTION_SETS = [
-    ["the sea", *SEEDED],
-    ["", *SEEDED],
-    ["é 🙂 ", *SEEDED, "--temperature", "0"],
-    ["the", *SEEDED, "--temperature", "2", "--top-k", "40", "--top-p", "0.9", "--min-p", "0.001"],
-    ["the", *SEEDED, "--typical-p", "0.9", "--repetition-penalty", "1.2", "--penalty-window", "5"],
-    ["the", *SEEDED, "--frequency-penalty", "1", "--presence-penalty", "0.5", "--min-tokens", "9"],
-    ["the", *SEEDED, "--no-repeat-ngram", "2", "--ban", "e", "--ban-token", "3"],
-    ["the", *SEEDED, "--logit-bias", "7=5.5", "--logit-bias", "9=-100", "--ignore-eos"],
-    ["the", "--seed", "1", "--max-tokens", "60", "--stop", "e", "--stop", r"\n"],
-    ["the", *SEEDED, "--logprobs", "0"],
-    ["the", *SEEDED, "--logprobs", "3"],
-    ["the", *SEEDED, "--n", "3"],
-    ["the", *SEEDED, "--n", "2", "--logprobs", "2"],
-    ["the", "--max-tokens", "5", "--beams", "4"],
-    ["the", "--max-tokens", "5", "--beams", "4", "--n", "2", "--length-penalty", "0"],
-    ["the the the the", *SEEDED, "--lookup"],
-    ["the", *SEEDED, "--reproducible"],
-    ["the", "--regex", "[0-9]{4}-[0-9]{2}", *SEEDED],
-    ["the", "--choice", "yes,no,maybe", *SEEDED, "--logprobs", "1"],
-    ["the", "--json-schema", "FILE", "--seed", "3", "--max-tokens", "60"],
-    ["the sea", "--recipe", "assistant", "--context", "slide", "--keep", "9", *SEEDED],
-    [
-        "the",
-        "--seed",
-        "2",
-        "--max-tokens",
-        "100",
-        "--context",
-        "slide",
-        "--keep",
-        "3",
-        "--ignore-eos",
-    ],
-    ["the " * 100, "--context", "stop", *SEEDED],
-    ["the", "--seed", "2", "--max-tokens", "400", "--ignore-eos"],
-]
-
-
-@pytest.fixture(scope="module")
-def server(tiny_folder: ModelFolder) -> Iterator[Any]:
-    served = pytest.importorskip("served").served
-    opened = {
-        name: lambda: pocketlm.load(tiny_folder.path, threads=1) for name in ("tiny", "again")
-    }
-    with served(opened) as running:
-        yield running
-
-
-def comparable(out: str) -> Any:
-    """What is printed as JSON, without what is of one process and moment."""
-    told = json.loads(out)
-    if "completions" in told:
-        return told
-    del told["peak_rss_bytes"], told["reused_tokens"], told["model"]["path"], told["timings"]
-    return told
-
-
-@pytest.mark.serve
-@pytest.mark.parametrize("words", OPTION_SETS, ids=lambda words: " ".join(words[1:])[:60])
-def test_what_a_server_writes_is_printed_as_if_here(
-    run: Run, tiny_folder: ModelFolder, server: Any, tmp_path: Path, words: list[str]
-) -> None:
-    (tmp_path / "schema.json").write_text(SCHEMA)
-    words = [str(tmp_path / "schema.json") if word == "FILE" else word for word in words]
-    # A server computes many texts together, of which this gives the tokens.
-    alone = not {"--n", "--beams", "--lookup"} & {*words}
-    here = ["run", str(tiny_folder.path), *words, "--threads", "1"] + ["--reproducible"] * alone
-    there = ["run", "--server", server.url, "tiny", *words]
-    own, remote = run(*here), run(*there)
-    assert (own.code, remote.code) == (0, 0), own.err + remote.err
-    assert remote.out == own.out
-    assert remote.err == own.err
-    assert comparable(run(*there, "--json").out) == comparable(run(*here, "--json").out)
-
-
-@pytest.mark.serve
-def test_a_draft_of_the_server_guesses(run: Run, server: Any) -> None:
-    line = ["run", "--server", server.url, "tiny", "the the the the", "--seed", "3"]
-    told = json.loads(run(*line, "--draft", "again", "--json").out)
-    assert told["timings"]["guessed_tokens"] > 0
-    assert told["text"] == json.loads(run(*line, "--json").out)["text"]
-    assert_refused(
-        run(*line, "--draft", "nobody"), "found no model 'nobody', expected one of: tiny, again"
-    )
-
-
-@pytest.mark.serve
-def test_statistics_of_the_server_are_told(run: Run, server: Any) -> None:
-    ended = run("run", "--server", f"{server.url}/v1/", "the", *SEEDED, "--stats")
-    assert ended.code == 0
-    for part in ("load ", "first token ", "prefill ", "decode ", "1 threads on cpu", "by length"):
-        assert part in ended.err, ended.err
-    path = json.loads(run("run", "--server", server.url, "the", "--json").out)["model"]["path"]
-    assert path == f"{server.url}/v1/models/tiny"
-
-
-@pytest.mark.serve
-@pytest.mark.parametrize(
-    "words, message",
-    [
-        (["nobody", "the"], "^pocketlm: found no model 'nobody', expected one of: tiny, again$"),
-        (["the", "--temperature", "-1"], "temperature"),
-        (["the", "--chat"], "found no chat template"),
-        (["the " * 100], "the prompt has .* expected at most 160 .the context length"),
-        (["a" * 5_000_000], "the body has more than 4,000,000 bytes"),
-    ],
-)
-def test_what_the_server_refuses_is_told(
-    run: Run, server: Any, words: list[str], message: str
-) -> None:
-    assert_refused(run("run", "--server", server.url, *words), message)
-
-
-@pytest.mark.serve
-def test_a_busy_server_is_told(run: Run, tiny_folder: ModelFolder) -> None:
-    served = pytest.importorskip("served").served
-    with served(
-        {"tiny": lambda: pocketlm.load(tiny_folder.path)}, parallel=1, most_waiting=0
-    ) as full:
-        assert run("run", "--server", full.url, "the", "--max-tokens", "1").code == 0
-        ended = run("run", "--server", full.url, "the", "--n", "2")
-    assert ended.code in (2, 3)
-
-
-@pytest.mark.serve
-def test_a_key_that_is_wrong_is_told(run: Run, tiny_folder: ModelFolder, tmp_path: Path) -> None:
-    served = pytest.importorskip("served").served
-    (tmp_path / "right").write_text("right-key\n")
-    (tmp_path / "wrong").write_text("wrong-key\n")
-    with served({"tiny": lambda: pocketlm.load(tiny_folder.path)}, api_key="right-key") as guarded:
-        line = ["run", "--server", guarded.url, "the", "--max-tokens", "2"]
-        assert run(*line, "--api-key-file", tmp_path / "right").code == 0
-        for words in ([], ["--api-key-file", str(tmp_path / "wrong")]):
-            assert_refused(
-                run(*line, *words), "found no valid key.*; the option --api-key-file says"
-            )
-
-
-@pytest.mark.serve
-@pytest.mark.skipif(os.name != "posix", reason="sends a signal")
-def test_ctrl_c_ends_it_here_and_there(server: Any) -> None:
-    line = ["run", "--server", server.url, "tiny", "the", "--context", "slide", "--ignore-eos"]
-    line += ["--max-tokens", "100000000"]
-    child = subprocess.Popen(
-        [sys.executable, "-m", "pocketlm", *line], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    assert child.stdout is not None and child.stdout.read(20)
-    engine = server.service.pool.served["tiny"].engine
-    assert engine.num_held == 1
-    child.send_signal(signal.SIGINT)
-    _, said = child.communicate(timeout=60)
-    assert (child.returncode, said) == (130, b"\n")
-    wait_for(lambda: engine.num_held == 0)
-
-
-@pytest.mark.serve
-def test_a_reader_that_leaves_is_no_error(server: Any) -> None:
-    line = ["run", "--server", server.url, "tiny", "the", "--context", "slide", "--ignore-eos"]
-    line += ["--max-tokens", "100000000"]
-    child = subprocess.Popen(
-        [sys.executable, "-m", "pocketlm", *line], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    assert child.stdout is not None and child.stdout.read(20)
-    child.stdout.close()
-    assert child.stderr is not None and child.stderr.read() == b""
-    child.stderr.close()
-    assert child.wait(60) == 0
-    wait_for(lambda: server.service.pool.served["tiny"].engine.num_held == 0)
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    """Until it holds; fails where it never does."""
-    for _ in range(6000):
-        if condition():
-            return
-        time.sleep(0.01)
-    raise AssertionError("it never came about")
