@@ -110,12 +110,11 @@ class Reply:
             "usage": usage(self._by_prompt([result.timings for result in results])),
         }
         if self._details:
-            told["details"] = self._detailed(
-                [(result.finish_reason, result.timings) for _, result in kept]
-            )
-            for end, (_, result) in zip(told["details"]["choices"], kept, strict=True):
+            details = self._detailed([(result.finish_reason, result.timings) for _, result in kept])
+            for end, (_, result) in zip(details["choices"], kept, strict=True):
                 if isinstance(result, BeamResult):
                     end |= {"logprob": result.logprob, "score": result.score}
+            told["details"] = details
         return told
 
     async def events(self, texts: Texts, with_usage: bool) -> AsyncIterator[bytes]:
