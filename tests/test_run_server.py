@@ -6,6 +6,7 @@ tests/server. Level: end to end.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import socket
@@ -23,6 +24,7 @@ from pocketlm.export.errors import RequestError
 from pocketlm.remote import events
 from pocketlm.remote.address import Address
 from pocketlm.remote.events import data_of_events
+from pocketlm.runtime.text import Timings
 
 # Server-sent events -------------------------------------------------------------------------------
 
@@ -159,6 +161,16 @@ def text(*words: str, **more: Any) -> list[bytes]:
     return [*said, b"data: [DONE]\n\n"]
 
 
+def details(reason: str = "eos", **told: Any) -> bytes:
+    """The last event of a server of ours."""
+    model = {"architecture": "gpt2", "precision": "fp32", "context_length": 64, "threads": 2}
+    model |= {"load_seconds": 0.5, "provider": "cpu", "kv": "fp32", "prefill": "none"}
+    model |= {"prefill_note": None, "fallback": None, "peak_rss_bytes": 10**8}
+    timings = dataclasses.asdict(Timings(prompt_tokens=3, new_tokens=2, decode_seconds=0.5))
+    end = {"finish_reason": reason, "timings": timings}
+    return event({"choices": [], "details": {"choices": [end], "model": model | told}})
+
+
 def ask(run: Run, replies: dict[str, Reply], *words: str) -> tuple[Ended, Scripted]:
     """What is printed where a server has these replies."""
     with scripted({"/v1/models": MODELS} | replies) as server:
@@ -200,6 +212,30 @@ def test_several_texts_of_any_server_are_printed(run: Run) -> None:
     )
     assert ended == Ended(0, "--- 1 of 2\n0\n--- 2 of 2\n1\n", "")
     assert server.asked[-1].body["n"] == 2 and "stream" not in server.asked[-1].body
+
+
+def test_what_a_server_of_ours_tells_is_printed(run: Run) -> None:
+    top = [{"id": 5, "text": "On", "logprob": -0.5}, {"id": 6, "text": "\x1b[31m", "logprob": -2.0}]
+    tokens = [{"id": 6, "text": "\x1b[31m", "logprob": -2.0, "top": top}]
+    said = [*text("Once", tokens=tokens)[:1], details("length"), b"data: [DONE]\n\n"]
+    ended, server = ask(run, completion(Reply(said)), "x", "--stats", "--logprobs", "2")
+    table = "-2.0000  '\ufffd[31m'  'On' -0.5000  '\ufffd[31m' -2.0000\n"
+    assert (ended.code, ended.out) == (0, f"Once\n {table}")
+    assert ended.err.startswith(
+        "stopped after 2 tokens, see --max-tokens\nload 500 ms, first token "
+    )
+    assert "decode 2 tokens/s (2 tokens), peak memory 100 MB, 2 threads on cpu" in ended.err
+    assert server.asked[-1].body["details"] is True
+    told = json.loads(ask(run, completion(Reply(said)), "x", "--json", "--logprobs", "2")[0].out)
+    assert told["token_ids"] == [6] and told["logprobs"] == [-2.0]
+    assert told["top_logprobs"] == [{"5": -0.5, "6": -2.0}]
+
+
+def test_a_server_does_not_drive_a_terminal(run: Run) -> None:
+    last = details("\x1b]0;a\x07", provider="\x1b[2J", kv="\x9b1m")
+    ended, _ = ask(run, completion(Reply([last, b"data: [DONE]\n\n"])), "x", "--stats")
+    assert ended.code == 0 and "finished by \ufffd]0;a\ufffd" in ended.err
+    assert not re.search("[\x1b\x07\x9b]", ended.out + ended.err)
 
 
 @pytest.mark.parametrize("option", ["--json", "--stats", "--logprobs=2", "--beams=2"])

@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, TypeVar
 
+from pocketlm.commands.terminal import printable
 from pocketlm.commands.writer import Circumstances
 from pocketlm.remote.server import Answer, Server
 from pocketlm.runtime.beams import Beam
@@ -76,9 +77,8 @@ class RemoteModel:
         """Takes what is told of the model; KeyError where something is not there."""
         found = {"path": f"{self.server}/v1/models/{self.name}", **told}
         self.context_length = int(found["context_length"])
-        self._circumstances = Circumstances(
-            **{f.name: found[f.name] for f in fields(Circumstances)}
-        )
+        named = {field.name: plain(found[field.name]) for field in fields(Circumstances)}
+        self._circumstances = Circumstances(**named)
 
     def spelled(self, token: int) -> str:
         """The text of a token that was told, "" for what is none by itself."""
@@ -140,7 +140,7 @@ class RemoteModel:
             result_of(
                 text_of(choice),
                 self.steps(choice),
-                str(end["finish_reason"]),
+                plain(end["finish_reason"]),
                 timings_of(end["timings"]),
                 logprobs,
                 index,
@@ -155,7 +155,7 @@ class RemoteModel:
                 token_ids=tuple(step.token for step in self.steps(choice)),
                 logprob=float(end["logprob"]),
                 score=float(end["score"]),
-                finish_reason=str(end["finish_reason"]),
+                finish_reason=plain(end["finish_reason"]),
                 text=text_of(choice),
             )
             for choice, end in zip(whole["choices"], ends, strict=True)
@@ -200,7 +200,7 @@ class RemoteStream:
     def _piece(self, event: Mapping[str, Any]) -> Piece | None:
         if (details := event.get("details")) is not None:
             (end,) = details["choices"]
-            self.finish_reason = str(end["finish_reason"])
+            self.finish_reason = plain(end["finish_reason"])
             self.timings = timings_of(end["timings"])
             self._model.learn(details["model"])
         elif usage := event.get("usage"):
@@ -228,7 +228,7 @@ class RemoteStream:
 def result_of(
     text: str,
     steps: Sequence[Step],
-    finish_reason: str,
+    finish_reason: Any,
     timings: Timings,
     logprobs: int | None,
     index: int = 0,
@@ -244,6 +244,11 @@ def result_of(
         top_logprobs=[step.top for step in steps] if logprobs else None,
         index=index,
     )
+
+
+def plain(told: Any) -> Any:
+    """As it may be shown: a server does not drive a terminal."""
+    return printable(told) if isinstance(told, str) else told
 
 
 def text_of(choice: Mapping[str, Any]) -> str:
