@@ -381,7 +381,7 @@ def test_without_a_key_none_is_shown(run: Run, monkeypatch: pytest.MonkeyPatch) 
 def test_what_is_no_key_is_refused_unshown(run: Run, tmp_path: Path, content: str) -> None:
     (tmp_path / "key").write_text(content)
     ended = run("run", "--server", "http://127.0.0.1:9", "--api-key-file", tmp_path / "key", "x")
-    assert_refused(ended, "found no key, expected one line of letters and digits")
+    assert_refused(ended, "found no key, expected one line of visible ASCII")
     assert not content.strip() or content not in ended.err
 
 

@@ -5,6 +5,7 @@ Where it says port 8080 a free one is meant.
 
 from __future__ import annotations
 
+import configparser
 import json
 import os
 import re
@@ -19,6 +20,7 @@ import pytest
 from command_line import Run
 from source_tree import ROOT
 
+from pocketlm.commands.remote_writer import read_key
 from pocketlm.commands.serve import command as SERVE
 
 pytestmark = pytest.mark.serve
@@ -76,13 +78,31 @@ def ran(
 
 
 def test_every_command_is_of_a_kind_that_is_tried() -> None:
-    known = ("pip install", "pocketlm serve", "pocketlm run", "curl", "OPENAI_BASE_URL=", "llm ")
-    assert [line for line in LINES if not line.startswith((*known, "lm_eval "))] == []
+    known = ("pip install", "pocketlm serve", "pocketlm run", "curl ", "OPENAI_BASE_URL=", "llm ")
+    assert [line for line in LINES if not line.startswith((*known, "lm_eval ", "python -c "))] == []
 
 
 @pytest.mark.parametrize("line", lines("pocketlm serve"))
 def test_what_serves_has_these_options(line: str) -> None:
     SERVE.make_context("serve", shlex.split(line)[2:])
+
+
+def test_the_service_of_systemd_has_these_options() -> None:
+    (block,) = blocks("ini")
+    unit = configparser.ConfigParser(interpolation=None)
+    unit.read_string(block)
+    assert unit.sections() == ["Unit", "Service", "Install"]
+    program, verb, *words = shlex.split(unit["Service"]["ExecStart"])
+    assert (program, verb) == ("%h/venv/bin/pocketlm", "serve")
+    SERVE.make_context("serve", words)
+
+
+def test_the_command_makes_a_key(tmp_path: Path) -> None:
+    (line,) = lines("python -c ")
+    command = line.replace("python ", f"{shlex.quote(sys.executable)} ", 1)
+    subprocess.run(command, shell=True, cwd=tmp_path, check=True)
+    assert len(read_key(tmp_path / "key.txt")) > 40
+    assert (tmp_path / "key.txt").stat().st_mode & 0o77 == 0
 
 
 @pytest.mark.parametrize("line", lines("curl"))

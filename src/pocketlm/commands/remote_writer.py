@@ -79,16 +79,24 @@ def remote_writer(server: Server, name: str | None, context: click.Context) -> W
 
 
 def _key(file: Path | None) -> str | None:
-    """The key in ``file``, or in the environment; RequestError for what is none."""
-    if file is None:
-        key, place = os.environ.get(KEY_VARIABLE, ""), KEY_VARIABLE
-    else:
-        with RegularFile(file, RequestError) as opened:
-            key = opened.read(0, MOST_KEY_BYTES).decode("utf-8", "replace")
-        place = str(file)
-    key = key.strip()
-    if file is None and not key:
-        return None
+    """The key in ``file``, or in the environment."""
+    if file is not None:
+        return read_key(file)
+    key = os.environ.get(KEY_VARIABLE, "").strip()
+    return checked_key(key, KEY_VARIABLE) if key else None
+
+
+def read_key(file: Path) -> str:
+    """The key that is the one line of ``file``; RequestError where there is none."""
+    with RegularFile(file, RequestError) as opened:
+        data = opened.read(0, MOST_KEY_BYTES)
+    return checked_key(data.decode("utf-8", "replace").strip(), str(file))
+
+
+def checked_key(key: str, place: str) -> str:
+    """``key`` if it can be one that is shown in a header; RequestError that names ``place``."""
     if not key or not key.isascii() or not key.isprintable() or " " in key:
-        raise RequestError(f"{place}: found no key, expected one line of letters and digits")
+        raise RequestError(
+            f"{place}: found no key, expected one line of visible ASCII characters; write one there"
+        )
     return key
