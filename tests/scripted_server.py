@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 EVENTS = "text/event-stream"
@@ -50,8 +52,11 @@ class Scripted:
 
 
 @contextmanager
-def scripted(replies: Mapping[str, Reply]) -> Iterator[Scripted]:
-    """Answers each path with its reply, another with 404, until the block ends."""
+def scripted(replies: Mapping[str, Reply], certificate: Path | None = None) -> Iterator[Scripted]:
+    """Answers each path with its reply, another with 404, until the block ends.
+
+    With a ``certificate``, and its key in the same file, it does so over TLS.
+    """
     asked: list[Asked] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -83,10 +88,15 @@ def scripted(replies: Mapping[str, Reply]) -> Iterator[Scripted]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    if certificate is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    scheme = "http" if certificate is None else "https"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
-        yield Scripted(f"http://127.0.0.1:{server.server_port}", asked)
+        yield Scripted(f"{scheme}://127.0.0.1:{server.server_port}", asked)
     finally:
         server.shutdown()
         thread.join()

@@ -9,7 +9,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 import socket
+import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -395,3 +397,34 @@ def test_a_proxy_of_the_environment_is_not_asked(run: Run, monkeypatch: pytest.M
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     ended, _ = ask(run, {"/v1/models": FOREIGN, **completion(Reply(text("Once")))}, "x")
     assert ended.out == "Once\n"
+
+
+# TLS ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for 127.0.0.1 that nobody has signed but itself, with its key."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl")
+    file = tmp_path_factory.mktemp("tls") / "both.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    command += ["-nodes", "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+    command += ["-keyout", str(file), "-out", str(file) + ".crt"]
+    subprocess.run(command, check=True, capture_output=True)
+    file.write_text(file.read_text() + Path(f"{file}.crt").read_text())
+    return file
+
+
+def test_a_certificate_is_checked(
+    run: Run, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replies = {"/v1/models": FOREIGN, **completion(Reply(text("Once")))}
+    with scripted(replies, certificate) as server:
+        ended = run("run", "--server", server.url, "x")
+        assert_refused(ended, "found no server that answers .*certificate verify failed", 3)
+        assert server.asked == []
+        monkeypatch.setenv("SSL_CERT_FILE", f"{certificate}.crt")
+        assert run("run", "--server", server.url, "x") == Ended(0, "Once\n", "")
+        plainly = server.url.replace("https", "http")
+        assert_refused(run("run", "--server", plainly, "x"), "found no server that answers", 3)
