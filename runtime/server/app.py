@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from .endpoint import Endpoint
-from .endpoints import chat, completions, health, models
+from .endpoints import chat, compare, completions, health, models, next, page, recipes
 from .errors import ApiError
 from .guard import Guard
 from .service import Service
@@ -19,17 +19,19 @@ from .service import Service
 ENDPOINTS: Sequence[Endpoint] = [
     *(health.ENDPOINT, models.LIST, models.ONE),
     *(completions.ENDPOINT, chat.ENDPOINT),
+    *(next.ENDPOINT, compare.ENDPOINT, recipes.ENDPOINT),
 ]
 
 
 def make_app(service: Service) -> Guard:
     """The application of ``service``."""
+    served = [*ENDPOINTS, *page.ENDPOINTS]
     routes = [
         Route(endpoint.path, endpoint.app(service), methods=[endpoint.method])
-        for endpoint in ENDPOINTS
+        for endpoint in served
     ]
     app = Starlette(routes=routes, exception_handlers={HTTPException: _refused})
-    return Guard(app, service, [endpoint.path for endpoint in ENDPOINTS if endpoint.is_open])
+    return Guard(app, service, [endpoint.path for endpoint in served if endpoint.is_open])
 
 
 def _refused(request: Request, error: Exception) -> Response:

@@ -77,6 +77,42 @@ class Chat(Sampling):
     tool_choice: str | dict[str, Any] | None = None
 
 
+class Next(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """What may come next after a text, before and after the options.
+
+    top         how many of the likeliest tokens are told apart
+    generated   how many of the last tokens of the prompt count as generated
+    """
+
+    model: str | None = None
+    prompt: str | list[int] = ""
+    top: int | None = None
+    generated: int | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    typical_p: float | None = None
+    repetition_penalty: float | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    penalty_window: int | None = None
+    no_repeat_ngram_size: int | None = None
+    logit_bias: dict[str, float] | None = None
+    banned_tokens: list[int] | None = None
+    banned_strings: list[str] | None = None
+    min_tokens: int | None = None
+    ignore_eos: bool | None = None
+
+
+class Compare(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """What one or two models say of a text, given as such or as token ids."""
+
+    models: list[str]
+    text: str | None = None
+    token_ids: list[int] | None = None
+
+
 def fields_of(body: msgspec.Struct) -> dict[str, Any]:
     """Those that say something."""
     found = msgspec.structs.asdict(body)
