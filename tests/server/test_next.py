@@ -63,7 +63,7 @@ def test_next_is_the_softmax_before_and_after_the_options(
     body = {"prompt": PROMPT, "top": 10, "temperature": 1, "top_p": 1, **asked}
     status, found = server.post("/next", body)
     assert status == 200
-    assert found["prompt_tokens"] == len(ids)
+    assert found["prompt_token_ids"] == ids
     shown = [token["id"] for token in found["tokens"]]
     assert shown == np.argsort(-own, kind="stable")[:10].tolist()
     # Probabilities of float32 logits; the server's prompt may be cut and summed otherwise.

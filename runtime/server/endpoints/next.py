@@ -54,7 +54,7 @@ def _found(model: Model, body: Next, cancellation: Cancellation) -> dict[str, An
     logits = next_logits(model.session, request, model.prefix_cache, cancellation)
     found = next_tokens(logits, request, count, length - generated)
     chosen = {name: getattr(request.sampling, name) for name in OPTIONS}
-    return {"prompt_tokens": length, "options": chosen, **_told(model, found)}
+    return {"prompt_token_ids": list(request.prompt_ids), "options": chosen, **_told(model, found)}
 
 
 def _told(model: Model, found: NextTokens) -> dict[str, Any]:
