@@ -7,8 +7,9 @@ import { axisEnd, percent, shown } from "./format.js";
 const GAP = 8; // pixels between a word and what opens at it
 
 export class Alternatives {
-  #opener = null;
   #element = null;
+  #word = null; // at which it is open
+  #opener = null; // what had the focus, if it was opened by the keyboard
 
   constructor() {
     document.addEventListener("pointerdown", (event) => {
@@ -56,8 +57,6 @@ export class Alternatives {
     this.#element = null;
     if (giveFocusBack) this.#opener?.focus();
   }
-
-  #word = null;
 
   #row(row, token, end, onChoose) {
     const taken = row.id === token.id;

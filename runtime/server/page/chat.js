@@ -4,7 +4,7 @@ import { find, make, tell } from "./dom.js";
 import { count } from "./format.js";
 import { drawKnobs } from "./knobs.js";
 import { chosenModel, opened } from "./models.js";
-import { drawRecipes, filled } from "./recipes.js";
+import { filled, recipeCalled } from "./recipes.js";
 import { Running } from "./running.js";
 import { generationOptions } from "./settings.js";
 import { generate, Pace } from "./stream.js";
@@ -30,7 +30,10 @@ export function startChat() {
     event.preventDefault();
     say();
   });
-  find("#chat-new").addEventListener("click", () => begin([]));
+  find("#chat-new").addEventListener("click", () => {
+    begin([]);
+    find("#said").focus();
+  });
   find("#chat-again").addEventListener("click", again);
   find("#model").addEventListener("change", () => find("#chat").hidden || showChat());
   begin([]);
@@ -44,28 +47,27 @@ export async function showChat() {
   const note = find("#chat-note");
   note.hidden = model.chat;
   if (model.chat) return;
-  const ask = make("button", { class: "small", onclick: askByRecipe }, "Ask by a prompt with examples");
+  const recipe = recipeCalled("assistant");
+  const ask = recipe && make("button", { class: "small", onclick: () => askBy(recipe) }, "Ask by a prompt with examples");
   note.replaceChildren(
     make("strong", {}, `${name} is a base model. `),
     "It continues texts, and has no chat template by which to answer. What is said here is given to it as a script, and it goes on with that. ",
-    ask,
+    ask ?? "",
   );
 }
 
-async function askByRecipe() {
-  const recipes = await trying(() => drawRecipes(find("#recipes"), startWith));
-  const recipe = recipes?.find(({ name }) => name === "assistant");
-  if (!recipe) return;
+/** In the first view, where the prompt can be seen and changed. */
+function askBy(recipe) {
   location.hash = "write";
   requestAnimationFrame(() => startWith(recipe, ...filled(recipe)));
 }
 
-function begin(with_) {
+/** With that conversation: none, to begin anew. */
+function begin(conversation) {
   running.abort();
-  messages = with_;
+  messages = conversation;
   find("#chat-figures").textContent = "";
   draw();
-  find("#said").focus({ preventScroll: true });
 }
 
 function say() {

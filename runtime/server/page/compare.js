@@ -144,5 +144,5 @@ async function measure(signal) {
   find("#compare-note").textContent =
     `${EXPLAINED} The strips: KL(${names[0]} ‖ ${names[1]}) of each word, in nats, summed over its tokens: ` +
     "what is lost there by taking the second’s distribution over the whole vocabulary for the first’s. " +
-    `Mean per token: ${means[0]} on the left text, ${means[1]} on the right; the tallest bar is ${nats(most)}.`;
+    `Mean per token: ${means[0]} on the left text, ${means[1]} on the right.`;
 }

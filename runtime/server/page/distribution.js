@@ -18,7 +18,7 @@ export function drawDistribution(root, { tokens, others, num_left: left }) {
       make(
         "thead",
         {},
-        make("tr", {}, head("Word"), make("td", {}), head("Model’s"), head("Drawn")),
+        make("tr", {}, head("Word"), make("td", {}), head("Model’s", "own"), head("Drawn", "left")),
       ),
       make("tbody", {}, ...rows, row({ probability: others.probability, left: others.left }, `${count(others.count)} others`, end, "others")),
     ),
@@ -30,7 +30,8 @@ export function drawNothing(root, why) {
   root.replaceChildren(make("p", { class: "note" }, why));
 }
 
-const head = (name) => make("th", { scope: "col" }, name);
+const head = (name, swatch = null) =>
+  make("th", { scope: "col" }, swatch && make("span", { class: `swatch ${swatch}` }), name);
 
 function summary(left, all) {
   if (left === all) return `Any of ${count(all)} tokens can be drawn`;

@@ -124,13 +124,13 @@ export class Editor {
     const element = make(
       "span",
       {
-        class: `token ${tintOf(probability)}`,
+        class: "token",
         role: "button",
         tabindex: -1,
         "aria-haspopup": "dialog",
         "aria-label": `${shown(part.text)}, ${percent(probability)}`,
       },
-      part.text,
+      ...inked(part.text, tintOf(probability)),
     );
     this.#partOf.set(element, part);
     return element;
@@ -151,4 +151,11 @@ export class Editor {
     this.tip.style.left = `${place.left + place.width / 2}px`;
     this.tip.style.top = `${place.top}px`;
   }
+}
+
+/** The word tinted, and not the space around it: so that words stay words to the eye. */
+function inked(text, tint) {
+  const [, before, word, after] = /^(\s*)(.*?)(\s*)$/s.exec(text);
+  const ink = make("span", { class: `ink ${tint}` }, word);
+  return [before, ink, after].filter((piece) => piece !== "");
 }

@@ -11,12 +11,15 @@ const STORY = {
   example: "It was a dark and stormy night",
 };
 
+let recipes = [STORY];
+
+export const recipeCalled = (name) => recipes.find((recipe) => recipe.name === name);
+
 /** A button for each; `onChoose(recipe, text, from, to)` has the text and where the example is in it. */
 export async function drawRecipes(root, onChoose) {
-  const recipes = [STORY, ...(await get("recipes")).data];
+  recipes = [STORY, ...(await get("recipes")).data];
   const button = (recipe) => make("button", { class: "start", onclick: () => onChoose(recipe, ...filled(recipe)) }, recipe.title);
   root.replaceChildren(make("span", { class: "label" }, "Begin with"), ...recipes.map(button));
-  return recipes;
 }
 
 /** The text of a recipe with its example, and where that begins and ends. */

@@ -11,10 +11,11 @@ import { Running } from "./running.js";
 import { drawSaid } from "./said.js";
 import { generate, Pace } from "./stream.js";
 
+// Of the phrases that every novel has, a small model knows some by heart.
 const PASSAGE =
-  "It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of " +
-  "foolishness, it was the epoch of belief, it was the epoch of incredulity, it was the season of Light, " +
-  "it was the season of Darkness, it was the spring of hope, it was the winter of despair.";
+  "\"I don't know what you mean,\" said the young man. \"I beg your pardon, sir,\" said the other. \"I am " +
+  "very much obliged to you.\" He put his hand on her shoulder, and looked at her with a smile. She shook " +
+  "her head, and the tears came into her eyes.";
 const TOKENS_PER_WORD = 3; // at most, of what there is to recite; more are not asked for
 
 let running;
@@ -112,5 +113,9 @@ async function showCurve(passage, given, signal) {
     while (place + 1 < words.length && words[place + 1].start < end) place += 1;
     if (token.best[0] !== null && place >= 0) words[place].right &&= token.best[0].id === token.id;
   }
-  drawCurve(find("#curve"), reachOf(words.map((word) => word.right)), given);
+  drawCurve(find("#curve"), reachOf(words.map((word) => word.right)), given, (other) => {
+    find("#given").value = other;
+    measurePassage();
+    recite();
+  });
 }

@@ -25,6 +25,7 @@ export function wordsOf(tokens, from) {
 
 /** Draws the strip; `onPoint(word)` hears which is looked at, null for none. */
 export function drawStrip(root, words, most, names, onPoint) {
+  const head = make("div", { class: "strip-head" }, make("span", {}, "KL of each word"), make("span", {}, `full height ${nats(most)} nats`));
   const bars = words.map((word, i) => draw("rect", barOf(word, i, most)));
   const svg = draw("svg", { viewBox: `0 0 ${words.length} ${HEIGHT}`, preserveAspectRatio: "none", "aria-hidden": "true" }, ...bars);
   const told = make("p", { class: "readout" });
@@ -61,7 +62,7 @@ export function drawStrip(root, words, most, names, onPoint) {
     event.preventDefault();
     point(Math.max(0, Math.min(words.length - 1, to)));
   });
-  root.replaceChildren(slider, told);
+  root.replaceChildren(head, slider, told);
   point(-1);
 }
 
