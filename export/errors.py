@@ -27,6 +27,10 @@ class RequestError(PocketLMError, ValueError):
     """An argument of a call is outside its range; nothing was run."""
 
 
+class ContextLengthError(RequestError):
+    """A text has more tokens than the model can attend to."""
+
+
 class ProviderError(PocketLMError):
     """The processor asked for cannot be used here."""
 

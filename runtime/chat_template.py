@@ -23,7 +23,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ..export.errors import MissingExtraError, ModelFolderError, RequestError, missing_extra
+from ..export.errors import (
+    ContextLengthError,
+    MissingExtraError,
+    ModelFolderError,
+    RequestError,
+    missing_extra,
+)
 from ..export.folder import ModelFolder
 from ..export.frozen import is_frozen, to_install
 from ..export.quantities import size_text
@@ -151,7 +157,7 @@ class ChatTemplate:
                 "takes; change the messages"
             )
         if kind == worker.TOO_LONG:
-            raise RequestError(
+            raise ContextLengthError(
                 f"{self.where}: the text of the messages has more than {max_characters:,} "
                 "characters, expected what fits the context; shorten the messages"
             )

@@ -15,7 +15,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from ..export.errors import RequestError
+from ..export.errors import ContextLengthError, RequestError
 from ..export.strict_json import shown
 
 Message: TypeAlias = Mapping[str, Any]
@@ -43,7 +43,7 @@ def check_messages(messages: Any, max_characters: int) -> None:
         for text in texts_of(value)
     )
     if length > max_characters:
-        raise RequestError(
+        raise ContextLengthError(
             f"messages have {length:,} characters, expected at most {max_characters:,}, more than "
             "fit the context; shorten them, or leave the oldest out"
         )
@@ -102,7 +102,7 @@ def check_tools(tools: Any, max_characters: int) -> list[Any] | None:
             )
     _check_json("tools", list(tools))
     if sum(map(len, texts_of(tools))) > max_characters:
-        raise RequestError(
+        raise ContextLengthError(
             f"tools have more than {max_characters:,} characters, more than fit the context; "
             "describe fewer of them, or more briefly"
         )

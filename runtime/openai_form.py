@@ -46,6 +46,7 @@ ONLY |= {"tools": [], "tool_choice": "none", "modalities": ["text"]}
 SCHEMA_FIELDS: dict[str, tuple[type[Any], str]]
 SCHEMA_FIELDS = {"name": (str, "a string"), "description": (str, "a string")}
 SCHEMA_FIELDS |= {"schema": (Mapping, "a JSON schema"), "strict": (bool, "true or false")}
+LEAST_LOGPROB = -9999.0
 # Of ours, what ended a text -> of theirs; a limit of any kind is "length".
 FINISH_REASONS = {"eos": "stop", "stop": "stop"}
 
@@ -220,14 +221,30 @@ def response(asked: OpenAIRequest, result: Result, tokenizer: Tokenizer, name: s
     }
 
 
-def choice(result: Result, tokenizer: Tokenizer, *, chat: bool, index: int = 0) -> dict[str, Any]:
-    """One text of an answer."""
+@dataclass(frozen=True)
+class Echo:
+    """A prompt that comes before its completion, with the logprobs of its tokens."""
+
+    text: str = ""
+    steps: Sequence[Step] = ()
+
+
+def choice(
+    result: Result,
+    tokenizer: Tokenizer,
+    *,
+    chat: bool,
+    index: int = 0,
+    echo: Echo = Echo(),  # noqa: B008  (it is frozen)
+    end_ids: Collection[int] | None = None,
+) -> dict[str, Any]:
+    """One text of an answer; ``end_ids`` are the tokens that are no text, if they are known."""
     told: dict[str, Any] = {"index": index}
     if chat:
         told["message"] = {"role": "assistant", "content": result.text, "refusal": None}
     else:
-        told["text"] = result.text
-    tokens = token_logprobs(_steps(result), tokenizer)
+        told["text"] = echo.text + result.text
+    tokens = token_logprobs([*echo.steps, *_steps(result, end_ids)], tokenizer)
     told["logprobs"] = None if result.logprobs is None else logprobs_of(tokens, chat=chat)
     told["finish_reason"] = finish_reason(result.finish_reason)
     return told
@@ -250,10 +267,13 @@ def usage(timings: Sequence[Timings]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Token:
-    """A token's bytes and logprob, and those of the likeliest in its place."""
+    """A token's bytes and logprob, and those of the likeliest in its place.
+
+    The first of a prompt comes after nothing and has no logprob.
+    """
 
     spelling: bytes
-    logprob: float
+    logprob: float | None
     top: list[tuple[bytes, float]]
 
     @property
@@ -265,11 +285,16 @@ def _spelled(spelling: bytes) -> str:
     return spelling.decode("utf-8", "replace")
 
 
-def _steps(result: Result) -> Iterator[Step]:
-    """Those that are text, where logprobs were asked for."""
+def _steps(result: Result, end_ids: Collection[int] | None) -> Iterator[Step]:
+    """Those that are text, where logprobs were asked for.
+
+    A form that is complete ends a text without a token of its own for that.
+    """
     if result.logprobs is None:
         return
-    count = len(result.token_ids) - (result.finish_reason == "eos")
+    ended = result.finish_reason == "eos"
+    count = len(result.token_ids)
+    count -= ended and (end_ids is None or result.token_ids[-1] in end_ids)
     tops = result.top_logprobs or [()] * count
     for token, logprob, top in zip(
         result.token_ids[:count], result.logprobs[:count], tops[:count], strict=True
@@ -286,11 +311,16 @@ def token_logprobs(steps: Iterable[Step], tokenizer: Tokenizer) -> list[Token]:
     return [
         Token(
             spelling(step.token),
-            float(step.logprob or 0.0),
-            [(spelling(other), value) for other, value in step.top],
+            None if step.logprob is None else told_logprob(step.logprob),
+            [(spelling(other), told_logprob(value)) for other, value in step.top],
         )
         for step in steps
     ]
+
+
+def told_logprob(logprob: float) -> float:
+    """As JSON has it, which has no infinity: of a token that cannot come."""
+    return max(logprob, LEAST_LOGPROB)
 
 
 def logprobs_of(tokens: Sequence[Token], *, chat: bool, offset: int = 0) -> dict[str, Any]:
@@ -299,7 +329,7 @@ def logprobs_of(tokens: Sequence[Token], *, chat: bool, offset: int = 0) -> dict
 
 
 def _chat_logprobs(tokens: Sequence[Token]) -> dict[str, Any]:
-    def entry(spelling: bytes, logprob: float) -> dict[str, Any]:
+    def entry(spelling: bytes, logprob: float | None) -> dict[str, Any]:
         return {"token": _spelled(spelling), "logprob": logprob, "bytes": list(spelling)}
 
     return {
@@ -317,6 +347,18 @@ def _completion_logprobs(tokens: Sequence[Token], offset: int) -> dict[str, Any]
     return {
         "tokens": texts,
         "token_logprobs": [token.logprob for token in tokens],
-        "top_logprobs": [{_spelled(name): value for name, value in token.top} for token in tokens],
+        "top_logprobs": [_top(token) for token in tokens],
         "text_offset": list(accumulate(map(len, texts[:-1]), initial=offset)) if texts else [],
     }
+
+
+def _top(token: Token) -> dict[str, float] | None:
+    """By their texts, of which the likeliest token of each; the one that was chosen among them."""
+    if token.logprob is None:
+        return None
+    found: dict[str, float] = {}
+    for spelling, value in token.top:
+        found.setdefault(_spelled(spelling), value)
+    if token.top:
+        found.setdefault(token.text, token.logprob)
+    return found

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..export.errors import RequestError
+from ..export.errors import ContextLengthError, RequestError
 from ..export.folder import DecoderShape
 from ..export.whole_number import brief, whole_number
 from .banned_strings import BannedStrings, TokenTexts
@@ -118,14 +118,20 @@ def encoded(
 ) -> list[int]:
     """The token ids of ``prompt``; ``start_id`` is what an empty one begins with.
 
-    Raises RequestError for a prompt that is not text or ids, that is longer than the context where
-    the policy ``context`` is "error", or empty without a start id.
+    Raises RequestError for a prompt that is not text or ids, or empty without a start id, and
+    ContextLengthError for one longer than the context where the policy ``context`` is "error".
     """
     vocab_size, context_length = shape.vocab_size, shape.context_length
     if isinstance(prompt, str):
         most = CHARACTERS_PER_TOKEN * context_length
         if context != ERROR:
             most = max(most, MAX_CHARACTERS)
+        elif len(prompt) > most:
+            raise ContextLengthError(
+                f"text has {len(prompt)} characters, expected at most {most}: no more fit into "
+                f"{context_length} tokens (the context length); shorten it, or let the context "
+                "slide"
+            )
         ids = tokenizer.encode(prompt, max_characters=most)
         check_spelled(ids, tokenizer, vocab_size)
     else:
@@ -138,7 +144,7 @@ def encoded(
             )
         ids = [start_id]
     if len(ids) > context_length and context == ERROR:
-        raise RequestError(
+        raise ContextLengthError(
             f"the prompt has {len(ids)} tokens, expected at most {context_length} "
             "(the context length); shorten it, or let the context slide"
         )

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..export.errors import RequestError
+from ..export.errors import ContextLengthError, RequestError
 from ..export.folder import ModelFolder
 from ..export.whole_number import brief, whole_number
 from .chunks import CHUNK_SIZE, chunks
@@ -128,7 +128,7 @@ def start_token(tokenizer: Tokenizer, folder: ModelFolder) -> int | None:
 def check_length(continuation: Sequence[int], context_length: int) -> None:
     """Raises RequestError for more tokens than ``context_length``: they cannot all be scored."""
     if len(continuation) > context_length:
-        raise RequestError(
+        raise ContextLengthError(
             f"the continuation has {len(continuation)} tokens, expected at most {context_length} "
             "(the context length); shorten it"
         )
@@ -171,7 +171,7 @@ class TextScorer:
         pair = encode_pair(self._tokenizer, context, continuation, self._start_id, encode)
         most = self._scorer.context_length + 1  # the last token is predicted, not fed
         if sum(map(len, pair)) > most:
-            raise RequestError(
+            raise ContextLengthError(
                 f"the context has {len(pair[0])} tokens and the continuation {len(pair[1])}, "
                 f"expected at most {most} in all (the context length and the token after it); "
                 "shorten the text"
@@ -215,7 +215,7 @@ class TextScorer:
             raise RequestError("text is '', expected at least one token; give it more text")
         context, ids = encode_pair(self._tokenizer, "", text, self._start_id)
         if len(ids) > self._scorer.context_length:
-            raise RequestError(
+            raise ContextLengthError(
                 f"the text has {len(ids)} tokens, expected at most {self._scorer.context_length} "
                 "(the context length); shorten it"
             )

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ..export.errors import ClosedError, RequestError, ResourceError
+from ..export.errors import ClosedError, ContextLengthError, RequestError, ResourceError
 from ..export.folder import GROWING, DecoderShape, ModelFolder
 from ..export.memory import SMALLER, is_exhaustion, memory_errors
 from ..export.threads import check_threads
@@ -320,7 +320,7 @@ class Session:
         if count == 0:
             raise RequestError("found no token ids, expected at least one")
         if length + count > self.shape.context_length:
-            raise RequestError(
+            raise ContextLengthError(
                 f"found {length} + {count} tokens, expected at most {self.shape.context_length} "
                 "(the context length); shorten the prompt"
             )

@@ -155,11 +155,13 @@ def test_an_answer_has_its_form_and_ends_the_turn(model: pocketlm.Model) -> None
 
 def test_a_conversation_longer_than_the_context_is_refused(model: pocketlm.Model) -> None:
     long = [{"role": "user", "content": "qz" * CONTEXT}]
-    with pytest.raises(pocketlm.RequestError, match="the prompt has .* tokens, expected at most"):
+    with pytest.raises(
+        pocketlm.ContextLengthError, match="the prompt has .* tokens, expected at most"
+    ):
         model.chat(long)
     long[0]["content"] *= 9
     with pytest.raises(
-        pocketlm.RequestError, match="messages have .* characters, expected at most"
+        pocketlm.ContextLengthError, match="messages have .* characters, expected at most"
     ):
         model.chat(long)
 

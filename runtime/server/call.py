@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 from ...export.errors import RequestError
 from ...export.strict_json import parse_json_object
 from .errors import ApiError, told
+from .wrong_body import wrong
 
 if TYPE_CHECKING:
     from .service import Service
@@ -22,7 +23,7 @@ JSON = b"application/json"
 EVENTS = b"text/event-stream; charset=utf-8"
 DONE = b"data: [DONE]\n\n"
 
-Found = TypeVar("Found")
+Found = TypeVar("Found", bound=msgspec.Struct)
 
 
 @dataclass(frozen=True)
@@ -133,23 +134,7 @@ def parsed(data: bytes, kind: type[Found]) -> Found:
     try:
         return msgspec.convert(found, kind)
     except msgspec.ValidationError as error:
-        raise _wrong(str(error)) from error
-
-
-def _wrong(message: str) -> ApiError:
-    """Of "Expected `int`, got `str` - at `$.max_tokens`" or "… contains unknown field `x`"."""
-    problem, _, place = message.partition(" - at ")
-    param = place.strip("`").removeprefix("$").removeprefix(".") or None
-    unknown = problem.partition("unknown field ")[2].strip("`")
-    if unknown:
-        param = f"{param}.{unknown}" if param else unknown
-        told = f"found the field {param!r:.80}, expected one that is known here; leave it out"
-        return ApiError(400, told, param=param, code="unknown_parameter")
-    missing = problem.partition("missing required field ")[2].strip("`")
-    if missing:
-        param = f"{param}.{missing}" if param else missing
-        return ApiError(400, f"found no {param}, expected it in the body; add it", param=param)
-    return ApiError(400, f"{param or 'the body'}: {problem[:1].lower()}{problem[1:]}", param=param)
+        raise wrong(error, found, kind) from error
 
 
 async def until_gone(work: Callable[[], Any], receive: Receive) -> None:

@@ -24,6 +24,9 @@ class Endpoint:
     body        the type of what is sent there; None where nothing is
     summary     what its description in the OpenAPI document says
     is_open     whether it is there for those without a key
+    answer      the type of what it answers with; None: a JSON object, or no JSON
+    answers_in  the media type of that
+    streams     whether it may also answer with events
     """
 
     method: str
@@ -32,6 +35,9 @@ class Endpoint:
     summary: str
     body: type[msgspec.Struct] | None = None
     is_open: bool = False
+    answer: type[msgspec.Struct] | None = None
+    answers_in: str = "application/json"
+    streams: bool = False
 
     def app(self, service: Service) -> Application:
         """The application that serves it."""

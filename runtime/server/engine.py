@@ -8,27 +8,32 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
 from ..model import Model
 from ..request import Request
-from ..scheduler import Job
+from ..scheduler import Job, Listener
 from ..text import Piece
-from .errors import busy
+from .alone import Alone, AloneJob
+from .errors import ApiError, busy
 from .settings import Settings
+
+MakeJob = Callable[[Listener], Job]
 
 
 class Engine:
     """Runs the texts of one model; for one event loop.
 
     num_held    texts that run, wait, or are about to
+    alone       what runs beside them
     """
 
     def __init__(self, model: Model, settings: Settings) -> None:
         self.model = model
         self.num_held = 0
+        self.alone = Alone()
         self._most = settings.parallel + settings.most_waiting
         self._background = model.new_background(
             rows=settings.parallel,
@@ -41,7 +46,17 @@ class Engine:
 
     @contextmanager
     def room(self, count: int) -> Iterator[Room]:
-        """Room for ``count`` texts, until the block ends and they have. Raises ApiError (429)."""
+        """Room for ``count`` texts, until the block ends and they have.
+
+        Raises ApiError (429), and (400) for more than there is ever room for.
+        """
+        if count > self._most:
+            raise ApiError(
+                400,
+                f"the request asks for {count} texts, expected at most {self._most}: what one "
+                "model's queue has room for; ask for fewer at once",
+                param="n",
+            )
         if self.num_held + count > self._most:
             raise busy(
                 f"the model has {self.num_held} texts under way, expected at most {self._most} "
@@ -63,7 +78,10 @@ class Engine:
     def run(self, job: Job) -> None:
         """Raises ResourceError where there can be no thread, ClosedError for a closed model."""
         self.model.session.check_usable()
-        self._background.run(job)
+        if isinstance(job, AloneJob):
+            self.alone.run(job)
+        elif not job.done:
+            self._background.run(job)
 
     def _deliver(self) -> None:
         self._called = False
@@ -82,10 +100,17 @@ class Room:
         engine.num_held += count
 
     def start(self, requests: Sequence[Request]) -> Texts:
-        """Runs them."""
-        texts = Texts(self._engine, requests)
+        """Runs them together with others."""
+        new_job = self._engine.model.new_job
+        return self.start_jobs(
+            [lambda listener, one=one: new_job(one, listener=listener) for one in requests]
+        )
+
+    def start_jobs(self, makers: Sequence[MakeJob]) -> Texts:
+        """Runs the job that each makes, given who is to be told its pieces."""
+        texts = Texts(self._engine, makers)
         self._texts.append(texts)
-        self._unused -= len(requests)
+        self._unused -= len(makers)
         texts.start()
         return texts
 
@@ -102,14 +127,11 @@ class Texts:
     jobs    a ``Job`` of each
     """
 
-    def __init__(self, engine: Engine, requests: Sequence[Request]) -> None:
+    def __init__(self, engine: Engine, makers: Sequence[MakeJob]) -> None:
         self._engine = engine
         self._arrived: deque[tuple[int, Piece | None]] = deque()
         self._news = asyncio.Event()
-        self.jobs = [
-            engine.model.new_job(request, listener=partial(engine.tell, self, index))
-            for index, request in enumerate(requests)
-        ]
+        self.jobs = [make(partial(engine.tell, self, index)) for index, make in enumerate(makers)]
 
     def start(self) -> None:
         """Has them join the others."""

@@ -1,40 +1,55 @@
-"""What completions and chats have in common: a body becomes requests, pieces become events."""
+"""What completions and chats have in common: a body becomes texts, pieces become events."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
-from .. import openai_form
-from ..openai_form import OpenAIRequest, choice, finish_reason, logprobs_of, token_logprobs, usage
-from ..request import ChatPrompt, Request
-from ..text import Piece
-from .bodies import Chat, Completion, fields_of
+from ..cancellation import Cancellation
+from ..model import Model
+from ..openai_form import Echo, choice, finish_reason, logprobs_of, token_logprobs
+from ..sequence import Step
+from ..text import Piece, Result, Timings
+from .asking import Asked, Terms, beams_found, make_asked, scored
+from .bodies import Chat, Completion
 from .call import DONE, Call, event_of
+from .details import details_of, steps_of, tokens_told
 from .engine import Engine, Texts
+from .errors import ApiError
+from .pool import Pool
 from .service import Service
 
-# Decided here, and not by the model.
-OURS = ("stream", "n", "best_of", "echo", "suffix", "tools", "tool_choice")
+Told = TypeVar("Told")
 
 
 async def generate(call: Call, *, chat: bool) -> None:
     """Answers with the texts that ``call.body`` asks for, at once or as they come."""
     body: Completion | Chat = call.body
-    count = body.n or 1
-    async with call.service.pool.use(body.model) as engine:
-        with engine.room(count) as room:
-            asked, requests = await prepared(call.service, partial(_requests, engine, body, count))
-            texts = room.start(requests)
-            reply = Reply(call, engine, asked, texts, chat=chat)
+    terms = Terms.of(body)
+    pool = call.service.pool
+    async with pool.use(body.model) as engine, _drafting(pool, body.draft) as draft:
+        with engine.room(terms.num_texts) as room:
+            make = partial(make_asked, engine.model, body, terms, draft)
+            asked: Asked = await prepared(call.service, make)
+            reply = Reply(call, engine, asked, terms, chat=chat)
+            if terms.beams is not None:
+                search = partial(beams_found, engine.model, asked, terms)
+                return await call.answer(reply.whole(await engine.alone.call(search)))
+            texts = room.start_jobs(asked.makers)
+            if terms.echo and asked.logprobs is not None:
+                score: Callable[[Cancellation], list[Echo]] = partial(scored, engine.model, asked)
+                reply.echoes = await engine.alone.call(score)
             if body.stream:
                 options = body.stream_options
-                await call.stream(reply.events(bool(options and options.include_usage)))
+                await call.stream(reply.events(texts, bool(options and options.include_usage)))
             else:
-                await call.answer(await reply.whole())
+                jobs = await texts.finished()
+                await call.answer(reply.whole([job.so_far() for job in jobs]))
 
 
 async def prepared(service: Service, make: Callable[[], Any]) -> Any:
@@ -42,80 +57,167 @@ async def prepared(service: Service, make: Callable[[], Any]) -> Any:
     return await asyncio.get_running_loop().run_in_executor(service.preparing, make)
 
 
-def _requests(
-    engine: Engine, body: Completion | Chat, count: int
-) -> tuple[OpenAIRequest, list[Request]]:
-    """Of each text; raises RequestError."""
-    given = {name: value for name, value in fields_of(body).items() if name not in OURS}
-    url = openai_form.CHAT if isinstance(body, Chat) else openai_form.COMPLETION
-    asked = openai_form.read_request(url, given)
-    model = engine.model
-    prompt: ChatPrompt | Any = asked.prompt
-    if asked.messages is not None:
-        prompt = model.chat_prompt(asked.messages)
-    request = model.request(prompt, **asked.options)
-    return asked, [request.seeded(place) for place in range(count)]
+@asynccontextmanager
+async def _drafting(pool: Pool, name: str | None) -> AsyncIterator[Model | None]:
+    """The model of that name, to guess with; None: none is asked for."""
+    if name is None:
+        yield None
+        return
+    try:
+        pool.find(name)
+    except ApiError as error:
+        raise ApiError(error.status, error.message, param="draft", code=error.code) from error
+    async with pool.use(name) as engine:
+        yield engine.model
 
 
 class Reply:
-    """The answer in OpenAI's form."""
+    """The answer in OpenAI's form.
+
+    echoes      of each prompt, what of it is told before each of its texts
+    """
 
     def __init__(
-        self, call: Call, engine: Engine, asked: OpenAIRequest, texts: Texts, *, chat: bool
+        self, call: Call, engine: Engine, asked: Asked, terms: Terms, *, chat: bool
     ) -> None:
-        self._texts = texts
+        self.echoes: Sequence[Echo] = asked.echoes
+        self._model = engine.model
         self._tokenizer = engine.model.tokenizer
+        self._asked = asked
+        self._terms = terms
         self._chat = chat
-        self._logprobs = texts.jobs[0].request.logprobs is not None
-        self._lengths = [0] * len(texts.jobs)  # characters told of each
+        self._logprobs = asked.logprobs is not None
+        self._details = bool(call.body.details)
+        self._with_usage = False
         self._head = {
             "id": f"{'chatcmpl' if chat else 'cmpl'}-{call.id}",
             "created": int(time.time()),
-            "model": asked.model or call.service.pool.names[0],
+            "model": asked.form.model or call.service.pool.names[0],
         }
 
-    async def whole(self) -> dict[str, Any]:
-        """All texts, once they have ended."""
-        jobs = await self._texts.finished()
-        return {
+    def whole(self, results: Sequence[Result]) -> dict[str, Any]:
+        """All texts, once they have ended; those of one prompt after the other."""
+        groups = self._by_prompt(results)
+        kept = [
+            (place, result)
+            for place, group in enumerate(groups)
+            for result in best(group, self._terms.kept)
+        ]
+        told = {
             **self._head,
             "object": "chat.completion" if self._chat else "text_completion",
-            "choices": [
-                choice(job.so_far(), self._tokenizer, chat=self._chat, index=index)
-                for index, job in enumerate(jobs)
-            ],
-            "usage": usage([job.timings for job in jobs]),
+            "choices": [self._choice(i, result, place) for i, (place, result) in enumerate(kept)],
+            "usage": usage(self._by_prompt([result.timings for result in results])),
         }
+        if self._details:
+            told["details"] = self._detailed(
+                [(result.finish_reason, result.timings) for _, result in kept]
+            )
+        return told
 
-    async def events(self, with_usage: bool) -> AsyncIterator[bytes]:
+    async def events(self, texts: Texts, with_usage: bool) -> AsyncIterator[bytes]:
         """Each piece as it comes."""
-        if self._chat:
-            for index in range(len(self._texts.jobs)):
+        self._with_usage = with_usage
+        jobs = texts.jobs
+        lengths = [len(self._echo(index).text) for index in range(len(jobs))]
+        for index in range(len(jobs)):
+            if self._chat:
                 yield self._chunk(index, {"role": "assistant", "content": ""})
-        async for index, piece in self._texts:
+            elif self._terms.echo:
+                echo = self._echo(index)
+                yield self._chunk(index, echo.text, echo.steps, echo.steps)
+        async for index, piece in texts:
             if piece is None:
-                reason = finish_reason(self._texts.jobs[index].finish_reason)
+                reason = finish_reason(jobs[index].finish_reason)
                 yield self._chunk(index, {} if self._chat else "", reason=reason)
             else:
                 delta = {"content": piece.text} if self._chat else piece.text
-                yield self._chunk(index, delta, piece)
+                spelled = self._spelled(index, piece)
+                yield self._chunk(index, delta, piece.steps, spelled, lengths[index])
+                lengths[index] += len(piece.text)
+        last: dict[str, Any] = {}
         if with_usage:
-            told = usage([job.timings for job in self._texts.jobs])
-            yield event_of({**self._named(), "choices": [], "usage": told})
+            last["usage"] = usage(self._by_prompt([job.timings for job in jobs]))
+        if self._details:
+            last["details"] = self._detailed([(job.finish_reason, job.timings) for job in jobs])
+        if last:
+            yield event_of({**self._named(), "choices": [], **last})
         yield DONE
 
+    def _choice(self, index: int, result: Result, place: int) -> dict[str, Any]:
+        echo, end_ids = self.echoes[place], self._asked.requests[place].end_ids
+        if not self._logprobs:  # they may have been needed to choose the best
+            result = replace(result, logprobs=None, top_logprobs=None)
+        told = choice(
+            result, self._tokenizer, chat=self._chat, index=index, echo=echo, end_ids=end_ids
+        )
+        if self._details:
+            steps = [*echo.steps, *steps_of(result)]
+            told["tokens"] = tokens_told(steps, self._tokenizer)
+        return told
+
     def _chunk(
-        self, index: int, delta: Any, piece: Piece | None = None, reason: str | None = None
+        self,
+        index: int,
+        delta: Any,
+        steps: Sequence[Step] = (),
+        spelled: Sequence[Step] = (),
+        offset: int = 0,
+        reason: str | None = None,
     ) -> bytes:
-        logprobs = None
-        if self._logprobs and piece is not None:
-            tokens = token_logprobs(piece.steps, self._tokenizer)
-            logprobs = logprobs_of(tokens, chat=self._chat, offset=self._lengths[index])
-            self._lengths[index] += len(piece.text)
-        field = "delta" if self._chat else "text"
-        told = {"index": index, field: delta, "logprobs": logprobs, "finish_reason": reason}
-        return event_of({**self._named(), "choices": [told]})
+        """``spelled`` are those of the ``steps`` that are text, ``offset`` characters after all."""
+        told = {"index": index, "delta" if self._chat else "text": delta, "logprobs": None}
+        if self._logprobs and spelled:
+            tokens = token_logprobs(spelled, self._tokenizer)
+            told["logprobs"] = logprobs_of(tokens, chat=self._chat, offset=offset)
+        told["finish_reason"] = reason
+        if self._details:
+            told["tokens"] = tokens_told(steps, self._tokenizer)
+        unknown = {"usage": None} if self._with_usage else {}
+        return event_of({**self._named(), "choices": [told], **unknown})
+
+    def _spelled(self, index: int, piece: Piece) -> list[Step]:
+        """The tokens of a piece that are text."""
+        end_ids = self._asked.requests[index // self._terms.computed].end_ids
+        return [step for step in piece.steps if step.token not in end_ids]
+
+    def _echo(self, index: int) -> Echo:
+        """What comes before a text."""
+        return self.echoes[index // self._terms.computed]
+
+    def _by_prompt(self, told: Sequence[Told]) -> list[Sequence[Told]]:
+        """What is told of each text, those of one prompt together."""
+        count = self._terms.computed
+        return [told[start : start + count] for start in range(0, len(told), count)]
+
+    def _detailed(self, ends: Sequence[tuple[str | None, Timings]]) -> dict[str, Any]:
+        prompts = [request.prompt_ids for request in self._asked.requests]
+        return details_of(self._model, prompts, ends)
 
     def _named(self) -> dict[str, Any]:
         kind = "chat.completion.chunk" if self._chat else "text_completion"
         return {**self._head, "object": kind}
+
+
+def best(results: Sequence[Result], count: int) -> Sequence[Result]:
+    """The ``count`` with the highest mean logprob, the best first; all of them as they are."""
+    if len(results) <= count:
+        return results
+    return sorted(results, key=_mean, reverse=True)[:count]
+
+
+def _mean(result: Result) -> float:
+    logprobs = result.logprobs or [-result.index]  # of beams, which come in order
+    return sum(logprobs) / len(logprobs)
+
+
+def usage(groups: Sequence[Sequence[Timings]]) -> dict[str, Any]:
+    """The tokens of several texts after each of several prompts, which are counted once."""
+    prompt = sum(group[0].prompt_tokens for group in groups)
+    new = sum(timings.new_tokens for group in groups for timings in group)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": new,
+        "total_tokens": prompt + new,
+        "prompt_tokens_details": {"cached_tokens": sum(group[0].reused_tokens for group in groups)},
+    }

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pocketlm.export.errors import (
         CheckpointError,
         ClosedError,
+        ContextLengthError,
         HubError,
         MissingExtraError,
         ModelFolderError,
@@ -68,6 +69,7 @@ _HOMES = {
     "pocketlm.export.errors": [
         "CheckpointError",
         "ClosedError",
+        "ContextLengthError",
         "HubError",
         "MissingExtraError",
         "ModelFolderError",
@@ -86,6 +88,7 @@ __all__ = [
     "CheckpointError",
     "Classifier",
     "ClosedError",
+    "ContextLengthError",
     "FallbackWarning",
     "HubError",
     "Job",

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import pocketlm
 from pocketlm.export.checkpoint import open_checkpoint
-from pocketlm.export.errors import NumericsError, RequestError
+from pocketlm.export.errors import ContextLengthError, NumericsError, RequestError
 from pocketlm.export.writing import export_model
 from pocketlm.quantize.run import precision_of
 from pocketlm.runtime.arena import Cache
@@ -230,7 +230,7 @@ def test_a_context_length_the_model_lacks_is_refused(tiny_session: Session, leng
 
 
 def test_a_continuation_longer_than_the_context_is_refused(tiny_session: Session) -> None:
-    with pytest.raises(RequestError, match="161 tokens, expected at most 160 "):
+    with pytest.raises(ContextLengthError, match="161 tokens, expected at most 160 "):
         Scorer(tiny_session).score([1], [2] * 161)
 
 
@@ -315,11 +315,12 @@ def test_what_does_not_fit_into_the_context_is_refused_with_its_tokens(
     # A token each.
     assert tiny_model.score("a" * 150, ["a" * 11])[0].truncated == 0
     with pytest.raises(
-        RequestError, match="has 150 tokens and the continuation 12, expected at most 161 in all"
+        ContextLengthError,
+        match="has 150 tokens and the continuation 12, expected at most 161 in all",
     ):
         tiny_model.score("a" * 150, ["a" * 12])
     assert len(tiny_model.logprobs("a" * 160).logprobs) == 160
-    with pytest.raises(RequestError, match="the text has 161 tokens, expected at most 160"):
+    with pytest.raises(ContextLengthError, match="the text has 161 tokens, expected at most 160"):
         tiny_model.logprobs("a" * 161)
 
 

@@ -20,7 +20,7 @@ from forks import in_a_fork
 from model_folders import with_manifest
 from numpy.typing import NDArray
 
-from pocketlm.export.errors import ModelFolderError, PocketLMError, RequestError
+from pocketlm.export.errors import ContextLengthError, ModelFolderError, PocketLMError, RequestError
 from pocketlm.export.folder import ModelFolder
 from pocketlm.runtime.session import Session
 
@@ -99,7 +99,7 @@ def test_wrong_ids_are_refused_with_the_numbers(
 def test_a_full_context_is_refused_and_stays_usable(tiny_session: Session) -> None:
     cache = tiny_session.new_cache()
     tiny_session.step([1] * 159, cache)
-    with pytest.raises(RequestError, match=r"found 159 \+ 2 tokens, expected at most 160"):
+    with pytest.raises(ContextLengthError, match=r"found 159 \+ 2 tokens, expected at most 160"):
         tiny_session.step([1, 2], cache)
     tiny_session.step([1], cache)
     assert cache.length == 160

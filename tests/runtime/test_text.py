@@ -13,7 +13,7 @@ from checkpoint_files import gpt2_config, write_checkpoint
 
 import pocketlm
 from pocketlm.export.checkpoint import open_checkpoint
-from pocketlm.export.errors import NumericsError, RequestError
+from pocketlm.export.errors import ContextLengthError, NumericsError, RequestError
 from pocketlm.export.writing import export_model
 from pocketlm.runtime.bound_graph import BoundGraph
 from pocketlm.runtime.cancellation import Cancellation
@@ -195,12 +195,12 @@ def test_a_prompt_may_fill_the_context(tiny_model: Model) -> None:
 @pytest.mark.parametrize("prompt", [[5] * 161, "0" * 161])
 def test_a_longer_prompt_is_refused_with_both_numbers(tiny_model: Model, prompt: Any) -> None:
     message = r"the prompt has 161 tokens, expected at most 160 \(the context length\)"
-    with pytest.raises(RequestError, match=message):
+    with pytest.raises(ContextLengthError, match=message):
         start(tiny_model, prompt)
 
 
 def test_a_far_longer_text_is_refused_before_it_is_tokenized(tiny_model: Model) -> None:
-    with pytest.raises(RequestError, match="text has 3000 characters, expected at most 2560"):
+    with pytest.raises(ContextLengthError, match="text has 3000 characters, expected at most 2560"):
         start(tiny_model, "e" * 3000)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from ..answers import Answered
 from ..bodies import Chat
 from ..endpoint import Endpoint
 from ..generating import generate
@@ -14,4 +15,6 @@ ENDPOINT = Endpoint(
     partial(generate, chat=True),
     "Answers a conversation, by the model's chat template.",
     body=Chat,
+    answer=Answered,
+    streams=True,
 )

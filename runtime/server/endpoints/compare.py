@@ -9,20 +9,17 @@ from typing import Any
 from ...cancellation import Cancellation
 from ...comparing import Comparison, compare
 from ...model import Model
+from ...openai_form import told_logprob
 from ...scoring import Scorer
+from ..answers import Compared
 from ..bodies import Compare
 from ..call import Call
-from ..computing import computed
 from ..endpoint import Endpoint
 from ..errors import ApiError
 
 
 async def _compare(call: Call) -> None:
     names = call.body.models
-    if len(names) not in (1, 2):
-        raise ApiError(
-            400, f"models has {len(names)} names, expected one or two; name them", param="models"
-        )
     async with AsyncExitStack() as stack:
         engines = {}
         # In one order for all, so that of two requests neither waits for what the other has.
@@ -30,7 +27,7 @@ async def _compare(call: Call) -> None:
             engines[name] = await stack.enter_async_context(call.service.pool.use(name))
             stack.enter_context(engines[name].room(1))
         models = {name: engines[name].model for name in names}
-        found = await computed(call.service, partial(_found, models, call.body))
+        found = await engines[names[0]].alone.call(partial(_found, models, call.body))
     await call.answer({"object": "comparison", "models": names, **found})
 
 
@@ -39,7 +36,11 @@ def _found(models: dict[str, Model], body: Compare, cancellation: Cancellation) 
     _check_alike(models)
     asked = [models[name] for name in body.models]
     if (body.text is None) == (body.token_ids is None):
-        raise ApiError(400, "found text and token_ids, or neither, expected one of them")
+        raise ApiError(
+            400,
+            "found text and token_ids, or neither, expected one of them; give one",
+            param="text",
+        )
     most = min(model.session.shape.context_length for model in asked)
     text = body.token_ids if body.text is None else body.text
     ids = list(asked[0].request(text, max_tokens=1).prompt_ids)
@@ -96,7 +97,7 @@ def _told(model: Model, ids: list[int], found: Comparison) -> list[dict[str, Any
             {
                 "id": token,
                 "text": texts[place + 1],
-                "logprobs": found.logprobs[:, place].tolist(),
+                "logprobs": [told_logprob(value) for value in found.logprobs[:, place].tolist()],
                 "best": [{"id": other, "text": model.tokenizer.decode([other])} for other in best],
                 "kl": None if found.kl is None else float(found.kl[place]),
             }
@@ -110,4 +111,5 @@ ENDPOINT = Endpoint(
     _compare,
     "Tells how likely one model, or two, find every token of a text, and how far they differ.",
     body=Compare,
+    answer=Compared,
 )

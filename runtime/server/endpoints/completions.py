@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from ..answers import Completed
 from ..bodies import Completion
 from ..endpoint import Endpoint
 from ..generating import generate
@@ -14,4 +15,6 @@ ENDPOINT = Endpoint(
     partial(generate, chat=False),
     "Continues a text.",
     body=Completion,
+    answer=Completed,
+    streams=True,
 )

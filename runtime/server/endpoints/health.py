@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..answers import Health
 from ..call import Call
 from ..endpoint import Endpoint
 
@@ -10,4 +11,6 @@ async def _health(call: Call) -> None:
     await call.answer({"status": "ok"})
 
 
-ENDPOINT = Endpoint("GET", "/health", _health, "Whether the server answers.", is_open=True)
+ENDPOINT = Endpoint(
+    "GET", "/health", _health, "Whether the server answers.", is_open=True, answer=Health
+)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..answers import ServedModel, ServedModels
 from ..call import Call
 from ..endpoint import Endpoint
 from ..pool import Served
@@ -37,5 +38,7 @@ def _told(call: Call, served: Served) -> dict[str, Any]:
     return found
 
 
-LIST = Endpoint("GET", "/v1/models", _list, "The models that may be asked for.")
-ONE = Endpoint("GET", "/v1/models/{name:path}", _one, "One of them.")
+LIST = Endpoint(
+    "GET", "/v1/models", _list, "The models that may be asked for.", answer=ServedModels
+)
+ONE = Endpoint("GET", "/v1/models/{name:path}", _one, "One of them.", answer=ServedModel)

@@ -7,14 +7,13 @@ from functools import partial
 from typing import Any
 
 from ...cancellation import Cancellation
-from ...limits import MOST_LOGPROBS
 from ...model import Model
 from ...next_token import NextTokens, next_logits, next_tokens
 from ...openai_form import biases
 from ...sampling import SamplingOptions
+from ..answers import NextTokens as Answer
 from ..bodies import Next, fields_of
 from ..call import Call
-from ..computing import computed
 from ..endpoint import Endpoint
 from ..errors import ApiError
 
@@ -28,8 +27,7 @@ async def _next(call: Call) -> None:
     body: Next = call.body
     async with call.service.pool.use(body.model) as engine:
         with engine.room(1):
-            work = partial(_found, engine.model, body)
-            found = await computed(call.service, work)
+            found = await engine.alone.call(partial(_found, engine.model, body))
     name = body.model or call.service.pool.names[0]
     await call.answer({"object": "next", "model": name, **found})
 
@@ -37,18 +35,16 @@ async def _next(call: Call) -> None:
 def _found(model: Model, body: Next, cancellation: Cancellation) -> dict[str, Any]:
     """The answer; raises ApiError and RequestError for a body that cannot be."""
     count = SHOWN if body.top is None else body.top
-    if not 0 <= count <= MOST_LOGPROBS:
-        raise ApiError(400, f"top is {count}, expected 0 to {MOST_LOGPROBS}", param="top")
     given = {name: value for name, value in fields_of(body).items() if name not in OURS}
     if "logit_bias" in given:
         given["logit_bias"] = biases(given["logit_bias"])
-    request = model.request(body.prompt, max_tokens=1, **given)
+    request = model.request(body.prompt or "", max_tokens=1, **given)
     length = len(request.prompt_ids)
     generated = body.generated or 0
-    if not 0 <= generated <= length:
+    if generated > length:
         raise ApiError(
             400,
-            f"generated is {generated}, expected 0 to {length}, the tokens of the prompt",
+            f"generated is {generated}, expected 0 to {length} (the prompt); lower it",
             param="generated",
         )
     logits = next_logits(model.session, request, model.prefix_cache, cancellation)
@@ -87,4 +83,5 @@ ENDPOINT = Endpoint(
     _next,
     "Tells what may come next after a text, before and after the sampling options.",
     body=Next,
+    answer=Answer,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..answers import Recipes
 from ..call import Call
 from ..endpoint import Endpoint
 
@@ -10,4 +11,6 @@ async def _recipes(call: Call) -> None:
     await call.answer({"object": "list", "data": list(call.service.recipes)})
 
 
-ENDPOINT = Endpoint("GET", "/recipes", _recipes, "Prompts with examples, to begin with.")
+ENDPOINT = Endpoint(
+    "GET", "/recipes", _recipes, "Prompts with examples, to begin with.", answer=Recipes
+)

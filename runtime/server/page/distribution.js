@@ -18,7 +18,7 @@ export function drawDistribution(root, { tokens, others, num_left: left }) {
       make(
         "thead",
         {},
-        make("tr", {}, head("Word"), make("td", {}), head("Model’s", "own"), head("Drawn", "left")),
+        make("tr", {}, head("Word"), make("td", {}), head("Model", "own"), head("Drawn", "left")),
       ),
       make("tbody", {}, ...rows, row({ probability: others.probability, left: others.left }, `${count(others.count)} others`, end, "others")),
     ),

@@ -1,0 +1,79 @@
+"""What a request with ``details`` gets beside OpenAI's form: tokens, ends, timings, the model.
+
+Each choice, or chunk of one, has its "tokens"; the whole answer, or the last chunk, its "details".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from ...export.memory import peak_rss_bytes
+from ..model import Model
+from ..openai_form import told_logprob
+from ..sequence import Step
+from ..text import Result, Timings
+from ..tokenizer import Tokenizer
+
+
+def tokens_told(steps: Iterable[Step], tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    """Each token by id and text, end tokens included; ``logprob`` is null unless asked for."""
+
+    def named(token: int, logprob: float | None) -> dict[str, Any]:
+        spelling = tokenizer.token_bytes(token, skip_special_tokens=False)
+        told = None if logprob is None else told_logprob(logprob)
+        return {"id": token, "text": spelling.decode("utf-8", "replace"), "logprob": told}
+
+    return [
+        named(step.token, step.logprob) | {"top": [named(*other) for other in step.top]}
+        for step in steps
+    ]
+
+
+def steps_of(result: Result) -> Iterator[Step]:
+    """All of its tokens."""
+    count = len(result.token_ids)
+    logprobs: Sequence[float | None] = result.logprobs or [None] * count
+    tops = result.top_logprobs or [()] * count
+    for token, logprob, top in zip(result.token_ids, logprobs, tops, strict=True):
+        yield Step(token, logprob, 0.0, top=top)
+
+
+def details_of(
+    model: Model, prompts: Sequence[Sequence[int]], ends: Iterable[tuple[str | None, Timings]]
+) -> dict[str, Any]:
+    """Of an answer with the texts that ended so; one prompt is told as it is, several as a list."""
+    ids = [list(prompt) for prompt in prompts]
+    return {
+        "prompt_token_ids": ids[0] if len(ids) == 1 else ids,
+        "choices": [
+            {"finish_reason": reason, "timings": timings_told(timings)} for reason, timings in ends
+        ],
+        "model": model_told(model),
+    }
+
+
+def timings_told(timings: Timings) -> dict[str, Any]:
+    """All of them, and their rates."""
+    rates = {"prefill_rate": timings.prefill_rate, "decode_rate": timings.decode_rate}
+    return asdict(timings) | rates
+
+
+def model_told(model: Model) -> dict[str, Any]:
+    """What it is, and how it is computed."""
+    session, manifest = model.session, model.folder.manifest
+    return {
+        "architecture": manifest.architecture,
+        "precision": manifest.precision.name,
+        "context_length": session.shape.context_length,
+        "load_seconds": model.load_seconds,
+        "threads": session.threads,
+        "provider": session.place.name,
+        "kv": session.kv,
+        "prefill": session.prefill,
+        "prefill_note": session.prefill_note,
+        "fallback": model.fallback,
+        "peak_rss_bytes": peak_rss_bytes(),
+        "end_ids": sorted(model.end_ids),
+    }

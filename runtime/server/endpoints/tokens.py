@@ -1,0 +1,67 @@
+"""/tokenize and /detokenize: a text as a model reads it, and back."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from ...model import Model
+from ..answers import Text, Tokens
+from ..bodies import Detokenize, Tokenize
+from ..call import Call
+from ..endpoint import Endpoint
+from ..errors import ApiError
+from ..generating import prepared
+
+
+async def _tokenize(call: Call) -> None:
+    body: Tokenize = call.body
+    if (body.prompt is None) == (body.messages is None):
+        both = "neither prompt nor messages" if body.prompt is None else "prompt and messages"
+        raise ApiError(400, f"found {both} in the body, expected one of them", param="prompt")
+    if body.messages is not None and body.add_special_tokens is not None:
+        raise ApiError(
+            400,
+            "found add_special_tokens with messages, expected it with prompt: the chat template "
+            "writes them; leave it out",
+            param="add_special_tokens",
+        )
+    async with call.service.pool.use(body.model) as engine:
+        await call.answer(await prepared(call.service, partial(_tokens, engine.model, body)))
+
+
+def _tokens(model: Model, body: Tokenize) -> dict[str, Any]:
+    if body.messages is not None:
+        ids = model.chat_prompt(body.messages).token_ids
+    else:
+        special = body.add_special_tokens is not False
+        ids = model.tokenizer.encode(body.prompt or "", add_special_tokens=special)
+    told: dict[str, Any] = {"tokens": ids, "count": len(ids)}
+    if body.texts:
+        spelled = [model.tokenizer.token_bytes(one, skip_special_tokens=False) for one in ids]
+        told["texts"] = [spelling.decode("utf-8", "replace") for spelling in spelled]
+    return told
+
+
+async def _detokenize(call: Call) -> None:
+    body: Detokenize = call.body
+    async with call.service.pool.use(body.model) as engine:
+        decode = partial(
+            engine.model.tokenizer.decode,
+            body.tokens,
+            skip_special_tokens=bool(body.skip_special_tokens),
+        )
+        await call.answer({"text": await prepared(call.service, decode)})
+
+
+TOKENIZE = Endpoint(
+    "POST",
+    "/tokenize",
+    _tokenize,
+    "The tokens of a text or a conversation.",
+    body=Tokenize,
+    answer=Tokens,
+)
+DETOKENIZE = Endpoint(
+    "POST", "/detokenize", _detokenize, "The text of tokens.", body=Detokenize, answer=Text
+)
