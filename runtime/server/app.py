@@ -9,8 +9,21 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from .endpoint import Endpoint
-from .endpoints import chat, completions, document, embeddings, health, models, score, tokens
-from .errors import ApiError
+from .endpoints import (
+    chat,
+    compare,
+    completions,
+    document,
+    embeddings,
+    health,
+    models,
+    next,
+    page,
+    recipes,
+    score,
+    tokens,
+)
+from .errors import ApiError, told
 from .guard import Guard
 from .service import Service
 
@@ -18,6 +31,7 @@ ENDPOINTS: list[Endpoint] = [
     *(health.ENDPOINT, models.LIST, models.ONE),
     *(completions.ENDPOINT, chat.ENDPOINT, embeddings.ENDPOINT),
     *(tokens.TOKENIZE, tokens.DETOKENIZE, score.ENDPOINT),
+    *(next.ENDPOINT, compare.ENDPOINT, recipes.ENDPOINT),
 ]
 DOCUMENT = document.endpoint_for(ENDPOINTS)
 ENDPOINTS.append(DOCUMENT)
@@ -25,15 +39,23 @@ ENDPOINTS.append(DOCUMENT)
 
 def make_app(service: Service) -> Guard:
     """The application of ``service``."""
+    served = [*ENDPOINTS, *page.ENDPOINTS]
     routes = [
         Route(endpoint.path, endpoint.app(service), methods=[endpoint.method])
-        for endpoint in ENDPOINTS
+        for endpoint in served
     ]
-    app = Starlette(routes=routes, exception_handlers={HTTPException: _refused})
-    return Guard(app, service, [endpoint.path for endpoint in ENDPOINTS if endpoint.is_open])
+
+    async def bug(request: Request, error: Exception) -> Response:
+        service.log.failed(request.state.request_id, error)
+        answer = told(error)
+        return JSONResponse(answer.body, answer.status, answer.headers)
+
+    app = Starlette(routes=routes, exception_handlers={HTTPException: _refused, Exception: bug})
+    app.router.redirect_slashes = False  # to an address of what the client says our name is
+    return Guard(app, service, routes, [endpoint.is_open for endpoint in served])
 
 
-def _refused(request: Request, error: Exception) -> Response:
+async def _refused(request: Request, error: Exception) -> Response:
     """What no endpoint is for."""
     assert isinstance(error, HTTPException)
     if error.status_code == 404:

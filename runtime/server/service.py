@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 from .log import Log
 from .pool import Pool
@@ -14,12 +16,15 @@ from .settings import Settings
 class Service:
     """A server's models, settings and log.
 
+    recipes     prompts with examples, for those who begin with one: mappings of "name", "title",
+                "prompt" with a place {text}, "example" for that place, and "stop"
     preparing   threads that make requests: tokenizing, rendering and compiling forms take time
     """
 
     pool: Pool
     settings: Settings
     log: Log
+    recipes: Sequence[Mapping[str, Any]] = ()
     preparing: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(2, "preparing")
     )
