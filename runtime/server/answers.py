@@ -80,6 +80,18 @@ class Answered(msgspec.Struct):
     usage: Usage
 
 
+class Responded(msgspec.Struct):
+    """An answer to a conversation, by OpenAI's newer interface."""
+
+    id: str
+    object: str
+    created_at: int
+    status: str
+    model: str
+    output: list[dict[str, Any]]
+    usage: dict[str, Any] | None
+
+
 class Tokens(msgspec.Struct):
     """The tokens of a text."""
 

@@ -20,6 +20,7 @@ from .endpoints import (
     next,
     page,
     recipes,
+    responses,
     score,
     tokens,
 )
@@ -29,7 +30,7 @@ from .service import Service
 
 ENDPOINTS: list[Endpoint] = [
     *(health.ENDPOINT, models.LIST, models.ONE),
-    *(completions.ENDPOINT, chat.ENDPOINT, embeddings.ENDPOINT),
+    *(completions.ENDPOINT, chat.ENDPOINT, responses.ENDPOINT, embeddings.ENDPOINT),
     *(tokens.TOKENIZE, tokens.DETOKENIZE, score.ENDPOINT),
     *(next.ENDPOINT, compare.ENDPOINT, recipes.ENDPOINT),
 ]

@@ -40,6 +40,7 @@ _PLAIN_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 class Guard:
     """An ASGI application before another one, which serves ``routes``; some of them ``are_open``.
 
+    routes      each, and whether it is there for those without a key
     draining    whether the server is ending: nothing new is taken
     """
 
@@ -53,7 +54,7 @@ class Guard:
         self._app = app
         self._service = service
         self._settings = service.settings
-        self._routes = list(zip(routes, are_open, strict=True))
+        self.routes = list(zip(routes, are_open, strict=True))
         self._hosts = {host.lower() for host in self._settings.hosts}
         self._origins = {origin.lower() for origin in self._settings.origins}
         self.draining = False
@@ -172,7 +173,7 @@ class Guard:
 
     def _is_open(self, scope: Scope) -> bool:
         """Whether what will be routed to is there for those without a key: asked of the routes."""
-        for route, is_open in self._routes:
+        for route, is_open in self.routes:
             if route.matches(scope)[0] is Match.FULL:
                 return is_open and scope["method"] in ("GET", "HEAD")
         return False
