@@ -98,6 +98,31 @@ def test_what_a_server_writes_is_printed_as_if_here(
     assert comparable(run(*there, "--json").out) == comparable(run(*here, "--json").out)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["Why?", *SEEDED],
+        ["Why?", *SEEDED, "--system", "Short.", "--logprobs", "2"],
+        ["Why?", *SEEDED, "--n", "2", "--logprobs", "0"],
+        ["Why?", *SEEDED, "--choice", "yes,no"],
+        ["Why?", "--max-tokens", "5", "--beams", "3"],
+        ["Why?", *SEEDED, "--template-arg", "enable_thinking=false"],
+    ],
+    ids=lambda words: " ".join(words[1:]),
+)
+def test_an_answer_of_a_server_is_printed_as_if_here(
+    run: Run, chats: Served, chat_folders: dict[str, ModelFolder], words: list[str]
+) -> None:
+    alone = not {"--n", "--beams"} & {*words}
+    folder = str(chat_folders["plain"].path)
+    here = ["run", folder, "--chat", *words, "--threads", "1"] + ["--reproducible"] * alone
+    there = ["run", "--server", chats.url, "plain", "--chat", *words]
+    own = run(*here)
+    assert own.code == 0, own.err
+    assert run(*there) == own
+    assert comparable(run(*there, "--json").out) == comparable(run(*here, "--json").out)
+
+
 def test_a_draft_of_the_server_guesses(run: Run, server: Served) -> None:
     line = ["run", "--server", server.url, "tiny", "the the the the", "--seed", "3"]
     told = json.loads(run(*line, "--draft", "again", "--json").out)
@@ -122,9 +147,9 @@ def test_statistics_of_the_server_are_told(run: Run, server: Served) -> None:
     [
         (["nobody", "the"], "^pocketlm: found no model 'nobody', expected one of: tiny, again$"),
         (["the", "--temperature", "-1"], "temperature"),
-        (["the", "--chat"], "found no chat template"),
+        (["the", "--chat"], "the model has no chat template, expected one to answer by"),
         (["the " * 100], "the prompt has .* expected at most 160 .the context length"),
-        (["a" * 5_000_000], "the body has more than 4,000,000 bytes"),
+        (["a" * 5_000_000], "the body has 5,000,.* bytes, expected at most 4,000,000; shorten it"),
     ],
 )
 def test_what_the_server_refuses_is_told(
