@@ -374,9 +374,15 @@ def test_the_key_is_shown(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_without_a_key_none_is_shown(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("POCKETLM_API_KEY", "")
+    monkeypatch.delenv("POCKETLM_API_KEY", raising=False)
     _, server = ask(run, completion(Reply(text(""))), "x")
     assert "authorization" not in server.asked[0].headers
+
+
+def test_a_variable_without_a_key_is_refused(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POCKETLM_API_KEY", "")
+    ended = run("run", "--server", "http://127.0.0.1:9", "x")
+    assert_refused(ended, "POCKETLM_API_KEY: found no key, expected one line")
 
 
 @pytest.mark.parametrize("content", ["", "\n", "two words", "two\nlines", "é", "a\0b"])

@@ -48,9 +48,8 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     command = [sys.executable, "-m", "pocketlm", "serve", "--port", "0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None
-        found = re.search(r"http://127\.0\.0\.1:\d+", server.stderr.readline())
-        assert found is not None
-        server_url = found[0]
+        said = (re.search(r"http://127\.0\.0\.1:\d+", line) for line in server.stderr)
+        server_url = next(found[0] for found in said if found)
         # What it says is read, or it would wait for that one day.
         log = subprocess.Popen(["cat"], stdin=server.stderr, stdout=subprocess.DEVNULL)
         yield server_url

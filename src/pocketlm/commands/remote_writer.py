@@ -79,11 +79,11 @@ def remote_writer(server: Server, name: str | None, context: click.Context) -> W
 
 
 def _key(file: Path | None) -> str | None:
-    """The key in ``file``, or in the environment."""
+    """The key in ``file``, or in the environment; None where neither is given."""
     if file is not None:
         return read_key(file)
-    key = os.environ.get(KEY_VARIABLE, "").strip()
-    return checked_key(key, KEY_VARIABLE) if key else None
+    key = os.environ.get(KEY_VARIABLE)
+    return None if key is None else checked_key(key.strip(), KEY_VARIABLE)
 
 
 def read_key(file: Path) -> str:
