@@ -6,13 +6,16 @@ tests/server. Level: end to end.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import json
 import re
 import shutil
 import socket
 import subprocess
 from collections.abc import Iterable, Sequence
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,8 @@ from pocketlm.export.errors import RequestError
 from pocketlm.remote import events
 from pocketlm.remote.address import Address
 from pocketlm.remote.events import data_of_events
+from pocketlm.remote.model import RemoteModel, RemoteStream
+from pocketlm.remote.server import Answer, Server, ServerError
 from pocketlm.runtime.text import Timings
 
 # Server-sent events -------------------------------------------------------------------------------
@@ -313,6 +318,8 @@ OVER = ERROR | {"type": "rate_limit_error"}
         (Reply([event({"error": OVER})]), 3, ": found no way, expected one$"),
         (Reply([event({"error": ERROR})]), 2, "^pocketlm: found no way, expected one$"),
         (Reply([b"data: {\n\n"]), 3, "not one of OpenAI's API, expected JSON"),
+        (Reply([details(load_seconds="a")]), 3, "not one of OpenAI's API, expected its fields"),
+        (Reply([details(threads=1e999)]), 3, "not one of OpenAI's API, expected its fields"),
         (Reply([b"data: [" * 9999 + b"\n\n"]), 3, "not one of OpenAI's API, expected JSON"),
         (Reply([b"data: 5\n\n"]), 3, "not one of OpenAI's API, expected an object"),
         (Reply([event({})]), 3, "not one of OpenAI's API, expected its fields"),
@@ -356,6 +363,44 @@ def test_a_wrong_address_is_an_option_that_is_wrong(run: Run) -> None:
     assert_refused(
         run("run", "--server", "localhost:1", "x"), "pocketlm: --server: found 'localhost:1'"
     )
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["choices", "details", "model", "text", "delta", "content", "tokens", "id", "top"]
+                + ["logprob", "finish_reason", "timings", "usage", "prompt_tokens", "error"]
+                + ["message", "context_length", "completion_tokens", "index"]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+class Said(io.BytesIO):
+    """The response of a server that says this."""
+
+    status, reason = 200, "OK"
+
+    def getheader(self, name: str, default: str) -> str:
+        return default
+
+
+@given(st.lists(st.dictionaries(st.sampled_from(["choices", "details", "usage", "error"]), JSON)))
+def test_whatever_a_server_says_is_a_text_or_an_error_of_ours(said: list[Any]) -> None:
+    server = Server(Address.parse("http://127.0.0.1"))
+    server._models = [{"id": "tiny", "owned_by": "pocketlm"}]  # type: ignore[misc]
+    stream = b"".join(map(event, said)) + b"data: [DONE]\n\n"
+    answer = Answer(server, HTTPConnection("127.0.0.1"), Said(stream))  # type: ignore[arg-type]
+    found = RemoteStream(RemoteModel(server, "tiny"), answer, 2)
+    with contextlib.suppress(ServerError, RequestError):
+        assert isinstance(found.result_of(found).text, str)
 
 
 # Keys ---------------------------------------------------------------------------------------------

@@ -106,7 +106,6 @@ def test_what_a_server_writes_is_printed_as_if_here(
         ["Why?", *SEEDED, "--n", "2", "--logprobs", "0"],
         ["Why?", *SEEDED, "--choice", "yes,no"],
         ["Why?", "--max-tokens", "5", "--beams", "3"],
-        ["Why?", *SEEDED, "--template-arg", "enable_thinking=false"],
     ],
     ids=lambda words: " ".join(words[1:]),
 )
@@ -121,6 +120,12 @@ def test_an_answer_of_a_server_is_printed_as_if_here(
     assert own.code == 0, own.err
     assert run(*there) == own
     assert comparable(run(*there, "--json").out) == comparable(run(*here, "--json").out)
+
+
+def test_variables_reach_the_chat_template(run: Run, chats: Served) -> None:
+    line = ["run", "--server", chats.url, "plain", "--chat", "Why?", "--max-tokens", "2"]
+    ended = run(*line, "--template-arg", "tools=5")
+    assert_refused(ended, "has 'tools', expected the name of a variable that")
 
 
 def test_a_draft_of_the_server_guesses(run: Run, server: Served) -> None:

@@ -7,8 +7,9 @@ says "details": the tokens, what ended the text, what it took. Of another server
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -75,10 +76,21 @@ class RemoteModel:
 
     def learn(self, told: Mapping[str, Any]) -> None:
         """Takes what is told of the model; KeyError where something is not there."""
-        found = {"path": f"{self.server}/v1/models/{self.name}", **told}
-        self.context_length = int(found["context_length"])
-        named = {field.name: plain(found[field.name]) for field in fields(Circumstances)}
-        self._circumstances = Circumstances(**named)
+        note, fallback = told["prefill_note"], told["fallback"]
+        self.context_length = int(number(told["context_length"]))
+        self._circumstances = Circumstances(
+            path=f"{self.server}/v1/models/{self.name}",
+            architecture=shown(told["architecture"]),
+            precision=shown(told["precision"]),
+            load_seconds=number(told["load_seconds"]),
+            threads=int(number(told["threads"])),
+            provider=shown(told["provider"]),
+            kv=shown(told["kv"]),
+            prefill=shown(told["prefill"]),
+            prefill_note=None if note is None else shown(note),
+            fallback=None if fallback is None else shown(fallback),
+            peak_rss_bytes=int(number(told["peak_rss_bytes"])),
+        )
 
     def spelled(self, token: int) -> str:
         """The text of a token that was told, "" for what is none by itself."""
@@ -140,7 +152,7 @@ class RemoteModel:
             result_of(
                 text_of(choice),
                 self.steps(choice),
-                plain(end["finish_reason"]),
+                shown(end["finish_reason"]),
                 timings_of(end["timings"]),
                 logprobs,
                 index,
@@ -153,9 +165,9 @@ class RemoteModel:
         return [
             Beam(
                 token_ids=tuple(step.token for step in self.steps(choice)),
-                logprob=float(end["logprob"]),
-                score=float(end["score"]),
-                finish_reason=plain(end["finish_reason"]),
+                logprob=number(end["logprob"]),
+                score=number(end["score"]),
+                finish_reason=shown(end["finish_reason"]),
                 text=text_of(choice),
             )
             for choice, end in zip(whole["choices"], ends, strict=True)
@@ -167,8 +179,11 @@ class RemoteModel:
         for token in choice.get("tokens") or ():
             top = token.get("top") or ()
             self._spelled |= {int(one["id"]): str(one["text"]) for one in (token, *top)}
-            pairs = tuple((int(one["id"]), float(one["logprob"])) for one in top)
-            found.append(Step(int(token["id"]), token["logprob"], 0.0, top=pairs))
+            pairs = tuple((int(one["id"]), number(one["logprob"])) for one in top)
+            logprob = token["logprob"]
+            if logprob is not None:
+                logprob = number(logprob)
+            found.append(Step(int(token["id"]), logprob, 0.0, top=pairs))
         return found
 
 
@@ -200,7 +215,7 @@ class RemoteStream:
     def _piece(self, event: Mapping[str, Any]) -> Piece | None:
         if (details := event.get("details")) is not None:
             (end,) = details["choices"]
-            self.finish_reason = plain(end["finish_reason"])
+            self.finish_reason = shown(end["finish_reason"])
             self.timings = timings_of(end["timings"])
             self._model.learn(details["model"])
         elif usage := event.get("usage"):
@@ -228,7 +243,7 @@ class RemoteStream:
 def result_of(
     text: str,
     steps: Sequence[Step],
-    finish_reason: Any,
+    finish_reason: str,
     timings: Timings,
     logprobs: int | None,
     index: int = 0,
@@ -246,9 +261,17 @@ def result_of(
     )
 
 
-def plain(told: Any) -> Any:
-    """As it may be shown: a server does not drive a terminal."""
-    return printable(told) if isinstance(told, str) else told
+def shown(told: Any) -> str:
+    """A word as it may be shown: a server does not drive a terminal."""
+    return printable(str(told))
+
+
+def number(told: Any) -> float:
+    """A number that can be reckoned with; TypeError and ValueError for what is none."""
+    found = float(told)
+    if not math.isfinite(found):
+        raise ValueError(f"found the number {told}")
+    return found
 
 
 def text_of(choice: Mapping[str, Any]) -> str:
@@ -261,14 +284,17 @@ def text_of(choice: Mapping[str, Any]) -> str:
 
 def timings_of(told: Mapping[str, Any]) -> Timings:
     """What the server measured."""
-    return Timings(**{field.name: told[field.name] for field in fields(Timings)})
+    found = Timings()
+    for name, none in vars(found).items():
+        setattr(found, name, type(none)(number(told[name])))
+    return found
 
 
 def read(answer: Answer, make: Callable[[], Got]) -> Got:
     """What ``make`` makes of an answer; ServerError for one that has not what is expected."""
     try:
         return make()
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise answer.unknown("its fields, and those of details") from error
 
 
