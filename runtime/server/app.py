@@ -20,7 +20,7 @@ from .endpoints import (
     score,
     tokens,
 )
-from .errors import ApiError
+from .errors import ApiError, told
 from .guard import Guard
 from .service import Service
 
@@ -39,11 +39,18 @@ def make_app(service: Service) -> Guard:
         Route(endpoint.path, endpoint.app(service), methods=[endpoint.method])
         for endpoint in ENDPOINTS
     ]
-    app = Starlette(routes=routes, exception_handlers={HTTPException: _refused})
-    return Guard(app, service, [endpoint.path for endpoint in ENDPOINTS if endpoint.is_open])
+
+    async def bug(request: Request, error: Exception) -> Response:
+        service.log.failed(request.state.request_id, error)
+        answer = told(error)
+        return JSONResponse(answer.body, answer.status, answer.headers)
+
+    app = Starlette(routes=routes, exception_handlers={HTTPException: _refused, Exception: bug})
+    app.router.redirect_slashes = False  # to an address of what the client says our name is
+    return Guard(app, service, routes, [endpoint.is_open for endpoint in ENDPOINTS])
 
 
-def _refused(request: Request, error: Exception) -> Response:
+async def _refused(request: Request, error: Exception) -> Response:
     """What no endpoint is for."""
     assert isinstance(error, HTTPException)
     if error.status_code == 404:

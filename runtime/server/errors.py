@@ -1,7 +1,8 @@
 """What goes wrong, as OpenAI's API tells it: a status and {"error": {message, type, param, code}}.
 
 Source: the API reference of OpenAI, "Error codes". Its clients try 408, 409, 429 and 500 up again,
-so that only what may go better the next time has one of those.
+so that only what may go better the next time has one of those; where another is due, a header keeps
+them from it. No path of this machine is ever told.
 """
 
 from __future__ import annotations
@@ -24,10 +25,18 @@ from ...export.memory import exhausted, is_exhaustion
 
 INVALID, SERVER = "invalid_request_error", "server_error"
 RETRY_SECONDS = 2  # what a client is told to wait; OpenAI's heed 1 to 60
+MOST_PARAM = 100  # characters
+NO_RETRY = {"x-should-retry": "false"}  # which OpenAI's heed too
+
+_PATH = re.compile(r"(?<![\w.:/\\])(?:[A-Za-z]:\\|/(?=[\w.]+/)|~/)[^\s:;,'\"]+")
 
 
 class ApiError(Exception):
-    """An answer that is an error; ``param`` is the field of the body that it is about."""
+    """An answer that is an error.
+
+    param   the field of the body that it is about
+    note    what the log has of it beside; nothing of a request
+    """
 
     def __init__(
         self,
@@ -38,14 +47,16 @@ class ApiError(Exception):
         param: str | None = None,
         code: str | None = None,
         headers: Mapping[str, str] | None = None,
+        note: str | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
         self.kind = kind
-        self.param = param
+        self.param = param if param is None else param[:MOST_PARAM]
         self.code = code
         self.headers = dict(headers or {})
+        self.note = note
 
     @property
     def body(self) -> dict[str, Any]:
@@ -65,6 +76,30 @@ def busy(message: str, status: int = 429) -> ApiError:
     )
 
 
+def unopened(name: str, error: Exception) -> ApiError:
+    """Of a model that cannot be opened; why is the operator's business, and in the log."""
+    if isinstance(error, ResourceError) or is_exhaustion(error):
+        return busy(f"the memory does not suffice for the model {name}; try again later", 503)
+    return ApiError(
+        503,
+        f"the model {name} cannot be opened, expected it to; the server's log says why",
+        kind=SERVER,
+        param="model",
+        code="model_unavailable",
+        headers=NO_RETRY,
+        note=str(error),
+    )
+
+
+def without_paths(error: PocketLMError, names: Mapping[str, str]) -> ApiError:
+    """As ``told``, with the name of each model in place of the path of its folder."""
+    answer = told(error)
+    for path in sorted(names, key=len, reverse=True):
+        whole = rf"(?<![^\s('\"]){re.escape(path)}(?=[\s:,;)'\"]|\Z)"
+        answer.message = re.sub(whole, names[path].replace("\\", r"\\"), answer.message)
+    return answer
+
+
 def told(error: Exception) -> ApiError:
     """``error`` as a client hears of it; of a bug of ours it hears no more than that it is one."""
     if isinstance(error, ApiError):
@@ -78,16 +113,26 @@ def told(error: Exception) -> ApiError:
             code = "context_length_exceeded" if too_long else None
             return ApiError(400, message, param=_param(message), code=code)
         case MissingExtraError():
-            return ApiError(501, message, code="not_installed")
+            return _hopeless(501, message, "not_installed")
         case ResourceError() | ClosedError():
-            return busy(message, 503)
+            return busy(_without_path(message), 503)
         case ModelFolderError():
-            return ApiError(503, message, kind=SERVER, code="model_unavailable")
+            return _hopeless(503, message, "model_unavailable")
         case NumericsError():
-            return ApiError(500, message, kind=SERVER, code="numerics")
+            return _hopeless(500, message, "numerics")
         case PocketLMError():
-            return ApiError(500, message, kind=SERVER)
-    return ApiError(500, "this is a bug in pocketlm; the server's log says more", kind=SERVER)
+            return _hopeless(500, message)
+    return _hopeless(500, "this is a bug in pocketlm; the server's log says more")
+
+
+def _hopeless(status: int, message: str, code: str | None = None) -> ApiError:
+    """What does not get better when it is asked for again."""
+    return ApiError(status, _without_path(message), kind=SERVER, code=code, headers=NO_RETRY)
+
+
+def _without_path(message: str) -> str:
+    """Of a message that quotes nothing of a request."""
+    return _PATH.sub("a file", message)
 
 
 def _param(message: str) -> str | None:

@@ -3,36 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
+from functools import partial
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from .app import make_app
+from .connection import Connection
+from .exposure import check_exposure
+from .log import quiet_others
 from .service import Service
 from .settings import Settings
 
-MOST_HEADER_BYTES = 32_768
 KEEP_ALIVE_SECONDS = 75
-
-
-class Connection(H11Protocol):
-    """One client, whose headers must be there in time, and who can be cut off."""
-
-    header_seconds = 10.0
-
-    def connection_made(self, transport: Any) -> None:
-        """uvicorn's, with a deadline."""
-        super().connection_made(transport)
-        self.app_state = {**self.app_state, "abort": transport.abort}
-        self._deadline = self.loop.call_later(self.header_seconds, self._expire)
-
-    def _expire(self) -> None:
-        if self.cycle is None:
-            self.transport.abort()
 
 
 class Server(uvicorn.Server):
@@ -42,20 +27,19 @@ class Server(uvicorn.Server):
     """
 
     def __init__(self, service: Service, listener: socket.socket) -> None:
-        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+        quiet_others()
         self._service = service
         self._listener = listener
         self.address: tuple[str, int] = listener.getsockname()[:2]
         config = uvicorn.Config(
             make_app(service),
-            http=Connection,
+            http=cast(Any, partial(Connection, service)),
             ws="none",
             lifespan="off",
             log_config=None,
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            h11_max_incomplete_event_size=MOST_HEADER_BYTES,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=int(service.settings.grace_seconds),
         )
@@ -78,6 +62,7 @@ class Server(uvicorn.Server):
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """uvicorn's, with the models closed at its end."""
         host, port = self.address
+        asyncio.get_running_loop().set_exception_handler(self._service.log.from_loop)
         self._service.log.event("listening", url=f"http://{host}:{port}")
         try:
             await super().serve(sockets)
@@ -86,9 +71,14 @@ class Server(uvicorn.Server):
 
 
 def bound(settings: Settings) -> socket.socket:
-    """A socket that listens there; OSError where it cannot be had."""
+    """A socket that listens there; OSError where it cannot be had.
+
+    Raises RequestError where that would let in more than was meant.
+    """
+    check_exposure(settings)
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    found = socket.socket(family, socket.SOCK_STREAM)
+    # With its protocol: only then does asyncio send what is small at once (TCP_NODELAY).
+    found = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind((settings.host, settings.port))

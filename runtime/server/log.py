@@ -6,14 +6,20 @@ nothing a client sends drives a terminal.
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TextIO
 
-from .errors import told
+from .errors import ApiError, told
+
+MOST_FRAMES = 8  # of a traceback, its last
+MOST_PATH = 200  # characters
 
 
 class Log:
@@ -39,15 +45,46 @@ class Log:
             pass
 
     def request(self, request_id: str, status: int, **fields: Any) -> None:
-        """A request was answered."""
+        """A request was answered; 0 is the status of one whose client left before."""
         if status >= 400 or not self._quiet:
             self.event("request", id=request_id, status=status, **fields)
 
     def failed(self, request_id: str, error: BaseException) -> None:
         """A request failed by what is no fault of its sender: where, and of which kind."""
-        if isinstance(error, Exception) and told(error).status < 500:
-            return
+        note = None
+        if isinstance(error, Exception):
+            answer = told(error)
+            if answer.status < 500:
+                return
+            note = answer.note
+        cause = error.__cause__ if isinstance(error, ApiError) else None
         # Not its message: that may hold what was asked.
-        where = traceback.extract_tb(error.__traceback__)[-1:]
-        place = [f"{frame.filename}:{frame.lineno}" for frame in where]
-        self.event("error", id=request_id, kind=type(error).__name__, at=place)
+        found = cause or error
+        more = {} if note is None else {"note": note}
+        self.event("error", id=request_id, kind=type(found).__name__, at=places(found), **more)
+
+    def from_loop(self, loop: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
+        """What an event loop has to say, which by itself would print all that it knows."""
+        error = context.get("exception")
+        if isinstance(error, BaseException):
+            self.event("error", id="", kind=type(error).__name__, at=places(error))
+        else:
+            self.event("error", id="", kind="loop", at=[])
+
+
+def places(error: BaseException) -> list[str]:
+    """Where ``error`` was raised and by way of what: "file.py:12", the innermost last."""
+    frames = traceback.extract_tb(error.__traceback__)[-MOST_FRAMES:]
+    return [f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames]
+
+
+def path_of(scope: Mapping[str, Any]) -> str:
+    """The path of a request as it was sent, percent-encoded and without its query; cut."""
+    raw: bytes = scope.get("raw_path") or b""
+    return raw[:MOST_PATH].decode("ascii", "backslashreplace")
+
+
+def quiet_others() -> None:
+    """Keeps uvicorn and asyncio from printing: what they print may hold what was asked."""
+    for name in ("uvicorn.error", "uvicorn.asgi", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)

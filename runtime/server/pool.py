@@ -8,10 +8,11 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from ...export.errors import PocketLMError
 from ...export.strict_json import quoted
 from ..model import Model
 from .engine import Engine
-from .errors import ApiError
+from .errors import ApiError, unopened, without_paths
 from .settings import Settings
 
 
@@ -63,12 +64,26 @@ class Pool:
         try:
             async with served.opening:
                 if served.engine is None:
-                    model = await asyncio.to_thread(served.source.open)
-                    served.engine = Engine(model, self._settings)
-            yield served.engine
+                    served.engine = Engine(await self._opened(served.source), self._settings)
+            try:
+                yield served.engine
+            except PocketLMError as error:
+                raise without_paths(error, self._names_of_folders()) from error
         finally:
             served.num_users -= 1
             served.last_used = time.monotonic()
+
+    async def _opened(self, source: Source) -> Model:
+        """Raises ApiError (503)."""
+        try:
+            return await asyncio.to_thread(source.open)
+        except PocketLMError as error:
+            raise unopened(source.name, error) from error
+
+    def _names_of_folders(self) -> dict[str, str]:
+        """By path, what clients call those models that are open."""
+        opened = [served for served in self.served.values() if served.engine is not None]
+        return {str(one.engine.model.folder.path): one.source.name for one in opened if one.engine}
 
     def find(self, name: str | None) -> Served:
         """Raises ApiError (404) with the names that there are."""

@@ -19,6 +19,7 @@ class Settings:
                         is free
     reproducible        whether a text is the same in whatever company
     max_seconds         that a text may take at most; None: any
+    most_connections    of clients; beyond, the one that is idle for longest is ended
     most_body_bytes     of a request
     header_seconds      until a request's headers are there
     body_seconds        until its body is
@@ -38,6 +39,7 @@ class Settings:
     kv_bytes: int | None = None
     reproducible: bool = True
     max_seconds: float | None = None
+    most_connections: int = 512
     most_body_bytes: int = 4_000_000
     header_seconds: float = 10.0
     body_seconds: float = 25.0

@@ -1,0 +1,98 @@
+"""B1: a bad body is told so, at once, in OpenAI's form, and nothing is tried up again for it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from bad_json import GOOD, broken, wrong
+from figure import Conditions, Figure
+from raw_http import Answer, exchange, is_error, post
+from served import Served
+from tiny_server import MARKER, is_golden, tiny_server
+
+from pocketlm.runtime.server.app import ENDPOINTS
+
+MOST_MILLISECONDS = 100
+# OpenAI's clients send again what these answer.
+TRIED_AGAIN = (408, 409, 429)
+# On a machine that others use too, a pause of theirs is not ours.
+TRIES = 3
+
+
+def bodies() -> Iterator[tuple[str, str, bytes]]:
+    """(name, path, body) of all: what is broken goes to every endpoint that takes a body."""
+    paths = [endpoint.path for endpoint in ENDPOINTS if endpoint.method == "POST"]
+    for path in paths:
+        for name, body in broken().items():
+            yield f"{path.strip('/').replace('/', '-')}-{name}", path, body
+    yield from wrong()
+
+
+def measure(conditions: Conditions) -> Figure:
+    """All of them, then whether good ones still are, and what OpenAI's own client makes of it."""
+    figure = Figure("ms", MOST_MILLISECONDS)
+    everything = list(bodies())
+    chosen = (
+        conditions.random.sample(everything, conditions.count(len(everything), 30))
+        if conditions.quick
+        else everything
+    )
+    with tiny_server() as server:
+        for name, path, body in chosen:
+            _try(server, name, path, body, figure, conditions)
+        for path, good in GOOD.items():
+            status, found = server.post(path, good)
+            right = status == 200 and len(found["choices"]) == 1
+            figure.check(right, conditions, f"good{path.replace('/', '-')}", f"{status} {found}")
+        _ask_theirs(server, figure, conditions)
+        figure.check(is_golden(server), conditions, "golden", "another text than before")
+    return figure
+
+
+def _try(
+    server: Served, name: str, path: str, body: bytes, figure: Figure, conditions: Conditions
+) -> None:
+    host = f"127.0.0.1:{server.port}"
+    best, answers = float("inf"), list[Answer]()
+    for _ in range(TRIES):
+        started = time.perf_counter()
+        found = exchange(server.port, post(path, body, host), answers=1, seconds=10)
+        best = min(best, 1000 * (time.perf_counter() - started))
+        answers = found.answers
+        if best <= MOST_MILLISECONDS:
+            break
+    figure.worst = max(figure.worst, round(best, 1))
+    right = (
+        len(answers) == 1
+        and 400 <= answers[0].status < 500
+        and answers[0].status not in TRIED_AGAIN
+        and is_error(answers[0])
+        and len(answers[0].body) < 2000
+    )
+    told = [(answer.status, answer.body[:300]) for answer in answers]
+    reproduce = f"POST {path} {body[:300]!r}: {told} in {best:.0f} ms"
+    figure.check(right and best <= MOST_MILLISECONDS, conditions, name, reproduce)
+
+
+def _ask_theirs(server: Served, figure: Figure, conditions: Conditions) -> None:
+    """By OpenAI's client, with the retries it has by itself: each bad request is sent once."""
+    import openai
+
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none")
+    before = len(server.events)
+    for extra in ({"n": -1}, {"nonsense": MARKER}, {"temperature": -1}):
+        try:
+            client.completions.create(model="tiny", prompt="a", extra_body=extra)
+            right = False
+        except openai.BadRequestError as error:
+            right = error.param is not None and bool(error.request_id)
+        figure.check(right, conditions, f"openai-{'-'.join(extra)}", f"{extra}")
+    try:
+        client.completions.create(model="nobody", prompt="a")
+        right = False
+    except openai.NotFoundError as error:
+        right = error.code == "model_not_found"
+    figure.check(right, conditions, "openai-model", "another error than NotFoundError")
+    sent = len(server.events) - before
+    figure.check(sent == 4, conditions, "openai-retries", f"{sent} requests, expected 4")
