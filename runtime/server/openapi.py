@@ -21,6 +21,12 @@ from .endpoint import Endpoint
 REFERENCE = "#/components/schemas/{name}"
 JSON, EVENTS = "application/json", "text/event-stream"
 
+EVENT: dict[str, Any] = {
+    "type": "object",
+    "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
+    "required": ["data"],
+    "description": "One of the events; its data is JSON, or [DONE] at the end.",
+}
 STATUS = {
     400: "The request is not to be had as it is.",
     401: "There is no valid key.",
@@ -113,7 +119,7 @@ def _answer(endpoint: Endpoint) -> dict[str, Any]:
     if endpoint.answers_in != JSON:
         content = {endpoint.answers_in: {"schema": {"type": "string"}}}
     if endpoint.streams:
-        content[EVENTS] = {"schema": {"type": "string"}}
+        content[EVENTS] = {"schema": EVENT}
     return {"description": endpoint.summary, "content": content}
 
 
