@@ -20,6 +20,7 @@ import pytest
 from command_line import Run
 from source_tree import ROOT
 
+import pocketlm
 from pocketlm.commands.remote_writer import read_key
 from pocketlm.commands.serve import command as SERVE
 
@@ -123,6 +124,7 @@ def test_run_asks_the_server(line: str, url: str, run: Run) -> None:
     assert ended.code == 0 and ended.out.strip(), ended.err
 
 
+@pytest.mark.clients
 def test_a_program_without_a_line_about_us_works(url: str) -> None:
     pytest.importorskip("openai")
     (line,) = lines("OPENAI_BASE_URL=")
@@ -130,6 +132,7 @@ def test_a_program_without_a_line_about_us_works(url: str) -> None:
     assert f"{url}/v1/ has demo" in said and "The likeliest first words:" in said
 
 
+@pytest.mark.clients
 @pytest.mark.parametrize("number, package", [(0, "openai"), (1, "langchain_openai")])
 def test_programs_in_python_work(number: int, package: str, url: str) -> None:
     pytest.importorskip(package)
@@ -138,9 +141,37 @@ def test_programs_in_python_work(number: int, package: str, url: str) -> None:
     assert len(blocks("python")) == 2
 
 
+@pytest.mark.clients
 def test_llm_asks_the_server(url: str, tmp_path: Path) -> None:
     pytest.importorskip("llm")
     (settings,), (line,) = blocks("yaml"), lines("llm ")
     (tmp_path / "extra-openai-models.yaml").write_text(settings.replace(URL, url))
     command = [sys.executable, "-m", *shlex.split(line)]
     assert len(ran(url, command, {"LLM_USER_PATH": str(tmp_path)}).stdout.split()) > 5
+
+
+@pytest.mark.lm_eval
+def test_the_harness_asks_the_server(url: str, tmp_path: Path) -> None:
+    """With a task of two questions, in place of one that would be downloaded."""
+    if shutil.which("lm_eval") is None:
+        pytest.skip("needs lm_eval")
+    (line,) = lines("lm_eval ")
+    pairs = [("The night was", " dark"), ("He took off his", " hat")]
+    asked = [json.dumps({"context": context, "end": end}) for context, end in pairs]
+    (tmp_path / "asked.jsonl").write_text("\n".join(asked))
+    task = {
+        "task": "ends",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(tmp_path / "asked.jsonl")}},
+        "test_split": "test",
+        "output_type": "loglikelihood",
+        "doc_to_text": "{{context}}",
+        "doc_to_target": "{{end}}",
+        "metric_list": [{"metric": "acc"}],
+    }
+    (tmp_path / "ends.yaml").write_text(json.dumps(task))  # which YAML is, too
+    folder = pocketlm.load("demo").folder.path
+    line = line.replace("lambada_openai", f"ends --include_path {tmp_path}")
+    line = line.replace("path/to/model-folder", str(folder))
+    said = ran(url, line, {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}).stdout
+    assert re.search(r"\|ends +\|.*\|acc ", said), said
