@@ -118,6 +118,34 @@ class Scored(msgspec.Struct):
     loglikelihood: float = 0.0
 
 
+class NextTokens(msgspec.Struct):
+    """What may come next after a text."""
+
+    object: str
+    model: str
+    prompt_token_ids: list[int]
+    options: dict[str, Any]
+    tokens: list[dict[str, Any]]
+    others: dict[str, float]
+    num_left: int
+
+
+class Compared(msgspec.Struct):
+    """What models say of each token of a text."""
+
+    object: str
+    models: list[str]
+    tokens: list[dict[str, Any]]
+    mean_kl: float | None
+
+
+class Recipes(msgspec.Struct):
+    """Prompts to begin with."""
+
+    object: str
+    data: list[dict[str, Any]]
+
+
 class WrongField(msgspec.Struct):
     """What went wrong, and what is to be done about it."""
 

@@ -19,7 +19,8 @@ Recipe = Mapping[str, Any]
 class Service:
     """A server's models, settings and log; ``make_service`` makes one.
 
-    recipes     prompts to begin with, for the page: name, title, prompt with {text}, stop, example
+    recipes     prompts with examples, for those who begin with one: mappings of "name", "title",
+                "prompt" with a place {text}, "example" for that place, and "stop"
     preparing   threads that make requests: tokenizing, rendering and compiling forms take time
     """
 
@@ -27,7 +28,7 @@ class Service:
     settings: Settings
     log: Log
     metrics: Metrics
-    recipes: tuple[Recipe, ...] = ()
+    recipes: Sequence[Recipe] = ()
     preparing: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(2, "preparing")
     )
@@ -45,7 +46,7 @@ def make_service(
     metrics = Metrics()
     pool = Pool(sources, settings, log, metrics)
     metrics.watch(lambda: _gauges(pool))
-    return Service(pool, settings, log, metrics, tuple(recipes))
+    return Service(pool, settings, log, metrics, recipes)
 
 
 def _gauges(pool: Pool) -> Iterator[Gauge]:
