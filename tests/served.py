@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPResponse
@@ -71,12 +71,16 @@ class Served:
 
 
 @contextmanager
-def served(models: Mapping[str, Callable[[], Model]], **settings: Any) -> Iterator[Served]:
+def served(
+    models: Mapping[str, Callable[[], Model]],
+    recipes: Sequence[Mapping[str, Any]] = (),
+    **settings: Any,
+) -> Iterator[Served]:
     """Serves ``models``, each by what opens it, until the block ends; settings as ``Settings``."""
     chosen = Settings(port=0, **settings)
     written = StringIO()
     sources = [Source(name, opened) for name, opened in models.items()]
-    service = Service(Pool(sources, chosen), chosen, Log(written))
+    service = Service(Pool(sources, chosen), chosen, Log(written), recipes)
     listener = bound(chosen)
     server = Server(service, listener)
     thread = threading.Thread(target=server.run)
