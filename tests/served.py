@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPResponse
@@ -71,7 +71,11 @@ class Served:
 
 
 @contextmanager
-def served(models: Mapping[str, Source | Callable[[], Model]], **settings: Any) -> Iterator[Served]:
+def served(
+    models: Mapping[str, Source | Callable[[], Model]],
+    recipes: Sequence[Mapping[str, Any]] = (),
+    **settings: Any,
+) -> Iterator[Served]:
     """Serves ``models``, each a source or what opens it, until the block ends.
 
     ``settings`` are those of ``Settings``.
@@ -82,7 +86,7 @@ def served(models: Mapping[str, Source | Callable[[], Model]], **settings: Any) 
         found if isinstance(found, Source) else Source(name, found)
         for name, found in models.items()
     ]
-    service = make_service(sources, chosen, Log(written))
+    service = make_service(sources, chosen, Log(written), recipes)
     listener = bound(chosen)
     server = Server(service, listener)
     thread = threading.Thread(target=server.run)

@@ -35,7 +35,7 @@ export function startChat() {
     find("#said").focus();
   });
   find("#chat-again").addEventListener("click", again);
-  find("#model").addEventListener("change", () => find("#chat").hidden || showChat());
+  find("#model").addEventListener("change", () => find("#view-chat").hidden || showChat());
   begin([]);
 }
 

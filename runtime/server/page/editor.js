@@ -79,6 +79,7 @@ export class Editor {
   refresh() {
     this.#draw();
     this.area.value = this.text.string;
+    this.#lastTyped = 0; // what is typed next is another edit
     this.onChange();
   }
 

@@ -30,7 +30,7 @@ export function drawKnobs(root) {
 function range({ name, label, min, max, step, off, says }) {
   const hint = `hint-${(numKnobs += 1)}`;
   const input = make("input", {
-    type: "range", min, max, step, "aria-describedby": hint,
+    type: "range", min, max, step, "aria-label": label, "aria-describedby": hint,
     oninput: () => settings.set(name, Number(input.value)),
   });
   const told = make("output", {});

@@ -8,7 +8,8 @@ import { rove } from "./roving.js";
 export function startTabs(onShow) {
   const list = find("[role=tablist]");
   const tabs = [...list.children];
-  const viewOf = (tab) => tab.getAttribute("aria-controls");
+  // Not the id itself: an address that names an element has the browser scroll there.
+  const viewOf = (tab) => tab.getAttribute("aria-controls").replace("view-", "");
   const roving = rove(list, "[role=tab]", (tab) => go(viewOf(tab)));
 
   function go(view) {
@@ -19,7 +20,7 @@ export function startTabs(onShow) {
     const asked = tabs.find((tab) => `#${viewOf(tab)}` === location.hash) ?? tabs[0];
     for (const tab of tabs) {
       tab.setAttribute("aria-selected", String(tab === asked));
-      find(`#${viewOf(tab)}`).hidden = tab !== asked;
+      find(`#view-${viewOf(tab)}`).hidden = tab !== asked;
     }
     roving.go(asked);
     document.body.dataset.view = viewOf(asked);

@@ -6,6 +6,9 @@
 //     run     {ids}                  all token ids from the beginning of the text up to what was
 //                                    generated at once: those before a token are ids[0 … place)
 
+// A text area has one kind of line end; another would make what is seen and what is in it differ.
+const oneLineEnd = (string) => string.replace(/\r\n?/g, "\n");
+
 export class Text {
   /** `tail` is the run whose ids spell the whole text; null: nobody knows them. */
   constructor(parts = [], tail = null) {
@@ -24,7 +27,7 @@ export class Text {
   }
 
   static typed(string) {
-    return new Text(string === "" ? [] : [{ text: string, token: null }]);
+    return new Text(string === "" ? [] : [{ text: oneLineEnd(string), token: null }]);
   }
 
   /** With `string` for its text. What comes after the first change was likely after other words than
@@ -65,13 +68,13 @@ export class Text {
     const added = tokens.map((token, i) => ({ ...token, run, place: run.ids.length + i }));
     run.ids.push(...tokens.map((token) => token.id));
     if (tokens.map((token) => token.text).join("") === text) {
-      this.parts.push(...added.map((token) => ({ text: token.text, token })));
+      this.parts.push(...added.map((token) => ({ text: oneLineEnd(token.text), token })));
     } else if (added.length) {
       // Several tokens that are a character together, or one that was cut: told as the first of them.
       const probability = added.reduce((all, token) => all * (token.probability ?? 1), 1);
-      this.parts.push({ text, token: { ...added[0], probability } });
+      this.parts.push({ text: oneLineEnd(text), token: { ...added[0], probability } });
     } else {
-      this.parts.push({ text, token: null });
+      this.parts.push({ text: oneLineEnd(text), token: null });
     }
   }
 

@@ -79,6 +79,7 @@ function write(begin) {
     const model = chosenModel();
     editor.remember();
     const text = await begin(signal);
+    contextLength = (await opened(model, signal)).context_length;
     editor.text = text;
     editor.refresh();
     editor.isBusy = true;
