@@ -104,6 +104,7 @@ class Guard:
             elif not is_whole:  # it cannot be taken back: whoever reads it sees a cut
                 scope["state"]["abort"]()
         finally:
+            self._service.metrics.request(scope["state"].get("endpoint", "none"), status)
             self._service.log.request(
                 request_id,
                 status,
