@@ -31,6 +31,7 @@ class Engine:
     """
 
     def __init__(self, model: Model, settings: Settings) -> None:
+        model.try_forms_apart()
         self.model = model
         self.num_held = 0
         self.alone = Alone()
