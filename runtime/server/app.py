@@ -27,7 +27,7 @@ from .service import Service
 ENDPOINTS: list[Endpoint] = [
     *(health.ENDPOINT, models.LIST, models.ONE),
     *(completions.ENDPOINT, chat.ENDPOINT, responses.ENDPOINT, embeddings.ENDPOINT),
-    *(tokens.TOKENIZE, tokens.DETOKENIZE, score.ENDPOINT),
+    *(tokens.TOKENIZE, tokens.DETOKENIZE, tokens.INFO, score.ENDPOINT),
 ]
 DOCUMENT = document.endpoint_for(ENDPOINTS)
 ENDPOINTS.append(DOCUMENT)
