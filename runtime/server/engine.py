@@ -102,10 +102,7 @@ class Room:
 
     def start(self, requests: Sequence[Request]) -> Texts:
         """Runs them together with others."""
-        new_job = self._engine.model.new_job
-        return self.start_jobs(
-            [lambda listener, one=one: new_job(one, listener=listener) for one in requests]
-        )
+        return self.start_jobs([partial(job_of, self._engine.model, one) for one in requests])
 
     def start_jobs(self, makers: Sequence[MakeJob]) -> Texts:
         """Runs the job that each makes, given who is to be told its pieces."""
@@ -179,3 +176,8 @@ class Texts:
         async for _ in self:
             pass
         return self.jobs
+
+
+def job_of(model: Model, request: Request, listener: Listener) -> Job:
+    """A text that is computed together with others."""
+    return model.new_job(request, listener=listener)
