@@ -64,7 +64,11 @@ def test_it_continues_a_text(place: Path, chats: Served) -> None:
 
 
 def test_it_asks_for_json_by_a_schema(place: Path) -> None:
-    schema = {"properties": {"old": {"type": "boolean"}}, "required": ["old"], "type": "object"}
+    schema: dict[str, Any] = {
+        "properties": {"old": {"type": "boolean"}},
+        "required": ["old"],
+        "type": "object",
+    }
     schema["additionalProperties"] = False
     options = ["--schema", json.dumps(schema), "-o", "max_tokens", "60"]
     assert json.loads(says(place, "-m", "local", "Why?", *options))["old"] in (True, False)
