@@ -145,7 +145,7 @@ class Pool:
 
     def find(self, name: str | None) -> Served:
         """Raises ApiError (404) with the names that there are."""
-        if not name:
+        if name is None:
             return self.served[self.names[0]]
         if name not in self.served:
             raise ApiError(
