@@ -7,7 +7,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import h11
 import msgspec
 import pytest
 from figure import Conditions, Figure
-from starlette.types import Scope
+from starlette.types import Receive, Scope
 
 from pocketlm.runtime.server import connection, endpoint, guard
 from pocketlm.runtime.server.connection import Connection
@@ -146,6 +146,15 @@ def printed_bodies(patch: Patch) -> None:
     patch.setattr(endpoint, "parsed", parsed)
 
 
+def deaf(patch: Patch) -> None:
+    """Whoever leaves is answered all the same, as behind a middleware that hides it."""
+
+    async def until_gone(work: Callable[[], Coroutine[Any, Any, None]], receive: Receive) -> None:
+        await work()
+
+    patch.setattr(endpoint, "until_gone", until_gone)
+
+
 def patient(patch: Patch) -> None:
     """Headers may take as long as they like."""
     patch.setattr(Connection, "_watch_head", lambda self, arriving: None)
@@ -170,6 +179,7 @@ def patient(patch: Patch) -> None:
         ("b7", half_a_key),
         ("b8", logged_queries),
         ("b8", printed_bodies),
+        ("d1", deaf),
     ],
 )
 def test_a_server_with_a_bug_does_not(
