@@ -8,11 +8,13 @@ import importlib
 import json
 import sys
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import b1
 import b3
+import b4
 import b5
 import b7
 import b8
@@ -156,6 +158,20 @@ def deaf(patch: Patch) -> None:
     patch.setattr(Conditions, "count", lambda self, full, least=1: 2)  # each costs a second
 
 
+def boundless(patch: Patch) -> None:
+    """Bodies have as many bytes as they like. Only what ends by itself is tried."""
+    strict = call.read_body
+
+    async def read_body(receive: Receive, most_bytes: int, seconds: float) -> bytes:
+        return await strict(receive, 10**9, seconds)
+
+    patch.setattr(Guard, "_check_length", lambda self, scope: None)
+    patch.setattr(endpoint, "read_body", read_body)
+    patch.setattr(b4, "exchange", partial(b4.exchange, seconds=0.5))
+    for others in ("_undeclared", "_compressed", "_unread", "_slow"):
+        patch.setattr(b4, others, lambda server, figure, conditions: None)
+
+
 def patient(patch: Patch) -> None:
     """Headers may take as long as they like."""
     patch.setattr(Connection, "_watch_head", lambda self, arriving: None)
@@ -170,6 +186,7 @@ def patient(patch: Patch) -> None:
         ("b1", any_number_of_texts),
         ("b3", plain_http),
         ("b3", plain_errors_of_http),
+        ("b4", boundless),
         ("b5", patient),
         ("b6", any_host),
         ("b6", any_origin),
@@ -186,7 +203,7 @@ def patient(patch: Patch) -> None:
 def test_a_server_with_a_bug_does_not(
     name: str, bug: Callable[[Patch], None], tmp_path: Path, monkeypatch: Patch
 ) -> None:
-    monkeypatch.setattr(b3, "MOST_SECONDS", 0.5)
+    monkeypatch.setattr(b3, "MOST_SECONDS", 0.3)
     monkeypatch.setattr(b7, "_the_command", lambda figure, conditions: None)
     monkeypatch.setattr(b8, "OTHERS", ["b3"])
     bug(monkeypatch)
