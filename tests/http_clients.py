@@ -11,7 +11,7 @@ from typing import Any
 
 COMPLETIONS = "/v1/completions"
 AT_ONCE = struct.pack("ii", 1, 0)  # SO_LINGER: closing resets the connection
-MOST_SECONDS = 60.0
+MOST_SECONDS = 20.0
 
 
 class Client:
@@ -31,6 +31,11 @@ class Client:
         """Sends a request; itself."""
         headers = {"Content-Type": "application/json"}
         self._connection.request("POST", path, json.dumps(body), headers)
+        return self
+
+    def look(self, path: str) -> Client:
+        """Asks for what is there; itself."""
+        self._connection.request("GET", path)
         return self
 
     @property

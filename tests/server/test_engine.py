@@ -1,4 +1,4 @@
-"""The texts of one model: whatever happens to some, the others and the count of places are right."""
+"""The texts of one model: whatever happens to some, the others and the places are right."""
 
 from __future__ import annotations
 
