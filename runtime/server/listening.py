@@ -119,10 +119,9 @@ class Server(uvicorn.Server):
 
     async def _all_ended(self, seconds: float) -> bool:
         """Whether all answers and connections end within so many seconds."""
-        forced = self.force_exit
         until = time.monotonic() + seconds
         while self.server_state.tasks or self.server_state.connections:
-            if time.monotonic() > until or self.force_exit > forced:
+            if time.monotonic() > until or (self.force_exit and seconds > LAST_WORDS_SECONDS):
                 return False
             for connection in list(self.server_state.connections):
                 with contextlib.suppress(h11.LocalProtocolError):  # it is ending already
