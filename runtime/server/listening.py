@@ -70,6 +70,7 @@ class Server(uvicorn.Server):
                 self._loop.run_until_complete(self.serve([self._listener]))
             finally:
                 self._loop.close()
+                self._service.log.close()
 
     def stop(self) -> None:
         """From any thread or signal: lets what is under way end, and then ``run`` return."""
@@ -112,6 +113,9 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """uvicorn's, where what outlives the grace time says so to its client."""
+        with contextlib.suppress(NotImplementedError):  # as on Windows
+            asyncio.get_running_loop().remove_reader(self._listener)
+        await asyncio.sleep(0)  # who was let in joins first: a closed server forgets about that
         for server in self.servers:
             server.close()
         if not await self._all_ended(self._service.settings.grace_seconds):
