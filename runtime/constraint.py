@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 Allowed: TypeAlias = NDArray[np.bool_]
 """(V,): which tokens may come next."""
 
+# Each is several items of a row, of which llguidance follows 2,000.
+MOST_OPTIONAL = 400
 JSON_FORM = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
 # Otherwise it asks the tokenizer how forced text is cut, which sentencepiece cannot say of a part.
 _HEAD = '%llguidance {"no_forcing": true}\n'
@@ -277,6 +279,11 @@ class Constraint:
 
 
 def _of_schema(schema: object) -> str:
+    return f"{_HEAD}start: {json_rule(schema)}"
+
+
+def json_rule(schema: object) -> str:
+    """What stands in a grammar for JSON that satisfies ``schema``. Raises RequestError for none."""
     if isinstance(schema, Mapping):
         try:
             schema = json.dumps(dict(schema))
@@ -292,9 +299,37 @@ def _of_schema(schema: object) -> str:
     except UnicodeEncodeError as error:
         raise _no_text("json_schema", error) from error
     found = parse_json_object(data, "json_schema", RequestError, advice="correct it")
+    _check_optional(found)
     chosen = found.get("x-guidance", {})
     form = {**JSON_FORM, **chosen} if isinstance(chosen, dict) else chosen
-    return f"{_HEAD}start: %json {json.dumps({**found, 'x-guidance': form})}"
+    return f"%json {json.dumps({**found, 'x-guidance': form})}"
+
+
+def _check_optional(schema: Any) -> None:
+    """Refuses what llguidance takes seconds to compile, and gives up in the middle of a text."""
+    waiting = [schema]
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, list):
+            waiting += found
+        if not isinstance(found, dict):
+            continue
+        waiting += found.values()
+        properties, required = found.get("properties"), found.get("required")
+        if not isinstance(properties, dict):
+            continue
+        named = (
+            {name for name in required if isinstance(name, str)}
+            if isinstance(required, list)
+            else set()
+        )
+        optional = properties.keys() - named
+        if len(optional) > MOST_OPTIONAL:
+            raise RequestError(
+                f"json_schema has an object of {len(optional):,} properties that "
+                f"need not be there, expected at most {MOST_OPTIONAL}; require more of them, or "
+                "leave some out"
+            )
 
 
 def _of_regex(regex: object) -> str:

@@ -80,6 +80,18 @@ class Answered(msgspec.Struct):
     usage: Usage
 
 
+class Responded(msgspec.Struct):
+    """An answer to a conversation, by OpenAI's newer interface."""
+
+    id: str
+    object: str
+    created_at: int
+    status: str
+    model: str
+    output: list[dict[str, Any]]
+    usage: dict[str, Any] | None
+
+
 class Tokens(msgspec.Struct):
     """The tokens of a text."""
 
@@ -92,6 +104,17 @@ class Text(msgspec.Struct):
     """The text of tokens."""
 
     text: str
+    prompt: str
+
+
+class TokenizerInfo(msgspec.Struct):
+    """How a model's texts begin and end."""
+
+    bos_token: str | None
+    eos_token: str | None
+    vocab_size: int
+    model_max_length: int
+    chat_template: str | None
 
 
 class Scored(msgspec.Struct):

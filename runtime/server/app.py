@@ -20,6 +20,7 @@ from .endpoints import (
     next,
     page,
     recipes,
+    responses,
     score,
     tokens,
 )
@@ -29,8 +30,8 @@ from .service import Service
 
 ENDPOINTS: list[Endpoint] = [
     *(health.ENDPOINT, models.LIST, models.ONE),
-    *(completions.ENDPOINT, chat.ENDPOINT, embeddings.ENDPOINT),
-    *(tokens.TOKENIZE, tokens.DETOKENIZE, score.ENDPOINT),
+    *(completions.ENDPOINT, chat.ENDPOINT, responses.ENDPOINT, embeddings.ENDPOINT),
+    *(tokens.TOKENIZE, tokens.DETOKENIZE, tokens.INFO, score.ENDPOINT),
     *(next.ENDPOINT, compare.ENDPOINT, recipes.ENDPOINT),
 ]
 DOCUMENT = document.endpoint_for(ENDPOINTS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -12,13 +12,15 @@ from .. import openai_form
 from ..cancellation import Cancellation, Cancelled
 from ..model import Model
 from ..openai_form import Echo, OpenAIRequest
-from ..request import ChatPrompt, Request, checked_logprobs
+from ..request import Request, checked_logprobs
 from ..scheduler import Job, Listener
 from ..scoring import Scorer, TextLogprobs
 from ..sequence import Step
 from ..text import Result, TextStream, Timings
+from ..tool_forms import Form as CallForm
 from .alone import AloneJob
 from .bodies import Chat, Completion, Sampling, fields_of
+from .conversation import read_conversation
 from .engine import MakeJob
 from .errors import ApiError
 
@@ -26,7 +28,8 @@ from .errors import ApiError
 ALONE = ("lookup", "draft", "reproducible")
 # Decided here, and not by the model.
 OURS = {"stream", "stream_options", "n", "best_of", "echo", "suffix", "details", *ALONE}
-OURS |= {"beams", "length_penalty", "tools", "tool_choice"}
+OURS |= {"beams", "length_penalty"}
+OF_CHATS = {"tools", "tool_choice", "parallel_tool_calls", "transcript", "chat_template_kwargs"}
 # What a search for the likeliest texts takes.
 OF_BEAMS = {"beams", "length_penalty", "n", "max_tokens", "max_completion_tokens", "ignore_eos"}
 OF_BEAMS |= {"prompt", "messages", "echo", "details", *openai_form.WITHOUT_EFFECT}
@@ -90,6 +93,7 @@ class Asked:
     requests    one of each prompt
     makers      of the jobs of all texts, those of one prompt after the other
     echoes      of each prompt, its text if it is to be told
+    calls       how calls of functions are written, where there may be any
     """
 
     form: OpenAIRequest
@@ -97,6 +101,7 @@ class Asked:
     requests: Sequence[Request]
     makers: Sequence[MakeJob]
     echoes: Sequence[Echo]
+    calls: CallForm | None = None
 
     @property
     def logprobs(self) -> int | None:
@@ -108,13 +113,13 @@ class Asked:
 def make_asked(model: Model, body: Completion | Chat, terms: Terms, draft: Model | None) -> Asked:
     """May take its time: it tokenizes, renders and compiles. Raises RequestError and ApiError."""
     given = {name: value for name, value in fields_of(body).items() if name not in OURS}
+    if isinstance(body, Chat):
+        return _of_chat(model, body, terms, given, draft)
     if terms.scores_only:
         given["max_tokens"] = 1  # of which none is generated
-    chat = isinstance(body, Chat)
-    if not chat:
-        given["prompt"] = ""  # there may be several
-    form = openai_form.read_request(openai_form.CHAT if chat else openai_form.COMPLETION, given)
-    prompts = [chat_prompt(model, form)] if chat else terms.prompts
+    given["prompt"] = ""  # there may be several
+    form = openai_form.read_request(openai_form.COMPLETION, given)
+    prompts = terms.prompts
     requests = [model.request(prompt, **form.options) for prompt in prompts]
     if terms.computed > terms.kept and form.options.get("logprobs") is None:
         requests = [replace(request, logprobs=0) for request in requests]
@@ -123,9 +128,14 @@ def make_asked(model: Model, body: Completion | Chat, terms: Terms, draft: Model
     return Asked(form, prompts, requests, makers, echoes)
 
 
-def chat_prompt(model: Model, form: OpenAIRequest) -> ChatPrompt:
-    """Of a conversation."""
-    return model.chat_prompt(form.messages or [])
+def _of_chat(
+    model: Model, body: Chat, terms: Terms, given: Mapping[str, Any], draft: Model | None
+) -> Asked:
+    given = {name: value for name, value in given.items() if name not in OF_CHATS}
+    found = read_conversation(model, body, given)
+    prompts, requests = [found.prompt], [found.request(model)]
+    makers = _makers(model, body, terms, found.form, prompts, requests, draft)
+    return Asked(found.form, prompts, requests, makers, [Echo()], found.calls)
 
 
 def prompts_in(prompt: Any) -> list[Any]:

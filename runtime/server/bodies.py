@@ -156,7 +156,11 @@ class Chat(Sampling, kw_only=True):
     top_logprobs           0 to 100: those of so many of the likeliest tokens in its place, too
     response_format        {"type": "text", "json_object" or "json_schema", …}: the form of the text
     tools                  functions that may be called
-    tool_choice            which of them is
+    tool_choice            none, auto, required, or {"type": "function", "function": {"name": …}}
+    parallel_tool_calls    false: one call at most; left out: several where the model can
+    modalities             what the answer is of: text
+    transcript             true: a base model continues a script of the conversation
+    chat_template_kwargs   further variables of the model's chat template
     """
 
     messages: list[dict[str, Any]]
@@ -166,6 +170,70 @@ class Chat(Sampling, kw_only=True):
     response_format: dict[str, Any] | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    modalities: list[str] | None = None
+    transcript: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+
+class Response(Body, kw_only=True):
+    """A conversation to answer, by OpenAI's newer interface; nothing of it is kept.
+
+    input                 a text, or messages, calls and what they returned
+    instructions          what the system says before them
+    max_output_tokens     most tokens to generate
+    text                  {"format": {"type": "text", "json_object" or "json_schema", …}}
+    tools                 [{"type": "function", "name": …, "parameters": a JSON schema}, …]
+    tool_choice           none, auto, required, or {"type": "function", "name": …}
+    parallel_tool_calls   false: one call at most
+    stream                whether the answer comes piece by piece, as server-sent events
+    stream_options        what a stream has beside its text
+    include               what else is told: message.output_text.logprobs
+    top_logprobs          how many of the likeliest tokens these have
+    store                 without effect: nothing is kept
+    truncation            "disabled": what is too long is refused
+    user, metadata, service_tier, safety_identifier, prompt_cache_key, max_tool_calls  without
+                          effect
+    background, previous_response_id, conversation, prompt, reasoning  refused: nothing is kept here
+    transcript            true: a base model continues a script of the conversation
+    chat_template_kwargs  further variables of the model's chat template
+    """
+
+    input: str | list[dict[str, Any]]
+    instructions: str | None = None
+    max_output_tokens: Positive | None = None
+    temperature: Temperature | None = None
+    top_p: Share | None = None
+    text: dict[str, Any] | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    include: list[str] | None = None
+    top_logprobs: Alternatives | None = None
+    store: bool | None = None
+    truncation: Literal["disabled", "auto"] | None = None
+    background: bool | None = None
+    previous_response_id: str | None = None
+    conversation: str | dict[str, Any] | None = None
+    prompt: dict[str, Any] | None = None
+    reasoning: dict[str, Any] | None = None
+    max_tool_calls: int | None = None
+    user: str | None = None
+    metadata: dict[str, Any] | None = None
+    service_tier: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    # Options of ours.
+    seed: Seed | None = None
+    stop: ShortText | ShortTexts | None = None
+    top_k: Count | None = None
+    min_p: ShareOrNone | None = None
+    repetition_penalty: Factor | None = None
+    max_seconds: Seconds | None = None
+    transcript: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
 
 
 class Next(Body, kw_only=True):
@@ -202,12 +270,6 @@ class Compare(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw
     models: Annotated[list[str], Meta(min_length=1, max_length=2)]
     text: str | None = None
     token_ids: Ids | None = None
-
-
-def fields_of(body: msgspec.Struct) -> dict[str, Any]:
-    """Those that say something."""
-    found = msgspec.structs.asdict(body)
-    return {name: value for name, value in found.items() if value is not None}
 
 
 class Tokenize(Body, kw_only=True):
@@ -265,3 +327,9 @@ class Embeddings(Body, kw_only=True):
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Positive | None = None
     user: str | None = None
+
+
+def fields_of(body: msgspec.Struct) -> dict[str, Any]:
+    """Those that say something."""
+    found = msgspec.structs.asdict(body)
+    return {name: value for name, value in found.items() if value is not None}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -15,6 +16,8 @@ from ..model import Model
 from ..openai_form import Echo, choice, finish_reason, logprobs_of, token_logprobs
 from ..sequence import Step
 from ..text import Piece, Result, Timings
+from ..tool_calls import CallReader
+from . import calling
 from .asking import Asked, Terms, beams_found, make_asked, scored
 from .bodies import Chat, Completion
 from .call import DONE, Call, event_of
@@ -89,6 +92,7 @@ class Reply:
         self._logprobs = asked.logprobs is not None
         self._details = bool(call.body.details)
         self._with_usage = False
+        self._lengths: Counter[int] = Counter()  # characters of the tokens told of each text
         self._head = {
             "id": f"{'chatcmpl' if chat else 'cmpl'}-{call.id}",
             "created": int(time.time()),
@@ -119,22 +123,28 @@ class Reply:
         """Each piece as it comes."""
         self._with_usage = with_usage
         jobs = texts.jobs
-        lengths = [len(self._echo(index).text) for index in range(len(jobs))]
+        readers = [self._reader() for _ in jobs]
         for index in range(len(jobs)):
             if self._chat:
-                yield self._chunk(index, {"role": "assistant", "content": ""})
+                content = "" if readers[index] is None else None
+                yield self._chunk(index, {"role": "assistant", "content": content})
             elif self._terms.echo:
                 echo = self._echo(index)
                 yield self._chunk(index, echo.text, echo.steps, echo.steps)
         async for index, piece in texts:
+            reader = readers[index]
+            deltas = self._deltas(reader, piece)
+            if piece is not None:
+                spelled = self._spelled(index, piece)
+                first = deltas.pop(0)
+                if first or self._logprobs or self._details or not self._chat:
+                    yield self._chunk(index, first, piece.steps, spelled)
+            for delta in deltas:
+                yield self._chunk(index, delta)
             if piece is None:
                 reason = finish_reason(jobs[index].finish_reason)
+                reason = calling.finish_reason(reason, reader.num_calls if reader else 0)
                 yield self._chunk(index, {} if self._chat else "", reason=reason)
-            else:
-                delta = {"content": piece.text} if self._chat else piece.text
-                spelled = self._spelled(index, piece)
-                yield self._chunk(index, delta, piece.steps, spelled, lengths[index])
-                lengths[index] += len(piece.text)
         last: dict[str, Any] = {}
         if with_usage:
             last["usage"] = usage(self._by_prompt([job.timings for job in jobs]))
@@ -144,6 +154,20 @@ class Reply:
             yield event_of({**self._named(), "choices": [], **last})
         yield DONE
 
+    def _reader(self) -> CallReader | None:
+        """Of a text that may call functions."""
+        form, (request, *_) = self._asked.calls, self._asked.requests
+        return None if form is None else calling.reader_of(form, request, self._tokenizer)
+
+    def _deltas(self, reader: CallReader | None, piece: Piece | None) -> list[Any]:
+        """What is told of a piece, in one chunk each, at least one; None is the end of a text."""
+        if reader is not None:
+            told = [calling.delta(change) for change in calling.read(reader, piece)]
+            return told or ([] if piece is None else [{}])
+        if piece is None:
+            return []
+        return [{"content": piece.text} if self._chat else piece.text]
+
     def _choice(self, index: int, result: Result, place: int) -> dict[str, Any]:
         echo, end_ids = self.echoes[place], self._asked.requests[place].end_ids
         if not self._logprobs:  # they may have been needed to choose the best
@@ -151,6 +175,12 @@ class Reply:
         told = choice(
             result, self._tokenizer, chat=self._chat, index=index, echo=echo, end_ids=end_ids
         )
+        if self._asked.calls is not None:
+            request = self._asked.requests[place]
+            changes = calling.changes_of(self._asked.calls, request, result, self._tokenizer)
+            told["message"] = calling.message_of(changes)
+            num_calls = len(told["message"].get(calling.TOOL_CALLS, ()))
+            told["finish_reason"] = calling.finish_reason(told["finish_reason"], num_calls)
         if self._details:
             steps = [*echo.steps, *steps_of(result)]
             told["tokens"] = tokens_told(steps, self._tokenizer)
@@ -162,14 +192,14 @@ class Reply:
         delta: Any,
         steps: Sequence[Step] = (),
         spelled: Sequence[Step] = (),
-        offset: int = 0,
         reason: str | None = None,
     ) -> bytes:
-        """``spelled`` are those of the ``steps`` that are text, ``offset`` characters after all."""
+        """``spelled`` are those of the ``steps`` that are text."""
         told = {"index": index, "delta" if self._chat else "text": delta, "logprobs": None}
         if self._logprobs and spelled:
             tokens = token_logprobs(spelled, self._tokenizer)
-            told["logprobs"] = logprobs_of(tokens, chat=self._chat, offset=offset)
+            told["logprobs"] = logprobs_of(tokens, chat=self._chat, offset=self._lengths[index])
+            self._lengths[index] += sum(len(token.text) for token in tokens)
         told["finish_reason"] = reason
         if self._details:
             told["tokens"] = tokens_told(steps, self._tokenizer)

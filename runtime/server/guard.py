@@ -40,6 +40,7 @@ _PLAIN_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 class Guard:
     """An ASGI application before another one, which serves ``routes``; some of them ``are_open``.
 
+    routes      each, and whether it is there for those without a key
     draining    whether the server is ending: nothing new is taken
     """
 
@@ -53,7 +54,7 @@ class Guard:
         self._app = app
         self._service = service
         self._settings = service.settings
-        self._routes = list(zip(routes, are_open, strict=True))
+        self.routes = list(zip(routes, are_open, strict=True))
         self._hosts = {host.lower() for host in self._settings.hosts}
         self._origins = {origin.lower() for origin in self._settings.origins}
         self.draining = False
@@ -87,7 +88,7 @@ class Guard:
             if scope["method"] == "OPTIONS" and origin is not None:
                 return await _preflight(noting)
             self._check_key(scope)
-            _check_type(scope)
+            self._check_type(scope)
             self._check_length(scope)
             if self.draining:
                 raise busy("the server is ending", 503)
@@ -172,10 +173,22 @@ class Guard:
 
     def _is_open(self, scope: Scope) -> bool:
         """Whether what will be routed to is there for those without a key: asked of the routes."""
-        for route, is_open in self._routes:
+        return scope["method"] in ("GET", "HEAD") and bool(self._routed(scope))
+
+    def _check_type(self, scope: Scope) -> None:
+        """What is posted must be JSON: a page of another origin may post anything else unasked.
+
+        What no route takes is told so by whoever routes.
+        """
+        if scope["method"] == "POST" and self._routed(scope) is not None:
+            check_type(scope)
+
+    def _routed(self, scope: Scope) -> bool | None:
+        """Whether the route of a request is open; None where there is none."""
+        for route, is_open in self.routes:
             if route.matches(scope)[0] is Match.FULL:
-                return is_open and scope["method"] in ("GET", "HEAD")
-        return False
+                return is_open
+        return None
 
     def _check_length(self, scope: Scope) -> None:
         """Raises ApiError (413) for a body that says it is too large, before any of it is read."""
@@ -214,10 +227,8 @@ def _is_unspecified(name: str) -> bool:
         return False
 
 
-def _check_type(scope: Scope) -> None:
-    """What is posted must be JSON: a page of another origin may post anything else unasked."""
-    if scope["method"] in ("GET", "HEAD", "OPTIONS"):
-        return
+def check_type(scope: Scope) -> None:
+    """Raises ApiError (415) for a body that is no JSON by its headers."""
     found = _values(scope, b"content-type")
     kind = found[0].partition(b";")[0].strip().lower() if len(found) == 1 else b""
     if kind != b"application/json":

@@ -1,0 +1,242 @@
+"""/v1/responses: what a text says becomes items of an output, and the events that tell of them.
+
+An answer is made of a message where there are words, and of one item for each call of a function.
+Whole or streamed, it is built by the same events.
+
+Source: the API reference of OpenAI, "Responses" and "Streaming events".
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Iterator
+from functools import partial
+from typing import Any
+
+from ..openai_form import logprobs_of, token_logprobs
+from ..sequence import Step
+from ..text import Piece, Timings
+from ..tool_calls import Arguments, Begun, CallReader, Change, Words
+from . import calling
+from .asking import Asked, Terms, make_asked
+from .bodies import Response
+from .call import Call, event_of
+from .engine import Engine, Texts
+from .errors import told
+from .generating import prepared
+from .response_input import as_responses, chat_of
+
+Event = dict[str, Any]
+
+
+async def respond(call: Call) -> None:
+    """Answers with the output that ``call.body`` asks for, at once or as it comes."""
+    body: Response = call.body
+    chat = chat_of(body)
+    async with call.service.pool.use(body.model) as engine:
+        with engine.room(1) as room:
+            try:
+                make = partial(make_asked, engine.model, chat, Terms.of(chat), None)
+                asked: Asked = await prepared(call.service, make)
+            except Exception as error:
+                raise as_responses(told(error)) from error
+            texts = room.start_jobs(asked.makers)
+            answer = Answer(call, engine, asked)
+            events = answer.events(texts)
+            if body.stream:
+                await call.stream(answer.streamed(events))
+                return
+            async for _ in events:
+                pass
+            await call.answer(answer.whole)
+
+
+class Answer:
+    """One response, which grows; ``whole`` is what there is of it."""
+
+    def __init__(self, call: Call, engine: Engine, asked: Asked) -> None:
+        self._call = call
+        self._tokenizer = engine.model.tokenizer
+        self._request = asked.requests[0]
+        form = asked.calls
+        self._reader = (
+            None if form is None else calling.reader_of(form, self._request, self._tokenizer)
+        )
+        self._with_logprobs = asked.logprobs is not None
+        self._logprobs: list[dict[str, Any]] = []
+        self._open: Event | None = None  # the item that grows
+        body: Response = call.body
+        self.whole: dict[str, Any] = {
+            "id": f"resp_{call.id}",
+            "object": "response",
+            "created_at": int(time.time()),
+            "status": "in_progress",
+            "error": None,
+            "incomplete_details": None,
+            "instructions": body.instructions,
+            "max_output_tokens": self._request.max_tokens,
+            "metadata": body.metadata or {},
+            "model": body.model or call.service.pool.names[0],
+            "output": [],
+            "parallel_tool_calls": body.parallel_tool_calls is not False,
+            "previous_response_id": None,
+            "reasoning": {"effort": None, "summary": None},
+            "store": False,
+            "temperature": self._request.sampling.temperature,
+            "text": body.text or {"format": {"type": "text"}},
+            "tool_choice": body.tool_choice or "auto",
+            "tools": body.tools or [],
+            "top_p": self._request.sampling.top_p,
+            "truncation": "disabled",
+            "usage": None,
+            "user": body.user,
+        }
+
+    async def streamed(self, events: AsyncIterator[Event]) -> AsyncIterator[bytes]:
+        """``events`` as they are sent, numbered; an error is the last of them."""
+        number = 0
+        try:
+            async for event in events:
+                yield event_of({**event, "sequence_number": number}, event["type"])
+                number += 1
+        except Exception as error:
+            self._call.service.log.failed(self._call.id, error)
+            found = told(error)
+            last = {"type": "error", "code": found.code, "message": found.message}
+            last |= {"param": found.param, "sequence_number": number}
+            yield event_of(last, "error")
+
+    async def events(self, texts: Texts) -> AsyncIterator[Event]:
+        """What happens, until the response is whole."""
+        yield self._told("response.created")
+        yield self._told("response.in_progress")
+        async for _, piece in texts:
+            if piece is not None:
+                self._note(piece)
+            for change in _changes(self._reader, piece):
+                for event in self._take(change):
+                    yield event
+        (job,) = texts.jobs
+        whole = job.finish_reason in ("eos", "stop")
+        if not self.whole["output"]:  # it says nothing
+            for event in self._begin(_message()):
+                yield event
+        for event in self._end("completed" if whole else "incomplete"):
+            yield event
+        self.whole["status"] = "completed" if whole else "incomplete"
+        if not whole:
+            self.whole["incomplete_details"] = {"reason": "max_output_tokens"}
+        self.whole["usage"] = _usage(job.timings)
+        yield self._told(f"response.{self.whole['status']}")
+
+    def _told(self, kind: str) -> Event:
+        return {"type": kind, "response": {**self.whole, "output": [*self.whole["output"]]}}
+
+    def _note(self, piece: Piece) -> None:
+        if self._with_logprobs:
+            steps: list[Step] = [s for s in piece.steps if s.token not in self._request.end_ids]
+            tokens = token_logprobs(steps, self._tokenizer)
+            self._logprobs += logprobs_of(tokens, chat=True)["content"]
+
+    def _take(self, change: Change) -> Iterator[Event]:
+        match change:
+            case Words():
+                if self._open is None:
+                    yield from self._begin(_message())
+                item = self._item()
+                (part,) = item["content"]
+                part["text"] += change.text
+                part["logprobs"] += self._logprobs
+                delta = {**self._where(), "content_index": 0, "delta": change.text}
+                logprobs, self._logprobs = self._logprobs, []
+                yield {"type": "response.output_text.delta", **delta, "logprobs": logprobs}
+            case Begun():
+                yield from self._end("completed")
+                yield from self._begin(_call(change))
+            case Arguments():
+                self._item()["arguments"] += change.text
+                kind = "response.function_call_arguments.delta"
+                yield {"type": kind, **self._where(), "delta": change.text}
+
+    def _begin(self, item: dict[str, Any]) -> Iterator[Event]:
+        item["id"] = f"{item['id']}_{self._call.id[:24]}{len(self.whole['output']):02}"
+        self._open = item
+        self.whole["output"].append(item)
+        parts = item.get("content")
+        added = {**item, "content": []} if parts is not None else dict(item)
+        yield {
+            "type": "response.output_item.added",
+            "output_index": len(self.whole["output"]) - 1,
+            "item": added,
+        }
+        if parts is not None:
+            place = {**self._where(), "content_index": 0}
+            yield {"type": "response.content_part.added", **place, "part": {**parts[0]}}
+
+    def _end(self, status: str) -> Iterator[Event]:
+        """Of the item that grows, if there is one."""
+        if self._open is None:
+            return
+        item, where = self._item(), self._where()
+        item["status"] = status
+        if item["type"] == "message":
+            (part,) = item["content"]
+            told = {"text": part["text"], "logprobs": part["logprobs"]}
+            place = {**where, "content_index": 0}
+            yield {"type": "response.output_text.done", **place, **told}
+            yield {"type": "response.content_part.done", **place, "part": part}
+        else:
+            told = {"name": item["name"], "arguments": item["arguments"]}
+            yield {"type": "response.function_call_arguments.done", **where, **told}
+        yield {
+            "type": "response.output_item.done",
+            "output_index": where["output_index"],
+            "item": item,
+        }
+        self._open = None
+
+    def _item(self) -> dict[str, Any]:
+        assert self._open is not None
+        return self._open
+
+    def _where(self) -> dict[str, Any]:
+        return {"item_id": self._item()["id"], "output_index": len(self.whole["output"]) - 1}
+
+
+def _message() -> dict[str, Any]:
+    part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
+    return {
+        "id": "msg",
+        "type": "message",
+        "status": "in_progress",
+        "role": "assistant",
+        "content": [part],
+    }
+
+
+def _call(begun: Begun) -> dict[str, Any]:
+    return {
+        "id": "fc",
+        "type": "function_call",
+        "status": "in_progress",
+        "call_id": begun.id,
+        "name": begun.name,
+        "arguments": "",
+    }
+
+
+def _changes(reader: CallReader | None, piece: Piece | None) -> Iterator[Change]:
+    if reader is not None:
+        yield from calling.read(reader, piece)
+    elif piece is not None and piece.text:
+        yield Words(piece.text)
+
+
+def _usage(timings: Timings) -> dict[str, Any]:
+    return {
+        "input_tokens": timings.prompt_tokens,
+        "input_tokens_details": {"cached_tokens": timings.reused_tokens},
+        "output_tokens": timings.new_tokens,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": timings.prompt_tokens + timings.new_tokens,
+    }
