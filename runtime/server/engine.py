@@ -39,6 +39,7 @@ class Engine:
     """
 
     def __init__(self, model: Model, settings: Settings, metrics: ModelMetrics) -> None:
+        model.try_forms_apart()
         self.model = model
         self.num_held = 0
         self.jobs: set[Job] = set()
