@@ -48,7 +48,7 @@ def last_lines(server: Served, sent: int) -> list[dict[str, Any]]:
     """
     until = time.monotonic() + 10
     while time.monotonic() < until:
-        found = server.events[sent:]
+        found = [event for event in server.events[sent:] if event["event"] in ("request", "error")]
         if found and found[-1]["event"] == "request":
             return found
         time.sleep(0.01)
