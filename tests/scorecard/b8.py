@@ -22,7 +22,6 @@ from pocketlm.runtime.model import Model
 OTHERS = ["b1", "b3", "b4", "b5", "b6", "b7"]
 LONG = ["b4", "b5"]  # by their deadlines: a quick run sends the same
 OF_REQUESTS = {"time", "event", "id", "status", "method", "path", "seconds", "kind", "at", "note"}
-FIELDS |= {"model", "bytes", "notes", "reason"}  # of models that are opened and closed
 LONGEST_LINE = 2000
 CONTROLS = {chr(code) for code in [*range(32), *range(127, 160)]} - {"\n"}
 
