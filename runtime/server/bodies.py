@@ -158,6 +158,7 @@ class Chat(Sampling, kw_only=True):
     tools                  functions that may be called
     tool_choice            none, auto, required, or {"type": "function", "function": {"name": …}}
     parallel_tool_calls    false: one call at most; left out: several where the model can
+    modalities             what the answer is of: text
     transcript             true: a base model continues a script of the conversation
     chat_template_kwargs   further variables of the model's chat template
     """
@@ -185,10 +186,15 @@ class Response(Body, kw_only=True):
     tools                 [{"type": "function", "name": …, "parameters": a JSON schema}, …]
     tool_choice           none, auto, required, or {"type": "function", "name": …}
     parallel_tool_calls   false: one call at most
+    stream                whether the answer comes piece by piece, as server-sent events
+    stream_options        what a stream has beside its text
     include               what else is told: message.output_text.logprobs
     top_logprobs          how many of the likeliest tokens these have
     store                 without effect: nothing is kept
     truncation            "disabled": what is too long is refused
+    user, metadata, service_tier, safety_identifier, prompt_cache_key, max_tool_calls  without
+                          effect
+    background, previous_response_id, conversation, prompt, reasoning  refused: nothing is kept here
     transcript            true: a base model continues a script of the conversation
     chat_template_kwargs  further variables of the model's chat template
     """
@@ -230,10 +236,40 @@ class Response(Body, kw_only=True):
     chat_template_kwargs: dict[str, Any] | None = None
 
 
-def fields_of(body: msgspec.Struct) -> dict[str, Any]:
-    """Those that say something."""
-    found = msgspec.structs.asdict(body)
-    return {name: value for name, value in found.items() if value is not None}
+class Next(Body, kw_only=True):
+    """What may come next after a text, before and after the options.
+
+    prompt      a text, or its token ids; empty: from the token that a text begins with
+    top         so many of the likeliest tokens are told apart
+    generated   so many of the last tokens of the prompt count as generated, for the penalties
+    """
+
+    prompt: str | Ids | None = ""
+    top: Alternatives | None = None
+    generated: Count | None = None
+    temperature: Temperature | None = None
+    top_k: Count | None = None
+    top_p: Share | None = None
+    min_p: ShareOrNone | None = None
+    typical_p: Share | None = None
+    repetition_penalty: Factor | None = None
+    frequency_penalty: Penalty | None = None
+    presence_penalty: Penalty | None = None
+    penalty_window: Positive | None = None
+    no_repeat_ngram_size: Count | None = None
+    logit_bias: dict[TokenKey, Penalty] | None = None
+    banned_tokens: Ids | None = None
+    banned_strings: ShortTexts | None = None
+    min_tokens: Count | None = None
+    ignore_eos: bool | None = None
+
+
+class Compare(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """What models say of a text, given as such or as token ids."""
+
+    models: Annotated[list[str], Meta(min_length=1, max_length=2)]
+    text: str | None = None
+    token_ids: Ids | None = None
 
 
 class Tokenize(Body, kw_only=True):
@@ -291,3 +327,9 @@ class Embeddings(Body, kw_only=True):
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Positive | None = None
     user: str | None = None
+
+
+def fields_of(body: msgspec.Struct) -> dict[str, Any]:
+    """Those that say something."""
+    found = msgspec.structs.asdict(body)
+    return {name: value for name, value in found.items() if value is not None}

@@ -17,6 +17,7 @@ from pocketlm.runtime.request import Request
 from pocketlm.runtime.server import engine as module
 from pocketlm.runtime.server.engine import Engine
 from pocketlm.runtime.server.errors import ApiError
+from pocketlm.runtime.server.metrics import Metrics
 from pocketlm.runtime.server.settings import Settings
 
 pytestmark = pytest.mark.serve
@@ -55,7 +56,9 @@ def test_every_place_is_free_in_the_end_and_every_text_is_the_one_alone(
     tiny_model: pocketlm.Model, plans: list[Plan]
 ) -> None:
     async def play() -> int:
-        engine = Engine(tiny_model, Settings(parallel=2, most_waiting=100))
+        engine = Engine(
+            tiny_model, Settings(parallel=2, most_waiting=100), Metrics().of_model("tiny")
+        )
         async with asyncio.timeout(30):
             await asyncio.gather(*(_live(engine, place, plan) for place, plan in enumerate(plans)))
             while engine.num_held > 0:
@@ -121,7 +124,9 @@ def _alone(model: pocketlm.Model, prompt: str, tokens: int, seed: int) -> str:
 
 def test_no_more_texts_are_held_than_there_is_room_for(tiny_model: pocketlm.Model) -> None:
     async def ask() -> None:
-        engine = Engine(tiny_model, Settings(parallel=1, most_waiting=2))
+        engine = Engine(
+            tiny_model, Settings(parallel=1, most_waiting=2), Metrics().of_model("tiny")
+        )
         with engine.room(2):
             with pytest.raises(ApiError, match="2 texts under way, expected at most 3") as refused:
                 with engine.room(2):
@@ -145,7 +150,7 @@ def test_who_falls_behind_gets_the_beginning_and_an_error(
     monkeypatch.setattr(module, "MOST_BEHIND_BYTES", 3 * module.PIECE_BYTES)
 
     async def ask() -> tuple[str, int]:
-        engine = Engine(tiny_model, Settings())
+        engine = Engine(tiny_model, Settings(), Metrics().of_model("tiny"))
         request = tiny_model.request("a", max_tokens=100, seed=1, ignore_eos=True)
         with engine.room(1) as room:
             texts = room.start([request])
@@ -165,7 +170,7 @@ def test_who_falls_behind_gets_the_beginning_and_an_error(
 
 def test_a_stream_keeps_none_of_its_pieces(tiny_model: pocketlm.Model) -> None:
     async def ask() -> str:
-        engine = Engine(tiny_model, Settings())
+        engine = Engine(tiny_model, Settings(), Metrics().of_model("tiny"))
         with engine.room(1) as room:
             texts = room.start([tiny_model.request("a", max_tokens=8, seed=1)])
             async for _ in texts.batches():
