@@ -35,6 +35,7 @@ class Client:
 
     def look(self, path: str) -> Client:
         """Asks for what is there; itself."""
+        self._answer = None
         self._connection.request("GET", path)
         return self
 

@@ -96,21 +96,43 @@ def test_no_text_takes_longer_than_it_may(tiny_folder: ModelFolder) -> None:
             client.leave()
 
 
+@pytest.mark.parametrize(
+    ("error", "type", "code", "message"),
+    [
+        (NumericsError("the logits are not finite"), "server_error", "numerics", "not finite"),
+        (MemoryError(), "server_error", "overloaded", "memory"),
+        (RuntimeError("hush"), "server_error", None, "a bug in pocketlm"),
+        (None, "server_error", "overloaded", "closed"),
+    ],
+    ids=["numerics", "memory", "bug", "closed"],
+)
 def test_an_error_in_a_stream_is_told_and_ends_it(
-    server: Served, monkeypatch: pytest.MonkeyPatch
+    tiny_folder: ModelFolder,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception | None,
+    type: str,
+    code: str | None,
+    message: str,
 ) -> None:
+    opened = {"tiny": lambda: slowed(pocketlm.load(tiny_folder.path, threads=1), STEPS)}
     take = Sequence.take
 
     def broken(self: Sequence, logits: object) -> object:
-        if self.num_new == 3:
-            raise NumericsError("the logits are not finite, expected numbers; verify the model")
+        if self.num_new == 3 and error is not None:
+            raise error
         return take(self, logits)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Sequence, "take", broken)
-    with Client(server.port).ask(**LONG, stream=True) as client:
-        *events, last = client.events()
-        assert len(text_of(events)) >= 1
-        assert last["error"]["code"] == "numerics"
-        monkeypatch.undo()
+    with served(opened) as server, Client(server.port).ask(**LONG, stream=True) as client:
+        events = [client.event()]
+        engine = server.service.pool.served["tiny"].engine
+        assert engine is not None
+        if error is None:
+            engine.model.close()
+        *more, last = client.events()
+        assert len(text_of([*events, *more])) >= 1
+        assert (last["error"]["type"], last["error"]["code"]) == (type, code)
+        assert message in last["error"]["message"] and "hush" not in last["error"]["message"]
         # The answer has ended as it should: the connection is as good as before.
-        assert server.post("/v1/completions", SHORT)[0] == 200
+        assert client.look("/health").status == 200
+        assert engine.num_held == 0
