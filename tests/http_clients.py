@@ -27,10 +27,10 @@ class Client:
         self._connection.sock = self.socket
         self._answer: HTTPResponse | None = None
 
-    def ask(self, path: str = COMPLETIONS, **body: Any) -> Client:
-        """Sends a request; itself."""
+    def ask(self, **body: Any) -> Client:
+        """Sends a request for a completion; itself."""
         headers = {"Content-Type": "application/json"}
-        self._connection.request("POST", path, json.dumps(body), headers)
+        self._connection.request("POST", COMPLETIONS, json.dumps(body), headers)
         return self
 
     def look(self, path: str) -> Client:

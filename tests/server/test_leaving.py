@@ -14,6 +14,7 @@ from slow_model import Steps, slowed
 
 import pocketlm
 from pocketlm.export.folder import ModelFolder
+from pocketlm.runtime.model import Model
 from pocketlm.runtime.server.engine import Engine
 
 pytestmark = pytest.mark.serve
@@ -103,3 +104,28 @@ def test_who_leaves_while_the_model_opens_keeps_no_place(tiny_folder: ModelFolde
         until(lambda: one.num_users == 0)
         may_open.set()
         assert server.post("/v1/completions", {"prompt": "a", "max_tokens": 1})[0] == 200
+
+
+def test_who_leaves_while_the_request_is_prepared_keeps_no_place(
+    server: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_go_on, prepared = threading.Event(), []
+    request = Model.request
+
+    def slow(self: Model, prompt: object = "", **options: object) -> object:
+        prepared.append(prompt)
+        may_go_on.wait(20)
+        return request(self, prompt, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Model, "request", slow)
+    engine = engine_of(server)
+    leaving = [Client(server.port).ask(**(LONG | {"prompt": str(place)})) for place in range(6)]
+    until(lambda: engine.num_held == 6 and len(prepared) == 2)  # by two threads
+    for client in leaving:
+        client.leave()
+    until(lambda: engine.num_held == 0)
+    steps = STEPS.count
+    may_go_on.set()
+    assert server.post("/v1/completions", {"prompt": "a", "max_tokens": 1})[0] == 200
+    assert prepared == [*prepared[:2], "a"]  # of the others nothing ever was
+    assert STEPS.count <= steps + 2
