@@ -330,6 +330,14 @@ class Model:
         config = GenerationConfig(self.end_ids, self.start_id, self.sampling_defaults)
         return self._requests.make(config, prompt, **options)
 
+    def try_forms_apart(self) -> None:
+        """Has forms of output compiled in a process of their own before they are compiled here.
+
+        For who serves strangers: a grammar may crash llguidance's compiler, or keep it for minutes.
+        One that does, or takes longer than 2 s, is a RequestError then.
+        """
+        self._requests.try_forms_apart()
+
     @property
     def row_group(self) -> int | None:
         """In multiples of how many rows texts are computed together, so that none shows in another.

@@ -107,6 +107,17 @@ class Text(msgspec.Struct):
     """The text of tokens."""
 
     text: str
+    prompt: str
+
+
+class TokenizerInfo(msgspec.Struct):
+    """How a model's texts begin and end."""
+
+    bos_token: str | None
+    eos_token: str | None
+    vocab_size: int
+    model_max_length: int
+    chat_template: str | None
 
 
 class Scored(msgspec.Struct):

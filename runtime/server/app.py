@@ -32,7 +32,7 @@ from .service import Service
 ENDPOINTS: list[Endpoint] = [
     *(health.ENDPOINT, metrics.ENDPOINT, models.LIST, models.ONE),
     *(completions.ENDPOINT, chat.ENDPOINT, responses.ENDPOINT, embeddings.ENDPOINT),
-    *(tokens.TOKENIZE, tokens.DETOKENIZE, score.ENDPOINT),
+    *(tokens.TOKENIZE, tokens.DETOKENIZE, tokens.INFO, score.ENDPOINT),
     *(next.ENDPOINT, compare.ENDPOINT, recipes.ENDPOINT),
 ]
 DOCUMENT = document.endpoint_for(ENDPOINTS)

@@ -158,6 +158,7 @@ class Chat(Sampling, kw_only=True):
     tools                  functions that may be called
     tool_choice            none, auto, required, or {"type": "function", "function": {"name": …}}
     parallel_tool_calls    false: one call at most; left out: several where the model can
+    modalities             what the answer is of: text
     transcript             true: a base model continues a script of the conversation
     chat_template_kwargs   further variables of the model's chat template
     """
@@ -185,10 +186,15 @@ class Response(Body, kw_only=True):
     tools                 [{"type": "function", "name": …, "parameters": a JSON schema}, …]
     tool_choice           none, auto, required, or {"type": "function", "name": …}
     parallel_tool_calls   false: one call at most
+    stream                whether the answer comes piece by piece, as server-sent events
+    stream_options        what a stream has beside its text
     include               what else is told: message.output_text.logprobs
     top_logprobs          how many of the likeliest tokens these have
     store                 without effect: nothing is kept
     truncation            "disabled": what is too long is refused
+    user, metadata, service_tier, safety_identifier, prompt_cache_key, max_tool_calls  without
+                          effect
+    background, previous_response_id, conversation, prompt, reasoning  refused: nothing is kept here
     transcript            true: a base model continues a script of the conversation
     chat_template_kwargs  further variables of the model's chat template
     """
@@ -266,12 +272,6 @@ class Compare(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw
     token_ids: Ids | None = None
 
 
-def fields_of(body: msgspec.Struct) -> dict[str, Any]:
-    """Those that say something."""
-    found = msgspec.structs.asdict(body)
-    return {name: value for name, value in found.items() if value is not None}
-
-
 class Tokenize(Body, kw_only=True):
     """A text, or a conversation, whose tokens are asked for; one of the two.
 
@@ -327,3 +327,9 @@ class Embeddings(Body, kw_only=True):
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Positive | None = None
     user: str | None = None
+
+
+def fields_of(body: msgspec.Struct) -> dict[str, Any]:
+    """Those that say something."""
+    found = msgspec.structs.asdict(body)
+    return {name: value for name, value in found.items() if value is not None}

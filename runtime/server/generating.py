@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -99,6 +100,7 @@ class Reply:
         self._logprobs = asked.logprobs is not None
         self._details = bool(call.body.details)
         self._with_usage = False
+        self._lengths: Counter[int] = Counter()  # characters of the tokens told of each text
         self._head = {
             "id": f"{'chatcmpl' if chat else 'cmpl'}-{call.id}",
             "created": int(time.time()),
@@ -131,7 +133,6 @@ class Reply:
         """Each piece as it comes."""
         self._with_usage = with_usage
         jobs = texts.jobs
-        lengths = [len(self._echo(index).text) for index in range(len(jobs))]
         readers = [self._reader() for _ in jobs]
         for index in range(len(jobs)):
             if self._chat:
@@ -144,7 +145,7 @@ class Reply:
             yield b"".join(
                 chunk
                 for index, piece in batch
-                for chunk in self._chunks(index, piece, jobs[index], readers[index], lengths)
+                for chunk in self._chunks(index, piece, jobs[index], readers[index])
             )
         last: dict[str, Any] = {}
         if with_usage:
@@ -156,21 +157,15 @@ class Reply:
         yield DONE
 
     def _chunks(
-        self,
-        index: int,
-        piece: Piece | None,
-        job: Job,
-        reader: CallReader | None,
-        lengths: list[int],
+        self, index: int, piece: Piece | None, job: Job, reader: CallReader | None
     ) -> Iterator[bytes]:
-        """Of a piece, or None at the end of a text; ``lengths`` are those of the texts so far."""
+        """Of a piece, or None at the end of a text."""
         deltas = self._deltas(reader, piece)
         if piece is not None:
             spelled = self._spelled(index, piece)
             first = deltas.pop(0)
             if first or self._logprobs or self._details or not self._chat:
-                yield self._chunk(index, first, piece.steps, spelled, lengths[index])
-            lengths[index] += len(piece.text)
+                yield self._chunk(index, first, piece.steps, spelled)
         for delta in deltas:
             yield self._chunk(index, delta)
         if piece is None:
@@ -216,14 +211,14 @@ class Reply:
         delta: Any,
         steps: Sequence[Step] = (),
         spelled: Sequence[Step] = (),
-        offset: int = 0,
         reason: str | None = None,
     ) -> bytes:
-        """``spelled`` are those of the ``steps`` that are text, ``offset`` characters after all."""
+        """``spelled`` are those of the ``steps`` that are text."""
         told = {"index": index, "delta" if self._chat else "text": delta, "logprobs": None}
         if self._logprobs and spelled:
             tokens = token_logprobs(spelled, self._tokenizer)
-            told["logprobs"] = logprobs_of(tokens, chat=self._chat, offset=offset)
+            told["logprobs"] = logprobs_of(tokens, chat=self._chat, offset=self._lengths[index])
+            self._lengths[index] += sum(len(token.text) for token in tokens)
         told["finish_reason"] = reason
         if self._details:
             told["tokens"] = tokens_told(steps, self._tokenizer)

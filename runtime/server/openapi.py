@@ -47,13 +47,52 @@ _ID: dict[str, Any] = {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}
 _IDS: dict[str, Any] = {"type": "array", "items": _ID}
 _TEXT: dict[str, Any] = {"type": "string"}
 _SEVERAL: dict[str, Any] = {"type": "array", "items": {"anyOf": [_TEXT, _IDS]}}
+_MESSAGES: dict[str, Any] = {
+    "type": "array",
+    "minItems": 1,
+    "items": {
+        "type": "object",
+        "properties": {
+            "role": {"type": "string"},
+            "content": {"anyOf": [_TEXT, {"type": "array"}, {"type": "null"}]},
+        },
+        "required": ["role"],
+    },
+    "examples": [[{"role": "user", "content": "How are you?"}]],
+}
+
+
+def _with(name: str, schema: dict[str, Any], without: list[str]) -> dict[str, Any]:
+    """An object with that field, and ``without`` those."""
+    absent = {other: {"type": "null"} for other in without}
+    return {"properties": {name: schema, **absent}, "required": [name]}
+
+
 # What msgspec's types cannot say: two kinds of list at one place, and a field that is refused.
 TRUER: dict[str, dict[str, Any]] = {
     "Completion": {
         "prompt": {"anyOf": [_TEXT, _IDS, _SEVERAL, {"type": "null"}]},
         "suffix": {"anyOf": [{"type": "string", "maxLength": 0}, {"type": "null"}]},
     },
+    "Chat": {"messages": _MESSAGES},
+    "Tokenize": {"messages": {"anyOf": [_MESSAGES, {"type": "null"}]}},
     "Embeddings": {"input": {"anyOf": [_TEXT, _IDS, _SEVERAL]}},
+}
+
+# And which fields go together.
+TOGETHER: dict[str, dict[str, Any]] = {
+    "Score": {
+        "anyOf": [
+            _with("continuations", {"type": "array"}, without=["text", "top"]),
+            _with("text", {"type": "string"}, without=["context", "continuations"]),
+        ]
+    },
+    "Tokenize": {
+        "anyOf": [
+            _with("prompt", {"type": "string"}, without=["messages"]),
+            _with("messages", {"type": "array"}, without=["prompt", "add_special_tokens"]),
+        ]
+    },
 }
 
 
@@ -150,11 +189,13 @@ def _bodies(kinds: Sequence[type]) -> Iterator[type[msgspec.Struct]]:
 def _explain(schema: dict[str, Any], kind: type[msgspec.Struct], names: Sequence[str]) -> None:
     """Says of each field what it means, and what msgspec cannot say of its values."""
     told = meanings(kind)
+    schema |= TOGETHER.get(kind.__name__, {})
     for name, field in schema["properties"].items():
         if name in ("model", "draft"):
             field["anyOf"] = [{"type": "string", "enum": [*names]}, {"type": "null"}]
         if truer := TRUER.get(kind.__name__, {}).get(name):
             field.pop("type", None)
+            field.pop("items", None)
             field |= truer
         if name in told:
             field["description"] = told[name]

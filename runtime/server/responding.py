@@ -102,7 +102,7 @@ class Answer:
         except Exception as error:
             self._call.service.log.failed(self._call.id, error)
             found = told(error)
-            last = {"type": "error", "code": found.code, "message": found.message}
+            last: Event = {"type": "error", "code": found.code, "message": found.message}
             last |= {"param": found.param, "sequence_number": number}
             yield event_of(last, "error")
 

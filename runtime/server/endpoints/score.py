@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
 from ...cancellation import Cancellation, Cancelled
 from ...model import Model
-from ...openai_form import told_logprob
+from ...openai_form import LEAST_LOGPROB, told_logprob
 from ...scoring import Score as Found
 from ..answers import Scored
 from ..asking import steps_scored
@@ -26,7 +27,7 @@ async def _score(call: Call) -> None:
     async with pool.use(body.model) as engine:
         with engine.room(1):
             told = await engine.alone.call(partial(score, engine.model, body))
-            await call.answer({"model": body.model or pool.names[0], **told})
+        await call.answer({"model": body.model or pool.names[0], **told})
 
 
 def _check(body: Score) -> None:
@@ -63,12 +64,17 @@ def _continuations(model: Model, body: Score, cancellation: Cancellation) -> dic
 
 def _told(score: Found) -> dict[str, Any]:
     return {
-        "loglikelihood": told_logprob(score.loglikelihood),
+        "loglikelihood": _sum(score.loglikelihood, len(score.token_ids)),
         "mean": told_logprob(score.mean),
         "is_greedy": score.is_greedy,
         "token_ids": list(score.token_ids),
         "logprobs": [told_logprob(logprob) for logprob in score.logprobs],
     }
+
+
+def _sum(loglikelihood: float, count: int) -> float:
+    """As JSON has it, of so many tokens."""
+    return loglikelihood if math.isfinite(loglikelihood) else count * LEAST_LOGPROB
 
 
 def _text(model: Model, body: Score, cancellation: Cancellation) -> dict[str, Any]:
@@ -77,7 +83,7 @@ def _text(model: Model, body: Score, cancellation: Cancellation) -> dict[str, An
         raise Cancelled
     found = model.logprobs(body.text or "", top=body.top or 0)
     return {
-        "loglikelihood": told_logprob(float(found.logprobs.sum())),
+        "loglikelihood": _sum(float(found.logprobs.sum()), len(found.token_ids)),
         "tokens": tokens_told(steps_scored(found), model.tokenizer),
     }
 

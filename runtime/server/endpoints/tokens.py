@@ -1,4 +1,8 @@
-"""/tokenize and /detokenize: a text as a model reads it, and back."""
+"""/tokenize and /detokenize: a text as a model reads it, and back; /tokenizer_info: by what.
+
+vLLM's servers have the same, and lm-evaluation-harness asks them in place of a tokenizer of its
+own.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from ...model import Model
-from ..answers import Text, Tokens
+from ..answers import Text, TokenizerInfo, Tokens
 from ..bodies import Detokenize, Tokenize
 from ..call import Call
 from ..endpoint import Endpoint
@@ -51,7 +55,27 @@ async def _detokenize(call: Call) -> None:
             body.tokens,
             skip_special_tokens=bool(body.skip_special_tokens),
         )
-        await call.answer({"text": await prepared(call.service, decode)})
+        text = await prepared(call.service, decode)
+        await call.answer({"text": text, "prompt": text})  # the latter is vLLM's name
+
+
+async def _info(call: Call) -> None:
+    async with call.service.pool.use(None) as engine:
+        await call.answer(await prepared(call.service, partial(_told, engine.model)))
+
+
+def _told(model: Model) -> dict[str, Any]:
+    def spelled(token: int | None) -> str | None:
+        return None if token is None else model.tokenizer.spelling(token)
+
+    template = model.chat_template
+    return {
+        "bos_token": spelled(model.start_id),
+        "eos_token": spelled(min(model.end_ids, default=None)),
+        "vocab_size": model.session.shape.vocab_size,
+        "model_max_length": model.session.shape.context_length,
+        "chat_template": None if template is None else template.source,
+    }
 
 
 TOKENIZE = Endpoint(
@@ -64,4 +88,11 @@ TOKENIZE = Endpoint(
 )
 DETOKENIZE = Endpoint(
     "POST", "/detokenize", _detokenize, "The text of tokens.", body=Detokenize, answer=Text
+)
+INFO = Endpoint(
+    "GET",
+    "/tokenizer_info",
+    _info,
+    "What the first model's texts begin and end with, and its chat template.",
+    answer=TokenizerInfo,
 )
