@@ -96,5 +96,6 @@ def _ask_theirs(server: Served, figure: Figure, conditions: Conditions) -> None:
                 found = error
             right = isinstance(found, expected) and bool(found.param and found.request_id)
             figure.check(right, conditions, f"openai-{place}", f"{extra}: {found!r}")
+    time.sleep(0.2)  # the line of a request comes after its answer
     sent = len(server.events) - before
     figure.check(sent == len(asked), conditions, "openai-retries", f"{sent} requests")

@@ -237,10 +237,10 @@ def measure(conditions: Conditions) -> Figure:
             _try(case, server, figure, conditions)
         growth = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
         figure.check(growth <= MOST_GROWTH_MB, conditions, "memory", f"grew by {growth:.0f} MB")
+        figure.check(is_golden(server), conditions, "golden", "another text than before")
         paths = [str(event.get("path")) for event in server.events]
         smuggled = [path for path in paths if SMUGGLED in path]
         figure.check(not smuggled, conditions, "smuggled", f"{smuggled} in the log")
-        figure.check(is_golden(server), conditions, "golden", "another text than before")
     figure.notes["growth_mb"] = round(growth, 1)
     return figure
 

@@ -152,7 +152,6 @@ def test_every_answer_keeps_a_browser_within_bounds(server: Served, status: int)
 @pytest.mark.parametrize("given", ["a-1_b.2", "x" * 64])
 def test_a_plain_request_id_is_taken_over(server: Served, given: str) -> None:
     assert ask(server, f"X-Request-ID: {given}").values("x-request-id") == [given]
-    assert server.events[-1]["id"] == given
 
 
 @pytest.mark.parametrize("given", ["", "x" * 65, "a b", "a\x1bb", "ä"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 import sys
@@ -45,6 +46,17 @@ def _size(context: click.Context, parameter: click.Parameter, text: str | None) 
         return parse_size(text)
     except RequestError as error:
         raise click.BadParameter(str(error)) from error
+
+
+class Seconds(click.FloatRange):
+    """A duration, which is a number."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """click's own, for what is finite."""
+        found = super().convert(value, param, ctx)
+        if not math.isfinite(found):
+            self.fail(f"found {value}, expected a number of seconds", param, ctx)
+        return found
 
 
 @click.command("serve")
@@ -122,7 +134,7 @@ def _size(context: click.Context, parameter: click.Parameter, text: str | None) 
 @click.option(
     "--idle",
     "idle_seconds",
-    type=click.FloatRange(0),
+    type=Seconds(0),
     default=900.0,
     show_default=True,
     metavar="SECONDS",
@@ -130,7 +142,7 @@ def _size(context: click.Context, parameter: click.Parameter, text: str | None) 
 )
 @click.option(
     "--max-seconds",
-    type=click.FloatRange(0, min_open=True),
+    type=Seconds(0, min_open=True),
     metavar="SECONDS",
     help="Most time that a text may take; it ends with the next token. Default: no limit.",
 )
@@ -146,7 +158,7 @@ def _size(context: click.Context, parameter: click.Parameter, text: str | None) 
 @click.option(
     "--grace",
     "grace_seconds",
-    type=click.FloatRange(0),
+    type=Seconds(0),
     default=10.0,
     show_default=True,
     metavar="SECONDS",
