@@ -41,25 +41,21 @@ def server(tiny_folder: ModelFolder) -> Iterator[Served]:
         yield running
 
 
-def last_lines(server: Served, sent: int) -> list[dict[str, Any]]:
-    """What was written since there were ``sent`` lines, up to that of a request.
-
-    It comes after the answer.
-    """
+def lines_of(server: Served, request_id: str) -> list[dict[str, Any]]:
+    """What was written of the request that called itself so; its last line is after its answer."""
     until = time.monotonic() + 10
     while time.monotonic() < until:
-        found = [event for event in server.events[sent:] if event["event"] in ("request", "error")]
+        found = [event for event in server.events if event.get("id") == request_id]
         if found and found[-1]["event"] == "request":
             return found
         time.sleep(0.01)
-    raise AssertionError(f"no line of a request in {server.events[sent:]}")
+    raise AssertionError(f"no line of {request_id} in {server.events}")
 
 
 def test_a_request_is_a_line_with_its_path_as_it_was_sent(server: Served) -> None:
     headers = {"X-Request-ID": "mine", "X-Other": "hush"}
-    before = len(server.events)
     server.send("GET", "/a%20b%0d%0a%1b?key=hush", None, **headers)
-    (event,) = last_lines(server, before)
+    (event,) = lines_of(server, "mine")
     assert set(event) == {"time", "event", "id", "status", "method", "path", "seconds"}
     assert event["path"] == "/a%20b%0d%0a%1b" and event["id"] == "mine"
     assert event["status"] == 404
@@ -67,15 +63,14 @@ def test_a_request_is_a_line_with_its_path_as_it_was_sent(server: Served) -> Non
 
 
 def test_a_long_path_is_cut(server: Served) -> None:
-    before = len(server.events)
-    server.send("GET", "/" + "a" * 5000)
-    assert len(last_lines(server, before)[-1]["path"]) == 200
+    server.send("GET", "/" + "a" * 5000, None, **{"X-Request-ID": "long"})
+    assert len(lines_of(server, "long")[-1]["path"]) == 200
 
 
 def test_a_bug_is_told_by_its_kind_and_place_alone(server: Served) -> None:
-    before = len(server.events)
-    status, found = server.post("/v1/completions", {"model": "broken", "prompt": SECRET})
-    told, line = last_lines(server, before)
+    asked = {"model": "broken", "prompt": SECRET}
+    status, found = server.post("/v1/completions", asked, **{"X-Request-ID": "bug"})
+    told, line = lines_of(server, "bug")
     assert status == line["status"] == 500 and found["error"]["type"] == "server_error"
     assert "bug in pocketlm" in found["error"]["message"]
     assert told["event"] == "error" and told["kind"] == "ValueError" and told["id"] == line["id"]
@@ -100,10 +95,10 @@ def test_why_a_model_cannot_be_opened_is_for_the_operator(server: Served) -> Non
 
 
 def test_a_request_without_an_answer_has_the_status_0(server: Served) -> None:
-    before = len(server.events)
-    whole = post("/v1/completions", {"prompt": "a"}, f"127.0.0.1:{server.port}")
-    exchange(server.port, whole[:-1], seconds=0.1)
-    (line,) = last_lines(server, before)
+    host, gone = f"127.0.0.1:{server.port}", ["X-Request-ID: gone"]
+    whole = post("/v1/completions", {"prompt": "a"}, host, gone)
+    exchange(server.port, whole[:-1], seconds=0.5)
+    (line,) = lines_of(server, "gone")
     assert line["status"] == 0 and line["path"] == "/v1/completions"
 
 
