@@ -22,6 +22,7 @@ import h11
 import msgspec
 import pytest
 from figure import Conditions, Figure
+from raw_http import exchange
 from starlette.types import Receive, Scope
 
 from pocketlm.runtime.server import call, connection, endpoint, guard
@@ -167,7 +168,7 @@ def boundless(patch: Patch) -> None:
 
     patch.setattr(Guard, "_check_length", lambda self, scope: None)
     patch.setattr(endpoint, "read_body", read_body)
-    patch.setattr(b4, "exchange", partial(b4.exchange, seconds=0.5))
+    patch.setattr(b4, "exchange", partial(exchange, seconds=0.5))
     for others in ("_undeclared", "_compressed", "_unread", "_slow"):
         patch.setattr(b4, others, lambda server, figure, conditions: None)
 
