@@ -70,6 +70,7 @@ class Server(uvicorn.Server):
                 self._loop.run_until_complete(self.serve([self._listener]))
             finally:
                 self._loop.close()
+                self._service.log.close()
 
     def stop(self) -> None:
         """From any thread or signal: lets what is under way end, and then ``run`` return."""
@@ -112,9 +113,13 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """uvicorn's, where what outlives the grace time says so to its client."""
+        with contextlib.suppress(NotImplementedError):  # as on Windows
+            asyncio.get_running_loop().remove_reader(self._listener)
+        await asyncio.sleep(0)  # who was let in joins first: a closed server forgets about that
         for server in self.servers:
             server.close()
-        if not await self._all_ended(self._service.settings.grace_seconds):
+        grace = self._service.settings.grace_seconds
+        if not await self._all_ended(grace, unless_forced=True):
             for task in list(self.server_state.tasks):
                 task.cancel()
             await self._all_ended(LAST_WORDS_SECONDS)
@@ -122,12 +127,11 @@ class Server(uvicorn.Server):
                 connection.transport.abort()
             await self._all_ended(LAST_WORDS_SECONDS)
 
-    async def _all_ended(self, seconds: float) -> bool:
+    async def _all_ended(self, seconds: float, *, unless_forced: bool = False) -> bool:
         """Whether all answers and connections end within so many seconds."""
-        forced = self.force_exit
         until = time.monotonic() + seconds
         while self.server_state.tasks or self.server_state.connections:
-            if time.monotonic() > until or self.force_exit > forced:
+            if time.monotonic() > until or (unless_forced and self.force_exit):
                 return False
             for connection in list(self.server_state.connections):
                 with contextlib.suppress(h11.LocalProtocolError):  # it is ending already

@@ -27,7 +27,7 @@ SECRET = "hush\x1b[31m\r\n"
 
 
 def refused() -> Model:
-    raise ModelFolderError("/home/me/out: found nothing, expected a model folder")
+    raise ModelFolderError("/srv-models/out: found nothing, expected a model folder")
 
 
 def broken() -> Model:
@@ -41,25 +41,21 @@ def server(tiny_folder: ModelFolder) -> Iterator[Served]:
         yield running
 
 
-def last_lines(server: Served, sent: int) -> list[dict[str, Any]]:
-    """What was written since there were ``sent`` lines, up to that of a request.
-
-    It comes after the answer.
-    """
+def lines_of(server: Served, request_id: str) -> list[dict[str, Any]]:
+    """What was written of the request that called itself so; its last line is after its answer."""
     until = time.monotonic() + 10
     while time.monotonic() < until:
-        found = server.events[sent:]
+        found = [event for event in server.events if event.get("id") == request_id]
         if found and found[-1]["event"] == "request":
             return found
         time.sleep(0.01)
-    raise AssertionError(f"no line of a request in {server.events[sent:]}")
+    raise AssertionError(f"no line of {request_id} in {server.events}")
 
 
 def test_a_request_is_a_line_with_its_path_as_it_was_sent(server: Served) -> None:
     headers = {"X-Request-ID": "mine", "X-Other": "hush"}
-    before = len(server.events)
     server.send("GET", "/a%20b%0d%0a%1b?key=hush", None, **headers)
-    (event,) = last_lines(server, before)
+    (event,) = lines_of(server, "mine")
     assert set(event) == {"time", "event", "id", "status", "method", "path", "seconds"}
     assert event["path"] == "/a%20b%0d%0a%1b" and event["id"] == "mine"
     assert event["status"] == 404
@@ -67,15 +63,14 @@ def test_a_request_is_a_line_with_its_path_as_it_was_sent(server: Served) -> Non
 
 
 def test_a_long_path_is_cut(server: Served) -> None:
-    before = len(server.events)
-    server.send("GET", "/" + "a" * 5000)
-    assert len(last_lines(server, before)[-1]["path"]) == 200
+    server.send("GET", "/" + "a" * 5000, None, **{"X-Request-ID": "long"})
+    assert len(lines_of(server, "long")[-1]["path"]) == 200
 
 
 def test_a_bug_is_told_by_its_kind_and_place_alone(server: Served) -> None:
-    before = len(server.events)
-    status, found = server.post("/v1/completions", {"model": "broken", "prompt": SECRET})
-    told, line = last_lines(server, before)
+    asked = {"model": "broken", "prompt": SECRET}
+    status, found = server.post("/v1/completions", asked, **{"X-Request-ID": "bug"})
+    told, line = lines_of(server, "bug")
     assert status == line["status"] == 500 and found["error"]["type"] == "server_error"
     assert "bug in pocketlm" in found["error"]["message"]
     assert told["event"] == "error" and told["kind"] == "ValueError" and told["id"] == line["id"]
@@ -92,7 +87,7 @@ def test_why_a_model_cannot_be_opened_is_for_the_operator(server: Served) -> Non
     )
     error = json.loads(data)["error"]
     assert answer.status == 503 and error["code"] == "model_unavailable"
-    assert "/home" not in error["message"] and "refused" in error["message"]
+    assert "/srv-models" not in error["message"] and "refused" in error["message"]
     assert answer.headers["x-should-retry"] == "false"
     event = [event for event in server.events if event["event"] == "error"][-1]
     assert event["note"] == str(pytest.raises(ModelFolderError, refused).value)
@@ -100,10 +95,10 @@ def test_why_a_model_cannot_be_opened_is_for_the_operator(server: Served) -> Non
 
 
 def test_a_request_without_an_answer_has_the_status_0(server: Served) -> None:
-    before = len(server.events)
-    whole = post("/v1/completions", {"prompt": "a"}, f"127.0.0.1:{server.port}")
-    exchange(server.port, whole[:-1], seconds=0.1)
-    (line,) = last_lines(server, before)
+    host, gone = f"127.0.0.1:{server.port}", ["X-Request-ID: gone"]
+    whole = post("/v1/completions", {"prompt": "a"}, host, gone)
+    exchange(server.port, whole[:-1], seconds=0.5)
+    (line,) = lines_of(server, "gone")
     assert line["status"] == 0 and line["path"] == "/v1/completions"
 
 
@@ -176,7 +171,9 @@ def test_only_what_may_go_better_is_tried_again(
         assert (answer.headers.get("x-should-retry") == "false") != is_tried_again
 
 
-@pytest.mark.parametrize("path", ["/home/me/models/out", "~/out/fp32", r"C:\models\out"])
+@pytest.mark.parametrize(
+    "path", ["/srv-models/my-out", "/model", "~/out/fp32", "C:" + r"\models\out"]
+)
 def test_no_error_of_a_server_tells_a_path(path: str) -> None:
     message = told(ModelFolderError(f"{path}: the files were changed; load {path}, or 1/2")).message
     assert message == "a file: the files were changed; load a file, or 1/2"
