@@ -20,8 +20,7 @@ import pytest
 from command_line import Run
 from source_tree import ROOT
 
-import pocketlm
-from pocketlm.commands.remote_writer import read_key
+from pocketlm.commands.api_key import find_key
 from pocketlm.commands.serve import command as SERVE
 
 pytestmark = pytest.mark.serve
@@ -101,7 +100,7 @@ def test_the_command_makes_a_key(tmp_path: Path) -> None:
     (line,) = lines("python -c ")
     command = line.replace("python ", f"{shlex.quote(sys.executable)} ", 1)
     subprocess.run(command, shell=True, cwd=tmp_path, check=True)
-    assert len(read_key(tmp_path / "key.txt")) > 40
+    assert len(find_key(tmp_path / "key.txt") or "") > 40
     assert (tmp_path / "key.txt").stat().st_mode & 0o77 == 0
 
 
@@ -137,7 +136,7 @@ def test_a_program_without_a_line_about_us_works(url: str) -> None:
 def test_programs_in_python_work(number: int, package: str, url: str) -> None:
     pytest.importorskip(package)
     program = blocks("python")[number].replace(URL, url)
-    assert len(ran(url, [sys.executable, "-c", program]).stdout.split()) > 10
+    assert len(ran(url, [sys.executable, "-c", program]).stdout.split()) > 4
     assert len(blocks("python")) == 2
 
 
@@ -170,8 +169,6 @@ def test_the_harness_asks_the_server(url: str, tmp_path: Path) -> None:
         "metric_list": [{"metric": "acc"}],
     }
     (tmp_path / "ends.yaml").write_text(json.dumps(task))  # which YAML is, too
-    folder = pocketlm.load("demo").folder.path
     line = line.replace("lambada_openai", f"ends --include_path {tmp_path}")
-    line = line.replace("path/to/model-folder", str(folder))
     said = ran(url, line, {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}).stdout
     assert re.search(r"\|ends +\|.*\|acc ", said), said
