@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .answer_headers import with_safe
 from .call import Call
-from .errors import ApiError, busy, told
+from .errors import ApiError, ending, told
 from .log import path_of
 from .service import Service
 
@@ -91,7 +91,7 @@ class Guard:
             self._check_type(scope)
             self._check_length(scope)
             if self.draining:
-                raise busy("the server is ending", 503)
+                raise ending()
             await self._app(scope, receive, noting)
         except ApiError as error:
             await refuse(error)

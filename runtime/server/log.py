@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from .errors import ApiError, told
+from .lines import Lines
 
 MOST_FRAMES = 8  # of a traceback, its last
 MOST_PATH = 200  # characters
@@ -34,15 +35,24 @@ class Log:
         self._stream = stream or sys.stderr
         self._quiet = quiet
         self._clock = clock
+        file = _file_of(self._stream)
+        self._lines = None if file is None else Lines(file, lambda n: self._line("lost", count=n))
 
     def event(self, event: str, **fields: Any) -> None:
-        """A line."""
-        seconds = round(self._clock(), 3)
-        try:
-            print(json.dumps({"time": seconds, "event": event, **fields}), file=self._stream)
-            self._stream.flush()
-        except (OSError, ValueError):  # nobody reads it: no reason to end
-            pass
+        """A line; who does not read them keeps nobody waiting."""
+        line = self._line(event, **fields)
+        if self._lines is not None:
+            self._lines.add(line)
+        else:
+            print(line, file=self._stream)
+
+    def close(self) -> None:
+        """Waits for the last lines, for a moment."""
+        if self._lines is not None:
+            self._lines.close()
+
+    def _line(self, event: str, **fields: Any) -> str:
+        return json.dumps({"time": round(self._clock(), 3), "event": event, **fields})
 
     def request(self, request_id: str, status: int, **fields: Any) -> None:
         """A request was answered; 0 is the status of one whose client left before."""
@@ -70,6 +80,14 @@ class Log:
             self.event("error", id="", kind=type(error).__name__, at=places(error))
         else:
             self.event("error", id="", kind="loop", at=[])
+
+
+def _file_of(stream: TextIO) -> int | None:
+    """That of the system, if it is one."""
+    try:
+        return stream.fileno()
+    except (OSError, ValueError):
+        return None
 
 
 def places(error: BaseException) -> list[str]:

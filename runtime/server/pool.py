@@ -12,7 +12,7 @@ from ...export.errors import PocketLMError
 from ...export.strict_json import quoted
 from ..model import Model
 from .engine import Engine
-from .errors import ApiError, unopened, without_paths
+from .errors import ApiError, busy, unopened, without_paths
 from .settings import Settings
 
 
@@ -60,6 +60,9 @@ class Pool:
         Raises ApiError (404) for another name, and what opening it raises.
         """
         served = self.find(name)
+        # Of an open one the engine says how many: what counts is texts, and not who asks for them.
+        if served.engine is None and served.num_users >= self._settings.most_texts:
+            raise busy(f"{served.num_users} requests wait for the model to open; try again later")
         served.num_users += 1
         try:
             async with served.opening:
@@ -102,5 +105,5 @@ class Pool:
         """Closes those that are open."""
         for served in self.served.values():
             if served.engine is not None:
-                served.engine.model.close()
+                served.engine.close()
                 served.engine = None

@@ -47,3 +47,8 @@ class Settings:
     grace_seconds: float = 10.0
     idle_seconds: float | None = None
     memory_bytes: int | None = None
+
+    @property
+    def most_texts(self) -> int:
+        """Of one model that run and wait."""
+        return self.parallel + self.most_waiting

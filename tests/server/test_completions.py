@@ -265,7 +265,7 @@ def test_a_text_that_waits_alone_ends_at_once_when_it_is_cancelled(
     tiny_model: pocketlm.Model,
 ) -> None:
     told: list[Any] = []
-    alone, release = Alone(), threading.Event()
+    alone, release = Alone(lambda: None, None), threading.Event()
     request = tiny_model.request("a", max_tokens=3)
     jobs = []
     for _ in range(2):

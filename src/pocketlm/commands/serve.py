@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import sys
+import threading
+import time
+from collections.abc import Sequence, Set
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +16,8 @@ import click
 from pocketlm.commands.options import debug_option, model_options, open_model
 from pocketlm.export.importing import importing
 from pocketlm.models.reference import find_reference
+
+LEAVING_SECONDS = 0.3  # that threads which have nothing to do take to end
 
 
 @click.command("serve")
@@ -40,7 +46,23 @@ def command(models: Sequence[str], host: str, port: int, debug: bool, **options:
         find_reference(model)  # raises for what is none
         sources.append(Source(_name(model), partial(open_model, model, dict(options))))
     listener = bound(settings)
+    others = set(threading.enumerate())
     Server(Service(Pool(sources, settings), settings, Log()), listener).run()
+    _leave(set(threading.enumerate()) - others)
+
+
+def _leave(threads: Set[threading.Thread]) -> None:
+    """Ends the process at once where ``threads`` of the server still work.
+
+    They open a model or prepare a request, which may take minutes, for nobody: Python would wait
+    for them. What they write of a model is a beginning that the next opening clears away.
+    """
+    until = time.monotonic() + LEAVING_SECONDS
+    for thread in threads:
+        thread.join(max(0.0, until - time.monotonic()))
+    if any(thread.is_alive() for thread in threads):
+        sys.stdout.flush()
+        os._exit(0)
 
 
 def _name(model: str) -> str:
