@@ -24,6 +24,7 @@ from pocketlm.runtime.text import Piece
 from pocketlm.runtime.tokenizer import Tokenizer
 from pocketlm.runtime.tool_calls import Arguments, Begun, CallReader, Words
 from pocketlm.runtime.tool_forms import (
+    GRANITE,
     HERMES,
     LLAMA,
     MISTRAL,
@@ -46,7 +47,9 @@ TOOLS = [
 FORMS = {
     "hermes": HERMES,
     "mistral": MISTRAL,
+    "mistral spaced": MISTRAL,
     "mistral args": MISTRAL_ARGS,
+    "granite": GRANITE,
     "llama": LLAMA,
     "ours": OURS,
 }
@@ -54,7 +57,9 @@ FORMS = {
 ONE = {
     "hermes": '<tool_call>\n{"name": "weather", "arguments": {"city": "P}\\"{a"}}\n</tool_call>',
     "mistral": '[TOOL_CALLS][{"name": "weather", "arguments": {"city": "P}\\"{a"}}]',
+    "mistral spaced": '[TOOL_CALLS] [{"name": "weather", "arguments": {"city": "P}\\"{a"}}]',
     "mistral args": '[TOOL_CALLS]weather[ARGS]{"city": "P}\\"{a"}',
+    "granite": '<|tool_call|>[{"name": "weather", "arguments": {"city": "P}\\"{a"}}]',
     "llama": '{"name": "weather", "parameters": {"city": "P}\\"{a"}}',
     "ours": '{"name": "weather", "arguments": {"city": "P}\\"{a"}}',
 }
@@ -79,7 +84,7 @@ def tokenizer_of(*added: AddedToken) -> Tokenizer:
     return Tokenizer(library, Path("tokenizer.json"))
 
 
-NAMES = ["<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", "<think>"]
+NAMES = ["<|tool_call|>", "<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", "<think>"]
 PLAIN = tokenizer_of()
 ADDED = tokenizer_of(*(AddedToken(name, special=False, normalized=False) for name in NAMES))
 SPECIAL = tokenizer_of(*(AddedToken(name, special=True, normalized=False) for name in NAMES))
@@ -247,6 +252,7 @@ def test_a_call_that_is_cut_is_told_as_far_as_it_goes() -> None:
         ("{{ messages }}", OURS),
         ("{% if tools %}<tool_call>{% endif %}", HERMES),
         ("{% if tools %}[AVAILABLE_TOOLS]{% endif %}[TOOL_CALLS]", MISTRAL),
+        ("{% if tools %}respond with <|tool_call|> and a list{% endif %}", GRANITE),
         ("{% if tools %}[AVAILABLE_TOOLS]{% endif %}[TOOL_CALLS]f[ARGS]", MISTRAL_ARGS),
         ("""{{ tools }}{{ '{"name": function name, "parameters": dictionary}' }}""", LLAMA),
         ("""{{ tools }}{{ '"parameters": ' }}""", LLAMA),

@@ -13,7 +13,8 @@ from served import Served
 pytestmark = pytest.mark.serve
 
 TOOLS = [WEATHER, NOW]
-MODELS = ["plain", "hermes"]  # told of functions in our words, and by the template
+# Told of functions in our words, by the template, and in our words as the template tells nothing.
+MODELS = ["plain", "hermes", "deaf"]
 ENOUGH = {"max_tokens": 120, "tools": TOOLS}
 
 
