@@ -107,14 +107,19 @@ def form_of(template: str | None) -> Form:
 
 
 def call_grammar(
-    form: Form, tools: Tools, tokenizer: Tokenizer, answer: Mapping[str, Any] | None = None
+    form: Form,
+    tools: Tools,
+    tokenizer: Tokenizer,
+    num_tokens: int,
+    answer: Mapping[str, Any] | None = None,
 ) -> str:
     """A Lark grammar of what may be written: words or calls; calls alone where they are required.
 
-    Words may be any, or JSON by the schema ``answer``. Raises RequestError for a schema where a
+    Words may be any, or JSON by the schema ``answer``. ``num_tokens`` are those that the model
+    scores: the tokenizer may have more. Raises RequestError for a schema where a
     call cannot be told from it.
     """
-    spelled = _Spelled(form, tokenizer)
+    spelled = _Spelled(form, tokenizer, num_tokens)
     calls = _calls(form, tools, spelled)
     space = '" "? ' if form.is_spaced else ""
     rest = f"{space}{spelled.of(form.begin.removeprefix(form.marker))} calls"
@@ -138,7 +143,7 @@ def call_grammar(
     if answer is not None:
         rules.append(f"answer: {json_rule(answer)}")
     elif not tools.required:
-        rules += _words(form, tokenizer)
+        rules += _words(form, spelled)
     return "\n".join(rules)
 
 
@@ -155,15 +160,14 @@ def _calls(form: Form, tools: Tools, spelled: _Spelled) -> list[str]:
     return [*rules, f"call: {' | '.join(names)}"]
 
 
-def _words(form: Form, tokenizer: Tokenizer) -> list[str]:
+def _words(form: Form, spelled: _Spelled) -> list[str]:
     """What is no call: in "words" also with the tokens between which a model thinks."""
     if not form.marker:
         return [r"SPACE: /[ \t\r\n]+/", r"WORDS: /[ \t\r\n]*([^{ \t\r\n](.|\n)*)?/"]
     marker = _escaped(form.marker)
     rules = [rf"ANY: /(.|\n)*/ & ~/(.|\n)*{marker}(.|\n)*/", f"UP_TO: ANY /{marker}/"]
-    own = {tokenizer.id_of(name) for name in form.markers()}
-    others = tokenizer.added_ids - tokenizer.special_ids - own
-    between = f" (<[{','.join(map(str, sorted(others)))}]> WORDS?)*" if others else ""
+    others = ",".join(map(str, sorted(spelled.others)))
+    between = f" (<[{others}]> WORDS?)*" if others else ""
     return [*rules, r"WORDS: /(.|\n)+/ & ANY", f"words: WORDS?{between}"]
 
 
@@ -172,12 +176,16 @@ def _escaped(text: str) -> str:
 
 
 class _Spelled:
-    """Writes strings of a form into a grammar: markers that are tokens as those."""
+    """Writes strings of a form into a grammar: markers that are tokens as those.
 
-    def __init__(self, form: Form, tokenizer: Tokenizer) -> None:
+    others   the other tokens that were added to a vocabulary, and are not special
+    """
+
+    def __init__(self, form: Form, tokenizer: Tokenizer, num_tokens: int) -> None:
         found = {marker: tokenizer.id_of(marker) for marker in form.markers()}
-        added = tokenizer.added_ids
+        added = {token for token in tokenizer.added_ids if token < num_tokens}
         self._ids = {name: token for name, token in found.items() if token in added}
+        self.others = added - tokenizer.special_ids - set(found.values())
 
     def is_token(self, marker: str) -> bool:
         return marker in self._ids

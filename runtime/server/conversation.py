@@ -180,7 +180,8 @@ def _with_grammar(
         )
     others = {name: value for name, value in options.items() if name != "json_schema"}
     answer = options.get("json_schema")
-    return {**others, "grammar": call_grammar(form, tools, model.tokenizer, answer)}
+    num_tokens = model.session.shape.vocab_size
+    return {**others, "grammar": call_grammar(form, tools, model.tokenizer, num_tokens, answer)}
 
 
 def _messages(messages: Sequence[Any], source: str | None) -> list[dict[str, Any]]:

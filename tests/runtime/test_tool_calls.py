@@ -95,8 +95,9 @@ END = frozenset({256})
 def grammar(form: Form, tokenizer: Tokenizer, choice: Any = None, **more: Any) -> Grammar:
     tools = read_tools(TOOLS, choice, more.pop("parallel", None))
     assert isinstance(tools, Tools)
-    source = call_grammar(form, tools, tokenizer, **more)
-    return make_grammar(Vocabulary(tokenizer, tokenizer.vocab_size), grammar=source)
+    num_tokens = more.pop("num_tokens", tokenizer.vocab_size)
+    source = call_grammar(form, tools, tokenizer, num_tokens, **more)
+    return make_grammar(Vocabulary(tokenizer, num_tokens), grammar=source)
 
 
 def accepts(found: Grammar, ids: Sequence[int]) -> bool:
@@ -202,6 +203,13 @@ def test_a_model_may_think_before_it_calls() -> None:
     assert ADDED.id_of("<think>") in ids
     assert accepts(grammar(HERMES, ADDED), ids)
     assert read(HERMES, ADDED, ids)[0] == "<think>so</think>\n"
+
+
+def test_tokens_that_a_model_does_not_score_are_spelled() -> None:
+    """A tokenizer may have more than its model: what is left are the letters."""
+    found = grammar(HERMES, ADDED, num_tokens=257)
+    assert ADDED.id_of("<tool_call>") in range(257, ADDED.vocab_size)
+    assert accepts(found, encoded(PLAIN, ONE["hermes"]))
 
 
 def test_words_may_be_json_beside_calls() -> None:

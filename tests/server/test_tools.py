@@ -89,6 +89,11 @@ def test_a_call_that_is_cut_ends_for_its_length(chats: Served) -> None:
     assert choice["finish_reason"] == "length"
 
 
+def test_a_call_that_a_stop_string_cuts_is_none_to_answer(chats: Served) -> None:
+    found = answered(chats, tool_choice="required", **{**ENOUGH, "stop": ['"arguments"']})
+    assert found["choices"][0]["finish_reason"] == "stop"
+
+
 def test_nothing_is_called_where_that_is_asked_for(chats: Served) -> None:
     plainly, told_none = answered(chats), answered(chats, tools=TOOLS, tool_choice="none")
     assert told_none["choices"][0]["message"] == plainly["choices"][0]["message"]
