@@ -44,8 +44,8 @@ from .turns import rates
 with importing("measuring a server", "serve"):
     from ..runtime.server.listening import Server, bound
     from ..runtime.server.log import Log
-    from ..runtime.server.pool import Pool, Source
-    from ..runtime.server.service import Service
+    from ..runtime.server.pool import Source
+    from ..runtime.server.service import make_service
     from ..runtime.server.settings import Settings
 
 PROMPT_TOKENS = 64
@@ -88,8 +88,8 @@ class Clients:
 def serving(model: Model, parallel: int) -> Iterator[Clients]:
     """Clients of a server of ``model``."""
     settings = Settings(port=0, parallel=parallel)
-    pool = Pool([Source("model", lambda: model)], settings)
-    server = Server(Service(pool, settings, Log(StringIO())), bound(settings))
+    service = make_service([Source("model", lambda: model)], settings, Log(StringIO()))
+    server = Server(service, bound(settings))
     thread = threading.Thread(target=server.run)
     thread.start()
     clients = Clients(server.address[1])

@@ -261,7 +261,7 @@ class Scorer:
         logits that are not finite.
         """
         total, logs, is_greedy = 0.0, list[float](), True
-        for rows, targets in self._rows(context, continuation):
+        for rows, targets in self.rows(context, continuation):
             found = logprobs(rows, targets[:, None])[:, 0]
             total += float(found.sum())
             logs += found.tolist()
@@ -274,7 +274,7 @@ class Scorer:
     ) -> TextLogprobs:
         """The same token by token, with the ``top`` likeliest tokens at each place."""
         logs, ids, top_logs = [], [], []
-        for rows, targets in self._rows(context, continuation):
+        for rows, targets in self.rows(context, continuation):
             best = np.array([likeliest(row, top) for row in rows])  # (n, N)
             found = logprobs(rows, np.column_stack([targets, best]))
             logs.append(found[:, 0])
@@ -291,12 +291,12 @@ class Scorer:
         """How many tokens do not fit; the last one is predicted, not fed."""
         return max(0, len(context) + len(continuation) - 1 - self.context_length)
 
-    def _rows(
+    def rows(
         self, context: Sequence[int], continuation: Sequence[int]
     ) -> Iterator[tuple[Logits, NDArray[np.int64]]]:
         """Logits (n, V) and the n tokens that come there, for successive parts of a continuation.
 
-        The logits are valid until the next part is asked for.
+        The logits are valid until the next part is asked for. Raises what ``score`` does.
         """
         check_length(continuation, self.context_length)
         if max(continuation) >= self._vocab_size:

@@ -11,18 +11,21 @@ import msgspec
 
 
 class Health(msgspec.Struct):
-    """That the server answers."""
+    """That the server answers, and, where there is no key, the state of each model."""
 
     status: str
+    models: dict[str, str] | None = None
 
 
 class ServedModel(msgspec.Struct):
-    """A model that may be asked for; more is told of one that is open."""
+    """A model that may be asked for; more is told of what is known of it."""
 
     id: str
     object: str
     created: int
     owned_by: str
+    state: str
+    open: bool
 
 
 class ServedModels(msgspec.Struct):
@@ -124,6 +127,34 @@ class Scored(msgspec.Struct):
     scores: list[dict[str, Any]] = []
     tokens: list[dict[str, Any]] = []
     loglikelihood: float = 0.0
+
+
+class NextTokens(msgspec.Struct):
+    """What may come next after a text."""
+
+    object: str
+    model: str
+    prompt_token_ids: list[int]
+    options: dict[str, Any]
+    tokens: list[dict[str, Any]]
+    others: dict[str, float]
+    num_left: int
+
+
+class Compared(msgspec.Struct):
+    """What models say of each token of a text."""
+
+    object: str
+    models: list[str]
+    tokens: list[dict[str, Any]]
+    mean_kl: float | None
+
+
+class Recipes(msgspec.Struct):
+    """Prompts to begin with."""
+
+    object: str
+    data: list[dict[str, Any]]
 
 
 class WrongField(msgspec.Struct):

@@ -11,11 +11,16 @@ from starlette.routing import Route
 from .endpoint import Endpoint
 from .endpoints import (
     chat,
+    compare,
     completions,
     document,
     embeddings,
     health,
+    metrics,
     models,
+    next,
+    page,
+    recipes,
     responses,
     score,
     tokens,
@@ -25,9 +30,10 @@ from .guard import Guard
 from .service import Service
 
 ENDPOINTS: list[Endpoint] = [
-    *(health.ENDPOINT, models.LIST, models.ONE),
+    *(health.ENDPOINT, metrics.ENDPOINT, models.LIST, models.ONE),
     *(completions.ENDPOINT, chat.ENDPOINT, responses.ENDPOINT, embeddings.ENDPOINT),
     *(tokens.TOKENIZE, tokens.DETOKENIZE, tokens.INFO, score.ENDPOINT),
+    *(next.ENDPOINT, compare.ENDPOINT, recipes.ENDPOINT),
 ]
 DOCUMENT = document.endpoint_for(ENDPOINTS)
 ENDPOINTS.append(DOCUMENT)
@@ -35,9 +41,10 @@ ENDPOINTS.append(DOCUMENT)
 
 def make_app(service: Service) -> Guard:
     """The application of ``service``."""
+    served = [*ENDPOINTS, *page.ENDPOINTS]
     routes = [
         Route(endpoint.path, endpoint.app(service), methods=[endpoint.method])
-        for endpoint in ENDPOINTS
+        for endpoint in served
     ]
 
     async def bug(request: Request, error: Exception) -> Response:
@@ -47,7 +54,7 @@ def make_app(service: Service) -> Guard:
 
     app = Starlette(routes=routes, exception_handlers={HTTPException: _refused, Exception: bug})
     app.router.redirect_slashes = False  # to an address of what the client says our name is
-    return Guard(app, service, routes, [endpoint.is_open for endpoint in ENDPOINTS])
+    return Guard(app, service, routes, [endpoint.is_open for endpoint in served])
 
 
 async def _refused(request: Request, error: Exception) -> Response:

@@ -256,9 +256,17 @@ def steps_scored(scores: TextLogprobs) -> list[Step]:
     ]
 
 
+@dataclass(frozen=True)
+class BeamResult(Result):
+    """A text of a search for the likeliest, and what it was compared by: see ``Beam``."""
+
+    logprob: float = 0.0
+    score: float = 0.0
+
+
 def beams_found(
     model: Model, asked: Asked, terms: Terms, cancellation: Cancellation
-) -> list[Result]:
+) -> list[BeamResult]:
     """The likeliest texts after each prompt, the best first, all that were asked to be followed."""
     found = []
     for prompt, request in zip(asked.prompts, asked.requests, strict=True):
@@ -273,7 +281,13 @@ def beams_found(
         for beam in beams:
             ids = list(beam.token_ids)
             timings = Timings(prompt_tokens=len(request.prompt_ids), new_tokens=len(ids))
-            found.append(Result(beam.text, ids, beam.finish_reason, timings, None))
+            found.append(
+                BeamResult(
+                    *(beam.text, ids, beam.finish_reason, timings, None),
+                    logprob=beam.logprob,
+                    score=beam.score,
+                )
+            )
     return found
 
 

@@ -236,6 +236,42 @@ class Response(Body, kw_only=True):
     chat_template_kwargs: dict[str, Any] | None = None
 
 
+class Next(Body, kw_only=True):
+    """What may come next after a text, before and after the options.
+
+    prompt      a text, or its token ids; empty: from the token that a text begins with
+    top         so many of the likeliest tokens are told apart
+    generated   so many of the last tokens of the prompt count as generated, for the penalties
+    """
+
+    prompt: str | Ids | None = ""
+    top: Alternatives | None = None
+    generated: Count | None = None
+    temperature: Temperature | None = None
+    top_k: Count | None = None
+    top_p: Share | None = None
+    min_p: ShareOrNone | None = None
+    typical_p: Share | None = None
+    repetition_penalty: Factor | None = None
+    frequency_penalty: Penalty | None = None
+    presence_penalty: Penalty | None = None
+    penalty_window: Positive | None = None
+    no_repeat_ngram_size: Count | None = None
+    logit_bias: dict[TokenKey, Penalty] | None = None
+    banned_tokens: Ids | None = None
+    banned_strings: ShortTexts | None = None
+    min_tokens: Count | None = None
+    ignore_eos: bool | None = None
+
+
+class Compare(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """What models say of a text, given as such or as token ids."""
+
+    models: Annotated[list[str], Meta(min_length=1, max_length=2)]
+    text: str | None = None
+    token_ids: Ids | None = None
+
+
 # Of what is tokenized, what says how a prompt, or a conversation, is read.
 OF_PROMPTS = ("add_special_tokens",)
 OF_MESSAGES = ("tools", "transcript", "chat_template_kwargs")

@@ -54,6 +54,7 @@ class Application:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         begun = False
+        scope["state"]["endpoint"] = self._endpoint.path
 
         async def noticing(message: Message) -> None:
             nonlocal begun

@@ -18,6 +18,7 @@ from ..scheduler import Job, Listener
 from ..text import Piece
 from .alone import Alone, AloneJob
 from .errors import ApiError, busy
+from .metrics import ModelMetrics
 from .settings import Settings
 
 # Who reads sees no difference, and to write a token costs as much as a small model takes for it.
@@ -33,13 +34,16 @@ class Engine:
     """Runs the texts of one model; for one event loop.
 
     num_held    texts that run, wait, or are about to
+    jobs        of those that run or wait
     alone       what runs beside them
     """
 
-    def __init__(self, model: Model, settings: Settings) -> None:
+    def __init__(self, model: Model, settings: Settings, metrics: ModelMetrics) -> None:
         model.try_forms_apart()
         self.model = model
         self.num_held = 0
+        self.jobs: set[Job] = set()
+        self._metrics = metrics
         self.alone = Alone(self._call, settings.max_seconds)
         self._most = settings.most_texts
         self._background = model.new_background(
@@ -67,6 +71,7 @@ class Engine:
                 param="n",
             )
         if self.num_held + count > self._most:
+            self._metrics.refused(count)
             raise busy(
                 f"the model has {self.num_held} texts under way, expected at most {self._most} "
                 "with this request's; try again later"
@@ -91,6 +96,13 @@ class Engine:
             self._background.run(job)
         else:
             self._call()
+        self.jobs.add(job)
+
+    def ended(self, job: Job) -> None:
+        """Nothing more comes of it: its place is free."""
+        self.num_held -= 1
+        self.jobs.discard(job)
+        self._metrics.ended(job)
 
     def close(self) -> None:
         """Ends all that is under way, and closes the model."""
@@ -187,7 +199,7 @@ class Texts:
     def arrive(self, index: int, piece: Piece | None) -> None:
         """A piece of the text ``index``, or None at its end."""
         if piece is None:
-            self._engine.num_held -= 1
+            self._engine.ended(self.jobs[index])
         if self._has_left:
             return
         self._arrived.append((index, piece))

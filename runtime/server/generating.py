@@ -19,7 +19,7 @@ from ..sequence import Step
 from ..text import Piece, Result, Timings
 from ..tool_calls import CallReader
 from . import calling
-from .asking import Asked, Terms, beams_found, make_asked, scored
+from .asking import Asked, BeamResult, Terms, beams_found, make_asked, scored
 from .bodies import Chat, Completion
 from .call import DONE, JSON, Call, encoded, event_of
 from .details import details_of, steps_of, tokens_told
@@ -122,9 +122,11 @@ class Reply:
             "usage": usage(self._by_prompt([result.timings for result in results])),
         }
         if self._details:
-            told["details"] = self._detailed(
-                [(result.finish_reason, result.timings) for _, result in kept]
-            )
+            details = self._detailed([(result.finish_reason, result.timings) for _, result in kept])
+            for end, (_, result) in zip(details["choices"], kept, strict=True):
+                if isinstance(result, BeamResult):
+                    end |= {"logprob": result.logprob, "score": result.score}
+            told["details"] = details
         return told
 
     async def events(self, texts: Texts, with_usage: bool) -> AsyncIterator[bytes]:

@@ -21,6 +21,7 @@ from .service import Service
 from .settings import Settings
 
 KEEP_ALIVE_SECONDS = 75
+MOST_PENDING = 2048  # connections that wait to be accepted
 SEND_BUFFER_BYTES = 131_072  # of a connection, in the system, whose own choice is megabytes
 DATE_SECONDS = 1.0
 LAST_WORDS_SECONDS = 0.5  # that answers have to say that they end early
@@ -38,6 +39,7 @@ class Server(uvicorn.Server):
 
     def __init__(self, service: Service, listener: socket.socket) -> None:
         quiet_others()
+        listener.listen(MOST_PENDING)
         self._service = service
         self._listener = listener
         self._guard = make_app(service)
@@ -82,11 +84,18 @@ class Server(uvicorn.Server):
         self.force_exit = self.should_exit
         self.stop()
 
+    @property
+    def url(self) -> str:
+        """What a browser on this machine opens."""
+        host, port = self.address
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """uvicorn's, without signals, and with the models closed at its end."""
-        host, port = self.address
         asyncio.get_running_loop().set_exception_handler(self._service.log.from_loop)
-        self._service.log.event("listening", url=f"http://{host}:{port}")
+        self._service.log.event("listening", url=self.url)
+        self._service.pool.start()
         try:
             await self._serve(sockets)
         finally:
@@ -132,7 +141,7 @@ class Server(uvicorn.Server):
 
 
 def bound(settings: Settings) -> socket.socket:
-    """A socket that listens there; OSError where it cannot be had.
+    """A socket that may listen there, and does not yet; OSError where it cannot be had.
 
     Raises RequestError where that would let in more than was meant.
     """
@@ -144,7 +153,6 @@ def bound(settings: Settings) -> socket.socket:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         found.bind((settings.host, settings.port))
-        found.listen(2048)
     except OSError:
         found.close()
         raise

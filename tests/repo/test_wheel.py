@@ -85,6 +85,7 @@ def test_wheel_holds_the_sources_and_nothing_else(wheel: Path) -> None:
     benchmarks = ROOT / "benchmarks"
     data = in_folder("pocketlm/demo", FRONT_FOLDER / "demo")
     data |= in_folder("pocketlm/recipes", FRONT_FOLDER / "recipes")
+    data |= in_folder("pocketlm/runtime/server/page", ROOT / "runtime" / "server" / "page")
     data |= in_folder("pocketlm/benchmarks/html/templates", benchmarks / "html" / "templates")
     data |= in_folder(
         "pocketlm/benchmarks/peers/requirements", benchmarks / "peers" / "requirements"

@@ -316,6 +316,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"beams": 2, "top_k": 3}, "top_k", "found top_k with beams, expected none"),
     ({"beams": 2, "stream": True}, "stream", "found stream with beams, expected none"),
     ({"length_penalty": 1}, "length_penalty", "found length_penalty without beams"),
+    ({"model": ""}, "model", "found no model '', expected one of: tiny, twin, demo"),
     ({"model": "x"}, "model", "found no model 'x', expected one of: tiny, twin, demo"),
 ]
 

@@ -1,0 +1,120 @@
+// What else could have stood there: the ten likeliest words, each to be chosen.
+
+import { bar, track } from "./bars.js";
+import { find, make } from "./dom.js";
+import { axisEnd, percent, shown } from "./format.js";
+
+const GAP = 8; // pixels between a word and what opens at it
+
+export class Alternatives {
+  #element = null;
+  #word = null; // at which it is open
+  #opener = null; // what had the focus, if it was opened by the keyboard
+
+  constructor() {
+    document.addEventListener("pointerdown", (event) => {
+      if (this.#element && !this.#element.contains(event.target)) this.close(false);
+    });
+    addEventListener("resize", () => this.close(false));
+  }
+
+  get isOpen() {
+    return this.#element !== null;
+  }
+
+  /** At `word`, the element of `part`; `onChoose(token)` when another is taken. */
+  open(part, word, byKeyboard, onChoose) {
+    this.close(false);
+    this.#opener = byKeyboard ? word : null;
+    const rows = rowsOf(part.token);
+    const end = axisEnd(Math.max(...rows.map((row) => row.probability)));
+    const list = make("ol", {}, ...rows.map((row) => this.#row(row, part.token, end, onChoose)));
+    this.#element = make(
+      "div",
+      { class: "alternatives card", role: "dialog", "aria-label": `Instead of ${shown(part.text)}` },
+      make(
+        "div",
+        { class: "head" },
+        make("strong", {}, shown(part.text)),
+        make("span", { class: "figures" }, percent(part.token.probability)),
+        make("button", { class: "close", "aria-label": "Close", onclick: () => this.close(true) }, "×"),
+      ),
+      list,
+      make("p", { class: "note" }, `Probabilities of the model itself, before any option. A full bar is ${100 * end} %.`),
+    );
+    this.#element.addEventListener("keydown", (event) => this.#key(event));
+    document.body.append(this.#element);
+    this.#place(word);
+    word.classList.add("open");
+    this.#word = word;
+    if (byKeyboard) find("[aria-current]", this.#element)?.focus();
+  }
+
+  close(giveFocusBack) {
+    if (!this.#element) return;
+    this.#element.remove();
+    this.#word.classList.remove("open");
+    this.#element = null;
+    if (giveFocusBack) this.#opener?.focus();
+  }
+
+  #row(row, token, end, onChoose) {
+    const taken = row.id === token.id;
+    const button = make(
+      "button",
+      {
+        "aria-current": taken ? "true" : null,
+        "aria-label": `${shown(row.text)}, ${percent(row.probability)}${taken ? ", as it is" : ""}`,
+        onclick: () => {
+          this.close(true);
+          if (!taken) onChoose(row);
+        },
+      },
+      make("span", { class: "name" }, shown(row.text)),
+      track(bar(row.probability / end)),
+      make("span", { class: "figures" }, percent(row.probability)),
+    );
+    return make("li", {}, button);
+  }
+
+  #key(event) {
+    const buttons = [...this.#element.querySelectorAll("li button")];
+    const place = buttons.indexOf(document.activeElement);
+    const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+    if (event.key === "Escape") this.close(true);
+    else if (step) buttons.at((place + step) % buttons.length).focus();
+    else if (event.key === "Tab") return this.#keepInside(event);
+    else return;
+    event.preventDefault();
+    event.stopPropagation();
+  }
+
+  /** Tab goes around: what is behind is no part of the choice. */
+  #keepInside(event) {
+    const all = [...this.#element.querySelectorAll("button")];
+    const edge = event.shiftKey ? all[0] : all.at(-1);
+    if (document.activeElement !== edge) return;
+    (event.shiftKey ? all.at(-1) : all[0]).focus();
+    event.preventDefault();
+  }
+
+  /** Below the word, or above it where there is more room; narrow windows have it at their foot. */
+  #place(word) {
+    if (matchMedia("(max-width: 40rem)").matches) return;
+    const box = word.getClientRects()[0];
+    const { width, height } = this.#element.getBoundingClientRect();
+    const left = Math.max(GAP, Math.min(box.left - GAP, innerWidth - width - GAP));
+    const below = box.bottom + GAP;
+    const above = box.top - GAP - height;
+    const top = below + height <= innerHeight || above < 0 ? below : above;
+    this.#element.style.left = `${left + scrollX}px`;
+    this.#element.style.top = `${top + scrollY}px`;
+  }
+}
+
+/** The likeliest, and what was taken if it is none of them. */
+function rowsOf(token) {
+  const rows = [...token.top];
+  if (!rows.some((row) => row.id === token.id)) rows.push(token);
+  return rows;
+}

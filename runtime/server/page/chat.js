@@ -1,0 +1,132 @@
+// A conversation: by the model's chat template, or, with a base model, as a script to go on with.
+
+import { find, make, tell } from "./dom.js";
+import { count } from "./format.js";
+import { drawKnobs } from "./knobs.js";
+import { chosenModel, opened } from "./models.js";
+import { filled, recipeCalled } from "./recipes.js";
+import { Running } from "./running.js";
+import { generationOptions } from "./settings.js";
+import { generate, Pace } from "./stream.js";
+import { trying } from "./trouble.js";
+import { startWith } from "./write.js";
+
+const LENGTH = 200; // tokens, where nobody says
+const SPEAKERS = { user: "User", assistant: "Assistant" }; // as `pocketlm chat` has them
+const STOPS = Object.values(SPEAKERS).map((speaker) => `\n${speaker}:`);
+
+let messages = [], running;
+
+/** Makes the view work. */
+export function startChat() {
+  running = new Running(find("#send"), find("#chat-stop"));
+  drawKnobs(find("#knobs-of-chat .knobs"));
+  find("#say").addEventListener("submit", (event) => {
+    event.preventDefault();
+    say();
+  });
+  find("#said").addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    event.preventDefault();
+    say();
+  });
+  find("#chat-new").addEventListener("click", () => {
+    begin([]);
+    find("#said").focus();
+  });
+  find("#chat-again").addEventListener("click", again);
+  find("#model").addEventListener("change", () => find("#view-chat").hidden || showChat());
+  begin([]);
+}
+
+/** The view is shown: says so if the model was not made to chat. */
+export async function showChat() {
+  const name = chosenModel();
+  const model = await trying(() => opened(name));
+  if (model === null) return;
+  const note = find("#chat-note");
+  note.hidden = model.chat;
+  if (model.chat) return;
+  const recipe = recipeCalled("assistant");
+  const ask = recipe && make("button", { class: "small", onclick: () => askBy(recipe) }, "Ask by a prompt with examples");
+  note.replaceChildren(
+    make("strong", {}, `${name} is a base model. `),
+    "It continues texts, and has no chat template by which to answer. What is said here is given to it as a script, and it goes on with that. ",
+    ask ?? "",
+  );
+}
+
+/** In the first view, where the prompt can be seen and changed. */
+function askBy(recipe) {
+  location.hash = "write";
+  requestAnimationFrame(() => startWith(recipe, ...filled(recipe)));
+}
+
+/** With that conversation: none, to begin anew. */
+function begin(conversation) {
+  running.abort();
+  messages = conversation;
+  find("#chat-figures").textContent = "";
+  draw();
+}
+
+function say() {
+  const field = find("#said"), content = field.value.trim();
+  if (content === "" || running.isOn) return;
+  field.value = "";
+  messages.push({ role: "user", content });
+  answer();
+}
+
+function again() {
+  if (messages.at(-1)?.role === "assistant") messages.pop();
+  answer();
+}
+
+function answer() {
+  running.run(async (signal) => {
+    const name = chosenModel();
+    const reply = { role: "assistant", content: "" };
+    const asked = [...messages];
+    messages.push(reply);
+    draw();
+    const element = find("#talk .message:last-child .content");
+    const pace = new Pace();
+    const log = find("#talk");
+    try {
+      const { chat } = await opened(name, signal);
+      for await (const piece of generate(...requestOf(name, asked, chat), signal)) {
+        reply.content += piece.text;
+        pace.add(piece.tokens.length);
+        // Beginning with a space is the model's way to begin a word.
+        element.textContent = reply.content.trimStart();
+        find("#chat-figures").textContent = `${count(pace.tokens)} tokens · ${count(Math.round(pace.rate))} tokens/s`;
+        log.scrollTop = log.scrollHeight;
+      }
+      tell(reply.content);
+    } finally {
+      reply.content = reply.content.trim();
+      if (reply.content === "") messages.splice(messages.indexOf(reply), 1); // nothing to go on from
+      draw();
+    }
+  });
+}
+
+function requestOf(model, asked, hasTemplate) {
+  const { stop: _, ...options } = generationOptions(); // that of a recipe is for its own text
+  const body = { max_tokens: LENGTH, ...options, model };
+  if (hasTemplate) return ["v1/chat/completions", { ...body, messages: asked }];
+  const script = asked.map(({ role, content }) => `${SPEAKERS[role]}: ${content}\n`).join("");
+  return ["v1/completions", { ...body, prompt: `${script}${SPEAKERS.assistant}:`, stop: STOPS }];
+}
+
+function draw() {
+  const drawn = messages.map(({ role, content }) =>
+    make("div", { class: `message ${role}` }, make("span", { class: "who" }, role === "user" ? "You" : "Model"), make("p", { class: "content" }, content)),
+  );
+  const log = find("#talk");
+  log.replaceChildren(...(drawn.length ? drawn : [make("p", { class: "note" }, "Nothing was said yet.")]));
+  log.scrollTop = log.scrollHeight;
+  find("#chat-new").disabled = messages.length === 0;
+  find("#chat-again").disabled = messages.length === 0;
+}

@@ -1,0 +1,162 @@
+// The document that is written in: a text area, so that typing, selecting and reading aloud are the
+// browser's own, and beneath it the same words once more, which carry the tints. The words of the
+// model are stops for the keyboard; with the pointer they are found beneath the text area.
+
+import { find, make, tell } from "./dom.js";
+import { percent, shown } from "./format.js";
+import { rove } from "./roving.js";
+import { Text } from "./text.js";
+import { tintOf } from "./tint.js";
+
+const STILL = 800; // ms without a key after which an edit is one to go back to
+
+export class Editor {
+  #shown = []; // the parts that are drawn
+  #past = [];
+  #lastTyped = 0;
+  #partOf = new WeakMap();
+
+  /** `onToken(part, element, byKeyboard)` when a word is chosen, `onChange()` when the text is another. */
+  constructor(root, { onToken, onChange }) {
+    this.area = find("textarea", root);
+    this.layer = find(".tokens", root);
+    this.tip = make("div", { class: "tip", "aria-hidden": "true", hidden: true });
+    document.body.append(this.tip);
+    this.text = new Text();
+    this.onChange = onChange;
+    this.area.addEventListener("input", () => this.#typed());
+    this.area.addEventListener("click", (event) => {
+      const token = this.area.selectionStart === this.area.selectionEnd ? this.#at(event) : null;
+      onToken(token && this.#partOf.get(token), token, false);
+    });
+    this.area.addEventListener("pointermove", (event) => this.#hint(this.#at(event)));
+    this.area.addEventListener("pointerleave", () => this.#hint(null));
+    this.roving = rove(this.layer, ".token", (token) => this.#hint(token));
+    this.layer.addEventListener("focusout", () => this.#hint(null));
+    this.layer.addEventListener("click", (event) => {
+      // Of a screen reader, and of Enter below; a pointer meets the text area.
+      const token = event.target.closest(".token");
+      if (token) onToken(this.#partOf.get(token), token, true);
+    });
+    this.layer.addEventListener("keydown", (event) => {
+      const token = event.target.closest(".token");
+      if (token && (event.key === "Enter" || event.key === " ")) {
+        event.preventDefault();
+        token.click();
+      }
+      if (event.key === "Escape") this.area.focus();
+    });
+  }
+
+  /** Shows another text; what was there is kept to go back to. */
+  show(text) {
+    this.remember();
+    this.#take(text);
+  }
+
+  /** From here on is another thing to undo. */
+  remember() {
+    const last = this.#past.at(-1);
+    const now = { parts: [...this.text.parts], tail: this.text.tail };
+    if (last && last.parts.length === now.parts.length && last.parts.every((part, i) => part === now.parts[i])) return;
+    this.#past.push(now);
+  }
+
+  get canUndo() {
+    return this.#past.length > 0;
+  }
+
+  undo() {
+    const last = this.#past.pop();
+    if (last === undefined) return;
+    const was = last.parts.map((part) => part.text).join("");
+    if (was === this.text.string && this.#past.length) return this.undo();
+    this.#take(new Text(last.parts, last.tail));
+    tell("Undone");
+  }
+
+  /** Draws what was added to the text since. */
+  refresh() {
+    this.#draw();
+    this.area.value = this.text.string;
+    this.#lastTyped = 0; // what is typed next is another edit
+    this.onChange();
+  }
+
+  set isBusy(on) {
+    this.area.readOnly = on;
+  }
+
+  elementOf(part) {
+    return this.layer.children[this.#shown.indexOf(part)] ?? null;
+  }
+
+  #take(text) {
+    this.text = text;
+    this.refresh();
+  }
+
+  #typed() {
+    const now = performance.now();
+    if (now - this.#lastTyped > STILL) this.remember();
+    this.#lastTyped = now;
+    this.text = this.text.edited(this.area.value);
+    this.#draw();
+    this.onChange();
+  }
+
+  /** Only what differs is drawn anew. */
+  #draw() {
+    const parts = this.text.parts;
+    let same = 0;
+    while (same < parts.length && parts[same] === this.#shown[same]) same += 1;
+    while (this.layer.children.length > same) this.layer.lastChild.remove();
+    this.layer.append(...parts.slice(same).map((part) => this.#element(part)));
+    this.#shown = [...parts];
+    if (!find('.token[tabindex="0"]', this.layer)) {
+      const first = find(".token", this.layer);
+      if (first) this.roving.go(first);
+    }
+  }
+
+  #element(part) {
+    if (part.token === null) return make("span", { class: "typed" }, part.text);
+    const { probability } = part.token;
+    const element = make(
+      "span",
+      {
+        class: "token",
+        role: "button",
+        tabindex: -1,
+        "aria-haspopup": "dialog",
+        "aria-label": `${shown(part.text)}, ${percent(probability)}`,
+      },
+      ...inked(part.text, tintOf(probability)),
+    );
+    this.#partOf.set(element, part);
+    return element;
+  }
+
+  #at({ clientX, clientY }) {
+    return document.elementsFromPoint(clientX, clientY).find((element) => element.matches(".token")) ?? null;
+  }
+
+  #hint(token) {
+    find(".hovered", this.layer)?.classList.remove("hovered");
+    this.area.classList.toggle("over-token", token !== null);
+    this.tip.hidden = token === null;
+    if (token === null) return;
+    token.classList.add("hovered");
+    this.tip.textContent = percent(this.#partOf.get(token).token.probability);
+    const place = token.getClientRects()[0];
+    this.tip.style.left = `${place.left + place.width / 2}px`;
+    this.tip.style.top = `${place.top}px`;
+  }
+}
+
+/** The word tinted, and not the space around it: so that words stay words to the eye. */
+function inked(text, tint) {
+  const [, before, word, after] = /^(\s*)(.*?)(\s*)$/s.exec(text);
+  const ink = make("span", { class: `ink ${tint}` }, word);
+  return [before, ink, after].filter((piece) => piece !== "");
+}

@@ -1,0 +1,29 @@
+// Numbers and tokens as people read them.
+
+const PLAIN = new Intl.NumberFormat("en");
+
+export const count = (number) => PLAIN.format(number);
+
+export function percent(probability) {
+  if (probability >= 0.9995) return "100 %";
+  return probability >= 0.001 ? `${(100 * probability).toFixed(1)} %` : "< 0.1 %";
+}
+
+/** A token with what cannot be seen of it: a space at its edge, the end of a line. */
+export function shown(text) {
+  const seen = text.replace(/\n/g, "⏎").replace(/\t/g, "⇥").replace(/^ | $/g, "␣");
+  return seen === "" ? "∅" : seen;
+}
+
+/** A number of nats: small ones matter. */
+export const nats = (number) => (number >= 0.0005 || number === 0 ? number.toFixed(3) : "< 0.001");
+
+/** The end of the axis of bars of which this is the longest: round, so that it can be told. */
+export const axisEnd = (longest) => [0.05, 0.1, 0.25, 0.5].find((end) => longest <= end) ?? 1;
+
+/** Words and what is between them, with where each begins. */
+export function* pieces(text) {
+  for (const match of text.matchAll(/\S+|\s+/g)) {
+    yield { text: match[0], start: match.index, isWord: match[0].trim() !== "" };
+  }
+}

@@ -1,0 +1,121 @@
+// Recite: a passage is begun, and the model goes on, always with its likeliest word. How far is it the
+// passage, word for word?
+
+import { post } from "./api.js";
+import { drawCurve, reachOf } from "./curve.js";
+import { find, tell } from "./dom.js";
+import { count } from "./format.js";
+import { chosenModel } from "./models.js";
+import { sharedRuns } from "./parting.js";
+import { Running } from "./running.js";
+import { drawSaid } from "./said.js";
+import { generate, Pace } from "./stream.js";
+
+// Of the phrases that every novel has, a small model knows some by heart.
+const PASSAGE =
+  "\"I don't know what you mean,\" said the young man. \"I beg your pardon, sir,\" said the other. \"I am " +
+  "very much obliged to you.\" He put his hand on her shoulder, and looked at her with a smile. She shook " +
+  "her head, and the tears came into her eyes.";
+const TOKENS_PER_WORD = 3; // at most, of what there is to recite; more are not asked for
+
+let running;
+
+/** Makes the view work. */
+export function startRecite() {
+  running = new Running(find("#recite-go"), find("#recite-stop"));
+  find("#passage").value = PASSAGE;
+  find("#passage").addEventListener("input", measurePassage);
+  find("#given").addEventListener("input", measurePassage);
+  find("#recite-go").addEventListener("click", recite);
+}
+
+export function showRecite() {
+  measurePassage();
+}
+
+const wordsOf = (text) => [...text.matchAll(/\S+/g)];
+
+/** The slider has as many places as the passage has words to begin with. */
+function measurePassage() {
+  const words = wordsOf(find("#passage").value.trim()), given = find("#given");
+  given.max = Math.max(1, words.length - 1);
+  find("#given-told").textContent = `${count(Number(given.value))} of ${count(words.length)}`;
+  find("#recite-go").disabled = words.length < 2;
+}
+
+function recite() {
+  const passage = find("#passage").value.trim();
+  const given = Number(find("#given").value);
+  const cut = wordsOf(passage)[given].index;
+  const beginning = passage.slice(0, cut).trimEnd(), rest = passage.slice(beginning.length);
+  running.run(async (signal) => {
+    find("#recited").hidden = false;
+    find("#curve").replaceChildren();
+    const pace = new Pace();
+    let said = "";
+    const body = {
+      model: chosenModel(), prompt: beginning, temperature: 0, logprobs: 0,
+      max_tokens: Math.max(1, wordsOf(rest).length * TOKENS_PER_WORD),
+    };
+    const enough = new AbortController(); // as many words as there are in the passage
+    const either = AbortSignal.any([signal, enough.signal]);
+    try {
+      for await (const piece of generate("v1/completions", body, either)) {
+        said += piece.text;
+        pace.add(piece.tokens.length);
+        find("#recite-figures").textContent = `${count(Math.round(pace.rate))} tokens/s`;
+        show(beginning, rest, said);
+        if (wordsOf(said).length > wordsOf(rest).length) {
+          enough.abort();
+          break;
+        }
+      }
+    } catch (error) {
+      if (!enough.signal.aborted) throw error;
+    }
+    tell(show(beginning, rest, said));
+    await showCurve(passage, given, signal);
+  });
+}
+
+/** The words, right and wrong, and in a sentence how far it went. */
+function show(beginning, rest, said) {
+  const expected = wordsOf(rest).map(String), found = wordsOf(said);
+  const all = found.slice(0, expected.length);
+  const right = new Set();
+  for (const [i, , length] of sharedRuns(all.map(String), expected)) {
+    all.slice(i, i + length).forEach((match) => right.add(match.index));
+  }
+  const end = found.length > all.length ? found[all.length].index : said.length;
+  const shown = said.slice(0, end).trimEnd();
+  const starts = new Set(all.map((match) => match.index));
+  drawSaid(find("#recited-text"), beginning, shown, (start) => {
+    if (!starts.has(start)) return "";
+    return right.has(start) ? "right" : "wrong";
+  });
+  let exact = 0;
+  while (exact < all.length && String(all[exact]) === expected[exact]) exact += 1;
+  const sentence = exact === expected.length
+    ? `Word for word to the end: all ${count(exact)} words.`
+    : `${count(exact)} of ${count(expected.length)} words before the first other one.`;
+  find("#verdict").textContent = sentence;
+  return sentence;
+}
+
+/** From every place of the passage, at the cost of reading it once: a model that always says its
+ *  likeliest token goes on as far as the passage's tokens are the likeliest in their places. */
+async function showCurve(passage, given, signal) {
+  const { tokens } = await post("compare", { models: [chosenModel()], text: passage }, signal);
+  const words = wordsOf(passage).map((match) => ({ start: match.index, right: true }));
+  let place = -1, end = 0;
+  for (const token of tokens) {
+    end += token.text.length;
+    while (place + 1 < words.length && words[place + 1].start < end) place += 1;
+    if (token.best[0] !== null && place >= 0) words[place].right &&= token.best[0].id === token.id;
+  }
+  drawCurve(find("#curve"), reachOf(words.map((word) => word.right)), given, (other) => {
+    find("#given").value = other;
+    measurePassage();
+    recite();
+  });
+}

@@ -1,0 +1,33 @@
+"""What a person does on the page, and sees there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+    Open = Callable[..., Page]
+
+
+def text_of(page: Page) -> str:
+    """The document."""
+    return page.input_value("#text")
+
+
+def write(page: Page, prompt: str | None = None, tokens: int = 12) -> str:
+    """Has the model go on, and waits for its end; the text."""
+    if prompt is not None:
+        page.fill("#text", prompt)
+    page.get_by_label("Tokens at most").first.fill(str(tokens))
+    page.get_by_label("Seed").first.fill("1")
+    page.click("#go")
+    ended(page, "#go")
+    return text_of(page)
+
+
+def ended(page: Page, button: str) -> None:
+    """What that button began is over."""
+    page.wait_for_selector(f"{button}:visible")
+    page.wait_for_selector("button.stop:visible", state="detached")

@@ -1,0 +1,167 @@
+"""The page for everybody: by keyboard alone, narrow, dark, and as axe-core finds it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from driving import ended, text_of, write
+
+if TYPE_CHECKING:
+    from conftest import Watched
+    from driving import Open
+    from playwright.sync_api import Page
+
+pytestmark = pytest.mark.page
+
+VIEWS = ["write", "compare", "chat", "recite"]
+BUTTONS = {"write": "#go", "compare": "#compare-go", "chat": "#send", "recite": "#recite-go"}
+
+
+def filled(page: Page, view: str) -> None:
+    """With something in it: a text, two, a conversation, a passage; and all that opens, open."""
+    page.wait_for_selector("#next tbody tr", state="attached")
+    if view == "chat":
+        page.fill("#said", "Hello")
+    if view == "recite":
+        page.fill("#passage", "the quick brown fox jumps over the lazy dog")
+    page.click(BUTTONS[view])
+    ended(page, BUTTONS[view])
+    page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
+    if view == "write":
+        page.locator("#document .token").nth(3).focus()
+        page.keyboard.press("Enter")
+        page.wait_for_selector(".alternatives")
+
+
+def serious_faults(page: Page) -> list[str]:
+    """As axe-core finds them, with where they are."""
+    return [
+        f"{fault['id']}: {node['html'][:160]} {node.get('failureSummary', '')[:300]}"
+        for fault in Axe().run(page).response["violations"]
+        if fault["impact"] in ("serious", "critical")
+        for node in fault["nodes"]
+    ]
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_axe_finds_no_serious_fault(open_page: Open, view: str) -> None:
+    page = open_page(view, color_scheme="light", reduced_motion="reduce")
+    filled(page, view)
+    assert serious_faults(page) == []
+    page.emulate_media(color_scheme="dark")
+    assert serious_faults(page) == []
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_narrow_window_has_nothing_to_scroll_sideways(open_page: Open, view: str) -> None:
+    page = open_page(view, width=390, height=700)
+    filled(page, view)
+    for width in (390, 320):
+        page.set_viewport_size({"width": width, "height": 700})
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        beyond = page.evaluate(
+            """() => [...document.querySelectorAll('button, input, select, textarea, .card')]
+                .filter((one) => one.checkVisibility())
+                .filter((one) => one.getBoundingClientRect().right > innerWidth + 0.5)
+                .map((one) => one.id || one.className || one.textContent)"""
+        )
+        assert beyond == []
+
+
+def test_the_dark_scheme_is_dark(open_page: Open) -> None:
+    page = open_page()
+
+    def luminance(scheme: str) -> float:
+        page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        return sum(int(part) for part in colour.strip("rgb()").split(",")) / 3
+
+    assert luminance("dark") < 60 < 200 < luminance("light")
+
+
+def test_everything_is_done_by_keyboard(open_page: Open) -> None:
+    page = open_page("")
+    page.wait_for_selector("#next tbody tr")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "text"
+    page.keyboard.press("Control+a")
+    page.keyboard.type("a bc")
+    page.keyboard.press("Control+Enter")
+    ended(page, "#go")
+    before = text_of(page)
+    page.keyboard.press("Tab")  # to the words: one stop, and arrows from there
+    assert page.evaluate("document.activeElement.className").startswith("token")
+    assert page.locator("#document .token[tabindex='0']").count() == 1
+    for _ in range(2):
+        page.keyboard.press("ArrowRight")
+    assert (
+        page.evaluate("[...document.querySelectorAll('.token')].indexOf(document.activeElement)")
+        == 2
+    )
+    assert "%" in page.locator(".tip").inner_text()
+    page.keyboard.press("Enter")
+    dialog = page.get_by_role("dialog", name="Instead of")
+    dialog.wait_for()
+    page.keyboard.press("Escape")
+    assert dialog.count() == 0
+    assert page.evaluate("document.activeElement.className").startswith("token")
+    page.keyboard.press("Enter")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    ended(page, "#go")
+    assert text_of(page) != before
+    page.focus("#text")
+    page.keyboard.press("Control+z")
+    assert text_of(page) == before
+    page.focus("#tab-write")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_selector("#view-compare:visible")
+    assert page.evaluate("document.activeElement.id") == "tab-compare"
+
+
+def test_focus_is_seen(open_page: Open) -> None:
+    page = open_page()
+    write(page, "a bc", tokens=4)
+    for _ in range(25):
+        page.keyboard.press("Tab")
+        style = page.evaluate(
+            """() => {
+                const one = document.activeElement;
+                const seen = one.querySelector?.('.ink') ?? one;
+                const { outlineStyle, outlineWidth } = getComputedStyle(seen);
+                const sheet = one.closest('.sheet');
+                return [one.tagName, outlineStyle, sheet && getComputedStyle(sheet).boxShadow];
+            }"""
+        )
+        at_the_end = style[0] == "BODY"
+        assert (
+            style[1] != "none" or at_the_end or (style[0] == "TEXTAREA" and style[2] != "none")
+        ), style
+
+
+def test_the_policy_holds(open_page: Open, watched: Watched) -> None:
+    page = open_page()
+    refused = page.evaluate(
+        """async () => {
+            const told = [];
+            addEventListener('securitypolicyviolation', (event) => {
+                told.push(event.effectiveDirective);
+            });
+            const script = document.createElement('script');
+            script.textContent = 'window.ran = true';
+            document.body.append(script);
+            const styled = document.createElement('p');
+            styled.setAttribute('style', 'color: red');
+            const image = new Image();
+            image.src = 'data:image/gif;base64,R0lGODlhAQABAAAAACw=';
+            await new Promise((resolve) => setTimeout(resolve, 50));
+            return [window.ran ?? false, told];
+        }"""
+    )
+    watched.errors.clear()  # of these, the console was told
+    assert refused[0] is False
+    assert {"script-src-elem", "style-src-attr", "img-src"} <= set(refused[1])
