@@ -40,6 +40,11 @@ TRANSCRIPT_STOPS = tuple(f"\n{speaker}:" for speaker in SPEAKERS.values())
 # there. The last of the characters that hide something, of which nobody needs that many.
 GOING_ON = chr(NAMING - 1)
 
+
+class ToolsUnknownError(RequestError):
+    """The model's chat template writes nothing of the tools that were given."""
+
+
 Write = Callable[[Sequence[Message], Any], str]  # messages, and what else there is -> text
 
 
@@ -92,7 +97,7 @@ def template_ids(
 
     text, encode = quoted(tools)
     if tools is not None and text == quoted(None)[0]:
-        raise RequestError(
+        raise ToolsUnknownError(
             f"{template.where}: the chat template writes nothing of tools, expected one of a model "
             "that was trained to call them; leave tools out"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import cache
 from typing import Any
 
 from ..export.errors import MissingExtraError, RequestError
@@ -16,6 +17,12 @@ BOOT = (
     "import json, sys; path, limits = json.loads(sys.argv[1]); sys.path[:] = path; "
     "from pocketlm.runtime.form_worker import serve; serve(*limits)"
 )
+
+
+@cache
+def shared_process() -> FormProcess:
+    """One for all models that are open: to wait for requests takes its memory once."""
+    return FormProcess()
 
 
 class FormProcess(WorkerProcess):

@@ -38,9 +38,9 @@ class Requests:
 
     def try_forms_apart(self) -> None:
         """As ``Model.try_forms_apart``."""
-        from .form_process import FormProcess
+        from .form_process import shared_process
 
-        self._trial = FormProcess().try_out
+        self._trial = shared_process().try_out
         self.__dict__.pop("_vocabulary", None)  # it was made without
 
     def make(

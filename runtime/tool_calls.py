@@ -141,6 +141,9 @@ class CallReader:
         yield Words(text)
 
     def _before(self) -> None:
+        marker = self._form.marker
+        if self._form.is_spaced and self._text.startswith(f"{marker} "):
+            self._text = marker + self._text[len(marker) + 1 :]
         if self._text.startswith(self._expected):
             self._text = self._text[len(self._expected) :]
             self._part = _Part.NAME

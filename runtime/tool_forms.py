@@ -5,6 +5,7 @@ Which form a model was trained to write is seen from its chat template, which sh
     Hermes, Qwen, SmolLM3   <tool_call>\n{"name": "f", "arguments": {...}}\n</tool_call>
     Mistral                 [TOOL_CALLS][{"name": "f", "arguments": {...}}]
     Mistral, from 2025      [TOOL_CALLS]f[ARGS]{...}
+    Granite 3               <|tool_call|>[{"name": "f", "arguments": {...}}]
     Llama 3                 {"name": "f", "parameters": {...}}
     others                  {"name": "f", "arguments": {...}}
 
@@ -19,7 +20,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..export.errors import RequestError
@@ -38,6 +39,7 @@ class Form:
     between      stands between two; None where there is never more than one
     marker       what ``begin`` begins with, and no other text has; "" where a text is either words
                  or a call
+    is_spaced    whether a space may stand behind the marker
     is_told      whether the chat template describes functions, calls and what they returned
     """
 
@@ -48,11 +50,14 @@ class Form:
     between: str | None = None
     end: str = ""
     marker: str = ""
+    is_spaced: bool = False
     is_told: bool = True
 
     def markers(self) -> list[str]:
         """What may be a token of its own."""
-        return re.findall(r"</?tool_call>|\[[A-Z_]+\]", f"{self.begin} {self.middle} {self.tail}")
+        return re.findall(
+            r"</?tool_call>|<\|tool_call\|>|\[[A-Z_]+\]", f"{self.begin} {self.middle} {self.tail}"
+        )
 
 
 HERMES = Form(
@@ -71,7 +76,9 @@ MISTRAL = Form(
     between=", ",
     end="]",
     marker="[TOOL_CALLS]",
+    is_spaced=True,
 )
+GRANITE = replace(MISTRAL, begin="<|tool_call|>[", marker="<|tool_call|>")
 MISTRAL_ARGS = Form(
     begin="[TOOL_CALLS]",
     head="",
@@ -92,41 +99,51 @@ def form_of(template: str | None) -> Form:
         return HERMES
     if "[TOOL_CALLS]" in template:
         return MISTRAL_ARGS if "[ARGS]" in template else MISTRAL
+    if "<|tool_call|>" in template:
+        return GRANITE
     if re.search(r"""\\?"parameters\\?"\s*:""", template) or "<|python_tag|>" in template:
         return LLAMA
     return Form(begin="", head='{"name": "', middle='", "arguments": ', tail="}")
 
 
 def call_grammar(
-    form: Form, tools: Tools, tokenizer: Tokenizer, answer: Mapping[str, Any] | None = None
+    form: Form,
+    tools: Tools,
+    tokenizer: Tokenizer,
+    num_tokens: int,
+    answer: Mapping[str, Any] | None = None,
 ) -> str:
     """A Lark grammar of what may be written: words or calls; calls alone where they are required.
 
-    Words may be any, or JSON by the schema ``answer``. Raises RequestError for a schema where a
+    Words may be any, or JSON by the schema ``answer``. ``num_tokens`` are those that the model
+    scores: the tokenizer may have more. Raises RequestError for a schema where a
     call cannot be told from it.
     """
-    spelled = _Spelled(form, tokenizer)
+    spelled = _Spelled(form, tokenizer, num_tokens)
     calls = _calls(form, tools, spelled)
+    space = '" "? ' if form.is_spaced else ""
+    rest = f"{space}{spelled.of(form.begin.removeprefix(form.marker))} calls"
+    begun = f"{spelled.of(form.marker)} {rest}"
     if tools.required:
-        start = f"{spelled.of(form.begin)} calls"
+        start = begun
     elif answer is not None:
         if not form.marker:
             raise RequestError(
                 "response_format has a JSON schema beside tools, expected one of them: this model "
                 "writes calls as JSON, too; leave one out, or set tool_choice"
             )
-        start = f"answer | {spelled.of(form.begin)} calls"
+        start = f"answer | {begun}"
     elif not form.marker:
         start = "WORDS? | SPACE? calls"
     elif spelled.is_token(form.marker):
-        start = f"words | words {spelled.of(form.begin)} calls"
+        start = f"words | words {begun}"
     else:
-        start = f"WORDS? | UP_TO {spelled.of(form.begin.removeprefix(form.marker))} calls"
+        start = f"WORDS? | UP_TO {rest}"
     rules = [f"start: {start}", *calls]
     if answer is not None:
         rules.append(f"answer: {json_rule(answer)}")
     elif not tools.required:
-        rules += _words(form, tokenizer)
+        rules += _words(form, spelled)
     return "\n".join(rules)
 
 
@@ -143,15 +160,14 @@ def _calls(form: Form, tools: Tools, spelled: _Spelled) -> list[str]:
     return [*rules, f"call: {' | '.join(names)}"]
 
 
-def _words(form: Form, tokenizer: Tokenizer) -> list[str]:
+def _words(form: Form, spelled: _Spelled) -> list[str]:
     """What is no call: in "words" also with the tokens between which a model thinks."""
     if not form.marker:
         return [r"SPACE: /[ \t\r\n]+/", r"WORDS: /[ \t\r\n]*([^{ \t\r\n](.|\n)*)?/"]
     marker = _escaped(form.marker)
     rules = [rf"ANY: /(.|\n)*/ & ~/(.|\n)*{marker}(.|\n)*/", f"UP_TO: ANY /{marker}/"]
-    own = {tokenizer.id_of(name) for name in form.markers()}
-    others = tokenizer.added_ids - tokenizer.special_ids - own
-    between = f" (<[{','.join(map(str, sorted(others)))}]> WORDS?)*" if others else ""
+    others = ",".join(map(str, sorted(spelled.others)))
+    between = f" (<[{others}]> WORDS?)*" if others else ""
     return [*rules, r"WORDS: /(.|\n)+/ & ANY", f"words: WORDS?{between}"]
 
 
@@ -160,12 +176,16 @@ def _escaped(text: str) -> str:
 
 
 class _Spelled:
-    """Writes strings of a form into a grammar: markers that are tokens as those."""
+    """Writes strings of a form into a grammar: markers that are tokens as those.
 
-    def __init__(self, form: Form, tokenizer: Tokenizer) -> None:
+    others   the other tokens that were added to a vocabulary, and are not special
+    """
+
+    def __init__(self, form: Form, tokenizer: Tokenizer, num_tokens: int) -> None:
         found = {marker: tokenizer.id_of(marker) for marker in form.markers()}
-        added = tokenizer.added_ids
+        added = {token for token in tokenizer.added_ids if token < num_tokens}
         self._ids = {name: token for name, token in found.items() if token in added}
+        self.others = added - tokenizer.special_ids - set(found.values())
 
     def is_token(self, marker: str) -> bool:
         return marker in self._ids

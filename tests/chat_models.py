@@ -29,7 +29,10 @@ HERMES = """\
 "arguments": {{ call.function.arguments | tojson }}}\\n</tool_call>{% endfor %}{{ '\\n' }}\
 {% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"""
 
-TEMPLATES = {"plain": PLAIN, "hermes": HERMES}
+# Has the word, but tells a model nothing of what it is given.
+DEAF = PLAIN + "{% if tools is none %}{% endif %}"
+
+TEMPLATES = {"plain": PLAIN, "hermes": HERMES, "deaf": DEAF}
 
 WEATHER: dict[str, Any] = {
     "type": "function",

@@ -205,7 +205,7 @@ def starting_tokenizer(
 
 @pytest.fixture(scope="session")
 def chat_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelFolder]:
-    """By name: "plain" and "hermes" by their templates, and "base" without one."""
+    """By name: "plain", "hermes" and "deaf" by their templates, and "base" without one."""
     folder = tmp_path_factory.mktemp("chat-models")
     base = base_model(folder)
     chats = {name: chat_model(base, folder / name, TEMPLATES[name]) for name in TEMPLATES}

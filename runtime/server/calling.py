@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from .. import openai_form
 from ..request import Request
 from ..sequence import Step
 from ..text import Piece, Result
@@ -57,9 +58,9 @@ def message_of(changes: Iterable[Change]) -> dict[str, Any]:
     return {**told, TOOL_CALLS: calls}
 
 
-def finish_reason(reason: str, num_calls: int) -> str:
-    """Theirs; a call that is whole is what a text ends for."""
-    return TOOL_CALLS if reason == "stop" and num_calls else reason
+def finish_reason(reason: str | None, num_calls: int) -> str:
+    """Theirs, of ours: a text that comes to its own end with calls ends for them."""
+    return TOOL_CALLS if reason == "eos" and num_calls else openai_form.finish_reason(reason)
 
 
 def _call(begun: Begun, arguments: str) -> dict[str, Any]:

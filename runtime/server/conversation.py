@@ -11,11 +11,12 @@ from typing import Any
 from ...export.errors import ContextLengthError, ModelFolderError, RequestError
 from ...export.tokenizers.beside import NAMES
 from .. import openai_form
+from ..chat import ToolsUnknownError
 from ..messages import Message
 from ..model import Model
 from ..openai_form import OpenAIRequest
 from ..request import ChatPrompt, Request
-from ..tool_forms import Form, call_grammar, check_schemas, form_of
+from ..tool_forms import OURS, Form, call_grammar, check_schemas, form_of
 from ..tool_messages import described, with_calls, with_system, without_system
 from ..tools import Tools, as_json, read_tools
 from .bodies import Chat
@@ -87,19 +88,33 @@ def read_conversation(model: Model, body: Chat, given: Mapping[str, Any]) -> Con
         source = None if template is None else template.for_tools
         _check_template(body, source, tools)
         form = form_of(source)
-        messages = with_calls(_messages(body.messages, source), form)
-        asked = openai_form.read_request(openai_form.CHAT, {**given, "messages": messages})
-        rendered = partial(_prompt, model, body)
-        schema = "response_format.json_schema" if body.response_format else "json_schema"
-        if tools is None:
-            return Conversation(rendered(asked.messages or []), asked, schema=schema)
-        options = _with_grammar(model, asked.options, form, tools)
-        prompt = _prompt_with_tools(rendered, asked.messages or [], tools, form)
-        return Conversation(prompt, replace(asked, options=options), tools, form, schema)
+        try:
+            return _read(model, body, given, source, tools, form)
+        except ToolsUnknownError:  # it has the word, but tells the model nothing
+            return _read(model, body, given, source, tools, OURS)
     except RequestError as error:
         raise _refused(error, model) from error
     except ModelFolderError as error:
         raise ModelFolderError(_without_paths(str(error), model)) from error
+
+
+def _read(
+    model: Model,
+    body: Chat,
+    given: Mapping[str, Any],
+    source: str | None,
+    tools: Tools | None,
+    form: Form,
+) -> Conversation:
+    messages = with_calls(_messages(body.messages, source), form)
+    asked = openai_form.read_request(openai_form.CHAT, {**given, "messages": messages})
+    rendered = partial(_prompt, model, body)
+    schema = "response_format.json_schema" if body.response_format else "json_schema"
+    if tools is None:
+        return Conversation(rendered(asked.messages or []), asked, schema=schema)
+    options = _with_grammar(model, asked.options, form, tools)
+    prompt = _prompt_with_tools(rendered, asked.messages or [], tools, form)
+    return Conversation(prompt, replace(asked, options=options), tools, form, schema)
 
 
 def _check_template(body: Chat, source: str | None, tools: Tools | None) -> None:
@@ -165,7 +180,8 @@ def _with_grammar(
         )
     others = {name: value for name, value in options.items() if name != "json_schema"}
     answer = options.get("json_schema")
-    return {**others, "grammar": call_grammar(form, tools, model.tokenizer, answer)}
+    num_tokens = model.session.shape.vocab_size
+    return {**others, "grammar": call_grammar(form, tools, model.tokenizer, num_tokens, answer)}
 
 
 def _messages(messages: Sequence[Any], source: str | None) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from ..cancellation import Cancellation
 from ..model import Model
-from ..openai_form import Echo, choice, finish_reason, logprobs_of, token_logprobs
+from ..openai_form import Echo, choice, logprobs_of, token_logprobs
 from ..scheduler import Job
 from ..sequence import Step
 from ..text import Piece, Result, Timings
@@ -169,8 +169,8 @@ class Reply:
         for delta in deltas:
             yield self._chunk(index, delta)
         if piece is None:
-            reason = finish_reason(job.finish_reason)
-            reason = calling.finish_reason(reason, reader.num_calls if reader else 0)
+            num_calls = reader.num_calls if reader else 0
+            reason = calling.finish_reason(job.finish_reason, num_calls)
             yield self._chunk(index, {} if self._chat else "", reason=reason)
 
     def _reader(self) -> CallReader | None:
@@ -199,7 +199,7 @@ class Reply:
             changes = calling.changes_of(self._asked.calls, request, result, self._tokenizer)
             told["message"] = calling.message_of(changes)
             num_calls = len(told["message"].get(calling.TOOL_CALLS, ()))
-            told["finish_reason"] = calling.finish_reason(told["finish_reason"], num_calls)
+            told["finish_reason"] = calling.finish_reason(result.finish_reason, num_calls)
         if self._details:
             steps = [*echo.steps, *steps_of(result)]
             told["tokens"] = tokens_told(steps, self._tokenizer)

@@ -54,7 +54,7 @@ def test_help_of_a_model_lists_what_one_calls() -> None:
     methods = ["beams", "chat", "chat_prompt", "chat_template", "classifier", "completions"]
     methods += ["generate", "generate_many", "logprobs", "new_background", "new_cache", "new_job"]
     methods += ["new_scorer", "new_session"]
-    methods += ["request", "score", "stream", "submit"]
+    methods += ["request", "score", "stream", "submit", "try_forms_apart"]
     methods.insert(methods.index("completions"), "close")
     found = [name for name in listed if name != "astream" and not name.startswith("__")]
     assert found == ["Model", *methods]

@@ -24,6 +24,7 @@ from pocketlm.runtime.text import Piece
 from pocketlm.runtime.tokenizer import Tokenizer
 from pocketlm.runtime.tool_calls import Arguments, Begun, CallReader, Words
 from pocketlm.runtime.tool_forms import (
+    GRANITE,
     HERMES,
     LLAMA,
     MISTRAL,
@@ -46,7 +47,9 @@ TOOLS = [
 FORMS = {
     "hermes": HERMES,
     "mistral": MISTRAL,
+    "mistral spaced": MISTRAL,
     "mistral args": MISTRAL_ARGS,
+    "granite": GRANITE,
     "llama": LLAMA,
     "ours": OURS,
 }
@@ -54,7 +57,9 @@ FORMS = {
 ONE = {
     "hermes": '<tool_call>\n{"name": "weather", "arguments": {"city": "P}\\"{a"}}\n</tool_call>',
     "mistral": '[TOOL_CALLS][{"name": "weather", "arguments": {"city": "P}\\"{a"}}]',
+    "mistral spaced": '[TOOL_CALLS] [{"name": "weather", "arguments": {"city": "P}\\"{a"}}]',
     "mistral args": '[TOOL_CALLS]weather[ARGS]{"city": "P}\\"{a"}',
+    "granite": '<|tool_call|>[{"name": "weather", "arguments": {"city": "P}\\"{a"}}]',
     "llama": '{"name": "weather", "parameters": {"city": "P}\\"{a"}}',
     "ours": '{"name": "weather", "arguments": {"city": "P}\\"{a"}}',
 }
@@ -79,7 +84,7 @@ def tokenizer_of(*added: AddedToken) -> Tokenizer:
     return Tokenizer(library, Path("tokenizer.json"))
 
 
-NAMES = ["<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", "<think>"]
+NAMES = ["<|tool_call|>", "<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", "<think>"]
 PLAIN = tokenizer_of()
 ADDED = tokenizer_of(*(AddedToken(name, special=False, normalized=False) for name in NAMES))
 SPECIAL = tokenizer_of(*(AddedToken(name, special=True, normalized=False) for name in NAMES))
@@ -90,8 +95,9 @@ END = frozenset({256})
 def grammar(form: Form, tokenizer: Tokenizer, choice: Any = None, **more: Any) -> Grammar:
     tools = read_tools(TOOLS, choice, more.pop("parallel", None))
     assert isinstance(tools, Tools)
-    source = call_grammar(form, tools, tokenizer, **more)
-    return make_grammar(Vocabulary(tokenizer, tokenizer.vocab_size), grammar=source)
+    num_tokens = more.pop("num_tokens", tokenizer.vocab_size)
+    source = call_grammar(form, tools, tokenizer, num_tokens, **more)
+    return make_grammar(Vocabulary(tokenizer, num_tokens), grammar=source)
 
 
 def accepts(found: Grammar, ids: Sequence[int]) -> bool:
@@ -199,6 +205,13 @@ def test_a_model_may_think_before_it_calls() -> None:
     assert read(HERMES, ADDED, ids)[0] == "<think>so</think>\n"
 
 
+def test_tokens_that_a_model_does_not_score_are_spelled() -> None:
+    """A tokenizer may have more than its model: what is left are the letters."""
+    found = grammar(HERMES, ADDED, num_tokens=257)
+    assert ADDED.id_of("<tool_call>") in range(257, ADDED.vocab_size)
+    assert accepts(found, encoded(PLAIN, ONE["hermes"]))
+
+
 def test_words_may_be_json_beside_calls() -> None:
     found = grammar(HERMES, ADDED, answer={"enum": [1, 2]})
     assert accepts(found, encoded(ADDED, "2")) and accepts(found, encoded(ADDED, ONE["hermes"]))
@@ -247,6 +260,7 @@ def test_a_call_that_is_cut_is_told_as_far_as_it_goes() -> None:
         ("{{ messages }}", OURS),
         ("{% if tools %}<tool_call>{% endif %}", HERMES),
         ("{% if tools %}[AVAILABLE_TOOLS]{% endif %}[TOOL_CALLS]", MISTRAL),
+        ("{% if tools %}respond with <|tool_call|> and a list{% endif %}", GRANITE),
         ("{% if tools %}[AVAILABLE_TOOLS]{% endif %}[TOOL_CALLS]f[ARGS]", MISTRAL_ARGS),
         ("""{{ tools }}{{ '{"name": function name, "parameters": dictionary}' }}""", LLAMA),
         ("""{{ tools }}{{ '"parameters": ' }}""", LLAMA),

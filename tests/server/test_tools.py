@@ -13,7 +13,8 @@ from served import Served
 pytestmark = pytest.mark.serve
 
 TOOLS = [WEATHER, NOW]
-MODELS = ["plain", "hermes"]  # told of functions in our words, and by the template
+# Told of functions in our words, by the template, and in our words as the template tells nothing.
+MODELS = ["plain", "hermes", "deaf"]
 ENOUGH = {"max_tokens": 120, "tools": TOOLS}
 
 
@@ -86,6 +87,11 @@ def test_a_call_that_is_cut_ends_for_its_length(chats: Served) -> None:
     found = answered(chats, tool_choice="required", **{**ENOUGH, "max_tokens": 30})
     (choice,) = found["choices"]
     assert choice["finish_reason"] == "length"
+
+
+def test_a_call_that_a_stop_string_cuts_is_none_to_answer(chats: Served) -> None:
+    found = answered(chats, tool_choice="required", **{**ENOUGH, "stop": ['"arguments"']})
+    assert found["choices"][0]["finish_reason"] == "stop"
 
 
 def test_nothing_is_called_where_that_is_asked_for(chats: Served) -> None:
