@@ -17,7 +17,7 @@ from .endpoints import (
     embeddings,
     health,
     models,
-    next,
+    next_token,
     page,
     recipes,
     responses,
@@ -32,7 +32,7 @@ ENDPOINTS: list[Endpoint] = [
     *(health.ENDPOINT, models.LIST, models.ONE),
     *(completions.ENDPOINT, chat.ENDPOINT, responses.ENDPOINT, embeddings.ENDPOINT),
     *(tokens.TOKENIZE, tokens.DETOKENIZE, tokens.INFO, score.ENDPOINT),
-    *(next.ENDPOINT, compare.ENDPOINT, recipes.ENDPOINT),
+    *(next_token.ENDPOINT, compare.ENDPOINT, recipes.ENDPOINT),
 ]
 DOCUMENT = document.endpoint_for(ENDPOINTS)
 ENDPOINTS.append(DOCUMENT)
