@@ -173,6 +173,20 @@ def test_knobs_change_the_distribution_that_is_drawn(open_page: Open) -> None:
     page.wait_for_selector("#next .is-cut", state="detached")
 
 
+def test_what_comes_next_is_drawn_anew_after_a_text(open_page: Open, site: Served) -> None:
+    page = open_page()
+    page.wait_for_selector("#next tbody tr")
+    with page.expect_response("**/next") as first:
+        write(page, "a bc", tokens=5)
+    assert first.value.ok
+    with page.expect_response("**/next") as drawn:
+        pass
+    asked = drawn.value.request.post_data_json
+    assert asked["generated"] == 5
+    expected = site.post("/next", asked)[1]["tokens"][0]["probability"]
+    page.wait_for_selector(f"#next tbody tr:first-of-type:has-text('{100 * expected:.1f} %')")
+
+
 def test_a_recipe_is_ready_to_go_with_its_stop_strings(open_page: Open) -> None:
     page = open_page()
     page.click("#recipes button:has-text('Assistant')")

@@ -15,6 +15,8 @@ export class Alternatives {
     document.addEventListener("pointerdown", (event) => {
       if (this.#element && !this.#element.contains(event.target)) this.close(false);
     });
+    document.addEventListener("keydown", (event) => event.key === "Escape" && this.close(true));
+    document.addEventListener("input", () => this.close(false));
     addEventListener("resize", () => this.close(false));
   }
 

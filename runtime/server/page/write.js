@@ -19,8 +19,8 @@ import { trying } from "./trouble.js";
 const LENGTH = 120; // tokens, where nobody says
 const STILL = 250; // ms without a change after which the next word is looked at
 const ENDS = {
-  eos: "the model ended the text",
-  stop: "ended before a text that ends it",
+  eos: "the model ended it",
+  stop: "ended before a stop text",
   length: "as long as asked",
   context: "the context is full",
   timeout: "the time is over",
@@ -57,6 +57,7 @@ export function startWith(recipe, text, from, to) {
 function startAnew(text) {
   running.abort();
   figures = "";
+  editor.isBusy = false;
   editor.show(Text.typed(text));
 }
 
@@ -74,9 +75,9 @@ function takeInstead(part, other) {
 }
 
 /** Generates after the text that `begin` makes. */
-function write(begin) {
+async function write(begin) {
   alternatives.close(false);
-  running.run(async (signal) => {
+  await running.run(async (signal) => {
     const model = chosenModel();
     editor.remember();
     figures = opening(model);
@@ -99,11 +100,15 @@ function write(begin) {
         redraw();
       }
     } finally {
-      editor.isBusy = false;
-      if (signal.aborted) figures = figuresOf(pace, "stopped");
-      if (editor.text === text) editor.refresh();
+      if (editor.text === text) {
+        // Else another text has taken its place, and is not to be disturbed.
+        editor.isBusy = false;
+        if (signal.aborted) figures = figuresOf(pace, "stopped");
+        editor.refresh();
+      }
     }
   });
+  if (!running.isOn) lookSoon();
 }
 
 function finish(text, { finish_reason: reason, timings }) {
@@ -141,6 +146,7 @@ function modelChanged() {
   settings.forgetOwn();
   contextLength = 0;
   running.abort();
+  editor.isBusy = false;
   // Another model's tokens are not these: what is there is a text to go on with.
   editor.show(Text.typed(editor.text.string));
 }
@@ -158,7 +164,7 @@ async function look() {
   controller = new AbortController();
   const { signal } = controller;
   const root = find("#next");
-  if (running.isOn) return lookSoon();
+  if (running.isOn) return;
   const prompt = editor.text.tail?.ids ?? editor.text.string;
   const body = { ...shapingOptions(), model: chosenModel(), prompt, top: 10, generated: editor.text.generated };
   root.setAttribute("aria-busy", "true");
@@ -184,6 +190,7 @@ function openAlternatives(part, element, byKeyboard) {
 function undo() {
   running.abort();
   figures = "";
+  editor.isBusy = false;
   editor.undo();
 }
 
