@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Page, Request
 
     Open = Callable[..., Page]
 
@@ -31,3 +31,9 @@ def ended(page: Page, button: str) -> None:
     """What that button began is over."""
     page.wait_for_selector(f"{button}:visible")
     page.wait_for_selector("button.stop:visible", state="detached")
+
+
+def body_of(request: Request) -> dict[str, Any]:
+    """What it asks."""
+    body: dict[str, Any] = request.post_data_json or {}
+    return body

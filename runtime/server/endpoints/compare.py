@@ -35,14 +35,14 @@ def _found(models: dict[str, Model], body: Compare, cancellation: Cancellation) 
     """The answer; raises ApiError and RequestError for a body that cannot be."""
     _check_alike(models)
     asked = [models[name] for name in body.models]
-    if (body.text is None) == (body.token_ids is None):
+    text = body.token_ids if body.text is None else body.text
+    if text is None or None not in (body.text, body.token_ids):
         raise ApiError(
             400,
             "found text and token_ids, or neither, expected one of them; give one",
             param="text",
         )
     most = min(model.session.shape.context_length for model in asked)
-    text = body.token_ids if body.text is None else body.text
     ids = list(asked[0].request(text, max_tokens=1).prompt_ids)
     if not 2 <= len(ids) <= most:
         raise ApiError(

@@ -2,22 +2,21 @@
 
 import { Alternatives } from "./alternatives.js";
 import { post } from "./api.js";
-import { drawDistribution, drawNothing } from "./distribution.js";
 import { find, tell } from "./dom.js";
 import { Editor } from "./editor.js";
 import { count } from "./format.js";
 import { drawKnobs } from "./knobs.js";
 import { chosenModel, opened, opening } from "./models.js";
+import { NextWord } from "./next.js";
 import { drawRecipes, firstText } from "./recipes.js";
 import { Running } from "./running.js";
-import { generationOptions, settings, shapingOptions } from "./settings.js";
+import { generationOptions, settings } from "./settings.js";
 import { generate, Pace } from "./stream.js";
 import { Text } from "./text.js";
 import { legend } from "./tint.js";
 import { trying } from "./trouble.js";
 
 const LENGTH = 120; // tokens, where nobody says
-const STILL = 250; // ms without a change after which the next word is looked at
 const ENDS = {
   eos: "the model ended it",
   stop: "ended before a stop text",
@@ -26,7 +25,7 @@ const ENDS = {
   timeout: "the time is over",
 };
 
-let editor, running, contextLength = 0, promptTokens = 0, figures = "";
+let editor, running, nextWord, contextLength = 0, promptTokens = 0, figures = "";
 const alternatives = new Alternatives();
 
 /** Makes the view work. */
@@ -41,7 +40,10 @@ export async function startWriting() {
   find("#clear").addEventListener("click", () => startAnew(""));
   find("#document").addEventListener("keydown", keys);
   find("#model").addEventListener("change", modelChanged);
-  settings.onChange((why) => why === "changed" && lookSoon());
+  nextWord = new NextWord(find("#next"), () => (running.isOn ? null : editor.text), (tokens, most) => {
+    [promptTokens, contextLength] = [tokens, most];
+    showContext();
+  });
   startAnew(firstText());
   await trying(() => drawRecipes(find("#recipes"), startWith));
 }
@@ -80,15 +82,20 @@ async function write(begin) {
   await running.run(async (signal) => {
     const model = chosenModel();
     editor.remember();
-    figures = opening(model);
-    find("#figures").textContent = figures;
+    figures = "";
+    find("#figures").textContent = opening(model);
     const text = await begin(signal);
     contextLength = (await opened(model, signal)).context_length;
     editor.text = text;
     editor.refresh();
     editor.isBusy = true;
     const pace = new Pace();
-    const redraw = onceAFrame(() => editor.text === text && showProgress(pace));
+    let hasEnded = false;
+    const redraw = onceAFrame(() => {
+      if (editor.text !== text || hasEnded) return;
+      figures = figuresOf(pace, "");
+      editor.refresh();
+    });
     try {
       const body = {
         max_tokens: LENGTH, ...generationOptions(), model, prompt: text.tail.ids, logprobs: 10,
@@ -97,6 +104,7 @@ async function write(begin) {
         text.extend(piece);
         pace.add(piece.tokens.length);
         if (piece.details) finish(text, piece.details.choices[0]);
+        hasEnded ||= piece.details !== undefined;
         redraw();
       }
     } finally {
@@ -108,7 +116,8 @@ async function write(begin) {
       }
     }
   });
-  if (!running.isOn) lookSoon();
+  find("#figures").textContent = figures;
+  nextWord.soon();
 }
 
 function finish(text, { finish_reason: reason, timings }) {
@@ -121,18 +130,13 @@ function finish(text, { finish_reason: reason, timings }) {
 const figuresOf = (pace, end) =>
   `${count(pace.tokens)} tokens · ${count(Math.round(pace.rate))} tokens/s${end ? ` · ${end}` : ""}`;
 
-function showProgress(pace) {
-  if (editor.area.readOnly) figures = figuresOf(pace, "");
-  editor.refresh();
-}
-
 /** The text is another, or more of it is there. */
 function changed() {
   find("#figures").textContent = figures;
   find("#undo").disabled = !editor.canUndo;
   if (editor.text.tail) promptTokens = editor.text.tail.ids.length;
   showContext();
-  if (!running.isOn) lookSoon();
+  if (!running.isOn) nextWord.soon();
 }
 
 function showContext() {
@@ -149,38 +153,6 @@ function modelChanged() {
   editor.isBusy = false;
   // Another model's tokens are not these: what is there is a text to go on with.
   editor.show(Text.typed(editor.text.string));
-}
-
-let looking = 0, controller = null;
-
-/** Looks at what comes next, once nothing has changed for a moment. */
-function lookSoon() {
-  clearTimeout(looking);
-  looking = setTimeout(look, STILL);
-}
-
-async function look() {
-  controller?.abort();
-  controller = new AbortController();
-  const { signal } = controller;
-  const root = find("#next");
-  if (running.isOn) return;
-  const prompt = editor.text.tail?.ids ?? editor.text.string;
-  const body = { ...shapingOptions(), model: chosenModel(), prompt, top: 10, generated: editor.text.generated };
-  root.setAttribute("aria-busy", "true");
-  try {
-    const found = await post("next", body, signal);
-    contextLength = (await opened(chosenModel(), signal)).context_length;
-    settings.learn(found.options);
-    promptTokens = found.prompt_token_ids.length;
-    showContext();
-    drawDistribution(root, found);
-  } catch (error) {
-    if (error.name === "AbortError") return;
-    drawNothing(root, error.message);
-    if (error.status === undefined) throw error;
-  }
-  root.removeAttribute("aria-busy");
 }
 
 function openAlternatives(part, element, byKeyboard) {
