@@ -22,7 +22,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from collections.abc import Sequence as AnySequence
 from functools import partial
 from pathlib import Path
 
@@ -43,6 +42,7 @@ from .intervals import paired_ratio
 from .machine import CpuWatch, busy_sentence, describe_machine, load_average, machine_sentence
 from .programs import at_least, errors_in_a_line, given_path, thread_count
 from .tables import Table
+from .turns import rates
 
 ROWS = (2, 4, 8, 16, MOST_ROWS)
 DEPTHS = (64, 384)  # tokens before
@@ -79,7 +79,7 @@ def rows_together(session: Session, rounds: int) -> Iterator[Row]:
     for depth in DEPTHS:
         caches = _copies(session, depth)
         tests = [partial(rate, caches[:count], depth) for count in (1, *ROWS)]
-        alone, *together = _rates(tests, rounds)
+        alone, *together = rates(tests, rounds)
         for count, found in zip(ROWS, together, strict=True):
             yield _row("rows", f"{count} rows after {depth} tokens", found, alone)
 
@@ -87,19 +87,19 @@ def rows_together(session: Session, rounds: int) -> Iterator[Row]:
 def pairs(session: Session, rounds: int) -> Iterator[Row]:
     """What ``reproducible`` costs a lone sequence."""
     alike = RowRule(session).reproducible()
-    request = Request(_ids(session, DEPTHS[0]), GREEDY, NEW_TOKENS)
+    request = Request(text_ids(session, DEPTHS[0]), GREEDY, NEW_TOKENS)
 
     def rate(rows: RowSteps) -> float:
         return _rate(request, session, lambda sequence: steps(session, sequence, None, rows))
 
-    found = _rates([lambda: rate(PLAIN), lambda: rate(alike)], rounds)
+    found = rates([lambda: rate(PLAIN), lambda: rate(alike)], rounds)
     yield _row("pairs", f"steps of {alike.group} rows", found[1], found[0])
 
 
 def requests(model: Model, rounds: int, count: int) -> Iterator[Row]:
     """All together by ``generate_many``, and with one row."""
     lengths = np.random.default_rng(0).integers(SHORTEST, LONGEST + 1, count)
-    prompts = [_ids(model.session, int(length), seed) for seed, length in enumerate(lengths)]
+    prompts = [text_ids(model.session, int(length), seed) for seed, length in enumerate(lengths)]
 
     def rate(rows: int) -> float:
         started = time.perf_counter()
@@ -109,7 +109,7 @@ def requests(model: Model, rounds: int, count: int) -> Iterator[Row]:
         assert sum(len(result.token_ids) for result in found) == count * NEW_TOKENS
         return count * NEW_TOKENS / (time.perf_counter() - started)
 
-    found = _rates([lambda: rate(1), lambda: rate(MOST_ROWS)], rounds)
+    found = rates([lambda: rate(1), lambda: rate(MOST_ROWS)], rounds)
     yield _row("requests", f"{count} prompts, {MOST_ROWS} at once", found[1], found[0])
 
 
@@ -117,16 +117,16 @@ def busy(model: Model, rounds: int) -> Iterator[Row]:
     """Beside a process that never waits; of a quiet machine the ratio is that of its threads."""
     session = model.session
     single = Session(model.folder, 1, kv=session.kv, prefill=session.prefill)
-    request = Request(_ids(session, DEPTHS[0]), GREEDY, NEW_TOKENS)
+    request = Request(text_ids(session, DEPTHS[0]), GREEDY, NEW_TOKENS)
 
     def rate(session: Session) -> float:
         return _rate(request, session, lambda sequence: steps(session, sequence))
 
     tests = [partial(rate, single), partial(rate, session)]
-    alone, all_threads = _rates(tests, rounds)
+    alone, all_threads = rates(tests, rounds)
     yield _row("busy", f"{session.threads} threads, nothing beside", all_threads, alone)
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as other:
-        alone, all_threads = _rates(tests, rounds)
+        alone, all_threads = rates(tests, rounds)
         other.kill()
     yield _row("busy", f"{session.threads} threads, a core taken", all_threads, alone)
 
@@ -147,7 +147,7 @@ def lookup(model: Model, rounds: int) -> Iterator[Row]:
 
         return _rate(request, session, loop)
 
-    found = _rates([plain, guessed], rounds)
+    found = rates([plain, guessed], rounds)
     yield _row("lookup", f"{right[-1]} guesses right", found[1], found[0])
 
 
@@ -162,31 +162,20 @@ def _rate(
     return count / (time.perf_counter() - started)
 
 
-def _rates(tests: AnySequence[Callable[[], float]], rounds: int) -> list[list[float]]:
-    """Of every test those of the rounds, after one that does not count; they take turns."""
-    found: list[list[float]] = [[] for _ in tests]
-    for number in range(rounds + 1):
-        order = list(zip(tests, found, strict=True))
-        for test, rates in order if number % 2 else reversed(order):
-            rate = test()
-            if number:
-                rates.append(rate)
-    return found
-
-
-def _row(test: str, what: str, rates: list[float], reference: list[float]) -> Row:
-    ratio = paired_ratio(rates, reference)
+def _row(test: str, what: str, found: list[float], reference: list[float]) -> Row:
+    ratio = paired_ratio(found, reference)
     told = f"{ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
-    return test, what, f"{np.median(rates):.0f}", told
+    return test, what, f"{np.median(found):.0f}", told
 
 
 def _copies(session: Session, depth: int) -> list[Cache]:
     first = session.new_caches()()  # whose rows are small
-    prefill(session, _ids(session, depth), first)
+    prefill(session, text_ids(session, depth), first)
     return [first, *(first.copy() for _ in range(MOST_ROWS - 1))]
 
 
-def _ids(session: Session, count: int, seed: int = 0) -> list[int]:
+def text_ids(session: Session, count: int, seed: int = 0) -> list[int]:
+    """``count`` tokens at random."""
     ids: list[int] = (
         np.random.default_rng(seed).integers(0, session.shape.vocab_size, count).tolist()
     )

@@ -12,16 +12,12 @@ Sources: ``apply_chat_template`` of transformers, for the variables a template m
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
 import sys
-import threading
-import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from ..export.errors import (
     ContextLengthError,
@@ -37,13 +33,10 @@ from ..export.strict_json import load_json_object, quoted, shown
 from ..export.tokenizers import TEMPLATE_FILE, read_template
 from ..export.tokenizers.beside import CONFIG_FILE, LARGEST_FILE, NAMES
 from . import template_worker as worker
-
-if TYPE_CHECKING:
-    import subprocess
+from .worker_process import DIED, TIME, WorkerProcess, interpreter
 
 RENDER_SECONDS = 2.0
 RENDER_BYTES = 256_000_000
-START_SECONDS = 30.0  # until Python and jinja2 are there: a cold disk, a virus scanner
 OURS = ("messages", "tools", "add_generation_prompt")  # variables that are given otherwise
 MINIMUM_JINJA2 = (3, 1, 6)  # earlier sandboxes have known ways out
 # Finds this package wherever it was found here; and imports no script, which may lack a guard.
@@ -202,121 +195,41 @@ def _template(value: Any, name: str, file: Path) -> str | None:
 
 # The process -------------------------------------------------------------------------------------
 
-TIME, DIED = "time", "died"  # the kinds of failure of which the worker cannot tell
 
-
-class TemplateProcess:
-    """Starts ``template_worker`` when first asked, and anew after it had to be stopped.
-
-    May be shared between threads: their requests take turns.
-    """
+class TemplateProcess(WorkerProcess):
+    """The process in which ``template_worker`` renders; may be shared between threads."""
 
     def __init__(self, seconds: float = RENDER_SECONDS, num_bytes: int = RENDER_BYTES) -> None:
-        """``seconds`` and ``num_bytes`` are the limits of one request."""
-        self.seconds = seconds
-        self.num_bytes = num_bytes
-        self._lock = threading.Lock()
-        self._child: subprocess.Popen[bytes] | None = None
-        self._owner = os.getpid()  # a fork must not read the replies to us
-        self._stop: Callable[[], object] = lambda: None  # ends the child
+        super().__init__(seconds, num_bytes)
 
     def ask(self, template: str, variables: dict[str, Any], max_characters: int) -> dict[str, Any]:
         """The worker's reply; {"failed": TIME or DIED, "detail": ""} if it gave none."""
         request = {"template": template, "variables": variables, "max_characters": max_characters}
-        line = json.dumps(request).encode() + b"\n"
         # A character takes at most twelve bytes in a reply: two escapes of six.
-        longest = 12 * max_characters + 10_000
-        with self._lock:
-            child = self._running()
-            return self._exchange(child, line, longest, self.seconds)
+        return self.request(request, 12 * max_characters + 10_000)
 
-    def _running(self) -> subprocess.Popen[bytes]:
-        """The worker, started if there is none that waits."""
-        if self._child is not None and self._owner == os.getpid() and self._child.poll() is None:
-            return self._child
-        self._stop()
-        _check_jinja2()
-        self._child = child = _start(self.seconds + 1, self.num_bytes)
-        self._owner = os.getpid()
-        self._stop = weakref.finalize(self, _end, child, self._owner)
-        ready = self._exchange(child, b"", 10_000, START_SECONDS)
-        if ready:
-            raise ModelFolderError(
-                f"{sys.executable}: found no Python that imports jinja2 ({shown(ready)}), expected "
-                "the interpreter pocketlm runs in, to render the chat template; run pocketlm in it"
+    def command(self, limits: list[float]) -> list[str]:
+        """As ``WorkerProcess``."""
+        if hasattr(sys, "_MEIPASS"):  # by PyInstaller, whose hook for pocketlm looks for the flag
+            return [sys.executable, worker.FLAG, json.dumps(limits)]
+        if not sys.executable or is_frozen():
+            raise RequestError(
+                "found no Python interpreter beside this application "
+                f"({quoted(sys.executable)}), expected one to render chat templates in; freeze it "
+                "with PyInstaller, or write the prompt yourself and use stream"
             )
-        return child
+        return interpreter(BOOT, limits)
 
-    def _exchange(
-        self, child: subprocess.Popen[bytes], line: bytes, longest: int, seconds: float
-    ) -> dict[str, Any]:
-        """Sends ``line`` and reads a line; a child that does not answer in time is stopped."""
-        late = threading.Event()
+    def check(self) -> None:
+        """As ``WorkerProcess``."""
+        _check_jinja2()
 
-        def end() -> None:
-            late.set()
-            child.kill()
-
-        timer = threading.Timer(seconds, end)
-        timer.daemon = True
-        timer.start()
-        assert child.stdin is not None and child.stdout is not None
-        reply = b""
-        try:
-            with contextlib.suppress(OSError):  # it has ended
-                child.stdin.write(line)
-                child.stdin.flush()
-                reply = child.stdout.readline(longest)
-        finally:
-            timer.cancel()
-            timer.join()
-            # Interrupted, or cut short: what it says next would be taken for another reply.
-            if late.is_set() or not reply.endswith(b"\n"):
-                self._stop()
-        if late.is_set() or not reply.endswith(b"\n"):
-            return {"failed": TIME if late.is_set() else DIED, "detail": ""}
-        value: dict[str, Any] = json.loads(reply)
-        if value.get("failed") == worker.MEMORY:
-            self._stop()  # what it could not free would be missing to the next request
-        return value
-
-
-def _start(seconds: float, num_bytes: int) -> subprocess.Popen[bytes]:
-    import subprocess  # not above: most generations need no process
-
-    return subprocess.Popen(
-        _command([seconds, num_bytes]),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C is for us
-        creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),  # Windows
-    )
-
-
-def _command(limits: list[float]) -> list[str]:
-    """What starts the worker."""
-    if hasattr(sys, "_MEIPASS"):  # by PyInstaller, whose hook for pocketlm looks for the flag
-        return [sys.executable, worker.FLAG, json.dumps(limits)]
-    if not sys.executable or is_frozen():
-        raise RequestError(
-            f"found no Python interpreter beside this application ({quoted(sys.executable)}), "
-            "expected one to render chat templates in; freeze it with PyInstaller, or write the "
-            "prompt yourself and use stream"
+    def refuse(self, ready: dict[str, Any]) -> None:
+        """As ``WorkerProcess``."""
+        raise ModelFolderError(
+            f"{sys.executable}: found no Python that imports jinja2 ({shown(ready)}), expected "
+            "the interpreter pocketlm runs in, to render the chat template; run pocketlm in it"
         )
-    paths = [str(path) for path in sys.path]
-    return [sys.executable, "-c", BOOT, json.dumps([paths, limits])]
-
-
-def _end(child: subprocess.Popen[bytes], owner: int) -> None:
-    if os.getpid() != owner:  # a fork's copy
-        return
-    child.kill()
-    child.wait()
-    for stream in (child.stdin, child.stdout):
-        assert stream is not None
-        with contextlib.suppress(OSError):  # a request that was never sent
-            stream.close()
 
 
 def _check_jinja2() -> None:

@@ -24,7 +24,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -47,6 +47,7 @@ Allowed: TypeAlias = NDArray[np.bool_]
 
 # Each is several items of a row, of which llguidance follows 2,000.
 MOST_OPTIONAL = 400
+MOST_PROPERTIES = 5_000  # of all objects in a schema: as OpenAI's
 JSON_FORM = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
 # Otherwise it asks the tokenizer how forced text is cut, which sentencepiece cannot say of a part.
 _HEAD = '%llguidance {"no_forcing": true}\n'
@@ -61,8 +62,17 @@ _KINDS = {
 class Vocabulary:
     """The V tokens of a model as llguidance wants them, and one more that stands for the end."""
 
-    def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
-        """Takes about 3 us a token. Raises MissingExtraError without llguidance."""
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        vocab_size: int,
+        trial: Callable[[str, str], None] | None = None,
+    ) -> None:
+        """Takes about 3 us a token. Raises MissingExtraError without llguidance.
+
+        ``trial`` is given the kind and source of each form before it is compiled, and raises
+        RequestError for one that had better not be.
+        """
         with importing("constrained output", "grammar"):
             import llguidance
         self.size = vocab_size
@@ -77,14 +87,19 @@ class Vocabulary:
         limits = llguidance.LLParserLimits(verbose_errors=False)
 
         @lru_cache(maxsize=16)  # large schemas take tenths of a second
-        def compiled(source: str) -> LLMatcher:
+        def compiled(source: str, kind: str) -> LLMatcher:
+            if trial is not None:
+                trial(kind, source)
             return llguidance.LLMatcher(library, source, log_level=0, limits=limits)
 
         self._compiled = compiled
 
-    def matcher(self, source: str) -> LLMatcher:
-        """At the start of the grammar in ``source``; in its state of error for a wrong one."""
-        found = self._compiled(source)
+    def matcher(self, source: str, kind: str) -> LLMatcher:
+        """At the start of the grammar in ``source``; in its state of error for a wrong one.
+
+        Raises RequestError, by the ``kind`` of form, for one that does not pass the trial.
+        """
+        found = self._compiled(source, kind)
         return found if found.is_error() else found.deep_copy()
 
 
@@ -157,7 +172,7 @@ class Grammar:
         if spaces := self._spaces_before(prompt_ids):
             before = {"lark_grammar": f'{_HEAD}start: "{" " * spaces}" @form'}
             source = json.dumps({"grammars": [before, {"name": "form", "lark_grammar": source}]})
-        matcher = self.vocabulary.matcher(source)
+        matcher = self.vocabulary.matcher(source, self.kind)
         if matcher.is_error():
             raise self.refused(matcher.get_error())
         constraint = Constraint(self, matcher, end_ids)
@@ -177,6 +192,8 @@ class Grammar:
     def refused(self, reason: str) -> RequestError:
         """The error for llguidance's ``reason``."""
         told = _one_line(reason, self.kind)
+        if "grammar.symbols.len()" in reason:  # it counts them in 16 bits
+            told = "it is too large"
         if "NoExtension" in reason:
             told = "nothing may follow what it begins with"
         if "NoExtension" in reason or "Unsatisfiable" in reason:
@@ -299,15 +316,15 @@ def json_rule(schema: object) -> str:
     except UnicodeEncodeError as error:
         raise _no_text("json_schema", error) from error
     found = parse_json_object(data, "json_schema", RequestError, advice="correct it")
-    _check_optional(found)
+    _check_size(found)
     chosen = found.get("x-guidance", {})
     form = {**JSON_FORM, **chosen} if isinstance(chosen, dict) else chosen
     return f"%json {json.dumps({**found, 'x-guidance': form})}"
 
 
-def _check_optional(schema: Any) -> None:
-    """Refuses what llguidance takes seconds to compile, and gives up in the middle of a text."""
-    waiting = [schema]
+def _check_size(schema: Any) -> None:
+    """Refuses what llguidance takes seconds to compile, or gives up in the middle of a text."""
+    waiting, num_properties = [schema], 0
     while waiting:
         found = waiting.pop()
         if isinstance(found, list):
@@ -318,18 +335,19 @@ def _check_optional(schema: Any) -> None:
         properties, required = found.get("properties"), found.get("required")
         if not isinstance(properties, dict):
             continue
-        named = (
-            {name for name in required if isinstance(name, str)}
-            if isinstance(required, list)
-            else set()
-        )
-        optional = properties.keys() - named
-        if len(optional) > MOST_OPTIONAL:
+        num_properties += len(properties)
+        needed = required if isinstance(required, list) else []
+        optional = len(properties.keys() - {name for name in needed if isinstance(name, str)})
+        if optional > MOST_OPTIONAL:
             raise RequestError(
-                f"json_schema has an object of {len(optional):,} properties that "
-                f"need not be there, expected at most {MOST_OPTIONAL}; require more of them, or "
-                "leave some out"
+                f"json_schema has an object of {optional:,} properties that need not be there, "
+                f"expected at most {MOST_OPTIONAL}; require more of them, or leave some out"
             )
+    if num_properties > MOST_PROPERTIES:
+        raise RequestError(
+            f"json_schema has {num_properties:,} properties, expected at most {MOST_PROPERTIES:,}; "
+            "leave some out"
+        )
 
 
 def _of_regex(regex: object) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
 from weakref import WeakSet
@@ -330,6 +330,14 @@ class Model:
         config = GenerationConfig(self.end_ids, self.start_id, self.sampling_defaults)
         return self._requests.make(config, prompt, **options)
 
+    def try_forms_apart(self) -> None:
+        """Has forms of output compiled in a process of their own before they are compiled here.
+
+        For who serves strangers: a grammar may crash llguidance's compiler, or keep it for minutes.
+        One that does, or takes longer than 2 s, is a RequestError then.
+        """
+        self._requests.try_forms_apart()
+
     @property
     def row_group(self) -> int | None:
         """In multiples of how many rows texts are computed together, so that none shows in another.
@@ -510,6 +518,7 @@ class Model:
         rows: int = MOST_ROWS,
         kv_bytes: int | None = None,
         reproducible: bool = True,
+        after_step: Callable[[], None] = lambda: None,
     ) -> Background:
         """What runs jobs together in a thread: that of ``submit``, with limits of one's own.
 
@@ -519,6 +528,8 @@ class Model:
             job.result().text
 
         The options are those of ``generate_many``, which says what they mean and raises.
+        ``after_step`` is called by the thread, when the listeners of jobs have been told what a
+        step came to.
         """
         from .scheduler import Background, Scheduler, check_limits, half_of_free
 
@@ -533,7 +544,8 @@ class Model:
                 rows,
                 half_of_free(kv_bytes),
                 prefixes,
-            )
+            ),
+            after_step,
         )
 
     def new_job(self, prompt: Any = "", *, listener: Listener | None = None, **options: Any) -> Job:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import cached_property
 from typing import Any
@@ -34,6 +34,14 @@ class Requests:
         self._session = session
         self._shape = session.shape
         self._tokenizer = tokenizer
+        self._trial: Callable[[str, str], None] | None = None
+
+    def try_forms_apart(self) -> None:
+        """As ``Model.try_forms_apart``."""
+        from .form_process import FormProcess
+
+        self._trial = FormProcess().try_out
+        self.__dict__.pop("_vocabulary", None)  # it was made without
 
     def make(
         self,
@@ -106,7 +114,7 @@ class Requests:
     @cached_property
     def _vocabulary(self) -> Vocabulary:
         """The tokens as a constraint sees them. Raises MissingExtraError without llguidance."""
-        return Vocabulary(self._tokenizer, self._shape.vocab_size)
+        return Vocabulary(self._tokenizer, self._shape.vocab_size, self._trial)
 
 
 def encoded(

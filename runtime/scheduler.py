@@ -119,6 +119,10 @@ class Job(Output):
         """What there is of it."""
         return self.result_of(self._pieces, self.index, self.error)
 
+    def forget(self) -> None:
+        """Lets go of the pieces so far, for a ``listener`` that has them: ``so_far`` has not."""
+        self._pieces.clear()
+
     def take(self, step: Step, sequence: Sequence) -> None:
         """A token has come."""
         self._tell(self.add(step, sequence))
@@ -307,9 +311,17 @@ def _check(name: str, value: object, least: int, most: int | None) -> None:
 class Background:
     """Runs jobs in a thread, which there is as long as there are any."""
 
-    def __init__(self, make_scheduler: Callable[[], Scheduler]) -> None:
-        """``make_scheduler`` is called by the thread: finding a model's row group takes time."""
+    def __init__(
+        self,
+        make_scheduler: Callable[[], Scheduler],
+        after_step: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``make_scheduler`` is called by the thread: finding a model's row group takes time.
+
+        So is ``after_step``, when the listeners have been told what a step came to.
+        """
         self._make_scheduler = make_scheduler
+        self._after_step = after_step
         self._lock = threading.Lock()
         self._given: deque[Job] = deque()
         self._at_work = False
@@ -351,6 +363,7 @@ class Background:
                 _end([*given, *([] if scheduler is None else scheduler.drained())], None)
             except Exception as error:  # of whatever kind: who waits for a job is to hear of it
                 _end([*given, *([] if scheduler is None else scheduler.drained())], error)
+            self._after_step()
 
     def _next_jobs(self, idle: bool) -> deque[Job] | None:
         """Those that were given since; None ends the thread, once there is nothing to do."""

@@ -66,7 +66,7 @@ def serve(seconds: float, num_bytes: int) -> None:
         _environment()
     except ModuleNotFoundError as error:
         return reply({"missing": error.name})
-    _limit_memory(num_bytes)
+    limit_memory(num_bytes)
     reply({})
     for line in requests:
         faulthandler.dump_traceback_later(seconds, exit=True)  # needs no turn of the interpreter
@@ -158,7 +158,7 @@ def _now(form: str) -> str:
     return datetime.datetime.now().strftime(form)
 
 
-def _limit_memory(num_bytes: int) -> None:
+def limit_memory(num_bytes: int) -> None:
     """Of what is allocated, not of address space: mapped files alone may take more of that."""
     try:
         import resource

@@ -60,11 +60,10 @@ def described(tools: Tools, form: Form) -> str:
     """What a model is told of functions whose template tells it nothing."""
     functions = "\n".join(json.dumps(function.tool["function"]) for function in tools.functions)
     shape = f'{form.head}NAME{form.middle}{{"ARGUMENT": VALUE}}{form.tail}'
-    say = "Call a function" if tools.required else "Where a function helps, call it"
+    use = "Use one of them" if tools.required else "Use them if required"
     return (
-        "You can call functions. Each line here describes one, with the JSON schema of its "
-        f"arguments:\n{functions}\n{say} by answering with a JSON object of this shape and nothing "
-        f"else: {shape}"
+        f"You are a helpful assistant with access to these functions. {use}:\n{functions}\n"
+        f"To use a function, reply with JSON only: {shape}"
     )
 
 

@@ -6,11 +6,14 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import tokenizers
+from chat_models import TEMPLATES, base_model, chat_model
 from checkpoint_files import gpt2_config, gpt2_tensors, write_checkpoint
 from command_line import Ended, Run
 from hub_server import HubServer, serving
@@ -28,6 +31,9 @@ from pocketlm.quantize.run import precision_of
 from pocketlm.quantize.second_graph import add_int8_cache
 from pocketlm.runtime.session import Session
 from pocketlm.runtime.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from served import Served
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -195,3 +201,31 @@ def starting_tokenizer(
     path = tmp_path_factory.mktemp("starting") / "tokenizer.json"
     library.save(str(path))
     return Tokenizer.open(path)
+
+
+@pytest.fixture(scope="session")
+def chat_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelFolder]:
+    """By name: "plain" and "hermes" by their templates, and "base" without one."""
+    folder = tmp_path_factory.mktemp("chat-models")
+    base = base_model(folder)
+    chats = {name: chat_model(base, folder / name, TEMPLATES[name]) for name in TEMPLATES}
+    return {**chats, "base": base}
+
+
+@pytest.fixture(scope="session")
+def chats(chat_folders: dict[str, ModelFolder]) -> Iterator[Served]:
+    """A server of them; "plain" is the one that is meant where none is named."""
+    from served import served  # needs the extra "serve"
+
+    opened = {
+        name: partial(pocketlm.load, folder.path, threads=1)
+        for name, folder in chat_folders.items()
+    }
+    with served(opened) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def plain_model(chat_folders: dict[str, ModelFolder]) -> pocketlm.Model:
+    """What the engine itself says of it."""
+    return pocketlm.Model(chat_folders["plain"], threads=1, prefix_cache_bytes=0)

@@ -58,12 +58,13 @@ def exchange(
     answers: int | None = None,
     seconds: float = 5.0,
     pause: float = 0.0,
+    beyond: float = 0.0,
     to_head: bool = False,
 ) -> Exchange:
     """Sends what is ``sent`` to ``port`` of 127.0.0.1, with a ``pause`` after each piece.
 
-    Ends when there are as many ``answers`` as asked for, when the server closes, or after
-    ``seconds`` in all. ``to_head``: answers have no body.
+    Ends when there are as many ``answers`` as asked for, and none came ``beyond`` them for as many
+    seconds; when the server closes; or after ``seconds`` in all. ``to_head``: answers have no body.
     """
     found, got = Exchange(), bytearray()
     started = time.perf_counter()
@@ -102,7 +103,9 @@ def exchange(
             if left <= 0 or not read(left):
                 break
         enough()
-    found.seconds = time.perf_counter() - started
+        found.seconds = time.perf_counter() - started
+        if beyond and not found.closed and read(beyond):
+            enough()
     return found
 
 

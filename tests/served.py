@@ -14,8 +14,8 @@ from typing import Any
 from pocketlm.runtime.model import Model
 from pocketlm.runtime.server.listening import Server, bound
 from pocketlm.runtime.server.log import Log
-from pocketlm.runtime.server.pool import Pool, Source
-from pocketlm.runtime.server.service import Service
+from pocketlm.runtime.server.pool import Source
+from pocketlm.runtime.server.service import Service, make_service
 from pocketlm.runtime.server.settings import Settings
 
 JSON = {"Content-Type": "application/json"}
@@ -72,15 +72,21 @@ class Served:
 
 @contextmanager
 def served(
-    models: Mapping[str, Callable[[], Model]],
+    models: Mapping[str, Source | Callable[[], Model]],
     recipes: Sequence[Mapping[str, Any]] = (),
     **settings: Any,
 ) -> Iterator[Served]:
-    """Serves ``models``, each by what opens it, until the block ends; settings as ``Settings``."""
+    """Serves ``models``, each a source or what opens it, until the block ends.
+
+    ``settings`` are those of ``Settings``.
+    """
     chosen = Settings(port=0, **settings)
     written = StringIO()
-    sources = [Source(name, opened) for name, opened in models.items()]
-    service = Service(Pool(sources, chosen), chosen, Log(written), recipes)
+    sources = [
+        found if isinstance(found, Source) else Source(name, found)
+        for name, found in models.items()
+    ]
+    service = make_service(sources, chosen, Log(written), recipes)
     listener = bound(chosen)
     server = Server(service, listener)
     thread = threading.Thread(target=server.run)

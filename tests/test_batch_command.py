@@ -27,11 +27,11 @@ from model_folders import with_files
 import pocketlm
 from pocketlm.commands import batch, batch_answers, jsonl, measuring
 from pocketlm.commands.batch_answers import Answers, Terms, line_seed
-from pocketlm.commands.batch_line import OPTIONS
 from pocketlm.commands.batch_record import Identity, Record, open_output
 from pocketlm.commands.jsonl import JsonLines, Line
 from pocketlm.commands.options import MODEL_OPTIONS
 from pocketlm.export.folder import ModelFolder
+from pocketlm.runtime.openai_form import OPTIONS
 from pocketlm.runtime.sequence import Sequence as Running
 
 TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant:"

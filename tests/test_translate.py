@@ -179,7 +179,7 @@ def test_what_else_has_the_name_of_a_recipe_does_not_matter(
     assert find("ko-en.tsv", ".tsv").read_text("utf-8") == "a\tb\n"
 
 
-@pytest.mark.parametrize("name", ["assistant", "translate"])
+@pytest.mark.parametrize("name", ["assistant", "sentiment", "translate"])
 def test_a_recipe_can_be_printed_to_be_edited(run: Run, name: str, tmp_path: Path) -> None:
     source = (FRONT_FOLDER / "recipes" / f"{name}.toml").read_text("utf-8")
     for verb in ("run", "translate"):

@@ -11,18 +11,21 @@ import msgspec
 
 
 class Health(msgspec.Struct):
-    """That the server answers."""
+    """That the server answers, and, where there is no key, the state of each model."""
 
     status: str
+    models: dict[str, str] | None = None
 
 
 class ServedModel(msgspec.Struct):
-    """A model that may be asked for; more is told of one that is open."""
+    """A model that may be asked for; more is told of what is known of it."""
 
     id: str
     object: str
     created: int
     owned_by: str
+    state: str
+    open: bool
 
 
 class ServedModels(msgspec.Struct):

@@ -16,6 +16,7 @@ from .endpoints import (
     document,
     embeddings,
     health,
+    metrics,
     models,
     next_token,
     page,
@@ -29,7 +30,7 @@ from .guard import Guard
 from .service import Service
 
 ENDPOINTS: list[Endpoint] = [
-    *(health.ENDPOINT, models.LIST, models.ONE),
+    *(health.ENDPOINT, metrics.ENDPOINT, models.LIST, models.ONE),
     *(completions.ENDPOINT, chat.ENDPOINT, responses.ENDPOINT, embeddings.ENDPOINT),
     *(tokens.TOKENIZE, tokens.DETOKENIZE, tokens.INFO, score.ENDPOINT),
     *(next_token.ENDPOINT, compare.ENDPOINT, recipes.ENDPOINT),

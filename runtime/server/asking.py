@@ -21,9 +21,10 @@ from ..tool_forms import Form as CallForm
 from .alone import AloneJob
 from .bodies import Chat, Completion, Sampling, fields_of
 from .conversation import read_conversation
-from .engine import MakeJob
+from .engine import MakeJob, job_of
 from .errors import ApiError
 
+MOST_ALTERNATIVES = 500_000  # of the tokens of prompts, in one answer: about 30 MB of JSON
 # With which a text runs alone.
 ALONE = ("lookup", "draft", "reproducible")
 # Decided here, and not by the model.
@@ -180,7 +181,7 @@ def _makers(
                 stream = _streamed(model, prompt, options, alone)
                 found.append(partial(AloneJob, seeded, stream, model.tokenizer))
             else:
-                found.append(partial(_together, model, seeded))
+                found.append(partial(job_of, model, seeded))
     return found
 
 
@@ -198,10 +199,6 @@ def _streamed(
             "tokenizer",
             param="draft",
         ) from error
-
-
-def _together(model: Model, request: Request, listener: Listener) -> Job:
-    return model.new_job(request, listener=listener)
 
 
 def _ended(model: Model, request: Request, listener: Listener) -> Job:
@@ -224,6 +221,7 @@ def scored(model: Model, asked: Asked, cancellation: Cancellation) -> list[Echo]
     """
     scorer = Scorer(model.session)
     top = asked.logprobs or 0
+    check_alternatives(sum(len(request.prompt_ids) for request in asked.requests), top)
     found = []
     for echo, request in zip(asked.echoes, asked.requests, strict=True):
         if cancellation.cancelled:
@@ -234,6 +232,17 @@ def scored(model: Model, asked: Asked, cancellation: Cancellation) -> list[Echo]
             steps += steps_scored(scorer.logprobs([first], others, top))
         found.append(replace(echo, steps=steps))
     return found
+
+
+def check_alternatives(num_tokens: int, top: int) -> None:
+    """Raises ApiError (400) for more scores than one answer is to hold."""
+    if num_tokens * top > MOST_ALTERNATIVES:
+        raise ApiError(
+            400,
+            f"found {num_tokens} tokens to be scored, with {top} alternatives each, expected at "
+            f"most {MOST_ALTERNATIVES:,} alternatives in all; ask for fewer",
+            param="logprobs",
+        )
 
 
 def steps_scored(scores: TextLogprobs) -> list[Step]:
@@ -247,9 +256,17 @@ def steps_scored(scores: TextLogprobs) -> list[Step]:
     ]
 
 
+@dataclass(frozen=True)
+class BeamResult(Result):
+    """A text of a search for the likeliest, and what it was compared by: see ``Beam``."""
+
+    logprob: float = 0.0
+    score: float = 0.0
+
+
 def beams_found(
     model: Model, asked: Asked, terms: Terms, cancellation: Cancellation
-) -> list[Result]:
+) -> list[BeamResult]:
     """The likeliest texts after each prompt, the best first, all that were asked to be followed."""
     found = []
     for prompt, request in zip(asked.prompts, asked.requests, strict=True):
@@ -264,7 +281,13 @@ def beams_found(
         for beam in beams:
             ids = list(beam.token_ids)
             timings = Timings(prompt_tokens=len(request.prompt_ids), new_tokens=len(ids))
-            found.append(Result(beam.text, ids, beam.finish_reason, timings, None))
+            found.append(
+                BeamResult(
+                    *(beam.text, ids, beam.finish_reason, timings, None),
+                    logprob=beam.logprob,
+                    score=beam.score,
+                )
+            )
     return found
 
 

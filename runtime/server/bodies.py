@@ -272,6 +272,11 @@ class Compare(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw
     token_ids: Ids | None = None
 
 
+# Of what is tokenized, what says how a prompt, or a conversation, is read.
+OF_PROMPTS = ("add_special_tokens",)
+OF_MESSAGES = ("tools", "transcript", "chat_template_kwargs")
+
+
 class Tokenize(Body, kw_only=True):
     """A text, or a conversation, whose tokens are asked for; one of the two.
 
@@ -280,10 +285,14 @@ class Tokenize(Body, kw_only=True):
     add_special_tokens  of a prompt: whether those are added that the tokenizer puts around a text;
                         left out: they are
     texts               true: the answer has the text of each token, too
+    tools, transcript, chat_template_kwargs  of messages: as in /v1/chat/completions
     """
 
     prompt: str | None = None
     messages: list[dict[str, Any]] | None = None
+    tools: list[dict[str, Any]] | None = None
+    transcript: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     add_special_tokens: bool | None = None
     texts: bool | None = None
 

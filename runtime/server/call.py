@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from ...export.errors import RequestError
 from ...export.strict_json import parse_json_object
-from .errors import ApiError, told
+from .errors import ApiError, ending, told
 from .wrong_body import wrong
 
 if TYPE_CHECKING:
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 JSON = b"application/json"
 EVENTS = b"text/event-stream; charset=utf-8"
 DONE = b"data: [DONE]\n\n"
+PART_BYTES = 65_536  # of an answer that are written at once
+
+_encoder = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
 
 Found = TypeVar("Found", bound=msgspec.Struct)
 
@@ -68,28 +71,29 @@ class Call:
         first = await anext(events)
         headers = [(b"content-type", EVENTS), (b"cache-control", b"no-store")]
         await self.send({"type": "http.response.start", "status": 200, "headers": headers})
-        await self._write(first)
         try:
+            await self._write(first)
             async for event in events:
                 await self._write(event)
+        except asyncio.CancelledError:
+            # Where it is the client who left, nothing of it goes anywhere.
+            await self._write(event_of(ending().body))
         except Exception as error:
             self.service.log.failed(self.id, error)
             await self._write(event_of(told(error).body))
         await self._write(b"", more=False)
 
     async def _write(self, data: bytes, more: bool = True) -> None:
-        """Raises ConnectionError when the client takes nothing for too long; it is cut off then."""
-        try:
-            async with asyncio.timeout(self.service.settings.stall_seconds):
-                await self.send({"type": "http.response.body", "body": data, "more_body": more})
-        except TimeoutError as error:
-            self.scope["state"]["abort"]()
-            raise ConnectionError("the client reads nothing") from error
+        """Waits until the client has taken what was written before; its connection cuts it off."""
+        parts = [data[at : at + PART_BYTES] for at in range(0, len(data), PART_BYTES)] or [data]
+        for number, part in enumerate(parts, 1):
+            last = number == len(parts) and not more
+            await self.send({"type": "http.response.body", "body": part, "more_body": not last})
 
 
 def encoded(value: Any) -> bytes:
-    """``value`` as JSON; in ASCII, which has no half of a character."""
-    return json.dumps(value, allow_nan=False).encode("ascii")
+    """``value`` as JSON; in ASCII, which has no half of a character and no line's end but ours."""
+    return _encoder.encode(value).encode("ascii")
 
 
 def event_of(value: Any, name: str | None = None) -> bytes:
@@ -137,19 +141,22 @@ def parsed(data: bytes, kind: type[Found]) -> Found:
         raise wrong(error, found, kind) from error
 
 
-async def until_gone(work: Callable[[], Any], receive: Receive) -> None:
-    """Runs ``work`` (a coroutine function), and cancels it when the client leaves."""
-    task = asyncio.ensure_future(work())
-    gone = asyncio.ensure_future(_gone(receive))
+async def until_gone(work: Callable[[], Coroutine[Any, Any, None]], receive: Receive) -> None:
+    """Runs ``work``, and cancels it when the client leaves: that is ConnectionError.
+
+    Cancelled itself, it waits for what ``work`` does about it.
+    """
+    task = asyncio.create_task(work())
+    gone = asyncio.create_task(_gone(receive))
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            task.cancel()
-        await task
+            await _cancelled(task)
+            raise ConnectionError("the client left")
+        task.result()
     except asyncio.CancelledError:
-        task.cancel()
-        if not gone.done():  # the server itself is ending
-            raise
+        await _cancelled(task)
+        raise
     finally:
         gone.cancel()
 
@@ -157,3 +164,11 @@ async def until_gone(work: Callable[[], Any], receive: Receive) -> None:
 async def _gone(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    """Once it has ended, however it does."""
+    task.cancel()
+    await asyncio.wait({task})
+    if not task.cancelled():
+        task.exception()  # or asyncio complains that nobody asked for it

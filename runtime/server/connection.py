@@ -65,6 +65,7 @@ class Connection(H11Protocol):
             self._stop("rest")
             self._start("rest", LINGER_SECONDS, self._drop_sending)
         super().on_response_complete()
+        self._watch_head(self.conn.their_state is h11.IDLE and bool(self.conn.trailing_data[0]))
 
     def pause_writing(self) -> None:
         """uvicorn's, which has whoever answers wait; for so long."""

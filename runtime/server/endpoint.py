@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
 from .call import Call, parsed, read_body, until_gone
-from .errors import told
+from .errors import ending, told
 from .service import Service
 
 Handle = Callable[[Call], Awaitable[None]]
@@ -53,6 +54,7 @@ class Application:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         begun = False
+        scope["state"]["endpoint"] = self._endpoint.path
 
         async def noticing(message: Message) -> None:
             nonlocal begun
@@ -65,6 +67,9 @@ class Application:
             await until_gone(partial(self._endpoint.handle, call), receive)
         except ConnectionError:
             return
+        except asyncio.CancelledError:  # the server ends; a stream has told it itself
+            if not begun:
+                await call.answer(ending().body, ending().status, ending().headers)
         except Exception as error:
             self._service.log.failed(call.id, error)
             if begun:  # what was told so far cannot be taken back: whoever reads sees a cut
@@ -85,4 +90,14 @@ class Application:
             if small
             else await loop.run_in_executor(self._service.preparing, parsed, data, kind)
         )
+        _bound(body, settings.max_seconds)
         return Call(call.scope, call.receive, call.send, call.service, body)
+
+
+def _bound(body: Any, most_seconds: float | None) -> None:
+    """Has a body that asks for texts ask for no more time than they may take."""
+    if most_seconds is None or "max_seconds" not in body.__struct_fields__:
+        return
+    if getattr(body, "beams", None) is None:  # which have no time of their own
+        asked = body.max_seconds
+        body.max_seconds = most_seconds if asked is None else min(asked, most_seconds)

@@ -1,7 +1,7 @@
 """The texts that clients of one model wait for: a bound on how many, and their pieces as they come.
 
-The model's own scheduler computes them in a thread. What it tells crosses into the event loop in
-one call for all texts of a step.
+The model's own scheduler computes them in a thread. What its steps tell crosses into the event loop
+for all texts at once, a hundred times a second at most but for their first pieces and their ends.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 
 from ..model import Model
@@ -18,7 +18,14 @@ from ..scheduler import Job, Listener
 from ..text import Piece
 from .alone import Alone, AloneJob
 from .errors import ApiError, busy
+from .metrics import ModelMetrics
 from .settings import Settings
+
+# Who reads sees no difference, and to write a token costs as much as a small model takes for it.
+PACE_SECONDS = 0.01
+MOST_BEHIND_BYTES = 300_000  # of pieces that a client has not yet taken
+# What Python takes for a piece, and for each of the likeliest tokens that come with it.
+PIECE_BYTES, TOP_BYTES = 400, 120
 
 MakeJob = Callable[[Listener], Job]
 
@@ -27,28 +34,34 @@ class Engine:
     """Runs the texts of one model; for one event loop.
 
     num_held    texts that run, wait, or are about to
+    jobs        of those that run or wait
     alone       what runs beside them
     """
 
-    def __init__(self, model: Model, settings: Settings) -> None:
+    def __init__(self, model: Model, settings: Settings, metrics: ModelMetrics) -> None:
+        model.try_forms_apart()
         self.model = model
         self.num_held = 0
-        self.alone = Alone()
-        self._most = settings.parallel + settings.most_waiting
+        self.jobs: set[Job] = set()
+        self._metrics = metrics
+        self.alone = Alone(self._call, settings.max_seconds)
+        self._most = settings.most_texts
         self._background = model.new_background(
             rows=settings.parallel,
             kv_bytes=settings.kv_bytes,
             reproducible=settings.reproducible,
+            after_step=self._call,
         )
         self._loop = asyncio.get_running_loop()
         self._news: deque[tuple[Texts, int, Piece | None]] = deque()
-        self._called = False
+        self._is_urgent = False  # some of it
+        self._is_timed = False  # it will be delivered
 
     @contextmanager
     def room(self, count: int) -> Iterator[Room]:
         """Room for ``count`` texts, until the block ends and they have.
 
-        Raises ApiError (429), and (400) for more than there is ever room for.
+        Raises ApiError: 429 while others take it, 400 where there never is as much.
         """
         if count > self._most:
             raise ApiError(
@@ -58,6 +71,7 @@ class Engine:
                 param="n",
             )
         if self.num_held + count > self._most:
+            self._metrics.refused(count)
             raise busy(
                 f"the model has {self.num_held} texts under way, expected at most {self._most} "
                 "with this request's; try again later"
@@ -69,11 +83,9 @@ class Engine:
             room.leave()
 
     def tell(self, texts: Texts, index: int, piece: Piece | None) -> None:
-        """From the thread that computes."""
+        """From a thread that computes, which calls then; a first piece and an end are urgent."""
         self._news.append((texts, index, piece))
-        if not self._called:
-            self._called = True
-            self._loop.call_soon_threadsafe(self._deliver)
+        self._is_urgent |= piece is None or not texts.begun
 
     def run(self, job: Job) -> None:
         """Raises ResourceError where there can be no thread, ClosedError for a closed model."""
@@ -82,12 +94,41 @@ class Engine:
             self.alone.run(job)
         elif not job.done:
             self._background.run(job)
+        else:
+            self._call()
+        self.jobs.add(job)
+
+    def ended(self, job: Job) -> None:
+        """Nothing more comes of it: its place is free."""
+        self.num_held -= 1
+        self.jobs.discard(job)
+        self._metrics.ended(job)
+
+    def close(self) -> None:
+        """Ends all that is under way, and closes the model."""
+        self.model.close()
+        self.alone.close()
+
+    def _call(self) -> None:
+        """From a thread that computes, after each step."""
+        if self._news and (self._is_urgent or not self._is_timed):
+            self._is_urgent = False
+            with suppress(RuntimeError):  # the loop is closed: nobody waits
+                self._loop.call_soon_threadsafe(self._deliver)
 
     def _deliver(self) -> None:
-        self._called = False
+        if not self._news:
+            return
         while self._news:
             texts, index, piece = self._news.popleft()
             texts.arrive(index, piece)
+        if not self._is_timed:
+            self._is_timed = True
+            self._loop.call_later(PACE_SECONDS, self._pace)
+
+    def _pace(self) -> None:
+        self._is_timed = False  # before it looks, so that nothing told meanwhile is passed over
+        self._deliver()
 
 
 class Room:
@@ -101,10 +142,7 @@ class Room:
 
     def start(self, requests: Sequence[Request]) -> Texts:
         """Runs them together with others."""
-        new_job = self._engine.model.new_job
-        return self.start_jobs(
-            [lambda listener, one=one: new_job(one, listener=listener) for one in requests]
-        )
+        return self.start_jobs([partial(job_of, self._engine.model, one) for one in requests])
 
     def start_jobs(self, makers: Sequence[MakeJob]) -> Texts:
         """Runs the job that each makes, given who is to be told its pieces."""
@@ -118,18 +156,22 @@ class Room:
         """Nobody waits for them any more."""
         self._engine.num_held -= self._unused
         for texts in self._texts:
-            texts.cancel()
+            texts.leave()
 
 
 class Texts:
     """Several texts at once, the answer to one request.
 
     jobs    a ``Job`` of each
+    begun   whether there was a piece of any
     """
 
     def __init__(self, engine: Engine, makers: Sequence[MakeJob]) -> None:
         self._engine = engine
         self._arrived: deque[tuple[int, Piece | None]] = deque()
+        self.begun = False
+        self._bytes = 0  # that those take, of a stream
+        self._streams = self._has_left = False
         self._news = asyncio.Event()
         self.jobs = [make(partial(engine.tell, self, index)) for index, make in enumerate(makers)]
 
@@ -148,12 +190,30 @@ class Texts:
         for job in self.jobs:
             job.cancel()
 
+    def leave(self) -> None:
+        """Nobody takes their pieces any more."""
+        self._has_left = True
+        self._arrived.clear()
+        self.cancel()
+
     def arrive(self, index: int, piece: Piece | None) -> None:
         """A piece of the text ``index``, or None at its end."""
         if piece is None:
-            self._engine.num_held -= 1
+            self._engine.ended(self.jobs[index])
+        if self._has_left:
+            return
         self._arrived.append((index, piece))
+        self.begun = True
         self._news.set()
+        if self._streams:
+            self._bytes += _bytes_of(piece)
+            if self._is_behind:
+                self.cancel()
+
+    @property
+    def _is_behind(self) -> bool:
+        """Whether more waits than a client may leave waiting, and not for a step or two only."""
+        return self._bytes > MOST_BEHIND_BYTES and len(self._arrived) > 2 * len(self.jobs)
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, Piece | None]]:
         """(which, piece) as they come, with None for the piece at the end of each.
@@ -173,8 +233,47 @@ class Texts:
                 self._news.clear()
                 await self._news.wait()
 
+    async def batches(self) -> AsyncIterator[list[tuple[int, Piece | None]]]:
+        """Of a stream all pieces that are there, whenever there are any; None ends each text.
+
+        Whoever is slow gets several at once, and who falls too far behind the beginning only. No
+        job keeps its pieces. Raises what one of them failed with, and ApiError (503) at the end for
+        who was too slow.
+        """
+        self._streams = True
+        left = len(self.jobs)
+        while left:
+            if not self._arrived:
+                self._news.clear()
+                await self._news.wait()
+            was_behind = self._is_behind
+            batch, self._arrived, self._bytes = list(self._arrived), deque(), 0
+            for job in self.jobs:
+                job.forget()
+            ended = [index for index, piece in batch if piece is None]
+            left -= len(ended)
+            errors = [self.jobs[index].error for index in ended]
+            yield [(index, piece) for index, piece in batch if piece or not self.jobs[index].error]
+            for error in errors:
+                if error is not None:
+                    raise error
+            if was_behind:
+                raise busy("the client takes its answer too slowly", 503)
+
     async def finished(self) -> Sequence[Job]:
         """All of them, ended; raises as iterating does."""
         async for _ in self:
             pass
         return self.jobs
+
+
+def job_of(model: Model, request: Request, listener: Listener) -> Job:
+    """A text that is computed together with others."""
+    return model.new_job(request, listener=listener)
+
+
+def _bytes_of(piece: Piece | None) -> int:
+    """About what it takes of memory."""
+    if piece is None:
+        return 0
+    return PIECE_BYTES + sum(TOP_BYTES * len(step.top) for step in piece.steps)

@@ -76,6 +76,13 @@ def busy(message: str, status: int = 429) -> ApiError:
     )
 
 
+def ending() -> ApiError:
+    """The refusal of a server that was told to end, whose connections end with it."""
+    error = busy("the server is ending; try again later", 503)
+    error.headers["Connection"] = "close"
+    return error
+
+
 def unopened(name: str, error: Exception) -> ApiError:
     """Of a model that cannot be opened; why is the operator's business, and in the log."""
     if isinstance(error, ResourceError) or is_exhaustion(error):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -14,13 +14,14 @@ from typing import Any, TypeVar
 from ..cancellation import Cancellation
 from ..model import Model
 from ..openai_form import Echo, choice, finish_reason, logprobs_of, token_logprobs
+from ..scheduler import Job
 from ..sequence import Step
 from ..text import Piece, Result, Timings
 from ..tool_calls import CallReader
 from . import calling
-from .asking import Asked, Terms, beams_found, make_asked, scored
+from .asking import Asked, BeamResult, Terms, beams_found, make_asked, scored
 from .bodies import Chat, Completion
-from .call import DONE, Call, event_of
+from .call import DONE, JSON, Call, encoded, event_of
 from .details import details_of, steps_of, tokens_told
 from .engine import Engine, Texts
 from .errors import ApiError
@@ -32,6 +33,13 @@ Told = TypeVar("Told")
 
 async def generate(call: Call, *, chat: bool) -> None:
     """Answers with the texts that ``call.body`` asks for, at once or as they come."""
+    # A slow reader of what is whole keeps neither a place nor the model.
+    if (whole := await _generated(call, chat=chat)) is not None:
+        await call.answer_bytes(whole, JSON)
+
+
+async def _generated(call: Call, *, chat: bool) -> bytes | None:
+    """The answer, unless it was a stream."""
     body: Completion | Chat = call.body
     terms = Terms.of(body)
     pool = call.service.pool
@@ -42,7 +50,7 @@ async def generate(call: Call, *, chat: bool) -> None:
             reply = Reply(call, engine, asked, terms, chat=chat)
             if terms.beams is not None:
                 search = partial(beams_found, engine.model, asked, terms)
-                return await call.answer(reply.whole(await engine.alone.call(search)))
+                return encoded(reply.whole(await engine.alone.call(search)))
             texts = room.start_jobs(asked.makers)
             if terms.echo and asked.logprobs is not None:
                 score: Callable[[Cancellation], list[Echo]] = partial(scored, engine.model, asked)
@@ -50,9 +58,9 @@ async def generate(call: Call, *, chat: bool) -> None:
             if body.stream:
                 options = body.stream_options
                 await call.stream(reply.events(texts, bool(options and options.include_usage)))
-            else:
-                jobs = await texts.finished()
-                await call.answer(reply.whole([job.so_far() for job in jobs]))
+                return None
+            jobs = await texts.finished()
+            return encoded(reply.whole([job.so_far() for job in jobs]))
 
 
 async def prepared(service: Service, make: Callable[[], Any]) -> Any:
@@ -114,9 +122,11 @@ class Reply:
             "usage": usage(self._by_prompt([result.timings for result in results])),
         }
         if self._details:
-            told["details"] = self._detailed(
-                [(result.finish_reason, result.timings) for _, result in kept]
-            )
+            details = self._detailed([(result.finish_reason, result.timings) for _, result in kept])
+            for end, (_, result) in zip(details["choices"], kept, strict=True):
+                if isinstance(result, BeamResult):
+                    end |= {"logprob": result.logprob, "score": result.score}
+            told["details"] = details
         return told
 
     async def events(self, texts: Texts, with_usage: bool) -> AsyncIterator[bytes]:
@@ -131,20 +141,12 @@ class Reply:
             elif self._terms.echo:
                 echo = self._echo(index)
                 yield self._chunk(index, echo.text, echo.steps, echo.steps)
-        async for index, piece in texts:
-            reader = readers[index]
-            deltas = self._deltas(reader, piece)
-            if piece is not None:
-                spelled = self._spelled(index, piece)
-                first = deltas.pop(0)
-                if first or self._logprobs or self._details or not self._chat:
-                    yield self._chunk(index, first, piece.steps, spelled)
-            for delta in deltas:
-                yield self._chunk(index, delta)
-            if piece is None:
-                reason = finish_reason(jobs[index].finish_reason)
-                reason = calling.finish_reason(reason, reader.num_calls if reader else 0)
-                yield self._chunk(index, {} if self._chat else "", reason=reason)
+        async for batch in texts.batches():
+            yield b"".join(
+                chunk
+                for index, piece in batch
+                for chunk in self._chunks(index, piece, jobs[index], readers[index])
+            )
         last: dict[str, Any] = {}
         if with_usage:
             last["usage"] = usage(self._by_prompt([job.timings for job in jobs]))
@@ -153,6 +155,23 @@ class Reply:
         if last:
             yield event_of({**self._named(), "choices": [], **last})
         yield DONE
+
+    def _chunks(
+        self, index: int, piece: Piece | None, job: Job, reader: CallReader | None
+    ) -> Iterator[bytes]:
+        """Of a piece, or None at the end of a text."""
+        deltas = self._deltas(reader, piece)
+        if piece is not None:
+            spelled = self._spelled(index, piece)
+            first = deltas.pop(0)
+            if first or self._logprobs or self._details or not self._chat:
+                yield self._chunk(index, first, piece.steps, spelled)
+        for delta in deltas:
+            yield self._chunk(index, delta)
+        if piece is None:
+            reason = finish_reason(job.finish_reason)
+            reason = calling.finish_reason(reason, reader.num_calls if reader else 0)
+            yield self._chunk(index, {} if self._chat else "", reason=reason)
 
     def _reader(self) -> CallReader | None:
         """Of a text that may call functions."""

@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .answer_headers import with_safe
 from .call import Call
-from .errors import ApiError, busy, told
+from .errors import ApiError, ending, told
 from .log import path_of
 from .service import Service
 
@@ -91,7 +91,7 @@ class Guard:
             self._check_type(scope)
             self._check_length(scope)
             if self.draining:
-                raise busy("the server is ending", 503)
+                raise ending()
             await self._app(scope, receive, noting)
         except ApiError as error:
             await refuse(error)
@@ -104,6 +104,7 @@ class Guard:
             elif not is_whole:  # it cannot be taken back: whoever reads it sees a cut
                 scope["state"]["abort"]()
         finally:
+            self._service.metrics.request(scope["state"].get("endpoint", "none"), status)
             self._service.log.request(
                 request_id,
                 status,
@@ -176,11 +177,11 @@ class Guard:
         return scope["method"] in ("GET", "HEAD") and bool(self._routed(scope))
 
     def _check_type(self, scope: Scope) -> None:
-        """What is posted must be JSON: a page of another origin may post anything else unasked.
+        """What changes anything must be JSON: a page of elsewhere may send all else unasked.
 
         What no route takes is told so by whoever routes.
         """
-        if scope["method"] == "POST" and self._routed(scope) is not None:
+        if scope["method"] not in ("GET", "HEAD", "OPTIONS") and self._routed(scope) is not None:
             check_type(scope)
 
     def _routed(self, scope: Scope) -> bool | None:

@@ -15,7 +15,7 @@ import msgspec
 
 from ..model import Model
 from .answers import Error
-from .bodies import Body, StreamOptions
+from .bodies import OF_MESSAGES, OF_PROMPTS, Body, StreamOptions
 from .endpoint import Endpoint
 
 REFERENCE = "#/components/schemas/{name}"
@@ -89,8 +89,8 @@ TOGETHER: dict[str, dict[str, Any]] = {
     },
     "Tokenize": {
         "anyOf": [
-            _with("prompt", {"type": "string"}, without=["messages"]),
-            _with("messages", {"type": "array"}, without=["prompt", "add_special_tokens"]),
+            _with("prompt", {"type": "string"}, without=["messages", *OF_MESSAGES]),
+            _with("messages", {"type": "array"}, without=["prompt", *OF_PROMPTS]),
         ]
     },
 }

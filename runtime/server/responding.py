@@ -102,7 +102,7 @@ class Answer:
         except Exception as error:
             self._call.service.log.failed(self._call.id, error)
             found = told(error)
-            last = {"type": "error", "code": found.code, "message": found.message}
+            last: Event = {"type": "error", "code": found.code, "message": found.message}
             last |= {"param": found.param, "sequence_number": number}
             yield event_of(last, "error")
 
@@ -110,12 +110,13 @@ class Answer:
         """What happens, until the response is whole."""
         yield self._told("response.created")
         yield self._told("response.in_progress")
-        async for _, piece in texts:
-            if piece is not None:
-                self._note(piece)
-            for change in _changes(self._reader, piece):
-                for event in self._take(change):
-                    yield event
+        async for batch in texts.batches():
+            for _, piece in batch:
+                if piece is not None:
+                    self._note(piece)
+                for change in _changes(self._reader, piece):
+                    for event in self._take(change):
+                        yield event
         (job,) = texts.jobs
         whole = job.finish_reason in ("eos", "stop")
         if not self.whole["output"]:  # it says nothing

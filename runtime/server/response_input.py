@@ -10,12 +10,13 @@ from .bodies import Chat, Response
 from .errors import ApiError
 
 # Which field of a chat each is; what is missing here has the same name, or no effect.
-SAME = ("model", "temperature", "top_p", "parallel_tool_calls", "stream", "seed", "stop", "top_k")
-SAME += ("min_p", "repetition_penalty", "max_seconds", "transcript", "chat_template_kwargs")
+SAME = [
+    *("model", "temperature", "top_p", "parallel_tool_calls", "stream", "seed", "stop", "top_k"),
+    *("min_p", "repetition_penalty", "max_seconds", "transcript", "chat_template_kwargs"),
+]
 LOGPROBS = "message.output_text.logprobs"
 INCLUDED = (LOGPROBS, "reasoning.encrypted_content")  # of a model without such reasoning: none
 TEXTS = ("input_text", "output_text", "text")
-FUNCTION_FIELDS = ("name", "description", "parameters", "strict")
 
 # Fields of what is not to be had, and why.
 REFUSED = {
@@ -168,8 +169,8 @@ def _tools(tools: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
             raise _wrong(
                 f"tools[{index}].type", tool.get("type"), '"function": nothing is built in here'
             )
-        told.append({"type": "function", "function": {**tool}})
-        del told[-1]["function"]["type"]
+        function = {name: value for name, value in tool.items() if name != "type"}
+        told.append({"type": "function", "function": function})
     return told
 
 

@@ -26,7 +26,9 @@ class Settings:
     stall_seconds       that a client may take no byte of an answer
     grace_seconds       that answers under way have when the server is told to end
     idle_seconds        without a request after which a model is dropped; None: never
-    memory_bytes        that the weights of all open models may take; None: any
+    memory_bytes        that all open models may come to take: weights, keys and values; None: any
+    open_first          whether the first model is opened at the start, and not when it is first
+                        asked for
     """
 
     host: str = "127.0.0.1"
@@ -47,3 +49,9 @@ class Settings:
     grace_seconds: float = 10.0
     idle_seconds: float | None = None
     memory_bytes: int | None = None
+    open_first: bool = False
+
+    @property
+    def most_texts(self) -> int:
+        """Of one model that run and wait."""
+        return self.parallel + self.most_waiting

@@ -1,7 +1,7 @@
 """The command line: lists the verbs, loads only the one that was asked for, ends every error well.
 
-Exit codes: 0 success, 1 a bug of ours, 2 bad input or option, 3 the hub refuses or
-cannot be reached, 4 out of disk or memory, 130 interrupted.
+Exit codes: 0 success, 1 a bug of ours, 2 bad input or option, 3 the hub or a server refuses or
+cannot be reached, 4 out of disk or memory, 5 address in use, 130 interrupted.
 """
 
 from __future__ import annotations

@@ -52,7 +52,8 @@ def test_help_of_a_model_lists_what_one_calls() -> None:
     text = pydoc.plain(pydoc.render_doc(pocketlm.Model))
     listed = re.findall(r"^ \|  (\w+)(?:\(| = )", text, re.MULTILINE)
     methods = ["beams", "chat", "chat_prompt", "chat_template", "classifier", "completions"]
-    methods += ["generate", "generate_many", "logprobs", "new_cache", "new_scorer", "new_session"]
+    methods += ["generate", "generate_many", "logprobs", "new_background", "new_cache", "new_job"]
+    methods += ["new_scorer", "new_session"]
     methods += ["request", "score", "stream", "submit"]
     methods.insert(methods.index("completions"), "close")
     found = [name for name in listed if name != "astream" and not name.startswith("__")]
@@ -86,4 +87,4 @@ def test_examples_run(
 
 
 def test_there_are_examples() -> None:
-    assert len(examples()) == 18
+    assert len(examples()) == 19

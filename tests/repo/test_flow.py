@@ -26,7 +26,7 @@ ALLOWED_PACKAGES = {
     "quantize": EXPORT_PACKAGES | RUNTIME_PACKAGES,
     "runtime": RUNTIME_PACKAGES | {"jinja2", "llguidance", *SERVE_PACKAGES},
     "benchmarks": RUNTIME_PACKAGES | {"jinja2", "matplotlib", "psutil"},
-    FRONT: RUNTIME_PACKAGES | {"click", "rich"},
+    FRONT: RUNTIME_PACKAGES | {"click", "psutil", "rich"},
 }
 # What runs in a process of its own, or inside another program, may import more.
 ADAPTERS = "benchmarks/peers/adapters"
@@ -121,6 +121,29 @@ def test_third_party_packages_are_those_of_the_folder(folder: str) -> None:
         allowed = known | CHILDREN.get(path.relative_to(ROOT).as_posix(), set())
         for line, name, _ in imports(path):
             assert name.partition(".")[0] in allowed, f"{path}:{line}: imports {name}"
+
+
+def test_no_frozen_application_gets_the_server() -> None:
+    """Freezing would warn of each package that is not installed, or take all of them along."""
+    hook = ast.parse((ROOT / "src/pocketlm/pyinstaller/hook-pocketlm.py").read_text("utf-8"))
+    (left_out,) = (
+        [
+            str(ast.literal_eval(node))
+            for node in ast.walk(statement)
+            if isinstance(node, ast.Constant)
+        ]
+        for statement in hook.body
+        if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "PROGRAMS"
+    )
+    needing = [
+        module_name(path)
+        for folder in (FRONT, *FOLDERS)
+        for path in sources(folder)
+        if any(name.partition(".")[0] in SERVE_PACKAGES for _, name, _ in imports(path))
+    ]
+    assert len(needing) > 5
+    for name in needing:
+        assert any(name.startswith(f"{program}.") for program in left_out), name
 
 
 def test_package_inits_import_nothing_from_third_parties() -> None:

@@ -57,7 +57,7 @@ def test_extra_all_holds_every_extra_a_user_may_want() -> None:
         "optimum",
         "lm-eval",
     }
-    users |= {"ray", "llm", "langchain"}
+    users |= {"ray", "llm", "langchain", "serve"}
     assert set(extras) == users | {"test", "all", "docs"}
 
 

@@ -490,6 +490,18 @@ def test_the_seconds_of_a_constraint_are_counted(tiny_model: pocketlm.Model) -> 
         ),
         ({"json_schema": {"not": {}}}, 'Unimplemented keys: ["not"]'),
         ({"json_schema": {"x-guidance": 3}}, "json_schema was refused"),
+        (
+            {"json_schema": {"items": {"properties": {f"p{i}": {} for i in range(401)}}}},
+            "json_schema has an object of 401 properties that need not be there, expected at most",
+        ),
+        (
+            {"json_schema": {"allOf": [{"properties": {str(i): {} for i in range(400)}}] * 13}},
+            "json_schema has 5,200 properties, expected at most 5,000",
+        ),
+        (
+            {"grammar": "start: a\n" + "\n".join(f'a: "{i}" "{i}x"' for i in range(40_000))},
+            "grammar",
+        ),
         ({"json_schema": "\ud800"}, "json_schema has the lone surrogate U+D800 at character 0"),
         ({"regex": 5}, "regex has 5 of type int, expected a string"),
         ({"regex": "("}, "regex was refused (invalid regex"),

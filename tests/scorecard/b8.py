@@ -22,6 +22,7 @@ from pocketlm.runtime.model import Model
 OTHERS = ["b1", "b3", "b4", "b5", "b6", "b7"]
 LONG = ["b4", "b5"]  # by their deadlines: a quick run sends the same
 FIELDS = {"time", "event", "id", "status", "method", "path", "seconds", "url", "kind", "at", "note"}
+FIELDS |= {"model", "bytes", "notes", "reason"}  # of models that are opened and closed
 LONGEST_LINE = 2000
 CONTROLS = {chr(code) for code in [*range(32), *range(127, 160)]} - {"\n"}
 

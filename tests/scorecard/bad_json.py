@@ -89,6 +89,8 @@ def broken() -> dict[str, bytes]:
         "deep-objects": x('{"a":' * 10_000 + "1" + "}" * 10_000),
         "deep-and-open": b"[" * 100_000,
         "101-levels": x("[" * 101 + "]" * 101),
+        "many-values": x("[" + "1," * 1_200_000 + "1]"),
+        "many-objects": x("[" + "{}," * 600_000 + "{}]"),
         "raw-line-feed": good.replace(b"hush", b"a\nb"),
         "raw-nul": good.replace(b"hush", b"a\0b"),
         "raw-escape": good.replace(b"hush", b"\x1b[31m"),

@@ -41,9 +41,9 @@ class Slow:
         try:
             if self._drop:
                 self._socket.send(self._drop)
-            data = self._socket.recv(1 << 16)
-            self._got += data
-            self.done = not data
+            while data := self._socket.recv(1 << 16):
+                self._got += data
+            self.done = True
         except BlockingIOError:
             pass
         except OSError:

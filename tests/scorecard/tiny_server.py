@@ -27,7 +27,7 @@ TEMPLATE = """\
 
 # In what a figure asks wherever nothing of it may be told: neither in the log nor elsewhere.
 MARKER = "hush-9f3ac1"
-GOLDEN = {"prompt": "Ducks", "max_tokens": 12, "seed": 11, "temperature": 0.8}
+GOLDEN: dict[str, Any] = {"prompt": "Ducks", "max_tokens": 12, "seed": 11, "temperature": 0.8}
 # Of every server that ran in this process: what it wrote into its log.
 LOGS: list[StringIO] = []
 
@@ -51,7 +51,7 @@ def tiny_folder() -> ModelFolder:
 def golden_tokens() -> list[str]:
     """Those of ``GOLDEN``, by the engine alone."""
     with pocketlm.Model(tiny_folder(), threads=1, prefix_cache_bytes=0) as model:
-        result = model.submit(**GOLDEN).result()  # type: ignore[arg-type]
+        result = model.submit(**GOLDEN).result()
         spell = model.tokenizer.token_bytes
         return [spell(token).decode("utf-8", "replace") for token in result.token_ids]
 

@@ -25,7 +25,7 @@ from pocketlm.runtime.server.bodies import Completion
 pytestmark = pytest.mark.serve
 
 PATH = "/v1/completions"
-SAMPLED = {"max_tokens": 8, "seed": 3, "temperature": 1.0}
+SAMPLED: dict[str, Any] = {"max_tokens": 8, "seed": 3, "temperature": 1.0}
 
 
 @pytest.fixture(scope="module")
@@ -108,9 +108,10 @@ def test_an_echo_begins_with_the_prompt(server: Served, tiny_model: pocketlm.Mod
 def test_an_echo_with_logprobs_has_those_of_the_prompt(
     server: Served, tiny_model: pocketlm.Model, max_tokens: int
 ) -> None:
-    asked = {"prompt": ["the house", "e"], "echo": True, "logprobs": 3, "temperature": 0}
-    found = answer(server, {**asked, "max_tokens": max_tokens})
-    for prompt, choice in zip(asked["prompt"], found["choices"], strict=True):  # type: ignore[arg-type]
+    prompts = ["the house", "e"]
+    asked = {"echo": True, "logprobs": 3, "temperature": 0, "max_tokens": max_tokens}
+    found = answer(server, {"prompt": prompts, **asked})
+    for prompt, choice in zip(prompts, found["choices"], strict=True):
         ids = tiny_model.tokenizer.encode(prompt)
         told = choice["logprobs"]
         assert len(told["tokens"]) == len(ids) + max_tokens
@@ -235,9 +236,12 @@ def test_what_runs_alone_is_the_models_text(
         "the house", max_tokens=24, temperature=0, logprobs=1, **of_model
     )
     assert found["choices"][0]["text"] == expected.text
-    assert found["choices"][0]["logprobs"]["token_logprobs"] == expected.logprobs
+    # How many guesses are computed at once, and so the last bits, goes by the time they take.
+    exactness = 0 if "reproducible" in option else 1e-4
+    told = found["choices"][0]["logprobs"]["token_logprobs"]
+    assert told == pytest.approx(expected.logprobs, abs=exactness)
     if "draft" in option:
-        assert found["details"]["choices"][0]["timings"]["right_guesses"] > 0
+        assert found["details"]["choices"][0]["timings"]["guessed_tokens"] > 0
 
 
 def test_beams_are_the_models(server: Served, tiny_model: pocketlm.Model) -> None:
@@ -261,7 +265,7 @@ def test_a_text_that_waits_alone_ends_at_once_when_it_is_cancelled(
     tiny_model: pocketlm.Model,
 ) -> None:
     told: list[Any] = []
-    alone, release = Alone(), threading.Event()
+    alone, release = Alone(lambda: None, None), threading.Event()
     request = tiny_model.request("a", max_tokens=3)
     jobs = []
     for _ in range(2):

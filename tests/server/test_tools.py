@@ -160,6 +160,15 @@ def test_a_regex_that_grows_ends_by_its_limits(pattern: str, chats: Served) -> N
     assert answered(chats)["usage"]["completion_tokens"] == 12
 
 
+@pytest.mark.parametrize("path", ["/v1/completions", PATH])
+def test_a_grammar_that_ends_a_process_ends_none_of_ours(path: str, chats: Served) -> None:
+    rules = "\n".join(f'a{index}: "x" a{index + 1} "y"' for index in range(20_000))
+    body = {"prompt": "a"} if path != PATH else {"messages": ASKED}
+    status, found = chats.post(path, {**body, "grammar": f'start: a0\n{rules}\na20000: "z"'})
+    assert status == 400 and found["error"]["param"] == "grammar"
+    assert answered(chats)["usage"]["completion_tokens"] == 12
+
+
 @pytest.mark.parametrize(
     "body, param",
     [

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..answers import Health
 from ..call import Call
 from ..endpoint import Endpoint
 
 
 async def _health(call: Call) -> None:
-    await call.answer({"status": "ok"})
+    told: dict[str, Any] = {"status": "ok"}
+    if call.service.settings.api_key is None:  # or names of models would be there without the key
+        told["models"] = {name: model.state for name, model in call.service.pool.served.items()}
+    await call.answer(told)
 
 
 ENDPOINT = Endpoint(

@@ -7,7 +7,7 @@ from typing import Any
 from ..answers import ServedModel, ServedModels
 from ..call import Call
 from ..endpoint import Endpoint
-from ..pool import Served
+from ..pool import OPEN, Served
 
 
 async def _list(call: Call) -> None:
@@ -26,14 +26,14 @@ def _told(call: Call, served: Served) -> dict[str, Any]:
         "object": "model",
         "created": call.service.pool.created,
         "owned_by": "pocketlm",
-        "open": served.engine is not None,
+        "state": served.state,
+        "open": served.state == OPEN,
     }
-    if served.engine is not None:
-        model = served.engine.model
+    if (facts := served.facts) is not None:
         found |= {
-            "context_length": model.session.shape.context_length,
-            "precision": model.folder.manifest.precision.name,
-            "chat": model.chat_template is not None,
+            "context_length": facts.context_length,
+            "precision": facts.precision,
+            "chat": facts.chat,
         }
     return found
 

@@ -11,7 +11,7 @@ from ...model import Model
 from ...openai_form import LEAST_LOGPROB, told_logprob
 from ...scoring import Score as Found
 from ..answers import Scored
-from ..asking import steps_scored
+from ..asking import check_alternatives, steps_scored
 from ..bodies import Score
 from ..call import Call
 from ..details import tokens_told
@@ -54,7 +54,7 @@ def _continuations(model: Model, body: Score, cancellation: Cancellation) -> dic
     """Of each continuation; raises Cancelled between two."""
     scorer = model.new_scorer()
     pairs = [scorer.encode(body.context or "", text) for text in body.continuations or ()]
-    scores = []
+    scores: list[Found] = []
     for pair in pairs:
         if cancellation.cancelled:
             raise Cancelled
@@ -81,6 +81,8 @@ def _text(model: Model, body: Score, cancellation: Cancellation) -> dict[str, An
     """Of each token."""
     if cancellation.cancelled:
         raise Cancelled
+    count = min(len(body.text or ""), model.session.shape.context_length)
+    check_alternatives(count, body.top or 0)
     found = model.logprobs(body.text or "", top=body.top or 0)
     return {
         "loglikelihood": _sum(float(found.logprobs.sum()), len(found.token_ids)),

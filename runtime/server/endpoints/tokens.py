@@ -11,8 +11,9 @@ from typing import Any
 
 from ...model import Model
 from ..answers import Text, TokenizerInfo, Tokens
-from ..bodies import Detokenize, Tokenize
+from ..bodies import OF_MESSAGES, OF_PROMPTS, Chat, Detokenize, Tokenize
 from ..call import Call
+from ..conversation import read_conversation
 from ..endpoint import Endpoint
 from ..errors import ApiError
 from ..generating import prepared
@@ -23,20 +24,25 @@ async def _tokenize(call: Call) -> None:
     if (body.prompt is None) == (body.messages is None):
         both = "neither prompt nor messages" if body.prompt is None else "prompt and messages"
         raise ApiError(400, f"found {both} in the body, expected one of them", param="prompt")
-    if body.messages is not None and body.add_special_tokens is not None:
-        raise ApiError(
-            400,
-            "found add_special_tokens with messages, expected it with prompt: the chat template "
-            "writes them; leave it out",
-            param="add_special_tokens",
-        )
+    forms = [("prompt", OF_MESSAGES, "messages"), ("messages", OF_PROMPTS, "prompt")]
+    for asked, others, with_those in forms:
+        for name in others:
+            if getattr(body, asked) is not None and getattr(body, name) is not None:
+                told = f"found {name} with {asked}, expected it with {with_those}; leave it out"
+                raise ApiError(400, told, param=name)
     async with call.service.pool.use(body.model) as engine:
         await call.answer(await prepared(call.service, partial(_tokens, engine.model, body)))
 
 
 def _tokens(model: Model, body: Tokenize) -> dict[str, Any]:
     if body.messages is not None:
-        ids = model.chat_prompt(body.messages).token_ids
+        chat = Chat(
+            messages=body.messages,
+            tools=body.tools,
+            transcript=body.transcript,
+            chat_template_kwargs=body.chat_template_kwargs,
+        )
+        ids = read_conversation(model, chat, {}).prompt.token_ids
     else:
         special = body.add_special_tokens is not False
         ids = model.tokenizer.encode(body.prompt or "", add_special_tokens=special)

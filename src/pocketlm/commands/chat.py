@@ -185,7 +185,7 @@ class Conversation:
             answer = "".join(piece.text for piece in print_stream(stream))
         if answer or stream.finish_reason != "cancelled":
             self.messages = [*messages, {"role": "assistant", "content": answer}]
-        if limit := why_it_stopped(stream, self.model):
+        if limit := why_it_stopped(stream, self._context_length):
             say(limit)
 
     def _fitting(self, messages: Messages) -> tuple[Messages, ChatPrompt]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from pocketlm.export.errors import RequestError
 from pocketlm.export.importing import importing
@@ -64,6 +65,11 @@ class Place(click.Path):
         if not str(value).strip():
             self.fail("found an empty name, expected a path; is a variable not set?", param, ctx)
         return super().convert(value, param, ctx)
+
+
+def given(context: click.Context, name: str) -> bool:
+    """Whether the parameter was given, and is not just what it is by default."""
+    return context.get_parameter_source(name) is not ParameterSource.DEFAULT
 
 
 debug_option = click.option("--debug", is_flag=True, help="Show the traceback of an error.")

@@ -41,8 +41,8 @@ print_recipe_option = click.option(
     is_eager=True,
     expose_value=False,
     callback=_print,
-    help="Print a recipe that comes with pocketlm, assistant or translate, to be copied and "
-    "edited; and end.",
+    help="Print a recipe that comes with pocketlm, assistant, sentiment or translate, to be copied "
+    "and edited; and end.",
 )
 
 

@@ -6,18 +6,17 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pocketlm.commands.terminal import printable
-from pocketlm.export.memory import peak_rss_bytes
 from pocketlm.export.quantities import duration_text, size_text
 
 if TYPE_CHECKING:
-    from pocketlm.runtime.model import Model
+    from pocketlm.commands.writer import Circumstances, Writer
     from pocketlm.runtime.prompt_cache import PromptCacheFile
     from pocketlm.runtime.text import Result, Timings
 
 
-def as_json(model: Model, result: Result, prompt: str) -> dict[str, Any]:
+def as_json(made: Circumstances, result: Result, prompt: str) -> dict[str, Any]:
     """A text and how it came about."""
-    return {**completion(result), "prompt": prompt, **_circumstances(model, result.timings)}
+    return {**completion(result), "prompt": prompt, **_circumstances(made, result.timings)}
 
 
 def completion(result: Result) -> dict[str, Any]:
@@ -34,7 +33,7 @@ def completion(result: Result) -> dict[str, Any]:
     return found
 
 
-def _circumstances(model: Model, timings: Timings) -> dict[str, Any]:
+def _circumstances(made: Circumstances, timings: Timings) -> dict[str, Any]:
     return {
         "prompt_tokens": timings.prompt_tokens,
         "reused_tokens": timings.reused_tokens,
@@ -42,7 +41,7 @@ def _circumstances(model: Model, timings: Timings) -> dict[str, Any]:
         "recomputed_tokens": timings.recomputed_tokens,
         "new_tokens": timings.new_tokens,
         "timings": {
-            "load_seconds": model.load_seconds,
+            "load_seconds": made.load_seconds,
             "first_token_seconds": timings.first_token_seconds,
             "prefill_seconds": timings.prefill_seconds,
             "decode_seconds": timings.decode_seconds,
@@ -52,39 +51,40 @@ def _circumstances(model: Model, timings: Timings) -> dict[str, Any]:
             "prefill_tokens_per_second": timings.prefill_rate,
             "decode_tokens_per_second": timings.decode_rate,
         },
-        "peak_rss_bytes": peak_rss_bytes(),
-        "threads": model.session.threads,
-        "provider": model.session.place.name,
-        "kv": model.session.kv,
-        "prefill": model.session.prefill,
-        "prefill_note": model.session.prefill_note,
-        "fallback": model.fallback,
+        "peak_rss_bytes": made.peak_rss_bytes,
+        "threads": made.threads,
+        "provider": made.provider,
+        "kv": made.kv,
+        "prefill": made.prefill,
+        "prefill_note": made.prefill_note,
+        "fallback": made.fallback,
         "model": {
-            "path": str(model.folder.path),
-            "architecture": model.folder.manifest.architecture,
-            "precision": model.folder.manifest.precision.name,
+            "path": made.path,
+            "architecture": made.architecture,
+            "precision": made.precision,
         },
     }
 
 
-def statistics(model: Model, result: Result, prompt_cache: PromptCacheFile | None = None) -> str:
+def statistics(
+    made: Circumstances, result: Result, prompt_cache: PromptCacheFile | None = None
+) -> str:
     """A line of times, rates and memory, and of what ``prompt_cache`` was good for."""
     timings = result.timings
     return (
-        f"load {duration_text(model.load_seconds)}, "
+        f"load {duration_text(made.load_seconds)}, "
         f"first token {duration_text(timings.first_token_seconds)}, "
         f"prefill {_prefill_rate(timings)} ({timings.prompt_tokens} tokens{_kept(prompt_cache)}), "
         f"decode {timings.decode_rate:.0f} tokens/s ({timings.new_tokens} tokens), "
         f"{_constraint(timings)}{_guesses(timings)}"
-        f"peak memory {size_text(peak_rss_bytes())}, {model.session.threads} threads "
-        f"on {model.session.place.name}, KV cache in {model.session.kv}, {_prefill(model)}"
+        f"peak memory {size_text(made.peak_rss_bytes)}, {made.threads} threads "
+        f"on {made.provider}, KV cache in {made.kv}, {_prefill(made)}"
         f"finished by {result.finish_reason}"
     )
 
 
-def _prefill(model: Model) -> str:
-    prefill = model.session.prefill
-    return "" if prefill == "none" else f"prompts with {prefill} weights, "
+def _prefill(made: Circumstances) -> str:
+    return "" if made.prefill == "none" else f"prompts with {made.prefill} weights, "
 
 
 def _prefill_rate(timings: Timings) -> str:
@@ -112,23 +112,23 @@ def _guesses(timings: Timings) -> str:
     return f"{timings.right_guesses} of {timings.guessed_tokens} guesses right, "
 
 
-def alternatives(model: Model, result: Result) -> list[str]:
+def alternatives(writer: Writer, result: Result) -> list[str]:
     """A line for each token: its log-probability, its text, and what was likely in its place."""
     if result.logprobs is None:
         return []
     tops = result.top_logprobs or [()] * len(result.logprobs)
     rows = zip(result.token_ids, result.logprobs, tops, strict=True)
     return [
-        "  ".join([f"{logprob:8.4f}", _shown(model, [token]), *_others(model, top)])
+        "  ".join([f"{logprob:8.4f}", _shown(writer, token), *_others(writer, top)])
         for token, logprob, top in rows
     ]
 
 
-def _others(model: Model, top: Sequence[tuple[int, float]]) -> list[str]:
-    return [f"{_shown(model, [token])} {logprob:.4f}" for token, logprob in top]
+def _others(writer: Writer, top: Sequence[tuple[int, float]]) -> list[str]:
+    return [f"{_shown(writer, token)} {logprob:.4f}" for token, logprob in top]
 
 
-def _shown(model: Model, token_ids: Sequence[int]) -> str:
+def _shown(writer: Writer, token: int) -> str:
     """Quoted, on one line; what is no text by itself as its id."""
-    text = model.tokenizer.decode(token_ids)
-    return repr(printable(text)) if text else f"<{token_ids[0]}>"
+    text = writer.spelled(token)
+    return repr(printable(text)) if text else f"<{token}>"

@@ -4,38 +4,38 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
 from pocketlm.commands.options import (
+    MODEL_OPTIONS,
     Place,
     context_options,
     debug_option,
     form_options,
+    given,
     loop_options,
     model_options,
-    open_model,
     sampling_options,
     system_option,
     template_option,
     unescape,
 )
 from pocketlm.commands.recipes import print_recipe_option, read_recipe
+from pocketlm.commands.remote_writer import find_server, remote_writer, server_options
 from pocketlm.commands.result import alternatives, statistics
 from pocketlm.commands.result import as_json as told_as_json
 from pocketlm.commands.several import several_options, tell_several
-from pocketlm.commands.terminal import (
-    how_it_slid,
-    print_stream,
-    say,
-    tell_lost,
-    why_it_stopped,
-)
+from pocketlm.commands.terminal import how_it_slid, print_stream, say, why_it_stopped
+from pocketlm.commands.writer import own_writer
 from pocketlm.export.utf8 import piped, utf8
 from pocketlm.models.reference import hub_name, names_model
 from pocketlm.runtime.limits import MOST_LOGPROBS
+
+if TYPE_CHECKING:
+    from pocketlm.remote.server import Server
 
 
 @click.command("run")
@@ -70,6 +70,7 @@ from pocketlm.runtime.limits import MOST_LOGPROBS
     "likeliest tokens in its place.",
 )
 @model_options
+@server_options
 @click.option("--stats", is_flag=True, help="Print times, rates and peak memory to stderr.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 @debug_option
@@ -84,6 +85,8 @@ def command(
     recipe: str | None,
     stop: tuple[str, ...],
     draft: str | None,
+    server: str | None,
+    api_key_file: Path | None,
     n: int | None,
     beams: int | None,
     length_penalty: float,
@@ -100,7 +103,8 @@ def command(
     checkpoint is exported once and kept in the cache folder; one on the hub is downloaded first,
     and runs without the network from then on. PROMPT is the text to continue; "-" reads it from
     stdin, and without one the text begins at the beginning. On a terminal the prompt is shown
-    before its continuation.
+    before its continuation. With --server the text comes from a server, and MODEL is one of its
+    models by name: the first, if it is left out.
 
     \b
     Examples:
@@ -113,8 +117,12 @@ def command(
       pocketlm run gpt2-int8/ "Why is the sky blue?" --recipe assistant
       pocketlm run gpt2-int8/ "Once upon a time" --n 3 --seed 1
       echo "some prompt" | pocketlm run gpt2-int4/ - --json
+      pocketlm run --server http://127.0.0.1:8080 demo "It was a dark and stormy night"
     """
-    path, prompt = _model_and_prompt(words)
+    if server is None and api_key_file is not None:
+        raise click.UsageError("found --api-key-file without --server, expected both; add --server")
+    remote = None if server is None else find_server(server, api_key_file)
+    path, prompt = _model_and_prompt(words, remote)
     prompt = utf8(prompt)  # not the path: that is looked up as the system spelled it
     if prompt == "-":
         prompt = _read_stdin()
@@ -126,7 +134,7 @@ def command(
         raise click.UsageError("found --chat and no prompt, expected what the model shall answer")
     if chat and recipe is not None:
         raise click.UsageError("found --chat with --recipe, expected one of them: both are prompts")
-    if beams is None and _given(context, "length_penalty"):
+    if beams is None and given(context, "length_penalty"):
         raise click.UsageError("found --length-penalty without --beams, expected both; add --beams")
     if recipe is not None and beams is not None:
         raise click.UsageError(
@@ -142,45 +150,44 @@ def command(
         form = read_recipe(recipe, ("text",))
         prompt = form.fill({"text": prompt})
         options["stop"] += form.stop
-    of_draft = {name: options[name] for name in ("threads", "provider", "offline")}
-    model = open_model(path, options)
-    model.prefix_cache.most_bytes = 0  # no other prompt comes
-    tell_lost(model, prompt, "prompt")
-    tell_lost(model, system or "", "system message")
+    if remote is None:
+        writer = own_writer(path, draft, options)
+    else:
+        writer = remote_writer(remote, path, context)
+        options = {k: v for k, v in options.items() if k not in MODEL_OPTIONS} | {"draft": draft}
+    writer.tell_lost(prompt, "prompt")
+    writer.tell_lost(system or "", "system message")
     asked_for: Any = prompt
     if chat:
-        asked_for = model.chat_prompt(conversation(system, prompt), template_args=template_args)
-    if draft is not None:
-        options["draft"] = open_model(draft, of_draft)
+        asked_for = writer.chat_prompt(conversation(system, prompt), template_args)
     if n is not None or beams is not None:
-        tell_several(model, asked_for, n, beams, length_penalty, options, as_json)
+        tell_several(writer, asked_for, n, beams, length_penalty, options, as_json)
         return
-    stream = model.stream(asked_for, **options)
+    stream = writer.stream(asked_for, **options)
     pieces = list(stream) if as_json else print_stream(stream, shown)
     result = stream.result_of(pieces)
     if as_json:
         # In ASCII: right whatever the encoding of stdout.
-        click.echo(json.dumps(told_as_json(model, result, prompt)))
+        click.echo(json.dumps(told_as_json(writer.circumstances, result, prompt)))
     else:
-        if slid := how_it_slid(stream, model):
+        if slid := how_it_slid(stream, writer.context_length):
             say(slid)
         # A limit that was asked for is no news.
-        asked = _given(context, "max_tokens")
-        limit = why_it_stopped(stream, model)
+        asked = given(context, "max_tokens")
+        limit = why_it_stopped(stream, writer.context_length)
         if limit and not (asked and stream.finish_reason == "length"):
             say(limit)
-        for line in alternatives(model, result):
+        for line in alternatives(writer, result):
             click.echo(line)
     if stats:
-        click.echo(statistics(model, result, stream.prompt_cache), err=True)
+        click.echo(statistics(writer.circumstances, result, stream.prompt_cache), err=True)
 
 
-def _given(context: click.Context, name: str) -> bool:
-    return context.get_parameter_source(name) is not ParameterSource.DEFAULT
+def _model_and_prompt(words: tuple[str, ...], server: Server | None) -> tuple[str | None, str]:
+    """One word is a prompt, unless it can only be a model: see ``names_model``.
 
-
-def _model_and_prompt(words: tuple[str, ...]) -> tuple[str | None, str]:
-    """One word is a prompt for the demo, unless it can only be a model: see ``names_model``."""
+    Of a server it is a model if that has one of the name.
+    """
     if len(words) > 2:
         raise click.UsageError(
             f"found {len(words)} arguments, expected a model and a prompt; quote the prompt"
@@ -195,6 +202,8 @@ def _model_and_prompt(words: tuple[str, ...]) -> tuple[str | None, str]:
             "found one empty argument, expected a model or a prompt; is a variable not set? For an "
             'empty prompt leave it out, or name the model: pocketlm run demo ""'
         )
+    if server is not None:
+        return (word, "") if word in server.names else (None, word)
     if word != "-" and names_model(word):
         return word, ""
     if meant := hub_name(word):

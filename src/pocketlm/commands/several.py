@@ -15,7 +15,7 @@ from pocketlm.commands.terminal import printable
 from pocketlm.runtime.context_policy import ERROR
 
 if TYPE_CHECKING:
-    from pocketlm.runtime.model import Model
+    from pocketlm.commands.writer import Writer
 
 Command = Callable[..., Any]
 LOOPS = ("lookup", "draft", "reproducible", "prompt_cache")  # of one text
@@ -64,7 +64,7 @@ def several_options(command: Command) -> Command:
 
 
 def tell_several(
-    model: Model,
+    writer: Writer,
     prompt: Any,
     n: int | None,
     beams: int | None,
@@ -72,7 +72,7 @@ def tell_several(
     options: Mapping[str, Any],
     as_json: bool,
 ) -> None:
-    """Generates and prints them; raises what the model raises, UsageError for more than beams."""
+    """Generates and prints them; raises what the writer raises, UsageError for more than beams."""
     for name in LOOPS:
         if options.get(name):
             option = "--" + name.replace("_", "-")
@@ -82,10 +82,10 @@ def tell_several(
     told, texts, lines = [], [], []
     if beams is None:
         left = {name: value for name, value in options.items() if name not in LOOPS}
-        for result in model.completions(prompt, 1 if n is None else n, **left):
+        for result in writer.completions(prompt, 1 if n is None else n, **left):
             told.append(completion(result))
             texts.append(result.text)
-            lines.append(alternatives(model, result))
+            lines.append(alternatives(writer, result))
     else:
         if n is not None and n > beams:
             raise click.UsageError(f"found --n {n} of --beams {beams}, expected at most {beams}")
@@ -99,7 +99,7 @@ def tell_several(
                     f"found {option} with --beams, which cannot heed it; leave one of them out"
                 )
         limits = {name: options[name] for name in ("max_tokens", "ignore_eos")}
-        found = model.beams(prompt, beams, length_penalty=length_penalty, **limits)
+        found = writer.beams(prompt, beams, length_penalty=length_penalty, **limits)
         for beam in found[: n or 1]:
             told.append(asdict(beam))
             texts.append(beam.text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -11,11 +11,12 @@ import click
 from pocketlm.export.strict_json import quoted
 
 if TYPE_CHECKING:
+    from pocketlm.commands.writer import Stream
     from pocketlm.runtime.model import Model
-    from pocketlm.runtime.text import Piece, TextStream
+    from pocketlm.runtime.text import Piece
 
 
-def print_stream(stream: TextStream, prompt: str = "") -> list[Piece]:
+def print_stream(stream: Iterable[Piece], prompt: str = "") -> list[Piece]:
     """Prints the pieces as they come, on a terminal after ``prompt``; returns them."""
     terminal = sys.stdout.isatty()
     if terminal and prompt:
@@ -36,24 +37,23 @@ def printable(text: str) -> str:
     )
 
 
-def why_it_stopped(stream: TextStream, model: Model) -> str | None:
+def why_it_stopped(stream: Stream, context_length: int) -> str | None:
     """Which limit cut a text short, if one did."""
     if stream.finish_reason == "length":
-        return f"stopped after {len(stream.token_ids)} tokens, see --max-tokens"
+        return f"stopped after {stream.timings.new_tokens} tokens, see --max-tokens"
     if stream.finish_reason == "context":
-        length = model.session.shape.context_length
-        return f"stopped: the context of {length} tokens is full"
+        return f"stopped: the context of {context_length} tokens is full"
     return None
 
 
-def how_it_slid(stream: TextStream, model: Model) -> str | None:
+def how_it_slid(stream: Stream, context_length: int) -> str | None:
     """What became of a text that outgrew the context, if it did."""
     timings = stream.timings
     if not timings.slides:
         return None
     times = "once" if timings.slides == 1 else f"{timings.slides} times"
     return (
-        f"the context of {model.session.shape.context_length} tokens was full {times}: the model "
+        f"the context of {context_length} tokens was full {times}: the model "
         "went on with the first tokens (see --keep) and the newest, "
         f"{timings.recomputed_tokens:,} of them computed again"
     )

@@ -14,11 +14,12 @@ from PyInstaller import isolated
 from PyInstaller.config import CONF
 from PyInstaller.utils.hooks import collect_data_files, collect_submodules, copy_metadata, logger
 
-# The command line, what starts a Python of its own, and what runs inside other programs.
+# The command line, the server, what starts a Python of its own, and what runs inside other
+# programs.
 PROGRAMS = [
     *("pocketlm.__main__", "pocketlm.cli", "pocketlm.commands", "pocketlm.benchmarks"),
     *("pocketlm.lm_eval", "pocketlm.ray", "pocketlm.llm_plugin", "pocketlm.langchain"),
-    "pocketlm.pyinstaller",
+    *("pocketlm.pyinstaller", "pocketlm.runtime.server"),
     *("pocketlm.export.traced", "pocketlm.export.via_optimum"),
 ]
 # What pocketlm asks of a package that imports its own modules by name; the rest brings much.

@@ -65,6 +65,9 @@ def test_tokens_of_a_conversation_are_the_templates(
 ) -> None:
     found = answer(chats, "/tokenize", {"messages": MESSAGES})
     assert found["tokens"] == plain_model.chat_prompt(MESSAGES).token_ids
+    script = answer(chats, "/tokenize", {"messages": MESSAGES, "transcript": True})
+    expected = plain_model.chat_prompt(MESSAGES, transcript=True).token_ids
+    assert script["tokens"] == expected != found["tokens"]
 
 
 def test_scores_are_the_models(chats: Served, plain_model: pocketlm.Model) -> None:
@@ -137,7 +140,8 @@ def test_scoring_counts_as_a_text(chats: Served) -> None:
             "add_special_tokens",
             "found add_special_tokens with messages",
         ),
-        ("/tokenize", {"messages": MESSAGES, "model": "base"}, None, "no chat template"),
+        ("/tokenize", {"messages": MESSAGES, "model": "base"}, "messages", "no chat template"),
+        ("/tokenize", {"prompt": "a", "tools": []}, "tools", "found tools with prompt"),
         ("/detokenize", {}, "tokens", "found no tokens, expected it in the body"),
         ("/detokenize", {"tokens": [-1]}, "tokens", "expected an integer, at least 0"),
         ("/detokenize", {"tokens": [True]}, "tokens", "expected an integer"),

@@ -1,0 +1,102 @@
+"""``--server``: the model that writes is one of a server, and what is asked of it goes there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pocketlm.commands.options import MODEL_OPTIONS, Place, given
+from pocketlm.commands.writer import Writer
+from pocketlm.export.errors import RequestError
+from pocketlm.export.regular_file import RegularFile
+
+if TYPE_CHECKING:
+    from pocketlm.remote.server import Server
+
+Command = Callable[..., Any]
+
+KEY_VARIABLE = "POCKETLM_API_KEY"
+MOST_KEY_BYTES = 4096
+# What is said of a text beside its characters, which not every server can.
+NEED_DETAILS = {"stats": "--stats", "as_json": "--json", "logprobs": "--logprobs"}
+NEED_DETAILS |= {"beams": "--beams"}
+
+
+def server_options(command: Command) -> Command:
+    """Adds what names a server, and shows it a key."""
+    for option in (
+        click.option(
+            "--api-key-file",
+            type=Place(),
+            metavar="FILE",
+            help=f"Of --server: the file with the key that it asks for. Default: {KEY_VARIABLE} of "
+            "the environment, if it is set.",
+        ),
+        click.option(
+            "--server",
+            metavar="URL",
+            help="Let a server write the text, such as http://127.0.0.1:8080: what `pocketlm "
+            "serve` started, or another with OpenAI's API. MODEL is one of its models then.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def find_server(url: str, key_file: Path | None) -> Server:
+    """The server at ``url``, to which nothing was sent yet. Raises RequestError."""
+    from pocketlm.remote.address import Address
+    from pocketlm.remote.server import Server
+
+    return Server(Address.parse(url), _key(key_file))
+
+
+def remote_writer(server: Server, name: str | None, context: click.Context) -> Writer:
+    """The model ``name`` of ``server``, the first where there is none, as ``context`` asks of it.
+
+    Raises click's UsageError for what the server decides, or cannot tell.
+    """
+    from pocketlm.remote.model import RemoteModel
+
+    for parameter in context.command.params:
+        if parameter.name in (*MODEL_OPTIONS, "prompt_cache") and given(context, parameter.name):
+            raise click.UsageError(
+                f"found {parameter.opts[0]} with --server, which decides that itself; leave it out"
+            )
+    if not server.names:
+        raise RequestError(f"server: {server} has no model, expected one")
+    asked = [option for field, option in NEED_DETAILS.items() if given(context, field)]
+    if asked and not server.is_ours:
+        raise click.UsageError(
+            f"found {asked[0]} of {server}, expected it of a server that pocketlm serves with: "
+            "another one tells no more than a text; leave it out"
+        )
+    return RemoteModel(server, name or server.names[0])
+
+
+def _key(file: Path | None) -> str | None:
+    """The key in ``file``, or in the environment; None where neither is given."""
+    if file is not None:
+        return read_key(file)
+    key = os.environ.get(KEY_VARIABLE)
+    return None if key is None else checked_key(key.strip(), KEY_VARIABLE)
+
+
+def read_key(file: Path) -> str:
+    """The key that is the one line of ``file``; RequestError where there is none."""
+    with RegularFile(file, RequestError) as opened:
+        data = opened.read(0, MOST_KEY_BYTES)
+    return checked_key(data.decode("utf-8", "replace").strip(), str(file))
+
+
+def checked_key(key: str, place: str) -> str:
+    """``key`` if it can be one that is shown in a header; RequestError that names ``place``."""
+    if not key or not key.isascii() or not key.isprintable() or " " in key:
+        raise RequestError(
+            f"{place}: found no key, expected one line of visible ASCII characters; write one there"
+        )
+    return key

@@ -1,0 +1,152 @@
+"""Who writes the texts of ``pocketlm run``: a model that is opened here, or one of a server.
+
+What is printed of a text, and how, is the same for both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pocketlm.commands.options import open_model
+from pocketlm.commands.terminal import tell_lost
+from pocketlm.export.memory import peak_rss_bytes
+
+if TYPE_CHECKING:
+    from pocketlm.runtime.beams import Beam
+    from pocketlm.runtime.model import Model
+    from pocketlm.runtime.prompt_cache import PromptCacheFile
+    from pocketlm.runtime.text import Piece, Result, Timings
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """By what a text was made; ``path`` is a folder, or the address of a server's model."""
+
+    path: str
+    architecture: str
+    precision: str
+    load_seconds: float
+    threads: int
+    provider: str
+    kv: str
+    prefill: str
+    prefill_note: str | None
+    fallback: str | None
+    peak_rss_bytes: int
+
+
+class Stream(Protocol):
+    """A text as it comes: what is told of it is that of ``TextStream``."""
+
+    finish_reason: str | None
+    timings: Timings
+
+    @property
+    def prompt_cache(self) -> PromptCacheFile | None:
+        """The file that keeps what was computed of the prompt, if one was asked for."""
+
+    def __iter__(self) -> Iterator[Piece]: ...
+
+    def result_of(self, pieces: Iterable[Piece]) -> Result:
+        """The whole, of all its pieces."""
+
+
+class Writer(Protocol):
+    """Writes texts; the verbs of ``Model``, with its options and errors."""
+
+    def tell_lost(self, text: str, name: str) -> None:
+        """See ``terminal.tell_lost``."""
+
+    def chat_prompt(
+        self, messages: Sequence[Mapping[str, Any]], template_args: Mapping[str, Any]
+    ) -> Any:
+        """The prompt for an answer to ``messages``."""
+
+    def stream(self, prompt: Any, **options: Any) -> Stream:
+        """One text."""
+
+    def completions(self, prompt: Any, n: int, **options: Any) -> list[Result]:
+        """Several."""
+
+    def beams(self, prompt: Any, beams: int, **options: Any) -> list[Beam]:
+        """The likeliest."""
+
+    def spelled(self, token: int) -> str:
+        """A token's text, "" for what is none by itself."""
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens of prompt and text; known once a text was written."""
+
+    @property
+    def circumstances(self) -> Circumstances:
+        """By what the last text was made."""
+
+
+class OwnWriter:
+    """A model in this process."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        model.prefix_cache.most_bytes = 0  # no other prompt comes
+
+    def tell_lost(self, text: str, name: str) -> None:
+        """On stderr, if there is anything to tell."""
+        tell_lost(self._model, text, name)
+
+    def chat_prompt(
+        self, messages: Sequence[Mapping[str, Any]], template_args: Mapping[str, Any]
+    ) -> Any:
+        """By the model's template."""
+        return self._model.chat_prompt(messages, template_args=template_args)
+
+    def stream(self, prompt: Any, **options: Any) -> Stream:
+        """The model's."""
+        return self._model.stream(prompt, **options)
+
+    def completions(self, prompt: Any, n: int, **options: Any) -> list[Result]:
+        """The model's."""
+        return self._model.completions(prompt, n, **options)
+
+    def beams(self, prompt: Any, beams: int, **options: Any) -> list[Beam]:
+        """The model's."""
+        return self._model.beams(prompt, beams, **options)
+
+    def spelled(self, token: int) -> str:
+        """Special tokens included, half characters as U+FFFD."""
+        spelling = self._model.tokenizer.token_bytes(token, skip_special_tokens=False)
+        return spelling.decode("utf-8", "replace")
+
+    @property
+    def context_length(self) -> int:
+        """The model's."""
+        return self._model.session.shape.context_length
+
+    @property
+    def circumstances(self) -> Circumstances:
+        """Of this process."""
+        model, session = self._model, self._model.session
+        return Circumstances(
+            path=str(model.folder.path),
+            architecture=model.folder.manifest.architecture,
+            precision=model.folder.manifest.precision.name,
+            load_seconds=model.load_seconds,
+            threads=session.threads,
+            provider=session.place.name,
+            kv=session.kv,
+            prefill=session.prefill,
+            prefill_note=session.prefill_note,
+            fallback=model.fallback,
+            peak_rss_bytes=peak_rss_bytes(),
+        )
+
+
+def own_writer(path: str | None, draft: str | None, options: dict[str, Any]) -> Writer:
+    """Opens the model at ``path``, and one to guess with; takes its options out of ``options``."""
+    of_draft = {name: options[name] for name in ("threads", "provider", "offline")}
+    model = open_model(path, options)
+    if draft is not None:
+        options["draft"] = open_model(draft, of_draft)
+    return OwnWriter(model)

@@ -1,0 +1,119 @@
+"""D3: more than there is room for is refused at once, and what is taken is answered rightly."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import select
+import socket
+import time
+from dataclasses import dataclass, field
+from io import BytesIO
+
+from figure import Conditions, Figure
+from http_clients import COMPLETIONS
+from serve_process import serve_process
+from tiny_server import tiny_folder
+
+import pocketlm
+
+ROUNDS = 10
+NUM_CLIENTS, PARALLEL, QUEUE = 64, 2, 16
+MOST_MILLISECONDS = 100.0
+RETRY_SECONDS = range(1, 6)
+ASKED = {"max_tokens": 12, "ignore_eos": True, "temperature": 0}
+
+
+@dataclass
+class Asked:
+    """A request, and its answer as it comes."""
+
+    prompt: str
+    socket: socket.socket
+    started: float = 0.0
+    milliseconds: float = 0.0
+    data: bytearray = field(default_factory=bytearray)
+
+    @property
+    def answer(self) -> tuple[http.client.HTTPResponse, bytes]:
+        """What came."""
+
+        class Read:
+            def makefile(self, *_: object, **__: object) -> BytesIO:
+                return BytesIO(data)
+
+        data = bytes(self.data)
+        answer = http.client.HTTPResponse(Read())  # type: ignore[arg-type]
+        answer.begin()
+        return answer, answer.read()
+
+
+def measure(conditions: Conditions) -> Figure:
+    """Rounds of 64 at once, on a model that computes meanwhile."""
+    figure = Figure("ms", MOST_MILLISECONDS)
+    path = tiny_folder().path
+    settings = {"parallel": PARALLEL, "most_waiting": QUEUE}
+    steps = {"seconds": 0.005, "busily": True}
+    refusals: list[float] = []
+    with (
+        pocketlm.load(path, threads=1) as model,
+        serve_process(path, settings=settings, steps=steps) as server,
+    ):
+        _all_at_once(server.port, ["first"])
+        for number in range(conditions.count(ROUNDS, 2)):
+            prompts = [f"{number}, {place}: " for place in range(NUM_CLIENTS)]
+            found = _all_at_once(server.port, prompts)
+            taken = 0
+            for asked in found:
+                answer, body = asked.answer
+                name = f"{number}-{asked.prompt.strip(': ')}"
+                told = f"{asked.prompt!r}: {answer.status} {body[:200]!r}"
+                if answer.status == 200:
+                    taken += 1
+                    text = model.submit(asked.prompt, **ASKED).result().text
+                    right = json.loads(body)["choices"][0]["text"] == text
+                else:
+                    refusals.append(asked.milliseconds)
+                    wait = int(answer.headers.get("Retry-After", "0"))
+                    right = answer.status in (429, 503) and wait in RETRY_SECONDS
+                figure.check(right, conditions, name, told)
+            # All at once: the first have not ended before the last is refused.
+            few = f"{taken} were taken"
+            right = PARALLEL + QUEUE <= taken <= PARALLEL + QUEUE + 4
+            figure.check(right, conditions, f"{number}-taken", few)
+            (again,) = _all_at_once(server.port, ["again"])  # it recovers
+            figure.check(again.answer[0].status == 200, conditions, f"{number}-again", "refused")
+        server.signal()
+        figure.check(server.ended() == 0, conditions, "end", "\n".join(server.lines))
+    refusals.sort()
+    figure.worst = round(refusals[int(0.99 * (len(refusals) - 1))], 1)
+    figure.notes = {"refused": len(refusals), "median": round(refusals[len(refusals) // 2], 1)}
+    return figure
+
+
+def _all_at_once(port: int, prompts: list[str]) -> list[Asked]:
+    """They connect, and ask then, one right after the other."""
+    everyone = [Asked(prompt, socket.create_connection(("127.0.0.1", port))) for prompt in prompts]
+    poll = select.poll()
+    for asked in everyone:
+        poll.register(asked.socket, select.POLLIN)
+    for asked in everyone:
+        body = json.dumps({"prompt": asked.prompt, **ASKED}).encode()
+        head = (
+            f"POST {COMPLETIONS} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        asked.started = time.perf_counter()
+        asked.socket.sendall(head.encode() + body)
+    under_way = {asked.socket.fileno(): asked for asked in everyone}
+    while under_way:
+        for number, _ in poll.poll():
+            asked = under_way[number]
+            data = asked.socket.recv(1 << 16)
+            if not asked.data:
+                asked.milliseconds = 1000 * (time.perf_counter() - asked.started)
+            asked.data += data
+            if not data:
+                poll.unregister(number)
+                under_way.pop(number).socket.close()
+    return everyone

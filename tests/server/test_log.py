@@ -1,0 +1,200 @@
+"""The log: a line of JSON for each thing, with what an operator needs and nothing of a request."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Iterator
+from io import StringIO
+from typing import Any
+
+import pytest
+from raw_http import exchange, post
+from served import Served, served
+
+import pocketlm
+from pocketlm.export.errors import ModelFolderError, RequestError, ResourceError
+from pocketlm.export.folder import ModelFolder
+from pocketlm.runtime.model import Model
+from pocketlm.runtime.server.errors import ApiError, told, unopened, without_paths
+from pocketlm.runtime.server.log import Log, places, quiet_others
+
+pytestmark = pytest.mark.serve
+
+SECRET = "hush\x1b[31m\r\n"
+
+
+def refused() -> Model:
+    raise ModelFolderError("/home/me/out: found nothing, expected a model folder")
+
+
+def broken() -> Model:
+    raise ValueError(SECRET)
+
+
+@pytest.fixture(scope="module")
+def server(tiny_folder: ModelFolder) -> Iterator[Served]:
+    opened = {"tiny": lambda: pocketlm.load(tiny_folder.path, threads=1)}
+    with served({**opened, "refused": refused, "broken": broken}) as running:
+        yield running
+
+
+def last_lines(server: Served, sent: int) -> list[dict[str, Any]]:
+    """What was written since there were ``sent`` lines, up to that of a request.
+
+    It comes after the answer.
+    """
+    until = time.monotonic() + 10
+    while time.monotonic() < until:
+        found = server.events[sent:]
+        if found and found[-1]["event"] == "request":
+            return found
+        time.sleep(0.01)
+    raise AssertionError(f"no line of a request in {server.events[sent:]}")
+
+
+def test_a_request_is_a_line_with_its_path_as_it_was_sent(server: Served) -> None:
+    headers = {"X-Request-ID": "mine", "X-Other": "hush"}
+    before = len(server.events)
+    server.send("GET", "/a%20b%0d%0a%1b?key=hush", None, **headers)
+    (event,) = last_lines(server, before)
+    assert set(event) == {"time", "event", "id", "status", "method", "path", "seconds"}
+    assert event["path"] == "/a%20b%0d%0a%1b" and event["id"] == "mine"
+    assert event["status"] == 404
+    assert "hush" not in server.written.getvalue()
+
+
+def test_a_long_path_is_cut(server: Served) -> None:
+    before = len(server.events)
+    server.send("GET", "/" + "a" * 5000)
+    assert len(last_lines(server, before)[-1]["path"]) == 200
+
+
+def test_a_bug_is_told_by_its_kind_and_place_alone(server: Served) -> None:
+    before = len(server.events)
+    status, found = server.post("/v1/completions", {"model": "broken", "prompt": SECRET})
+    told, line = last_lines(server, before)
+    assert status == line["status"] == 500 and found["error"]["type"] == "server_error"
+    assert "bug in pocketlm" in found["error"]["message"]
+    assert told["event"] == "error" and told["kind"] == "ValueError" and told["id"] == line["id"]
+    assert told["at"][-1].startswith("test_log.py:") and len(told["at"]) > 1
+    assert "hush" not in server.written.getvalue() + json.dumps(found)
+
+
+def test_why_a_model_cannot_be_opened_is_for_the_operator(server: Served) -> None:
+    answer, data = server.send(
+        "POST",
+        "/v1/completions",
+        b'{"model": "refused", "prompt": "a"}',
+        **{"Content-Type": "application/json"},
+    )
+    error = json.loads(data)["error"]
+    assert answer.status == 503 and error["code"] == "model_unavailable"
+    assert "/home" not in error["message"] and "refused" in error["message"]
+    assert answer.headers["x-should-retry"] == "false"
+    event = [event for event in server.events if event["event"] == "error"][-1]
+    assert event["note"] == str(pytest.raises(ModelFolderError, refused).value)
+    assert event["kind"] == "ModelFolderError"
+
+
+def test_a_request_without_an_answer_has_the_status_0(server: Served) -> None:
+    before = len(server.events)
+    whole = post("/v1/completions", {"prompt": "a"}, f"127.0.0.1:{server.port}")
+    exchange(server.port, whole[:-1], seconds=0.1)
+    (line,) = last_lines(server, before)
+    assert line["status"] == 0 and line["path"] == "/v1/completions"
+
+
+def test_quiet_leaves_out_what_went_well() -> None:
+    stream = StringIO()
+    log = Log(stream, quiet=True, clock=lambda: 1.0)
+    log.request("a", 200)
+    log.request("b", 404)
+    log.event("listening")
+    events = [json.loads(line)["event"] for line in stream.getvalue().splitlines()]
+    assert events == ["request", "listening"]
+
+
+def test_a_log_that_nobody_reads_is_no_reason_to_fail() -> None:
+    stream = StringIO()
+    stream.close()
+    Log(stream).event("listening")
+
+
+def test_what_the_event_loop_has_to_say_is_a_line_too() -> None:
+    stream = StringIO()
+    log = Log(stream)
+
+    async def failing() -> None:
+        asyncio.get_running_loop().set_exception_handler(log.from_loop)
+        asyncio.get_running_loop().call_soon(broken)
+        await asyncio.sleep(0)
+        asyncio.get_running_loop().call_exception_handler({"message": SECRET})
+
+    asyncio.run(failing())
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [line["kind"] for line in lines] == ["ValueError", "loop"]
+    assert "hush" not in stream.getvalue()
+
+
+def test_uvicorn_and_asyncio_print_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    quiet_others()
+    for name in ("uvicorn.error", "uvicorn.asgi", "asyncio"):
+        logging.getLogger(name).critical(SECRET)
+    assert not caplog.records
+
+
+def test_places_are_those_of_the_innermost_calls() -> None:
+    def deep(levels: int) -> Any:
+        return deep(levels - 1) if levels else broken()
+
+    with pytest.raises(ValueError) as caught:
+        deep(20)
+    found = places(caught.value)
+    assert len(found) == 8 and all(place.startswith("test_log.py:") for place in found)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "is_tried_again"),
+    [
+        (RequestError("top_k is 0, expected more"), 400, False),
+        (ResourceError("memory ran out"), 503, True),
+        (ModelFolderError("x"), 503, False),
+        (ValueError("x"), 500, False),
+    ],
+)
+def test_only_what_may_go_better_is_tried_again(
+    error: Exception, status: int, is_tried_again: bool
+) -> None:
+    """OpenAI's clients try all of 500 and more again, unless a header says otherwise."""
+    answer = told(error)
+    assert answer.status == status
+    assert (answer.headers.get("Retry-After") == "2") == is_tried_again
+    if status >= 500:
+        assert (answer.headers.get("x-should-retry") == "false") != is_tried_again
+
+
+@pytest.mark.parametrize("path", ["/home/me/models/out", "~/out/fp32", r"C:\models\out"])
+def test_no_error_of_a_server_tells_a_path(path: str) -> None:
+    message = told(ModelFolderError(f"{path}: the files were changed; load {path}, or 1/2")).message
+    assert message == "a file: the files were changed; load a file, or 1/2"
+
+
+def test_the_name_of_a_model_stands_for_its_folder() -> None:
+    error = RequestError("out: found no chat template, without one; see (out) or /x/out, output")
+    answer = without_paths(error, {"out": "tiny", "/x/out": r"other\1"})
+    assert answer.message == (
+        r"tiny: found no chat template, without one; see (tiny) or other\1, output"
+    )
+
+
+def test_too_little_memory_for_a_model_may_go_better() -> None:
+    answer = unopened("tiny", ResourceError("/x: opening it needs 9 GB"))
+    assert answer.status == 503 and answer.headers["Retry-After"] == "2"
+    assert "/x" not in answer.message
+
+
+def test_a_field_is_named_up_to_a_length() -> None:
+    assert len(ApiError(400, "x", param="a" * 5000).body["error"]["param"]) == 100
