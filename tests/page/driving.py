@@ -20,11 +20,19 @@ def write(page: Page, prompt: str | None = None, tokens: int = 12) -> str:
     """Has the model go on, and waits for its end; the text."""
     if prompt is not None:
         page.fill("#text", prompt)
-    page.get_by_label("Tokens at most").first.fill(str(tokens))
-    page.get_by_label("Seed").first.fill("1")
+    choose(page, max_tokens=tokens, seed=1)
     page.click("#go")
     ended(page, "#go")
     return text_of(page)
+
+
+def choose(page: Page, **settings: Any) -> None:
+    """Turns knobs, wherever they are."""
+    script = """async (chosen) => {
+        const { settings } = await import('/page/settings.js');
+        for (const [name, value] of Object.entries(chosen)) settings.set(name, value);
+    }"""
+    page.evaluate(script, settings)
 
 
 def ended(page: Page, button: str) -> None:

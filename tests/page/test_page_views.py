@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import parting as desktop
 import pytest
-from driving import body_of, ended
+from driving import body_of, choose, ended
 from served import Served, served
 
 import pocketlm
@@ -101,7 +101,7 @@ def test_the_sums_of_words_are_those_of_their_tokens(open_page: Open) -> None:
 
 def test_a_model_with_a_template_is_chatted_with(open_page: Open) -> None:
     page = open_page("chat")
-    page.evaluate("async () => (await import('/page/settings.js')).settings.set('max_tokens', 4)")
+    choose(page, max_tokens=4)
     page.select_option("#model", "talks")
     page.wait_for_selector("#chat-note", state="hidden")
     page.fill("#said", "Hello")

@@ -163,6 +163,7 @@ def test_what_is_typed_leaves_the_words_before_it_the_models(open_page: Open) ->
 
 def test_knobs_change_the_distribution_that_is_drawn(open_page: Open) -> None:
     page = open_page()
+    assert page.get_by_label("Tokens at most").first.is_visible()
     page.wait_for_selector("#next tbody tr")
     assert len(next_rows(page)) == 11
     turn(page, "Top-k", 3)

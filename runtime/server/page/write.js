@@ -72,12 +72,16 @@ function goOn() {
   });
 }
 
-function takeInstead(part, other) {
-  write(async () => editor.text.chosen(part, other));
+/** The focus goes to the word that was chosen, or back to where it was clicked at. */
+function takeInstead(part, other, byKeyboard) {
+  write(async () => editor.text.chosen(part, other), (text) => {
+    if (byKeyboard) editor.elementOf(text.parts.at(-1))?.focus();
+    else editor.area.focus({ preventScroll: true });
+  });
 }
 
-/** Generates after the text that `begin` makes. */
-async function write(begin) {
+/** Generates after the text that `begin` makes, once `shown` was told that it is there. */
+async function write(begin, shown = () => {}) {
   alternatives.close(false);
   await running.run(async (signal) => {
     const model = chosenModel();
@@ -88,6 +92,7 @@ async function write(begin) {
     contextLength = (await opened(model, signal)).context_length;
     editor.text = text;
     editor.refresh();
+    shown(text);
     editor.isBusy = true;
     const pace = new Pace();
     let hasEnded = false;
@@ -156,7 +161,7 @@ function modelChanged() {
 }
 
 function openAlternatives(part, element, byKeyboard) {
-  if (part) alternatives.open(part, element, byKeyboard, (other) => takeInstead(part, other));
+  if (part) alternatives.open(part, element, byKeyboard, (other) => takeInstead(part, other, byKeyboard));
 }
 
 function undo() {
