@@ -14,6 +14,7 @@ from ...scoring import Scorer
 from ..answers import Compared
 from ..bodies import Compare
 from ..call import Call
+from ..details import token_text
 from ..endpoint import Endpoint
 from ..errors import ApiError
 
@@ -98,7 +99,9 @@ def _told(model: Model, ids: list[int], found: Comparison) -> list[dict[str, Any
                 "id": token,
                 "text": texts[place + 1],
                 "logprobs": [told_logprob(value) for value in found.logprobs[:, place].tolist()],
-                "best": [{"id": other, "text": model.tokenizer.decode([other])} for other in best],
+                "best": [
+                    {"id": other, "text": token_text(model.tokenizer, other)} for other in best
+                ],
                 "kl": None if found.kl is None else float(found.kl[place]),
             }
         )
