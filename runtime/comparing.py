@@ -76,4 +76,5 @@ def divergence(first: Logits, second: Logits) -> NDArray[np.float64]:
 def _log_softmax(rows: Logits) -> NDArray[np.float64]:
     shifted = rows.astype(np.float64) - rows.max(axis=-1, keepdims=True)
     shifted -= np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    return np.maximum(shifted, LEAST)
+    logs: NDArray[np.float64] = np.maximum(shifted, LEAST)
+    return logs

@@ -18,7 +18,7 @@ from .endpoints import (
     health,
     metrics,
     models,
-    next,
+    next_token,
     page,
     recipes,
     responses,
@@ -33,7 +33,7 @@ ENDPOINTS: list[Endpoint] = [
     *(health.ENDPOINT, metrics.ENDPOINT, models.LIST, models.ONE),
     *(completions.ENDPOINT, chat.ENDPOINT, responses.ENDPOINT, embeddings.ENDPOINT),
     *(tokens.TOKENIZE, tokens.DETOKENIZE, tokens.INFO, score.ENDPOINT),
-    *(next.ENDPOINT, compare.ENDPOINT, recipes.ENDPOINT),
+    *(next_token.ENDPOINT, compare.ENDPOINT, recipes.ENDPOINT),
 ]
 DOCUMENT = document.endpoint_for(ENDPOINTS)
 ENDPOINTS.append(DOCUMENT)

@@ -70,6 +70,28 @@ def test_a_narrow_window_has_nothing_to_scroll_sideways(open_page: Open, view: s
         assert beyond == []
 
 
+PROSE = "It was a dark and stormy night; the rain fell in torrents, except at intervals.\n\n" * 4
+
+
+@pytest.mark.parametrize("width", [1280, 700, 390, 320])
+def test_the_tints_lie_beneath_their_words(open_page: Open, width: int) -> None:
+    page = open_page(width=width)
+    write(page, "a bc", tokens=40)
+    page.focus("#text")
+    page.keyboard.press("Control+End")
+    page.keyboard.insert_text(f"\n{PROSE} {PROSE.replace(chr(10), ' ')}\tx\n")
+    heights = page.evaluate(
+        """() => {
+            const area = document.querySelector('#text');
+            area.style.height = '0';  // to measure what its own lines take
+            const own = area.scrollHeight;
+            area.style.height = '';
+            return [own, document.querySelector('.tokens').getBoundingClientRect().height];
+        }"""
+    )
+    assert abs(heights[0] - heights[1]) < 2
+
+
 def test_the_dark_scheme_is_dark(open_page: Open) -> None:
     page = open_page()
 
@@ -98,10 +120,8 @@ def test_everything_is_done_by_keyboard(open_page: Open) -> None:
     assert page.locator("#document .token[tabindex='0']").count() == 1
     for _ in range(2):
         page.keyboard.press("ArrowRight")
-    assert (
-        page.evaluate("[...document.querySelectorAll('.token')].indexOf(document.activeElement)")
-        == 2
-    )
+    place = "[...document.querySelectorAll('.token')].indexOf(document.activeElement)"
+    assert page.evaluate(place) == 2
     assert "%" in page.locator(".tip").inner_text()
     page.keyboard.press("Enter")
     dialog = page.get_by_role("dialog", name="Instead of")
@@ -114,7 +134,9 @@ def test_everything_is_done_by_keyboard(open_page: Open) -> None:
     page.keyboard.press("Enter")
     ended(page, "#go")
     assert text_of(page) != before
-    page.focus("#text")
+    assert page.evaluate(place) == 2
+    page.keyboard.press("Escape")
+    assert page.evaluate("document.activeElement.id") == "text"
     page.keyboard.press("Control+z")
     assert text_of(page) == before
     page.focus("#tab-write")

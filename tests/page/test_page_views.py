@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import parting as desktop
 import pytest
-from driving import ended
+from driving import body_of, choose, ended
 from served import Served, served
 
 import pocketlm
@@ -101,14 +101,14 @@ def test_the_sums_of_words_are_those_of_their_tokens(open_page: Open) -> None:
 
 def test_a_model_with_a_template_is_chatted_with(open_page: Open) -> None:
     page = open_page("chat")
-    page.evaluate("async () => (await import('/page/settings.js')).settings.set('max_tokens', 4)")
+    choose(page, max_tokens=4)
     page.select_option("#model", "talks")
     page.wait_for_selector("#chat-note", state="hidden")
     page.fill("#said", "Hello")
     with page.expect_request("**/v1/chat/completions") as sent:
         page.keyboard.press("Enter")
     ended(page, "#send")
-    assert sent.value.post_data_json["messages"] == [{"role": "user", "content": "Hello"}]
+    assert body_of(sent.value)["messages"] == [{"role": "user", "content": "Hello"}]
     assert page.locator(".message.user .content").inner_text() == "Hello"
     answer = page.locator(".message.assistant .content").text_content() or ""
     assert answer != ""
@@ -116,7 +116,7 @@ def test_a_model_with_a_template_is_chatted_with(open_page: Open) -> None:
     with page.expect_request("**/v1/chat/completions") as sent:
         page.click("#send")
     ended(page, "#send")
-    told = sent.value.post_data_json["messages"]
+    told = body_of(sent.value)["messages"]
     assert [message["role"] for message in told] == ["user", "assistant", "user"]
     assert told[1]["content"] == answer
     page.click("#chat-new")
@@ -132,7 +132,7 @@ def test_a_base_model_says_why_not_and_offers_a_prompt(open_page: Open) -> None:
     with page.expect_request("**/v1/chat/completions") as sent:
         page.keyboard.press("Enter")
     ended(page, "#send")
-    assert sent.value.post_data_json["transcript"] is True
+    assert body_of(sent.value)["transcript"] is True
     assert page.locator(".message.assistant .content").text_content()
     note.get_by_role("button").click()
     page.wait_for_selector("#view-write:visible")

@@ -53,10 +53,10 @@ def test_a_file_is_served_as_it_is_to_whom_has_no_key(server: Served, name: str)
 def test_what_is_known_is_not_sent_again(server: Served) -> None:
     etag = server.send("GET", "/page/app.js")[0].getheader("etag") or ""
     for told in (etag, f'"other", {etag}', f"W/{etag}"):
-        answer, data = server.send("GET", "/page/app.js", **{"If-None-Match": told})
+        answer, data = server.send("GET", "/page/app.js", None, **{"If-None-Match": told})
         assert (answer.status, data) == (304, b"")
         assert answer.getheader("etag") == etag
-    answer, data = server.send("GET", "/page/app.js", **{"If-None-Match": '"other"'})
+    answer, data = server.send("GET", "/page/app.js", None, **{"If-None-Match": '"other"'})
     assert answer.status == 200 and data
     assert server.send("GET", "/page/api.js")[0].getheader("etag") != etag
 

@@ -14,6 +14,7 @@ from ...scoring import Scorer
 from ..answers import Compared
 from ..bodies import Compare
 from ..call import Call
+from ..details import token_text
 from ..endpoint import Endpoint
 from ..errors import ApiError
 
@@ -35,14 +36,14 @@ def _found(models: dict[str, Model], body: Compare, cancellation: Cancellation) 
     """The answer; raises ApiError and RequestError for a body that cannot be."""
     _check_alike(models)
     asked = [models[name] for name in body.models]
-    if (body.text is None) == (body.token_ids is None):
+    text = body.token_ids if body.text is None else body.text
+    if text is None or None not in (body.text, body.token_ids):
         raise ApiError(
             400,
             "found text and token_ids, or neither, expected one of them; give one",
             param="text",
         )
     most = min(model.session.shape.context_length for model in asked)
-    text = body.token_ids if body.text is None else body.text
     ids = list(asked[0].request(text, max_tokens=1).prompt_ids)
     if not 2 <= len(ids) <= most:
         raise ApiError(
@@ -98,7 +99,9 @@ def _told(model: Model, ids: list[int], found: Comparison) -> list[dict[str, Any
                 "id": token,
                 "text": texts[place + 1],
                 "logprobs": [told_logprob(value) for value in found.logprobs[:, place].tolist()],
-                "best": [{"id": other, "text": model.tokenizer.decode([other])} for other in best],
+                "best": [
+                    {"id": other, "text": token_text(model.tokenizer, other)} for other in best
+                ],
                 "kl": None if found.kl is None else float(found.kl[place]),
             }
         )

@@ -15,6 +15,8 @@ export class Alternatives {
     document.addEventListener("pointerdown", (event) => {
       if (this.#element && !this.#element.contains(event.target)) this.close(false);
     });
+    document.addEventListener("keydown", (event) => event.key === "Escape" && this.close(true));
+    document.addEventListener("input", () => this.close(false));
     addEventListener("resize", () => this.close(false));
   }
 
@@ -100,9 +102,13 @@ export class Alternatives {
 
   /** Below the word, or above it where there is more room; narrow windows have it at their foot. */
   #place(word) {
-    if (matchMedia("(max-width: 40rem)").matches) return;
     const box = word.getClientRects()[0];
     const { width, height } = this.#element.getBoundingClientRect();
+    if (matchMedia("(max-width: 40rem)").matches) {
+      const hidden = box.bottom + 4 * GAP - (innerHeight - height);
+      if (hidden > 0) scrollBy(0, hidden);
+      return;
+    }
     const left = Math.max(GAP, Math.min(box.left - GAP, innerWidth - width - GAP));
     const below = box.bottom + GAP;
     const above = box.top - GAP - height;

@@ -32,6 +32,7 @@ export class Editor {
     });
     this.area.addEventListener("pointermove", (event) => this.#hint(this.#at(event)));
     this.area.addEventListener("pointerleave", () => this.#hint(null));
+    addEventListener("scroll", () => this.#hint(null), { passive: true });
     this.roving = rove(this.layer, ".token", (token) => this.#hint(token));
     this.layer.addEventListener("focusout", () => this.#hint(null));
     this.layer.addEventListener("click", (event) => {

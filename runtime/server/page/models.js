@@ -12,7 +12,6 @@ export async function loadModels() {
   fill(find("#model"), names[0]);
 }
 
-export const modelNames = () => names;
 export const chosenModel = () => find("#model").value;
 
 export function fill(select, chosen) {

@@ -72,7 +72,7 @@ function barOf(word, i, most) {
 }
 
 const describe = ({ word, kl, logprobs }, names) =>
-  `${word}: ${nats(kl)} nats; ${names.map((name, i) => `${name} ${percent(Math.exp(logprobs[i]))}`).join(", ")}`;
+  `“${word}”: ${nats(kl)} nats; ${names.map((name, i) => `${name} ${percent(Math.exp(logprobs[i]))}`).join(", ")}`;
 
 function summary(words) {
   const most = words.reduce((best, word) => (word.kl > best.kl ? word : best), words[0]);

@@ -4,12 +4,12 @@ import { find, make } from "./dom.js";
 
 const line = () => find("#trouble");
 
-export function clearTrouble() {
+function clearTrouble() {
   line().hidden = true;
   line().replaceChildren();
 }
 
-export function showTrouble(message) {
+function showTrouble(message) {
   const close = make("button", { class: "close", "aria-label": "Close", onclick: clearTrouble }, "×");
   line().replaceChildren(make("span", {}, sentence(message)), close);
   line().hidden = false;

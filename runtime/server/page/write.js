@@ -2,31 +2,30 @@
 
 import { Alternatives } from "./alternatives.js";
 import { post } from "./api.js";
-import { drawDistribution, drawNothing } from "./distribution.js";
 import { find, tell } from "./dom.js";
 import { Editor } from "./editor.js";
 import { count } from "./format.js";
 import { drawKnobs } from "./knobs.js";
 import { chosenModel, opened, opening } from "./models.js";
+import { NextWord } from "./next.js";
 import { drawRecipes, firstText } from "./recipes.js";
 import { Running } from "./running.js";
-import { generationOptions, settings, shapingOptions } from "./settings.js";
+import { generationOptions, settings } from "./settings.js";
 import { generate, Pace } from "./stream.js";
 import { Text } from "./text.js";
 import { legend } from "./tint.js";
 import { trying } from "./trouble.js";
 
 const LENGTH = 120; // tokens, where nobody says
-const STILL = 250; // ms without a change after which the next word is looked at
 const ENDS = {
-  eos: "the model ended the text",
-  stop: "ended before a text that ends it",
+  eos: "the model ended it",
+  stop: "ended before a stop text",
   length: "as long as asked",
   context: "the context is full",
   timeout: "the time is over",
 };
 
-let editor, running, contextLength = 0, promptTokens = 0, figures = "";
+let editor, running, nextWord, contextLength = 0, promptTokens = 0, figures = "";
 const alternatives = new Alternatives();
 
 /** Makes the view work. */
@@ -41,7 +40,10 @@ export async function startWriting() {
   find("#clear").addEventListener("click", () => startAnew(""));
   find("#document").addEventListener("keydown", keys);
   find("#model").addEventListener("change", modelChanged);
-  settings.onChange((why) => why === "changed" && lookSoon());
+  nextWord = new NextWord(find("#next"), () => (running.isOn ? null : editor.text), (tokens, most) => {
+    [promptTokens, contextLength] = [tokens, most];
+    showContext();
+  });
   startAnew(firstText());
   await trying(() => drawRecipes(find("#recipes"), startWith));
 }
@@ -57,6 +59,7 @@ export function startWith(recipe, text, from, to) {
 function startAnew(text) {
   running.abort();
   figures = "";
+  editor.isBusy = false;
   editor.show(Text.typed(text));
 }
 
@@ -69,25 +72,35 @@ function goOn() {
   });
 }
 
-function takeInstead(part, other) {
-  write(async () => editor.text.chosen(part, other));
+/** The focus goes to the word that was chosen, or back to where it was clicked at. */
+function takeInstead(part, other, byKeyboard) {
+  write(async () => editor.text.chosen(part, other), (text) => {
+    if (byKeyboard) editor.elementOf(text.parts.at(-1))?.focus();
+    else editor.area.focus({ preventScroll: true });
+  });
 }
 
-/** Generates after the text that `begin` makes. */
-function write(begin) {
+/** Generates after the text that `begin` makes, once `shown` was told that it is there. */
+async function write(begin, shown = () => {}) {
   alternatives.close(false);
-  running.run(async (signal) => {
+  await running.run(async (signal) => {
     const model = chosenModel();
     editor.remember();
-    figures = opening(model);
-    find("#figures").textContent = figures;
+    figures = "";
+    find("#figures").textContent = opening(model);
     const text = await begin(signal);
     contextLength = (await opened(model, signal)).context_length;
     editor.text = text;
     editor.refresh();
+    shown(text);
     editor.isBusy = true;
     const pace = new Pace();
-    const redraw = onceAFrame(() => editor.text === text && showProgress(pace));
+    let hasEnded = false;
+    const redraw = onceAFrame(() => {
+      if (editor.text !== text || hasEnded) return;
+      figures = figuresOf(pace, "");
+      editor.refresh();
+    });
     try {
       const body = {
         max_tokens: LENGTH, ...generationOptions(), model, prompt: text.tail.ids, logprobs: 10,
@@ -96,14 +109,20 @@ function write(begin) {
         text.extend(piece);
         pace.add(piece.tokens.length);
         if (piece.details) finish(text, piece.details.choices[0]);
+        hasEnded ||= piece.details !== undefined;
         redraw();
       }
     } finally {
-      editor.isBusy = false;
-      if (signal.aborted) figures = figuresOf(pace, "stopped");
-      if (editor.text === text) editor.refresh();
+      if (editor.text === text) {
+        // Else another text has taken its place, and is not to be disturbed.
+        editor.isBusy = false;
+        if (signal.aborted) figures = figuresOf(pace, "stopped");
+        editor.refresh();
+      }
     }
   });
+  find("#figures").textContent = figures;
+  nextWord.soon();
 }
 
 function finish(text, { finish_reason: reason, timings }) {
@@ -116,18 +135,13 @@ function finish(text, { finish_reason: reason, timings }) {
 const figuresOf = (pace, end) =>
   `${count(pace.tokens)} tokens · ${count(Math.round(pace.rate))} tokens/s${end ? ` · ${end}` : ""}`;
 
-function showProgress(pace) {
-  if (editor.area.readOnly) figures = figuresOf(pace, "");
-  editor.refresh();
-}
-
 /** The text is another, or more of it is there. */
 function changed() {
   find("#figures").textContent = figures;
   find("#undo").disabled = !editor.canUndo;
   if (editor.text.tail) promptTokens = editor.text.tail.ids.length;
   showContext();
-  if (!running.isOn) lookSoon();
+  if (!running.isOn) nextWord.soon();
 }
 
 function showContext() {
@@ -141,49 +155,19 @@ function modelChanged() {
   settings.forgetOwn();
   contextLength = 0;
   running.abort();
+  editor.isBusy = false;
   // Another model's tokens are not these: what is there is a text to go on with.
   editor.show(Text.typed(editor.text.string));
 }
 
-let looking = 0, controller = null;
-
-/** Looks at what comes next, once nothing has changed for a moment. */
-function lookSoon() {
-  clearTimeout(looking);
-  looking = setTimeout(look, STILL);
-}
-
-async function look() {
-  controller?.abort();
-  controller = new AbortController();
-  const { signal } = controller;
-  const root = find("#next");
-  if (running.isOn) return lookSoon();
-  const prompt = editor.text.tail?.ids ?? editor.text.string;
-  const body = { ...shapingOptions(), model: chosenModel(), prompt, top: 10, generated: editor.text.generated };
-  root.setAttribute("aria-busy", "true");
-  try {
-    const found = await post("next", body, signal);
-    contextLength = (await opened(chosenModel(), signal)).context_length;
-    settings.learn(found.options);
-    promptTokens = found.prompt_token_ids.length;
-    showContext();
-    drawDistribution(root, found);
-  } catch (error) {
-    if (error.name === "AbortError") return;
-    drawNothing(root, error.message);
-    if (error.status === undefined) throw error;
-  }
-  root.removeAttribute("aria-busy");
-}
-
 function openAlternatives(part, element, byKeyboard) {
-  if (part) alternatives.open(part, element, byKeyboard, (other) => takeInstead(part, other));
+  if (part) alternatives.open(part, element, byKeyboard, (other) => takeInstead(part, other, byKeyboard));
 }
 
 function undo() {
   running.abort();
   figures = "";
+  editor.isBusy = false;
   editor.undo();
 }
 

@@ -14,6 +14,7 @@ from ...sampling import SamplingOptions
 from ..answers import NextTokens as Answer
 from ..bodies import Next, fields_of
 from ..call import Call
+from ..details import token_text
 from ..endpoint import Endpoint
 from ..errors import ApiError
 
@@ -58,9 +59,7 @@ def _told(model: Model, found: NextTokens) -> dict[str, Any]:
     tokens = [
         {
             "id": token,
-            "text": model.tokenizer.token_bytes(token, skip_special_tokens=False).decode(
-                "utf-8", "replace"
-            ),
+            "text": token_text(model.tokenizer, token),
             "ends": token in model.end_ids,
             "probability": probability,
             "left": left,
