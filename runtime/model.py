@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from .scoring import Score, TextLogprobs, TextScorer
     from .text_session import TextSession
 else:  # for ``typing.get_type_hints``
+    Background = later("pocketlm.runtime.scheduler.Background")
     Beam = later("pocketlm.runtime.beams.Beam")
     ChatTemplate = later("pocketlm.runtime.chat_template.ChatTemplate")
     Classifier = later("pocketlm.runtime.labels.Classifier")

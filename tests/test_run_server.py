@@ -392,10 +392,14 @@ class Said(io.BytesIO):
         return default
 
 
-@given(st.lists(st.dictionaries(st.sampled_from(["choices", "details", "usage", "error"]), JSON)))
+@given(
+    st.lists(
+        st.dictionaries(st.sampled_from(["choices", "details", "usage", "error"]), JSON), max_size=4
+    )
+)
 def test_whatever_a_server_says_is_a_text_or_an_error_of_ours(said: list[Any]) -> None:
     server = Server(Address.parse("http://127.0.0.1"))
-    server._models = [{"id": "tiny", "owned_by": "pocketlm"}]  # type: ignore[misc]
+    server._models = [{"id": "tiny", "owned_by": "pocketlm"}]
     stream = b"".join(map(event, said)) + b"data: [DONE]\n\n"
     answer = Answer(server, HTTPConnection("127.0.0.1"), Said(stream))  # type: ignore[arg-type]
     found = RemoteStream(RemoteModel(server, "tiny"), answer, 2)

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 
 from ..model import Model
+from ..request import Request
 from ..scheduler import Job, Listener
 from ..text import Piece
 from .alone import Alone, AloneJob

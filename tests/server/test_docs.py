@@ -62,7 +62,7 @@ def ran(
     url: str, command: str | list[str], environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """A shell's command, or a program, without a key of anybody."""
-    given = os.environ | {"OPENAI_API_KEY": "", "NO_PROXY": "127.0.0.1"} | (environment or {})
+    given = {**os.environ, "OPENAI_API_KEY": "", "NO_PROXY": "127.0.0.1", **(environment or {})}
     ended = subprocess.run(
         command.replace(URL, url) if isinstance(command, str) else command,
         shell=isinstance(command, str),
