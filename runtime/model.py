@@ -48,6 +48,7 @@ else:  # for ``typing.get_type_hints``
     ChatTemplate = later("pocketlm.runtime.chat_template.ChatTemplate")
     Classifier = later("pocketlm.runtime.labels.Classifier")
     Job = later("pocketlm.runtime.scheduler.Job")
+    Listener = later("pocketlm.runtime.scheduler.Listener")
     Message = later("pocketlm.runtime.messages.Message")
     Score = later("pocketlm.runtime.scoring.Score")
     TextLogprobs = later("pocketlm.runtime.scoring.TextLogprobs")
