@@ -19,6 +19,8 @@ from .logprobs import BLOCK_ROWS, logprobs
 from .scoring import Scorer
 from .session import Logits
 
+LEAST = -1e4  # for a token that cannot come: there is no infinity less infinity
+
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
@@ -74,4 +76,4 @@ def divergence(first: Logits, second: Logits) -> NDArray[np.float64]:
 def _log_softmax(rows: Logits) -> NDArray[np.float64]:
     shifted = rows.astype(np.float64) - rows.max(axis=-1, keepdims=True)
     shifted -= np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    return shifted
+    return np.maximum(shifted, LEAST)

@@ -11,7 +11,7 @@ from typing import Any
 
 COMPLETIONS = "/v1/completions"
 AT_ONCE = struct.pack("ii", 1, 0)  # SO_LINGER: closing resets the connection
-MOST_SECONDS = 60.0
+MOST_SECONDS = 20.0
 
 
 class Client:
@@ -27,10 +27,16 @@ class Client:
         self._connection.sock = self.socket
         self._answer: HTTPResponse | None = None
 
-    def ask(self, path: str = COMPLETIONS, **body: Any) -> Client:
-        """Sends a request; itself."""
+    def ask(self, **body: Any) -> Client:
+        """Sends a request for a completion; itself."""
         headers = {"Content-Type": "application/json"}
-        self._connection.request("POST", path, json.dumps(body), headers)
+        self._connection.request("POST", COMPLETIONS, json.dumps(body), headers)
+        return self
+
+    def look(self, path: str) -> Client:
+        """Asks for what is there; itself."""
+        self._answer = None
+        self._connection.request("GET", path)
         return self
 
     @property

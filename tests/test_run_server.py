@@ -408,6 +408,7 @@ def test_whatever_a_server_says_is_a_text_or_an_error_of_ours(said: list[Any]) -
 
 def test_the_key_is_shown(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "key").write_text("secret-of-file\n")
+    (tmp_path / "key").chmod(0o600)
     monkeypatch.setenv("POCKETLM_API_KEY", "secret-of-environment")
     monkeypatch.setenv("OPENAI_API_KEY", "meant-for-another-server")
     for words, shown in (
@@ -427,14 +428,15 @@ def test_without_a_key_none_is_shown(run: Run, monkeypatch: pytest.MonkeyPatch) 
 def test_a_variable_without_a_key_is_refused(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POCKETLM_API_KEY", "")
     ended = run("run", "--server", "http://127.0.0.1:9", "x")
-    assert_refused(ended, "POCKETLM_API_KEY: found no key, expected one line")
+    assert_refused(ended, "POCKETLM_API_KEY is empty, expected a key")
 
 
 @pytest.mark.parametrize("content", ["", "\n", "two words", "two\nlines", "é", "a\0b"])
 def test_what_is_no_key_is_refused_unshown(run: Run, tmp_path: Path, content: str) -> None:
     (tmp_path / "key").write_text(content)
+    (tmp_path / "key").chmod(0o600)
     ended = run("run", "--server", "http://127.0.0.1:9", "--api-key-file", tmp_path / "key", "x")
-    assert_refused(ended, "found no key, expected one line of visible ASCII")
+    assert_refused(ended, "key (is empty|has other characters than visible ASCII), expected a key")
     assert not content.strip() or content not in ended.err
 
 

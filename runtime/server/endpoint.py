@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,7 +15,7 @@ from .call import Call, parsed, read_body, until_gone
 from .errors import ending, told
 from .service import Service
 
-Handle = Callable[[Call], Awaitable[None]]
+Handle = Callable[[Call], Coroutine[Any, Any, None]]
 
 
 @dataclass(frozen=True)

@@ -89,13 +89,14 @@ class Engine:
 
     def run(self, job: Job) -> None:
         """Raises ResourceError where there can be no thread, ClosedError for a closed model."""
+        if job.done:
+            self._call()
+            return
         self.model.session.check_usable()
         if isinstance(job, AloneJob):
             self.alone.run(job)
-        elif not job.done:
-            self._background.run(job)
         else:
-            self._call()
+            self._background.run(job)
         self.jobs.add(job)
 
     def ended(self, job: Job) -> None:
@@ -140,10 +141,6 @@ class Room:
         self._texts: list[Texts] = []
         engine.num_held += count
 
-    def start(self, requests: Sequence[Request]) -> Texts:
-        """Runs them together with others."""
-        return self.start_jobs([partial(job_of, self._engine.model, one) for one in requests])
-
     def start_jobs(self, makers: Sequence[MakeJob]) -> Texts:
         """Runs the job that each makes, given who is to be told its pieces."""
         texts = Texts(self._engine, makers)
@@ -181,7 +178,8 @@ class Texts:
             try:
                 self._engine.run(job)
             except Exception:
-                self._engine.num_held -= len(self.jobs) - index  # that never began
+                # Those never begin; of one that has ended already, its listener was told.
+                self._engine.num_held -= sum(not other.done for other in self.jobs[index:])
                 self.cancel()
                 raise
 

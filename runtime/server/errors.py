@@ -28,7 +28,7 @@ RETRY_SECONDS = 2  # what a client is told to wait; OpenAI's heed 1 to 60
 MOST_PARAM = 100  # characters
 NO_RETRY = {"x-should-retry": "false"}  # which OpenAI's heed too
 
-_PATH = re.compile(r"(?<![\w.:/\\])(?:[A-Za-z]:\\|/(?=[\w.]+/)|~/)[^\s:;,'\"]+")
+_PATH = re.compile(r"(?<![\w.:/\\])(?:[A-Za-z]:\\|~?/)[^\s:;,'\"]+")
 
 
 class ApiError(Exception):

@@ -118,7 +118,8 @@ class Server(uvicorn.Server):
         await asyncio.sleep(0)  # who was let in joins first: a closed server forgets about that
         for server in self.servers:
             server.close()
-        if not await self._all_ended(self._service.settings.grace_seconds):
+        grace = self._service.settings.grace_seconds
+        if not await self._all_ended(grace, unless_forced=True):
             for task in list(self.server_state.tasks):
                 task.cancel()
             await self._all_ended(LAST_WORDS_SECONDS)
@@ -126,12 +127,11 @@ class Server(uvicorn.Server):
                 connection.transport.abort()
             await self._all_ended(LAST_WORDS_SECONDS)
 
-    async def _all_ended(self, seconds: float) -> bool:
+    async def _all_ended(self, seconds: float, *, unless_forced: bool = False) -> bool:
         """Whether all answers and connections end within so many seconds."""
-        forced = self.force_exit
         until = time.monotonic() + seconds
         while self.server_state.tasks or self.server_state.connections:
-            if time.monotonic() > until or self.force_exit > forced:
+            if time.monotonic() > until or (unless_forced and self.force_exit):
                 return False
             for connection in list(self.server_state.connections):
                 with contextlib.suppress(h11.LocalProtocolError):  # it is ending already

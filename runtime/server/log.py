@@ -7,6 +7,7 @@ nothing a client sends drives a terminal.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import sys
@@ -44,7 +45,8 @@ class Log:
         if self._lines is not None:
             self._lines.add(line)
         else:
-            print(line, file=self._stream)
+            with contextlib.suppress(OSError, ValueError):  # nobody reads it: no reason to end
+                print(line, file=self._stream)
 
     def close(self) -> None:
         """Waits for the last lines, for a moment."""

@@ -56,15 +56,16 @@ class StrictConnection(h11.Connection):
         raise h11.RemoteProtocolError("refused")
 
     def _check_head(self) -> None:
-        """Raises ApiError for what h11 would take; of a head that is not all there, too."""
+        """Raises ApiError for what h11 would take, once a head is all there, or too large."""
         data = self.trailing_data[0]
-        end = _HEAD_END.search(data)
+        # A search by expression takes ten times as long, for a client that sends byte by byte.
+        end = _HEAD_END.search(data) if b"\n\r\n" in data or b"\n\n" in data else None
         head = data[: end.end()] if end else data
         if len(head) > MOST_HEAD_BYTES or head.count(b"\n") > MOST_HEADERS + 2:
             raise _too_large()
-        if _BARE_LINE_FEED.search(head) or _FOLDED.search(head):
-            raise ApiError(400, NOT_HTTP)
         if end:
+            if _BARE_LINE_FEED.search(head) or _FOLDED.search(head):
+                raise ApiError(400, NOT_HTTP)
             _check_framing(head)
 
     def _check(self, event: Any) -> None:

@@ -129,11 +129,11 @@ def test_a_base_model_says_why_not_and_offers_a_prompt(open_page: Open) -> None:
     note.wait_for()
     assert "tiny is a base model" in note.inner_text()
     page.fill("#said", "Hello")
-    with page.expect_request("**/v1/completions") as sent:
+    with page.expect_request("**/v1/chat/completions") as sent:
         page.keyboard.press("Enter")
     ended(page, "#send")
-    assert sent.value.post_data_json["prompt"] == "User: Hello\nAssistant:"
-    assert sent.value.post_data_json["stop"] == ["\nUser:", "\nAssistant:"]
+    assert sent.value.post_data_json["transcript"] is True
+    assert page.locator(".message.assistant .content").text_content()
     note.get_by_role("button").click()
     page.wait_for_selector("#view-write:visible")
     assert page.locator("#text").input_value().startswith("Question: a b")

@@ -251,7 +251,7 @@ def _try(case: Case, server: Served, figure: Figure, conditions: Conditions) -> 
         case.sent,
         answers=case.answers,
         seconds=MOST_SECONDS,
-        beyond=0.0 if case.answers is None else BEYOND_SECONDS,
+        beyond=0.0 if case.is_right in (refused, harmless) else BEYOND_SECONDS,
         to_head=case.to_head,
     )
     figure.worst = max(figure.worst, found.seconds)

@@ -24,7 +24,7 @@ NUM_CLIENTS = 8
 LEFT, BAD = 0.15, 0.10
 MOST_RATIO = 3.0  # of the slowest first tokens (p99) to the median
 MOST_BYTES_PER_MINUTE = 1_000_000
-STEPS = {"seconds": 0.005, "prompt_seconds": 0.005}
+STEPS = {"seconds": 0.01, "prompt_seconds": 0.01}
 TEXT = {"temperature": 0, "ignore_eos": True, "stream": True}
 BROKEN: list[dict[str, Any]] = [
     {"prompt": "a", "temperature": "hot"},

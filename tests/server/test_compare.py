@@ -18,6 +18,9 @@ from pocketlm.export.checkpoint import open_checkpoint
 from pocketlm.export.folder import ModelFolder
 from pocketlm.export.writing import export_model
 from pocketlm.quantize.run import precision_of
+from pocketlm.runtime.cancellation import Cancellation, Cancelled
+from pocketlm.runtime.comparing import compare, divergence
+from pocketlm.runtime.scoring import Scorer
 
 pytestmark = pytest.mark.serve
 
@@ -131,3 +134,20 @@ def test_what_cannot_be_is_refused_by_name(server: Served, body: Any, told: str)
     status, found = server.post("/compare", body)
     assert status in (400, 404)
     assert told in found["error"]["message"]
+
+
+def test_a_comparison_ends_when_it_is_cancelled(tiny_model: pocketlm.Model) -> None:
+    cancellation = Cancellation()
+    cancellation.cancel()
+    with pytest.raises(Cancelled):
+        compare([Scorer(tiny_model.session)], tiny_model.tokenizer.encode(TEXT), cancellation)
+
+
+def test_divergence_is_finite_where_a_token_cannot_come() -> None:
+    logits = np.zeros((2, 5), np.float32)
+    other = logits.copy()
+    other[0, 3] = -np.inf
+    assert np.isfinite(divergence(logits, other)).all()
+    assert divergence(logits, other)[1] == 0
+    # Nothing is lost by giving a token up that has no probability.
+    assert divergence(other, logits)[0] == pytest.approx(np.log(5 / 4))

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from http.client import HTTPConnection
+from typing import Any
 
 import pytest
 from raw_http import exchange, is_error, parse, post, request
@@ -18,7 +19,7 @@ from pocketlm.runtime.server.strict_http import MOST_CHUNKS, MOST_HEADERS
 
 pytestmark = pytest.mark.serve
 
-QUICK = {"header_seconds": 0.4, "body_seconds": 0.4}
+QUICK: dict[str, Any] = {"header_seconds": 0.4, "body_seconds": 0.4}
 
 
 @pytest.fixture(scope="module")

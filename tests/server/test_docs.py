@@ -20,7 +20,7 @@ import pytest
 from command_line import Run
 from source_tree import ROOT
 
-from pocketlm.commands.remote_writer import read_key
+from pocketlm.commands.api_key import find_key
 from pocketlm.commands.serve import command as SERVE
 
 pytestmark = pytest.mark.serve
@@ -100,7 +100,7 @@ def test_the_command_makes_a_key(tmp_path: Path) -> None:
     (line,) = lines("python -c ")
     command = line.replace("python ", f"{shlex.quote(sys.executable)} ", 1)
     subprocess.run(command, shell=True, cwd=tmp_path, check=True)
-    assert len(read_key(tmp_path / "key.txt")) > 40
+    assert len(find_key(tmp_path / "key.txt") or "") > 40
     assert (tmp_path / "key.txt").stat().st_mode & 0o77 == 0
 
 
@@ -136,7 +136,7 @@ def test_a_program_without_a_line_about_us_works(url: str) -> None:
 def test_programs_in_python_work(number: int, package: str, url: str) -> None:
     pytest.importorskip(package)
     program = blocks("python")[number].replace(URL, url)
-    assert len(ran(url, [sys.executable, "-c", program]).stdout.split()) > 10
+    assert len(ran(url, [sys.executable, "-c", program]).stdout.split()) > 4
     assert len(blocks("python")) == 2
 
 

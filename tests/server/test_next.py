@@ -12,6 +12,8 @@ from served import Served, served
 
 import pocketlm
 from pocketlm.export.folder import ModelFolder
+from pocketlm.runtime.cancellation import Cancellation, Cancelled
+from pocketlm.runtime.next_token import next_logits
 from pocketlm.runtime.sampling import SamplingOptions, process_logits
 
 pytestmark = pytest.mark.serve
@@ -115,3 +117,23 @@ def test_what_cannot_be_is_refused_by_name(server: Served, body: Any, told: str)
     status, found = server.post("/next", {"prompt": PROMPT, **body})
     assert status in (400, 404)
     assert told in found["error"]["message"]
+
+
+def test_it_ends_when_it_is_cancelled(tiny_model: pocketlm.Model) -> None:
+    cancellation = Cancellation()
+    cancellation.cancel()
+    request = tiny_model.request(PROMPT, max_tokens=1)
+    with pytest.raises(Cancelled):
+        next_logits(tiny_model.session, request, cancellation=cancellation)
+
+
+def test_what_was_computed_of_a_prompt_is_not_computed_again(
+    tiny_folder: ModelFolder,
+) -> None:
+    with pocketlm.load(tiny_folder.path, threads=1) as model:
+        request = model.request(PROMPT, max_tokens=1)
+        first = next_logits(model.session, request, model.prefix_cache)
+        before = model.session.run_seconds
+        again = next_logits(model.session, request, model.prefix_cache)
+        assert model.session.run_seconds == before
+        assert np.array_equal(first, again)

@@ -175,6 +175,8 @@ def test_a_busy_server_is_told(run: Run, tiny_folder: ModelFolder) -> None:
 def test_a_key_that_is_wrong_is_told(run: Run, tiny_folder: ModelFolder, tmp_path: Path) -> None:
     (tmp_path / "right").write_text("right-key\n")
     (tmp_path / "wrong").write_text("wrong-key\n")
+    for file in tmp_path.iterdir():
+        file.chmod(0o600)
     with served({"tiny": lambda: pocketlm.load(tiny_folder.path)}, api_key="right-key") as guarded:
         line = ["run", "--server", guarded.url, "the", "--max-tokens", "2"]
         assert run(*line, "--api-key-file", tmp_path / "right").code == 0

@@ -7,12 +7,14 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import b1
 import b3
+import b4
 import b5
 import b7
 import b8
@@ -20,9 +22,9 @@ import h11
 import msgspec
 import pytest
 from figure import Conditions, Figure
-from starlette.types import Scope
+from starlette.types import Receive, Scope
 
-from pocketlm.runtime.server import connection, endpoint, guard
+from pocketlm.runtime.server import call, connection, endpoint, guard
 from pocketlm.runtime.server.connection import Connection
 from pocketlm.runtime.server.guard import Guard
 
@@ -83,7 +85,7 @@ def open_by_prefix(patch: Patch) -> None:
 
 
 def half_a_key(patch: Patch) -> None:
-    patch.setattr(guard.hmac, "compare_digest", lambda shown, key: key.startswith(shown[:5]))
+    patch.setattr("hmac.compare_digest", lambda shown, key: key.startswith(shown[:5]))
 
 
 def lenient_json(patch: Patch) -> None:
@@ -97,7 +99,7 @@ def lenient_json(patch: Patch) -> None:
 
 def any_number_of_texts(patch: Patch) -> None:
     """As many as there can be, in place of an error."""
-    strict = endpoint.parsed
+    strict = call.parsed
 
     def parsed(data: bytes, kind: type[Any]) -> Any:
         try:
@@ -137,13 +139,37 @@ def logged_queries(patch: Patch) -> None:
 
 
 def printed_bodies(patch: Patch) -> None:
-    strict = endpoint.parsed
+    strict = call.parsed
 
     def parsed(data: bytes, kind: type[Any]) -> Any:
         print(data, file=sys.stderr)
         return strict(data, kind)
 
     patch.setattr(endpoint, "parsed", parsed)
+
+
+def deaf(patch: Patch) -> None:
+    """Whoever leaves is answered all the same, as behind a middleware that hides it."""
+
+    async def until_gone(work: Callable[[], Coroutine[Any, Any, None]], receive: Receive) -> None:
+        await work()
+
+    patch.setattr(endpoint, "until_gone", until_gone)
+    patch.setattr(Conditions, "count", lambda self, full, least=1: 2)  # each costs a second
+
+
+def boundless(patch: Patch) -> None:
+    """Bodies have as many bytes as they like. Only what ends by itself is tried."""
+    strict = call.read_body
+
+    async def read_body(receive: Receive, most_bytes: int, seconds: float) -> bytes:
+        return await strict(receive, 10**9, seconds)
+
+    patch.setattr(Guard, "_check_length", lambda self, scope: None)
+    patch.setattr(endpoint, "read_body", read_body)
+    patch.setattr(b4, "exchange", partial(b4.exchange, seconds=0.5))
+    for others in ("_undeclared", "_compressed", "_unread", "_slow"):
+        patch.setattr(b4, others, lambda server, figure, conditions: None)
 
 
 def patient(patch: Patch) -> None:
@@ -160,6 +186,7 @@ def patient(patch: Patch) -> None:
         ("b1", any_number_of_texts),
         ("b3", plain_http),
         ("b3", plain_errors_of_http),
+        ("b4", boundless),
         ("b5", patient),
         ("b6", any_host),
         ("b6", any_origin),
@@ -170,12 +197,13 @@ def patient(patch: Patch) -> None:
         ("b7", half_a_key),
         ("b8", logged_queries),
         ("b8", printed_bodies),
+        ("d1", deaf),
     ],
 )
 def test_a_server_with_a_bug_does_not(
     name: str, bug: Callable[[Patch], None], tmp_path: Path, monkeypatch: Patch
 ) -> None:
-    monkeypatch.setattr(b3, "MOST_SECONDS", 0.5)
+    monkeypatch.setattr(b3, "MOST_SECONDS", 0.3)
     monkeypatch.setattr(b7, "_the_command", lambda figure, conditions: None)
     monkeypatch.setattr(b8, "OTHERS", ["b3"])
     bug(monkeypatch)

@@ -124,6 +124,12 @@ def test_a_wrong_size_is_refused_with_its_option(run: Run, option: str) -> None:
     assert_refused(run("serve", option, "2XB"), f"{option}.*found the size '2XB', expected")
 
 
+@pytest.mark.parametrize("option", ["--idle", "--max-seconds", "--grace"])
+@pytest.mark.parametrize("value", ["nan", "inf", "-1"])
+def test_seconds_are_a_number(run: Run, option: str, value: str) -> None:
+    assert_refused(run("serve", option, value), f"'{option}': ")
+
+
 def test_a_body_that_holds_nothing_is_refused(run: Run) -> None:
     assert_refused(run("serve", "--max-body", "10"), "found --max-body 10, expected 1000 or more")
 

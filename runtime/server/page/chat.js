@@ -12,8 +12,6 @@ import { trying } from "./trouble.js";
 import { startWith } from "./write.js";
 
 const LENGTH = 200; // tokens, where nobody says
-const SPEAKERS = { user: "User", assistant: "Assistant" }; // as `pocketlm chat` has them
-const STOPS = Object.values(SPEAKERS).map((speaker) => `\n${speaker}:`);
 
 let messages = [], running;
 
@@ -114,10 +112,8 @@ function answer() {
 
 function requestOf(model, asked, hasTemplate) {
   const { stop: _, ...options } = generationOptions(); // that of a recipe is for its own text
-  const body = { max_tokens: LENGTH, ...options, model };
-  if (hasTemplate) return ["v1/chat/completions", { ...body, messages: asked }];
-  const script = asked.map(({ role, content }) => `${SPEAKERS[role]}: ${content}\n`).join("");
-  return ["v1/completions", { ...body, prompt: `${script}${SPEAKERS.assistant}:`, stop: STOPS }];
+  const body = { max_tokens: LENGTH, ...options, model, messages: asked };
+  return ["v1/chat/completions", hasTemplate ? body : { ...body, transcript: true }];
 }
 
 function draw() {

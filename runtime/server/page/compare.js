@@ -4,7 +4,7 @@ import { post } from "./api.js";
 import { find } from "./dom.js";
 import { count, nats } from "./format.js";
 import { drawKnobs } from "./knobs.js";
-import { fill, pairToCompare } from "./models.js";
+import { fill, opening, pairToCompare } from "./models.js";
 import { parting } from "./parting.js";
 import { Running } from "./running.js";
 import { drawSaid } from "./said.js";
@@ -54,6 +54,7 @@ class Pane {
   }
 
   async write(options, signal) {
+    this.tell(opening(this.name));
     const found = await post("next", { model: this.name, prompt: this.prompt, top: 0 }, signal);
     this.ids = found.prompt_token_ids;
     const pace = new Pace();

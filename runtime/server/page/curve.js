@@ -1,9 +1,7 @@
 // How far a model would go, word for word, from every place of a passage: a bar for each.
 
-import { draw, make } from "./dom.js";
+import { make } from "./dom.js";
 import { count } from "./format.js";
-
-const WIDTH = 760, HEIGHT = 120, LEFT = 30, TOP = 14, BOTTOM = 22;
 
 /** For each number of words given, from 1 up, how many follow word for word: `reach[given - 1]`. */
 export function reachOf(isRight) {
@@ -18,31 +16,22 @@ export function reachOf(isRight) {
 
 /** Draws it into a figure; `given` words were given this time, `onChoose` hears of another number. */
 export function drawCurve(root, reach, given, onChoose) {
-  const most = Math.max(1, ...reach), step = (WIDTH - LEFT) / reach.length;
-  const base = HEIGHT - BOTTOM;
-  const bars = reach.map((words, i) => {
-    const height = Math.max(1.5, ((base - TOP) * words) / most);
-    const kind = i + 1 === given ? "reach given" : "reach";
-    return draw("rect", { class: kind, x: LEFT + i * step + step * 0.1, width: step * 0.8, y: base - height, height, rx: 1.5 });
-  });
-  const label = (x, y, anchor, text) => draw("text", { x, y, "text-anchor": anchor }, text);
-  const svg = draw(
-    "svg",
-    { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": described(reach, most) },
-    draw("line", { class: "axis", x1: LEFT, x2: WIDTH, y1: base, y2: base }),
-    ...bars,
-    label(LEFT - 8, TOP + 5, "end", count(most)),
-    label(LEFT - 8, base + 4, "end", "0"),
-    label(LEFT, HEIGHT - 5, "start", "1 word given"),
-    label(WIDTH, HEIGHT - 5, "end", count(reach.length)),
+  const most = Math.max(1, ...reach);
+  const bars = reach.map((words, i) =>
+    make("span", { class: i + 1 === given ? "reach given" : "reach", style: { "--share": words / most } }),
   );
-  svg.addEventListener("click", (event) => {
-    const box = svg.getBoundingClientRect();
-    const place = Math.floor((((event.clientX - box.left) / box.width) * WIDTH - LEFT) / step);
+  const chart = make("div", { class: "reaches", role: "img", "aria-label": described(reach, most) }, ...bars);
+  chart.addEventListener("click", (event) => {
+    const box = chart.getBoundingClientRect();
+    const place = Math.floor(((event.clientX - box.left) / box.width) * reach.length);
     if (place >= 0 && place < reach.length) onChoose(place + 1);
   });
-  const caption = "How many words follow word for word, by how many are given; a click begins there.";
-  root.replaceChildren(svg, make("figcaption", { class: "note" }, caption));
+  root.replaceChildren(
+    make("div", { class: "strip-head" }, make("span", {}, "Words that follow"), make("span", {}, `full height ${count(most)}`)),
+    chart,
+    make("div", { class: "strip-head" }, make("span", {}, "1 word given"), make("span", {}, count(reach.length))),
+    make("figcaption", { class: "note" }, "How many words follow word for word, by how many are given; a click begins there."),
+  );
 }
 
 function described(reach, most) {

@@ -27,6 +27,7 @@ export class Editor {
     this.area.addEventListener("input", () => this.#typed());
     this.area.addEventListener("click", (event) => {
       const token = this.area.selectionStart === this.area.selectionEnd ? this.#at(event) : null;
+      if (token) this.#hint(null);
       onToken(token && this.#partOf.get(token), token, false);
     });
     this.area.addEventListener("pointermove", (event) => this.#hint(this.#at(event)));
@@ -36,7 +37,9 @@ export class Editor {
     this.layer.addEventListener("click", (event) => {
       // Of a screen reader, and of Enter below; a pointer meets the text area.
       const token = event.target.closest(".token");
-      if (token) onToken(this.#partOf.get(token), token, true);
+      if (!token) return;
+      this.#hint(null);
+      onToken(this.#partOf.get(token), token, true);
     });
     this.layer.addEventListener("keydown", (event) => {
       const token = event.target.closest(".token");
@@ -48,9 +51,9 @@ export class Editor {
     });
   }
 
-  /** Shows another text; what was there is kept to go back to. */
+  /** Shows another text; what was there, if anything was, is kept to go back to. */
   show(text) {
-    this.remember();
+    if (this.text.parts.length || this.canUndo) this.remember();
     this.#take(text);
   }
 
@@ -75,11 +78,13 @@ export class Editor {
     tell("Undone");
   }
 
-  /** Draws what was added to the text since. */
+  /** Draws what was added to the text since; where its end was seen, it still is. */
   refresh() {
+    const isEndSeen = this.layer.getBoundingClientRect().bottom <= innerHeight;
     this.#draw();
     this.area.value = this.text.string;
     this.#lastTyped = 0; // what is typed next is another edit
+    if (isEndSeen && this.area.readOnly) this.layer.lastElementChild?.scrollIntoView({ block: "nearest" });
     this.onChange();
   }
 

@@ -28,6 +28,9 @@ export function pairToCompare() {
   return [first, second];
 }
 
+/** What to tell while it is not known whether it is open: to open one may take a while. */
+export const opening = (name) => (known.has(name) ? "" : `opening ${name}…`);
+
 /** What is known of a model only once it is open, which asking for a next word makes it. */
 export async function opened(name, signal) {
   const path = `v1/models/${encodeURIComponent(name)}`;

@@ -13,9 +13,8 @@ import { generate, Pace } from "./stream.js";
 
 // Of the phrases that every novel has, a small model knows some by heart.
 const PASSAGE =
-  "\"I don't know what you mean,\" said the young man. \"I beg your pardon, sir,\" said the other. \"I am " +
-  "very much obliged to you.\" He put his hand on her shoulder, and looked at her with a smile. She shook " +
-  "her head, and the tears came into her eyes.";
+  'The old man shook his head, and said, "I don\'t know what you mean." He looked at her with a smile. "What ' +
+  'do you mean by that?" she said. He put his hand on the table, and shook his head again.';
 const TOKENS_PER_WORD = 3; // at most, of what there is to recite; more are not asked for
 
 let running;

@@ -20,10 +20,10 @@ export class Text {
     return this.parts.map((part) => part.text).join("");
   }
 
-  /** How many tokens at the end the model wrote. */
+  /** How many tokens at the end the model wrote, as far as that is known. */
   get generated() {
-    const typed = this.parts.findLastIndex((part) => part.token === null);
-    return this.parts.length - 1 - typed;
+    const first = this.parts[this.parts.findLastIndex((part) => part.token === null) + 1];
+    return this.tail && first ? Math.max(0, this.tail.ids.length - first.token.place) : 0;
   }
 
   static typed(string) {

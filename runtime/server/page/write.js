@@ -7,7 +7,7 @@ import { find, tell } from "./dom.js";
 import { Editor } from "./editor.js";
 import { count } from "./format.js";
 import { drawKnobs } from "./knobs.js";
-import { chosenModel, opened } from "./models.js";
+import { chosenModel, opened, opening } from "./models.js";
 import { drawRecipes, firstText } from "./recipes.js";
 import { Running } from "./running.js";
 import { generationOptions, settings, shapingOptions } from "./settings.js";
@@ -35,6 +35,7 @@ export async function startWriting() {
   running = new Running(find("#go"), find("#stop"));
   find("#legend").append(legend());
   drawKnobs(find("#knobs-of-write .knobs"));
+  find("#knobs-of-write").open = matchMedia("(min-width: 64rem)").matches;
   find("#go").addEventListener("click", goOn);
   find("#undo").addEventListener("click", undo);
   find("#clear").addEventListener("click", () => startAnew(""));
@@ -78,6 +79,8 @@ function write(begin) {
   running.run(async (signal) => {
     const model = chosenModel();
     editor.remember();
+    figures = opening(model);
+    find("#figures").textContent = figures;
     const text = await begin(signal);
     contextLength = (await opened(model, signal)).context_length;
     editor.text = text;
@@ -157,7 +160,7 @@ async function look() {
   const root = find("#next");
   if (running.isOn) return lookSoon();
   const prompt = editor.text.tail?.ids ?? editor.text.string;
-  const body = { ...shapingOptions(), model: chosenModel(), prompt, top: 10, generated: editor.text.tail ? editor.text.generated : 0 };
+  const body = { ...shapingOptions(), model: chosenModel(), prompt, top: 10, generated: editor.text.generated };
   root.setAttribute("aria-busy", "true");
   try {
     const found = await post("next", body, signal);

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from pocketlm.commands.api_key import KEY_VARIABLE, find_key
 from pocketlm.commands.options import MODEL_OPTIONS, Place, given
 from pocketlm.commands.writer import Writer
 from pocketlm.export.errors import RequestError
-from pocketlm.export.regular_file import RegularFile
 
 if TYPE_CHECKING:
     from pocketlm.remote.server import Server
 
 Command = Callable[..., Any]
 
-KEY_VARIABLE = "POCKETLM_API_KEY"
-MOST_KEY_BYTES = 4096
+KEY = re.compile(r"[!-~]+")
 # What is said of a text beside its characters, which not every server can.
 NEED_DETAILS = {"stats": "--stats", "as_json": "--json", "logprobs": "--logprobs"}
 NEED_DETAILS |= {"beams": "--beams"}
@@ -52,7 +51,13 @@ def find_server(url: str, key_file: Path | None) -> Server:
     from pocketlm.remote.address import Address
     from pocketlm.remote.server import Server
 
-    return Server(Address.parse(url), _key(key_file))
+    key = find_key(key_file)
+    if key is not None and not KEY.fullmatch(key):
+        raise RequestError(
+            f"{key_file or KEY_VARIABLE} has other characters than visible ASCII, expected a key, "
+            "one line of them; write that there"
+        )
+    return Server(Address.parse(url), key)
 
 
 def remote_writer(server: Server, name: str | None, context: click.Context) -> Writer:
@@ -76,27 +81,3 @@ def remote_writer(server: Server, name: str | None, context: click.Context) -> W
             "another one tells no more than a text; leave it out"
         )
     return RemoteModel(server, name or server.names[0])
-
-
-def _key(file: Path | None) -> str | None:
-    """The key in ``file``, or in the environment; None where neither is given."""
-    if file is not None:
-        return read_key(file)
-    key = os.environ.get(KEY_VARIABLE)
-    return None if key is None else checked_key(key.strip(), KEY_VARIABLE)
-
-
-def read_key(file: Path) -> str:
-    """The key that is the one line of ``file``; RequestError where there is none."""
-    with RegularFile(file, RequestError) as opened:
-        data = opened.read(0, MOST_KEY_BYTES)
-    return checked_key(data.decode("utf-8", "replace").strip(), str(file))
-
-
-def checked_key(key: str, place: str) -> str:
-    """``key`` if it can be one that is shown in a header; RequestError that names ``place``."""
-    if not key or not key.isascii() or not key.isprintable() or " " in key:
-        raise RequestError(
-            f"{place}: found no key, expected one line of visible ASCII characters; write one there"
-        )
-    return key

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import os
-import stat
 import sys
 import threading
 import time
@@ -15,18 +15,16 @@ from typing import Any
 import click
 
 from pocketlm.commands.addresses import binding
+from pocketlm.commands.api_key import KEY_VARIABLE, find_key
 from pocketlm.commands.options import Place, debug_option, model_options
 from pocketlm.export.errors import MissingExtraError, RequestError
 from pocketlm.export.frozen import to_install
 from pocketlm.export.importing import importing
 from pocketlm.export.memory import free_bytes
 from pocketlm.export.quantities import parse_size
-from pocketlm.export.regular_file import RegularFile
 from pocketlm.export.release import release
 
 EXTRA = "serve"
-KEY_VARIABLE = "POCKETLM_API_KEY"
-LARGEST_KEY_FILE = 65_536
 SHARE_OF_FREE = 0.75  # what models may take of the memory that is free at the start
 LEAST_BODY = 1000
 # Options that are settings of the same name.
@@ -45,6 +43,17 @@ def _size(context: click.Context, parameter: click.Parameter, text: str | None) 
         return parse_size(text)
     except RequestError as error:
         raise click.BadParameter(str(error)) from error
+
+
+class Seconds(click.FloatRange):
+    """A duration, which is a number."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """click's own, for what is finite."""
+        found = super().convert(value, param, ctx)
+        if not math.isfinite(found):
+            self.fail(f"found {value}, expected a number of seconds", param, ctx)
+        return found
 
 
 @click.command("serve")
@@ -122,7 +131,7 @@ def _size(context: click.Context, parameter: click.Parameter, text: str | None) 
 @click.option(
     "--idle",
     "idle_seconds",
-    type=click.FloatRange(0),
+    type=Seconds(0),
     default=900.0,
     show_default=True,
     metavar="SECONDS",
@@ -130,7 +139,7 @@ def _size(context: click.Context, parameter: click.Parameter, text: str | None) 
 )
 @click.option(
     "--max-seconds",
-    type=click.FloatRange(0, min_open=True),
+    type=Seconds(0, min_open=True),
     metavar="SECONDS",
     help="Most time that a text may take; it ends with the next token. Default: no limit.",
 )
@@ -146,7 +155,7 @@ def _size(context: click.Context, parameter: click.Parameter, text: str | None) 
 @click.option(
     "--grace",
     "grace_seconds",
-    type=click.FloatRange(0),
+    type=Seconds(0),
     default=10.0,
     show_default=True,
     metavar="SECONDS",
@@ -201,7 +210,7 @@ def command(
         raise click.UsageError(f"found --max-body {most_body_bytes}, expected {LEAST_BODY} or more")
     asked_memory = options.pop("memory_bytes")
     settings = Settings(
-        api_key=_api_key(api_key_file),
+        api_key=find_key(api_key_file),
         idle_seconds=idle_seconds or None,
         most_body_bytes=most_body_bytes,
         reproducible=not fastest,
@@ -268,26 +277,3 @@ def _check_versions() -> None:
 def _default_memory() -> int | None:
     free = free_bytes()
     return None if free is None else int(free * SHARE_OF_FREE)
-
-
-def _api_key(file: Path | None) -> str | None:
-    """The key that clients must show; None: there is none."""
-    if file is None:
-        key = os.environ.get(KEY_VARIABLE)
-        if key is not None and not key.strip():
-            raise RequestError(
-                f"{KEY_VARIABLE} is empty, expected a key; write one, or unset the variable"
-            )
-        return None if key is None else key.strip()
-    with RegularFile(file, RequestError) as opened:
-        data = opened.read(0, LARGEST_KEY_FILE)
-    key = data.decode("latin-1").strip()  # of no other character is a key
-    if not key:
-        raise RequestError(f"{file} is empty, expected a key; write one into it")
-    if os.name == "posix" and (mode := stat.S_IMODE(file.stat().st_mode)) & 0o077:
-        click.echo(
-            f"pocketlm: {file} may be read by others (mode {mode:o}), expected 600; type: "
-            f"chmod 600 {file}",
-            err=True,
-        )
-    return key

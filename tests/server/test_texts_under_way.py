@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 import pocketlm
 from pocketlm.export.errors import PocketLMError
 from pocketlm.runtime.request import Request
+from pocketlm.runtime.scheduler import Job, Listener
 from pocketlm.runtime.server import engine as module
-from pocketlm.runtime.server.engine import Engine
+from pocketlm.runtime.server.engine import Engine, MakeJob
 from pocketlm.runtime.server.errors import ApiError
+from pocketlm.runtime.server.metrics import Metrics
 from pocketlm.runtime.server.settings import Settings
 
 pytestmark = pytest.mark.serve
@@ -55,7 +57,9 @@ def test_every_place_is_free_in_the_end_and_every_text_is_the_one_alone(
     tiny_model: pocketlm.Model, plans: list[Plan]
 ) -> None:
     async def play() -> int:
-        engine = Engine(tiny_model, Settings(parallel=2, most_waiting=100))
+        engine = Engine(
+            tiny_model, Settings(parallel=2, most_waiting=100), Metrics().of_model("tiny")
+        )
         async with asyncio.timeout(30):
             await asyncio.gather(*(_live(engine, place, plan) for place, plan in enumerate(plans)))
             while engine.num_held > 0:
@@ -93,13 +97,22 @@ async def _live(engine: Engine, place: int, plan: Plan) -> None:
                 assert whole.startswith(text)
 
 
+def makers(engine: Engine, requests: Sequence[Request]) -> list[MakeJob]:
+    """Of a job for each."""
+
+    def make(request: Request, listener: Listener) -> Job:
+        return engine.model.new_job(request, listener=listener)
+
+    return [partial(make, request) for request in requests]
+
+
 async def _read(engine: Engine, requests: Sequence[Request], fate: str) -> list[str]:
     """What was read of each."""
     found = ["" for _ in requests]
     with engine.room(len(requests)) as room:
         if fate == "never begins":
             return found
-        texts = room.start(requests)
+        texts = room.start_jobs(makers(engine, requests))
         if fate == "whole":
             return [job.so_far().text for job in await texts.finished()]
         if fate == "pieces":
@@ -121,7 +134,9 @@ def _alone(model: pocketlm.Model, prompt: str, tokens: int, seed: int) -> str:
 
 def test_no_more_texts_are_held_than_there_is_room_for(tiny_model: pocketlm.Model) -> None:
     async def ask() -> None:
-        engine = Engine(tiny_model, Settings(parallel=1, most_waiting=2))
+        engine = Engine(
+            tiny_model, Settings(parallel=1, most_waiting=2), Metrics().of_model("tiny")
+        )
         with engine.room(2):
             with pytest.raises(ApiError, match="2 texts under way, expected at most 3") as refused:
                 with engine.room(2):
@@ -145,10 +160,10 @@ def test_who_falls_behind_gets_the_beginning_and_an_error(
     monkeypatch.setattr(module, "MOST_BEHIND_BYTES", 3 * module.PIECE_BYTES)
 
     async def ask() -> tuple[str, int]:
-        engine = Engine(tiny_model, Settings())
+        engine = Engine(tiny_model, Settings(), Metrics().of_model("tiny"))
         request = tiny_model.request("a", max_tokens=100, seed=1, ignore_eos=True)
         with engine.room(1) as room:
-            texts = room.start([request])
+            texts = room.start_jobs(makers(engine, [request]))
             batches = texts.batches()
             found = await anext(batches)
             while not texts.jobs[0].done or engine.num_held:
@@ -165,9 +180,10 @@ def test_who_falls_behind_gets_the_beginning_and_an_error(
 
 def test_a_stream_keeps_none_of_its_pieces(tiny_model: pocketlm.Model) -> None:
     async def ask() -> str:
-        engine = Engine(tiny_model, Settings())
+        engine = Engine(tiny_model, Settings(), Metrics().of_model("tiny"))
         with engine.room(1) as room:
-            texts = room.start([tiny_model.request("a", max_tokens=8, seed=1)])
+            request = tiny_model.request("a", max_tokens=8, seed=1)
+            texts = room.start_jobs(makers(engine, [request]))
             async for _ in texts.batches():
                 pass
             return texts.jobs[0].so_far().text

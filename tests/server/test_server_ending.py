@@ -1,0 +1,89 @@
+"""Told to end, a server takes nothing new, and what is under way ends as it should."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+from functools import partial
+
+import pytest
+from http_clients import Client
+from serve_process import Process, is_free, serve_process
+from served import served
+
+import pocketlm
+from pocketlm.export.folder import ModelFolder
+
+pytestmark = pytest.mark.serve
+
+STEPS = {"seconds": 0.02}
+TEXT = {"prompt": "a", "ignore_eos": True, "temperature": 0, "stream": True}
+GRACE = {"grace_seconds": 0.5}
+
+
+def ended_well(server: Process) -> None:
+    assert server.ended() == 0
+    assert is_free(server.port)
+    for line in server.lines:
+        json.loads(line)  # no traceback, no warning
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda one: one.name)
+def test_what_is_under_way_ends_in_time_or_says_that_it_cannot(
+    tiny_folder: ModelFolder, number: int
+) -> None:
+    with (
+        serve_process(tiny_folder.path, settings=GRACE, steps=STEPS) as server,
+        Client(server.port).ask(max_tokens=8, **TEXT) as short,
+        Client(server.port).ask(max_tokens=120, **TEXT) as long,
+        Client(server.port) as kept,
+    ):
+        short.event()
+        long.event()
+        server.signal(number)
+        assert short.events()[-1] == "[DONE]"
+        assert long.events()[-1]["error"]["message"].startswith("the server is ending")
+        assert kept.socket.recv(1) == b""  # who asks nothing keeps nobody waiting
+        ended_well(server)
+
+
+def test_a_second_signal_ends_it_at_once(tiny_folder: ModelFolder) -> None:
+    settings = {"grace_seconds": 600.0}
+    with (
+        serve_process(tiny_folder.path, settings=settings, steps=STEPS) as server,
+        Client(server.port).ask(max_tokens=120, **TEXT) as client,
+    ):
+        client.event()
+        server.signal(signal.SIGTERM)
+        while not is_free(server.port):  # two that come at once are one
+            pass
+        server.signal(signal.SIGTERM)
+        assert "error" in client.events()[-1]
+        ended_well(server)
+
+
+@pytest.mark.parametrize("slow", ["opening_seconds", "preparing_seconds"])
+def test_what_takes_long_does_not_keep_it(tiny_folder: ModelFolder, slow: str) -> None:
+    with (
+        serve_process(tiny_folder.path, settings=GRACE, **{slow: 60.0}) as server,
+        Client(server.port).ask(prompt="a", max_tokens=1) as client,
+        Client(server.port).look("/health") as after,
+    ):
+        assert after.status == 200  # so the other one has come
+        server.signal()
+        assert client.status == 503
+        ended_well(server)
+
+
+def test_a_kept_connection_is_told_that_it_ends(tiny_folder: ModelFolder) -> None:
+    opened = {"tiny": partial(pocketlm.load, tiny_folder.path, threads=1)}
+    with served(opened) as server:
+        server.server._guard.draining = True  # as it is while others are answered
+        with socket.create_connection(("127.0.0.1", server.port)) as asking:
+            host = f"127.0.0.1:{server.port}"
+            asking.sendall(f"GET /health HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+            answer = asking.makefile("rb").read().decode().lower()
+        assert answer.startswith("http/1.1 503 ")
+        assert "connection: close" in answer
+        assert "retry-after: " in answer
