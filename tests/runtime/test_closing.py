@@ -46,7 +46,9 @@ USES: dict[str, Callable[[pocketlm.Model], object]] = {
     "generate": lambda model: model.generate("a", **LONG),
     "generate_many": lambda model: list(model.generate_many(["a", "b"], **LONG)),
     "logprobs": lambda model: model.logprobs("abc"),
+    "new_background": lambda model: model.new_background(),
     "new_cache": lambda model: model.new_cache(),
+    "new_job": lambda model: model.new_job("a"),
     "new_scorer": lambda model: model.new_scorer(),
     "new_session": lambda model: model.new_session(),
     "prefix_cache": lambda model: model.prefix_cache,
@@ -57,6 +59,7 @@ USES: dict[str, Callable[[pocketlm.Model], object]] = {
     "stream": lambda model: list(model.stream("a")),
     "submit": lambda model: model.submit("a", **LONG).result(PATIENCE),
     "tokenizer": lambda model: model.tokenizer,
+    "try_forms_apart": lambda model: model.try_forms_apart(),
 }
 STILL_THERE = {"close", "closed", "end_ids", "fallback", "folder", "load_seconds"}
 STILL_THERE |= {"sampling_defaults", "start_id"}
