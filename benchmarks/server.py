@@ -42,9 +42,9 @@ from .tables import Table
 from .turns import rates
 
 with importing("measuring a server", "serve"):
-    from ..runtime.server.listening import Server, bound
+    from ..runtime.server.connections.listening import Server, bound
     from ..runtime.server.log import Log
-    from ..runtime.server.pool import Source
+    from ..runtime.server.models.pool import Source
     from ..runtime.server.service import make_service
     from ..runtime.server.settings import Settings
 

@@ -12,9 +12,9 @@ from io import StringIO
 from typing import Any
 
 from pocketlm.runtime.model import Model
-from pocketlm.runtime.server.listening import Server, bound
+from pocketlm.runtime.server.connections.listening import Server, bound
 from pocketlm.runtime.server.log import Log
-from pocketlm.runtime.server.pool import Source
+from pocketlm.runtime.server.models.pool import Source
 from pocketlm.runtime.server.service import Service, make_service
 from pocketlm.runtime.server.settings import Settings
 

@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from .connections.guard import Guard
 from .endpoint import Endpoint
 from .endpoints import (
     chat,
@@ -26,7 +27,6 @@ from .endpoints import (
     tokens,
 )
 from .errors import ApiError, told
-from .guard import Guard
 from .service import Service
 
 ENDPOINTS: list[Endpoint] = [

@@ -13,8 +13,8 @@ from starlette.types import Receive, Scope, Send
 
 from ...export.errors import RequestError
 from ...export.strict_json import parse_json_object
+from .api.wrong_body import wrong
 from .errors import ApiError, ending, told
-from .wrong_body import wrong
 
 if TYPE_CHECKING:
     from .service import Service

@@ -9,7 +9,7 @@ from typing import Any
 
 from .log import Log
 from .metrics import Gauge, Metrics
-from .pool import OPEN, Pool, Source
+from .models.pool import OPEN, Pool, Source
 from .settings import Settings
 
 Recipe = Mapping[str, Any]

@@ -18,7 +18,7 @@ from slow_model import Steps, slowed
 from tiny_server import is_golden, tiny_folder
 
 import pocketlm
-from pocketlm.runtime.server.engine import Engine
+from pocketlm.runtime.server.models.engine import Engine
 
 COUNT = 200
 MOST_SECONDS, MOST_STEPS = 1.0, 2

@@ -19,8 +19,8 @@ from served import JSON, Served, served
 
 import pocketlm
 from pocketlm.export.folder import ModelFolder
-from pocketlm.runtime.server.alone import Alone, AloneJob
-from pocketlm.runtime.server.bodies import Completion
+from pocketlm.runtime.server.api.bodies import Completion
+from pocketlm.runtime.server.models.alone import Alone, AloneJob
 
 pytestmark = pytest.mark.serve
 

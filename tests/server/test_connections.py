@@ -15,7 +15,7 @@ from served import Served, served
 
 import pocketlm
 from pocketlm.export.folder import ModelFolder
-from pocketlm.runtime.server.strict_http import MOST_CHUNKS, MOST_HEADERS
+from pocketlm.runtime.server.connections.strict_http import MOST_CHUNKS, MOST_HEADERS
 
 pytestmark = pytest.mark.serve
 

@@ -10,9 +10,9 @@ import pytest
 from served import Served
 
 from pocketlm.runtime.limits import MOST_LOGPROBS
+from pocketlm.runtime.server.api.bodies import Body
+from pocketlm.runtime.server.api.openapi import document, meanings
 from pocketlm.runtime.server.app import ENDPOINTS
-from pocketlm.runtime.server.bodies import Body
-from pocketlm.runtime.server.openapi import document, meanings
 
 pytestmark = pytest.mark.serve
 

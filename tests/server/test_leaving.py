@@ -15,7 +15,7 @@ from slow_model import Steps, slowed
 import pocketlm
 from pocketlm.export.folder import ModelFolder
 from pocketlm.runtime.model import Model
-from pocketlm.runtime.server.engine import Engine
+from pocketlm.runtime.server.models.engine import Engine
 
 pytestmark = pytest.mark.serve
 

@@ -18,12 +18,12 @@ import pocketlm
 from pocketlm.export.errors import ResourceError
 from pocketlm.export.folder import ModelFolder
 from pocketlm.runtime.model import Model
-from pocketlm.runtime.server import pool as pool_module
 from pocketlm.runtime.server.errors import ApiError
-from pocketlm.runtime.server.facts import Facts, facts_of, share_of
 from pocketlm.runtime.server.log import Log
 from pocketlm.runtime.server.metrics import Metrics
-from pocketlm.runtime.server.pool import Pool, Source
+from pocketlm.runtime.server.models import pool as pool_module
+from pocketlm.runtime.server.models.facts import Facts, facts_of, share_of
+from pocketlm.runtime.server.models.pool import Pool, Source
 from pocketlm.runtime.server.settings import Settings
 
 pytestmark = pytest.mark.serve

@@ -25,9 +25,10 @@ from figure import Conditions, Figure
 from raw_http import exchange
 from starlette.types import Receive, Scope
 
-from pocketlm.runtime.server import call, connection, endpoint, guard
-from pocketlm.runtime.server.connection import Connection
-from pocketlm.runtime.server.guard import Guard
+from pocketlm.runtime.server import call, endpoint
+from pocketlm.runtime.server.connections import connection, guard
+from pocketlm.runtime.server.connections.connection import Connection
+from pocketlm.runtime.server.connections.guard import Guard
 
 pytestmark = pytest.mark.serve
 

@@ -29,7 +29,7 @@ from pocketlm.commands.served_recipes import served_recipes
 from pocketlm.doctor import packages
 from pocketlm.export.errors import RequestError
 from pocketlm.export.folder import ModelFolder
-from pocketlm.runtime.server import listening
+from pocketlm.runtime.server.connections import listening
 from pocketlm.runtime.server.service import Service
 from pocketlm.runtime.server.settings import Settings
 

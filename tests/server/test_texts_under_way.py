@@ -15,10 +15,10 @@ import pocketlm
 from pocketlm.export.errors import PocketLMError
 from pocketlm.runtime.request import Request
 from pocketlm.runtime.scheduler import Job, Listener
-from pocketlm.runtime.server import engine as module
-from pocketlm.runtime.server.engine import Engine, MakeJob
 from pocketlm.runtime.server.errors import ApiError
 from pocketlm.runtime.server.metrics import Metrics
+from pocketlm.runtime.server.models import engine as module
+from pocketlm.runtime.server.models.engine import Engine, MakeJob
 from pocketlm.runtime.server.settings import Settings
 
 pytestmark = pytest.mark.serve

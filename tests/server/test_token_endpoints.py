@@ -97,7 +97,7 @@ def test_a_text_is_scored_token_by_token(chats: Served, plain_model: pocketlm.Mo
 def test_scoring_ends_between_two_continuations(chats: Served) -> None:
     """What waits for its turn, or has one done, when the client leaves does no more."""
     from pocketlm.runtime.cancellation import Cancellation
-    from pocketlm.runtime.server.bodies import Score
+    from pocketlm.runtime.server.api.bodies import Score
     from pocketlm.runtime.server.endpoints.score import _continuations
 
     answer(chats, "/score", {"text": "a"})  # so that it is open

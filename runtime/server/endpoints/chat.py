@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from functools import partial
 
-from ..answers import Answered
-from ..bodies import Chat
+from ..api.answers import Answered
+from ..api.bodies import Chat
+from ..api.generating import generate
 from ..endpoint import Endpoint
-from ..generating import generate
 
 ENDPOINT = Endpoint(
     "POST",

@@ -11,10 +11,10 @@ from ...comparing import Comparison, compare
 from ...model import Model
 from ...openai_form import told_logprob
 from ...scoring import Scorer
-from ..answers import Compared
-from ..bodies import Compare
+from ..api.answers import Compared
+from ..api.bodies import Compare
+from ..api.details import token_text
 from ..call import Call
-from ..details import token_text
 from ..endpoint import Endpoint
 from ..errors import ApiError
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from functools import partial
 
-from ..answers import Completed
-from ..bodies import Completion
+from ..api.answers import Completed
+from ..api.bodies import Completion
+from ..api.generating import generate
 from ..endpoint import Endpoint
-from ..generating import generate
 
 ENDPOINT = Endpoint(
     "POST",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
+from ..api.openapi import document
 from ..call import JSON, Call, encoded
 from ..endpoint import Endpoint
-from ..openapi import document
 
 
 def endpoint_for(endpoints: Sequence[Endpoint]) -> Endpoint:

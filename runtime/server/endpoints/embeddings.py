@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..bodies import Embeddings
+from ..api.bodies import Embeddings
 from ..call import Call
 from ..endpoint import Endpoint
 from ..errors import ApiError

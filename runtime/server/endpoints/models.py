@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..answers import ServedModel, ServedModels
+from ..api.answers import ServedModel, ServedModels
 from ..call import Call
 from ..endpoint import Endpoint
-from ..pool import OPEN, Served
+from ..models.pool import OPEN, Served
 
 
 async def _list(call: Call) -> None:

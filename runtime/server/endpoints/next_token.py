@@ -11,10 +11,10 @@ from ...model import Model
 from ...next_token import NextTokens, next_logits, next_tokens
 from ...openai_form import biases
 from ...sampling import SamplingOptions
-from ..answers import NextTokens as Answer
-from ..bodies import Next, fields_of
+from ..api.answers import NextTokens as Answer
+from ..api.bodies import Next, fields_of
+from ..api.details import token_text
 from ..call import Call
-from ..details import token_text
 from ..endpoint import Endpoint
 from ..errors import ApiError
 

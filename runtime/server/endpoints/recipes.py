@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..answers import Recipes
+from ..api.answers import Recipes
 from ..call import Call
 from ..endpoint import Endpoint
 

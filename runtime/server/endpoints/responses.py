@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ..answers import Responded
-from ..bodies import Response
+from ..api.answers import Responded
+from ..api.bodies import Response
+from ..api.responding import respond
 from ..endpoint import Endpoint
-from ..responding import respond
 
 ENDPOINT = Endpoint(
     "POST",

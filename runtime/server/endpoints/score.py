@@ -10,11 +10,11 @@ from ...cancellation import Cancellation, Cancelled
 from ...model import Model
 from ...openai_form import LEAST_LOGPROB, told_logprob
 from ...scoring import Score as Found
-from ..answers import Scored
-from ..asking import check_alternatives, steps_scored
-from ..bodies import Score
+from ..api.answers import Scored
+from ..api.asking import check_alternatives, steps_scored
+from ..api.bodies import Score
+from ..api.details import tokens_told
 from ..call import Call
-from ..details import tokens_told
 from ..endpoint import Endpoint
 from ..errors import ApiError
 

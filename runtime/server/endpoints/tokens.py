@@ -10,13 +10,13 @@ from functools import partial
 from typing import Any
 
 from ...model import Model
-from ..answers import Text, TokenizerInfo, Tokens
-from ..bodies import OF_MESSAGES, OF_PROMPTS, Chat, Detokenize, Tokenize
+from ..api.answers import Text, TokenizerInfo, Tokens
+from ..api.bodies import OF_MESSAGES, OF_PROMPTS, Chat, Detokenize, Tokenize
+from ..api.conversation import read_conversation
+from ..api.generating import prepared
 from ..call import Call
-from ..conversation import read_conversation
 from ..endpoint import Endpoint
 from ..errors import ApiError
-from ..generating import prepared
 
 
 async def _tokenize(call: Call) -> None:

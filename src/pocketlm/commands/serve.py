@@ -202,7 +202,7 @@ def command(
         from pocketlm.commands.served_models import asked_models, check_room, found_sources
         from pocketlm.commands.served_recipes import served_recipes
         from pocketlm.runtime.providers import FallbackWarning
-        from pocketlm.runtime.server.listening import Server, bound
+        from pocketlm.runtime.server.connections.listening import Server, bound
         from pocketlm.runtime.server.log import Log
         from pocketlm.runtime.server.service import make_service
         from pocketlm.runtime.server.settings import Settings

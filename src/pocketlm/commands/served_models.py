@@ -24,7 +24,7 @@ from pocketlm.models.reference import DEMO, Demo, OnHub, find_reference
 
 if TYPE_CHECKING:
     from pocketlm.runtime.model import Model
-    from pocketlm.runtime.server.pool import Source
+    from pocketlm.runtime.server.models.pool import Source
 
 # Without a model: the demo as most use it, and what to compare it with.
 DEMOS = {DEMO: DEFAULT_PRECISION, f"{DEMO}-fp32": "fp32", f"{DEMO}-int4": "int4"}
@@ -112,8 +112,8 @@ def _source(name: str, folder: ModelFolder, opening: Mapping[str, Any]) -> Sourc
     from pocketlm.export.threads import check_threads
     from pocketlm.runtime.opening import check_version
     from pocketlm.runtime.providers import ON_CUDA, cuda_obstacle
-    from pocketlm.runtime.server.facts import facts_of
-    from pocketlm.runtime.server.pool import Source
+    from pocketlm.runtime.server.models.facts import facts_of
+    from pocketlm.runtime.server.models.pool import Source
 
     folder.verify()
     check_version(folder)

@@ -8,19 +8,19 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from ...export.errors import ContextLengthError, ModelFolderError, RequestError
-from ...export.tokenizers.beside import NAMES
-from .. import openai_form
-from ..chat import ToolsUnknownError
-from ..messages import Message
-from ..model import Model
-from ..openai_form import OpenAIRequest
-from ..request import ChatPrompt, Request
-from ..tool_forms import OURS, Form, call_grammar, check_schemas, form_of
-from ..tool_messages import described, with_calls, with_system, without_system
-from ..tools import Tools, as_json, read_tools
+from ....export.errors import ContextLengthError, ModelFolderError, RequestError
+from ....export.tokenizers.beside import NAMES
+from ... import openai_form
+from ...chat import ToolsUnknownError
+from ...messages import Message
+from ...model import Model
+from ...openai_form import OpenAIRequest
+from ...request import ChatPrompt, Request
+from ...tool_forms import OURS, Form, call_grammar, check_schemas, form_of
+from ...tool_messages import described, with_calls, with_system, without_system
+from ...tools import Tools, as_json, read_tools
+from ..errors import ApiError
 from .bodies import Chat
-from .errors import ApiError
 
 # Of a message as OpenAI's clients send it back: says nothing that a model reads.
 SAYS_NOTHING = frozenset({"refusal", "annotations"})

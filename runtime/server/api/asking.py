@@ -7,22 +7,22 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from ...export.errors import RequestError
-from .. import openai_form
-from ..cancellation import Cancellation, Cancelled
-from ..model import Model
-from ..openai_form import Echo, OpenAIRequest
-from ..request import Request, checked_logprobs
-from ..scheduler import Job, Listener
-from ..scoring import Scorer, TextLogprobs
-from ..sequence import Step
-from ..text import Result, TextStream, Timings
-from ..tool_forms import Form as CallForm
-from .alone import AloneJob
+from ....export.errors import RequestError
+from ... import openai_form
+from ...cancellation import Cancellation, Cancelled
+from ...model import Model
+from ...openai_form import Echo, OpenAIRequest
+from ...request import Request, checked_logprobs
+from ...scheduler import Job, Listener
+from ...scoring import Scorer, TextLogprobs
+from ...sequence import Step
+from ...text import Result, TextStream, Timings
+from ...tool_forms import Form as CallForm
+from ..errors import ApiError
+from ..models.alone import AloneJob
+from ..models.engine import MakeJob, job_of
 from .bodies import Chat, Completion, Sampling, fields_of
 from .conversation import read_conversation
-from .engine import MakeJob, job_of
-from .errors import ApiError
 
 MOST_ALTERNATIVES = 500_000  # of the tokens of prompts, in one answer: about 30 MB of JSON
 # With which a text runs alone.

@@ -12,12 +12,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
-from ..cancellation import Cancellation
-from ..request import Request
-from ..scheduler import Job, Listener
-from ..text import TextStream
-from ..tokenizer import Tokenizer
-from .errors import NO_RETRY, SERVER, ApiError
+from ...cancellation import Cancellation
+from ...request import Request
+from ...scheduler import Job, Listener
+from ...text import TextStream
+from ...tokenizer import Tokenizer
+from ..errors import NO_RETRY, SERVER, ApiError
 
 Found = TypeVar("Found")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..tools import as_json
+from ...tools import as_json
+from ..errors import ApiError
 from .bodies import Chat, Response
-from .errors import ApiError
 
 # Which field of a chat each is; what is missing here has the same name, or no effect.
 SAME = [

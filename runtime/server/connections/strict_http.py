@@ -14,7 +14,7 @@ from typing import Any
 
 import h11
 
-from .errors import ApiError
+from ..errors import ApiError
 
 MOST_HEAD_BYTES = 32_768
 MOST_HEADERS = 100

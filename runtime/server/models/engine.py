@@ -12,14 +12,14 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 
-from ..model import Model
-from ..request import Request
-from ..scheduler import Job, Listener
-from ..text import Piece
+from ...model import Model
+from ...request import Request
+from ...scheduler import Job, Listener
+from ...text import Piece
+from ..errors import ApiError, busy
+from ..metrics import ModelMetrics
+from ..settings import Settings
 from .alone import Alone, AloneJob
-from .errors import ApiError, busy
-from .metrics import ModelMetrics
-from .settings import Settings
 
 # Who reads sees no difference, and to write a token costs as much as a small model takes for it.
 PACE_SECONDS = 0.01

@@ -22,11 +22,11 @@ from collections.abc import Sequence
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ..call import Call
+from ..errors import ApiError, ending, told
+from ..log import path_of
+from ..service import Service
 from .answer_headers import with_safe
-from .call import Call
-from .errors import ApiError, ending, told
-from .log import path_of
-from .service import Service
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 # Clients of OpenAI's send some of their own; * is not taken for Authorization.

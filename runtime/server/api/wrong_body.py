@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from .errors import ApiError
+from ..errors import ApiError
 
 LONGEST = 60  # characters that are shown of a value
 

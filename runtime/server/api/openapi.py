@@ -13,10 +13,10 @@ from typing import Any
 
 import msgspec
 
-from ..model import Model
+from ...model import Model
+from ..endpoint import Endpoint
 from .answers import Error
 from .bodies import OF_MESSAGES, OF_PROMPTS, Body, StreamOptions
-from .endpoint import Endpoint
 
 REFERENCE = "#/components/schemas/{name}"
 JSON, EVENTS = "application/json", "text/event-stream"

@@ -12,10 +12,10 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 
+from ..call import JSON, encoded
+from ..errors import ApiError, busy
+from ..service import Service
 from .answer_headers import SAFE
-from .call import JSON, encoded
-from .errors import ApiError, busy
-from .service import Service
 from .strict_http import NOT_HTTP, StrictConnection
 
 LINGER_SECONDS = 1.0  # that a client has to read its answer and stop sending

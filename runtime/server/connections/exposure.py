@@ -5,8 +5,8 @@ from __future__ import annotations
 import ipaddress
 import re
 
-from ...export.errors import RequestError
-from .settings import Settings
+from ....export.errors import RequestError
+from ..settings import Settings
 
 # A name or an address, and a port or none: no scheme, no user, no path, and no wildcard.
 _NAME = r"(?:[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?"

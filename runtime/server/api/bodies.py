@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from ..limits import MOST_LOGPROBS
+from ...limits import MOST_LOGPROBS
 
 # What JSON's readers have in common, and more than any model or machine can use.
 LARGEST = 2**53 - 1

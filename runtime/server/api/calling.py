@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from .. import openai_form
-from ..request import Request
-from ..sequence import Step
-from ..text import Piece, Result
-from ..tokenizer import Tokenizer
-from ..tool_calls import Arguments, Begun, CallReader, Change, Words
-from ..tool_forms import Form
+from ... import openai_form
+from ...request import Request
+from ...sequence import Step
+from ...text import Piece, Result
+from ...tokenizer import Tokenizer
+from ...tool_calls import Arguments, Begun, CallReader, Change, Words
+from ...tool_forms import Form
 
 TOOL_CALLS = "tool_calls"
 

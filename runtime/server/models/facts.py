@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from ...export.folder import ModelFolder
-from ..chat_template import ChatTemplate
-from ..kv import INT8, choose_kv
-from ..prefill_choice import INT8 as INT8_PREFILL
-from ..prefill_choice import choose_prefill
-from ..prefix_cache import MOST_BYTES, SHARE
-from .settings import Settings
+from ....export.folder import ModelFolder
+from ...chat_template import ChatTemplate
+from ...kv import INT8, choose_kv
+from ...prefill_choice import INT8 as INT8_PREFILL
+from ...prefill_choice import choose_prefill
+from ...prefix_cache import MOST_BYTES, SHARE
+from ..settings import Settings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,12 +9,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from ...export.memory import peak_rss_bytes
-from ..model import Model
-from ..openai_form import told_logprob
-from ..sequence import Step
-from ..text import Result, Timings
-from ..tokenizer import Tokenizer
+from ....export.memory import peak_rss_bytes
+from ...model import Model
+from ...openai_form import told_logprob
+from ...sequence import Step
+from ...text import Result, Timings
+from ...tokenizer import Tokenizer
 
 
 def token_text(tokenizer: Tokenizer, token: int) -> str:

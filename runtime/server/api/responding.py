@@ -13,16 +13,16 @@ from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from typing import Any
 
-from ..openai_form import logprobs_of, token_logprobs
-from ..sequence import Step
-from ..text import Piece, Timings
-from ..tool_calls import Arguments, Begun, CallReader, Change, Words
+from ...openai_form import logprobs_of, token_logprobs
+from ...sequence import Step
+from ...text import Piece, Timings
+from ...tool_calls import Arguments, Begun, CallReader, Change, Words
+from ..call import Call, event_of
+from ..errors import told
+from ..models.engine import Engine, Texts
 from . import calling
 from .asking import Asked, Terms, make_asked
 from .bodies import Response
-from .call import Call, event_of
-from .engine import Engine, Texts
-from .errors import told
 from .generating import prepared
 from .response_input import as_responses, chat_of
 

@@ -15,17 +15,17 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ...export.errors import PocketLMError
-from ...export.folder import MANIFEST, ModelFolder
-from ...export.memory import is_exhaustion
-from ...export.strict_json import quoted
-from ..model import Model
+from ....export.errors import PocketLMError
+from ....export.folder import MANIFEST, ModelFolder
+from ....export.memory import is_exhaustion
+from ....export.strict_json import quoted
+from ...model import Model
+from ..errors import ApiError, busy, ending, unopened, without_paths
+from ..log import Log, places
+from ..metrics import Metrics
+from ..settings import Settings
 from .engine import Engine
-from .errors import ApiError, busy, ending, unopened, without_paths
 from .facts import Facts, facts_of, share_of
-from .log import Log, places
-from .metrics import Metrics
-from .settings import Settings
 from .threads import in_thread
 
 ROOM_SECONDS = 5.0  # that a request waits for a model's memory while others use theirs

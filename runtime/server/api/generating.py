@@ -11,22 +11,22 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
-from ..cancellation import Cancellation
-from ..model import Model
-from ..openai_form import Echo, choice, logprobs_of, token_logprobs
-from ..scheduler import Job
-from ..sequence import Step
-from ..text import Piece, Result, Timings
-from ..tool_calls import CallReader
+from ...cancellation import Cancellation
+from ...model import Model
+from ...openai_form import Echo, choice, logprobs_of, token_logprobs
+from ...scheduler import Job
+from ...sequence import Step
+from ...text import Piece, Result, Timings
+from ...tool_calls import CallReader
+from ..call import DONE, JSON, Call, encoded, event_of
+from ..errors import ApiError
+from ..models.engine import Engine, Texts
+from ..models.pool import Pool
+from ..service import Service
 from . import calling
 from .asking import Asked, BeamResult, Terms, beams_found, make_asked, scored
 from .bodies import Chat, Completion
-from .call import DONE, JSON, Call, encoded, event_of
 from .details import details_of, steps_of, tokens_told
-from .engine import Engine, Texts
-from .errors import ApiError
-from .pool import Pool
-from .service import Service
 
 Told = TypeVar("Told")
 

@@ -13,12 +13,12 @@ from typing import Any, cast
 import h11
 import uvicorn
 
-from .app import make_app
+from ..app import make_app
+from ..log import quiet_others
+from ..service import Service
+from ..settings import Settings
 from .connection import Connection
 from .exposure import check_exposure
-from .log import quiet_others
-from .service import Service
-from .settings import Settings
 
 KEEP_ALIVE_SECONDS = 75
 MOST_PENDING = 2048  # connections that wait to be accepted

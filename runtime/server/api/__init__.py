@@ -1,0 +1,1 @@
+"""What clients send, what it asks for, and what they get."""

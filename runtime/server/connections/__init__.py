@@ -1,0 +1,1 @@
+"""Who is let in: sockets, HTTP, hosts, origins and keys."""

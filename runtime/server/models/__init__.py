@@ -1,0 +1,1 @@
+"""The models that are served, and the texts that clients wait for."""
