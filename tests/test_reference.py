@@ -283,7 +283,7 @@ def test_a_mistyped_model_is_no_prompt_and_a_prompt_like_a_name_is_said_to_be_on
 ) -> None:
     assert_refused(run("run", "./out/int8"), "'./out/int8': found nothing at this path")
     monkeypatch.delenv("POCKETLM_CACHE")
-    monkeypatch.setattr("pocketlm.commands.run.open_model", refuse)
+    monkeypatch.setattr("pocketlm.commands.writer.open_model", refuse)
     for word, name in (("gpt2", "openai-community/gpt2"), ("acme/tiny", "acme/tiny")):
         ended = run("run", word)
         assert f"{word} is taken for a prompt of the demo model" in ended.err
