@@ -17,17 +17,12 @@ from ...text import Result, Timings
 from ...tokenizer import Tokenizer
 
 
-def token_text(tokenizer: Tokenizer, token: int) -> str:
-    """As a token is told by itself: U+FFFD for half a character, special tokens as spelled."""
-    return tokenizer.token_bytes(token, skip_special_tokens=False).decode("utf-8", "replace")
-
-
 def tokens_told(steps: Iterable[Step], tokenizer: Tokenizer) -> list[dict[str, Any]]:
     """Each token by id and text, end tokens included; ``logprob`` is null unless asked for."""
 
     def named(token: int, logprob: float | None) -> dict[str, Any]:
         told = None if logprob is None else told_logprob(logprob)
-        return {"id": token, "text": token_text(tokenizer, token), "logprob": told}
+        return {"id": token, "text": tokenizer.token_text(token), "logprob": told}
 
     return [
         named(step.token, step.logprob) | {"top": [named(*other) for other in step.top]}

@@ -13,7 +13,6 @@ from ...openai_form import biases
 from ...sampling import SamplingOptions
 from ..api.answers import NextTokens as Answer
 from ..api.bodies import Next, fields_of
-from ..api.details import token_text
 from ..call import Call
 from ..endpoint import Endpoint
 from ..errors import ApiError
@@ -59,7 +58,7 @@ def _told(model: Model, found: NextTokens) -> dict[str, Any]:
     tokens = [
         {
             "id": token,
-            "text": token_text(model.tokenizer, token),
+            "text": model.tokenizer.token_text(token),
             "ends": token in model.end_ids,
             "probability": probability,
             "left": left,
