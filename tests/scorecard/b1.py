@@ -95,16 +95,18 @@ def _ask_theirs(server: Served, figure: Figure, conditions: Conditions) -> None:
         ("tiny", {"temperature": -1}, openai.BadRequestError),
         ("nobody", {}, openai.NotFoundError),
     ]
-    before = len(server.events)
+    headers = {"X-Request-Id": "by-their-client"}
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
         for place, (model, extra, expected) in enumerate(asked):
             try:
-                client.completions.create(model=model, prompt="a", extra_body=extra)
+                client.completions.create(
+                    model=model, prompt="a", extra_body=extra, extra_headers=headers
+                )
                 found = None
             except openai.APIStatusError as error:
                 found = error
             right = isinstance(found, expected) and bool(found.param and found.request_id)
             figure.check(right, conditions, f"openai-{place}", f"{extra}: {found!r}")
     time.sleep(0.2)  # the line of a request comes after its answer
-    sent = len(server.events) - before
+    sent = sum(event.get("id") == headers["X-Request-Id"] for event in server.events)
     figure.check(sent == len(asked), conditions, "openai-retries", f"{sent} requests")

@@ -140,8 +140,11 @@ class Pool:
 
     def _names_of_folders(self) -> dict[str, str]:
         """By path, what clients call those models that are open."""
-        opened = [served for served in self.served.values() if served.engine is not None]
-        return {str(one.engine.model.folder.path): one.source.name for one in opened if one.engine}
+        return {
+            str(served.engine.model.folder.path): name
+            for name, served in self.served.items()
+            if served.engine is not None
+        }
 
     def find(self, name: str | None) -> Served:
         """Raises ApiError (404) with the names that there are."""
