@@ -5,7 +5,7 @@ Each choice, or chunk of one, has its "tokens"; the whole answer, or the last ch
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -13,7 +13,7 @@ from ....export.memory import peak_rss_bytes
 from ...model import Model
 from ...openai_form import told_logprob
 from ...sequence import Step
-from ...text import Result, Timings
+from ...text import Timings
 from ...tokenizer import Tokenizer
 
 
@@ -28,15 +28,6 @@ def tokens_told(steps: Iterable[Step], tokenizer: Tokenizer) -> list[dict[str, A
         named(step.token, step.logprob) | {"top": [named(*other) for other in step.top]}
         for step in steps
     ]
-
-
-def steps_of(result: Result) -> Iterator[Step]:
-    """All of its tokens."""
-    count = len(result.token_ids)
-    logprobs: Sequence[float | None] = result.logprobs or [None] * count
-    tops = result.top_logprobs or [()] * count
-    for token, logprob, top in zip(result.token_ids, logprobs, tops, strict=True):
-        yield Step(token, logprob, 0.0, top=top)
 
 
 def details_of(

@@ -28,7 +28,7 @@ async def _next(call: Call) -> None:
     async with call.service.pool.use(body.model) as engine:
         with engine.room(1):
             found = await engine.alone.call(partial(_found, engine.model, body))
-    name = body.model or call.service.pool.names[0]
+    name = call.service.pool.name_of(body.model)
     await call.answer({"object": "next", "model": name, **found})
 
 
