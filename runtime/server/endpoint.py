@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,8 +14,6 @@ from starlette.types import Message, Receive, Scope, Send
 from .call import Call, parsed, read_body, until_gone
 from .errors import ending, told
 from .service import Service
-
-SMALL_BYTES = 100_000  # of a body that is parsed at once: the event loop waits for that
 
 Handle = Callable[[Call], Coroutine[Any, Any, None]]
 
@@ -85,10 +83,15 @@ class Application:
             return call
         settings = self._service.settings
         data = await read_body(call.receive, settings.most_body_bytes, settings.body_seconds)
-        read = partial(parsed, data, kind)
-        body = read() if len(data) < SMALL_BYTES else await self._service.prepared(read)
+        loop = asyncio.get_running_loop()
+        small = len(data) < 100_000
+        body = (
+            parsed(data, kind)
+            if small
+            else await loop.run_in_executor(self._service.preparing, parsed, data, kind)
+        )
         _bound(body, settings.max_seconds)
-        return replace(call, body=body)
+        return Call(call.scope, call.receive, call.send, call.service, body)
 
 
 def _bound(body: Any, most_seconds: float | None) -> None:

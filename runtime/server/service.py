@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from .log import Log
 from .metrics import Gauge, Metrics
@@ -14,7 +13,6 @@ from .models.pool import OPEN, Pool, Source
 from .settings import Settings
 
 Recipe = Mapping[str, Any]
-Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -34,10 +32,6 @@ class Service:
     preparing: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(2, "preparing")
     )
-
-    async def prepared(self, make: Callable[[], Made]) -> Made:
-        """What ``make`` returns, by a thread that may take its time."""
-        return await asyncio.get_running_loop().run_in_executor(self.preparing, make)
 
     def close(self) -> None:
         """Ends its threads, and closes its models."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -21,6 +22,7 @@ from ..call import DONE, JSON, Call, encoded, event_of
 from ..errors import ApiError
 from ..models.engine import Engine, Texts
 from ..models.pool import Pool
+from ..service import Service
 from . import calling
 from .asking import Asked, BeamResult, Terms, beams_found, make_asked, scored
 from .bodies import Chat, Completion
@@ -44,7 +46,7 @@ async def _generated(call: Call, *, chat: bool) -> bytes | None:
     async with pool.use(body.model) as engine, _drafting(pool, body.draft) as draft:
         with engine.room(terms.num_texts) as room:
             make = partial(make_asked, engine.model, body, terms, draft)
-            asked = await call.service.prepared(make)
+            asked: Asked = await prepared(call.service, make)
             reply = Reply(call, engine, asked, terms, chat=chat)
             if terms.beams is not None:
                 search = partial(beams_found, engine.model, asked, terms)
@@ -58,6 +60,11 @@ async def _generated(call: Call, *, chat: bool) -> bytes | None:
                 return None
             jobs = await texts.finished()
             return encoded(reply.whole([job.so_far() for job in jobs]))
+
+
+async def prepared(service: Service, make: Callable[[], Any]) -> Any:
+    """What ``make`` returns, by a thread that may take its time."""
+    return await asyncio.get_running_loop().run_in_executor(service.preparing, make)
 
 
 @asynccontextmanager

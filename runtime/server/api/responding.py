@@ -23,6 +23,7 @@ from ..models.engine import Engine, Texts
 from . import calling
 from .asking import Asked, Terms, make_asked
 from .bodies import Response
+from .generating import prepared
 from .response_input import as_responses, chat_of
 
 Event = dict[str, Any]
@@ -36,7 +37,7 @@ async def respond(call: Call) -> None:
         with engine.room(1) as room:
             try:
                 make = partial(make_asked, engine.model, chat, Terms.of(chat), None)
-                asked = await call.service.prepared(make)
+                asked: Asked = await prepared(call.service, make)
             except Exception as error:
                 raise as_responses(told(error)) from error
             texts = room.start_jobs(asked.makers)

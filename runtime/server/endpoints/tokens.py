@@ -13,6 +13,7 @@ from ...model import Model
 from ..api.answers import Text, TokenizerInfo, Tokens
 from ..api.bodies import OF_MESSAGES, OF_PROMPTS, Chat, Detokenize, Tokenize
 from ..api.conversation import read_conversation
+from ..api.generating import prepared
 from ..call import Call
 from ..endpoint import Endpoint
 from ..errors import ApiError
@@ -30,7 +31,7 @@ async def _tokenize(call: Call) -> None:
                 told = f"found {name} with {asked}, expected it with {with_those}; leave it out"
                 raise ApiError(400, told, param=name)
     async with call.service.pool.use(body.model) as engine:
-        await call.answer(await call.service.prepared(partial(_tokens, engine.model, body)))
+        await call.answer(await prepared(call.service, partial(_tokens, engine.model, body)))
 
 
 def _tokens(model: Model, body: Tokenize) -> dict[str, Any]:
@@ -59,13 +60,13 @@ async def _detokenize(call: Call) -> None:
             body.tokens,
             skip_special_tokens=bool(body.skip_special_tokens),
         )
-        text = await call.service.prepared(decode)
+        text = await prepared(call.service, decode)
         await call.answer({"text": text, "prompt": text})  # the latter is vLLM's name
 
 
 async def _info(call: Call) -> None:
     async with call.service.pool.use(None) as engine:
-        await call.answer(await call.service.prepared(partial(_told, engine.model)))
+        await call.answer(await prepared(call.service, partial(_told, engine.model)))
 
 
 def _told(model: Model) -> dict[str, Any]:
