@@ -1,6 +1,5 @@
 """What the server costs beside the engine under it: ratios of one run.
 
-    python -m pocketlm.benchmarks.server
     python -m pocketlm.benchmarks.server gpt2-int8/ --rounds 12 --clients 16
 
     one        tokens/s of one client that streams, over those of ``Model.submit``

@@ -217,7 +217,7 @@ def response(asked: OpenAIRequest, result: Result, tokenizer: Tokenizer, name: s
         "created": 0,  # the same request has the same answer, whenever it is made
         "model": asked.model,
         "choices": [choice(result, tokenizer, chat=chat)],
-        "usage": usage([result.timings]),
+        "usage": usage([[result.timings]]),
     }
 
 
@@ -244,7 +244,7 @@ def choice(
         told["message"] = {"role": "assistant", "content": result.text, "refusal": None}
     else:
         told["text"] = echo.text + result.text
-    tokens = token_logprobs([*echo.steps, *_steps(result, end_ids)], tokenizer)
+    tokens = token_logprobs([*echo.steps, *_spelled_steps(result, end_ids)], tokenizer)
     told["logprobs"] = None if result.logprobs is None else logprobs_of(tokens, chat=chat)
     told["finish_reason"] = finish_reason(result.finish_reason)
     return told
@@ -255,14 +255,11 @@ def finish_reason(reason: str | None) -> str:
     return FINISH_REASONS.get(reason or "", "length")
 
 
-def usage(timings: Sequence[Timings]) -> dict[str, Any]:
-    """The tokens of several texts after one prompt."""
-    prompt, new = timings[0].prompt_tokens, sum(timing.new_tokens for timing in timings)
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": new,
-        "total_tokens": prompt + new,
-    }
+def usage(groups: Sequence[Sequence[Timings]]) -> dict[str, Any]:
+    """The tokens of several texts after each of several prompts, which are counted once."""
+    prompt = sum(group[0].prompt_tokens for group in groups)
+    new = sum(timings.new_tokens for group in groups for timings in group)
+    return {"prompt_tokens": prompt, "completion_tokens": new, "total_tokens": prompt + new}
 
 
 @dataclass(frozen=True)
@@ -285,20 +282,26 @@ def _spelled(spelling: bytes) -> str:
     return spelling.decode("utf-8", "replace")
 
 
-def _steps(result: Result, end_ids: Collection[int] | None) -> Iterator[Step]:
+def _spelled_steps(result: Result, end_ids: Collection[int] | None) -> list[Step]:
     """Those that are text, where logprobs were asked for.
 
     A form that is complete ends a text without a token of its own for that.
     """
     if result.logprobs is None:
-        return
-    ended = result.finish_reason == "eos"
+        return []
+    steps = list(steps_of(result))
+    if steps and result.finish_reason == "eos":
+        if end_ids is None or steps[-1].token in end_ids:
+            steps.pop()
+    return steps
+
+
+def steps_of(result: Result) -> Iterator[Step]:
+    """All of its tokens."""
     count = len(result.token_ids)
-    count -= ended and (end_ids is None or result.token_ids[-1] in end_ids)
+    logprobs: Sequence[float | None] = result.logprobs or [None] * count
     tops = result.top_logprobs or [()] * count
-    for token, logprob, top in zip(
-        result.token_ids[:count], result.logprobs[:count], tops[:count], strict=True
-    ):
+    for token, logprob, top in zip(result.token_ids, logprobs, tops, strict=True):
         yield Step(token, logprob, 0.0, top=top)
 
 

@@ -212,6 +212,10 @@ class Tokenizer:
             known = self._bytes[token_id] = self._find_bytes(token_id)
         return known
 
+    def token_text(self, token_id: int) -> str:
+        """A token as it is told by itself: U+FFFD for half a character, special ones as spelled."""
+        return self.token_bytes(token_id, skip_special_tokens=False).decode("utf-8", "replace")
+
     def all_bytes(self, num_tokens: int) -> list[bytes]:
         """``token_bytes`` of the ids 0 to ``num_tokens`` - 1, all at once.
 

@@ -88,7 +88,8 @@ MISTRAL_ARGS = Form(
     marker="[TOOL_CALLS]",
 )
 LLAMA = Form(begin="", head='{"name": "', middle='", "parameters": ', tail="}")
-OURS = Form(begin="", head='{"name": "', middle='", "arguments": ', tail="}", is_told=False)
+PLAIN = Form(begin="", head='{"name": "', middle='", "arguments": ', tail="}")
+OURS = replace(PLAIN, is_told=False)
 
 
 def form_of(template: str | None) -> Form:
@@ -103,7 +104,7 @@ def form_of(template: str | None) -> Form:
         return GRANITE
     if re.search(r"""\\?"parameters\\?"\s*:""", template) or "<|python_tag|>" in template:
         return LLAMA
-    return Form(begin="", head='{"name": "', middle='", "arguments": ', tail="}")
+    return PLAIN
 
 
 def call_grammar(

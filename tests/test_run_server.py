@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 from command_line import Ended, Run, assert_refused
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted_server import Reply, Scripted, scripted
 
@@ -392,6 +392,7 @@ class Said(io.BytesIO):
         return default
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.dictionaries(st.sampled_from(["choices", "details", "usage", "error"]), JSON), max_size=4

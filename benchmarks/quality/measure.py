@@ -32,7 +32,6 @@ import numpy as np
 from ...export.errors import NumericsError
 from ...export.folder import ModelFolder
 from ...runtime.session import Session
-from ...runtime.tokenizer import Tokenizer
 from ..session_variant import PLAIN, Variant
 from .divergence import Rows
 from .plan import QualityPlan, check_texts
@@ -104,7 +103,7 @@ def evaluate(
         "stride": plan.stride,
         "limit": plan.limit,
         "split": plan.split,
-        "start_token": None if plan.start is None else _spelled(plan.tokenizer, plan.start),
+        "start_token": None if plan.start is None else plan.tokenizer.token_text(plan.start),
         "self_check": self_check,
         "models": [total.result(total is totals[0]) for total in totals],
     }
@@ -136,7 +135,3 @@ def _check_finite(name: str, rows: Rows) -> None:
             f"{name}: found logits that are NaN or infinite, expected finite ones; the checkpoint "
             "is damaged or the precision overflows: try another precision"
         )
-
-
-def _spelled(tokenizer: Tokenizer, token_id: int) -> str:
-    return tokenizer.token_bytes(token_id, skip_special_tokens=False).decode("utf-8", "replace")

@@ -216,5 +216,4 @@ class Examples:
 
     def _text(self, token_id: int) -> str:
         """A token alone; special ones too, since the text may have them."""
-        spelled = self._tokenizer.token_bytes(int(token_id), skip_special_tokens=False)
-        return spelled.decode("utf-8", errors="replace")
+        return self._tokenizer.token_text(int(token_id))

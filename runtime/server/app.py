@@ -41,10 +41,9 @@ ENDPOINTS.append(DOCUMENT)
 
 def make_app(service: Service) -> Guard:
     """The application of ``service``."""
-    served = [*ENDPOINTS, *page.ENDPOINTS]
     routes = [
-        Route(endpoint.path, endpoint.app(service), methods=[endpoint.method])
-        for endpoint in served
+        (Route(endpoint.path, endpoint.app(service), methods=[endpoint.method]), endpoint.is_open)
+        for endpoint in (*ENDPOINTS, *page.ENDPOINTS)
     ]
 
     async def bug(request: Request, error: Exception) -> Response:
@@ -52,9 +51,10 @@ def make_app(service: Service) -> Guard:
         answer = told(error)
         return JSONResponse(answer.body, answer.status, answer.headers)
 
-    app = Starlette(routes=routes, exception_handlers={HTTPException: _refused, Exception: bug})
+    handlers = {HTTPException: _refused, Exception: bug}
+    app = Starlette(routes=[route for route, _ in routes], exception_handlers=handlers)
     app.router.redirect_slashes = False  # to an address of what the client says our name is
-    return Guard(app, service, routes, [endpoint.is_open for endpoint in served])
+    return Guard(app, service, routes)
 
 
 async def _refused(request: Request, error: Exception) -> Response:

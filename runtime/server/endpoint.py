@@ -71,9 +71,9 @@ class Application:
             if not begun:
                 await call.answer(ending().body, ending().status, ending().headers)
         except Exception as error:
-            self._service.log.failed(call.id, error)
             if begun:  # what was told so far cannot be taken back: whoever reads sees a cut
                 raise
+            self._service.log.failed(call.id, error)
             answer = told(error)
             await call.answer(answer.body, answer.status, answer.headers)
 

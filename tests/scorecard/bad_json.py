@@ -102,6 +102,12 @@ def broken() -> dict[str, bytes]:
         "html": b"<html><body>hush</body></html>",
         "form": b"prompt=hush&max_tokens=5",
         "xml": b"<?xml version='1.0'?><prompt>hush</prompt>",
+    }
+
+
+def unknown() -> dict[str, bytes]:
+    """Bodies with fields that no endpoint has."""
+    return {
         "long-unknown-field": json.dumps({"a" * 500_000: 1}).encode(),
         "unknown-field": json.dumps({f"{MARKER}\r\n\x1b[31m": 1}).encode(),
         "many-unknown-fields": json.dumps({f"a{n}": n for n in range(20_000)}).encode(),

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import http.client
-import json
 import select
 import socket
 import time
 from dataclasses import dataclass, field
-from io import BytesIO
 
 from figure import Conditions, Figure
 from http_clients import COMPLETIONS
+from raw_http import Answer, parse, post
 from serve_process import serve_process
 from tiny_server import tiny_folder
 
@@ -35,17 +33,10 @@ class Asked:
     data: bytearray = field(default_factory=bytearray)
 
     @property
-    def answer(self) -> tuple[http.client.HTTPResponse, bytes]:
+    def answer(self) -> Answer:
         """What came."""
-
-        class Read:
-            def makefile(self, *_: object, **__: object) -> BytesIO:
-                return BytesIO(data)
-
-        data = bytes(self.data)
-        answer = http.client.HTTPResponse(Read())  # type: ignore[arg-type]
-        answer.begin()
-        return answer, answer.read()
+        (answer,) = parse(bytes(self.data))
+        return answer
 
 
 def measure(conditions: Conditions) -> Figure:
@@ -65,24 +56,25 @@ def measure(conditions: Conditions) -> Figure:
             found = _all_at_once(server.port, prompts)
             taken = 0
             for asked in found:
-                answer, body = asked.answer
+                answer = asked.answer
                 name = f"{number}-{asked.prompt.strip(': ')}"
-                told = f"{asked.prompt!r}: {answer.status} {body[:200]!r}"
+                told = f"{asked.prompt!r}: {answer.status} {answer.body[:200]!r}"
                 if answer.status == 200:
                     taken += 1
                     text = model.submit(asked.prompt, **ASKED).result().text
-                    right = json.loads(body)["choices"][0]["text"] == text
+                    right = answer.json["choices"][0]["text"] == text
                 else:
                     refusals.append(asked.milliseconds)
-                    wait = int(answer.headers.get("Retry-After", "0"))
-                    right = answer.status in (429, 503) and wait in RETRY_SECONDS
+                    waits = [int(seconds) for seconds in answer.values("retry-after")]
+                    told_when = len(waits) == 1 and waits[0] in RETRY_SECONDS
+                    right = answer.status in (429, 503) and told_when
                 figure.check(right, conditions, name, told)
             # All at once: the first have not ended before the last is refused.
             few = f"{taken} were taken"
             right = PARALLEL + QUEUE <= taken <= PARALLEL + QUEUE + 4
             figure.check(right, conditions, f"{number}-taken", few)
             (again,) = _all_at_once(server.port, ["again"])  # it recovers
-            figure.check(again.answer[0].status == 200, conditions, f"{number}-again", "refused")
+            figure.check(again.answer.status == 200, conditions, f"{number}-again", "refused")
         server.signal()
         figure.check(server.ended() == 0, conditions, "end", "\n".join(server.lines))
     refusals.sort()
@@ -98,13 +90,10 @@ def _all_at_once(port: int, prompts: list[str]) -> list[Asked]:
     for asked in everyone:
         poll.register(asked.socket, select.POLLIN)
     for asked in everyone:
-        body = json.dumps({"prompt": asked.prompt, **ASKED}).encode()
-        head = (
-            f"POST {COMPLETIONS} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-        )
+        body = {"prompt": asked.prompt, **ASKED}
+        sent = post(COMPLETIONS, body, f"127.0.0.1:{port}", ["Connection: close"])
         asked.started = time.perf_counter()
-        asked.socket.sendall(head.encode() + body)
+        asked.socket.sendall(sent)
     under_way = {asked.socket.fileno(): asked for asked in everyone}
     while under_way:
         for number, _ in poll.poll():

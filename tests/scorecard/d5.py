@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import signal
 import socket
 import subprocess
@@ -18,6 +17,7 @@ from typing import Any
 
 from figure import Conditions, Figure
 from http_clients import COMPLETIONS, Client
+from raw_http import post
 from serve_process import Process, is_free, serve_process
 from tiny_server import tiny_folder
 
@@ -55,14 +55,15 @@ def _stream(server: Process, events: int = 2, **asked: Any) -> Client:
 
 
 def _ends_well(client: Client, whole: bool | None = None) -> Ends:
-    """A stream: all of it, or an error event, and then the end of the answer."""
+    """A stream, to the end of its answer: ``whole``, or with an error event; None: either."""
 
     def ends() -> str:
         events = client.events()  # raises where the answer is cut
         last = events[-1] if events else None
         error = isinstance(last, dict) and "error" in last
-        right = (last == "[DONE]", error)[not whole] if whole is not None else last == "[DONE]"
-        return "" if right or (whole is None and error) else f"the stream ended with {last!r:.200}"
+        done = last == "[DONE]"
+        right = done or error if whole is None else done if whole else error
+        return "" if right else f"the stream ended with {last!r:.200}"
 
     return ends
 
@@ -143,10 +144,7 @@ def _not_reading(server: Process) -> list[Ends]:
 
 def _body(server: Process) -> list[Ends]:
     client = Client(server.port)
-    body = json.dumps(SHORT).encode()
-    head = f"POST {COMPLETIONS} HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n"
-    head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    client.socket.sendall(head.encode() + body[:10])
+    client.socket.sendall(post(COMPLETIONS, SHORT, f"127.0.0.1:{server.port}")[:-10])
     time.sleep(0.1)
 
     def ends() -> str:
@@ -226,9 +224,9 @@ def measure(conditions: Conditions) -> Figure:
 
 def _try(state: State, number: signal.Signals) -> tuple[list[str], float]:
     """What was wrong, and the milliseconds until nobody new was let in."""
-    grace = state.told.get("settings", {}).get("grace_seconds", GRACE_SECONDS)
-    told = state.told | {"settings": {"grace_seconds": grace} | state.told.get("settings", {})}
-    with serve_process(tiny_folder().path, **told) as server:
+    settings = {"grace_seconds": GRACE_SECONDS} | state.told.get("settings", {})
+    grace = settings["grace_seconds"]
+    with serve_process(tiny_folder().path, **(state.told | {"settings": settings})) as server:
         if not state.told.get("opening_seconds") and not state.told.get("preparing_seconds"):
             with Client(server.port) as first:
                 first.ask(**(SHORT | {"max_tokens": 1})).whole()

@@ -52,8 +52,7 @@ def golden_tokens() -> list[str]:
     """Those of ``GOLDEN``, by the engine alone."""
     with pocketlm.Model(tiny_folder(), threads=1, prefix_cache_bytes=0) as model:
         result = model.submit(**GOLDEN).result()
-        spell = model.tokenizer.token_bytes
-        return [spell(token).decode("utf-8", "replace") for token in result.token_ids]
+        return [model.tokenizer.token_text(token) for token in result.token_ids]
 
 
 @contextmanager

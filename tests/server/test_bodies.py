@@ -19,7 +19,8 @@ from pocketlm.runtime.server.app import ENDPOINTS
 pytestmark = pytest.mark.serve
 
 CAP = 200_000
-BROKEN = bad_json.broken()
+WRONG = {name: (body, "invalid_json") for name, body in bad_json.broken().items()}
+WRONG |= {name: (body, "unknown_parameter") for name, body in bad_json.unknown().items()}
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +37,13 @@ def send(server: Served, body: bytes, path: str = "/v1/completions", *lines: str
     return answer
 
 
-@pytest.mark.parametrize("name", BROKEN)
+@pytest.mark.parametrize("name", WRONG)
 def test_what_is_no_strict_json_object_is_refused(server: Served, name: str) -> None:
-    body = BROKEN[name]
+    body, code = WRONG[name]
     answer = send(server, body)
-    assert answer.status == (413 if len(body) > CAP else 400)
     assert is_error(answer)
+    told = answer.status, answer.json["error"]["code"]
+    assert told == ((413, None) if len(body) > CAP else (400, code))
     assert len(answer.body) < 2000  # however much of it is wrong
 
 

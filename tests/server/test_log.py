@@ -11,13 +11,14 @@ from io import StringIO
 from typing import Any
 
 import pytest
-from raw_http import exchange, post
+from raw_http import exchange, post, request
 from served import Served, served
 
 import pocketlm
 from pocketlm.export.errors import ModelFolderError, RequestError, ResourceError
 from pocketlm.export.folder import ModelFolder
 from pocketlm.runtime.model import Model
+from pocketlm.runtime.server.call import Call
 from pocketlm.runtime.server.errors import ApiError, told, unopened, without_paths
 from pocketlm.runtime.server.log import Log, places, quiet_others
 
@@ -76,6 +77,20 @@ def test_a_bug_is_told_by_its_kind_and_place_alone(server: Served) -> None:
     assert told["event"] == "error" and told["kind"] == "ValueError" and told["id"] == line["id"]
     assert told["at"][-1].startswith("test_log.py:") and len(told["at"]) > 1
     assert "hush" not in server.written.getvalue() + json.dumps(found)
+
+
+def test_a_bug_in_the_middle_of_an_answer_cuts_it_and_is_told_once(
+    server: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def write(call: Call, data: bytes, more: bool = True) -> None:
+        raise ValueError(SECRET)
+
+    monkeypatch.setattr(Call, "_write", write)
+    asked = request("GET", "/health", ["X-Request-ID: cut"], host=f"127.0.0.1:{server.port}")
+    found = exchange(server.port, asked)
+    told, line = lines_of(server, "cut")
+    assert found.closed and not found.answers
+    assert told["event"] == "error" and told["kind"] == "ValueError" and line["status"] == 200
 
 
 def test_why_a_model_cannot_be_opened_is_for_the_operator(server: Served) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from chat_models import CAT, NOW, WEATHER
 from chat_requests import ASKED, answered
 from served import Served
+
+from pocketlm.export.errors import NumericsError
+from pocketlm.runtime.server.models.engine import Texts
 
 pytestmark = pytest.mark.serve
 
@@ -209,3 +213,17 @@ def test_store_is_taken_and_nothing_kept(chats: Served) -> None:
     assert found["store"] is False
     status, _ = chats.get(f"{PATH}/{found['id']}")
     assert status == 404
+
+
+def test_a_stream_that_fails_ends_with_an_event_of_its_error(
+    chats: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def batches(texts: Texts) -> AsyncIterator[Any]:
+        raise NumericsError("the logits are not finite")
+        yield
+
+    monkeypatch.setattr(Texts, "batches", batches)
+    *begun, last = streamed(chats)
+    assert [event["type"] for event in begun] == ["response.created", "response.in_progress"]
+    assert last["type"] == "error" and last["code"] == "numerics"
+    assert "not finite" in last["message"]

@@ -159,8 +159,8 @@ def test_a_key_is_read_from_the_environment(
     [
         (None, "'key.txt' cannot be opened.*expected a readable file"),
         (b" \n", "key.txt is empty, expected a key"),
-        (b"one\ntwo", "api_key.*expected"),
-        (b"\xff\xfe", "api_key.*expected"),
+        (b"one\ntwo", "key.txt has other characters than visible ASCII, expected a key"),
+        (b"\xff\xfe", "key.txt has other characters than visible ASCII, expected a key"),
     ],
 )
 def test_a_file_without_a_key_is_refused(

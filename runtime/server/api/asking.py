@@ -20,7 +20,7 @@ from ...text import Result, TextStream, Timings
 from ...tool_forms import Form as CallForm
 from ..errors import ApiError
 from ..models.alone import AloneJob
-from ..models.engine import MakeJob, job_of
+from ..models.engine import MakeJob
 from .bodies import Chat, Completion, Sampling, fields_of
 from .conversation import read_conversation
 
@@ -181,7 +181,7 @@ def _makers(
                 stream = _streamed(model, prompt, options, alone)
                 found.append(partial(AloneJob, seeded, stream, model.tokenizer))
             else:
-                found.append(partial(job_of, model, seeded))
+                found.append(partial(_together, model, seeded))
     return found
 
 
@@ -199,6 +199,11 @@ def _streamed(
             "tokenizer",
             param="draft",
         ) from error
+
+
+def _together(model: Model, request: Request, listener: Listener) -> Job:
+    """A text that is computed together with others."""
+    return model.new_job(request, listener=listener)
 
 
 def _ended(model: Model, request: Request, listener: Listener) -> Job:

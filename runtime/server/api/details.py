@@ -5,7 +5,7 @@ Each choice, or chunk of one, has its "tokens"; the whole answer, or the last ch
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -13,13 +13,8 @@ from ....export.memory import peak_rss_bytes
 from ...model import Model
 from ...openai_form import told_logprob
 from ...sequence import Step
-from ...text import Result, Timings
+from ...text import Timings
 from ...tokenizer import Tokenizer
-
-
-def token_text(tokenizer: Tokenizer, token: int) -> str:
-    """As a token is told by itself: U+FFFD for half a character, special tokens as spelled."""
-    return tokenizer.token_bytes(token, skip_special_tokens=False).decode("utf-8", "replace")
 
 
 def tokens_told(steps: Iterable[Step], tokenizer: Tokenizer) -> list[dict[str, Any]]:
@@ -27,21 +22,12 @@ def tokens_told(steps: Iterable[Step], tokenizer: Tokenizer) -> list[dict[str, A
 
     def named(token: int, logprob: float | None) -> dict[str, Any]:
         told = None if logprob is None else told_logprob(logprob)
-        return {"id": token, "text": token_text(tokenizer, token), "logprob": told}
+        return {"id": token, "text": tokenizer.token_text(token), "logprob": told}
 
     return [
         named(step.token, step.logprob) | {"top": [named(*other) for other in step.top]}
         for step in steps
     ]
-
-
-def steps_of(result: Result) -> Iterator[Step]:
-    """All of its tokens."""
-    count = len(result.token_ids)
-    logprobs: Sequence[float | None] = result.logprobs or [None] * count
-    tops = result.top_logprobs or [()] * count
-    for token, logprob, top in zip(result.token_ids, logprobs, tops, strict=True):
-        yield Step(token, logprob, 0.0, top=top)
 
 
 def details_of(

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from ...cancellation import Cancellation
 from ...model import Model
-from ...openai_form import Echo, choice, logprobs_of, token_logprobs
+from ...openai_form import Echo, choice, logprobs_of, steps_of, token_logprobs, usage
 from ...scheduler import Job
 from ...sequence import Step
 from ...text import Piece, Result, Timings
@@ -26,7 +26,7 @@ from ..service import Service
 from . import calling
 from .asking import Asked, BeamResult, Terms, beams_found, make_asked, scored
 from .bodies import Chat, Completion
-from .details import details_of, steps_of, tokens_told
+from .details import details_of, tokens_told
 
 Told = TypeVar("Told")
 
@@ -56,8 +56,7 @@ async def _generated(call: Call, *, chat: bool) -> bytes | None:
                 score: Callable[[Cancellation], list[Echo]] = partial(scored, engine.model, asked)
                 reply.echoes = await engine.alone.call(score)
             if body.stream:
-                options = body.stream_options
-                await call.stream(reply.events(texts, bool(options and options.include_usage)))
+                await call.stream(reply.events(texts))
                 return None
             jobs = await texts.finished()
             return encoded(reply.whole([job.so_far() for job in jobs]))
@@ -99,12 +98,13 @@ class Reply:
         self._chat = chat
         self._logprobs = asked.logprobs is not None
         self._details = bool(call.body.details)
-        self._with_usage = False
+        options = call.body.stream_options
+        self._with_usage = bool(options and options.include_usage)
         self._lengths: Counter[int] = Counter()  # characters of the tokens told of each text
         self._head = {
             "id": f"{'chatcmpl' if chat else 'cmpl'}-{call.id}",
             "created": int(time.time()),
-            "model": asked.form.model or call.service.pool.names[0],
+            "model": call.service.pool.name_of(call.body.model),
         }
 
     def whole(self, results: Sequence[Result]) -> dict[str, Any]:
@@ -119,7 +119,7 @@ class Reply:
             **self._head,
             "object": "chat.completion" if self._chat else "text_completion",
             "choices": [self._choice(i, result, place) for i, (place, result) in enumerate(kept)],
-            "usage": usage(self._by_prompt([result.timings for result in results])),
+            "usage": _usage(self._by_prompt([result.timings for result in results])),
         }
         if self._details:
             details = self._detailed([(result.finish_reason, result.timings) for _, result in kept])
@@ -129,9 +129,8 @@ class Reply:
             told["details"] = details
         return told
 
-    async def events(self, texts: Texts, with_usage: bool) -> AsyncIterator[bytes]:
+    async def events(self, texts: Texts) -> AsyncIterator[bytes]:
         """Each piece as it comes."""
-        self._with_usage = with_usage
         jobs = texts.jobs
         readers = [self._reader() for _ in jobs]
         for index in range(len(jobs)):
@@ -148,8 +147,8 @@ class Reply:
                 for chunk in self._chunks(index, piece, jobs[index], readers[index])
             )
         last: dict[str, Any] = {}
-        if with_usage:
-            last["usage"] = usage(self._by_prompt([job.timings for job in jobs]))
+        if self._with_usage:
+            last["usage"] = _usage(self._by_prompt([job.timings for job in jobs]))
         if self._details:
             last["details"] = self._detailed([(job.finish_reason, job.timings) for job in jobs])
         if last:
@@ -260,13 +259,6 @@ def _mean(result: Result) -> float:
     return sum(logprobs) / len(logprobs)
 
 
-def usage(groups: Sequence[Sequence[Timings]]) -> dict[str, Any]:
-    """The tokens of several texts after each of several prompts, which are counted once."""
-    prompt = sum(group[0].prompt_tokens for group in groups)
-    new = sum(timings.new_tokens for group in groups for timings in group)
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": new,
-        "total_tokens": prompt + new,
-        "prompt_tokens_details": {"cached_tokens": sum(group[0].reused_tokens for group in groups)},
-    }
+def _usage(groups: Sequence[Sequence[Timings]]) -> dict[str, Any]:
+    cached = sum(group[0].reused_tokens for group in groups)
+    return {**usage(groups), "prompt_tokens_details": {"cached_tokens": cached}}

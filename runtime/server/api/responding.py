@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from typing import Any
 
-from ...openai_form import logprobs_of, token_logprobs
+from ...openai_form import finish_reason, logprobs_of, token_logprobs
 from ...sequence import Step
 from ...text import Piece, Timings
 from ...tool_calls import Arguments, Begun, CallReader, Change, Words
@@ -76,7 +76,7 @@ class Answer:
             "instructions": body.instructions,
             "max_output_tokens": self._request.max_tokens,
             "metadata": body.metadata or {},
-            "model": body.model or call.service.pool.names[0],
+            "model": call.service.pool.name_of(body.model),
             "output": [],
             "parallel_tool_calls": body.parallel_tool_calls is not False,
             "previous_response_id": None,
@@ -118,17 +118,18 @@ class Answer:
                     for event in self._take(change):
                         yield event
         (job,) = texts.jobs
-        whole = job.finish_reason in ("eos", "stop")
+        is_whole = finish_reason(job.finish_reason) == "stop"
+        status = "completed" if is_whole else "incomplete"
         if not self.whole["output"]:  # it says nothing
             for event in self._begin(_message()):
                 yield event
-        for event in self._end("completed" if whole else "incomplete"):
+        for event in self._end(status):
             yield event
-        self.whole["status"] = "completed" if whole else "incomplete"
-        if not whole:
+        self.whole["status"] = status
+        if not is_whole:
             self.whole["incomplete_details"] = {"reason": "max_output_tokens"}
         self.whole["usage"] = _usage(job.timings)
-        yield self._told(f"response.{self.whole['status']}")
+        yield self._told(f"response.{status}")
 
     def _told(self, kind: str) -> Event:
         return {"type": kind, "response": {**self.whole, "output": [*self.whole["output"]]}}

@@ -38,7 +38,7 @@ _PLAIN_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 
 class Guard:
-    """An ASGI application before another one, which serves ``routes``; some of them ``are_open``.
+    """An ASGI application before another one, which serves ``routes``.
 
     routes      each, and whether it is there for those without a key
     draining    whether the server is ending: nothing new is taken
@@ -48,13 +48,12 @@ class Guard:
         self,
         app: ASGIApp,
         service: Service,
-        routes: Sequence[BaseRoute],
-        are_open: Sequence[bool],
+        routes: Sequence[tuple[BaseRoute, bool]],
     ) -> None:
         self._app = app
         self._service = service
         self._settings = service.settings
-        self.routes = list(zip(routes, are_open, strict=True))
+        self.routes = routes
         self._hosts = {host.lower() for host in self._settings.hosts}
         self._origins = {origin.lower() for origin in self._settings.origins}
         self.draining = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from ...openai_form import CHAT
 from ..api.answers import Answered
 from ..api.bodies import Chat
 from ..api.generating import generate
@@ -11,7 +12,7 @@ from ..endpoint import Endpoint
 
 ENDPOINT = Endpoint(
     "POST",
-    "/v1/chat/completions",
+    CHAT,
     partial(generate, chat=True),
     "Answers a conversation, by the model's chat template.",
     body=Chat,

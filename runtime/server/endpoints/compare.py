@@ -13,7 +13,6 @@ from ...openai_form import told_logprob
 from ...scoring import Scorer
 from ..api.answers import Compared
 from ..api.bodies import Compare
-from ..api.details import token_text
 from ..call import Call
 from ..endpoint import Endpoint
 from ..errors import ApiError
@@ -100,7 +99,7 @@ def _told(model: Model, ids: list[int], found: Comparison) -> list[dict[str, Any
                 "text": texts[place + 1],
                 "logprobs": [told_logprob(value) for value in found.logprobs[:, place].tolist()],
                 "best": [
-                    {"id": other, "text": token_text(model.tokenizer, other)} for other in best
+                    {"id": other, "text": model.tokenizer.token_text(other)} for other in best
                 ],
                 "kl": None if found.kl is None else float(found.kl[place]),
             }

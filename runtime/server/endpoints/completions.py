@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from ...openai_form import COMPLETION
 from ..api.answers import Completed
 from ..api.bodies import Completion
 from ..api.generating import generate
@@ -11,7 +12,7 @@ from ..endpoint import Endpoint
 
 ENDPOINT = Endpoint(
     "POST",
-    "/v1/completions",
+    COMPLETION,
     partial(generate, chat=False),
     "Continues a text.",
     body=Completion,

@@ -13,7 +13,6 @@ from ...openai_form import biases
 from ...sampling import SamplingOptions
 from ..api.answers import NextTokens as Answer
 from ..api.bodies import Next, fields_of
-from ..api.details import token_text
 from ..call import Call
 from ..endpoint import Endpoint
 from ..errors import ApiError
@@ -29,7 +28,7 @@ async def _next(call: Call) -> None:
     async with call.service.pool.use(body.model) as engine:
         with engine.room(1):
             found = await engine.alone.call(partial(_found, engine.model, body))
-    name = body.model or call.service.pool.names[0]
+    name = call.service.pool.name_of(body.model)
     await call.answer({"object": "next", "model": name, **found})
 
 
@@ -59,7 +58,7 @@ def _told(model: Model, found: NextTokens) -> dict[str, Any]:
     tokens = [
         {
             "id": token,
-            "text": token_text(model.tokenizer, token),
+            "text": model.tokenizer.token_text(token),
             "ends": token in model.end_ids,
             "probability": probability,
             "left": left,

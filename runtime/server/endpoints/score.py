@@ -27,7 +27,7 @@ async def _score(call: Call) -> None:
     async with pool.use(body.model) as engine:
         with engine.room(1):
             told = await engine.alone.call(partial(score, engine.model, body))
-        await call.answer({"model": body.model or pool.names[0], **told})
+        await call.answer({"model": pool.name_of(body.model), **told})
 
 
 def _check(body: Score) -> None:

@@ -48,8 +48,7 @@ def _tokens(model: Model, body: Tokenize) -> dict[str, Any]:
         ids = model.tokenizer.encode(body.prompt or "", add_special_tokens=special)
     told: dict[str, Any] = {"tokens": ids, "count": len(ids)}
     if body.texts:
-        spelled = [model.tokenizer.token_bytes(one, skip_special_tokens=False) for one in ids]
-        told["texts"] = [spelling.decode("utf-8", "replace") for spelling in spelled]
+        told["texts"] = [model.tokenizer.token_text(token) for token in ids]
     return told
 
 

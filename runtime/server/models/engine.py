@@ -13,7 +13,6 @@ from contextlib import contextmanager, suppress
 from functools import partial
 
 from ...model import Model
-from ...request import Request
 from ...scheduler import Job, Listener
 from ...text import Piece
 from ..errors import ApiError, busy
@@ -263,11 +262,6 @@ class Texts:
         async for _ in self:
             pass
         return self.jobs
-
-
-def job_of(model: Model, request: Request, listener: Listener) -> Job:
-    """A text that is computed together with others."""
-    return model.new_job(request, listener=listener)
 
 
 def _bytes_of(piece: Piece | None) -> int:

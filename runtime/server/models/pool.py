@@ -104,7 +104,7 @@ class Pool:
 
     @property
     def names(self) -> list[str]:
-        """Those that may be asked for; the first is the one that is meant where none is named."""
+        """Those that may be asked for."""
         return list(self.served)
 
     def start(self) -> None:
@@ -140,13 +140,19 @@ class Pool:
 
     def _names_of_folders(self) -> dict[str, str]:
         """By path, what clients call those models that are open."""
-        opened = [served for served in self.served.values() if served.engine is not None]
-        return {str(one.engine.model.folder.path): one.source.name for one in opened if one.engine}
+        return {
+            str(served.engine.model.folder.path): name
+            for name, served in self.served.items()
+            if served.engine is not None
+        }
+
+    def name_of(self, name: str | None) -> str:
+        """The one that is meant: the first, where none is named."""
+        return self.names[0] if name is None else name
 
     def find(self, name: str | None) -> Served:
         """Raises ApiError (404) with the names that there are."""
-        if name is None:
-            return self.served[self.names[0]]
+        name = self.name_of(name)
         if name not in self.served:
             raise ApiError(
                 404,

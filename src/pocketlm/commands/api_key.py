@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -13,29 +14,37 @@ from pocketlm.export.regular_file import RegularFile
 
 KEY_VARIABLE = "POCKETLM_API_KEY"
 LARGEST_KEY_FILE = 65_536
+KEY = re.compile(r"[!-~]+")  # what fits in a header
 
 
 def find_key(file: Path | None) -> str | None:
     """The key in ``file``, or without one in the environment; None where neither is given.
 
-    Raises RequestError for an empty one. A file that others may read is told on stderr.
+    Raises RequestError for an empty one, and for one that does not fit in a header. A file that
+    others may read is told on stderr.
     """
     if file is None:
-        key = os.environ.get(KEY_VARIABLE)
-        if key is not None and not key.strip():
-            raise RequestError(
-                f"{KEY_VARIABLE} is empty, expected a key; write one, or unset the variable"
-            )
-        return None if key is None else key.strip()
+        found = os.environ.get(KEY_VARIABLE)
+        return None if found is None else _checked(found, KEY_VARIABLE, "or unset the variable")
     with RegularFile(file, RequestError) as opened:
         data = opened.read(0, LARGEST_KEY_FILE)
-    key = data.decode("latin-1").strip()  # of no other character is a key
-    if not key:
-        raise RequestError(f"{file} is empty, expected a key; write one into it")
+    key = _checked(data.decode("latin-1"), str(file), "or leave the option out")
     if os.name == "posix" and (mode := stat.S_IMODE(file.stat().st_mode)) & 0o077:
         click.echo(
             f"pocketlm: {file} may be read by others (mode {mode:o}), expected 600; type: "
             f"chmod 600 {file}",
             err=True,
+        )
+    return key
+
+
+def _checked(text: str, where: str, otherwise: str) -> str:
+    key = text.strip()
+    if not key:
+        raise RequestError(f"{where} is empty, expected a key; write one there, {otherwise}")
+    if not KEY.fullmatch(key):
+        raise RequestError(
+            f"{where} has other characters than visible ASCII, expected a key, one line of them; "
+            f"write one there, {otherwise}"
         )
     return key

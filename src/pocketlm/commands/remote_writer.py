@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 
 Command = Callable[..., Any]
 
-KEY = re.compile(r"[!-~]+")
 # What is said of a text beside its characters, which not every server can.
 NEED_DETAILS = {"stats": "--stats", "as_json": "--json", "logprobs": "--logprobs"}
 NEED_DETAILS |= {"beams": "--beams"}
@@ -51,13 +49,7 @@ def find_server(url: str, key_file: Path | None) -> Server:
     from pocketlm.remote.address import Address
     from pocketlm.remote.server import Server
 
-    key = find_key(key_file)
-    if key is not None and not KEY.fullmatch(key):
-        raise RequestError(
-            f"{key_file or KEY_VARIABLE} has other characters than visible ASCII, expected a key, "
-            "one line of them; write that there"
-        )
-    return Server(Address.parse(url), key)
+    return Server(Address.parse(url), find_key(key_file))
 
 
 def remote_writer(server: Server, name: str | None, context: click.Context) -> Writer:

@@ -85,7 +85,7 @@ def _fields(score: Score, tokenizer: Tokenizer, per_token: bool) -> list[object]
     fields: list[object] = [*numbers, len(score.token_ids), str(score.is_greedy).lower()]
     if per_token:
         for token, logprob in zip(score.token_ids, score.logprobs, strict=True):
-            fields += [_text(tokenizer, token), f"{logprob:.6g}"]
+            fields += [tokenizer.token_text(token), f"{logprob:.6g}"]
     return fields
 
 
@@ -98,12 +98,7 @@ def _result(score: Score, tokenizer: Tokenizer, per_token: bool) -> dict[str, An
     }
     if per_token:
         result["per_token"] = [
-            {"token_id": token, "text": _text(tokenizer, token), "logprob": logprob}
+            {"token_id": token, "text": tokenizer.token_text(token), "logprob": logprob}
             for token, logprob in zip(score.token_ids, score.logprobs, strict=True)
         ]
     return result
-
-
-def _text(tokenizer: Tokenizer, token: int) -> str:
-    """What a token spells; U+FFFD for a part of a character."""
-    return tokenizer.token_bytes(token, skip_special_tokens=False).decode("utf-8", "replace")

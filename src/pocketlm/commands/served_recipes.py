@@ -11,40 +11,37 @@ TEXT = "{text}"  # fills its own place
 
 def served_recipes() -> tuple[dict[str, Any], ...]:
     """Mappings of name, title, prompt with the place {text}, stop, and an example for the place."""
-    return (_assistant(), _translation(), _sentiment())
+    assistant = read_recipe("assistant", ("text",))
+    translation = read_recipe("translate", ("text",), ("from", "to"), ("translation",))
+    sentiment = read_recipe("sentiment", ("text",))
+    languages = {"from": "English", "to": "Korean"}
+    return (
+        {
+            "name": "assistant",
+            "title": "Answer a question",
+            "prompt": assistant.fill({"text": TEXT}),
+            "stop": list(assistant.stop),
+            "example": "Why do leaves fall in autumn?",
+        },
+        {
+            "name": "english-korean",
+            "title": "Translate from English to Korean",
+            "prompt": translation.fill({**languages, "text": TEXT}, _translations()),
+            "stop": list(translation.stop),
+            "example": "I like to read in the evening.",
+        },
+        {
+            "name": "sentiment",
+            "title": "Tell whether a review is good or bad",
+            "prompt": sentiment.fill({"text": TEXT}),
+            "stop": list(sentiment.stop),
+            "example": "I would watch it again tomorrow.",
+        },
+    )
 
 
-def _assistant() -> dict[str, Any]:
-    recipe = read_recipe("assistant", ("text",))
-    return {
-        "name": "assistant",
-        "title": "Answer a question",
-        "prompt": recipe.fill({"text": TEXT}),
-        "stop": list(recipe.stop),
-        "example": "Why do leaves fall in autumn?",
-    }
-
-
-def _translation() -> dict[str, Any]:
-    recipe = read_recipe("translate", ("text",), ("from", "to"), ("translation",))
+def _translations() -> list[dict[str, str]]:
+    """From English to Korean, of examples that are written the other way around."""
     lines = find("ko-en.tsv", ".tsv").read_text("utf-8").splitlines()
     pairs = [line.split("\t") for line in lines if line.strip()]
-    examples = [{"text": english, "translation": korean} for korean, english in pairs]
-    return {
-        "name": "english-korean",
-        "title": "Translate from English to Korean",
-        "prompt": recipe.fill({"from": "English", "to": "Korean", "text": TEXT}, examples),
-        "stop": list(recipe.stop),
-        "example": "I like to read in the evening.",
-    }
-
-
-def _sentiment() -> dict[str, Any]:
-    recipe = read_recipe("sentiment", ("text",))
-    return {
-        "name": "sentiment",
-        "title": "Tell whether a review is good or bad",
-        "prompt": recipe.fill({"text": TEXT}),
-        "stop": list(recipe.stop),
-        "example": "I would watch it again tomorrow.",
-    }
+    return [{"text": english, "translation": korean} for korean, english in pairs]

@@ -116,8 +116,7 @@ class OwnWriter:
 
     def spelled(self, token: int) -> str:
         """Special tokens included, half characters as U+FFFD."""
-        spelling = self._model.tokenizer.token_bytes(token, skip_special_tokens=False)
-        return spelling.decode("utf-8", "replace")
+        return self._model.tokenizer.token_text(token)
 
     @property
     def context_length(self) -> int:

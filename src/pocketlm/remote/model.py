@@ -18,10 +18,10 @@ from pocketlm.commands.writer import Circumstances
 from pocketlm.remote.server import Answer, Server
 from pocketlm.runtime.beams import Beam
 from pocketlm.runtime.model import Model
+from pocketlm.runtime.openai_form import CHAT, COMPLETION
 from pocketlm.runtime.sequence import Step
 from pocketlm.runtime.text import Piece, Result, Timings
 
-CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
 # What nobody needs to say. How many tokens there may be is told in any case: servers differ there.
 DEFAULTS = {
     name: parameter.default
