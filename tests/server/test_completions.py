@@ -290,7 +290,9 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"max_tokens": 10**12}, "max_tokens", "expected an integer, at most 1000000000"),
     ({"n": 0}, "n", "found n 0, expected an integer, at least 1"),
     ({"n": 13}, "n", "the request asks for 13 texts, expected at most 12"),
-    ({"prompt": ["a"] * 7, "n": 2}, "n", "the request asks for 14 texts, expected at most 12"),
+    ({"prompt": ["a"] * 7, "n": 2}, "prompt", "the request asks for 14 texts, expected at most"),
+    ({"n": 2, "best_of": 13}, "best_of", "the request asks for 13 texts, expected at most 12"),
+    ({"beams": 13}, "beams", "the request asks for 13 texts, expected at most 12"),
     ({"best_of": 1, "n": 2}, "best_of", "best_of is 1, expected at least n, which is 2"),
     ({"best_of": 2, "stream": True}, "best_of", "found best_of with stream, expected one"),
     ({"stream_options": {}}, "stream_options", "found stream_options without stream"),
@@ -308,6 +310,9 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"stop": ["a"] * 65}, "stop", "expected a list of at most 64 entries"),
     ({"logit_bias": {"a": 1}}, "logit_bias", "expected keys: a string that matches"),
     ({"logit_bias": {"1": 1e3}}, "logit_bias", "expected a number, at most 100"),
+    ({"logit_bias": {"300": 1}}, "logit_bias", "token id 300 is in logit_bias, expected 0 to 299"),
+    ({"banned_tokens": [300]}, "banned_tokens", "token id 300 is in banned_tokens, expected"),
+    ({"regex": "a", "choices": ["a"]}, "regex", "found regex and choices, expected one of them"),
     ({"seed": 2**60}, "seed", "expected an integer, at most 9007199254740991"),
     ({"context": "x"}, "context", 'found context "x", expected one of error, stop, slide'),
     ({"draft": "x"}, "draft", "found no model 'x', expected one of: tiny, twin, demo"),
@@ -336,6 +341,7 @@ def test_two_ways_to_guess_are_refused(server: Served) -> None:
     status, found = server.post(PATH, {"prompt": "a", "lookup": True, "draft": "twin"})
     assert status == 400
     assert "found lookup and draft, expected one of them" in found["error"]["message"]
+    assert found["error"]["param"] == "lookup"
 
 
 @pytest.mark.parametrize("body", [b'{"temperature": 1e999}', b'{"seed": NaN}', b"[]", b"{", b""])
@@ -348,3 +354,4 @@ def test_a_prompt_longer_than_the_context_says_so(server: Served) -> None:
     for prompt in ([5] * 161, "e" * 3000):
         status, found = server.post(PATH, {"prompt": prompt, "max_tokens": 1})
         assert (status, found["error"]["code"]) == (400, "context_length_exceeded")
+        assert found["error"]["param"] == "prompt"

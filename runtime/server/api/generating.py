@@ -44,7 +44,7 @@ async def _generated(call: Call, *, chat: bool) -> bytes | None:
     terms = Terms.of(body)
     pool = call.service.pool
     async with pool.use(body.model) as engine, _drafting(pool, body.draft) as draft:
-        with engine.room(terms.num_texts) as room:
+        with engine.room(terms.num_texts, terms.most_by) as room:
             make = partial(make_asked, engine.model, body, terms, draft)
             asked: Asked = await prepared(call.service, make)
             reply = Reply(call, engine, asked, terms, chat=chat)
