@@ -125,9 +125,23 @@ def test_an_echo_with_logprobs_has_those_of_the_prompt(
             assert told["token_logprobs"][place] == pytest.approx(score.loglikelihood, abs=1e-4)
             assert len(told["top_logprobs"][place]) in (3, 4)  # the token itself is among them
             assert told["tokens"][place] in told["top_logprobs"][place]
-        starts = [len("".join(told["tokens"][:i])) for i in range(len(ids) + max_tokens)]
-        assert told["text_offset"] == starts
+        starts = [len("".join(told["tokens"][:i])) for i in range(len(ids))]
+        assert told["text_offset"][: len(ids)] == starts
     assert found["usage"]["completion_tokens"] == 2 * max_tokens
+
+
+def test_a_token_within_a_character_begins_where_that_does(server: Served) -> None:
+    text = "a\U0001f600b\uc548 c"
+    asked = {"prompt": text, "model": "demo", "echo": True, "logprobs": 0, "max_tokens": 0}
+    (choice,) = answer(server, asked)["choices"]
+    told = choice["logprobs"]
+    for token, offset in zip(told["tokens"], told["text_offset"], strict=True):
+        if "\ufffd" not in token:
+            assert text[offset : offset + len(token)] == token
+    assert told["tokens"].count("\ufffd") > 1
+    parts = [chunk["choices"][0]["logprobs"] for chunk in events(server, asked)]
+    streamed = [offset for part in parts if part for offset in part["text_offset"]]
+    assert streamed == told["text_offset"]
 
 
 def test_logprobs_are_the_engines(server: Served, tiny_model: pocketlm.Model) -> None:

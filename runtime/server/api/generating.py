@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from ...cancellation import Cancellation
 from ...model import Model
-from ...openai_form import Echo, choice, logprobs_of, token_logprobs
+from ...openai_form import Echo, Offsets, choice, logprobs_of, token_logprobs
 from ...scheduler import Job
 from ...sequence import Step
 from ...text import Piece, Result, Timings
@@ -100,7 +100,7 @@ class Reply:
         self._logprobs = asked.logprobs is not None
         self._details = bool(call.body.details)
         self._with_usage = False
-        self._lengths: Counter[int] = Counter()  # characters of the tokens told of each text
+        self._offsets: defaultdict[int, Offsets] = defaultdict(Offsets)  # of each text
         self._head = {
             "id": f"{'chatcmpl' if chat else 'cmpl'}-{call.id}",
             "created": int(time.time()),
@@ -217,8 +217,8 @@ class Reply:
         told = {"index": index, "delta" if self._chat else "text": delta, "logprobs": None}
         if self._logprobs and spelled:
             tokens = token_logprobs(spelled, self._tokenizer)
-            told["logprobs"] = logprobs_of(tokens, chat=self._chat, offset=self._lengths[index])
-            self._lengths[index] += sum(len(token.text) for token in tokens)
+            offsets = self._offsets[index]
+            told["logprobs"] = logprobs_of(tokens, chat=self._chat, offsets=offsets)
         told["finish_reason"] = reason
         if self._details:
             told["tokens"] = tokens_told(steps, self._tokenizer)
