@@ -84,6 +84,7 @@ def read_request(url: object, body: object) -> OpenAIRequest:
     logprobs = _logprobs(given, chat=url == CHAT)
     options = {} if logprobs is None else {"logprobs": logprobs}
     options |= _form(given)
+    _check_renamed(given)
     for name, value in given.items():
         _check_only(name, value)
         if name not in WITHOUT_EFFECT and name not in ONLY:
@@ -99,6 +100,14 @@ def read_request(url: object, body: object) -> OpenAIRequest:
     if url == CHAT:
         return OpenAIRequest(None, _messages(asked), options, str(model))
     return OpenAIRequest(asked, None, options, str(model))
+
+
+def _check_renamed(given: Mapping[str, Any]) -> None:
+    for theirs, ours in RENAMED.items():
+        if theirs in given and given.get(ours, given[theirs]) != given[theirs]:
+            raise RequestError(
+                f"found {ours} and {theirs}, expected one of them: they say the same; leave one out"
+            )
 
 
 def biases(asked: Any) -> Any:
