@@ -12,11 +12,11 @@ Source: the API reference of OpenAI, "Create chat completion" and "Create comple
 
 from __future__ import annotations
 
+import codecs
 import inspect
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 from ..export.errors import RequestError
@@ -84,6 +84,7 @@ def read_request(url: object, body: object) -> OpenAIRequest:
     logprobs = _logprobs(given, chat=url == CHAT)
     options = {} if logprobs is None else {"logprobs": logprobs}
     options |= _form(given)
+    _check_renamed(given)
     for name, value in given.items():
         _check_only(name, value)
         if name not in WITHOUT_EFFECT and name not in ONLY:
@@ -99,6 +100,14 @@ def read_request(url: object, body: object) -> OpenAIRequest:
     if url == CHAT:
         return OpenAIRequest(None, _messages(asked), options, str(model))
     return OpenAIRequest(asked, None, options, str(model))
+
+
+def _check_renamed(given: Mapping[str, Any]) -> None:
+    for theirs, ours in RENAMED.items():
+        if theirs in given and given.get(ours, given[theirs]) != given[theirs]:
+            raise RequestError(
+                f"found {ours} and {theirs}, expected one of them: they say the same; leave one out"
+            )
 
 
 def biases(asked: Any) -> Any:
@@ -278,6 +287,25 @@ class Token:
         return _spelled(self.spelling)
 
 
+class Offsets:
+    """Where the tokens of a text begin in it, in characters, as they come.
+
+    A token in the midst of a character begins where that does.
+    """
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._length = 0
+
+    def of(self, tokens: Iterable[Token]) -> list[int]:
+        """Of the next ones."""
+        found = []
+        for token in tokens:
+            found.append(self._length)
+            self._length += len(self._decoder.decode(token.spelling))
+        return found
+
+
 def _spelled(spelling: bytes) -> str:
     return spelling.decode("utf-8", "replace")
 
@@ -326,9 +354,11 @@ def told_logprob(logprob: float) -> float:
     return max(logprob, LEAST_LOGPROB)
 
 
-def logprobs_of(tokens: Sequence[Token], *, chat: bool, offset: int = 0) -> dict[str, Any]:
-    """The "logprobs" of a choice; ``offset`` characters came before."""
-    return _chat_logprobs(tokens) if chat else _completion_logprobs(tokens, offset)
+def logprobs_of(
+    tokens: Sequence[Token], *, chat: bool, offsets: Offsets | None = None
+) -> dict[str, Any]:
+    """The "logprobs" of a choice; ``offsets`` are those of its text, where some came before."""
+    return _chat_logprobs(tokens) if chat else _completion_logprobs(tokens, offsets or Offsets())
 
 
 def _chat_logprobs(tokens: Sequence[Token]) -> dict[str, Any]:
@@ -345,13 +375,12 @@ def _chat_logprobs(tokens: Sequence[Token]) -> dict[str, Any]:
     }
 
 
-def _completion_logprobs(tokens: Sequence[Token], offset: int) -> dict[str, Any]:
-    texts = [token.text for token in tokens]
+def _completion_logprobs(tokens: Sequence[Token], offsets: Offsets) -> dict[str, Any]:
     return {
-        "tokens": texts,
+        "tokens": [token.text for token in tokens],
         "token_logprobs": [token.logprob for token in tokens],
         "top_logprobs": [_top(token) for token in tokens],
-        "text_offset": list(accumulate(map(len, texts[:-1]), initial=offset)) if texts else [],
+        "text_offset": offsets.of(tokens),
     }
 
 

@@ -12,8 +12,11 @@ import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
 from .call import Call, parsed, read_body, until_gone
-from .errors import ending, told
+from .errors import TOO_LONG, ending, told
 from .service import Service
+
+# The fields that hold what a model reads, of which a body has one.
+READ = ("input", "messages", "prompt", "text", "token_ids", "context")
 
 Handle = Callable[[Call], Coroutine[Any, Any, None]]
 
@@ -75,6 +78,8 @@ class Application:
                 raise
             self._service.log.failed(call.id, error)
             answer = told(error)
+            if answer.code == TOO_LONG:
+                answer.param = _read_of(call.body)
             await call.answer(answer.body, answer.status, answer.headers)
 
     async def _with_body(self, call: Call) -> Call:
@@ -92,6 +97,11 @@ class Application:
         )
         _bound(body, settings.max_seconds)
         return Call(call.scope, call.receive, call.send, call.service, body)
+
+
+def _read_of(body: Any) -> str | None:
+    """The field of ``body`` that is too long, if anything is."""
+    return next((name for name in READ if getattr(body, name, None)), None)
 
 
 def _bound(body: Any, most_seconds: float | None) -> None:

@@ -26,8 +26,15 @@ from ...export.memory import exhausted, is_exhaustion
 INVALID, SERVER = "invalid_request_error", "server_error"
 RETRY_SECONDS = 2  # what a client is told to wait; OpenAI's heed 1 to 60
 MOST_PARAM = 100  # characters
+TOO_LONG = "context_length_exceeded"
 NO_RETRY = {"x-should-retry": "false"}  # which OpenAI's heed too
 
+# Where a message of the engine says which field is wrong.
+_SUBJECTS = (
+    r"([a-z_]+)(?:\[\d+\])?(?= (?:is|are|has|have|was|holds) |: )",
+    r"token id -?\d+ is in ([a-z_]+),",
+    r"found ([a-z_]+) and [a-z_]+, expected one of them",
+)
 _PATH = re.compile(r"(?<![\w.:/\\])(?:[A-Za-z]:\\|~?/)[^\s:;,'\"]+")
 
 
@@ -117,7 +124,7 @@ def told(error: Exception) -> ApiError:
     match error:
         case RequestError():
             too_long = isinstance(error, ContextLengthError)
-            code = "context_length_exceeded" if too_long else None
+            code = TOO_LONG if too_long else None
             return ApiError(400, message, param=_param(message), code=code)
         case MissingExtraError():
             return _hopeless(501, message, "not_installed")
@@ -143,6 +150,6 @@ def _without_path(message: str) -> str:
 
 
 def _param(message: str) -> str | None:
-    """The field that a message of the engine begins with: "top_k is 0, expected …"."""
-    subject = re.match(r"([a-z_]+)(\[\d+\])?(?= (is|are|has|have|was|holds) |: )", message)
-    return None if subject is None else subject[1]
+    """The field that a message of the engine names first: "top_k is 0, expected …"."""
+    found = (re.match(pattern, message) for pattern in _SUBJECTS)
+    return next((subject[1] for subject in found if subject is not None), None)

@@ -130,6 +130,12 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
         "messages[0].content[1]",
         "image_url",
     ),
+    (
+        "two bounds",
+        {"max_tokens": 3, "max_completion_tokens": 4},
+        "max_tokens",
+        "found max_tokens and max_completion_tokens, expected one of them",
+    ),
     ("audio", {"messages": part("input_audio")}, "messages[0].content[1]", "input_audio"),
     ("file", {"messages": part("file")}, "messages[0].content[1]", "file"),
     ("no text", {"messages": part("text")}, "messages[0].content[1]", "text"),

@@ -135,6 +135,7 @@ def test_what_cannot_be_is_refused_by_name(server: Served, body: Any, told: str)
     status, found = server.post("/compare", body)
     assert status in (400, 404)
     assert told in found["error"]["message"]
+    assert found["error"]["param"] in ("models", "text", "token_ids")
 
 
 def test_a_comparison_ends_when_it_is_cancelled(tiny_model: pocketlm.Model) -> None:

@@ -125,9 +125,23 @@ def test_an_echo_with_logprobs_has_those_of_the_prompt(
             assert told["token_logprobs"][place] == pytest.approx(score.loglikelihood, abs=1e-4)
             assert len(told["top_logprobs"][place]) in (3, 4)  # the token itself is among them
             assert told["tokens"][place] in told["top_logprobs"][place]
-        starts = [len("".join(told["tokens"][:i])) for i in range(len(ids) + max_tokens)]
-        assert told["text_offset"] == starts
+        starts = [len("".join(told["tokens"][:i])) for i in range(len(ids))]
+        assert told["text_offset"][: len(ids)] == starts
     assert found["usage"]["completion_tokens"] == 2 * max_tokens
+
+
+def test_a_token_within_a_character_begins_where_that_does(server: Served) -> None:
+    text = "a\U0001f600b\uc548 c"
+    asked = {"prompt": text, "model": "demo", "echo": True, "logprobs": 0, "max_tokens": 0}
+    (choice,) = answer(server, asked)["choices"]
+    told = choice["logprobs"]
+    for token, offset in zip(told["tokens"], told["text_offset"], strict=True):
+        if "\ufffd" not in token:
+            assert text[offset : offset + len(token)] == token
+    assert told["tokens"].count("\ufffd") > 1
+    parts = [chunk["choices"][0]["logprobs"] for chunk in events(server, asked)]
+    streamed = [offset for part in parts if part for offset in part["text_offset"]]
+    assert streamed == told["text_offset"]
 
 
 def test_logprobs_are_the_engines(server: Served, tiny_model: pocketlm.Model) -> None:
@@ -290,7 +304,9 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"max_tokens": 10**12}, "max_tokens", "expected an integer, at most 1000000000"),
     ({"n": 0}, "n", "found n 0, expected an integer, at least 1"),
     ({"n": 13}, "n", "the request asks for 13 texts, expected at most 12"),
-    ({"prompt": ["a"] * 7, "n": 2}, "n", "the request asks for 14 texts, expected at most 12"),
+    ({"prompt": ["a"] * 7, "n": 2}, "prompt", "the request asks for 14 texts, expected at most"),
+    ({"n": 2, "best_of": 13}, "best_of", "the request asks for 13 texts, expected at most 12"),
+    ({"beams": 13}, "beams", "the request asks for 13 texts, expected at most 12"),
     ({"best_of": 1, "n": 2}, "best_of", "best_of is 1, expected at least n, which is 2"),
     ({"best_of": 2, "stream": True}, "best_of", "found best_of with stream, expected one"),
     ({"stream_options": {}}, "stream_options", "found stream_options without stream"),
@@ -308,6 +324,9 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"stop": ["a"] * 65}, "stop", "expected a list of at most 64 entries"),
     ({"logit_bias": {"a": 1}}, "logit_bias", "expected keys: a string that matches"),
     ({"logit_bias": {"1": 1e3}}, "logit_bias", "expected a number, at most 100"),
+    ({"logit_bias": {"300": 1}}, "logit_bias", "token id 300 is in logit_bias, expected 0 to 299"),
+    ({"banned_tokens": [300]}, "banned_tokens", "token id 300 is in banned_tokens, expected"),
+    ({"regex": "a", "choices": ["a"]}, "regex", "found regex and choices, expected one of them"),
     ({"seed": 2**60}, "seed", "expected an integer, at most 9007199254740991"),
     ({"context": "x"}, "context", 'found context "x", expected one of error, stop, slide'),
     ({"draft": "x"}, "draft", "found no model 'x', expected one of: tiny, twin, demo"),
@@ -336,6 +355,7 @@ def test_two_ways_to_guess_are_refused(server: Served) -> None:
     status, found = server.post(PATH, {"prompt": "a", "lookup": True, "draft": "twin"})
     assert status == 400
     assert "found lookup and draft, expected one of them" in found["error"]["message"]
+    assert found["error"]["param"] == "lookup"
 
 
 @pytest.mark.parametrize("body", [b'{"temperature": 1e999}', b'{"seed": NaN}', b"[]", b"{", b""])
@@ -348,3 +368,4 @@ def test_a_prompt_longer_than_the_context_says_so(server: Served) -> None:
     for prompt in ([5] * 161, "e" * 3000):
         status, found = server.post(PATH, {"prompt": prompt, "max_tokens": 1})
         assert (status, found["error"]["code"]) == (400, "context_length_exceeded")
+        assert found["error"]["param"] == "prompt"

@@ -208,6 +208,15 @@ def test_what_is_not_to_be_had_is_named(body: Any, param: str, chats: Served) ->
     assert "messages[" not in found["error"]["message"]
 
 
+def test_too_long_an_input_is_named(chats: Served) -> None:
+    for name, path in {"input": "/v1/responses", "messages": "/v1/chat/completions"}.items():
+        for text in ("e" * 10_000, "e" * 200_000):  # too many tokens; too many characters
+            status, found = chats.post(path, {name: [{"role": "user", "content": text}]})
+            error = found["error"]
+            assert (status, error["code"]) == (400, "context_length_exceeded")
+            assert error["param"] == name
+
+
 def test_store_is_taken_and_nothing_kept(chats: Served) -> None:
     found = responded(chats, store=True)
     assert found["store"] is False

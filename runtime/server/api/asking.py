@@ -58,6 +58,15 @@ class Terms:
         """That there must be room for."""
         return len(self.prompts) * self.computed
 
+    @property
+    def most_by(self) -> str:
+        """The field that asks for most of them."""
+        if len(self.prompts) > self.computed:
+            return "prompt"
+        if self.beams is not None:
+            return "beams"
+        return "best_of" if self.computed > self.kept else "n"
+
     @staticmethod
     def of(body: Completion | Chat) -> Terms:
         """Raises ApiError (400) for fields that contradict each other."""

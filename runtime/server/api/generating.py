@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from ...cancellation import Cancellation
 from ...model import Model
-from ...openai_form import Echo, choice, logprobs_of, steps_of, token_logprobs, usage
+from ...openai_form import Echo, Offsets, choice, logprobs_of, steps_of, token_logprobs, usage
 from ...scheduler import Job
 from ...sequence import Step
 from ...text import Piece, Result, Timings
@@ -44,7 +44,7 @@ async def _generated(call: Call, *, chat: bool) -> bytes | None:
     terms = Terms.of(body)
     pool = call.service.pool
     async with pool.use(body.model) as engine, _drafting(pool, body.draft) as draft:
-        with engine.room(terms.num_texts) as room:
+        with engine.room(terms.num_texts, terms.most_by) as room:
             make = partial(make_asked, engine.model, body, terms, draft)
             asked: Asked = await prepared(call.service, make)
             reply = Reply(call, engine, asked, terms, chat=chat)
@@ -100,7 +100,7 @@ class Reply:
         self._details = bool(call.body.details)
         options = call.body.stream_options
         self._with_usage = bool(options and options.include_usage)
-        self._lengths: Counter[int] = Counter()  # characters of the tokens told of each text
+        self._offsets: defaultdict[int, Offsets] = defaultdict(Offsets)  # of each text
         self._head = {
             "id": f"{'chatcmpl' if chat else 'cmpl'}-{call.id}",
             "created": int(time.time()),
@@ -216,8 +216,8 @@ class Reply:
         told = {"index": index, "delta" if self._chat else "text": delta, "logprobs": None}
         if self._logprobs and spelled:
             tokens = token_logprobs(spelled, self._tokenizer)
-            told["logprobs"] = logprobs_of(tokens, chat=self._chat, offset=self._lengths[index])
-            self._lengths[index] += sum(len(token.text) for token in tokens)
+            offsets = self._offsets[index]
+            told["logprobs"] = logprobs_of(tokens, chat=self._chat, offsets=offsets)
         told["finish_reason"] = reason
         if self._details:
             told["tokens"] = tokens_told(steps, self._tokenizer)

@@ -16,10 +16,13 @@ from ..api.bodies import Compare
 from ..call import Call
 from ..endpoint import Endpoint
 from ..errors import ApiError
+from ..models.pool import Pool
 
 
 async def _compare(call: Call) -> None:
     names = call.body.models
+    for name in names:
+        _check_served(call.service.pool, name)
     async with AsyncExitStack() as stack:
         engines = {}
         # In one order for all, so that of two requests neither waits for what the other has.
@@ -29,6 +32,15 @@ async def _compare(call: Call) -> None:
         models = {name: engines[name].model for name in names}
         found = await engines[names[0]].alone.call(partial(_found, models, call.body))
     await call.answer({"object": "comparison", "models": names, **found})
+
+
+def _check_served(pool: Pool, name: str) -> None:
+    """Raises ApiError (404) for a model that there is not."""
+    try:
+        pool.find(name)
+    except ApiError as error:
+        error.param = "models"
+        raise
 
 
 def _found(models: dict[str, Model], body: Compare, cancellation: Cancellation) -> dict[str, Any]:

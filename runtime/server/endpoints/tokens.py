@@ -6,6 +6,7 @@ own.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -55,6 +56,7 @@ def _tokens(model: Model, body: Tokenize) -> dict[str, Any]:
 async def _detokenize(call: Call) -> None:
     body: Detokenize = call.body
     async with call.service.pool.use(body.model) as engine:
+        _check_ids(body.tokens, engine.model.session.shape.vocab_size)
         decode = partial(
             engine.model.tokenizer.decode,
             body.tokens,
@@ -62,6 +64,18 @@ async def _detokenize(call: Call) -> None:
         )
         text = await prepared(call.service, decode)
         await call.answer({"text": text, "prompt": text})  # the latter is vLLM's name
+
+
+def _check_ids(ids: Sequence[int], count: int) -> None:
+    """Raises ApiError for one that is no token."""
+    unknown = next((token for token in ids if token >= count), None)
+    if unknown is not None:
+        raise ApiError(
+            400,
+            f"tokens has the token id {unknown}, expected 0 to {count - 1}; use ids of this "
+            "model's tokenizer",
+            param="tokens",
+        )
 
 
 async def _info(call: Call) -> None:

@@ -57,8 +57,8 @@ class Engine:
         self._is_timed = False  # it will be delivered
 
     @contextmanager
-    def room(self, count: int) -> Iterator[Room]:
-        """Room for ``count`` texts, until the block ends and they have.
+    def room(self, count: int, field: str = "n") -> Iterator[Room]:
+        """Room for ``count`` texts, as ``field`` asks for, until the block ends and they have.
 
         Raises ApiError: 429 while others take it, 400 where there never is as much.
         """
@@ -67,7 +67,7 @@ class Engine:
                 400,
                 f"the request asks for {count} texts, expected at most {self._most}: what one "
                 "model's queue has room for; ask for fewer at once",
-                param="n",
+                param=field,
             )
         if self.num_held + count > self._most:
             self._metrics.refused(count)
