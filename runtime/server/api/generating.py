@@ -18,11 +18,11 @@ from ...scheduler import Job
 from ...sequence import Step
 from ...text import Piece, Result, Timings
 from ...tool_calls import CallReader
-from ..call import DONE, JSON, Call, encoded, event_of
+from ..call import DONE, JSON, Call, encoded, encoded_in_turns, event_of
 from ..errors import ApiError
 from ..models.engine import Engine, Texts
 from ..models.pool import Pool
-from ..service import Service
+from ..models.threads import in_thread
 from . import calling
 from .asking import Asked, BeamResult, Terms, beams_found, make_asked, scored
 from .bodies import Chat, Completion
@@ -46,11 +46,11 @@ async def _generated(call: Call, *, chat: bool) -> bytes | None:
     async with pool.use(body.model) as engine, _drafting(pool, body.draft) as draft:
         with engine.room(terms.num_texts) as room:
             make = partial(make_asked, engine.model, body, terms, draft)
-            asked: Asked = await prepared(call.service, make)
+            asked: Asked = await prepared(call, make)
             reply = Reply(call, engine, asked, terms, chat=chat)
             if terms.beams is not None:
                 search = partial(beams_found, engine.model, asked, terms)
-                return encoded(reply.whole(await engine.alone.call(search)))
+                return await reply.told(await engine.alone.call(search))
             texts = room.start_jobs(asked.makers)
             if terms.echo and asked.logprobs is not None:
                 score: Callable[[Cancellation], list[Echo]] = partial(scored, engine.model, asked)
@@ -60,12 +60,14 @@ async def _generated(call: Call, *, chat: bool) -> bytes | None:
                 await call.stream(reply.events(texts, bool(options and options.include_usage)))
                 return None
             jobs = await texts.finished()
-            return encoded(reply.whole([job.so_far() for job in jobs]))
+            return await reply.told([job.so_far() for job in jobs])
 
 
-async def prepared(service: Service, make: Callable[[], Any]) -> Any:
+async def prepared(call: Call, make: Callable[[], Any]) -> Any:
     """What ``make`` returns, by a thread that may take its time."""
-    return await asyncio.get_running_loop().run_in_executor(service.preparing, make)
+    service = call.service
+    threads = service.laborious if call.is_laborious else service.preparing
+    return await asyncio.get_running_loop().run_in_executor(threads, make)
 
 
 @asynccontextmanager
@@ -106,6 +108,12 @@ class Reply:
             "created": int(time.time()),
             "model": asked.form.model or call.service.pool.names[0],
         }
+
+    async def told(self, results: Sequence[Result]) -> bytes:
+        """The ``whole`` as JSON; what may be megabytes by a thread, so that others go on."""
+        if not (self._logprobs or self._details):
+            return encoded(self.whole(results))
+        return await in_thread(lambda: encoded_in_turns(self.whole(results)))
 
     def whole(self, results: Sequence[Result]) -> dict[str, Any]:
         """All texts, once they have ended; those of one prompt after the other."""
