@@ -145,10 +145,12 @@ def _marks(first: str) -> Iterator[str]:
     return chain(first, repeat(","))
 
 
-def event_of(value: Any, name: str | None = None) -> bytes:
+def event_of(
+    value: Any, name: str | None = None, encode: Callable[[Any], bytes] = encoded
+) -> bytes:
     """A server-sent event."""
     head = b"" if name is None else b"event: " + name.encode() + b"\n"
-    return head + b"data: " + encoded(value) + b"\n\n"
+    return head + b"data: " + encode(value) + b"\n\n"
 
 
 async def read_body(receive: Receive, most_bytes: int, seconds: float, held: HeldBody) -> bytes:

@@ -147,8 +147,7 @@ class Reply:
                 content = "" if readers[index] is None else None
                 yield self._chunk(index, {"role": "assistant", "content": content})
             elif self._terms.echo:
-                echo = self._echo(index)
-                yield self._chunk(index, echo.text, echo.steps, echo.steps)
+                yield await in_thread(partial(self._echoed, index))
         async for batch in texts.batches():
             yield b"".join(
                 chunk
@@ -220,6 +219,7 @@ class Reply:
         steps: Sequence[Step] = (),
         spelled: Sequence[Step] = (),
         reason: str | None = None,
+        encode: Callable[[Any], bytes] = encoded,
     ) -> bytes:
         """``spelled`` are those of the ``steps`` that are text."""
         told = {"index": index, "delta" if self._chat else "text": delta, "logprobs": None}
@@ -231,16 +231,17 @@ class Reply:
         if self._details:
             told["tokens"] = tokens_told(steps, self._tokenizer)
         unknown = {"usage": None} if self._with_usage else {}
-        return event_of({**self._named(), "choices": [told], **unknown})
+        return event_of({**self._named(), "choices": [told], **unknown}, encode=encode)
 
     def _spelled(self, index: int, piece: Piece) -> list[Step]:
         """The tokens of a piece that are text."""
         end_ids = self._asked.requests[index // self._terms.computed].end_ids
         return [step for step in piece.steps if step.token not in end_ids]
 
-    def _echo(self, index: int) -> Echo:
-        """What comes before a text."""
-        return self.echoes[index // self._terms.computed]
+    def _echoed(self, index: int) -> bytes:
+        """The prompt before a text, which may have thousands of tokens."""
+        echo = self.echoes[index // self._terms.computed]
+        return self._chunk(index, echo.text, echo.steps, echo.steps, encode=encoded_in_turns)
 
     def _by_prompt(self, told: Sequence[Told]) -> list[Sequence[Told]]:
         """What is told of each text, those of one prompt together."""

@@ -16,6 +16,7 @@ from ..call import JSON, encoded
 from ..errors import ApiError, busy
 from ..service import Service
 from .answer_headers import SAFE
+from .open_files import most_connections
 from .strict_http import NOT_HTTP, StrictConnection
 
 LINGER_SECONDS = 1.0  # that a client has to read its answer and stop sending
@@ -48,7 +49,7 @@ class Connection(H11Protocol):
         self.app_state = {**self.app_state, "abort": transport.abort}
         self.since = self.loop.time()
         self._watch_head(True)
-        if len(self.connections) > self._settings.most_connections:
+        if len(self.connections) > most_connections(self._settings.most_connections):
             self._make_room()
 
     def data_received(self, data: bytes) -> None:
