@@ -249,10 +249,16 @@ def test_connections_leave_files_for_all_else(
         one.close()
 
 
+def test_of_many_connections_at_once_all_are_ended_but_a_few(hasty: Served) -> None:
+    many = [socket.create_connection(("127.0.0.1", hasty.port)) for _ in range(100)]
+    assert hasty.get("/health")[0] == 200
+    assert len(hasty.server.server_state.connections) <= 4
+    for one in many:
+        one.close()
+
+
 @pytest.mark.parametrize("limit", [256, OTHERS, 0, resource.RLIM_INFINITY])
-def test_there_is_always_room_for_a_connection(
-    monkeypatch: pytest.MonkeyPatch, limit: int
-) -> None:
+def test_there_is_always_room_for_a_connection(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))
     unlimited = limit == resource.RLIM_INFINITY
     assert most_connections(512) == (512 if unlimited else max(1, limit - OTHERS))

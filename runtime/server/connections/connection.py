@@ -49,8 +49,9 @@ class Connection(H11Protocol):
         self.app_state = {**self.app_state, "abort": transport.abort}
         self.since = self.loop.time()
         self._watch_head(True)
-        if len(self.connections) > most_connections(self._settings.most_connections):
-            self._make_room()
+        most = most_connections(self._settings.most_connections)
+        if len(self.connections) > most:
+            self._make_room(most)
 
     def data_received(self, data: bytes) -> None:
         """uvicorn's; what comes after the last answer is thrown away."""
@@ -116,8 +117,11 @@ class Connection(H11Protocol):
         ):
             self.transport.write(self.conn.send(event))
 
-    def _make_room(self) -> None:
-        others = self.connections - {self}
+    def _make_room(self, most: int) -> None:
+        # Of many that come at once, one that was ended for another is still there.
+        others = [one for one in self.connections - {self} if not one.transport.is_gone]
+        if len(others) < most:
+            return
         idle = [one for one in others if isinstance(one, Connection) and one.is_idle]
         if idle:
             min(idle, key=lambda one: one.since).transport.abort()
@@ -170,6 +174,11 @@ class Lingering:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether its file is closed, or will be in a moment."""
+        return self._transport.is_closing()
 
     def is_closing(self) -> bool:
         """Whether no more is answered."""
