@@ -18,7 +18,7 @@ import pocketlm
 from pocketlm.export.folder import ModelFolder
 from pocketlm.runtime.model import Model
 from pocketlm.runtime.server import call
-from pocketlm.runtime.server.api import responding
+from pocketlm.runtime.server.api import responding, response_input
 from pocketlm.runtime.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.serve
@@ -177,7 +177,7 @@ def test_a_long_conversation_is_read_beside_the_event_loop(
     server: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     readers = []
-    chat_of = responding.chat_of
+    chat_of = response_input.chat_of
 
     def noted(body: Any) -> Any:
         readers.append(threading.current_thread().name)

@@ -119,7 +119,8 @@ class Connection(H11Protocol):
 
     def _make_room(self, most: int) -> None:
         # Of many that come at once, one that was ended for another is still there.
-        others = [one for one in self.connections - {self} if not one.transport.is_gone]
+        everyone: set[Any] = self.connections - {self}
+        others = [one for one in everyone if not one.transport.is_gone]
         if len(others) < most:
             return
         idle = [one for one in others if isinstance(one, Connection) and one.is_idle]
