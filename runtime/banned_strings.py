@@ -45,6 +45,11 @@ class TokenTexts:
         return np.array([i for i, text in enumerate(self.texts) if part in text], np.intp)
 
     @cached_property
+    def longest(self) -> int:
+        """Bytes of the longest of them."""
+        return max(map(len, self.texts), default=0)
+
+    @cached_property
     def _sorted(self) -> tuple[TokenIds, list[bytes]]:
         ids = sorted(range(len(self.texts)), key=self.texts.__getitem__)
         return np.array(ids, np.intp), [self.texts[i] for i in ids]
@@ -57,14 +62,18 @@ class BannedStrings:
     """
 
     def __init__(self, tokens: TokenTexts, strings: Sequence[str]) -> None:
-        banned = [string.encode("utf-8") for string in _checked(strings)]
+        banned = [string.encode("utf-8") for string in dict.fromkeys(_checked(strings))]
         self._texts = tokens.texts
         self._longest = max(map(len, banned), default=0)
         self._at_once = [tokens.containing(string) for string in banned]
         """Tokens that contain one as a whole."""
-        cuts = [(string, cut) for string in banned for cut in range(1, len(string))]
-        after = [(string[:cut], tokens.beginning_with(string[cut:])) for string, cut in cuts]
-        self._after = [(beginning, ids) for beginning, ids in after if ids.size]
+        self._after = [
+            (string[:cut], ids)
+            for string in banned
+            # No token holds more of its end than the longest does.
+            for cut in range(max(1, len(string) - tokens.longest), len(string))
+            if (ids := tokens.beginning_with(string[cut:])).size
+        ]
         """A beginning of one, and the tokens that begin with all the rest of it."""
 
     def completed_by(self, generated: Sequence[int]) -> TokenIds:

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 import tokenizers
 
 from ..export.errors import RequestError
+from .encoding import encoded
 
 HIDING, NAMING = 0xF0000, 0x100000  # Unicode's planes 15 and 16, both for private use
 NAME_CHARACTERS = 5  # random ones in a secret name: 80 bits
@@ -99,10 +100,7 @@ class PlainTwin:
     ) -> list[int]:
         """The twin's ids of ``text``, in which ``restore`` puts back what does not count."""
         named = re.sub(_any_of(self._names), lambda match: self._names[match[0]], text)
-        found: list[int] = self._twin.encode(
-            restore(named), add_special_tokens=add_special_tokens
-        ).ids
-        return found
+        return encoded(self._twin, restore(named), add_special_tokens).ids
 
     def known(self, found: list[int], add_special_tokens: bool) -> list[int]:
         """What ``encode`` found as ids of the tokenizer.

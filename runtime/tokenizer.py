@@ -19,6 +19,7 @@ from ..export.errors import ModelFolderError, RequestError
 from ..export.tokenizers import read_tokenizer_file
 from ..export.tokenizers.opening import decoding, library_errors, open_library
 from .detokenizer import ByteDetokenizer, Detokenizer, TextDetokenizer
+from .encoding import encoded
 from .quoting import PlainTwin, Quotation
 
 MAX_CHARACTERS = 16 * 131072
@@ -81,8 +82,7 @@ class Tokenizer:
         """
         self._check_text(text, max_characters)
         with self._library_errors("encoding a text"):
-            ids: list[int] = self._library.encode(text, add_special_tokens=add_special_tokens).ids
-        return ids
+            return encoded(self._library, text, add_special_tokens).ids
 
     def encode_with_ends(self, text: str) -> tuple[list[int], list[int]]:
         """Token ids of ``text``, none added, and the character of ``text`` each of them ends at.
@@ -92,7 +92,7 @@ class Tokenizer:
         """
         self._check_text(text, len(text))
         with self._library_errors("encoding a text"):
-            encoding = self._library.encode(text, add_special_tokens=False)
+            encoding = encoded(self._library, text, add_special_tokens=False)
             return encoding.ids, [end for _, end in encoding.offsets]
 
     def encode_quoting(

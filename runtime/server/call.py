@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import msgspec
@@ -15,6 +16,7 @@ from ...export.errors import RequestError
 from ...export.strict_json import parse_json_object
 from .api.wrong_body import wrong
 from .errors import ApiError, ending, told
+from .held_bodies import HeldBody
 
 if TYPE_CHECKING:
     from .service import Service
@@ -23,6 +25,13 @@ JSON = b"application/json"
 EVENTS = b"text/event-stream; charset=utf-8"
 DONE = b"data: [DONE]\n\n"
 PART_BYTES = 65_536  # of an answer that are written at once
+# Of an answer that is encoded in turns: levels that are taken apart, down to a token with its
+# alternatives, and numbers or words that are encoded at once.
+PARTED, AT_ONCE = 5, 10_000
+
+LARGE_BYTES = 100_000  # of a body
+# Fields that have a form compiled, of any kind of body.
+FORMS = ("json_schema", "regex", "choices", "grammar", "response_format", "tools", "text")
 
 _encoder = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
 
@@ -31,13 +40,23 @@ Found = TypeVar("Found", bound=msgspec.Struct)
 
 @dataclass(frozen=True)
 class Call:
-    """A request, its ``id``, and the ``service`` that answers it; ``body`` is of its endpoint."""
+    """A request, its ``id``, and the ``service`` that answers it.
+
+    body        of its endpoint
+    is_large    whether it is so large that all that is done with it takes its time
+    """
 
     scope: Scope
     receive: Receive
     send: Send
     service: Service
     body: Any = None
+    is_large: bool = False
+
+    @property
+    def is_laborious(self) -> bool:
+        """Whether to make of it what is to be computed may take seconds."""
+        return self.is_large or any(getattr(self.body, name, None) for name in FORMS)
 
     @property
     def id(self) -> str:
@@ -96,14 +115,49 @@ def encoded(value: Any) -> bytes:
     return _encoder.encode(value).encode("ascii")
 
 
-def event_of(value: Any, name: str | None = None) -> bytes:
+def encoded_in_turns(value: Any) -> bytes:
+    """The same of what may be megabytes, for a thread beside others: none waits for all of it."""
+    return "".join(_parts(value, PARTED)).encode("ascii")
+
+
+def _parts(value: Any, levels: int) -> Iterator[str]:
+    """Python's encoder lets no other thread run before it is done with what it is given."""
+    if not levels or not value or not isinstance(value, dict | list):
+        yield _encoder.encode(value)
+    elif isinstance(value, dict):
+        for mark, (name, part) in zip(_marks("{"), value.items(), strict=False):
+            yield f"{mark}{_encoder.encode(name)}:"
+            yield from _parts(part, levels - 1)
+        yield "}"
+    elif isinstance(value[0], dict | list):
+        for mark, part in zip(_marks("["), value, strict=False):
+            yield mark
+            yield from _parts(part, levels - 1)
+        yield "]"
+    else:
+        for mark, start in zip(_marks("["), range(0, len(value), AT_ONCE), strict=False):
+            yield mark + _encoder.encode(value[start : start + AT_ONCE])[1:-1]
+        yield "]"
+
+
+def _marks(first: str) -> Iterator[str]:
+    """Before each part."""
+    return chain(first, repeat(","))
+
+
+def event_of(
+    value: Any, name: str | None = None, encode: Callable[[Any], bytes] = encoded
+) -> bytes:
     """A server-sent event."""
     head = b"" if name is None else b"event: " + name.encode() + b"\n"
-    return head + b"data: " + encoded(value) + b"\n\n"
+    return head + b"data: " + encode(value) + b"\n\n"
 
 
-async def read_body(receive: Receive, most_bytes: int, seconds: float) -> bytes:
-    """The body of a request. Raises ApiError (413, 408), and ConnectionError if it breaks off."""
+async def read_body(receive: Receive, most_bytes: int, seconds: float, held: HeldBody) -> bytes:
+    """The body of a request, for which ``held`` has room.
+
+    Raises ApiError (413, 408, 503), and ConnectionError if it breaks off.
+    """
     data = bytearray()
     try:
         async with asyncio.timeout(seconds):
@@ -111,7 +165,9 @@ async def read_body(receive: Receive, most_bytes: int, seconds: float) -> bytes:
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     raise ConnectionError("the client left")
-                data += message.get("body", b"")
+                part = message.get("body", b"")
+                held.grow(len(part))
+                data += part
                 if len(data) > most_bytes:
                     raise ApiError(
                         413,

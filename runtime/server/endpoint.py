@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
-from .call import Call, parsed, read_body, until_gone
+from .call import LARGE_BYTES, Call, parsed, read_body, until_gone
 from .errors import TOO_LONG, ending, told
+from .held_bodies import HeldBody
 from .service import Service
 
 # The fields that hold what a model reads, of which a body has one.
@@ -66,8 +67,9 @@ class Application:
 
         call = Call(scope, receive, noticing, self._service)
         try:
-            call = await self._with_body(call)
-            await until_gone(partial(self._endpoint.handle, call), receive)
+            with self._service.bodies.one() as held:
+                call = await self._with_body(call, held)
+                await until_gone(partial(self._endpoint.handle, call), receive)
         except ConnectionError:
             return
         except asyncio.CancelledError:  # the server ends; a stream has told it itself
@@ -82,21 +84,22 @@ class Application:
                 answer.param = _read_of(call.body)
             await call.answer(answer.body, answer.status, answer.headers)
 
-    async def _with_body(self, call: Call) -> Call:
+    async def _with_body(self, call: Call, held: HeldBody) -> Call:
         kind = self._endpoint.body
         if kind is None:
             return call
         settings = self._service.settings
-        data = await read_body(call.receive, settings.most_body_bytes, settings.body_seconds)
+        most, seconds = settings.most_body_bytes, settings.body_seconds
+        data = await read_body(call.receive, most, seconds, held)
         loop = asyncio.get_running_loop()
-        small = len(data) < 100_000
+        is_large = len(data) >= LARGE_BYTES
         body = (
-            parsed(data, kind)
-            if small
-            else await loop.run_in_executor(self._service.preparing, parsed, data, kind)
+            await loop.run_in_executor(self._service.laborious, parsed, data, kind)
+            if is_large
+            else parsed(data, kind)
         )
         _bound(body, settings.max_seconds)
-        return Call(call.scope, call.receive, call.send, call.service, body)
+        return replace(call, body=body, is_large=is_large)
 
 
 def _read_of(body: Any) -> str | None:

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+from .held_bodies import Bodies
 from .log import Log
 from .metrics import Gauge, Metrics
 from .models.pool import OPEN, Pool, Source
@@ -21,7 +22,9 @@ class Service:
 
     recipes     prompts with examples, for those who begin with one: mappings of "name", "title",
                 "prompt" with a place {text}, "example" for that place, and "stop"
-    preparing   threads that make requests: tokenizing, rendering and compiling forms take time
+    preparing   threads that make requests: tokenizing and rendering take time
+    laborious   those for what may take seconds, so that nobody else waits for it
+    bodies      of requests under way
     """
 
     pool: Pool
@@ -32,10 +35,15 @@ class Service:
     preparing: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(2, "preparing")
     )
+    laborious: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(2, "laborious")
+    )
+    bodies: Bodies = field(default_factory=Bodies)
 
     def close(self) -> None:
         """Ends its threads, and closes its models."""
-        self.preparing.shutdown(wait=False, cancel_futures=True)
+        for threads in (self.preparing, self.laborious):
+            threads.shutdown(wait=False, cancel_futures=True)
         self.pool.close()
 
 

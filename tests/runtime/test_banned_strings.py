@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,17 @@ def test_removed_are_the_tokens_after_which_the_text_has_one(
     assert found == {
         token for token, text in enumerate(texts) if any(one in before + text for one in banned)
     }
+
+
+def test_banned_strings_take_little_memory() -> None:
+    tokens = TokenTexts([bytes([i]) for i in range(256)] + [b"ab" * 8])
+    tracemalloc.start()
+    try:
+        banned = BannedStrings(tokens, [chr(97 + i % 26) * 4096 for i in range(64)])
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()
+    assert set(banned.completed_by([97] * 4095)) == {97, 256}
 
 
 def test_a_sampler_draws_what_completes_none() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from served import Served, served
 
 import pocketlm
 from pocketlm.export.folder import ModelFolder
+from pocketlm.runtime.server.connections.open_files import OTHERS, most_connections
 from pocketlm.runtime.server.connections.strict_http import MOST_CHUNKS, MOST_HEADERS
 
 pytestmark = pytest.mark.serve
@@ -233,3 +235,30 @@ def test_a_server_ends_while_clients_are_slow(tiny_folder: ModelFolder) -> None:
             time.sleep(0.1)
         started = time.perf_counter()
     assert time.perf_counter() - started < 10
+
+
+def test_connections_leave_files_for_all_else(
+    hasty: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (OTHERS + 2, OTHERS + 2))
+    first, *others = [socket.create_connection(("127.0.0.1", hasty.port)) for _ in range(3)]
+    first.settimeout(5)
+    assert first.recv(1) == b""  # the one that was idle for longest
+    assert hasty.get("/health")[0] == 200
+    for one in (first, *others):
+        one.close()
+
+
+def test_of_many_connections_at_once_all_are_ended_but_a_few(hasty: Served) -> None:
+    many = [socket.create_connection(("127.0.0.1", hasty.port)) for _ in range(100)]
+    assert hasty.get("/health")[0] == 200
+    assert len(hasty.server.server_state.connections) <= 4
+    for one in many:
+        one.close()
+
+
+@pytest.mark.parametrize("limit", [256, OTHERS, 0, resource.RLIM_INFINITY])
+def test_there_is_always_room_for_a_connection(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))
+    unlimited = limit == resource.RLIM_INFINITY
+    assert most_connections(512) == (512 if unlimited else max(1, limit - OTHERS))

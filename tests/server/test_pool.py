@@ -251,6 +251,7 @@ def test_what_was_held_is_given_back_after_a_failed_opening(
         with pytest.raises(ApiError):
             async with pool.use("broken"):
                 pass
+        assert not pool.served["broken"].held_bytes  # nor is it named among those that have some
         async with pool.use("good"):
             assert pool._held == pool.served["good"].held_bytes
         pool.close()

@@ -24,7 +24,7 @@ from ..models.engine import MakeJob
 from .bodies import Chat, Completion, Sampling, fields_of
 from .conversation import read_conversation
 
-MOST_ALTERNATIVES = 500_000  # of the tokens of prompts, in one answer: about 30 MB of JSON
+MOST_ALTERNATIVES = 500_000  # of the tokens of one answer: about 30 MB of JSON
 # With which a text runs alone.
 ALONE = ("lookup", "draft", "reproducible")
 # Decided here, and not by the model.
@@ -122,6 +122,27 @@ class Asked:
 
 def make_asked(model: Model, body: Completion | Chat, terms: Terms, draft: Model | None) -> Asked:
     """May take its time: it tokenizes, renders and compiles. Raises RequestError and ApiError."""
+    asked = _asked(model, body, terms, draft)
+    check_told(model, asked, terms, told_as_they_come=bool(body.stream))
+    return asked
+
+
+def check_told(
+    model: Model, asked: Asked, terms: Terms, *, told_as_they_come: bool = False
+) -> None:
+    """Raises ApiError (400) for more alternatives than an answer may have to hold at once."""
+    context = model.session.shape.context_length
+    prompts = [len(request.prompt_ids) for request in asked.requests]
+    count = sum(prompts) * terms.kept if terms.echo else 0
+    if not told_as_they_come:
+        for request, length in zip(asked.requests, prompts, strict=True):
+            slides = request.context == "slide"
+            new = request.max_tokens if slides else min(request.max_tokens, context - length)
+            count += max(0, new) * terms.computed
+    check_alternatives(count, asked.logprobs or 0)
+
+
+def _asked(model: Model, body: Completion | Chat, terms: Terms, draft: Model | None) -> Asked:
     given = {name: value for name, value in fields_of(body).items() if name not in OURS}
     if isinstance(body, Chat):
         return _of_chat(model, body, terms, given, draft)
@@ -235,7 +256,6 @@ def scored(model: Model, asked: Asked, cancellation: Cancellation) -> list[Echo]
     """
     scorer = Scorer(model.session)
     top = asked.logprobs or 0
-    check_alternatives(sum(len(request.prompt_ids) for request in asked.requests), top)
     found = []
     for echo, request in zip(asked.echoes, asked.requests, strict=True):
         if cancellation.cancelled:
@@ -253,8 +273,8 @@ def check_alternatives(num_tokens: int, top: int) -> None:
     if num_tokens * top > MOST_ALTERNATIVES:
         raise ApiError(
             400,
-            f"found {num_tokens} tokens to be scored, with {top} alternatives each, expected at "
-            f"most {MOST_ALTERNATIVES:,} alternatives in all; ask for fewer",
+            f"found {num_tokens} tokens to be told, with {top} alternatives each, expected at most "
+            f"{MOST_ALTERNATIVES:,} alternatives in all; ask for fewer, or for fewer tokens",
             param="logprobs",
         )
 

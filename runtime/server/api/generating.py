@@ -18,11 +18,11 @@ from ...scheduler import Job
 from ...sequence import Step
 from ...text import Piece, Result, Timings
 from ...tool_calls import CallReader
-from ..call import DONE, JSON, Call, encoded, event_of
+from ..call import DONE, JSON, Call, encoded, encoded_in_turns, event_of
 from ..errors import ApiError
 from ..models.engine import Engine, Texts
 from ..models.pool import Pool
-from ..service import Service
+from ..models.threads import in_thread
 from . import calling
 from .asking import Asked, BeamResult, Terms, beams_found, make_asked, scored
 from .bodies import Chat, Completion
@@ -46,11 +46,11 @@ async def _generated(call: Call, *, chat: bool) -> bytes | None:
     async with pool.use(body.model) as engine, _drafting(pool, body.draft) as draft:
         with engine.room(terms.num_texts, terms.most_by) as room:
             make = partial(make_asked, engine.model, body, terms, draft)
-            asked: Asked = await prepared(call.service, make)
+            asked: Asked = await prepared(call, make)
             reply = Reply(call, engine, asked, terms, chat=chat)
             if terms.beams is not None:
                 search = partial(beams_found, engine.model, asked, terms)
-                return encoded(reply.whole(await engine.alone.call(search)))
+                return await reply.told(await engine.alone.call(search))
             texts = room.start_jobs(asked.makers)
             if terms.echo and asked.logprobs is not None:
                 score: Callable[[Cancellation], list[Echo]] = partial(scored, engine.model, asked)
@@ -59,12 +59,14 @@ async def _generated(call: Call, *, chat: bool) -> bytes | None:
                 await call.stream(reply.events(texts))
                 return None
             jobs = await texts.finished()
-            return encoded(reply.whole([job.so_far() for job in jobs]))
+            return await reply.told([job.so_far() for job in jobs])
 
 
-async def prepared(service: Service, make: Callable[[], Any]) -> Any:
+async def prepared(call: Call, make: Callable[[], Any]) -> Any:
     """What ``make`` returns, by a thread that may take its time."""
-    return await asyncio.get_running_loop().run_in_executor(service.preparing, make)
+    service = call.service
+    threads = service.laborious if call.is_laborious else service.preparing
+    return await asyncio.get_running_loop().run_in_executor(threads, make)
 
 
 @asynccontextmanager
@@ -107,6 +109,12 @@ class Reply:
             "model": call.service.pool.name_of(call.body.model),
         }
 
+    async def told(self, results: Sequence[Result]) -> bytes:
+        """The ``whole`` as JSON; what may be megabytes by a thread, so that others go on."""
+        if not (self._logprobs or self._details):
+            return encoded(self.whole(results))
+        return await in_thread(lambda: encoded_in_turns(self.whole(results)))
+
     def whole(self, results: Sequence[Result]) -> dict[str, Any]:
         """All texts, once they have ended; those of one prompt after the other."""
         groups = self._by_prompt(results)
@@ -138,8 +146,7 @@ class Reply:
                 content = "" if readers[index] is None else None
                 yield self._chunk(index, {"role": "assistant", "content": content})
             elif self._terms.echo:
-                echo = self._echo(index)
-                yield self._chunk(index, echo.text, echo.steps, echo.steps)
+                yield await in_thread(partial(self._echoed, index))
         async for batch in texts.batches():
             yield b"".join(
                 chunk
@@ -211,6 +218,7 @@ class Reply:
         steps: Sequence[Step] = (),
         spelled: Sequence[Step] = (),
         reason: str | None = None,
+        encode: Callable[[Any], bytes] = encoded,
     ) -> bytes:
         """``spelled`` are those of the ``steps`` that are text."""
         told = {"index": index, "delta" if self._chat else "text": delta, "logprobs": None}
@@ -222,16 +230,17 @@ class Reply:
         if self._details:
             told["tokens"] = tokens_told(steps, self._tokenizer)
         unknown = {"usage": None} if self._with_usage else {}
-        return event_of({**self._named(), "choices": [told], **unknown})
+        return event_of({**self._named(), "choices": [told], **unknown}, encode=encode)
 
     def _spelled(self, index: int, piece: Piece) -> list[Step]:
         """The tokens of a piece that are text."""
         end_ids = self._asked.requests[index // self._terms.computed].end_ids
         return [step for step in piece.steps if step.token not in end_ids]
 
-    def _echo(self, index: int) -> Echo:
-        """What comes before a text."""
-        return self.echoes[index // self._terms.computed]
+    def _echoed(self, index: int) -> bytes:
+        """The prompt before a text, which may have thousands of tokens."""
+        echo = self.echoes[index // self._terms.computed]
+        return self._chunk(index, echo.text, echo.steps, echo.steps, encode=encoded_in_turns)
 
     def _by_prompt(self, told: Sequence[Told]) -> list[Sequence[Told]]:
         """What is told of each text, those of one prompt together."""

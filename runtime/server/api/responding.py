@@ -13,15 +13,17 @@ from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from typing import Any
 
+from ...model import Model
 from ...openai_form import finish_reason, logprobs_of, token_logprobs
 from ...sequence import Step
 from ...text import Piece, Timings
 from ...tool_calls import Arguments, Begun, CallReader, Change, Words
-from ..call import Call, event_of
+from ..call import JSON, Call, encoded_in_turns, event_of
 from ..errors import told
 from ..models.engine import Engine, Texts
+from ..models.threads import in_thread
 from . import calling
-from .asking import Asked, Terms, make_asked
+from .asking import Asked, Terms, check_told, make_asked
 from .bodies import Response
 from .generating import prepared
 from .response_input import as_responses, chat_of
@@ -32,14 +34,9 @@ Event = dict[str, Any]
 async def respond(call: Call) -> None:
     """Answers with the output that ``call.body`` asks for, at once or as it comes."""
     body: Response = call.body
-    chat = chat_of(body)
     async with call.service.pool.use(body.model) as engine:
         with engine.room(1) as room:
-            try:
-                make = partial(make_asked, engine.model, chat, Terms.of(chat), None)
-                asked: Asked = await prepared(call.service, make)
-            except Exception as error:
-                raise as_responses(told(error)) from error
+            asked: Asked = await prepared(call, partial(_asked, engine.model, body))
             texts = room.start_jobs(asked.makers)
             answer = Answer(call, engine, asked)
             events = answer.events(texts)
@@ -48,7 +45,19 @@ async def respond(call: Call) -> None:
                 return
             async for _ in events:
                 pass
-            await call.answer(answer.whole)
+            data = await in_thread(partial(encoded_in_turns, answer.whole))
+        await call.answer_bytes(data, JSON)
+
+
+def _asked(model: Model, body: Response) -> Asked:
+    """As ``make_asked``."""
+    chat = chat_of(body)
+    try:
+        asked = make_asked(model, chat, terms := Terms.of(chat), None)
+        check_told(model, asked, terms)  # all of which its last events tell again
+        return asked
+    except Exception as error:
+        raise as_responses(told(error)) from error
 
 
 class Answer:

@@ -16,6 +16,7 @@ from ..call import JSON, encoded
 from ..errors import ApiError, busy
 from ..service import Service
 from .answer_headers import SAFE
+from .open_files import most_connections
 from .strict_http import NOT_HTTP, StrictConnection
 
 LINGER_SECONDS = 1.0  # that a client has to read its answer and stop sending
@@ -48,8 +49,9 @@ class Connection(H11Protocol):
         self.app_state = {**self.app_state, "abort": transport.abort}
         self.since = self.loop.time()
         self._watch_head(True)
-        if len(self.connections) > self._settings.most_connections:
-            self._make_room()
+        most = most_connections(self._settings.most_connections)
+        if len(self.connections) > most:
+            self._make_room(most)
 
     def data_received(self, data: bytes) -> None:
         """uvicorn's; what comes after the last answer is thrown away."""
@@ -115,8 +117,12 @@ class Connection(H11Protocol):
         ):
             self.transport.write(self.conn.send(event))
 
-    def _make_room(self) -> None:
-        others = self.connections - {self}
+    def _make_room(self, most: int) -> None:
+        # Of many that come at once, one that was ended for another is still there.
+        everyone: set[Any] = self.connections - {self}
+        others = [one for one in everyone if not one.transport.is_gone]
+        if len(others) < most:
+            return
         idle = [one for one in others if isinstance(one, Connection) and one.is_idle]
         if idle:
             min(idle, key=lambda one: one.since).transport.abort()
@@ -169,6 +175,11 @@ class Lingering:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether its file is closed, or will be in a moment."""
+        return self._transport.is_closing()
 
     def is_closing(self) -> bool:
         """Whether no more is answered."""

@@ -22,6 +22,7 @@ from .exposure import check_exposure
 
 KEEP_ALIVE_SECONDS = 75
 MOST_PENDING = 2048  # connections that wait to be accepted
+AT_ONCE = 4  # that are accepted before any of them is looked at, and too many are ended
 SEND_BUFFER_BYTES = 131_072  # of a connection, in the system, whose own choice is megabytes
 DATE_SECONDS = 1.0
 LAST_WORDS_SECONDS = 0.5  # that answers have to say that they end early
@@ -55,6 +56,7 @@ class Server(uvicorn.Server):
             access_log=False,
             server_header=False,
             proxy_headers=False,
+            backlog=AT_ONCE,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
         )
         super().__init__(config)
@@ -104,6 +106,11 @@ class Server(uvicorn.Server):
             for task in others:
                 task.cancel()
             await asyncio.gather(*others, return_exceptions=True)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """uvicorn's, where more may wait than are accepted at once."""
+        await super().startup(sockets)
+        self._listener.listen(MOST_PENDING)
 
     async def main_loop(self) -> None:
         """uvicorn's, which is told of the end: all it has to do is the Date of answers."""

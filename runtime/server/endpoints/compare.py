@@ -13,10 +13,11 @@ from ...openai_form import told_logprob
 from ...scoring import Scorer
 from ..api.answers import Compared
 from ..api.bodies import Compare
-from ..call import Call
+from ..call import JSON, Call, encoded_in_turns
 from ..endpoint import Endpoint
 from ..errors import ApiError
 from ..models.pool import Pool
+from ..models.threads import in_thread
 
 
 async def _compare(call: Call) -> None:
@@ -31,7 +32,8 @@ async def _compare(call: Call) -> None:
             stack.enter_context(engines[name].room(1))
         models = {name: engines[name].model for name in names}
         found = await engines[names[0]].alone.call(partial(_found, models, call.body))
-    await call.answer({"object": "comparison", "models": names, **found})
+    told = {"object": "comparison", "models": names, **found}
+    await call.answer_bytes(await in_thread(partial(encoded_in_turns, told)), JSON)
 
 
 def _check_served(pool: Pool, name: str) -> None:

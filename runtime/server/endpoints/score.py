@@ -14,9 +14,10 @@ from ..api.answers import Scored
 from ..api.asking import check_alternatives, steps_scored
 from ..api.bodies import Score
 from ..api.details import tokens_told
-from ..call import Call
+from ..call import JSON, Call, encoded_in_turns
 from ..endpoint import Endpoint
 from ..errors import ApiError
+from ..models.threads import in_thread
 
 
 async def _score(call: Call) -> None:
@@ -27,7 +28,8 @@ async def _score(call: Call) -> None:
     async with pool.use(body.model) as engine:
         with engine.room(1):
             told = await engine.alone.call(partial(score, engine.model, body))
-        await call.answer({"model": pool.name_of(body.model), **told})
+    told = {"model": pool.name_of(body.model), **told}
+    await call.answer_bytes(await in_thread(partial(encoded_in_turns, told)), JSON)
 
 
 def _check(body: Score) -> None:

@@ -15,7 +15,7 @@ from ..api.answers import Text, TokenizerInfo, Tokens
 from ..api.bodies import OF_MESSAGES, OF_PROMPTS, Chat, Detokenize, Tokenize
 from ..api.conversation import read_conversation
 from ..api.generating import prepared
-from ..call import Call
+from ..call import JSON, Call, encoded_in_turns
 from ..endpoint import Endpoint
 from ..errors import ApiError
 
@@ -32,10 +32,11 @@ async def _tokenize(call: Call) -> None:
                 told = f"found {name} with {asked}, expected it with {with_those}; leave it out"
                 raise ApiError(400, told, param=name)
     async with call.service.pool.use(body.model) as engine:
-        await call.answer(await prepared(call.service, partial(_tokens, engine.model, body)))
+        data = await prepared(call, partial(_tokens, engine.model, body))
+    await call.answer_bytes(data, JSON)
 
 
-def _tokens(model: Model, body: Tokenize) -> dict[str, Any]:
+def _tokens(model: Model, body: Tokenize) -> bytes:
     if body.messages is not None:
         chat = Chat(
             messages=body.messages,
@@ -50,7 +51,7 @@ def _tokens(model: Model, body: Tokenize) -> dict[str, Any]:
     told: dict[str, Any] = {"tokens": ids, "count": len(ids)}
     if body.texts:
         told["texts"] = [model.tokenizer.token_text(token) for token in ids]
-    return told
+    return encoded_in_turns(told)
 
 
 async def _detokenize(call: Call) -> None:
@@ -62,8 +63,8 @@ async def _detokenize(call: Call) -> None:
             body.tokens,
             skip_special_tokens=bool(body.skip_special_tokens),
         )
-        text = await prepared(call.service, decode)
-        await call.answer({"text": text, "prompt": text})  # the latter is vLLM's name
+        text = await prepared(call, decode)
+    await call.answer({"text": text, "prompt": text})  # the latter is vLLM's name
 
 
 def _check_ids(ids: Sequence[int], count: int) -> None:
@@ -80,7 +81,7 @@ def _check_ids(ids: Sequence[int], count: int) -> None:
 
 async def _info(call: Call) -> None:
     async with call.service.pool.use(None) as engine:
-        await call.answer(await prepared(call.service, partial(_told, engine.model)))
+        await call.answer(await prepared(call, partial(_told, engine.model)))
 
 
 def _told(model: Model) -> dict[str, Any]:

@@ -237,6 +237,7 @@ class Pool:
             return self._engine_of(served, model)
         except BaseException:
             self._held -= served.held_bytes
+            served.held_bytes = 0
             self._freed.set()
             raise
 
