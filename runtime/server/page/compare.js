@@ -87,7 +87,7 @@ export function startCompare() {
   find("#compare-go").addEventListener("click", compare);
   find("#compare-note").textContent = EXPLAINED;
   find("#compare-prompt").addEventListener("keydown", (event) => {
-    if (event.key !== "Enter" || event.shiftKey) return;
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
     event.preventDefault();
     compare();
   });

@@ -5,6 +5,7 @@ import { post } from "./api.js";
 import { find, tell } from "./dom.js";
 import { Editor } from "./editor.js";
 import { count } from "./format.js";
+import { onceAFrame } from "./frame.js";
 import { drawKnobs } from "./knobs.js";
 import { chosenModel, opened, opening } from "./models.js";
 import { NextWord } from "./next.js";
@@ -31,7 +32,8 @@ const alternatives = new Alternatives();
 /** Makes the view work. */
 export async function startWriting() {
   editor = new Editor(find("#document"), { onToken: openAlternatives, onChange: changed });
-  running = new Running(find("#go"), find("#stop"));
+  // What is typed while it begins would be lost to what comes.
+  running = new Running(find("#go"), find("#stop"), (on) => (editor.isBusy = on));
   find("#legend").append(legend());
   drawKnobs(find("#knobs-of-write .knobs"));
   find("#knobs-of-write").open = matchMedia("(min-width: 64rem)").matches;
@@ -59,7 +61,6 @@ export function startWith(recipe, text, from, to) {
 function startAnew(text) {
   running.abort();
   figures = "";
-  editor.isBusy = false;
   editor.show(Text.typed(text));
 }
 
@@ -93,7 +94,6 @@ async function write(begin, shown = () => {}) {
     editor.text = text;
     editor.refresh();
     shown(text);
-    editor.isBusy = true;
     const pace = new Pace();
     let hasEnded = false;
     const redraw = onceAFrame(() => {
@@ -115,7 +115,6 @@ async function write(begin, shown = () => {}) {
     } finally {
       if (editor.text === text) {
         // Else another text has taken its place, and is not to be disturbed.
-        editor.isBusy = false;
         if (signal.aborted) figures = figuresOf(pace, "stopped");
         editor.refresh();
       }
@@ -137,6 +136,7 @@ const figuresOf = (pace, end) =>
 
 /** The text is another, or more of it is there. */
 function changed() {
+  alternatives.closeUnless((part) => editor.text.parts.includes(part));
   find("#figures").textContent = figures;
   find("#undo").disabled = !editor.canUndo;
   if (editor.text.tail) promptTokens = editor.text.tail.ids.length;
@@ -155,7 +155,6 @@ function modelChanged() {
   settings.forgetOwn();
   contextLength = 0;
   running.abort();
-  editor.isBusy = false;
   // Another model's tokens are not these: what is there is a text to go on with.
   editor.show(Text.typed(editor.text.string));
 }
@@ -167,7 +166,6 @@ function openAlternatives(part, element, byKeyboard) {
 function undo() {
   running.abort();
   figures = "";
-  editor.isBusy = false;
   editor.undo();
 }
 
@@ -178,17 +176,4 @@ function keys(event) {
   else if (event.key === "Escape" && running.isOn) running.abort();
   else return;
   event.preventDefault();
-}
-
-/** `work` at most once before the next frame is drawn. */
-function onceAFrame(work) {
-  let waiting = false;
-  return () => {
-    if (waiting) return;
-    waiting = true;
-    requestAnimationFrame(() => {
-      waiting = false;
-      work();
-    });
-  };
 }
