@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -68,8 +68,9 @@ window.fetch = async (path, options) => {
 true;  // else it would be called
 """
 
-ARRIVE = """async (text) => {
-    const tokens = [{ id: 5, text, logprob: -1, top: [{ id: 5, text, logprob: -1 }] }];
+ARRIVE = """async ([text, others]) => {
+    const top = [text, ...others].map((text, i) => ({ id: 5 + i, text, logprob: -1 - i }));
+    const tokens = [{ ...top[0], top }];
     const choice = { text, delta: { content: text }, tokens, finish_reason: null };
     const event = `data: ${JSON.stringify({ choices: [choice] })}\\n\\n`;
     window.streams.at(-1).enqueue(new TextEncoder().encode(event));
@@ -82,10 +83,10 @@ def held(page: Page) -> None:
     page.evaluate(HELD)
 
 
-def arrive(page: Page, text: str) -> None:
-    """That token comes, and is drawn."""
+def arrive(page: Page, text: str, others: Sequence[str] = ()) -> None:
+    """That token comes, which others might have been, and is drawn."""
     happens(page, "window.streams.length > 0")
-    page.evaluate(ARRIVE, text)
+    page.evaluate(ARRIVE, [text, list(others)])
 
 
 def happens(page: Page, what: str) -> None:

@@ -139,6 +139,21 @@ def test_enter_that_ends_a_composition_begins_nothing(open_page: Open) -> None:
     assert page.is_visible("#compare-go")
 
 
+def test_the_focus_waits_for_the_rest_of_a_character(open_page: Open) -> None:
+    page = open_page()
+    held(page)
+    page.fill("#text", "a")
+    page.click("#go")
+    arrive(page, "b", others=["�"])
+    page.locator("#document .token").focus()
+    page.keyboard.press("Enter")
+    page.locator(".alternatives li button:not([aria-current])").press("Enter")
+    happens(page, "window.streams.length === 2")
+    arrive(page, "é")
+    assert text_of(page) == "aé"
+    assert page.evaluate("document.activeElement.textContent") == "é"
+
+
 def test_alternatives_close_where_their_word_is_gone(open_page: Open) -> None:
     page = open_page()
     write(page, "a bc", tokens=8)

@@ -111,6 +111,9 @@ function compare() {
     }
     try {
       await Promise.all(panes.map((pane) => pane.write(options, signal)));
+    } catch (error) {
+      for (const pane of panes) if (pane.generated === "") pane.tell(""); // none is being opened
+      throw error;
     } finally {
       mark(true);
     }

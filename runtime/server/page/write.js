@@ -75,14 +75,16 @@ function goOn() {
 
 /** The focus goes to the word that was chosen, or back to where it was clicked at. */
 function takeInstead(part, other, byKeyboard) {
+  const place = editor.text.parts.indexOf(part);
   write(async () => editor.text.chosen(part, other), (text) => {
-    if (byKeyboard) editor.elementOf(text.parts.at(-1))?.focus();
+    if (byKeyboard) editor.elementOf(text.parts[place])?.focus();
     else editor.area.focus({ preventScroll: true });
+    return text.parts.length > place; // else it is a part of a character, and the rest is to come
   });
 }
 
-/** Generates after the text that `begin` makes, once `shown` was told that it is there. */
-async function write(begin, shown = () => {}) {
+/** Generates after the text that `begin` makes; `shown` hears of it whenever it is drawn, until true. */
+async function write(begin, shown = () => true) {
   alternatives.close(false);
   await running.run(async (signal) => {
     const model = chosenModel();
@@ -93,13 +95,14 @@ async function write(begin, shown = () => {}) {
     contextLength = (await opened(model, signal)).context_length;
     editor.text = text;
     editor.refresh();
-    shown(text);
+    let isShown = shown(text);
     const pace = new Pace();
     let hasEnded = false;
     const redraw = onceAFrame(() => {
       if (editor.text !== text || hasEnded) return;
       figures = figuresOf(pace, "");
       editor.refresh();
+      isShown ||= shown(text);
     });
     try {
       const body = {
@@ -148,7 +151,7 @@ function showContext() {
   const meter = find("#context");
   meter.max = contextLength || 1;
   meter.value = Math.min(promptTokens, contextLength);
-  find("#context-told").textContent = contextLength ? `${count(promptTokens)} of ${count(contextLength)}` : "";
+  find("#context-told").textContent = contextLength ? `${count(meter.value)} of ${count(contextLength)}` : "";
 }
 
 function modelChanged() {
