@@ -68,6 +68,28 @@ def test_what_is_selected_stays_selected(open_page: Open) -> None:
     assert page.eval_on_selector("#text", place) == [0, 4]
 
 
+def test_what_was_stopped_says_so_also_where_a_frame_was_due(open_page: Open) -> None:
+    page = open_page()
+    held(page)
+    page.click("#go")
+    arrive(page, " one")
+    # A piece is there and the next frame would draw it, when it is stopped.
+    page.evaluate(
+        """async () => {
+            const token = { id: 5, text: ' two', logprob: -1 };
+            const choice = { text: ' two', tokens: [token], finish_reason: null };
+            const event = `data: ${JSON.stringify({ choices: [choice] })}\\n\\n`;
+            await new Promise(requestAnimationFrame);
+            window.streams[0].enqueue(new TextEncoder().encode(event));
+            for (let turn = 0; turn < 200; turn += 1) await null;
+            document.querySelector('#stop').click();
+        }"""
+    )
+    ended(page, "#go")
+    page.wait_for_timeout(50)
+    assert "stopped" in page.inner_text("#figures")
+
+
 def test_nothing_is_typed_into_a_text_that_begins(open_page: Open) -> None:
     page = open_page()
     page.wait_for_selector("#next tbody tr")

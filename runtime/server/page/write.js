@@ -99,7 +99,7 @@ async function write(begin, shown = () => true) {
     const pace = new Pace();
     let hasEnded = false;
     const redraw = onceAFrame(() => {
-      if (editor.text !== text || hasEnded) return;
+      if (editor.text !== text || hasEnded || signal.aborted) return;
       figures = figuresOf(pace, "");
       editor.refresh();
       isShown ||= shown(text);
