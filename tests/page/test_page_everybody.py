@@ -103,6 +103,17 @@ def test_the_dark_scheme_is_dark(open_page: Open) -> None:
     assert luminance("dark") < 60 < 200 < luminance("light")
 
 
+def test_forced_colours_leave_what_only_a_ground_tells(open_page: Open) -> None:
+    page = open_page(forced_colors="active", color_scheme="dark")
+    write(page, "a bc", tokens=8)
+    page.wait_for_selector("#next tbody tr")
+    grounds = """(selector) => [...document.querySelectorAll(selector)]
+        .map((e) => getComputedStyle(e).backgroundColor)"""
+    assert len(set(page.evaluate(grounds, ".sample"))) == 5
+    assert len(set(page.evaluate(grounds, ".ink"))) > 1
+    assert len(set(page.evaluate(grounds, "#next .bar"))) == 2
+
+
 def test_everything_is_done_by_keyboard(open_page: Open) -> None:
     page = open_page("")
     page.wait_for_selector("#next tbody tr")

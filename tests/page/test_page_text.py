@@ -62,6 +62,21 @@ def test_tokens_that_are_a_character_together_are_one_part(open_page: Open) -> N
     assert probability == 0.25
 
 
+def test_a_chosen_part_of_a_character_waits_for_the_rest(open_page: Open) -> None:
+    script = """
+        const other = text.chosen(text.parts[1], token(8, '\\ufffd'));
+        const early = structuredClone(told(other));
+        other.extend({ text: 'é', tokens: [token(9, '\\ufffd')] });
+        const again = other.chosen(other.parts[1], token(6, ' f'));
+        return [early, told(other), other.parts[1].token.probability, told(again)];
+    """
+    early, late, probability, again = result(open_page, script)
+    assert early == [[["ab", None]], [1, 2, 8]]
+    assert late == [[["ab", None], ["é", 8]], [1, 2, 8, 9]]
+    assert probability == 0.25
+    assert again == [[["ab", None], [" f", 6]], [1, 2, 6]]
+
+
 def test_an_end_token_is_no_text(open_page: Open) -> None:
     script = "text.extend({ text: '', tokens: [token(0, '<end>')] }); return told(text);"
     assert result(open_page, script) == [WHOLE, [1, 2, 3, 4, 5]]

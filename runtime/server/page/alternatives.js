@@ -2,13 +2,15 @@
 
 import { bar, track } from "./bars.js";
 import { find, make } from "./dom.js";
+import { boxOf } from "./editor.js";
 import { axisEnd, percent, shown } from "./format.js";
 
 const GAP = 8; // pixels between a word and what opens at it
 
 export class Alternatives {
   #element = null;
-  #word = null; // at which it is open
+  #part = null; // that it is about, and the element of it
+  #word = null;
   #opener = null; // what had the focus, if it was opened by the keyboard
 
   constructor() {
@@ -18,10 +20,6 @@ export class Alternatives {
     document.addEventListener("keydown", (event) => event.key === "Escape" && this.close(true));
     document.addEventListener("input", () => this.close(false));
     addEventListener("resize", () => this.close(false));
-  }
-
-  get isOpen() {
-    return this.#element !== null;
   }
 
   /** At `word`, the element of `part`; `onChoose(token)` when another is taken. */
@@ -48,6 +46,7 @@ export class Alternatives {
     document.body.append(this.#element);
     this.#place(word);
     word.classList.add("open");
+    this.#part = part;
     this.#word = word;
     if (byKeyboard) find("[aria-current]", this.#element)?.focus();
   }
@@ -58,6 +57,11 @@ export class Alternatives {
     this.#word.classList.remove("open");
     this.#element = null;
     if (giveFocusBack) this.#opener?.focus();
+  }
+
+  /** A part that is not there any more cannot be another. */
+  closeUnless(isThere) {
+    if (this.#element && !isThere(this.#part)) this.close(false);
   }
 
   #row(row, token, end, onChoose) {
@@ -102,7 +106,7 @@ export class Alternatives {
 
   /** Below the word, or above it where there is more room; narrow windows have it at their foot. */
   #place(word) {
-    const box = word.getClientRects()[0];
+    const box = boxOf(word);
     const { width, height } = this.#element.getBoundingClientRect();
     if (matchMedia("(max-width: 40rem)").matches) {
       const hidden = box.bottom + 4 * GAP - (innerHeight - height);

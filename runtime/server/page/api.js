@@ -29,7 +29,7 @@ export async function request(path, body = undefined, signal = undefined) {
     if (key !== sessionStorage.getItem(KEY)) continue; // another request has asked meanwhile
     asking ??= askForKey(key !== null).finally(() => (asking = null)); // one dialog for all
     const given = await asking;
-    if (given === null) throw await refusal(response);
+    if (given === null) throw new ApiError("without its key the server tells nothing; load this page again to type it", 401);
     sessionStorage.setItem(KEY, given);
   }
 }

@@ -2,6 +2,7 @@
 
 import { find, make, tell } from "./dom.js";
 import { count } from "./format.js";
+import { onceAFrame } from "./frame.js";
 import { drawKnobs } from "./knobs.js";
 import { chosenModel, opened } from "./models.js";
 import { filled, recipeCalled } from "./recipes.js";
@@ -12,6 +13,7 @@ import { trying } from "./trouble.js";
 import { startWith } from "./write.js";
 
 const LENGTH = 200; // tokens, where nobody says
+const NEAR = 24; // pixels from the end of the conversation: about a line
 
 let messages = [], running;
 
@@ -41,7 +43,7 @@ export function startChat() {
 export async function showChat() {
   const name = chosenModel();
   const model = await trying(() => opened(name));
-  if (model === null) return;
+  if (model === null || name !== chosenModel()) return; // meanwhile it was another's turn
   const note = find("#chat-note");
   note.hidden = model.chat;
   if (model.chat) return;
@@ -88,24 +90,27 @@ function answer() {
     const asked = [...messages];
     messages.push(reply);
     draw();
-    const element = find("#talk .message:last-child .content");
-    const pace = new Pace();
     const log = find("#talk");
+    log.scrollTop = log.scrollHeight;
+    const pace = new Pace();
+    const redraw = onceAFrame(() => {
+      if (signal.aborted) return;
+      // Beginning with a space is the model's way to begin a word.
+      following(() => (find("#talk .message:last-child .content").textContent = reply.content.trimStart()));
+      find("#chat-figures").textContent = `${count(pace.tokens)} tokens · ${count(Math.round(pace.rate))} tokens/s`;
+    });
     try {
       const { chat } = await opened(name, signal);
       for await (const piece of generate(...requestOf(name, asked, chat), signal)) {
         reply.content += piece.text;
         pace.add(piece.tokens.length);
-        // Beginning with a space is the model's way to begin a word.
-        element.textContent = reply.content.trimStart();
-        find("#chat-figures").textContent = `${count(pace.tokens)} tokens · ${count(Math.round(pace.rate))} tokens/s`;
-        log.scrollTop = log.scrollHeight;
+        redraw();
       }
       tell(reply.content);
     } finally {
       reply.content = reply.content.trim();
-      if (reply.content === "") messages.splice(messages.indexOf(reply), 1); // nothing to go on from
-      draw();
+      if (reply.content === "") messages = messages.filter((message) => message !== reply); // nothing to go on from
+      following(draw);
     }
   });
 }
@@ -116,13 +121,20 @@ function requestOf(model, asked, hasTemplate) {
   return ["v1/chat/completions", hasTemplate ? body : { ...body, transcript: true }];
 }
 
+/** Does `work`; where the end of the conversation was seen, it still is. */
+function following(work) {
+  const log = find("#talk"), was = log.scrollTop;
+  const isEndSeen = log.scrollHeight - was - log.clientHeight < NEAR;
+  work();
+  log.scrollTop = isEndSeen ? log.scrollHeight : was;
+}
+
 function draw() {
   const drawn = messages.map(({ role, content }) =>
     make("div", { class: `message ${role}` }, make("span", { class: "who" }, role === "user" ? "You" : "Model"), make("p", { class: "content" }, content)),
   );
   const log = find("#talk");
   log.replaceChildren(...(drawn.length ? drawn : [make("p", { class: "note" }, "Nothing was said yet.")]));
-  log.scrollTop = log.scrollHeight;
   find("#chat-new").disabled = messages.length === 0;
   find("#chat-again").disabled = messages.length === 0;
 }

@@ -87,7 +87,7 @@ export function startCompare() {
   find("#compare-go").addEventListener("click", compare);
   find("#compare-note").textContent = EXPLAINED;
   find("#compare-prompt").addEventListener("keydown", (event) => {
-    if (event.key !== "Enter" || event.shiftKey) return;
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
     event.preventDefault();
     compare();
   });
@@ -111,6 +111,9 @@ function compare() {
     }
     try {
       await Promise.all(panes.map((pane) => pane.write(options, signal)));
+    } catch (error) {
+      for (const pane of panes) if (pane.generated === "") pane.tell(""); // none is being opened
+      throw error;
     } finally {
       mark(true);
     }

@@ -81,11 +81,11 @@ export class Editor {
 
   /** Draws what was added to the text since; where its end was seen, it still is. */
   refresh() {
-    const isEndSeen = this.layer.getBoundingClientRect().bottom <= innerHeight;
+    const isFollowed = this.area.readOnly && isSeen(this.layer.lastElementChild);
     this.#draw();
-    this.area.value = this.text.string;
+    this.#fill(this.text.string);
     this.#lastTyped = 0; // what is typed next is another edit
-    if (isEndSeen && this.area.readOnly) this.layer.lastElementChild?.scrollIntoView({ block: "nearest" });
+    if (isFollowed) this.layer.lastElementChild?.scrollIntoView({ block: "nearest" });
     this.onChange();
   }
 
@@ -95,6 +95,13 @@ export class Editor {
 
   elementOf(part) {
     return this.layer.children[this.#shown.indexOf(part)] ?? null;
+  }
+
+  /** A caret at the end stays there; any other, and what is selected, stays where it is. */
+  #fill(string) {
+    const { selectionStart: from, selectionEnd: to, value } = this.area;
+    this.area.value = string;
+    if (from < value.length && string.startsWith(value)) this.area.setSelectionRange(from, to);
   }
 
   #take(text) {
@@ -154,11 +161,17 @@ export class Editor {
     if (token === null) return;
     token.classList.add("hovered");
     this.tip.textContent = percent(this.#partOf.get(token).token.probability);
-    const place = token.getClientRects()[0];
+    const place = boxOf(token);
     this.tip.style.left = `${place.left + place.width / 2}px`;
     this.tip.style.top = `${place.top}px`;
   }
 }
+
+/** Whether the end of an element is in the window; what is not there is not missed. */
+const isSeen = (element) => (element?.getBoundingClientRect().bottom ?? 0) <= innerHeight;
+
+/** Where a word stands: without the space before it, which may be at the end of another line. */
+export const boxOf = (token) => find(".ink", token).getClientRects()[0] ?? token.getBoundingClientRect();
 
 /** The word tinted, and not the space around it: so that words stay words to the eye. */
 function inked(text, tint) {

@@ -5,6 +5,7 @@ import { post } from "./api.js";
 import { drawCurve, reachOf } from "./curve.js";
 import { find, tell } from "./dom.js";
 import { count } from "./format.js";
+import { onceAFrame } from "./frame.js";
 import { chosenModel } from "./models.js";
 import { sharedRuns } from "./parting.js";
 import { Running } from "./running.js";
@@ -15,6 +16,10 @@ import { generate, Pace } from "./stream.js";
 const PASSAGE =
   'The old man shook his head, and said, "I don\'t know what you mean." He looked at her with a smile. "What ' +
   'do you mean by that?" she said. He put his hand on the table, and shook his head again.';
+// The model alone: none of its own penalties, which would have it say something else.
+const LIKELIEST = {
+  temperature: 0, repetition_penalty: 1, frequency_penalty: 0, presence_penalty: 0, no_repeat_ngram_size: 0,
+};
 const TOKENS_PER_WORD = 3; // at most, of what there is to recite; more are not asked for
 
 let running;
@@ -23,7 +28,10 @@ let running;
 export function startRecite() {
   running = new Running(find("#recite-go"), find("#recite-stop"));
   find("#passage").value = PASSAGE;
-  find("#passage").addEventListener("input", measurePassage);
+  find("#passage").addEventListener("input", () => {
+    find("#curve").replaceChildren(); // of another passage it tells nothing
+    measurePassage();
+  });
   find("#given").addEventListener("input", measurePassage);
   find("#recite-go").addEventListener("click", recite);
 }
@@ -45,7 +53,8 @@ function measurePassage() {
 function recite() {
   const passage = find("#passage").value.trim();
   const given = Number(find("#given").value);
-  const cut = wordsOf(passage)[given].index;
+  const cut = wordsOf(passage)[given]?.index;
+  if (cut === undefined) return; // nothing is left to recite
   const beginning = passage.slice(0, cut).trimEnd(), rest = passage.slice(beginning.length);
   running.run(async (signal) => {
     find("#recited").hidden = false;
@@ -53,17 +62,21 @@ function recite() {
     const pace = new Pace();
     let said = "";
     const body = {
-      model: chosenModel(), prompt: beginning, temperature: 0, logprobs: 0,
+      ...LIKELIEST, model: chosenModel(), prompt: beginning, logprobs: 0,
       max_tokens: Math.max(1, wordsOf(rest).length * TOKENS_PER_WORD),
     };
     const enough = new AbortController(); // as many words as there are in the passage
     const either = AbortSignal.any([signal, enough.signal]);
+    const redraw = onceAFrame(() => {
+      if (either.aborted) return;
+      find("#recite-figures").textContent = `${count(Math.round(pace.rate))} tokens/s`;
+      show(beginning, rest, said);
+    });
     try {
       for await (const piece of generate("v1/completions", body, either)) {
         said += piece.text;
         pace.add(piece.tokens.length);
-        find("#recite-figures").textContent = `${count(Math.round(pace.rate))} tokens/s`;
-        show(beginning, rest, said);
+        redraw();
         if (wordsOf(said).length > wordsOf(rest).length) {
           enough.abort();
           break;

@@ -5,9 +5,11 @@ import { trying } from "./trouble.js";
 export class Running {
   #controller = null;
 
-  constructor(start, stop) {
+  /** `onSwitch(on)` hears when something begins, and when nothing is under way any more. */
+  constructor(start, stop, onSwitch = () => {}) {
     this.start = start;
     this.stop = stop;
+    this.onSwitch = onSwitch;
     stop.addEventListener("click", () => this.abort());
   }
 
@@ -26,6 +28,7 @@ export class Running {
     this.#controller = controller;
     this.#show(true);
     await trying(() => work(controller.signal));
+    controller.abort(); // of several things at once, one may have failed: the others end with it
     if (this.#controller === controller) {
       this.#controller = null;
       this.#show(false);
@@ -37,5 +40,6 @@ export class Running {
     this.start.hidden = on;
     this.stop.hidden = !on;
     if (focused) (on ? this.stop : this.start).focus();
+    this.onSwitch(on);
   }
 }

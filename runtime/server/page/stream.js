@@ -2,17 +2,22 @@
 
 import { ApiError, request } from "./api.js";
 
-/** The JSON of each event of a response. */
+const ENDED = "the server ended its answer too early; see whether it still runs, and go on from what is here";
+
+/** The JSON of each event of a response. Raises ApiError if it ends before it says so. */
 export async function* events(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
-    const { value, done } = await reader.read();
-    if (done) return;
+    const { value, done } = await reader.read().catch((error) => {
+      throw error.name === "AbortError" ? error : new ApiError(ENDED);
+    });
+    if (done) throw new ApiError(ENDED);
     const lines = (rest + value).split("\n");
     rest = lines.pop(); // a line may arrive in two pieces
     for (const line of lines) {
-      if (line.startsWith("data: ") && line !== "data: [DONE]") yield JSON.parse(line.slice(6));
+      if (line === "data: [DONE]") return;
+      if (line.startsWith("data: ")) yield JSON.parse(line.slice(6));
     }
   }
 }

@@ -10,6 +10,8 @@
 const oneLineEnd = (string) => string.replace(/\r\n?/g, "\n");
 
 export class Text {
+  #begun = []; // the token of a character of which the rest is yet to come
+
   /** `tail` is the run whose ids spell the whole text; null: nobody knows them. */
   constructor(parts = [], tail = null) {
     this.parts = parts;
@@ -57,17 +59,18 @@ export class Text {
   chosen(part, other) {
     const { run, place } = part.token;
     const before = new Text(this.parts.slice(0, this.parts.indexOf(part))).continued(run.ids.slice(0, place));
-    before.extend({ text: other.text, tokens: [{ ...other, top: part.token.top }] });
+    const token = { ...other, top: part.token.top };
+    if (/^\ufffd+$/.test(other.text)) before.#begun = before.#placed([token]);
+    else before.extend({ text: other.text.replace(/\ufffd+$/, ""), tokens: [token] });
     return before;
   }
 
   /** Adds, in place, a piece of what is generated. */
   extend({ text, tokens }) {
-    const run = this.tail;
     if (text === "") return; // an end token, or what a stop string cut off
-    const added = tokens.map((token, i) => ({ ...token, run, place: run.ids.length + i }));
-    run.ids.push(...tokens.map((token) => token.id));
-    if (tokens.map((token) => token.text).join("") === text) {
+    const added = [...this.#begun, ...this.#placed(tokens)];
+    this.#begun = [];
+    if (added.map((token) => token.text).join("") === text) {
       this.parts.push(...added.map((token) => ({ text: oneLineEnd(token.text), token })));
     } else if (added.length) {
       // Several tokens that are a character together, or one that was cut: told as the first of them.
@@ -76,6 +79,14 @@ export class Text {
     } else {
       this.parts.push({ text: oneLineEnd(text), token: null });
     }
+  }
+
+  /** Those tokens at the end of the run. */
+  #placed(tokens) {
+    const run = this.tail;
+    const added = tokens.map((token, i) => ({ ...token, run, place: run.ids.length + i }));
+    run.ids.push(...tokens.map((token) => token.id));
+    return added;
   }
 
   /** Its ids are those of more than what is in it: it was cut by a stop string. */

@@ -5,6 +5,7 @@ import { post } from "./api.js";
 import { find, tell } from "./dom.js";
 import { Editor } from "./editor.js";
 import { count } from "./format.js";
+import { onceAFrame } from "./frame.js";
 import { drawKnobs } from "./knobs.js";
 import { chosenModel, opened, opening } from "./models.js";
 import { NextWord } from "./next.js";
@@ -31,7 +32,8 @@ const alternatives = new Alternatives();
 /** Makes the view work. */
 export async function startWriting() {
   editor = new Editor(find("#document"), { onToken: openAlternatives, onChange: changed });
-  running = new Running(find("#go"), find("#stop"));
+  // What is typed while it begins would be lost to what comes.
+  running = new Running(find("#go"), find("#stop"), (on) => (editor.isBusy = on));
   find("#legend").append(legend());
   drawKnobs(find("#knobs-of-write .knobs"));
   find("#knobs-of-write").open = matchMedia("(min-width: 64rem)").matches;
@@ -59,7 +61,6 @@ export function startWith(recipe, text, from, to) {
 function startAnew(text) {
   running.abort();
   figures = "";
-  editor.isBusy = false;
   editor.show(Text.typed(text));
 }
 
@@ -74,14 +75,16 @@ function goOn() {
 
 /** The focus goes to the word that was chosen, or back to where it was clicked at. */
 function takeInstead(part, other, byKeyboard) {
+  const place = editor.text.parts.indexOf(part);
   write(async () => editor.text.chosen(part, other), (text) => {
-    if (byKeyboard) editor.elementOf(text.parts.at(-1))?.focus();
+    if (byKeyboard) editor.elementOf(text.parts[place])?.focus();
     else editor.area.focus({ preventScroll: true });
+    return text.parts.length > place; // else it is a part of a character, and the rest is to come
   });
 }
 
-/** Generates after the text that `begin` makes, once `shown` was told that it is there. */
-async function write(begin, shown = () => {}) {
+/** Generates after the text that `begin` makes; `shown` hears of it whenever it is drawn, until true. */
+async function write(begin, shown = () => true) {
   alternatives.close(false);
   await running.run(async (signal) => {
     const model = chosenModel();
@@ -92,14 +95,14 @@ async function write(begin, shown = () => {}) {
     contextLength = (await opened(model, signal)).context_length;
     editor.text = text;
     editor.refresh();
-    shown(text);
-    editor.isBusy = true;
+    let isShown = shown(text);
     const pace = new Pace();
     let hasEnded = false;
     const redraw = onceAFrame(() => {
-      if (editor.text !== text || hasEnded) return;
+      if (editor.text !== text || hasEnded || signal.aborted) return;
       figures = figuresOf(pace, "");
       editor.refresh();
+      isShown ||= shown(text);
     });
     try {
       const body = {
@@ -115,7 +118,6 @@ async function write(begin, shown = () => {}) {
     } finally {
       if (editor.text === text) {
         // Else another text has taken its place, and is not to be disturbed.
-        editor.isBusy = false;
         if (signal.aborted) figures = figuresOf(pace, "stopped");
         editor.refresh();
       }
@@ -137,6 +139,7 @@ const figuresOf = (pace, end) =>
 
 /** The text is another, or more of it is there. */
 function changed() {
+  alternatives.closeUnless((part) => editor.text.parts.includes(part));
   find("#figures").textContent = figures;
   find("#undo").disabled = !editor.canUndo;
   if (editor.text.tail) promptTokens = editor.text.tail.ids.length;
@@ -148,14 +151,13 @@ function showContext() {
   const meter = find("#context");
   meter.max = contextLength || 1;
   meter.value = Math.min(promptTokens, contextLength);
-  find("#context-told").textContent = contextLength ? `${count(promptTokens)} of ${count(contextLength)}` : "";
+  find("#context-told").textContent = contextLength ? `${count(meter.value)} of ${count(contextLength)}` : "";
 }
 
 function modelChanged() {
   settings.forgetOwn();
   contextLength = 0;
   running.abort();
-  editor.isBusy = false;
   // Another model's tokens are not these: what is there is a text to go on with.
   editor.show(Text.typed(editor.text.string));
 }
@@ -167,7 +169,6 @@ function openAlternatives(part, element, byKeyboard) {
 function undo() {
   running.abort();
   figures = "";
-  editor.isBusy = false;
   editor.undo();
 }
 
@@ -178,17 +179,4 @@ function keys(event) {
   else if (event.key === "Escape" && running.isOn) running.abort();
   else return;
   event.preventDefault();
-}
-
-/** `work` at most once before the next frame is drawn. */
-function onceAFrame(work) {
-  let waiting = false;
-  return () => {
-    if (waiting) return;
-    waiting = true;
-    requestAnimationFrame(() => {
-      waiting = false;
-      work();
-    });
-  };
 }
