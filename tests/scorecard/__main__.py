@@ -33,25 +33,38 @@ def main() -> int:
     parser.add_argument("ids", nargs="*", metavar="ID", help=f"of {', '.join(figures())}")
     parser.add_argument("--quick", action="store_true", help="a tenth of the cases")
     parser.add_argument("--seed", type=int, help="fresh unless given")
+    parser.add_argument(
+        "--tries",
+        type=int,
+        default=1,
+        help="how often a figure may be measured until it is good enough, where nothing but its "
+        "worst value is not: other work on the machine shows in that alone",
+    )
     parser.add_argument("--out", type=Path, default=Path("bar-out"), help="for what failed")
     asked = parser.parse_args()
     seed = random.randrange(1 << 31) if asked.seed is None else asked.seed
     chosen = [name.lower() for name in asked.ids] or figures()
     if unknown := set(chosen) - set(figures()):
         parser.error(f"found {', '.join(sorted(unknown))}, expected {', '.join(figures())}")
-    passed = [_measured(name, Conditions(asked.quick, seed, asked.out / name)) for name in chosen]
+    passed = [
+        _measured(name, Conditions(asked.quick, seed, asked.out / name), asked.tries)
+        for name in chosen
+    ]
     return 0 if all(passed) else 1
 
 
-def _measured(name: str, conditions: Conditions) -> bool:
+def _measured(name: str, conditions: Conditions, tries: int) -> bool:
     measure: Measure = importlib.import_module(name).measure
-    started = time.perf_counter()
-    try:
-        figure = measure(conditions)
-    except NotRun as error:
-        print(json.dumps({"id": name, "pass": False, "not_run": str(error)}), flush=True)
-        return False
-    print(figure.line(name, conditions.seed, time.perf_counter() - started), flush=True)
+    for _ in range(tries):
+        started = time.perf_counter()
+        try:
+            figure = measure(conditions)
+        except NotRun as error:
+            print(json.dumps({"id": name, "pass": False, "not_run": str(error)}), flush=True)
+            return False
+        print(figure.line(name, conditions.seed, time.perf_counter() - started), flush=True)
+        if figure.passed or figure.fail:
+            break
     return figure.passed
 
 
