@@ -13,7 +13,7 @@ const STILL = 800; // ms without a key after which an edit is one to go back to
 export class Editor {
   #shown = []; // the parts that are drawn
   #past = [];
-  #lastTyped = 0;
+  #lastTyped = -Infinity;
   #partOf = new WeakMap();
 
   /** `onToken(part, element, byKeyboard)` when a word is chosen, `onChange()` when the text is another. */
@@ -84,7 +84,7 @@ export class Editor {
     const isFollowed = this.area.readOnly && isSeen(this.layer.lastElementChild);
     this.#draw();
     this.#fill(this.text.string);
-    this.#lastTyped = 0; // what is typed next is another edit
+    this.#lastTyped = -Infinity; // what is typed next is another edit
     if (isFollowed) this.layer.lastElementChild?.scrollIntoView({ block: "nearest" });
     this.onChange();
   }
