@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from figure import Conditions, Figure, NotRun
@@ -156,7 +157,10 @@ def _serve(*options: str) -> subprocess.Popen[str]:
 
 def listening(pid: int) -> Sequence[str]:
     """The addresses that a process listens on: "127.0.0.1:8080"; others as the system has them."""
-    links = [os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()]
+    links = []
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            links.append(os.readlink(entry))
     own = {link.removeprefix("socket:[").removesuffix("]") for link in links if "socket" in link}
     found = []
     for table in ("tcp", "tcp6"):
