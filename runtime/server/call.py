@@ -104,9 +104,8 @@ class Call:
 
     async def _write(self, data: bytes, more: bool = True) -> None:
         """Waits until the client has taken what was written before; its connection cuts it off."""
-        parts = [data[at : at + PART_BYTES] for at in range(0, len(data), PART_BYTES)] or [data]
-        for number, part in enumerate(parts, 1):
-            last = number == len(parts) and not more
+        for at in range(0, len(data) or 1, PART_BYTES):
+            part, last = data[at : at + PART_BYTES], at + PART_BYTES >= len(data) and not more
             await self.send({"type": "http.response.body", "body": part, "more_body": not last})
 
 

@@ -118,7 +118,7 @@ class Crowd(threading.Thread):
 
     def check(self, figure: Figure, conditions: Conditions) -> None:
         """Whether some of each kind were cut off, all in time."""
-        figure.check(not self._late, conditions, "late", "\n".join(self._late[:20]))
+        figure.check(not self._late, conditions, "late", "\n".join(self._late[:20]), timed=True)
         for kind in set(self._kinds):
             ended = self._ended_of.get(kind, 0)
             figure.check(ended > 0, conditions, f"slow-{kind}", "none was cut off")

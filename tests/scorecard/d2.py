@@ -49,7 +49,8 @@ def measure(conditions: Conditions) -> Figure:
         each = (most - before) / NUM_STALLED
         figure.check(each <= MOST_BYTES, conditions, "memory", f"{each:,.0f} bytes each")
         share = beside / alone
-        figure.check(share >= LEAST_SHARE, conditions, "rate", f"{beside:.0f} of {alone:.0f}/s")
+        rates = f"{beside:.0f} of {alone:.0f}/s"
+        figure.check(share >= LEAST_SHARE, conditions, "rate", rates, timed=True)
         figure.check(text == same, conditions, "text", "another text than before")
         figure.check(server.num_files <= files, conditions, "closed", "some are still open")
         for number, client in enumerate(stalled):

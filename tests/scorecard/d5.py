@@ -218,7 +218,8 @@ def measure(conditions: Conditions) -> Figure:
         wrong, milliseconds = outcome.result()
         figure.worst = max(figure.worst, round(milliseconds, 1))
         right = not wrong and milliseconds <= REFUSED_MILLISECONDS
-        figure.check(right, conditions, name, "\n".join([*wrong, f"{milliseconds:.0f} ms"]))
+        told = "\n".join([*wrong, f"{milliseconds:.0f} ms"])
+        figure.check(right, conditions, name, told, timed=not wrong)
     return figure
 
 

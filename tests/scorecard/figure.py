@@ -41,7 +41,7 @@ class NotRun(Exception):
 class Figure:
     """What came out; ``worst`` and ``threshold`` are in ``unit``.
 
-    A figure passes if nothing failed and ``worst`` is at most ``threshold``.
+    A figure passes if nothing failed or was late and ``worst`` is at most ``threshold``.
     """
 
     unit: str
@@ -49,19 +49,32 @@ class Figure:
     worst: float = 0.0
     ok: int = 0
     fail: int = 0
+    late: int = 0
     notes: dict[str, Any] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
         """Whether it is good enough; one without a case is not."""
-        return not self.fail and self.ok > 0 and self.worst <= self.threshold
+        return not (self.fail or self.late) and self.ok > 0 and self.worst <= self.threshold
 
-    def check(self, right: bool, conditions: Conditions, name: str, reproduce: str) -> None:
-        """Counts a case; what failed leaves ``reproduce`` in a file of that name."""
+    def check(
+        self,
+        right: bool,
+        conditions: Conditions,
+        name: str,
+        reproduce: str,
+        *,
+        timed: bool = False,
+    ) -> None:
+        """Counts a case; what failed leaves ``reproduce`` in a file of that name.
+
+        One that is ``timed`` was late: nothing but the clock is against it.
+        """
         if right:
             self.ok += 1
             return
-        self.fail += 1
+        self.late += timed
+        self.fail += not timed
         conditions.out.mkdir(parents=True, exist_ok=True)
         (conditions.out / f"{name}.txt").write_text(reproduce + "\n", "utf-8")
 
@@ -72,7 +85,7 @@ class Figure:
         return json.dumps(
             {
                 "id": name,
-                "n": self.ok + self.fail,
+                "n": self.ok + self.fail + self.late,
                 **told,
                 "pass": self.passed,
                 "seed": seed,
