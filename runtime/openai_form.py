@@ -15,7 +15,7 @@ from __future__ import annotations
 import codecs
 import inspect
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -272,19 +272,48 @@ def usage(groups: Sequence[Sequence[Timings]]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
+class Each:
+    """A list in JSON, of what ``make`` makes of each of ``items`` when it is written.
+
+    The alternatives of a text's tokens take megabytes as objects; so they are never all there. With
+    ``json.dumps(..., default=list)`` it is written as the list that it stands for.
+    """
+
+    make: Callable[[Any], Any]
+    items: Sequence[Any]
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(self.make, self.items)
+
+
+@dataclass(frozen=True)
 class Token:
-    """A token's bytes and logprob, and those of the likeliest in its place.
+    """A token's bytes and logprob, and those of the likeliest in its place as they are asked for.
 
     The first of a prompt comes after nothing and has no logprob.
     """
 
-    spelling: bytes
-    logprob: float | None
-    top: list[tuple[bytes, float]]
+    step: Step
+    tokenizer: Tokenizer
+
+    @property
+    def spelling(self) -> bytes:
+        return self._spelling(self.step.token)
 
     @property
     def text(self) -> str:
         return _spelled(self.spelling)
+
+    @property
+    def logprob(self) -> float | None:
+        return None if self.step.logprob is None else told_logprob(self.step.logprob)
+
+    @property
+    def top(self) -> list[tuple[bytes, float]]:
+        return [(self._spelling(other), told_logprob(value)) for other, value in self.step.top]
+
+    def _spelling(self, token: int) -> bytes:
+        return self.tokenizer.token_bytes(token, skip_special_tokens=False)
 
 
 class Offsets:
@@ -328,25 +357,14 @@ def steps_of(result: Result) -> Iterator[Step]:
     """All of its tokens."""
     count = len(result.token_ids)
     logprobs: Sequence[float | None] = result.logprobs or [None] * count
-    tops = result.top_logprobs or [()] * count
+    tops = result.tops or [()] * count
     for token, logprob, top in zip(result.token_ids, logprobs, tops, strict=True):
         yield Step(token, logprob, 0.0, top=top)
 
 
 def token_logprobs(steps: Iterable[Step], tokenizer: Tokenizer) -> list[Token]:
     """Of steps that have their logprob."""
-
-    def spelling(token: int) -> bytes:
-        return tokenizer.token_bytes(token, skip_special_tokens=False)
-
-    return [
-        Token(
-            spelling(step.token),
-            None if step.logprob is None else told_logprob(step.logprob),
-            [(spelling(other), told_logprob(value)) for other, value in step.top],
-        )
-        for step in steps
-    ]
+    return [Token(step, tokenizer) for step in steps]
 
 
 def told_logprob(logprob: float) -> float:
@@ -358,30 +376,27 @@ def logprobs_of(
     tokens: Sequence[Token], *, chat: bool, offsets: Offsets | None = None
 ) -> dict[str, Any]:
     """The "logprobs" of a choice; ``offsets`` are those of its text, where some came before."""
-    return _chat_logprobs(tokens) if chat else _completion_logprobs(tokens, offsets or Offsets())
-
-
-def _chat_logprobs(tokens: Sequence[Token]) -> dict[str, Any]:
-    def entry(spelling: bytes, logprob: float | None) -> dict[str, Any]:
-        return {"token": _spelled(spelling), "logprob": logprob, "bytes": list(spelling)}
-
-    return {
-        "content": [
-            entry(token.spelling, token.logprob)
-            | {"top_logprobs": [entry(*other) for other in token.top]}
-            for token in tokens
-        ],
-        "refusal": None,
-    }
-
-
-def _completion_logprobs(tokens: Sequence[Token], offsets: Offsets) -> dict[str, Any]:
+    if chat:
+        return {"content": chat_logprobs(tokens), "refusal": None}
     return {
         "tokens": [token.text for token in tokens],
         "token_logprobs": [token.logprob for token in tokens],
-        "top_logprobs": [_top(token) for token in tokens],
-        "text_offset": offsets.of(tokens),
+        "top_logprobs": Each(_top, tokens),
+        "text_offset": (offsets or Offsets()).of(tokens),
     }
+
+
+def chat_logprobs(tokens: Sequence[Token]) -> Each:
+    """The "content" of a chat's."""
+    return Each(_chat_entry, tokens)
+
+
+def _chat_entry(token: Token) -> dict[str, Any]:
+    def entry(spelling: bytes, logprob: float | None) -> dict[str, Any]:
+        return {"token": _spelled(spelling), "logprob": logprob, "bytes": list(spelling)}
+
+    told = entry(token.spelling, token.logprob)
+    return told | {"top_logprobs": [entry(*other) for other in token.top]}
 
 
 def _top(token: Token) -> dict[str, float] | None:

@@ -22,7 +22,7 @@ from .arena import Cache
 from .chunks import Chunked, cuts
 from .constraint import Constraint
 from .context_policy import SLIDE, window
-from .logprobs import likeliest, logprobs
+from .logprobs import TopLogprobs, likeliest, logprobs
 from .request import Request
 from .sampling import make_sampler
 from .session import Logits
@@ -37,7 +37,7 @@ class Step:
     token: int
     logprob: float | None  # natural log, before any sampling option; None unless asked for
     seconds: float  # spent on it, the prompt included for the first
-    top: tuple[tuple[int, float], ...] = ()
+    top: AnySequence[tuple[int, float]] = ()
     """(token, logprob) of the likeliest in its place, as many as were asked for."""
     finish_reason: str | None = None
     """What ended the tokens with this one; several may come out of one step."""
@@ -230,10 +230,10 @@ class Sequence:
         self.prompt_logits = None
         self._plan(cuts(len(self.seen), self.request.chunk_size), NOTHING)
 
-    def _logprobs(self, logits: Logits, token: int) -> tuple[float, tuple[tuple[int, float], ...]]:
+    def _logprobs(self, logits: Logits, token: int) -> tuple[float, AnySequence[tuple[int, float]]]:
         others = likeliest(logits, self.request.logprobs or 0)
-        values = logprobs(logits[None], np.array([[token, *others]]))[0].tolist()
-        return values[0], tuple(zip(others.tolist(), values[1:], strict=True))
+        values = logprobs(logits[None], np.array([[token, *others]]))[0]
+        return float(values[0]), TopLogprobs(others, values[1:]) if others.size else ()
 
     def _must_end(self) -> bool:
         if self._constraint is None:

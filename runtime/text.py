@@ -16,6 +16,7 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Sequence as AnySequence
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
@@ -112,8 +113,7 @@ class Result:
                       "cancelled"  ``cancel()`` was called, or the process is ending
     timings         seconds and rates: a ``Timings``
     logprobs        natural log of each token's probability; None unless asked for
-    top_logprobs    of each token, (token, logprob) of the likeliest in its place; None unless a
-                    number of them was asked for
+    tops            what ``top_logprobs`` is made of
     index           place among the requests that ``generate_many`` was given
     error           what it failed with, the finish reason being "error"; else None
     """
@@ -123,9 +123,18 @@ class Result:
     finish_reason: str
     timings: Timings
     logprobs: list[float] | None
-    top_logprobs: list[tuple[tuple[int, float], ...]] | None = None
+    tops: list[AnySequence[tuple[int, float]]] | None = None
     index: int = 0
     error: Exception | None = None
+
+    @property
+    def top_logprobs(self) -> list[tuple[tuple[int, float], ...]] | None:
+        """Of each token, (token, logprob) of the likeliest in its place.
+
+        None unless a number of them was asked for. Made anew each time: it takes ten times the
+        memory of ``tops``.
+        """
+        return None if self.tops is None else [tuple(top) for top in self.tops]
 
 
 class Output:
@@ -201,7 +210,7 @@ class Output:
             finish_reason=str(self.finish_reason),
             timings=self.timings,
             logprobs=None if asked is None else logprobs,
-            top_logprobs=[step.top for step in steps] if asked else None,
+            tops=[step.top for step in steps] if asked else None,
             index=index,
             error=error,
         )

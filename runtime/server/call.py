@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from ...export.errors import RequestError
 from ...export.strict_json import parse_json_object
+from ..openai_form import Each
 from .api.wrong_body import wrong
 from .errors import ApiError, ending, told
 from .held_bodies import HeldBody
@@ -33,7 +34,7 @@ LARGE_BYTES = 100_000  # of a body
 # Fields that have a form compiled, of any kind of body.
 FORMS = ("json_schema", "regex", "choices", "grammar", "response_format", "tools", "text")
 
-_encoder = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
+_encoder = json.JSONEncoder(allow_nan=False, separators=(",", ":"), default=list)
 
 Found = TypeVar("Found", bound=msgspec.Struct)
 
@@ -71,7 +72,7 @@ class Call:
 
     async def answer_bytes(
         self,
-        data: bytes,
+        data: bytes | bytearray,
         content_type: bytes,
         status: int = 200,
         headers: Mapping[str, str] | None = None,
@@ -102,11 +103,11 @@ class Call:
             await self._write(event_of(told(error).body))
         await self._write(b"", more=False)
 
-    async def _write(self, data: bytes, more: bool = True) -> None:
+    async def _write(self, data: bytes | bytearray, more: bool = True) -> None:
         """Waits until the client has taken what was written before; its connection cuts it off."""
         for at in range(0, len(data) or 1, PART_BYTES):
-            part, last = data[at : at + PART_BYTES], at + PART_BYTES >= len(data) and not more
-            await self.send({"type": "http.response.body", "body": part, "more_body": not last})
+            part, comes = bytes(data[at : at + PART_BYTES]), more or at + PART_BYTES < len(data)
+            await self.send({"type": "http.response.body", "body": part, "more_body": comes})
 
 
 def encoded(value: Any) -> bytes:
@@ -114,38 +115,51 @@ def encoded(value: Any) -> bytes:
     return _encoder.encode(value).encode("ascii")
 
 
-def encoded_in_turns(value: Any) -> bytes:
-    """The same of what may be megabytes, for a thread beside others: none waits for all of it."""
-    return "".join(_parts(value, PARTED)).encode("ascii")
+def encoded_in_turns(value: Any) -> bytearray:
+    """The same of what may be megabytes, for a thread beside others: none waits for all of it.
+
+    What ``Each`` makes is written as it comes, so that it is never there as a whole.
+    """
+    data = bytearray()
+    for part in _parts(value, PARTED):
+        data += part.encode("ascii")
+    return data
 
 
 def _parts(value: Any, levels: int) -> Iterator[str]:
     """Python's encoder lets no other thread run before it is done with what it is given."""
-    if not levels or not value or not isinstance(value, dict | list):
+    if isinstance(value, Each) or levels and _is_nested(value):
+        yield "["
+        for mark, part in zip(_marks(), value, strict=False):
+            yield mark
+            yield from _parts(part, max(levels - 1, 0))
+        yield "]"
+    elif not levels or not isinstance(value, dict | list):
         yield _encoder.encode(value)
     elif isinstance(value, dict):
-        for mark, (name, part) in zip(_marks("{"), value.items(), strict=False):
+        yield "{"
+        for mark, (name, part) in zip(_marks(), value.items(), strict=False):
             yield f"{mark}{_encoder.encode(name)}:"
             yield from _parts(part, levels - 1)
         yield "}"
-    elif isinstance(value[0], dict | list):
-        for mark, part in zip(_marks("["), value, strict=False):
-            yield mark
-            yield from _parts(part, levels - 1)
-        yield "]"
     else:
-        for mark, start in zip(_marks("["), range(0, len(value), AT_ONCE), strict=False):
+        yield "["
+        for mark, start in zip(_marks(), range(0, len(value), AT_ONCE), strict=False):
             yield mark + _encoder.encode(value[start : start + AT_ONCE])[1:-1]
         yield "]"
 
 
-def _marks(first: str) -> Iterator[str]:
+def _is_nested(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict | list)
+
+
+def _marks() -> Iterator[str]:
     """Before each part."""
-    return chain(first, repeat(","))
+    return chain([""], repeat(","))
 
 
 def event_of(
-    value: Any, name: str | None = None, encode: Callable[[Any], bytes] = encoded
+    value: Any, name: str | None = None, encode: Callable[[Any], bytes | bytearray] = encoded
 ) -> bytes:
     """A server-sent event."""
     head = b"" if name is None else b"event: " + name.encode() + b"\n"

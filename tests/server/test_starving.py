@@ -6,9 +6,11 @@ import json
 import socket
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,9 +18,13 @@ from served import JSON, Served, served
 
 import pocketlm
 from pocketlm.export.folder import ModelFolder
+from pocketlm.runtime.logprobs import TopLogprobs
 from pocketlm.runtime.model import Model
+from pocketlm.runtime.openai_form import logprobs_of, token_logprobs
+from pocketlm.runtime.sequence import Step
 from pocketlm.runtime.server import call
 from pocketlm.runtime.server.api import responding, response_input
+from pocketlm.runtime.server.api.details import tokens_told
 from pocketlm.runtime.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.serve
@@ -81,6 +87,25 @@ def test_no_part_of_a_large_answer_is_large() -> None:
     parts = list(call._parts(told, call.PARTED))
     assert "".join(parts).encode() == call.encoded(told)
     assert max(map(len, parts)) < 100_000
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_a_large_answer_takes_little_more_than_its_bytes(tiny_model: Model, chat: bool) -> None:
+    rows = np.random.default_rng(0).random((100, 100))
+    steps = [Step(i, -1.0, 0.0, top=TopLogprobs(np.arange(100), row)) for i, row in enumerate(rows)]
+
+    def told() -> dict[str, object]:
+        tokens = token_logprobs(steps, tiny_model.tokenizer)
+        details = tokens_told(steps, tiny_model.tokenizer)
+        return {"choices": [{"logprobs": logprobs_of(tokens, chat=chat), "tokens": details}]}
+
+    whole = json.loads(json.dumps(told(), default=list))
+    tracemalloc.start()
+    data = call.encoded_in_turns(told())
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert json.loads(data) == whole and data == call.encoded(told())
+    assert len(data) > 500_000 and most < 1.5 * len(data)
 
 
 def test_plain_texts_do_not_wait_for_forms(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:

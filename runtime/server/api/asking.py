@@ -10,6 +10,7 @@ from typing import Any
 from ....export.errors import RequestError
 from ... import openai_form
 from ...cancellation import Cancellation, Cancelled
+from ...logprobs import TopLogprobs
 from ...model import Model
 from ...openai_form import Echo, OpenAIRequest
 from ...request import Request, checked_logprobs
@@ -281,12 +282,10 @@ def check_alternatives(num_tokens: int, top: int) -> None:
 
 def steps_scored(scores: TextLogprobs) -> list[Step]:
     """Tokens that were scored, as those of a text are told."""
-    tops = zip(scores.top_ids.tolist(), scores.top_logprobs.tolist(), strict=True)
+    tops = map(TopLogprobs, scores.top_ids, scores.top_logprobs)
     return [
-        Step(token, float(logprob), 0.0, top=tuple(zip(ids, values, strict=True)))
-        for token, logprob, (ids, values) in zip(
-            scores.token_ids, scores.logprobs, tops, strict=True
-        )
+        Step(token, float(logprob), 0.0, top=top)
+        for token, logprob, top in zip(scores.token_ids, scores.logprobs, tops, strict=True)
     ]
 
 

@@ -11,23 +11,23 @@ from typing import Any
 
 from ....export.memory import peak_rss_bytes
 from ...model import Model
-from ...openai_form import told_logprob
+from ...openai_form import Each, told_logprob
 from ...sequence import Step
 from ...text import Timings
 from ...tokenizer import Tokenizer
 
 
-def tokens_told(steps: Iterable[Step], tokenizer: Tokenizer) -> list[dict[str, Any]]:
+def tokens_told(steps: Sequence[Step], tokenizer: Tokenizer) -> Each:
     """Each token by id and text, end tokens included; ``logprob`` is null unless asked for."""
 
     def named(token: int, logprob: float | None) -> dict[str, Any]:
         told = None if logprob is None else told_logprob(logprob)
         return {"id": token, "text": tokenizer.token_text(token), "logprob": told}
 
-    return [
-        named(step.token, step.logprob) | {"top": [named(*other) for other in step.top]}
-        for step in steps
-    ]
+    def entry(step: Step) -> dict[str, Any]:
+        return named(step.token, step.logprob) | {"top": [named(*other) for other in step.top]}
+
+    return Each(entry, steps)
 
 
 def details_of(

@@ -38,7 +38,7 @@ async def generate(call: Call, *, chat: bool) -> None:
         await call.answer_bytes(whole, JSON)
 
 
-async def _generated(call: Call, *, chat: bool) -> bytes | None:
+async def _generated(call: Call, *, chat: bool) -> bytes | bytearray | None:
     """The answer, unless it was a stream."""
     body: Completion | Chat = call.body
     terms = Terms.of(body)
@@ -109,7 +109,7 @@ class Reply:
             "model": call.service.pool.name_of(call.body.model),
         }
 
-    async def told(self, results: Sequence[Result]) -> bytes:
+    async def told(self, results: Sequence[Result]) -> bytes | bytearray:
         """The ``whole`` as JSON; what may be megabytes by a thread, so that others go on."""
         if not (self._logprobs or self._details):
             return encoded(self.whole(results))
@@ -196,7 +196,7 @@ class Reply:
     def _choice(self, index: int, result: Result, place: int) -> dict[str, Any]:
         echo, end_ids = self.echoes[place], self._asked.requests[place].end_ids
         if not self._logprobs:  # they may have been needed to choose the best
-            result = replace(result, logprobs=None, top_logprobs=None)
+            result = replace(result, logprobs=None, tops=None)
         told = choice(
             result, self._tokenizer, chat=self._chat, index=index, echo=echo, end_ids=end_ids
         )
@@ -218,7 +218,7 @@ class Reply:
         steps: Sequence[Step] = (),
         spelled: Sequence[Step] = (),
         reason: str | None = None,
-        encode: Callable[[Any], bytes] = encoded,
+        encode: Callable[[Any], bytes | bytearray] = encoded,
     ) -> bytes:
         """``spelled`` are those of the ``steps`` that are text."""
         told = {"index": index, "delta" if self._chat else "text": delta, "logprobs": None}

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from ...model import Model
-from ...openai_form import finish_reason, logprobs_of, token_logprobs
+from ...openai_form import Token, chat_logprobs, finish_reason, token_logprobs
 from ...sequence import Step
 from ...text import Piece, Timings
 from ...tool_calls import Arguments, Begun, CallReader, Change, Words
@@ -72,7 +72,7 @@ class Answer:
             None if form is None else calling.reader_of(form, self._request, self._tokenizer)
         )
         self._with_logprobs = asked.logprobs is not None
-        self._logprobs: list[dict[str, Any]] = []
+        self._tokens: list[Token] = []  # whose logprobs are still to be told
         self._open: Event | None = None  # the item that grows
         body: Response = call.body
         self.whole: dict[str, Any] = {
@@ -146,8 +146,7 @@ class Answer:
     def _note(self, piece: Piece) -> None:
         if self._with_logprobs:
             steps: list[Step] = [s for s in piece.steps if s.token not in self._request.end_ids]
-            tokens = token_logprobs(steps, self._tokenizer)
-            self._logprobs += logprobs_of(tokens, chat=True)["content"]
+            self._tokens += token_logprobs(steps, self._tokenizer)
 
     def _take(self, change: Change) -> Iterator[Event]:
         match change:
@@ -157,10 +156,11 @@ class Answer:
                 item = self._item()
                 (part,) = item["content"]
                 part["text"] += change.text
-                part["logprobs"] += self._logprobs
+                tokens, self._tokens = self._tokens, []
+                part["logprobs"].items.extend(tokens)
                 delta = {**self._where(), "content_index": 0, "delta": change.text}
-                logprobs, self._logprobs = self._logprobs, []
-                yield {"type": "response.output_text.delta", **delta, "logprobs": logprobs}
+                delta["logprobs"] = chat_logprobs(tokens)
+                yield {"type": "response.output_text.delta", **delta}
             case Begun():
                 yield from self._end("completed")
                 yield from self._begin(_call(change))
@@ -182,7 +182,8 @@ class Answer:
         }
         if parts is not None:
             place = {**self._where(), "content_index": 0}
-            yield {"type": "response.content_part.added", **place, "part": {**parts[0]}}
+            part = {**parts[0], "logprobs": []}
+            yield {"type": "response.content_part.added", **place, "part": part}
 
     def _end(self, status: str) -> Iterator[Event]:
         """Of the item that grows, if there is one."""
@@ -215,7 +216,7 @@ class Answer:
 
 
 def _message() -> dict[str, Any]:
-    part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
+    part = {"type": "output_text", "text": "", "annotations": [], "logprobs": chat_logprobs([])}
     return {
         "id": "msg",
         "type": "message",

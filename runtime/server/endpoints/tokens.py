@@ -36,7 +36,7 @@ async def _tokenize(call: Call) -> None:
     await call.answer_bytes(data, JSON)
 
 
-def _tokens(model: Model, body: Tokenize) -> bytes:
+def _tokens(model: Model, body: Tokenize) -> bytearray:
     if body.messages is not None:
         chat = Chat(
             messages=body.messages,

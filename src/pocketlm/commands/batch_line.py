@@ -171,4 +171,4 @@ def _openai_line(asked: Asked, digest: str, answered: Any, error: Any) -> bytes:
 
 def _bytes(found: Mapping[str, Any]) -> bytes:
     # In ASCII: right for whatever reads it, and no character in it is taken for the end of a line.
-    return json.dumps(found).encode("ascii") + b"\n"
+    return json.dumps(found, default=list).encode("ascii") + b"\n"

@@ -28,8 +28,8 @@ def completion(result: Result) -> dict[str, Any]:
     }
     if result.logprobs is not None:
         found["logprobs"] = result.logprobs
-    if result.top_logprobs is not None:
-        found["top_logprobs"] = [dict(top) for top in result.top_logprobs]
+    if result.tops is not None:
+        found["top_logprobs"] = [dict(top) for top in result.tops]
     return found
 
 
@@ -116,7 +116,7 @@ def alternatives(writer: Writer, result: Result) -> list[str]:
     """A line for each token: its log-probability, its text, and what was likely in its place."""
     if result.logprobs is None:
         return []
-    tops = result.top_logprobs or [()] * len(result.logprobs)
+    tops = result.tops or [()] * len(result.logprobs)
     rows = zip(result.token_ids, result.logprobs, tops, strict=True)
     return [
         "  ".join([f"{logprob:8.4f}", _shown(writer, token), *_others(writer, top)])

@@ -256,7 +256,7 @@ def result_of(
         finish_reason=finish_reason,
         timings=timings,
         logprobs=None if logprobs is None else known,
-        top_logprobs=[step.top for step in steps] if logprobs else None,
+        tops=[step.top for step in steps] if logprobs else None,
         index=index,
     )
 
