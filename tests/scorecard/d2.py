@@ -30,7 +30,7 @@ def measure(conditions: Conditions) -> Figure:
     """Rates with and without them; memory, and when they are gone."""
     figure = Figure("s", MOST_SECONDS)
     settings = {"parallel": 16} | ({"stall_seconds": 4.0} if conditions.quick else {})
-    seconds = BASELINE_SECONDS / (3 if conditions.quick else 1)
+    seconds = BASELINE_SECONDS / (2 if conditions.quick else 1)
     told = {"settings": settings, "steps": {"seconds": 0.01}}
     with serve_process(tiny_folder().path, **told) as server:
         asked = [STREAM] * (NUM_STALLED - 2) + [PLAIN] * 2
