@@ -75,6 +75,7 @@ print(json.dumps(killed))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="forks, and kills with SIGKILL")
 def test_an_export_killed_at_any_step_leaves_no_model_and_starts_over_cleanly(
     tmp_path: Path,

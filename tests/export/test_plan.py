@@ -112,6 +112,7 @@ def test_skipping_alike_pieces_changes_no_prediction_of_memory(
 
 # In int8 three matrices whole, of which the first is written, and gone, on all but a slow disk
 # before the last, which is also turned whole, is half read.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("precision", "most"), [("fp32", 1.15), ("int8", 1.35), ("int4", 1.15)], ids=lambda v: str(v)
 )

@@ -332,6 +332,7 @@ def near_headers(draw: st.DrawFn) -> bytes:
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
+@pytest.mark.slow
 def test_accepted_mutants_read_as_in_the_reference(data: bytes, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(data)

@@ -461,6 +461,7 @@ print(rss_bytes() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="how much is resident is asked of Linux")
 def test_the_memory_of_fifty_models_is_given_back() -> None:
     """More threads than cores, since it is they who used to keep some."""
