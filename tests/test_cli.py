@@ -39,10 +39,10 @@ import pocketlm
 from pocketlm import cli
 from pocketlm.commands.options import open_folders, unescape
 from pocketlm.commands.run import command as RUN
-from pocketlm.commands.terminal import printable
 from pocketlm.export.folder import MANIFEST, ModelFolder
 from pocketlm.export.manifest import PrecisionEntry
 from pocketlm.export.utf8 import utf8
+from pocketlm.streams import printable
 
 PLAIN = ["--calibrate", "none"]  # where that is not the point, and would take long
 GREEDY = ["--temperature", "0", "--max-tokens", "6"]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pocketlm.export.strict_json import quoted
+from pocketlm.streams import printable
 
 if TYPE_CHECKING:
     from pocketlm.commands.writer import Stream
@@ -28,13 +29,6 @@ def print_stream(stream: Iterable[Piece], prompt: str = "") -> list[Piece]:
         sys.stdout.flush()
     sys.stdout.write("\n")
     return pieces
-
-
-def printable(text: str) -> str:
-    """Control characters but newline and tab as U+FFFD: a model may not drive the terminal."""
-    return "".join(
-        "\ufffd" if (ord(c) < 32 and c not in "\n\t") or 127 <= ord(c) < 160 else c for c in text
-    )
 
 
 def why_it_stopped(stream: Stream, context_length: int) -> str | None:

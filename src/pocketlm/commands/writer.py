@@ -6,35 +6,17 @@ What is printed of a text, and how, is the same for both.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pocketlm.commands.options import open_model
 from pocketlm.commands.terminal import tell_lost
-from pocketlm.export.memory import peak_rss_bytes
+from pocketlm.runtime.circumstances import Circumstances, circumstances_of
 
 if TYPE_CHECKING:
     from pocketlm.runtime.beams import Beam
     from pocketlm.runtime.model import Model
     from pocketlm.runtime.prompt_cache import PromptCacheFile
     from pocketlm.runtime.text import Piece, Result, Timings
-
-
-@dataclass(frozen=True)
-class Circumstances:
-    """By what a text was made; ``path`` is a folder, or the address of a server's model."""
-
-    path: str
-    architecture: str
-    precision: str
-    load_seconds: float
-    threads: int
-    provider: str
-    kv: str
-    prefill: str
-    prefill_note: str | None
-    fallback: str | None
-    peak_rss_bytes: int
 
 
 class Stream(Protocol):
@@ -126,20 +108,7 @@ class OwnWriter:
     @property
     def circumstances(self) -> Circumstances:
         """Of this process."""
-        model, session = self._model, self._model.session
-        return Circumstances(
-            path=str(model.folder.path),
-            architecture=model.folder.manifest.architecture,
-            precision=model.folder.manifest.precision.name,
-            load_seconds=model.load_seconds,
-            threads=session.threads,
-            provider=session.place.name,
-            kv=session.kv,
-            prefill=session.prefill,
-            prefill_note=session.prefill_note,
-            fallback=model.fallback,
-            peak_rss_bytes=peak_rss_bytes(),
-        )
+        return circumstances_of(self._model)
 
 
 def own_writer(path: str | None, draft: str | None, options: dict[str, Any]) -> Writer:

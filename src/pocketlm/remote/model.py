@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from pocketlm.commands.terminal import printable
-from pocketlm.commands.writer import Circumstances
 from pocketlm.remote.server import Answer, Server
 from pocketlm.runtime.beams import Beam
+from pocketlm.runtime.circumstances import Circumstances
 from pocketlm.runtime.model import Model
 from pocketlm.runtime.openai_form import CHAT, COMPLETION
 from pocketlm.runtime.sequence import Step
 from pocketlm.runtime.text import Piece, Result, Timings
+from pocketlm.streams import printable
 
 # What nobody needs to say. How many tokens there may be is told in any case: servers differ there.
 DEFAULTS = {
