@@ -424,7 +424,7 @@ def test_every_answer_has_the_form_that_was_asked_for(
     "options, message",
     [
         (["--regex", "("], "--regex was refused"),
-        (["--regex", "a", "--choice", "b"], "found regex and choices, expected one of them"),
+        (["--regex", "a", "--choice", "b"], "found --regex and --choice, expected one of"),
         (["--json-schema", "nowhere.json"], "nowhere.json"),
     ],
     ids=str,

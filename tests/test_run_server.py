@@ -293,6 +293,21 @@ OVER = ERROR | {"type": "rate_limit_error"}
     [
         (Reply({"error": ERROR}, 400), 2, "^pocketlm: found no way, expected one$"),
         (Reply({"error": ERROR}, 404), 2, "^pocketlm: found no way, expected one$"),
+        (
+            Reply({"error": ERROR | {"param": "top_p", "message": "0 is too small"}}, 400),
+            2,
+            "^pocketlm: --top-p: 0 is too small$",
+        ),
+        (
+            Reply({"error": ERROR | {"param": "top_p", "message": "top_p must be in (0, 1]"}}, 400),
+            2,
+            r"^pocketlm: --top-p must be in \(0, 1\]$",
+        ),
+        (
+            Reply({"error": ERROR | {"param": "a b", "message": "5"}}, 400),
+            2,
+            "^pocketlm: 5$",
+        ),
         (Reply({"error": ERROR}, 401), 2, "one; the option --api-key-file says where your key is$"),
         (Reply({"error": OVER}, 429), 3, ": found no way, expected one; try again later$"),
         (
@@ -402,10 +417,16 @@ def test_whatever_a_server_says_is_a_text_or_an_error_of_ours(said: list[Any]) -
     server = Server(Address.parse("http://127.0.0.1"))
     server._models = [{"id": "tiny", "owned_by": "pocketlm"}]
     stream = b"".join(map(event, said)) + b"data: [DONE]\n\n"
-    answer = Answer(server, HTTPConnection("127.0.0.1"), Said(stream))  # type: ignore[arg-type]
-    found = RemoteStream(RemoteModel(server, "tiny"), answer, 2)
-    with contextlib.suppress(ServerError, RequestError):
-        assert isinstance(found.result_of(found).text, str)
+    with socket.socket() as unused:
+        answer = Answer(
+            server,
+            HTTPConnection("127.0.0.1"),
+            unused,
+            Said(stream),  # type: ignore[arg-type]
+        )
+        found = RemoteStream(RemoteModel(server, "tiny"), answer, 2)
+        with contextlib.suppress(ServerError, RequestError):
+            assert isinstance(found.result_of(found).text, str)
 
 
 # Keys ---------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pocketlm.export.errors import PocketLMError
 from pocketlm.export.strict_json import quoted
 from pocketlm.streams import printable
 
@@ -23,10 +24,16 @@ def print_stream(stream: Iterable[Piece], prompt: str = "") -> list[Piece]:
     if terminal and prompt:
         click.secho(printable(prompt), dim=True, nl=False)
     pieces = []
-    for piece in stream:
-        pieces.append(piece)
-        sys.stdout.write(printable(piece.text) if terminal else piece.text)
-        sys.stdout.flush()
+    try:
+        for piece in stream:
+            pieces.append(piece)
+            sys.stdout.write(printable(piece.text) if terminal else piece.text)
+            sys.stdout.flush()
+    except PocketLMError:
+        if pieces:  # what is said of it begins a line
+            sys.stdout.write("\n")
+            sys.stdout.flush()
+        raise
     sys.stdout.write("\n")
     return pieces
 

@@ -5,7 +5,9 @@ What it refuses becomes an error of ours with its words.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from http.client import HTTPConnection, HTTPException, HTTPResponse
@@ -59,6 +61,10 @@ class Server:
         """Whether it is ``pocketlm serve``."""
         return any(model.get("owned_by") == OURS for model in self._models)
 
+    def told_of(self, name: str) -> Mapping[str, Any]:
+        """What its list says of a model; {} for one that is not in it."""
+        return next((model for model in self._models if model.get("id") == name), {})
+
     def ask(self, method: str, path: str, body: Any = None, seconds: float | None = None) -> Answer:
         """The answer, once it begins.
 
@@ -66,8 +72,10 @@ class Server:
         """
         connection = self.address.connection(CONNECT_SECONDS)
         try:
+            self._reached(connection.connect)
+            sock = connection.sock  # which the connection may give up before the answer is read
             response = self._reached(lambda: self._sent(connection, method, path, body, seconds))
-            answer = Answer(self, connection, response)
+            answer = Answer(self, connection, sock, response)
             if response.status != 200:
                 raise answer.refused()
         except BaseException:
@@ -83,7 +91,6 @@ class Server:
         body: Any,
         seconds: float | None,
     ) -> HTTPResponse:
-        connection.connect()
         connection.sock.settimeout(seconds)
         headers = {} if self._key is None else {"Authorization": f"Bearer {self._key}"}
         data = None
@@ -109,15 +116,27 @@ class Server:
 class Answer:
     """What a server says to one request."""
 
-    def __init__(self, server: Server, connection: HTTPConnection, response: HTTPResponse) -> None:
+    def __init__(
+        self,
+        server: Server,
+        connection: HTTPConnection,
+        sock: socket.socket,
+        response: HTTPResponse,
+    ) -> None:
         self._server = server
         self._connection = connection
+        self._socket = sock
         self._response = response
 
     def close(self) -> None:
         """Reads no further: the server notices, and ends what it was computing."""
         self._response.close()
         self._connection.close()
+
+    def cut(self) -> None:
+        """Has it end here, also for whoever waits for more, as the handler of a signal finds it."""
+        with contextlib.suppress(OSError):  # it has ended
+            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)  # TLS says no good-bye
 
     def whole(self) -> Any:
         """Its JSON, an object."""
@@ -212,6 +231,9 @@ class Answer:
         if status == 401:
             message += "; the option --api-key-file says where your key is"
         if asked_wrongly:
+            field = told.get("param")
+            if isinstance(field, str) and field.isidentifier() and field not in message:
+                message = f"{field}: {message}"
             # As the engine says it, the option that is wrong first.
             return RequestError(message if told.get("type") else f"{self._server}: {message}")
         if status in (429, 503) and "try again" not in message:
