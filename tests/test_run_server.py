@@ -304,7 +304,7 @@ OVER = ERROR | {"type": "rate_limit_error"}
             r"^pocketlm: --top-p must be in \(0, 1\]$",
         ),
         (
-            Reply({"error": ERROR | {"param": "a b", "message": "5"}}, 400),
+            Reply({"error": ERROR | {"param": "messages", "message": "5"}}, 400),
             2,
             "^pocketlm: 5$",
         ),

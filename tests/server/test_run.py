@@ -16,6 +16,7 @@ import click
 import pytest
 from command_line import Run, assert_refused
 from served import Served, served
+from wrong_options import WRONG
 
 import pocketlm
 from pocketlm.commands.options import MODEL_OPTIONS
@@ -166,37 +167,6 @@ def test_what_the_server_refuses_is_told(
     assert_refused(run("run", "--server", server.url, *words), message)
 
 
-# Values that no model takes, by the option.
-WRONG = {
-    "--max-tokens": ["0", "-1", "x"],
-    "--max-seconds": ["-1", "nan"],
-    "--temperature": ["-1", "nan", "inf"],
-    "--top-k": ["-1", "1.5"],
-    "--top-p": ["0", "1.5", "nan"],
-    "--min-p": ["-0.1", "2"],
-    "--typical-p": ["0", "2"],
-    "--repetition-penalty": ["0", "-1", "inf"],
-    "--frequency-penalty": ["101"],
-    "--presence-penalty": ["-101", "nan"],
-    "--penalty-window": ["0", "-1"],
-    "--no-repeat-ngram": ["-1"],
-    "--logit-bias": ["7=101", "7=nan", "-1=0", "7", "999999=1"],
-    "--min-tokens": ["-1"],
-    "--ban": ["", "x" * 5000],
-    "--ban-token": ["-1", "x", "999999"],
-    "--seed": ["-1", "x"],
-    "--stop": ["", "x" * 5000],
-    "--json-schema": ["SCHEMA"],
-    "--regex": ["", "("],
-    "--choice": ["", "a,,b"],
-    "--grammar": ["SCHEMA"],
-    "--context": ["x"],
-    "--keep": ["-1", "x"],
-    "--n": ["0", "-1", "x"],
-    "--beams": ["0", "65", "x"],
-    "--length-penalty": ["11", "nan", "x"],
-    "--logprobs": ["-1", "101"],
-}
 WRONG_TOGETHER = [
     ["--regex", "a", "--choice", "b"],
     ["--lookup", "--reproducible"],

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from pocketlm.export.errors import PocketLMError, RequestError
 from pocketlm.remote.address import Address
 from pocketlm.remote.events import data_of_events
+from pocketlm.runtime.openai_form import OPTIONS
 
 CONNECT_SECONDS = 10.0
 LIST_SECONDS = 30.0  # for what takes no computing; that may take as long as it takes
@@ -232,7 +233,7 @@ class Answer:
             message += "; the option --api-key-file says where your key is"
         if asked_wrongly:
             field = told.get("param")
-            if isinstance(field, str) and field.isidentifier() and field not in message:
+            if isinstance(field, str) and field in OPTIONS and field not in message:
                 message = f"{field}: {message}"
             # As the engine says it, the option that is wrong first.
             return RequestError(message if told.get("type") else f"{self._server}: {message}")
