@@ -24,7 +24,12 @@ from pocketlm.runtime.text import Timings
 CHAT = "/v1/chat/completions"
 FOREIGN = Reply({"data": [{"id": "big", "owned_by": "somebody"}, {"id": "small"}]})
 DONE = b"data: [DONE]\n\n"
-FACTS = {"context_length": 64, "threads": 2, "load_seconds": 0.5, "prefill_note": None}
+FACTS: dict[str, Any] = {
+    "context_length": 64,
+    "threads": 2,
+    "load_seconds": 0.5,
+    "prefill_note": None,
+}
 FACTS |= {"fallback": None, "peak_rss_bytes": 10**8, "architecture": "gpt2", "precision": "fp32"}
 FACTS |= {"provider": "cpu", "kv": "fp32", "prefill": "none"}
 LONG = "a text of some length, and then"
