@@ -10,7 +10,7 @@ import json
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
-from http.client import HTTPConnection, HTTPException, HTTPResponse
+from http.client import HTTPConnection, HTTPException, HTTPResponse, IncompleteRead
 from typing import Any, TypeVar
 
 from pocketlm.export.errors import PocketLMError, RequestError
@@ -23,6 +23,7 @@ LIST_SECONDS = 30.0  # for what takes no computing; that may take as long as it 
 MOST_BYTES = 256_000_000  # of an answer that comes whole
 CHUNK_BYTES = 1 << 16
 DONE = "[DONE]"
+CUT = "the answer ended before its end"
 OURS = "pocketlm"  # who owns a model, as a server of ours says
 
 Got = TypeVar("Got")
@@ -162,7 +163,7 @@ class Answer:
             raise self.unknown("events") from error
         finally:
             self.close()
-        raise self._broken("the answer ended before its end")
+        raise self._broken(CUT)
 
     def _chunks(self) -> Iterator[bytes]:
         while chunk := self._part(CHUNK_BYTES):
@@ -245,6 +246,8 @@ class Answer:
 
 
 def _shown(error: BaseException) -> str:
+    if isinstance(error, IncompleteRead):
+        return CUT
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error) or type(error).__name__
