@@ -14,6 +14,7 @@ import re
 import shutil
 import socket
 import subprocess
+import threading
 from collections.abc import Iterable, Sequence
 from http.client import HTTPConnection
 from pathlib import Path
@@ -507,3 +508,20 @@ def test_a_certificate_is_checked(
         assert run("run", "--server", server.url, "x") == Ended(0, "Once\n", "")
         plainly = server.url.replace("https", "http")
         assert_refused(run("run", "--server", plainly, "x"), "found no server that answers", 3)
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+def test_an_answer_is_cut_while_it_is_waited_for(
+    tls: bool, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", f"{certificate}.crt")
+    replies = {"/v1/models": FOREIGN, **completion(Reply(text("Once")[:1], stalls=True))}
+    with scripted(replies, certificate if tls else None) as server:
+        stream = RemoteModel(Server(Address.parse(server.url)), "big").stream("Well")
+        pieces = iter(stream)
+        assert next(pieces).text == "Once" and stream.finish_reason is None
+        cutting = threading.Timer(0.1, stream.cancel)
+        cutting.start()
+        assert list(pieces) == [] and stream.finish_reason == "cancelled"
+        cutting.join()
+        assert server.left.acquire(timeout=20), "the connection is still there"
