@@ -62,7 +62,7 @@ class BannedStrings:
     """
 
     def __init__(self, tokens: TokenTexts, strings: Sequence[str]) -> None:
-        banned = [string.encode("utf-8") for string in dict.fromkeys(_checked(strings))]
+        banned = [string.encode("utf-8") for string in dict.fromkeys(check_banned(strings))]
         self._texts = tokens.texts
         self._longest = max(map(len, banned), default=0)
         self._at_once = [tokens.containing(string) for string in banned]
@@ -92,7 +92,8 @@ class BannedStrings:
         return end
 
 
-def _checked(strings: object) -> Sequence[str]:
+def check_banned(strings: object) -> Sequence[str]:
+    """``strings``; RequestError for what is no list of them: see ``BannedStrings``."""
     if isinstance(strings, str | bytes) or not isinstance(strings, Sequence):
         raise RequestError(
             f"banned_strings is {brief(strings)} of type {type(strings).__name__}, expected a list "

@@ -18,7 +18,7 @@ from ..export.errors import RequestError
 from ..export.folder import ModelFolder
 from ..export.later import later
 from ..export.memory import memory_errors
-from ..export.whole_number import brief, whole_number
+from ..export.whole_number import brief
 from .cancellation import Cancellation
 from .decode import choose_loop
 from .generation_config import GenerationConfig
@@ -26,7 +26,7 @@ from .placement import open_session
 from .prefix import Prefixes
 from .prefix_cache import PrefixCache
 from .request import ChatPrompt, Request
-from .requests import CHARACTERS_PER_TOKEN, Requests, check_truth
+from .requests import CHARACTERS_PER_TOKEN, Requests, check_number_of_texts, check_truth
 from .reuse import ReusableCache
 from .row_rule import MOST_ROWS, RowRule
 from .session import Session, closed_error
@@ -450,9 +450,7 @@ class Model:
 
         Takes the options of ``generate_many``, and raises the same errors.
         """
-        number = whole_number(n)
-        if number is None or number < 1:
-            raise RequestError(f"n is {brief(n)}, expected an integer from 1 up; give how many")
+        number = check_number_of_texts(n)
         request = self.request(prompt, **options)
         asked = [request.seeded(place) for place in range(number)]
         results = self.generate_many(asked, rows=rows, kv_bytes=kv_bytes, reproducible=reproducible)

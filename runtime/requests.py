@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from ..export.errors import ContextLengthError, RequestError
 from ..export.folder import DecoderShape
 from ..export.whole_number import brief, whole_number
-from .banned_strings import BannedStrings, TokenTexts
+from .banned_strings import BannedStrings, TokenTexts, check_banned
 from .concatenating import ConcatenatingCache
 from .constraint import Grammar, Vocabulary, make_grammar, one_form
 from .context_policy import ERROR, check_policy
@@ -48,49 +48,34 @@ class Requests:
         config: GenerationConfig,
         prompt: str | Sequence[int] | ChatPrompt,
         *,
-        max_tokens: int = 256,
-        max_seconds: float | None = None,
         banned_strings: Sequence[str] | None = None,
         json_schema: Mapping[str, Any] | str | None = None,
         regex: str | None = None,
         choices: Sequence[str] | None = None,
         grammar: str | None = None,
-        stop: str | Sequence[str] | None = (),
-        ignore_eos: bool = False,
-        logprobs: bool | int | None = None,
         context: str = ERROR,
         keep: int = 1,
-        **sampling: Any,
+        **options: Any,
     ) -> Request:
         """The request of the options of ``Model.request``, which says what it raises.
 
         ``config`` says where texts begin and end, and how tokens are chosen where nobody says.
         """
-        check_truth("ignore_eos", ignore_eos)
-        unknown = [name for name in sampling if name not in SAMPLING_NAMES]
-        if unknown:
-            raise RequestError(
-                f"found the option {unknown[0]!r:.40}, expected one of those of Model.request"
-            )
         check_policy(context, keep)
-        chosen = {name: value for name, value in sampling.items() if value is not None}
         chat = prompt if isinstance(prompt, ChatPrompt) else ChatPrompt([])
         text = prompt.token_ids if isinstance(prompt, ChatPrompt) else prompt
-        request = Request(
+        request = _request(
             encoded(self._tokenizer, text, config.start_id, self._shape, context),
-            sampling=SamplingOptions(**{**config.sampling, **chosen}),
-            max_tokens=max_tokens,
-            end_ids=frozenset() if ignore_eos else config.end_ids | chat.end_ids,
-            grammar=self._grammar(
-                json_schema=json_schema, regex=regex, choices=choices, grammar=grammar
-            ),
-            banned=self._banned(banned_strings),
-            stop=stop_strings(stop, chat.stop),
-            logprobs=logprobs,
-            max_seconds=max_seconds,
+            config,
+            chat,
             context=context,
             keep=keep,
+            **options,
         )
+        grammar_of = self._grammar(
+            json_schema=json_schema, regex=regex, choices=choices, grammar=grammar
+        )
+        request = replace(request, grammar=grammar_of, banned=self._banned(banned_strings))
         self.check(request)
         return request
 
@@ -115,6 +100,65 @@ class Requests:
     def _vocabulary(self) -> Vocabulary:
         """The tokens as a constraint sees them. Raises MissingExtraError without llguidance."""
         return Vocabulary(self._tokenizer, self._shape.vocab_size, self._trial)
+
+
+def check_options(
+    *,
+    banned_strings: Sequence[str] | None = None,
+    json_schema: Mapping[str, Any] | str | None = None,
+    regex: str | None = None,
+    choices: Sequence[str] | None = None,
+    grammar: str | None = None,
+    **options: Any,
+) -> None:
+    """Raises RequestError for options of ``Model.request`` that no model takes, as that does."""
+    one_form(json_schema=json_schema, regex=regex, choices=choices, grammar=grammar)
+    if banned_strings is not None:
+        check_banned(banned_strings)
+    _request([0], GenerationConfig(frozenset(), None, {}), ChatPrompt([]), **options)
+
+
+def check_number_of_texts(n: object) -> int:
+    """How many texts are asked for; RequestError for what is no such number."""
+    number = whole_number(n)
+    if number is None or number < 1:
+        raise RequestError(f"n is {brief(n)}, expected an integer from 1 up; give how many")
+    return number
+
+
+def _request(
+    prompt_ids: Sequence[int],
+    config: GenerationConfig,
+    chat: ChatPrompt,
+    *,
+    max_tokens: int = 256,
+    max_seconds: float | None = None,
+    stop: str | Sequence[str] | None = (),
+    ignore_eos: bool = False,
+    logprobs: bool | int | None = None,
+    context: str = ERROR,
+    keep: int = 1,
+    **sampling: Any,
+) -> Request:
+    """With all that needs no model to be understood."""
+    check_truth("ignore_eos", ignore_eos)
+    unknown = [name for name in sampling if name not in SAMPLING_NAMES]
+    if unknown:
+        raise RequestError(
+            f"found the option {unknown[0]!r:.40}, expected one of those of Model.request"
+        )
+    chosen = {name: value for name, value in sampling.items() if value is not None}
+    return Request(
+        prompt_ids,
+        sampling=SamplingOptions(**{**config.sampling, **chosen}),
+        max_tokens=max_tokens,
+        end_ids=frozenset() if ignore_eos else config.end_ids | chat.end_ids,
+        stop=stop_strings(stop, chat.stop),
+        logprobs=logprobs,
+        max_seconds=max_seconds,
+        context=context,
+        keep=keep,
+    )
 
 
 def encoded(

@@ -152,23 +152,23 @@ _UNMARKED = dict.fromkeys(range(FIRST_MARK, FIRST_MARK + MOST_MARKS))
 def _checked(stops: Sequence[str]) -> tuple[str, ...]:
     if isinstance(stops, (str, bytes)) or not isinstance(stops, Iterable):
         raise RequestError(
-            f"stops is a single {type(stops).__name__}, expected a list of strings; "
+            f"stop is a single {type(stops).__name__}, expected a list of strings; "
             "put it into a list"
         )
     checked = tuple(stops)
     if len(checked) > MAX_STOPS:
         raise RequestError(
-            f"stops has {len(checked)} strings, expected at most {MAX_STOPS}; give fewer"
+            f"stop has {len(checked)} strings, expected at most {MAX_STOPS}; give fewer"
         )
     for index, stop in enumerate(checked):
         if not isinstance(stop, str):
             raise RequestError(
-                f"stops[{index}] is of type {type(stop).__name__}, expected a string; "
+                f"stop[{index}] is of type {type(stop).__name__}, expected a string; "
                 "give the text at which to stop"
             )
         if not 1 <= len(stop) <= MAX_STOP_CHARACTERS:
             raise RequestError(
-                f"stops[{index}] has {len(stop)} characters, expected 1 to "
+                f"stop[{index}] has {len(stop)} characters, expected 1 to "
                 f"{MAX_STOP_CHARACTERS}; leave it out or shorten it"
             )
     return checked

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -72,11 +74,14 @@ def interruptible() -> None:
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Calls the command line in this process."""
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Calls the command line in this process, with ``lines`` on stdin."""
 
-    def call(*arguments: str | Path) -> Ended:
+    def call(*arguments: str | Path, lines: str | io.TextIOBase | None = None) -> Ended:
         capsys.readouterr()
+        if lines is not None:
+            stdin = io.StringIO(lines) if isinstance(lines, str) else lines
+            monkeypatch.setattr(sys, "stdin", stdin)
         with pytest.raises(SystemExit) as ended:
             cli.main([str(argument) for argument in arguments])
         assert isinstance(ended.value.code, int)

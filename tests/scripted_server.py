@@ -17,12 +17,19 @@ EVENTS = "text/event-stream"
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer: JSON, or bytes that are sent part by part; ``cut`` breaks it off after them."""
+    """An answer: JSON, or bytes that are sent part by part.
+
+    cut     breaks off after them
+    stalls  says no more after them, until the client leaves
+    silent  says nothing at all until then
+    """
 
     body: Any = b""
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
     cut: bool = False
+    stalls: bool = False
+    silent: bool = False
 
     @property
     def parts(self) -> Sequence[bytes]:
@@ -49,6 +56,7 @@ class Scripted:
 
     url: str
     asked: list[Asked]
+    left: threading.Semaphore  # released for every client that has left one that waits
 
 
 @contextmanager
@@ -58,6 +66,7 @@ def scripted(replies: Mapping[str, Reply], certificate: Path | None = None) -> I
     With a ``certificate``, and its key in the same file, it does so over TLS.
     """
     asked: list[Asked] = []
+    left = threading.Semaphore(0)
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -72,6 +81,9 @@ def scripted(replies: Mapping[str, Reply], certificate: Path | None = None) -> I
             headers = {name.lower(): value for name, value in self.headers.items()}
             asked.append(Asked(self.path, headers, body))
             reply = replies.get(self.path, Reply({"error": {"message": "no such path"}}, 404))
+            if reply.silent:
+                self._wait()
+                return
             self.send_response(reply.status)
             for name, value in reply.headers.items():
                 self.send_header(name, value)
@@ -81,8 +93,15 @@ def scripted(replies: Mapping[str, Reply], certificate: Path | None = None) -> I
                 self.wfile.write(b"%x\r\n%s\r\n" % (len(part), part))
                 self.wfile.flush()
             self.close_connection = True
-            if not reply.cut:
+            if reply.stalls:
+                self._wait()
+            elif not reply.cut:
                 self.wfile.write(b"0\r\n\r\n")
+
+        def _wait(self) -> None:
+            self.close_connection = True
+            self.rfile.read(1)
+            left.release()
 
         def log_message(self, *_: Any) -> None:
             pass
@@ -100,7 +119,7 @@ def scripted(replies: Mapping[str, Reply], certificate: Path | None = None) -> I
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
-        yield Scripted(f"{scheme}://127.0.0.1:{server.server_port}", asked)
+        yield Scripted(f"{scheme}://127.0.0.1:{server.server_port}", asked, left)
     finally:
         server.shutdown()
         thread.join()

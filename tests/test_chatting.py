@@ -6,10 +6,7 @@ import io
 import json
 import os
 import re
-import select
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +16,7 @@ import pytest
 from chat_templates import CHATML, TURNS
 from checkpoint_files import gpt2_config, gpt2_tensors, write_checkpoint
 from model_folders import with_files
+from terminals import Keyboard, Terminal
 
 import pocketlm
 from pocketlm import cli
@@ -313,13 +311,6 @@ def test_a_command_that_cannot_be_says_so_and_ends_nothing(
         assert f"\n{name} " in err
 
 
-class Keyboard(io.StringIO):
-    """Lines that are typed, not piped."""
-
-    def isatty(self) -> bool:
-        return True
-
-
 @pytest.mark.parametrize("line", ["/nope x", "/"])
 def test_an_unknown_command_is_told_where_it_is_typed(
     line: str, call: Call, folder: ModelFolder
@@ -424,7 +415,7 @@ def test_every_answer_has_the_form_that_was_asked_for(
     "options, message",
     [
         (["--regex", "("], "--regex was refused"),
-        (["--regex", "a", "--choice", "b"], "found regex and choices, expected one of them"),
+        (["--regex", "a", "--choice", "b"], "found --regex and --choice, expected one of"),
         (["--json-schema", "nowhere.json"], "nowhere.json"),
     ],
     ids=str,
@@ -496,74 +487,6 @@ def test_a_base_model_is_given_a_script_and_it_is_said(
 
 
 # pocketlm chat at a terminal ---------------------------------------------------------------------
-
-# Opening a terminal makes it the one whose Ctrl-C reaches this process. The model is slowed down,
-# so that an answer is under way when that comes.
-AT_A_TERMINAL = """
-import os, signal, sys, time
-os.open(os.ttyname(0), os.O_RDWR)
-# Whoever runs the tests in the background may ignore it, and that is inherited.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-from pocketlm.runtime.session import Session
-step = Session.step
-def slow(*arguments):
-    time.sleep(0.01)
-    return step(*arguments)
-Session.step = slow
-from pocketlm.cli import main
-main(sys.argv[1:])
-"""
-
-
-class Terminal:
-    """A program at a terminal of its own."""
-
-    def __init__(self, *arguments: str | Path) -> None:
-        self.master, slave = os.openpty()
-        self.seen = ""
-        self.child = subprocess.Popen(
-            [sys.executable, "-c", AT_A_TERMINAL, *map(str, arguments)],
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            start_new_session=True,
-            env=os.environ | {"TERM": "dumb", "INPUTRC": os.devnull},
-        )
-        self.slave = slave  # open, so that reading does not fail when the child ends
-
-    def wait_for(self, text: str) -> str:
-        """What was printed since the last wait, up to ``text``."""
-        while text not in self.seen:
-            assert select.select([self.master], [], [], 20)[0], f"no {text!r} in {self.seen!r}"
-            self.seen += os.read(self.master, 1000).decode("utf-8", "replace")
-        before, _, self.seen = self.seen.partition(text)
-        return before
-
-    def type(self, text: str) -> None:
-        os.write(self.master, text.encode())
-
-    def ask(self, text: str) -> None:
-        """Types a message, and waits for the beginning of the answer."""
-        self.type(f"{text}\n")
-        self.wait_for(f"{text}\r\n")
-        while len(self.seen) < 20:
-            self.seen += os.read(self.master, 100).decode("utf-8", "replace")
-
-    def interrupt(self) -> None:
-        """Ctrl-C at the prompt: readline shows it a moment before it waits for a key, and hears
-        a signal of that moment only with the next key."""
-        time.sleep(0.3)
-        self.type("\x03")
-
-    def end(self) -> int:
-        """The exit code."""
-        return self.child.wait(20)
-
-    def close(self) -> None:
-        self.child.kill()
-        self.child.wait()
-        os.close(self.master)
-        os.close(self.slave)
 
 
 @pytest.fixture

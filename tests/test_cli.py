@@ -39,10 +39,10 @@ import pocketlm
 from pocketlm import cli
 from pocketlm.commands.options import open_folders, unescape
 from pocketlm.commands.run import command as RUN
-from pocketlm.commands.terminal import printable
 from pocketlm.export.folder import MANIFEST, ModelFolder
 from pocketlm.export.manifest import PrecisionEntry
 from pocketlm.export.utf8 import utf8
+from pocketlm.streams import printable
 
 PLAIN = ["--calibrate", "none"]  # where that is not the point, and would take long
 GREEDY = ["--temperature", "0", "--max-tokens", "6"]
@@ -106,12 +106,12 @@ def test_a_form_is_read_from_a_file_or_the_line(
     ("arguments", "message"),
     [
         (["--regex", "("], "pocketlm: --regex was refused (invalid regex"),
-        (["--regex", "a", "--choice", "b"], "pocketlm: found regex and choices, expected one"),
+        (["--regex", "a", "--choice", "b"], "pocketlm: found --regex and --choice, expected one"),
         (["--json-schema", "{folder}/none.json"], "'none.json' cannot be opened (No such file"),
         (["--grammar", "{folder}"], "is a folder, expected a regular file"),
         (["--grammar", "{folder}/bytes"], "bytes is not UTF-8 (byte 0), expected a schema or"),
         (["--json-schema", ""], "found an empty name, expected a path"),
-        (["--ban-token", "300"], "token id 300 is in banned_tokens, expected 0 to 299"),
+        (["--ban-token", "300"], "token id 300 is in --ban-token, expected 0 to 299"),
     ],
 )
 def test_a_form_that_is_none_ends_in_one_line(
@@ -645,7 +645,7 @@ def test_every_option_of_sampling_changes_the_text(run: Run, tiny_folder: ModelF
         (["--logit-bias", "5"], "found --logit-bias 5, expected a token id and a number"),
         (["--logit-bias", "5=x"], "found --logit-bias 5=x, expected a token id and a number"),
         (["--logit-bias", "5=101"], "of token 5 is 101.0, expected a finite number in"),
-        (["--logit-bias", "300=1"], "token id 300 is in logit_bias, expected 0 to 299"),
+        (["--logit-bias", "300=1"], "token id 300 is in --logit-bias, expected 0 to 299"),
         (["--min-tokens", "-1"], "--min-tokens is"),
         (["--seed", "-1"], "seed"),
         (["--max-tokens", "0"], "--max-tokens is"),

@@ -14,6 +14,7 @@ import re
 import shutil
 import socket
 import subprocess
+import threading
 from collections.abc import Iterable, Sequence
 from http.client import HTTPConnection
 from pathlib import Path
@@ -293,6 +294,21 @@ OVER = ERROR | {"type": "rate_limit_error"}
     [
         (Reply({"error": ERROR}, 400), 2, "^pocketlm: found no way, expected one$"),
         (Reply({"error": ERROR}, 404), 2, "^pocketlm: found no way, expected one$"),
+        (
+            Reply({"error": ERROR | {"param": "top_p", "message": "0 is too small"}}, 400),
+            2,
+            "^pocketlm: --top-p: 0 is too small$",
+        ),
+        (
+            Reply({"error": ERROR | {"param": "top_p", "message": "top_p must be in (0, 1]"}}, 400),
+            2,
+            r"^pocketlm: --top-p must be in \(0, 1\]$",
+        ),
+        (
+            Reply({"error": ERROR | {"param": "messages", "message": "5"}}, 400),
+            2,
+            "^pocketlm: 5$",
+        ),
         (Reply({"error": ERROR}, 401), 2, "one; the option --api-key-file says where your key is$"),
         (Reply({"error": OVER}, 429), 3, ": found no way, expected one; try again later$"),
         (
@@ -314,7 +330,7 @@ OVER = ERROR | {"type": "rate_limit_error"}
             "--server: http://127.* sends one to http://elsewhere/, expected the server itself",
         ),
         (Reply(text("half")[:1]), 3, "the connection broke \\(the answer ended before its end\\)"),
-        (Reply(text("half")[:1], cut=True), 3, "the connection broke \\(.*\\), expected the whole"),
+        (Reply(text("half")[:1], cut=True), 3, "the connection broke \\(the answer ended before"),
         (Reply([event({"error": OVER})]), 3, ": found no way, expected one$"),
         (Reply([event({"error": ERROR})]), 2, "^pocketlm: found no way, expected one$"),
         (Reply([b"data: {\n\n"]), 3, "not one of OpenAI's API, expected JSON"),
@@ -402,10 +418,16 @@ def test_whatever_a_server_says_is_a_text_or_an_error_of_ours(said: list[Any]) -
     server = Server(Address.parse("http://127.0.0.1"))
     server._models = [{"id": "tiny", "owned_by": "pocketlm"}]
     stream = b"".join(map(event, said)) + b"data: [DONE]\n\n"
-    answer = Answer(server, HTTPConnection("127.0.0.1"), Said(stream))  # type: ignore[arg-type]
-    found = RemoteStream(RemoteModel(server, "tiny"), answer, 2)
-    with contextlib.suppress(ServerError, RequestError):
-        assert isinstance(found.result_of(found).text, str)
+    with socket.socket() as unused:
+        answer = Answer(
+            server,
+            HTTPConnection("127.0.0.1"),
+            unused,
+            Said(stream),  # type: ignore[arg-type]
+        )
+        found = RemoteStream(RemoteModel(server, "tiny"), answer, 2)
+        with contextlib.suppress(ServerError, RequestError):
+            assert isinstance(found.result_of(found).text, str)
 
 
 # Keys ---------------------------------------------------------------------------------------------
@@ -486,3 +508,20 @@ def test_a_certificate_is_checked(
         assert run("run", "--server", server.url, "x") == Ended(0, "Once\n", "")
         plainly = server.url.replace("https", "http")
         assert_refused(run("run", "--server", plainly, "x"), "found no server that answers", 3)
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+def test_an_answer_is_cut_while_it_is_waited_for(
+    tls: bool, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", f"{certificate}.crt")
+    replies = {"/v1/models": FOREIGN, **completion(Reply(text("Once")[:1], stalls=True))}
+    with scripted(replies, certificate if tls else None) as server:
+        stream = RemoteModel(Server(Address.parse(server.url)), "big").stream("Well")
+        pieces = iter(stream)
+        assert next(pieces).text == "Once" and stream.finish_reason is None
+        cutting = threading.Timer(0.1, stream.cancel)
+        cutting.start()
+        assert list(pieces) == [] and stream.finish_reason == "cancelled"
+        cutting.join()
+        assert server.left.acquire(timeout=20), "the connection is still there"

@@ -134,7 +134,7 @@ def test_a_draft_with_other_tokens_is_refused(tmp_path: Path, tiny_model: Model)
         (["--lookup", "--n", "2"], "found --lookup with --n or --beams"),
         (["--prompt-cache", "x", "--n", "2"], "found --prompt-cache with --n or --beams"),
         (["--context", "slide", "--beams", "2"], "found --context with --beams, expected one of"),
-        (["--lookup", "--reproducible"], "found lookup and reproducible, expected one of them"),
+        (["--lookup", "--reproducible"], "found --lookup and --reproducible, expected one"),
         (["--logprobs", "-1"], "'--logprobs': -1 is not in the range 0<=x<=100"),
         (["--logprobs", "101", "--n", "2"], "'--logprobs': 101 is not in the range 0<=x<=100"),
         (["--top-k", "-1", "--n", "2"], "pocketlm: --top-k is -1, expected"),

@@ -11,9 +11,7 @@ import errno
 import gc
 import importlib
 import os
-import re
 import sys
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pocketlm import __version__, streams
@@ -141,19 +139,6 @@ def _run(arguments: list[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _with_options(message: str, params: Sequence[click.Parameter]) -> str:
-    """An error that begins with names of arguments, with the command's options in their place.
-
-    "top_k is 0, expected …" is what a caller from Python can act on; here it is --top-k.
-    """
-    options = {param.name: max(param.opts, key=len) for param in params if param.opts[0][0] == "-"}
-    subject = re.match(r"\w+( and \w+)*(?= (is|are|has|was|holds) |: )", message)
-    if subject is None:
-        return message
-    words = [options.get(word, word) for word in subject[0].split(" ")]
-    return " ".join(words) + message[subject.end() :]
-
-
 def _group() -> click.Group:
     import click
 
@@ -178,9 +163,11 @@ def _group() -> click.Group:
             try:
                 return super().invoke(context)
             except PocketLMError as error:
+                from pocketlm.commands.option_names import with_options
+
                 command = self.get_command(context, context.invoked_subcommand)
                 if command is not None:
-                    error.args = (_with_options(str(error), command.params),)
+                    error.args = (with_options(str(error), command),)
                 raise
 
         def format_commands(self, context: Any, formatter: Any) -> None:

@@ -1,4 +1,7 @@
-"""The standard streams of a program, as they may be found: closed, full, or read by nobody."""
+"""The standard streams of a program, as they may be found: closed, full, or read by nobody.
+
+And what may be written to them.
+"""
 
 from __future__ import annotations
 
@@ -44,3 +47,10 @@ def discard(stream: TextIO) -> None:
     """What it still holds cannot be written; without this Python tries, and fails, at exit."""
     with contextlib.suppress(OSError, ValueError):  # not a file: a test's buffer
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def printable(text: str) -> str:
+    """Control characters but newline and tab as U+FFFD: a model may not drive the terminal."""
+    return "".join(
+        "\ufffd" if (ord(c) < 32 and c not in "\n\t") or 127 <= ord(c) < 160 else c for c in text
+    )

@@ -94,6 +94,13 @@ def test_imports_of_the_front_are_absolute() -> None:
     assert [place for place, _, dots in own_imports(FRONT) if dots] == []
 
 
+def test_what_asks_a_server_knows_no_command() -> None:
+    """Commands stand on it, and so may others."""
+    found = list(own_imports(f"src/{FRONT}/remote"))
+    assert len(found) > 5
+    assert [place for place, parts, _ in found if parts[0] in ("commands", "cli")] == []
+
+
 def test_runtime_takes_only_lean_modules_from_export() -> None:
     for place, parts, _ in own_imports("runtime"):
         lean = LEAN | (ON_CUDA if "placement.py" in place else set())

@@ -85,11 +85,11 @@ def test_no_stops_pass_everything_on() -> None:
 @pytest.mark.parametrize(
     ("stops", "message"),
     [
-        ("END", r"stops is a single str, expected a list of strings; put it into a list"),
-        (["x"] * 65, r"stops has 65 strings, expected at most 64; give fewer"),
-        (["x", 7], r"stops\[1\] is of type int, expected a string"),
-        (["x", ""], r"stops\[1\] has 0 characters, expected 1 to 4096"),
-        (["x" * 4097], r"stops\[0\] has 4097 characters, expected 1 to 4096"),
+        ("END", r"stop is a single str, expected a list of strings; put it into a list"),
+        (["x"] * 65, r"stop has 65 strings, expected at most 64; give fewer"),
+        (["x", 7], r"stop\[1\] is of type int, expected a string"),
+        (["x", ""], r"stop\[1\] has 0 characters, expected 1 to 4096"),
+        (["x" * 4097], r"stop\[0\] has 4097 characters, expected 1 to 4096"),
     ],
 )
 def test_bad_stops_are_refused(stops: list[str], message: str) -> None:

@@ -77,8 +77,9 @@ def ran(
 
 
 def test_every_command_is_of_a_kind_that_is_tried() -> None:
-    known = ("pip install", "pocketlm serve", "pocketlm run", "curl ", "OPENAI_BASE_URL=", "llm ")
-    assert [line for line in LINES if not line.startswith((*known, "lm_eval ", "python -c "))] == []
+    known = ["pip install", "pocketlm serve", "pocketlm run", "pocketlm chat", "curl ", "llm "]
+    known += ["OPENAI_BASE_URL=", "lm_eval ", "python -c "]
+    assert [line for line in LINES if not line.startswith(tuple(known))] == []
 
 
 @pytest.mark.parametrize("line", lines("pocketlm serve"))
@@ -121,6 +122,12 @@ def test_requests_are_answered(line: str, url: str) -> None:
 def test_run_asks_the_server(line: str, url: str, run: Run) -> None:
     ended = run(*shlex.split(line.replace(URL, url))[1:])
     assert ended.code == 0 and ended.out.strip(), ended.err
+
+
+@pytest.mark.parametrize("line", lines("pocketlm chat"))
+def test_chat_asks_the_server(line: str, url: str, run: Run) -> None:
+    ended = run(*shlex.split(line.replace(URL, url))[1:], lines="Who are you?\nWhy?\n")
+    assert ended.code == 0 and len(ended.out.splitlines()) >= 2, ended.err
 
 
 @pytest.mark.clients

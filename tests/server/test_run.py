@@ -12,11 +12,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from command_line import Run, assert_refused
 from served import Served, served
+from wrong_options import WRONG
 
 import pocketlm
+from pocketlm.commands.options import MODEL_OPTIONS
+from pocketlm.commands.run import command as RUN
 from pocketlm.export.folder import ModelFolder
 
 pytestmark = pytest.mark.serve
@@ -152,7 +156,7 @@ def test_statistics_of_the_server_are_told(run: Run, server: Served) -> None:
     [
         (["nobody", "the"], "^pocketlm: found no model 'nobody', expected one of: tiny, again$"),
         (["the", "--temperature", "-1"], "temperature"),
-        (["the", "--chat"], "the model has no chat template, expected one to answer by"),
+        (["the", "--chat"], "/v1/models/tiny: found no chat template, expected one to chat by"),
         (["the " * 100], "the prompt has .* expected at most 160 .the context length"),
         (["a" * 5_000_000], "the body has 5,000,.* bytes, expected at most 4,000,000; shorten it"),
     ],
@@ -161,6 +165,76 @@ def test_what_the_server_refuses_is_told(
     run: Run, server: Served, words: list[str], message: str
 ) -> None:
     assert_refused(run("run", "--server", server.url, *words), message)
+
+
+WRONG_TOGETHER = [
+    ["--regex", "a", "--choice", "b"],
+    ["--lookup", "--reproducible"],
+    ["--lookup", "--n", "2"],
+    ["--n", "3", "--beams", "2"],
+    ["--keep", "159", "--context", "slide"],
+    ["--length-penalty", "2"],
+    ["--stats", "--n", "2"],
+    ["--system", "x"],
+    ["--template-arg", "a=1"],
+    ["--chat"],
+]
+
+
+def test_every_option_that_has_a_range_is_tried() -> None:
+    ranged = (click.types.IntParamType, click.types.FloatParamType)
+    found = {
+        max(option.opts, key=len)
+        for option in RUN.params
+        if isinstance(option.type, ranged) and option.name not in MODEL_OPTIONS
+    }
+    assert len(found) > 10 and found <= WRONG.keys()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [[option, value] for option, values in WRONG.items() for value in values] + WRONG_TOGETHER,
+    ids=lambda words: " ".join(words)[:60],
+)
+def test_a_server_refuses_what_is_refused_here(
+    run: Run, tiny_folder: ModelFolder, server: Served, tmp_path: Path, words: list[str]
+) -> None:
+    (tmp_path / "schema.json").write_text('{"type": "nothing"}')
+    option, *rest = [str(tmp_path / "schema.json") if word == "SCHEMA" else word for word in words]
+    if option == "--length-penalty" and rest != ["2"]:
+        rest += ["--beams", "2"]
+    own = run("run", tiny_folder.path, "the", option, *rest, "--threads", "1")
+    remote = run("run", "--server", server.url, "tiny", "the", option, *rest)
+    assert_refused(remote, rf"{option}\b")
+    # Which of the two has no chat template is told by where it is.
+    assert remote.err.replace(f"{server.url}/v1/models/tiny", "") == own.err.replace(
+        f"{tiny_folder.path}", ""
+    ).replace(" (chat_template.jinja, or in tokenizer_config.json)", "").replace(
+        " (in Python: transcript=True)", ""
+    )
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--max-tokens", "2000000000"],
+        ["--seed", str(2**53)],
+        ["--n", "129"],
+        ["--ban-token", "99999999999"],
+        ["--logit-bias", "99999999999=1"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_what_is_beyond_a_server_is_told_by_the_option(
+    run: Run, server: Served, words: list[str]
+) -> None:
+    ended = run("run", "--server", server.url, "the", *words)
+    assert_refused(ended, f"^pocketlm: found {words[0]} .*, expected")
+
+
+def test_endless_time_is_no_limit(run: Run, server: Served) -> None:
+    line = ["run", "--server", server.url, "the", *SEEDED]
+    assert run(*line, "--max-seconds", "inf") == run(*line)
 
 
 def test_a_busy_server_is_told(run: Run, tiny_folder: ModelFolder) -> None:

@@ -242,7 +242,7 @@ def _refused(error: RequestError, model: Model | None = None) -> Exception:
     place = next((match[1] for match in found if match is not None), None)
     if place is None or isinstance(error, ContextLengthError):
         return type(error)(message)
-    return ApiError(400, message, param=place.replace("stops", "stop"))
+    return ApiError(400, message, param=place)
 
 
 def _without_paths(message: str, model: Model) -> str:

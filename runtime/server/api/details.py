@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from ....export.memory import peak_rss_bytes
+from ...circumstances import circumstances_of
 from ...model import Model
 from ...openai_form import Each, told_logprob
 from ...sequence import Step
@@ -52,18 +52,7 @@ def timings_told(timings: Timings) -> dict[str, Any]:
 
 def model_told(model: Model) -> dict[str, Any]:
     """What it is, and how it is computed."""
-    session, manifest = model.session, model.folder.manifest
-    return {
-        "architecture": manifest.architecture,
-        "precision": manifest.precision.name,
-        "context_length": session.shape.context_length,
-        "load_seconds": model.load_seconds,
-        "threads": session.threads,
-        "provider": session.place.name,
-        "kv": session.kv,
-        "prefill": session.prefill,
-        "prefill_note": session.prefill_note,
-        "fallback": model.fallback,
-        "peak_rss_bytes": peak_rss_bytes(),
-        "end_ids": sorted(model.end_ids),
-    }
+    told = asdict(circumstances_of(model))
+    del told["path"]
+    context_length = model.session.shape.context_length
+    return told | {"context_length": context_length, "end_ids": sorted(model.end_ids)}

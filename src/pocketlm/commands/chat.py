@@ -9,10 +9,11 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from pocketlm.commands.option_names import with_options
 from pocketlm.commands.options import (
     answer_form_options,
     debug_option,
@@ -23,14 +24,12 @@ from pocketlm.commands.options import (
     template_option,
     unescape,
 )
-from pocketlm.commands.terminal import print_stream, say, tell_lost, why_it_stopped
+from pocketlm.commands.remote_writer import find_server, remote_writer, server_options
+from pocketlm.commands.terminal import print_stream, say, why_it_stopped
+from pocketlm.commands.writer import OwnWriter, Writer
 from pocketlm.export.errors import PocketLMError, RequestError, StorageError
 from pocketlm.export.interrupts import on_interrupt
 from pocketlm.export.output_file import OutputFile
-
-if TYPE_CHECKING:
-    from pocketlm.runtime.model import Model
-    from pocketlm.runtime.request import ChatPrompt
 
 PROMPT = "> "
 PASTE_SECONDS = 0.02  # between lines of a paste; nobody types so fast
@@ -38,18 +37,24 @@ Messages = list[dict[str, str]]
 
 
 @click.command("chat", context_settings={"default_map": {"max_tokens": 1024}})
-@click.argument("model")
+@click.argument("model", required=False)
 @system_option
 @template_option
 @sampling_options
 @answer_form_options
 @model_options
+@server_options
 @debug_option
+@click.pass_context
 def command(
-    model: str,
+    context: click.Context,
+    /,
+    model: str | None,
     system: str | None,
     template_args: dict[str, Any],
     stop: tuple[str, ...],
+    server: str | None,
+    api_key_file: Path | None,
     debug: bool,
     **options: Any,
 ) -> None:
@@ -60,6 +65,8 @@ def command(
     of input is a message, with the next one if it ends in a backslash; lines that are pasted
     together are one message. They may also come from a file or a pipe. Commands begin with a slash,
     /help lists them; a message that does begins with two. Ctrl-C stops an answer, Ctrl-D ends.
+    With --server a server answers, and MODEL is one of its models by name: the first, if it is left
+    out.
 
     \b
     Examples:
@@ -67,18 +74,28 @@ def command(
       pocketlm chat llama-3.2-1b-instruct/ --system "You answer in one sentence."
       pocketlm chat llama-3.2-1b-instruct/ --choice yes,no,maybe
       pocketlm chat Qwen/Qwen3-0.6B --template-arg enable_thinking=false
+      pocketlm chat --server http://127.0.0.1:8080
     """
     if sys.stdin.encoding == "ascii" and hasattr(sys.stdin, "reconfigure"):
         sys.stdin.reconfigure(encoding="utf-8", errors="strict")  # the locale "C" has no accents
-    opened = open_model(model, options)
-    if template_args and opened.chat_template is None:
+    remote = find_server(server, api_key_file)
+    writer: Writer
+    if remote is not None:
+        writer = remote_writer(remote, model, context, options)
+    elif model is not None:
+        writer = OwnWriter(open_model(model, options), remembers=True)
+    else:
+        raise click.UsageError(
+            "found neither a model nor --server, expected one of them; try: pocketlm chat demo"
+        )
+    if template_args and not writer.has_template:
         raise click.UsageError(
             "found --template-arg, expected a model with a chat template; leave it out"
         )
     options["stop"] = [unescape(text) for text in stop]
     # Ctrl-C means something else here than in other verbs, until the conversation is over.
     with on_interrupt(signal.default_int_handler):
-        Conversation(opened, system, options, template_args).run()
+        Conversation(writer, system, options, template_args, context.command).run()
 
 
 class Conversation:
@@ -86,20 +103,21 @@ class Conversation:
 
     def __init__(
         self,
-        model: Model,
+        writer: Writer,
         system: str | None,
         options: dict[str, Any],
-        template_args: dict[str, Any] | None = None,
+        template_args: dict[str, Any],
+        command: click.Command,
     ) -> None:
-        """``options`` are those of ``Model.stream``, ``template_args`` of ``Model.chat_prompt``.
+        """``options`` are those of ``Model.stream``, as ``command`` calls them.
 
-        Raises what that and ``Model.chat_prompt`` raise, before a line is read.
+        Raises what ``Writer.check`` and ``Writer.chat_prompt`` raise, before a line is read.
         """
-        self.model = model
+        self.writer = writer
         self.options = options
-        self.template_args = template_args or None
-        self.transcript = model.chat_template is None
-        self.cache = model.new_cache()
+        self.template_args = template_args
+        self.command = command
+        self.transcript = not writer.has_template
         self.messages: Messages = []
         self.interactive = sys.stdin.isatty()
         if self.transcript:
@@ -143,7 +161,7 @@ class Conversation:
             except PocketLMError as error:
                 if not self.interactive:
                     raise
-                say(str(error))
+                say(with_options(str(error), self.command))
 
     def _read(self) -> str:
         """A message or command: a line, and those that belong to it. EOFError at the end."""
@@ -176,42 +194,37 @@ class Conversation:
 
     def answer(self, text: str) -> None:
         """Prints the answer to ``text``; both are remembered, the answer as far as it came."""
-        tell_lost(self.model, text, "message")
+        self.writer.tell_lost(text, "message")
         messages, prompt = self._fitting([*self.messages, {"role": "user", "content": text}])
-        stream = self.model.stream(prompt, cache=self.cache, **self.options)
+        stream = self.writer.stream(prompt, **self.options)
         if forgotten := len(self.messages) + 1 - len(messages):
             say(f"the context is full: forgot the oldest {forgotten} messages")
         with on_interrupt(lambda *_: stream.cancel()):
             answer = "".join(piece.text for piece in print_stream(stream))
         if answer or stream.finish_reason != "cancelled":
             self.messages = [*messages, {"role": "assistant", "content": answer}]
-        if limit := why_it_stopped(stream, self._context_length):
+        if limit := why_it_stopped(stream, self.writer.context_length):
             say(limit)
 
-    def _fitting(self, messages: Messages) -> tuple[Messages, ChatPrompt]:
+    def _fitting(self, messages: Messages) -> tuple[Messages, Any]:
         """``messages`` and their prompt, without the oldest if there is no room for an answer.
 
         Then half of the context is freed at once: what the cache holds is of no use to a prompt
-        that begins otherwise, and so that happens seldom.
+        that begins otherwise, and so that happens seldom. Where nobody knows how long it is, the
+        user is told that there is no room.
         """
-        prompt = self._prompt(messages)
-        room = min(self.options["max_tokens"], self._context_length // 4)
-        if len(prompt.token_ids) <= self._context_length - room:
+        prompt, length = self._prompt(messages), self.writer.context_length
+        room = min(self.options["max_tokens"], length // 4)
+        if not length or self.writer.num_tokens(prompt) <= length - room:
             return messages, prompt
         kept = messages
-        while len(prompt.token_ids) > self._context_length // 2 and (rest := _later(kept)):
+        while self.writer.num_tokens(prompt) > length // 2 and (rest := _later(kept)):
             kept = rest
             prompt = self._prompt(kept)
         return kept, prompt
 
-    def _prompt(self, messages: Messages) -> ChatPrompt:
-        return self.model.chat_prompt(
-            messages, transcript=self.transcript, template_args=self.template_args
-        )
-
-    @property
-    def _context_length(self) -> int:
-        return self.model.session.shape.context_length
+    def _prompt(self, messages: Messages) -> Any:
+        return self.writer.chat_prompt(messages, self.template_args, self.transcript)
 
     def reset(self, _: str) -> None:
         """Keeps what the model is told before a conversation."""
@@ -220,9 +233,9 @@ class Conversation:
     def set_system(self, text: str) -> None:
         """Replaces the system message; RequestError, and no change, where the template has none."""
         told = [{"role": "system", "content": text}] if text else []
-        tell_lost(self.model, text, "system message")
-        # Nothing runs; what cannot be is refused here rather than with the next message.
-        self.model.stream(self._prompt([*told, {"role": "user", "content": "?"}]), **self.options)
+        self.writer.tell_lost(text, "system message")
+        # What cannot be is refused here rather than with the next message.
+        self.writer.check(self._prompt([*told, {"role": "user", "content": "?"}]), **self.options)
         self.messages = told + [m for m in self.messages if m["role"] != "system"]
 
     def save(self, name: str) -> None:

@@ -69,7 +69,7 @@ class Place(click.Path):
 
 def given(context: click.Context, name: str) -> bool:
     """Whether the parameter was given, and is not just what it is by default."""
-    return context.get_parameter_source(name) is not ParameterSource.DEFAULT
+    return context.get_parameter_source(name) not in (None, ParameterSource.DEFAULT)
 
 
 debug_option = click.option("--debug", is_flag=True, help="Show the traceback of an error.")

@@ -44,18 +44,30 @@ def server_options(command: Command) -> Command:
     return command
 
 
-def find_server(url: str, key_file: Path | None) -> Server:
-    """The server at ``url``, to which nothing was sent yet. Raises RequestError."""
+def find_server(url: str | None, key_file: Path | None) -> Server | None:
+    """The server at ``url``, to which nothing was sent yet; None where none is asked for.
+
+    Raises RequestError, and click's UsageError for a key without a server.
+    """
+    if url is None:
+        if key_file is not None:
+            raise click.UsageError(
+                "found --api-key-file without --server, expected both; add --server"
+            )
+        return None
     from pocketlm.remote.address import Address
     from pocketlm.remote.server import Server
 
     return Server(Address.parse(url), find_key(key_file))
 
 
-def remote_writer(server: Server, name: str | None, context: click.Context) -> Writer:
+def remote_writer(
+    server: Server, name: str | None, context: click.Context, options: dict[str, Any]
+) -> Writer:
     """The model ``name`` of ``server``, the first where there is none, as ``context`` asks of it.
 
-    Raises click's UsageError for what the server decides, or cannot tell.
+    Takes what the server decides out of ``options``. Raises click's UsageError where that was
+    given, or what the server cannot tell.
     """
     from pocketlm.remote.model import RemoteModel
 
@@ -64,6 +76,8 @@ def remote_writer(server: Server, name: str | None, context: click.Context) -> W
             raise click.UsageError(
                 f"found {parameter.opts[0]} with --server, which decides that itself; leave it out"
             )
+    for field in MODEL_OPTIONS:
+        options.pop(field, None)
     if not server.names:
         raise RequestError(f"server: {server} has no model, expected one")
     asked = [option for field, option in NEED_DETAILS.items() if given(context, field)]

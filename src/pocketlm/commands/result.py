@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pocketlm.commands.terminal import printable
 from pocketlm.export.quantities import duration_text, size_text
+from pocketlm.streams import printable
 
 if TYPE_CHECKING:
-    from pocketlm.commands.writer import Circumstances, Writer
+    from pocketlm.commands.writer import Writer
+    from pocketlm.runtime.circumstances import Circumstances
     from pocketlm.runtime.prompt_cache import PromptCacheFile
     from pocketlm.runtime.text import Result, Timings
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pocketlm.commands.options import (
-    MODEL_OPTIONS,
     Place,
     context_options,
     debug_option,
@@ -119,9 +118,7 @@ def command(
       echo "some prompt" | pocketlm run gpt2-int4/ - --json
       pocketlm run --server http://127.0.0.1:8080 demo "It was a dark and stormy night"
     """
-    if server is None and api_key_file is not None:
-        raise click.UsageError("found --api-key-file without --server, expected both; add --server")
-    remote = None if server is None else find_server(server, api_key_file)
+    remote = find_server(server, api_key_file)
     path, prompt = _model_and_prompt(words, remote)
     prompt = utf8(prompt)  # not the path: that is looked up as the system spelled it
     if prompt == "-":
@@ -153,8 +150,8 @@ def command(
     if remote is None:
         writer = own_writer(path, draft, options)
     else:
-        writer = remote_writer(remote, path, context)
-        options = {k: v for k, v in options.items() if k not in MODEL_OPTIONS} | {"draft": draft}
+        writer = remote_writer(remote, path, context, options)
+        options["draft"] = draft
     writer.tell_lost(prompt, "prompt")
     writer.tell_lost(system or "", "system message")
     asked_for: Any = prompt

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pocketlm.commands.result import alternatives, completion
-from pocketlm.commands.terminal import printable
 from pocketlm.runtime.context_policy import ERROR
+from pocketlm.streams import printable
 
 if TYPE_CHECKING:
     from pocketlm.commands.writer import Writer

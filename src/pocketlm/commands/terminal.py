@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pocketlm.export.errors import PocketLMError
 from pocketlm.export.strict_json import quoted
+from pocketlm.streams import printable
 
 if TYPE_CHECKING:
     from pocketlm.commands.writer import Stream
@@ -22,19 +24,18 @@ def print_stream(stream: Iterable[Piece], prompt: str = "") -> list[Piece]:
     if terminal and prompt:
         click.secho(printable(prompt), dim=True, nl=False)
     pieces = []
-    for piece in stream:
-        pieces.append(piece)
-        sys.stdout.write(printable(piece.text) if terminal else piece.text)
-        sys.stdout.flush()
+    try:
+        for piece in stream:
+            pieces.append(piece)
+            sys.stdout.write(printable(piece.text) if terminal else piece.text)
+            sys.stdout.flush()
+    except PocketLMError:
+        if pieces:  # what is said of it begins a line
+            sys.stdout.write("\n")
+            sys.stdout.flush()
+        raise
     sys.stdout.write("\n")
     return pieces
-
-
-def printable(text: str) -> str:
-    """Control characters but newline and tab as U+FFFD: a model may not drive the terminal."""
-    return "".join(
-        "\ufffd" if (ord(c) < 32 and c not in "\n\t") or 127 <= ord(c) < 160 else c for c in text
-    )
 
 
 def why_it_stopped(stream: Stream, context_length: int) -> str | None:

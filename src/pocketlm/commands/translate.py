@@ -12,7 +12,7 @@ import click
 
 from pocketlm.commands.options import debug_option, model_options, open_model
 from pocketlm.commands.recipes import find, print_recipe_option, read_recipe
-from pocketlm.commands.terminal import printable, say, tell_lost
+from pocketlm.commands.terminal import say, tell_lost
 from pocketlm.commands.tsv import (
     Input,
     Row,
@@ -27,6 +27,7 @@ from pocketlm.export.utf8 import utf8
 from pocketlm.runtime.model import Model
 from pocketlm.runtime.quoted_texts import quoting
 from pocketlm.runtime.text import Result
+from pocketlm.streams import printable
 
 
 def _language(text: str) -> str:

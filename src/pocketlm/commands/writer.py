@@ -1,4 +1,4 @@
-"""Who writes the texts of ``pocketlm run``: a model that is opened here, or one of a server.
+"""Who writes the texts of ``run`` and ``chat``: a model that is opened here, or one of a server.
 
 What is printed of a text, and how, is the same for both.
 """
@@ -6,35 +6,18 @@ What is printed of a text, and how, is the same for both.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pocketlm.commands.options import open_model
 from pocketlm.commands.terminal import tell_lost
-from pocketlm.export.memory import peak_rss_bytes
+from pocketlm.runtime.circumstances import Circumstances, circumstances_of
 
 if TYPE_CHECKING:
     from pocketlm.runtime.beams import Beam
     from pocketlm.runtime.model import Model
     from pocketlm.runtime.prompt_cache import PromptCacheFile
+    from pocketlm.runtime.request import ChatPrompt
     from pocketlm.runtime.text import Piece, Result, Timings
-
-
-@dataclass(frozen=True)
-class Circumstances:
-    """By what a text was made; ``path`` is a folder, or the address of a server's model."""
-
-    path: str
-    architecture: str
-    precision: str
-    load_seconds: float
-    threads: int
-    provider: str
-    kv: str
-    prefill: str
-    prefill_note: str | None
-    fallback: str | None
-    peak_rss_bytes: int
 
 
 class Stream(Protocol):
@@ -49,6 +32,9 @@ class Stream(Protocol):
 
     def __iter__(self) -> Iterator[Piece]: ...
 
+    def cancel(self) -> None:
+        """Ends it; may be called while it is waited for."""
+
     def result_of(self, pieces: Iterable[Piece]) -> Result:
         """The whole, of all its pieces."""
 
@@ -59,10 +45,23 @@ class Writer(Protocol):
     def tell_lost(self, text: str, name: str) -> None:
         """See ``terminal.tell_lost``."""
 
+    @property
+    def has_template(self) -> bool:
+        """Whether messages have a form here; a base model can be given a script of them."""
+
     def chat_prompt(
-        self, messages: Sequence[Mapping[str, Any]], template_args: Mapping[str, Any]
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        template_args: Mapping[str, Any],
+        transcript: bool = False,
     ) -> Any:
         """The prompt for an answer to ``messages``."""
+
+    def num_tokens(self, prompt: Any) -> int:
+        """Of what ``chat_prompt`` returns; 0 where nobody tells."""
+
+    def check(self, prompt: Any, **options: Any) -> None:
+        """Raises what ``stream`` would raise, as far as that can be known without a text."""
 
     def stream(self, prompt: Any, **options: Any) -> Stream:
         """One text."""
@@ -78,7 +77,7 @@ class Writer(Protocol):
 
     @property
     def context_length(self) -> int:
-        """Most tokens of prompt and text; known once a text was written."""
+        """Most tokens of prompt and text; 0 where it is not known until a text was written."""
 
     @property
     def circumstances(self) -> Circumstances:
@@ -86,25 +85,44 @@ class Writer(Protocol):
 
 
 class OwnWriter:
-    """A model in this process."""
+    """A model in this process; one that ``remembers`` computes only what a conversation adds."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, *, remembers: bool = False) -> None:
         self._model = model
+        self._cache = model.new_cache() if remembers else None
         model.prefix_cache.most_bytes = 0  # no other prompt comes
 
     def tell_lost(self, text: str, name: str) -> None:
         """On stderr, if there is anything to tell."""
         tell_lost(self._model, text, name)
 
+    @property
+    def has_template(self) -> bool:
+        """Whether its folder has one."""
+        return self._model.chat_template is not None
+
     def chat_prompt(
-        self, messages: Sequence[Mapping[str, Any]], template_args: Mapping[str, Any]
-    ) -> Any:
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        template_args: Mapping[str, Any],
+        transcript: bool = False,
+    ) -> ChatPrompt:
         """By the model's template."""
-        return self._model.chat_prompt(messages, template_args=template_args)
+        return self._model.chat_prompt(
+            messages, transcript=transcript, template_args=template_args or None
+        )
+
+    def num_tokens(self, prompt: ChatPrompt) -> int:
+        """All of them."""
+        return len(prompt.token_ids)
+
+    def check(self, prompt: Any, **options: Any) -> None:
+        """A stream runs when its first piece is asked for."""
+        self.stream(prompt, **options)
 
     def stream(self, prompt: Any, **options: Any) -> Stream:
         """The model's."""
-        return self._model.stream(prompt, **options)
+        return self._model.stream(prompt, cache=self._cache, **options)
 
     def completions(self, prompt: Any, n: int, **options: Any) -> list[Result]:
         """The model's."""
@@ -126,20 +144,7 @@ class OwnWriter:
     @property
     def circumstances(self) -> Circumstances:
         """Of this process."""
-        model, session = self._model, self._model.session
-        return Circumstances(
-            path=str(model.folder.path),
-            architecture=model.folder.manifest.architecture,
-            precision=model.folder.manifest.precision.name,
-            load_seconds=model.load_seconds,
-            threads=session.threads,
-            provider=session.place.name,
-            kv=session.kv,
-            prefill=session.prefill,
-            prefill_note=session.prefill_note,
-            fallback=model.fallback,
-            peak_rss_bytes=peak_rss_bytes(),
-        )
+        return circumstances_of(self._model)
 
 
 def own_writer(path: str | None, draft: str | None, options: dict[str, Any]) -> Writer:

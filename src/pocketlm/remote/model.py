@@ -13,14 +13,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from pocketlm.commands.terminal import printable
-from pocketlm.commands.writer import Circumstances
-from pocketlm.remote.server import Answer, Server
-from pocketlm.runtime.beams import Beam
+from pocketlm.export.errors import RequestError
+from pocketlm.remote.server import Answer, Server, ServerError
+from pocketlm.runtime.beams import Beam, check_beams
+from pocketlm.runtime.circumstances import Circumstances
 from pocketlm.runtime.model import Model
-from pocketlm.runtime.openai_form import CHAT, COMPLETION
+from pocketlm.runtime.openai_form import CHAT, COMPLETION, OPTIONS
+from pocketlm.runtime.requests import check_number_of_texts, check_options
 from pocketlm.runtime.sequence import Step
 from pocketlm.runtime.text import Piece, Result, Timings
+from pocketlm.streams import printable
 
 # What nobody needs to say. How many tokens there may be is told in any case: servers differ there.
 DEFAULTS = {
@@ -28,7 +30,8 @@ DEFAULTS = {
     for name, parameter in inspect.signature(Model.stream).parameters.items()
     if name != "max_tokens"
 }
-NOTHING: tuple[Any, ...] = (None, (), [], {})
+TEMPLATE_FIELD = "chat_template_kwargs"  # our template_args
+NOTHING: tuple[Any, ...] = (None, (), [], {}, math.inf)  # an endless time is no limit
 
 Got = TypeVar("Got")
 
@@ -39,26 +42,59 @@ class Conversation:
 
     messages: Sequence[Mapping[str, Any]]
     template_args: Mapping[str, Any]
+    transcript: bool = False
 
 
 class RemoteModel:
     """The model ``name`` of ``server``; a ``Writer``.
 
     context_length  most tokens of prompt and text, 0 until the server has told it
+    has_template    whether it has a chat template, as far as the server tells
     """
 
     def __init__(self, server: Server, name: str) -> None:
         self.server = server
         self.name = name
-        self.context_length = 0
+        told = server.told_of(name) if server.is_ours else {}
+        length = told.get("context_length")
+        self.context_length = length if isinstance(length, int) else 0
+        self.has_template = told.get("chat") is not False
         self._circumstances: Circumstances | None = None
         self._spelled: dict[int, str] = {}
 
     def chat_prompt(
-        self, messages: Sequence[Mapping[str, Any]], template_args: Mapping[str, Any]
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        template_args: Mapping[str, Any],
+        transcript: bool = False,
     ) -> Conversation:
-        """What ``stream`` takes for a prompt."""
-        return Conversation(messages, template_args)
+        """What ``stream`` takes for a prompt. RequestError for a base model without a script."""
+        if not (self.has_template or transcript):
+            raise RequestError(
+                f"{self.path}: found no chat template, expected one to chat by: this is a base "
+                "model, which continues a text; leave --chat out, or talk to it with: pocketlm chat"
+            )
+        return Conversation(messages, template_args, transcript)
+
+    def num_tokens(self, prompt: Conversation) -> int:
+        """Of a server of ours; 0 for what another has no word for."""
+        if not self.server.is_ours:
+            return 0
+        answer = self._ask("/tokenize", {"model": self.name} | _prompt_fields(prompt))
+        whole = answer.whole()
+        return read(answer, lambda: int(number(whole["count"])))
+
+    def check(self, prompt: Any, **options: Any) -> None:
+        """Raises what ``stream`` does. Another server than ours is not asked, for that costs."""
+        if self.server.is_ours:
+            self._begun(prompt, options).close()
+        else:
+            self._body(prompt, options)
+
+    @property
+    def path(self) -> str:
+        """Where the server tells of it."""
+        return f"{self.server}/v1/models/{self.name}"
 
     def tell_lost(self, text: str, name: str) -> None:
         """Nothing: only the server has the tokenizer."""
@@ -79,7 +115,7 @@ class RemoteModel:
         note, fallback = told["prefill_note"], told["fallback"]
         self.context_length = int(number(told["context_length"]))
         self._circumstances = Circumstances(
-            path=f"{self.server}/v1/models/{self.name}",
+            path=self.path,
             architecture=shown(told["architecture"]),
             precision=shown(told["precision"]),
             load_seconds=number(told["load_seconds"]),
@@ -99,36 +135,43 @@ class RemoteModel:
     def stream(self, prompt: Any, **options: Any) -> RemoteStream:
         """A text as it comes; the options of ``Model.stream``, and "draft" a name.
 
-        The request is sent, and the answer has begun. Raises RequestError and ServerError.
+        The request is sent, and the answer has begun. Raises RequestError, before anything is sent
+        for options that no model takes, and ServerError.
         """
-        body = self._body(prompt, options) | {"stream": True}
-        if not self.server.is_ours:
-            body["stream_options"] = {"include_usage": True}
-        answer = self.server.ask("POST", _path(prompt), body)
-        return RemoteStream(self, answer, options.get("logprobs"))
+        return RemoteStream(self, self._begun(prompt, options), options.get("logprobs"))
 
     def completions(self, prompt: Any, n: int, **options: Any) -> list[Result]:
         """``n`` texts after one prompt; raises what ``stream`` does."""
-        body = self._body(prompt, options) | {"n": n}
-        answer = self.server.ask("POST", _path(prompt), body)
+        body = self._body(prompt, options) | {"n": check_number_of_texts(n)}
+        answer = self._ask(_path(prompt), body)
         whole = answer.whole()
         return read(answer, partial(self._results, whole, options.get("logprobs")))
 
     def beams(self, prompt: Any, beams: int, **options: Any) -> list[Beam]:
         """The likeliest texts that the server finds; raises what ``stream`` does."""
-        body = self._body(prompt, options) | {"beams": beams, "n": beams}
-        answer = self.server.ask("POST", _path(prompt), body)
+        width = check_beams(beams, options.get("length_penalty", 1.0))
+        body = self._body(prompt, options) | {"beams": width, "n": width}
+        answer = self._ask(_path(prompt), body)
         whole = answer.whole()
         return read(answer, partial(self._beams, whole))
 
+    def _begun(self, prompt: Any, options: Mapping[str, Any]) -> Answer:
+        """The answer of ``stream``."""
+        body = self._body(prompt, options) | {"stream": True}
+        if not self.server.is_ours:
+            body["stream_options"] = {"include_usage": True}
+        return self._ask(_path(prompt), body)
+
+    def _ask(self, path: str, body: Mapping[str, Any]) -> Answer:
+        try:
+            return self.server.ask("POST", path, body)
+        except RequestError as error:
+            message = str(error).replace(TEMPLATE_FIELD, "template_args")
+            raise type(error)(message) from error
+
     def _body(self, prompt: Any, options: Mapping[str, Any]) -> dict[str, Any]:
-        body: dict[str, Any] = {"model": self.name}
-        if isinstance(prompt, Conversation):
-            body["messages"] = prompt.messages
-            if prompt.template_args:
-                body["chat_template_kwargs"] = prompt.template_args
-        else:
-            body["prompt"] = prompt
+        check_options(**{name: options[name] for name in OPTIONS & options.keys()})
+        body: dict[str, Any] = {"model": self.name} | _prompt_fields(prompt)
         for name, value in options.items():
             if value not in NOTHING and value != DEFAULTS.get(name):
                 body[name] = value
@@ -203,13 +246,25 @@ class RemoteStream:
         self._model = model
         self._answer = answer
         self._logprobs = logprobs
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        """Ends it, as the handler of a signal may while it is waited for."""
+        self._cancelled = True
+        self._answer.cut()
 
     def __iter__(self) -> Iterator[Piece]:
-        for event in self._answer.events():
-            piece = read(self._answer, partial(self._piece, event))
-            if piece is not None:
-                yield piece
-        if self._model.server.is_ours and not self._model.is_known:
+        try:
+            for event in self._answer.events():
+                piece = read(self._answer, partial(self._piece, event))
+                if piece is not None:
+                    yield piece
+        except ServerError:  # what has been cut breaks
+            if not self._cancelled:
+                raise
+        if self._cancelled:
+            self.finish_reason = self.finish_reason or "cancelled"
+        elif self._model.server.is_ours and not self._model.is_known:
             raise self._answer.unknown("the field details at its end")
 
     def _piece(self, event: Mapping[str, Any]) -> Piece | None:
@@ -296,6 +351,17 @@ def read(answer: Answer, make: Callable[[], Got]) -> Got:
         return make()
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise answer.unknown("its fields, and those of details") from error
+
+
+def _prompt_fields(prompt: Any) -> dict[str, Any]:
+    if not isinstance(prompt, Conversation):
+        return {"prompt": prompt}
+    fields: dict[str, Any] = {"messages": prompt.messages}
+    if prompt.template_args:
+        fields[TEMPLATE_FIELD] = prompt.template_args
+    if prompt.transcript:
+        fields["transcript"] = True
+    return fields
 
 
 def _path(prompt: Any) -> str:

@@ -5,21 +5,25 @@ What it refuses becomes an error of ours with its words.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
-from http.client import HTTPConnection, HTTPException, HTTPResponse
+from http.client import HTTPConnection, HTTPException, HTTPResponse, IncompleteRead
 from typing import Any, TypeVar
 
 from pocketlm.export.errors import PocketLMError, RequestError
 from pocketlm.remote.address import Address
 from pocketlm.remote.events import data_of_events
+from pocketlm.runtime.openai_form import OPTIONS
 
 CONNECT_SECONDS = 10.0
 LIST_SECONDS = 30.0  # for what takes no computing; that may take as long as it takes
 MOST_BYTES = 256_000_000  # of an answer that comes whole
 CHUNK_BYTES = 1 << 16
 DONE = "[DONE]"
+CUT = "the answer ended before its end"
 OURS = "pocketlm"  # who owns a model, as a server of ours says
 
 Got = TypeVar("Got")
@@ -59,6 +63,10 @@ class Server:
         """Whether it is ``pocketlm serve``."""
         return any(model.get("owned_by") == OURS for model in self._models)
 
+    def told_of(self, name: str) -> Mapping[str, Any]:
+        """What its list says of a model; {} for one that is not in it."""
+        return next((model for model in self._models if model.get("id") == name), {})
+
     def ask(self, method: str, path: str, body: Any = None, seconds: float | None = None) -> Answer:
         """The answer, once it begins.
 
@@ -66,8 +74,10 @@ class Server:
         """
         connection = self.address.connection(CONNECT_SECONDS)
         try:
+            self._reached(connection.connect)
+            sock = connection.sock  # which the connection may give up before the answer is read
             response = self._reached(lambda: self._sent(connection, method, path, body, seconds))
-            answer = Answer(self, connection, response)
+            answer = Answer(self, connection, sock, response)
             if response.status != 200:
                 raise answer.refused()
         except BaseException:
@@ -83,7 +93,6 @@ class Server:
         body: Any,
         seconds: float | None,
     ) -> HTTPResponse:
-        connection.connect()
         connection.sock.settimeout(seconds)
         headers = {} if self._key is None else {"Authorization": f"Bearer {self._key}"}
         data = None
@@ -109,15 +118,27 @@ class Server:
 class Answer:
     """What a server says to one request."""
 
-    def __init__(self, server: Server, connection: HTTPConnection, response: HTTPResponse) -> None:
+    def __init__(
+        self,
+        server: Server,
+        connection: HTTPConnection,
+        sock: socket.socket,
+        response: HTTPResponse,
+    ) -> None:
         self._server = server
         self._connection = connection
+        self._socket = sock
         self._response = response
 
     def close(self) -> None:
         """Reads no further: the server notices, and ends what it was computing."""
         self._response.close()
         self._connection.close()
+
+    def cut(self) -> None:
+        """Has it end here, also for whoever waits for more, as the handler of a signal finds it."""
+        with contextlib.suppress(OSError):  # it has ended
+            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)  # TLS says no good-bye
 
     def whole(self) -> Any:
         """Its JSON, an object."""
@@ -142,7 +163,7 @@ class Answer:
             raise self.unknown("events") from error
         finally:
             self.close()
-        raise self._broken("the answer ended before its end")
+        raise self._broken(CUT)
 
     def _chunks(self) -> Iterator[bytes]:
         while chunk := self._part(CHUNK_BYTES):
@@ -212,6 +233,9 @@ class Answer:
         if status == 401:
             message += "; the option --api-key-file says where your key is"
         if asked_wrongly:
+            field = told.get("param")
+            if isinstance(field, str) and field in OPTIONS and field not in message:
+                message = f"{field}: {message}"
             # As the engine says it, the option that is wrong first.
             return RequestError(message if told.get("type") else f"{self._server}: {message}")
         if status in (429, 503) and "try again" not in message:
@@ -222,6 +246,8 @@ class Answer:
 
 
 def _shown(error: BaseException) -> str:
+    if isinstance(error, IncompleteRead):
+        return CUT
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error) or type(error).__name__
