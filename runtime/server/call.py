@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from ...export.errors import RequestError
 from ...export.strict_json import parse_json_object
 from ..openai_form import Each
-from .api.wrong_body import wrong
+from .api.validation_errors import wrong
 from .errors import ApiError, ending, told
 from .held_bodies import HeldBody
 

@@ -23,7 +23,7 @@ from pocketlm.runtime.model import Model
 from pocketlm.runtime.openai_form import logprobs_of, token_logprobs
 from pocketlm.runtime.sequence import Step
 from pocketlm.runtime.server import call
-from pocketlm.runtime.server.api import responding, response_input
+from pocketlm.runtime.server.api import response_input, responses
 from pocketlm.runtime.server.api.details import tokens_told
 from pocketlm.runtime.tokenizer import Tokenizer
 
@@ -181,7 +181,7 @@ def test_bodies_of_all_together_are_bounded(
 def test_alternatives_of_an_answer_are_bounded(
     server: Served, monkeypatch: pytest.MonkeyPatch, path: str, asked: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr("pocketlm.runtime.server.api.asking.MOST_ALTERNATIVES", 20_000)
+    monkeypatch.setattr("pocketlm.runtime.server.api.generation.MOST_ALTERNATIVES", 20_000)
     status, found = server.post(path, asked)
     assert (status, found["error"]["param"]) == (400, "logprobs")
     assert "alternatives in all" in found["error"]["message"]
@@ -191,7 +191,7 @@ def test_alternatives_of_an_answer_are_bounded(
 def test_a_stream_that_is_told_as_it_comes_has_no_such_bound(
     server: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pocketlm.runtime.server.api.asking.MOST_ALTERNATIVES", 200)
+    monkeypatch.setattr("pocketlm.runtime.server.api.generation.MOST_ALTERNATIVES", 200)
     asked = {"prompt": "a", "max_tokens": 3, "logprobs": 100, "stream": True}
     data = json.dumps(asked).encode()
     assert server.send("POST", "/v1/completions", data, **JSON)[0].status == 200
@@ -208,7 +208,7 @@ def test_a_long_conversation_is_read_beside_the_event_loop(
         readers.append(threading.current_thread().name)
         return chat_of(body)
 
-    monkeypatch.setattr(responding, "chat_of", noted)
+    monkeypatch.setattr(responses, "chat_of", noted)
     asked = {"input": "a", "transcript": True, "max_output_tokens": 1}
     assert server.post("/v1/responses", asked)[0] == 200
     (name,) = readers

@@ -15,7 +15,7 @@ import msgspec
 
 from ...model import Model
 from ..endpoint import Endpoint
-from .answers import Error
+from .answer_schemas import Error
 from .bodies import OF_MESSAGES, OF_PROMPTS, Body, StreamOptions
 
 REFERENCE = "#/components/schemas/{name}"

@@ -11,7 +11,7 @@ from ...comparing import Comparison, compare
 from ...model import Model
 from ...openai_form import told_logprob
 from ...scoring import Scorer
-from ..api.answers import Compared
+from ..api.answer_schemas import Compared
 from ..api.bodies import Compare
 from ..call import JSON, Call, encoded_in_turns
 from ..endpoint import Endpoint

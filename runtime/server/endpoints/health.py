@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..api.answers import Health
+from ..api.answer_schemas import Health
 from ..call import Call
 from ..endpoint import Endpoint
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..api.answers import ServedModel, ServedModels
+from ..api.answer_schemas import ServedModel, ServedModels
 from ..call import Call
 from ..endpoint import Endpoint
 from ..models.pool import OPEN, Served

@@ -11,7 +11,7 @@ from ...model import Model
 from ...next_token import NextTokens, next_logits, next_tokens
 from ...openai_form import biases
 from ...sampling import SamplingOptions
-from ..api.answers import NextTokens as Answer
+from ..api.answer_schemas import NextTokens as Answer
 from ..api.bodies import Next, fields_of
 from ..call import Call
 from ..endpoint import Endpoint

@@ -10,10 +10,10 @@ from ...cancellation import Cancellation, Cancelled
 from ...model import Model
 from ...openai_form import LEAST_LOGPROB, told_logprob
 from ...scoring import Score as Found
-from ..api.answers import Scored
-from ..api.asking import check_alternatives, steps_scored
+from ..api.answer_schemas import Scored
 from ..api.bodies import Score
 from ..api.details import tokens_told
+from ..api.generation import check_alternatives, steps_scored
 from ..call import JSON, Call, encoded_in_turns
 from ..endpoint import Endpoint
 from ..errors import ApiError

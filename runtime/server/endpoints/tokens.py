@@ -11,10 +11,10 @@ from functools import partial
 from typing import Any
 
 from ...model import Model
-from ..api.answers import Text, TokenizerInfo, Tokens
+from ..api.answer_schemas import Text, TokenizerInfo, Tokens
 from ..api.bodies import OF_MESSAGES, OF_PROMPTS, Chat, Detokenize, Tokenize
+from ..api.completions import prepared
 from ..api.conversation import read_conversation
-from ..api.generating import prepared
 from ..call import JSON, Call, encoded_in_turns
 from ..endpoint import Endpoint
 from ..errors import ApiError

@@ -22,10 +22,10 @@ from ..call import JSON, Call, encoded_in_turns, event_of
 from ..errors import told
 from ..models.engine import Engine, Texts
 from ..models.threads import in_thread
-from . import calling
-from .asking import Asked, Terms, check_told, make_asked
+from . import function_calls
 from .bodies import Response
-from .generating import prepared
+from .completions import prepared
+from .generation import Asked, Terms, check_told, make_asked
 from .response_input import as_responses, chat_of
 
 Event = dict[str, Any]
@@ -69,7 +69,7 @@ class Answer:
         self._request = asked.requests[0]
         form = asked.calls
         self._reader = (
-            None if form is None else calling.reader_of(form, self._request, self._tokenizer)
+            None if form is None else function_calls.reader_of(form, self._request, self._tokenizer)
         )
         self._with_logprobs = asked.logprobs is not None
         self._tokens: list[Token] = []  # whose logprobs are still to be told
@@ -239,7 +239,7 @@ def _call(begun: Begun) -> dict[str, Any]:
 
 def _changes(reader: CallReader | None, piece: Piece | None) -> Iterator[Change]:
     if reader is not None:
-        yield from calling.read(reader, piece)
+        yield from function_calls.read(reader, piece)
     elif piece is not None and piece.text:
         yield Words(piece.text)
 

@@ -23,10 +23,10 @@ from ..errors import ApiError
 from ..models.engine import Engine, Texts
 from ..models.pool import Pool
 from ..models.threads import in_thread
-from . import calling
-from .asking import Asked, BeamResult, Terms, beams_found, make_asked, scored
+from . import function_calls
 from .bodies import Chat, Completion
 from .details import details_of, tokens_told
+from .generation import Asked, BeamResult, Terms, beams_found, make_asked, scored
 
 Told = TypeVar("Told")
 
@@ -176,18 +176,18 @@ class Reply:
             yield self._chunk(index, delta)
         if piece is None:
             num_calls = reader.num_calls if reader else 0
-            reason = calling.finish_reason(job.finish_reason, num_calls)
+            reason = function_calls.finish_reason(job.finish_reason, num_calls)
             yield self._chunk(index, {} if self._chat else "", reason=reason)
 
     def _reader(self) -> CallReader | None:
         """Of a text that may call functions."""
         form, (request, *_) = self._asked.calls, self._asked.requests
-        return None if form is None else calling.reader_of(form, request, self._tokenizer)
+        return None if form is None else function_calls.reader_of(form, request, self._tokenizer)
 
     def _deltas(self, reader: CallReader | None, piece: Piece | None) -> list[Any]:
         """What is told of a piece, in one chunk each, at least one; None is the end of a text."""
         if reader is not None:
-            told = [calling.delta(change) for change in calling.read(reader, piece)]
+            told = [function_calls.delta(change) for change in function_calls.read(reader, piece)]
             return told or ([] if piece is None else [{}])
         if piece is None:
             return []
@@ -202,10 +202,10 @@ class Reply:
         )
         if self._asked.calls is not None:
             request = self._asked.requests[place]
-            changes = calling.changes_of(self._asked.calls, request, result, self._tokenizer)
-            told["message"] = calling.message_of(changes)
-            num_calls = len(told["message"].get(calling.TOOL_CALLS, ()))
-            told["finish_reason"] = calling.finish_reason(result.finish_reason, num_calls)
+            changes = function_calls.changes_of(self._asked.calls, request, result, self._tokenizer)
+            told["message"] = function_calls.message_of(changes)
+            num_calls = len(told["message"].get(function_calls.TOOL_CALLS, ()))
+            told["finish_reason"] = function_calls.finish_reason(result.finish_reason, num_calls)
         if self._details:
             steps = [*echo.steps, *steps_of(result)]
             told["tokens"] = tokens_told(steps, self._tokenizer)
