@@ -16,7 +16,7 @@ from ...export.errors import RequestError
 from ...export.strict_json import parse_json_object
 from ..openai_form import Each
 from .api.validation_errors import wrong
-from .errors import ApiError, ending, told
+from .errors import ApiError, as_api_error, ending
 from .held_bodies import HeldBody
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Call:
             await self._write(event_of(ending().body))
         except Exception as error:
             self.service.log.failed(self.id, error)
-            await self._write(event_of(told(error).body))
+            await self._write(event_of(as_api_error(error).body))
         await self._write(b"", more=False)
 
     async def _write(self, data: bytes | bytearray, more: bool = True) -> None:

@@ -12,7 +12,7 @@ import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
 from .call import LARGE_BYTES, Call, parsed, read_body, until_gone
-from .errors import TOO_LONG, ending, told
+from .errors import TOO_LONG, as_api_error, ending
 from .held_bodies import HeldBody
 from .service import Service
 
@@ -79,7 +79,7 @@ class Application:
             if begun:  # what was told so far cannot be taken back: whoever reads sees a cut
                 raise
             self._service.log.failed(call.id, error)
-            answer = told(error)
+            answer = as_api_error(error)
             if answer.code == TOO_LONG:
                 answer.param = _read_of(call.body)
             await call.answer(answer.body, answer.status, answer.headers)

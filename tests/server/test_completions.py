@@ -330,7 +330,11 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"seed": 2**60}, "seed", "expected an integer, at most 9007199254740991"),
     ({"context": "x"}, "context", 'found context "x", expected one of error, stop, slide'),
     ({"draft": "x"}, "draft", "found no model 'x', expected one of: tiny, twin, demo"),
-    ({"draft": "demo"}, "draft", "draft has other tokens than the model, expected the same"),
+    (
+        {"draft": "demo"},
+        "draft",
+        "draft is demo: found other tokens than those of tiny, expected the same",
+    ),
     ({"beams": 2, "n": 3}, "beams", "beams is 2, expected at least n, which is 3"),
     ({"beams": 2, "top_k": 3}, "top_k", "found top_k with beams, expected none"),
     ({"beams": 2, "stream": True}, "stream", "found stream with beams, expected none"),

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from ....export.errors import RequestError
 from ... import openai_form
 from ...cancellation import Cancellation, Cancelled
 from ...logprobs import TopLogprobs
@@ -17,7 +16,7 @@ from ...request import Request, checked_logprobs
 from ...scheduler import Job, Listener
 from ...scoring import Scorer, TextLogprobs
 from ...sequence import Step
-from ...text import Result, TextStream, Timings
+from ...text import Result, Timings
 from ...tool_forms import Form as CallForm
 from ..errors import ApiError
 from ..models.alone import AloneJob
@@ -209,27 +208,11 @@ def _makers(
             elif alone:
                 options = {**form.options, "seed": seeded.sampling.seed}
                 options |= {"logprobs": request.logprobs}
-                stream = _streamed(model, prompt, options, alone)
+                stream = model.stream(prompt, **options, **alone)
                 found.append(partial(AloneJob, seeded, stream, model.tokenizer))
             else:
                 found.append(partial(_together, model, seeded))
     return found
-
-
-def _streamed(
-    model: Model, prompt: Any, options: dict[str, Any], alone: dict[str, Any]
-) -> TextStream:
-    try:
-        return model.stream(prompt, **options, **alone)
-    except RequestError as error:
-        if not str(error).startswith("draft is"):
-            raise
-        raise ApiError(  # without the folders of the models
-            400,
-            "draft has other tokens than the model, expected the same; name a model with its "
-            "tokenizer",
-            param="draft",
-        ) from error
 
 
 def _together(model: Model, request: Request, listener: Listener) -> Job:

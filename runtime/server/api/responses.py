@@ -19,7 +19,7 @@ from ...sequence import Step
 from ...text import Piece, Timings
 from ...tool_calls import Arguments, Begun, CallReader, Change, Words
 from ..call import JSON, Call, encoded_in_turns, event_of
-from ..errors import told
+from ..errors import as_api_error
 from ..models.engine import Engine, Texts
 from ..models.threads import in_thread
 from . import function_calls
@@ -57,7 +57,7 @@ def _asked(model: Model, body: Response) -> Asked:
         check_told(model, asked, terms)  # all of which its last events tell again
         return asked
     except Exception as error:
-        raise as_responses(told(error)) from error
+        raise as_responses(as_api_error(error)) from error
 
 
 class Answer:
@@ -110,7 +110,7 @@ class Answer:
                 number += 1
         except Exception as error:
             self._call.service.log.failed(self._call.id, error)
-            found = told(error)
+            found = as_api_error(error)
             last: Event = {"type": "error", "code": found.code, "message": found.message}
             last |= {"param": found.param, "sequence_number": number}
             yield event_of(last, "error")

@@ -23,7 +23,7 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..call import Call
-from ..errors import ApiError, ending, told
+from ..errors import ApiError, as_api_error, ending
 from ..log import path_of
 from ..service import Service
 from .answer_headers import with_safe
@@ -99,7 +99,7 @@ class Guard:
         except Exception as error:
             if not status:
                 self._service.log.failed(request_id, error)
-                await refuse(told(error))
+                await refuse(as_api_error(error))
             elif not is_whole:  # it cannot be taken back: whoever reads it sees a cut
                 scope["state"]["abort"]()
         finally:
