@@ -91,13 +91,9 @@ class Application:
         settings = self._service.settings
         most, seconds = settings.most_body_bytes, settings.body_seconds
         data = await read_body(call.receive, most, seconds, held)
-        loop = asyncio.get_running_loop()
         is_large = len(data) >= LARGE_BYTES
-        body = (
-            await loop.run_in_executor(self._service.laborious, parsed, data, kind)
-            if is_large
-            else parsed(data, kind)
-        )
+        parse = partial(parsed, data, kind)
+        body = await self._service.prepare(parse, laborious=True) if is_large else parse()
         _bound(body, settings.max_seconds)
         return replace(call, body=body, is_large=is_large)
 

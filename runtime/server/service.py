@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from .held_bodies import Bodies
 from .log import Log
@@ -14,6 +15,7 @@ from .models.pool import OPEN, Pool, Source
 from .settings import Settings
 
 Recipe = Mapping[str, Any]
+Prepared = TypeVar("Prepared")
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,11 @@ class Service:
         default_factory=lambda: ThreadPoolExecutor(2, "laborious")
     )
     bodies: Bodies = field(default_factory=Bodies)
+
+    async def prepare(self, work: Callable[[], Prepared], *, laborious: bool) -> Prepared:
+        """What ``work`` returns, by a thread of one of the two kinds."""
+        threads = self.laborious if laborious else self.preparing
+        return await asyncio.get_running_loop().run_in_executor(threads, work)
 
     def close(self) -> None:
         """Ends its threads, and closes its models."""

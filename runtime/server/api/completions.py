@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -45,8 +44,7 @@ async def _generated(call: Call, *, chat: bool) -> bytes | bytearray | None:
     pool = call.service.pool
     async with pool.use(body.model) as engine, _drafting(pool, body.draft) as draft:
         with engine.room(terms.num_texts, terms.most_by) as room:
-            make = partial(make_asked, engine.model, body, terms, draft)
-            asked: Asked = await prepared(call, make)
+            asked = await call.prepare(partial(make_asked, engine.model, body, terms, draft))
             reply = Reply(call, engine, asked, terms, chat=chat)
             if terms.beams is not None:
                 search = partial(beams_found, engine.model, asked, terms)
@@ -60,13 +58,6 @@ async def _generated(call: Call, *, chat: bool) -> bytes | bytearray | None:
                 return None
             jobs = await texts.finished()
             return await reply.told([job.so_far() for job in jobs])
-
-
-async def prepared(call: Call, make: Callable[[], Any]) -> Any:
-    """What ``make`` returns, by a thread that may take its time."""
-    service = call.service
-    threads = service.laborious if call.is_laborious else service.preparing
-    return await asyncio.get_running_loop().run_in_executor(threads, make)
 
 
 @asynccontextmanager

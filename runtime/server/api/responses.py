@@ -24,7 +24,6 @@ from ..models.engine import Engine, Texts
 from ..models.threads import in_thread
 from . import function_calls
 from .bodies import Response
-from .completions import prepared
 from .generation import Asked, Terms, check_told, make_asked
 from .response_input import as_responses, chat_of
 
@@ -36,7 +35,7 @@ async def respond(call: Call) -> None:
     body: Response = call.body
     async with call.service.pool.use(body.model) as engine:
         with engine.room(1) as room:
-            asked: Asked = await prepared(call, partial(_asked, engine.model, body))
+            asked = await call.prepare(partial(_asked, engine.model, body))
             texts = room.start_jobs(asked.makers)
             answer = Answer(call, engine, asked)
             events = answer.events(texts)

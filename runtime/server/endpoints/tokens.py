@@ -13,7 +13,6 @@ from typing import Any
 from ...model import Model
 from ..api.answer_schemas import Text, TokenizerInfo, Tokens
 from ..api.bodies import OF_MESSAGES, OF_PROMPTS, Chat, Detokenize, Tokenize
-from ..api.completions import prepared
 from ..api.conversation import read_conversation
 from ..call import JSON, Call, encoded_in_turns
 from ..endpoint import Endpoint
@@ -32,7 +31,7 @@ async def _tokenize(call: Call) -> None:
                 told = f"found {name} with {asked}, expected it with {with_those}; leave it out"
                 raise ApiError(400, told, param=name)
     async with call.service.pool.use(body.model) as engine:
-        data = await prepared(call, partial(_tokens, engine.model, body))
+        data = await call.prepare(partial(_tokens, engine.model, body))
     await call.answer_bytes(data, JSON)
 
 
@@ -63,7 +62,7 @@ async def _detokenize(call: Call) -> None:
             body.tokens,
             skip_special_tokens=bool(body.skip_special_tokens),
         )
-        text = await prepared(call, decode)
+        text = await call.prepare(decode)
     await call.answer({"text": text, "prompt": text})  # the latter is vLLM's name
 
 
@@ -81,7 +80,7 @@ def _check_ids(ids: Sequence[int], count: int) -> None:
 
 async def _info(call: Call) -> None:
     async with call.service.pool.use(None) as engine:
-        await call.answer(await prepared(call, partial(_told, engine.model)))
+        await call.answer(await call.prepare(partial(_told, engine.model)))
 
 
 def _told(model: Model) -> dict[str, Any]:
