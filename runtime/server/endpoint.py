@@ -94,19 +94,9 @@ class Application:
         is_large = len(data) >= LARGE_BYTES
         parse = partial(parsed, data, kind)
         body = await self._service.prepare(parse, laborious=True) if is_large else parse()
-        _bound(body, settings.max_seconds)
         return replace(call, body=body, is_large=is_large)
 
 
 def _read_of(body: Any) -> str | None:
     """The field of ``body`` that is too long, if anything is."""
     return next((name for name in READ if getattr(body, name, None)), None)
-
-
-def _bound(body: Any, most_seconds: float | None) -> None:
-    """Has a body that asks for texts ask for no more time than they may take."""
-    if most_seconds is None or "max_seconds" not in body.__struct_fields__:
-        return
-    if getattr(body, "beams", None) is None:  # which have no time of their own
-        asked = body.max_seconds
-        body.max_seconds = most_seconds if asked is None else min(asked, most_seconds)

@@ -40,7 +40,7 @@ async def generate(call: Call, *, chat: bool) -> None:
 async def _generated(call: Call, *, chat: bool) -> bytes | bytearray | None:
     """The answer, unless it was a stream."""
     body: Completion | Chat = call.body
-    terms = Terms.of(body)
+    terms = Terms.of(body, call.service.settings.max_seconds)
     pool = call.service.pool
     async with pool.use(body.model) as engine, _drafting(pool, body.draft) as draft:
         with engine.room(terms.num_texts, terms.most_by) as room:

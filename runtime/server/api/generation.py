@@ -43,11 +43,13 @@ class Terms:
     prompts     of a completion; None is a conversation
     kept        texts that are told of each prompt
     computed    texts that are generated after each
+    max_seconds that each may take; None: any
     """
 
     prompts: Sequence[Any]
     kept: int
     computed: int
+    max_seconds: float | None = None
     beams: int | None = None
     length_penalty: float = 1.0
     echo: bool = False
@@ -68,8 +70,11 @@ class Terms:
         return "best_of" if self.computed > self.kept else "n"
 
     @staticmethod
-    def of(body: Completion | Chat) -> Terms:
-        """Raises ApiError (400) for fields that contradict each other."""
+    def of(body: Completion | Chat, most_seconds: float | None = None) -> Terms:
+        """Of ``body``, where a text may take ``most_seconds``.
+
+        Raises ApiError (400) for fields that contradict each other.
+        """
         given = fields_of(body)
         _check_stream(body)
         kept = body.n or 1
@@ -87,6 +92,7 @@ class Terms:
             prompts,
             kept,
             computed,
+            _least(body.max_seconds, most_seconds),
             body.beams,
             1.0 if body.length_penalty is None else body.length_penalty,
             echo=bool(given.get("echo")),
@@ -144,6 +150,8 @@ def check_told(
 
 def _asked(model: Model, body: Completion | Chat, terms: Terms, draft: Model | None) -> Asked:
     given = {name: value for name, value in fields_of(body).items() if name not in OURS}
+    if terms.max_seconds is not None:
+        given["max_seconds"] = terms.max_seconds
     if isinstance(body, Chat):
         return _of_chat(model, body, terms, given, draft)
     if terms.scores_only:
@@ -167,6 +175,11 @@ def _of_chat(
     prompts, requests = [found.prompt], [found.request(model)]
     makers = _makers(model, body, terms, found.form, prompts, requests, draft)
     return Asked(found.form, prompts, requests, makers, [Echo()], found.calls)
+
+
+def _least(*bounds: float | None) -> float | None:
+    """Of several, of which None is none."""
+    return min((bound for bound in bounds if bound is not None), default=None)
 
 
 def prompts_in(prompt: Any) -> list[Any]:

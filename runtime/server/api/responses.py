@@ -33,9 +33,10 @@ Event = dict[str, Any]
 async def respond(call: Call) -> None:
     """Answers with the output that ``call.body`` asks for, at once or as it comes."""
     body: Response = call.body
+    most_seconds = call.service.settings.max_seconds
     async with call.service.pool.use(body.model) as engine:
         with engine.room(1) as room:
-            asked = await call.prepare(partial(_asked, engine.model, body))
+            asked = await call.prepare(partial(_asked, engine.model, body, most_seconds))
             texts = room.start_jobs(asked.makers)
             answer = Answer(call, engine, asked)
             events = answer.events(texts)
@@ -48,11 +49,11 @@ async def respond(call: Call) -> None:
         await call.answer_bytes(data, JSON)
 
 
-def _asked(model: Model, body: Response) -> Asked:
+def _asked(model: Model, body: Response, most_seconds: float | None) -> Asked:
     """As ``make_asked``."""
     chat = chat_of(body)
     try:
-        asked = make_asked(model, chat, terms := Terms.of(chat), None)
+        asked = make_asked(model, chat, terms := Terms.of(chat, most_seconds), None)
         check_told(model, asked, terms)  # all of which its last events tell again
         return asked
     except Exception as error:
