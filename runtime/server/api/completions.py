@@ -25,7 +25,8 @@ from ..models.threads import in_thread
 from . import function_calls
 from .bodies import Chat, Completion
 from .details import details_of, tokens_told
-from .generation import Asked, BeamResult, Terms, beams_found, make_asked, scored
+from .generation import BeamResult, Generation, make_generation, scored_echoes, search_beams
+from .terms import Terms
 
 Told = TypeVar("Told")
 
@@ -44,14 +45,18 @@ async def _generated(call: Call, *, chat: bool) -> bytes | bytearray | None:
     pool = call.service.pool
     async with pool.use(body.model) as engine, _drafting(pool, body.draft) as draft:
         with engine.room(terms.num_texts, terms.most_by) as room:
-            asked = await call.prepare(partial(make_asked, engine.model, body, terms, draft))
-            reply = Reply(call, engine, asked, terms, chat=chat)
+            generation = await call.prepare(
+                partial(make_generation, engine.model, body, terms, draft)
+            )
+            reply = Reply(call, engine, generation, terms, chat=chat)
             if terms.beams is not None:
-                search = partial(beams_found, engine.model, asked, terms)
+                search = partial(search_beams, engine.model, generation, terms)
                 return await reply.told(await engine.alone.call(search))
-            texts = room.start_jobs(asked.makers)
-            if terms.echo and asked.logprobs is not None:
-                score: Callable[[Cancellation], list[Echo]] = partial(scored, engine.model, asked)
+            texts = room.start_jobs(generation.makers)
+            if terms.echo and generation.logprobs is not None:
+                score: Callable[[Cancellation], list[Echo]] = partial(
+                    scored_echoes, engine.model, generation
+                )
                 reply.echoes = await engine.alone.call(score)
             if body.stream:
                 await call.stream(reply.events(texts))
@@ -81,15 +86,15 @@ class Reply:
     """
 
     def __init__(
-        self, call: Call, engine: Engine, asked: Asked, terms: Terms, *, chat: bool
+        self, call: Call, engine: Engine, generation: Generation, terms: Terms, *, chat: bool
     ) -> None:
-        self.echoes: Sequence[Echo] = asked.echoes
+        self.echoes: Sequence[Echo] = generation.echoes
         self._model = engine.model
         self._tokenizer = engine.model.tokenizer
-        self._asked = asked
+        self._generation = generation
         self._terms = terms
         self._chat = chat
-        self._logprobs = asked.logprobs is not None
+        self._logprobs = generation.logprobs is not None
         self._details = bool(call.body.details)
         options = call.body.stream_options
         self._with_usage = bool(options and options.include_usage)
@@ -172,7 +177,7 @@ class Reply:
 
     def _reader(self) -> CallReader | None:
         """Of a text that may call functions."""
-        form, (request, *_) = self._asked.calls, self._asked.requests
+        form, (request, *_) = self._generation.calls, self._generation.requests
         return None if form is None else function_calls.reader_of(form, request, self._tokenizer)
 
     def _deltas(self, reader: CallReader | None, piece: Piece | None) -> list[Any]:
@@ -185,15 +190,17 @@ class Reply:
         return [{"content": piece.text} if self._chat else piece.text]
 
     def _choice(self, index: int, result: Result, place: int) -> dict[str, Any]:
-        echo, end_ids = self.echoes[place], self._asked.requests[place].end_ids
+        echo, end_ids = self.echoes[place], self._generation.requests[place].end_ids
         if not self._logprobs:  # they may have been needed to choose the best
             result = replace(result, logprobs=None, tops=None)
         told = choice(
             result, self._tokenizer, chat=self._chat, index=index, echo=echo, end_ids=end_ids
         )
-        if self._asked.calls is not None:
-            request = self._asked.requests[place]
-            changes = function_calls.changes_of(self._asked.calls, request, result, self._tokenizer)
+        if self._generation.calls is not None:
+            request = self._generation.requests[place]
+            changes = function_calls.changes_of(
+                self._generation.calls, request, result, self._tokenizer
+            )
             told["message"] = function_calls.message_of(changes)
             num_calls = len(told["message"].get(function_calls.TOOL_CALLS, ()))
             told["finish_reason"] = function_calls.finish_reason(result.finish_reason, num_calls)
@@ -225,7 +232,7 @@ class Reply:
 
     def _spelled(self, index: int, piece: Piece) -> list[Step]:
         """The tokens of a piece that are text."""
-        end_ids = self._asked.requests[index // self._terms.computed].end_ids
+        end_ids = self._generation.requests[index // self._terms.computed].end_ids
         return [step for step in piece.steps if step.token not in end_ids]
 
     def _echoed(self, index: int) -> bytes:
@@ -239,7 +246,7 @@ class Reply:
         return [told[start : start + count] for start in range(0, len(told), count)]
 
     def _detailed(self, ends: Sequence[tuple[str | None, Timings]]) -> dict[str, Any]:
-        prompts = [request.prompt_ids for request in self._asked.requests]
+        prompts = [request.prompt_ids for request in self._generation.requests]
         return details_of(self._model, prompts, ends)
 
     def _named(self) -> dict[str, Any]:

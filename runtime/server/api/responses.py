@@ -24,8 +24,9 @@ from ..models.engine import Engine, Texts
 from ..models.threads import in_thread
 from . import function_calls
 from .bodies import Response
-from .generation import Asked, Terms, check_told, make_asked
+from .generation import Generation, check_size, make_generation
 from .response_input import as_responses, chat_of
+from .terms import Terms
 
 Event = dict[str, Any]
 
@@ -36,9 +37,9 @@ async def respond(call: Call) -> None:
     most_seconds = call.service.settings.max_seconds
     async with call.service.pool.use(body.model) as engine:
         with engine.room(1) as room:
-            asked = await call.prepare(partial(_asked, engine.model, body, most_seconds))
-            texts = room.start_jobs(asked.makers)
-            answer = Answer(call, engine, asked)
+            generation = await call.prepare(partial(_generation, engine.model, body, most_seconds))
+            texts = room.start_jobs(generation.makers)
+            answer = Answer(call, engine, generation)
             events = answer.events(texts)
             if body.stream:
                 await call.stream(answer.streamed(events))
@@ -49,13 +50,13 @@ async def respond(call: Call) -> None:
         await call.answer_bytes(data, JSON)
 
 
-def _asked(model: Model, body: Response, most_seconds: float | None) -> Asked:
-    """As ``make_asked``."""
+def _generation(model: Model, body: Response, most_seconds: float | None) -> Generation:
+    """As ``make_generation``."""
     chat = chat_of(body)
     try:
-        asked = make_asked(model, chat, terms := Terms.of(chat, most_seconds), None)
-        check_told(model, asked, terms)  # all of which its last events tell again
-        return asked
+        generation = make_generation(model, chat, terms := Terms.of(chat, most_seconds), None)
+        check_size(model, generation, terms)  # all of which its last events tell again
+        return generation
     except Exception as error:
         raise as_responses(as_api_error(error)) from error
 
@@ -63,15 +64,15 @@ def _asked(model: Model, body: Response, most_seconds: float | None) -> Asked:
 class Answer:
     """One response, which grows; ``whole`` is what there is of it."""
 
-    def __init__(self, call: Call, engine: Engine, asked: Asked) -> None:
+    def __init__(self, call: Call, engine: Engine, generation: Generation) -> None:
         self._call = call
         self._tokenizer = engine.model.tokenizer
-        self._request = asked.requests[0]
-        form = asked.calls
+        self._request = generation.requests[0]
+        form = generation.calls
         self._reader = (
             None if form is None else function_calls.reader_of(form, self._request, self._tokenizer)
         )
-        self._with_logprobs = asked.logprobs is not None
+        self._with_logprobs = generation.logprobs is not None
         self._tokens: list[Token] = []  # whose logprobs are still to be told
         self._open: Event | None = None  # the item that grows
         body: Response = call.body

@@ -13,7 +13,7 @@ from ...scoring import Score as Found
 from ..api.answer_schemas import Scored
 from ..api.bodies import Score
 from ..api.details import tokens_told
-from ..api.generation import check_alternatives, steps_scored
+from ..api.generation import check_alternatives, scored_steps
 from ..call import JSON, Call, encoded_in_turns
 from ..endpoint import Endpoint
 from ..errors import ApiError
@@ -88,7 +88,7 @@ def _text(model: Model, body: Score, cancellation: Cancellation) -> dict[str, An
     found = model.logprobs(body.text or "", top=body.top or 0)
     return {
         "loglikelihood": _sum(float(found.logprobs.sum()), len(found.token_ids)),
-        "tokens": tokens_told(steps_scored(found), model.tokenizer),
+        "tokens": tokens_told(scored_steps(found), model.tokenizer),
     }
 
 
