@@ -24,7 +24,7 @@ from pocketlm.runtime.openai_form import logprobs_of, token_logprobs
 from pocketlm.runtime.sequence import Step
 from pocketlm.runtime.server import call
 from pocketlm.runtime.server.api import response_input, responses
-from pocketlm.runtime.server.api.details import tokens_told
+from pocketlm.runtime.server.api.details import token_entries
 from pocketlm.runtime.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.serve
@@ -96,7 +96,7 @@ def test_a_large_answer_takes_little_more_than_its_bytes(tiny_model: Model, chat
 
     def told() -> dict[str, object]:
         tokens = token_logprobs(steps, tiny_model.tokenizer)
-        details = tokens_told(steps, tiny_model.tokenizer)
+        details = token_entries(steps, tiny_model.tokenizer)
         return {"choices": [{"logprobs": logprobs_of(tokens, chat=chat), "tokens": details}]}
 
     whole = json.loads(json.dumps(told(), default=list))

@@ -24,11 +24,11 @@ from ..models.pool import Pool
 from ..models.threads import in_thread
 from . import function_calls
 from .bodies import Chat, Completion
-from .details import details_of, tokens_told
+from .details import details_of, token_entries
 from .generation import BeamResult, Generation, make_generation, scored_echoes, search_beams
 from .terms import Terms
 
-Told = TypeVar("Told")
+Value = TypeVar("Value")
 
 
 async def generate(call: Call, *, chat: bool) -> None:
@@ -51,7 +51,7 @@ async def _generated(call: Call, *, chat: bool) -> bytes | bytearray | None:
             reply = Reply(call, engine, generation, terms, chat=chat)
             if terms.beams is not None:
                 search = partial(search_beams, engine.model, generation, terms)
-                return await reply.told(await engine.alone.call(search))
+                return await reply.to_json(await engine.alone.call(search))
             texts = room.start_jobs(generation.makers)
             if terms.echo and generation.logprobs is not None:
                 score: Callable[[Cancellation], list[Echo]] = partial(
@@ -62,7 +62,7 @@ async def _generated(call: Call, *, chat: bool) -> bytes | bytearray | None:
                 await call.stream(reply.events(texts))
                 return None
             jobs = await texts.finished()
-            return await reply.told([job.so_far() for job in jobs])
+            return await reply.to_json([job.so_far() for job in jobs])
 
 
 @asynccontextmanager
@@ -105,7 +105,7 @@ class Reply:
             "model": call.service.pool.name_of(call.body.model),
         }
 
-    async def told(self, results: Sequence[Result]) -> bytes | bytearray:
+    async def to_json(self, results: Sequence[Result]) -> bytes | bytearray:
         """The ``whole`` as JSON; what may be megabytes by a thread, so that others go on."""
         if not (self._logprobs or self._details):
             return encoded(self.whole(results))
@@ -119,7 +119,7 @@ class Reply:
             for place, group in enumerate(groups)
             for result in best(group, self._terms.kept)
         ]
-        told = {
+        answer = {
             **self._head,
             "object": "chat.completion" if self._chat else "text_completion",
             "choices": [self._choice(i, result, place) for i, (place, result) in enumerate(kept)],
@@ -130,8 +130,8 @@ class Reply:
             for end, (_, result) in zip(details["choices"], kept, strict=True):
                 if isinstance(result, BeamResult):
                     end |= {"logprob": result.logprob, "score": result.score}
-            told["details"] = details
-        return told
+            answer["details"] = details
+        return answer
 
     async def events(self, texts: Texts) -> AsyncIterator[bytes]:
         """Each piece as it comes."""
@@ -183,8 +183,8 @@ class Reply:
     def _deltas(self, reader: CallReader | None, piece: Piece | None) -> list[Any]:
         """What is told of a piece, in one chunk each, at least one; None is the end of a text."""
         if reader is not None:
-            told = [function_calls.delta(change) for change in function_calls.read(reader, piece)]
-            return told or ([] if piece is None else [{}])
+            deltas = [function_calls.delta(change) for change in function_calls.read(reader, piece)]
+            return deltas or ([] if piece is None else [{}])
         if piece is None:
             return []
         return [{"content": piece.text} if self._chat else piece.text]
@@ -193,7 +193,7 @@ class Reply:
         echo, end_ids = self.echoes[place], self._generation.requests[place].end_ids
         if not self._logprobs:  # they may have been needed to choose the best
             result = replace(result, logprobs=None, tops=None)
-        told = choice(
+        entry = choice(
             result, self._tokenizer, chat=self._chat, index=index, echo=echo, end_ids=end_ids
         )
         if self._generation.calls is not None:
@@ -201,13 +201,13 @@ class Reply:
             changes = function_calls.changes_of(
                 self._generation.calls, request, result, self._tokenizer
             )
-            told["message"] = function_calls.message_of(changes)
-            num_calls = len(told["message"].get(function_calls.TOOL_CALLS, ()))
-            told["finish_reason"] = function_calls.finish_reason(result.finish_reason, num_calls)
+            entry["message"] = function_calls.message_of(changes)
+            num_calls = len(entry["message"].get(function_calls.TOOL_CALLS, ()))
+            entry["finish_reason"] = function_calls.finish_reason(result.finish_reason, num_calls)
         if self._details:
             steps = [*echo.steps, *steps_of(result)]
-            told["tokens"] = tokens_told(steps, self._tokenizer)
-        return told
+            entry["tokens"] = token_entries(steps, self._tokenizer)
+        return entry
 
     def _chunk(
         self,
@@ -219,16 +219,16 @@ class Reply:
         encode: Callable[[Any], bytes | bytearray] = encoded,
     ) -> bytes:
         """``spelled`` are those of the ``steps`` that are text."""
-        told = {"index": index, "delta" if self._chat else "text": delta, "logprobs": None}
+        entry = {"index": index, "delta" if self._chat else "text": delta, "logprobs": None}
         if self._logprobs and spelled:
             tokens = token_logprobs(spelled, self._tokenizer)
             offsets = self._offsets[index]
-            told["logprobs"] = logprobs_of(tokens, chat=self._chat, offsets=offsets)
-        told["finish_reason"] = reason
+            entry["logprobs"] = logprobs_of(tokens, chat=self._chat, offsets=offsets)
+        entry["finish_reason"] = reason
         if self._details:
-            told["tokens"] = tokens_told(steps, self._tokenizer)
+            entry["tokens"] = token_entries(steps, self._tokenizer)
         unknown = {"usage": None} if self._with_usage else {}
-        return event_of({**self._named(), "choices": [told], **unknown}, encode=encode)
+        return event_of({**self._named(), "choices": [entry], **unknown}, encode=encode)
 
     def _spelled(self, index: int, piece: Piece) -> list[Step]:
         """The tokens of a piece that are text."""
@@ -240,10 +240,10 @@ class Reply:
         echo = self.echoes[index // self._terms.computed]
         return self._chunk(index, echo.text, echo.steps, echo.steps, encode=encoded_in_turns)
 
-    def _by_prompt(self, told: Sequence[Told]) -> list[Sequence[Told]]:
-        """What is told of each text, those of one prompt together."""
+    def _by_prompt(self, values: Sequence[Value]) -> list[Sequence[Value]]:
+        """Those of the texts after one prompt together."""
         count = self._terms.computed
-        return [told[start : start + count] for start in range(0, len(told), count)]
+        return [values[start : start + count] for start in range(0, len(values), count)]
 
     def _detailed(self, ends: Sequence[tuple[str | None, Timings]]) -> dict[str, Any]:
         prompts = [request.prompt_ids for request in self._generation.requests]

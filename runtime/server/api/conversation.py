@@ -144,11 +144,11 @@ def _prompt_with_tools(
 ) -> ChatPrompt:
     if form.is_told:
         return rendered(messages, [function.tool for function in tools.functions])
-    told = with_system(messages, described(tools, form))
+    with_tools = with_system(messages, described(tools, form))
     try:
-        return rendered(told)
+        return rendered(with_tools)
     except RequestError:  # some templates take no system's message
-        return rendered(without_system(told))
+        return rendered(without_system(with_tools))
 
 
 def _with_grammar(
@@ -169,7 +169,7 @@ def _with_grammar(
 
 def _messages(messages: Sequence[Any], source: str | None) -> list[dict[str, Any]]:
     """As the engine takes them; what is neither text nor a message is named."""
-    told = []
+    checked = []
     for index, message in enumerate(messages):
         where = f"messages[{index}]"
         content = message.get("content")
@@ -199,8 +199,8 @@ def _messages(messages: Sequence[Any], source: str | None) -> list[dict[str, Any
         # Where a template knows of no developer, it is who a system's message is from.
         if kept.get("role") == DEVELOPER and DEVELOPER not in (source or ""):
             kept["role"] = SYSTEM
-        told.append(kept)
-    return told
+        checked.append(kept)
+    return checked
 
 
 def _check_part(where: str, part: Any) -> None:

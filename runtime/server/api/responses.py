@@ -118,8 +118,8 @@ class Answer:
 
     async def events(self, texts: Texts) -> AsyncIterator[Event]:
         """What happens, until the response is whole."""
-        yield self._told("response.created")
-        yield self._told("response.in_progress")
+        yield self._response_event("response.created")
+        yield self._response_event("response.in_progress")
         async for batch in texts.batches():
             for _, piece in batch:
                 if piece is not None:
@@ -139,9 +139,9 @@ class Answer:
         if not is_whole:
             self.whole["incomplete_details"] = {"reason": "max_output_tokens"}
         self.whole["usage"] = _usage(job.timings)
-        yield self._told(f"response.{status}")
+        yield self._response_event(f"response.{status}")
 
-    def _told(self, kind: str) -> Event:
+    def _response_event(self, kind: str) -> Event:
         return {"type": kind, "response": {**self.whole, "output": [*self.whole["output"]]}}
 
     def _note(self, piece: Piece) -> None:

@@ -45,7 +45,7 @@ class Server(uvicorn.Server):
         self._listener = listener
         self._guard = make_app(service)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._told = asyncio.Event()
+        self._stopped = asyncio.Event()
         self.address: tuple[str, int] = listener.getsockname()[:2]
         config = uvicorn.Config(
             self._guard,
@@ -79,7 +79,7 @@ class Server(uvicorn.Server):
         self.should_exit = self._guard.draining = True
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # it has ended
-                self._loop.call_soon_threadsafe(self._told.set)
+                self._loop.call_soon_threadsafe(self._stopped.set)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal is ``stop``, the second ends at once."""
@@ -116,7 +116,7 @@ class Server(uvicorn.Server):
         """uvicorn's, which is told of the end: all it has to do is the Date of answers."""
         while not await self.on_tick(0):
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._told.wait(), DATE_SECONDS)
+                await asyncio.wait_for(self._stopped.wait(), DATE_SECONDS)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """uvicorn's, where what outlives the grace time says so to its client."""
