@@ -15,7 +15,8 @@ from served import Served, served
 import pocketlm
 from pocketlm.export.errors import RequestError
 from pocketlm.export.folder import ModelFolder
-from pocketlm.runtime.server.connections.exposure import check_exposure, is_loopback
+from pocketlm.runtime.server.connections.exposure import check_exposure
+from pocketlm.runtime.server.connections.hosts import is_loopback
 from pocketlm.runtime.server.connections.listening import bound
 from pocketlm.runtime.server.settings import Settings
 

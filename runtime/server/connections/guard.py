@@ -13,7 +13,6 @@ Sources: the Fetch standard, "CORS protocol"; Fetch Metadata Request Headers; CV
 from __future__ import annotations
 
 import hmac
-import ipaddress
 import re
 import time
 import uuid
@@ -27,6 +26,7 @@ from ..errors import ApiError, as_api_error, ending
 from ..log import path_of
 from ..service import Service
 from .answer_headers import with_safe
+from .hosts import in_url, is_unspecified
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 # Clients of OpenAI's send some of their own; * is not taken for Authorization.
@@ -117,8 +117,8 @@ class Guard:
         address, port = scope["server"]
         found = _values(scope, b"host")
         host = found[0].decode("latin-1").lower() if len(found) == 1 else ""
-        names = {*LOOPBACK, _in_url(address), _in_url(self._settings.host)}
-        ours = {f"{name}:{port}" for name in names if not _is_unspecified(name)}
+        hosts = [host for host in (address, self._settings.host) if not is_unspecified(host)]
+        ours = {f"{name}:{port}" for name in (*LOOPBACK, *map(in_url, hosts))}
         if port == 80:
             ours |= {name.removesuffix(":80") for name in ours}
         # An operator's name without a port is good with any: ports are mapped on the way.
@@ -212,19 +212,6 @@ def _request_id(scope: Scope) -> str:
     if len(found) == 1 and _PLAIN_ID.fullmatch(found[0]):
         return found[0].decode("ascii")
     return uuid.uuid4().hex
-
-
-def _in_url(host: str) -> str:
-    """An address as a URL has it."""
-    return f"[{host}]" if ":" in host else host.lower()
-
-
-def _is_unspecified(name: str) -> bool:
-    """Whether it stands for all addresses; a browser takes it for loopback, from any page."""
-    try:
-        return not name or ipaddress.ip_address(name.strip("[]")).is_unspecified
-    except ValueError:
-        return False
 
 
 def check_type(scope: Scope) -> None:

@@ -19,6 +19,7 @@ from ..service import Service
 from ..settings import Settings
 from .connection import Connection
 from .exposure import check_exposure
+from .hosts import family_of, in_url
 
 KEEP_ALIVE_SECONDS = 75
 MOST_PENDING = 2048  # connections that wait to be accepted
@@ -27,6 +28,7 @@ SEND_BUFFER_BYTES = 131_072  # of a connection, in the system, whose own choice 
 DATE_SECONDS = 1.0
 LAST_WORDS_SECONDS = 0.5  # that answers have to say that they end early
 POLLING_SECONDS = 0.02
+ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # and where this machine reaches it
 
 
 class Server(uvicorn.Server):
@@ -90,8 +92,7 @@ class Server(uvicorn.Server):
     def url(self) -> str:
         """What a browser on this machine opens."""
         host, port = self.address
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        return f"http://{in_url(ANY_ADDRESS.get(host, host))}:{port}"
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """uvicorn's, without signals, and with the models closed at its end."""
@@ -153,9 +154,8 @@ def bound(settings: Settings) -> socket.socket:
     Raises RequestError where that would let in more than was meant.
     """
     check_exposure(settings)
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     # With its protocol: only then does asyncio send what is small at once (TCP_NODELAY).
-    found = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    found = socket.socket(family_of(settings.host), socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
