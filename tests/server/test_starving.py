@@ -16,7 +16,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from served import JSON, Served, served
 
-import pocketlm
 from pocketlm.export.folder import ModelFolder
 from pocketlm.runtime.logprobs import TopLogprobs
 from pocketlm.runtime.model import Model
@@ -34,7 +33,7 @@ ASKED = {"prompt": "a", "max_tokens": 1}
 
 @pytest.fixture(scope="module")
 def server(tiny_folder: ModelFolder) -> Iterator[Served]:
-    with served({"tiny": lambda: pocketlm.load(tiny_folder.path, threads=1)}) as running:
+    with served({"tiny": tiny_folder}) as running:
         assert running.post("/v1/completions", ASKED)[0] == 200
         yield running
 
