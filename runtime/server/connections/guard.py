@@ -181,7 +181,7 @@ class Guard:
         What no route takes is told so by whoever routes.
         """
         if scope["method"] not in ("GET", "HEAD", "OPTIONS") and self._routed(scope) is not None:
-            check_type(scope)
+            _check_is_json(scope)
 
     def _routed(self, scope: Scope) -> bool | None:
         """Whether the route of a request is open; None where there is none."""
@@ -214,7 +214,7 @@ def _request_id(scope: Scope) -> str:
     return uuid.uuid4().hex
 
 
-def check_type(scope: Scope) -> None:
+def _check_is_json(scope: Scope) -> None:
     """Raises ApiError (415) for a body that is no JSON by its headers."""
     found = _values(scope, b"content-type")
     kind = found[0].partition(b";")[0].strip().lower() if len(found) == 1 else b""
