@@ -61,7 +61,7 @@ class ApiError(Exception):
         headers: Mapping[str, str] | None = None,
         note: str | None = None,
     ) -> None:
-        super().__init__(message)
+        super().__init__()
         self.status = status
         self.message = message
         self.kind = kind
@@ -69,6 +69,9 @@ class ApiError(Exception):
         self.code = code
         self.headers = dict(headers or {})
         self.note = note
+
+    def __str__(self) -> str:
+        return self.message  # which may be reworded on its way
 
     @property
     def body(self) -> dict[str, Any]:
