@@ -7,10 +7,13 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from http.client import HTTPConnection, HTTPResponse
 from io import StringIO
 from typing import Any
 
+import pocketlm
+from pocketlm.export.folder import ModelFolder
 from pocketlm.runtime.model import Model
 from pocketlm.runtime.server.connections.listening import Server, bound
 from pocketlm.runtime.server.log import Log
@@ -69,23 +72,29 @@ class Served:
         answer, found = self.send("POST", path, data, **(JSON | headers))
         return answer.status, json.loads(found)
 
+    def stream(self, path: str, body: Any) -> list[Any]:
+        """The JSON of all events of a streamed answer, without the mark of its end."""
+        data = json.dumps({**body, "stream": True}).encode()
+        answer, found = self.send("POST", path, data, **JSON)
+        assert answer.status == 200, found
+        *events, last = found.decode().strip().split("\n\n")
+        assert last == "data: [DONE]"
+        return [json.loads(event.removeprefix("data: ")) for event in events]
+
 
 @contextmanager
 def served(
-    models: Mapping[str, Source | Callable[[], Model]],
+    models: Mapping[str, ModelFolder | Source | Callable[[], Model]],
     recipes: Sequence[Mapping[str, Any]] = (),
     **settings: Any,
 ) -> Iterator[Served]:
-    """Serves ``models``, each a source or what opens it, until the block ends.
+    """Serves ``models``, each a folder, a source, or what opens it, until the block ends.
 
     ``settings`` are those of ``Settings``.
     """
     chosen = Settings(port=0, **settings)
     written = StringIO()
-    sources = [
-        found if isinstance(found, Source) else Source(name, found)
-        for name, found in models.items()
-    ]
+    sources = [_source(name, model) for name, model in models.items()]
     service = make_service(sources, chosen, Log(written), recipes)
     listener = bound(chosen)
     server = Server(service, listener)
@@ -97,3 +106,11 @@ def served(
         server.stop()
         thread.join(60)
         assert not thread.is_alive(), "the server has not ended"
+
+
+def _source(name: str, model: ModelFolder | Source | Callable[[], Model]) -> Source:
+    if isinstance(model, Source):
+        return model
+    if isinstance(model, ModelFolder):
+        return Source(name, partial(pocketlm.load, model.path, threads=1))
+    return Source(name, model)

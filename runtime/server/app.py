@@ -26,7 +26,7 @@ from .endpoints import (
     score,
     tokens,
 )
-from .errors import ApiError, told
+from .errors import ApiError, as_api_error
 from .service import Service
 
 ENDPOINTS: list[Endpoint] = [
@@ -48,7 +48,7 @@ def make_app(service: Service) -> Guard:
 
     async def bug(request: Request, error: Exception) -> Response:
         service.log.failed(request.state.request_id, error)
-        answer = told(error)
+        answer = as_api_error(error)
         return JSONResponse(answer.body, answer.status, answer.headers)
 
     handlers = {HTTPException: _refused, Exception: bug}

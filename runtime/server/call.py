@@ -15,8 +15,8 @@ from starlette.types import Receive, Scope, Send
 from ...export.errors import RequestError
 from ...export.strict_json import parse_json_object
 from ..openai_form import Each
-from .api.wrong_body import wrong
-from .errors import ApiError, ending, told
+from .api.validation_errors import wrong
+from .errors import ApiError, as_api_error, ending
 from .held_bodies import HeldBody
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ FORMS = ("json_schema", "regex", "choices", "grammar", "response_format", "tools
 
 _encoder = json.JSONEncoder(allow_nan=False, separators=(",", ":"), default=list)
 
-Found = TypeVar("Found", bound=msgspec.Struct)
+Body = TypeVar("Body", bound=msgspec.Struct)
+Prepared = TypeVar("Prepared")
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,10 @@ class Call:
     def id(self) -> str:
         """What the log and the answer name it by."""
         return cast(str, self.scope["state"]["request_id"])
+
+    async def prepare(self, work: Callable[[], Prepared]) -> Prepared:
+        """What ``work`` makes of it, by a thread that may take its time."""
+        return await self.service.prepare(work, laborious=self.is_laborious)
 
     async def answer(
         self, value: Any, status: int = 200, headers: Mapping[str, str] | None = None
@@ -100,7 +105,7 @@ class Call:
             await self._write(event_of(ending().body))
         except Exception as error:
             self.service.log.failed(self.id, error)
-            await self._write(event_of(told(error).body))
+            await self._write(event_of(as_api_error(error).body))
         await self._write(b"", more=False)
 
     async def _write(self, data: bytes | bytearray, more: bool = True) -> None:
@@ -198,7 +203,7 @@ async def read_body(receive: Receive, most_bytes: int, seconds: float, held: Hel
         ) from error
 
 
-def parsed(data: bytes, kind: type[Found]) -> Found:
+def parsed(data: bytes, kind: type[Body]) -> Body:
     """The body ``data`` as ``kind``. Raises ApiError (400) that names the field."""
     try:
         found = parse_json_object(data, "the body", RequestError, advice="correct it")

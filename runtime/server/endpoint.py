@@ -12,7 +12,7 @@ import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
 from .call import LARGE_BYTES, Call, parsed, read_body, until_gone
-from .errors import TOO_LONG, ending, told
+from .errors import TOO_LONG, as_api_error, ending
 from .held_bodies import HeldBody
 from .service import Service
 
@@ -79,7 +79,7 @@ class Application:
             if begun:  # what was told so far cannot be taken back: whoever reads sees a cut
                 raise
             self._service.log.failed(call.id, error)
-            answer = told(error)
+            answer = as_api_error(error)
             if answer.code == TOO_LONG:
                 answer.param = _read_of(call.body)
             await call.answer(answer.body, answer.status, answer.headers)
@@ -91,26 +91,12 @@ class Application:
         settings = self._service.settings
         most, seconds = settings.most_body_bytes, settings.body_seconds
         data = await read_body(call.receive, most, seconds, held)
-        loop = asyncio.get_running_loop()
         is_large = len(data) >= LARGE_BYTES
-        body = (
-            await loop.run_in_executor(self._service.laborious, parsed, data, kind)
-            if is_large
-            else parsed(data, kind)
-        )
-        _bound(body, settings.max_seconds)
+        parse = partial(parsed, data, kind)
+        body = await self._service.prepare(parse, laborious=True) if is_large else parse()
         return replace(call, body=body, is_large=is_large)
 
 
 def _read_of(body: Any) -> str | None:
     """The field of ``body`` that is too long, if anything is."""
     return next((name for name in READ if getattr(body, name, None)), None)
-
-
-def _bound(body: Any, most_seconds: float | None) -> None:
-    """Has a body that asks for texts ask for no more time than they may take."""
-    if most_seconds is None or "max_seconds" not in body.__struct_fields__:
-        return
-    if getattr(body, "beams", None) is None:  # which have no time of their own
-        asked = body.max_seconds
-        body.max_seconds = most_seconds if asked is None else min(asked, most_seconds)

@@ -29,12 +29,17 @@ MOST_PARAM = 100  # characters
 TOO_LONG = "context_length_exceeded"
 NO_RETRY = {"x-should-retry": "false"}  # which OpenAI's heed too
 
-# Where a message of the engine says which field is wrong.
+# Where a message of the engine says which field is wrong: "tools[0].type is 5, expected …".
+_FIELD = r"([a-z_]+(?:\[\d+\]|\.[a-z_]+)*)"
 _SUBJECTS = (
-    r"([a-z_]+)(?:\[\d+\])?(?= (?:is|are|has|have|was|holds) |: )",
+    rf"{_FIELD}(?= (?:is|are|has|have|was|holds) |: )",
     r"token id -?\d+ is in ([a-z_]+),",
-    r"found ([a-z_]+) and [a-z_]+, expected one of them",
+    rf"found .+ for {_FIELD} in the body",
+    rf"found no {_FIELD} in the body",
+    rf"found {_FIELD} (?:and |with |without |.+ in the body)",
 )
+# What the engine calls otherwise than a body does.
+_NAMED_HERE = {"template_args": "chat_template_kwargs"}
 _PATH = re.compile(r"(?<![\w.:/\\])(?:[A-Za-z]:\\|~?/)[^\s:;,'\"]+")
 
 
@@ -56,7 +61,7 @@ class ApiError(Exception):
         headers: Mapping[str, str] | None = None,
         note: str | None = None,
     ) -> None:
-        super().__init__(message)
+        super().__init__()
         self.status = status
         self.message = message
         self.kind = kind
@@ -64,6 +69,9 @@ class ApiError(Exception):
         self.code = code
         self.headers = dict(headers or {})
         self.note = note
+
+    def __str__(self) -> str:
+        return self.message  # which may be reworded on its way
 
     @property
     def body(self) -> dict[str, Any]:
@@ -105,27 +113,24 @@ def unopened(name: str, error: Exception) -> ApiError:
     )
 
 
-def without_paths(error: PocketLMError, names: Mapping[str, str]) -> ApiError:
-    """As ``told``, with the name of each model in place of the path of its folder."""
-    answer = told(error)
-    for path in sorted(names, key=len, reverse=True):
-        whole = rf"(?<![^\s('\"]){re.escape(path)}(?=[\s:,;)'\"]|\Z)"
-        answer.message = re.sub(whole, names[path].replace("\\", r"\\"), answer.message)
-    return answer
+def as_api_error(error: Exception, names: Mapping[str, str] | None = None) -> ApiError:
+    """``error`` as a client hears of it; of a bug of ours it hears no more than that it is one.
 
-
-def told(error: Exception) -> ApiError:
-    """``error`` as a client hears of it; of a bug of ours it hears no more than that it is one."""
+    ``names`` of models stand in place of the paths of their folders.
+    """
     if isinstance(error, ApiError):
+        error.message = _with_names(error.message, names or {})
         return error
     if is_exhaustion(error):
         error = exhausted("memory ran out")
-    message = str(error)
+    message, param = str(error), None
+    if isinstance(error, RequestError):
+        message, param = _as_in_body(message)
+    message = _with_names(message, names or {})
     match error:
         case RequestError():
-            too_long = isinstance(error, ContextLengthError)
-            code = TOO_LONG if too_long else None
-            return ApiError(400, message, param=_param(message), code=code)
+            code = TOO_LONG if isinstance(error, ContextLengthError) else None
+            return ApiError(400, message, param=param, code=code)
         case MissingExtraError():
             return _hopeless(501, message, "not_installed")
         case ResourceError() | ClosedError():
@@ -144,12 +149,22 @@ def _hopeless(status: int, message: str, code: str | None = None) -> ApiError:
     return ApiError(status, _without_path(message), kind=SERVER, code=code, headers=NO_RETRY)
 
 
+def _with_names(message: str, names: Mapping[str, str]) -> str:
+    for path in sorted(names, key=len, reverse=True):
+        whole = rf"(?<![^\s('\"]){re.escape(path)}(?=[\s:,;)'\"/\\]|\Z)"
+        message = re.sub(whole, names[path].replace("\\", r"\\"), message)
+    return message
+
+
 def _without_path(message: str) -> str:
     """Of a message that quotes nothing of a request."""
     return _PATH.sub("a file", message)
 
 
-def _param(message: str) -> str | None:
-    """The field that a message of the engine names first: "top_k is 0, expected …"."""
-    found = (re.match(pattern, message) for pattern in _SUBJECTS)
-    return next((subject[1] for subject in found if subject is not None), None)
+def _as_in_body(message: str) -> tuple[str, str | None]:
+    """A message of the engine with the field that it names first as a body names it; and that."""
+    found = next(filter(None, (re.match(pattern, message) for pattern in _SUBJECTS)), None)
+    if found is None:
+        return message, None
+    field = re.sub(r"^[a-z_]+", lambda name: _NAMED_HERE.get(name[0], name[0]), found[1])
+    return message[: found.start(1)] + field + message[found.end(1) :], field

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from .errors import ApiError, told
+from .errors import ApiError, as_api_error
 from .lines import Lines
 
 MOST_FRAMES = 8  # of a traceback, its last
@@ -65,7 +65,7 @@ class Log:
         """A request failed by what is no fault of its sender: where, and of which kind."""
         note = None
         if isinstance(error, Exception):
-            answer = told(error)
+            answer = as_api_error(error)
             if answer.status < 500:
                 return
             note = answer.note

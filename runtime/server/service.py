@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from .held_bodies import Bodies
 from .log import Log
-from .metrics import Gauge, Metrics
-from .models.pool import OPEN, Pool, Source
+from .metrics import Metrics
+from .models.gauges import gauges_of
+from .models.pool import Pool, Source
 from .settings import Settings
 
 Recipe = Mapping[str, Any]
+Prepared = TypeVar("Prepared")
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,11 @@ class Service:
     )
     bodies: Bodies = field(default_factory=Bodies)
 
+    async def prepare(self, work: Callable[[], Prepared], *, laborious: bool) -> Prepared:
+        """What ``work`` returns, by a thread of one of the two kinds."""
+        threads = self.laborious if laborious else self.preparing
+        return await asyncio.get_running_loop().run_in_executor(threads, work)
+
     def close(self) -> None:
         """Ends its threads, and closes its models."""
         for threads in (self.preparing, self.laborious):
@@ -53,44 +61,5 @@ def make_service(
     """A service of the models ``sources``, none of which is open yet."""
     metrics = Metrics()
     pool = Pool(sources, settings, log, metrics)
-    metrics.watch(lambda: _gauges(pool))
+    metrics.watch(lambda: gauges_of(pool))
     return Service(pool, settings, log, metrics, recipes)
-
-
-def _gauges(pool: Pool) -> Iterator[Gauge]:
-    """What there is at this moment."""
-    models = pool.served.items()
-    engines = {name: served.engine for name, served in models if served.engine is not None}
-    begun = {
-        name: [job for job in engine.jobs if job.timings.new_tokens]
-        for name, engine in engines.items()
-    }
-    yield (
-        "model_open",
-        "Whether it is open",
-        {name: float(served.state == OPEN) for name, served in models},
-    )
-    yield (
-        "texts_running",
-        "Texts that have their first token, and not yet their last",
-        {name: len(jobs) for name, jobs in begun.items()},
-    )
-    yield (
-        "texts_waiting",
-        "Texts that wait for their first token, in the queue or while their prompt is computed",
-        {name: len(engine.jobs) - len(begun[name]) for name, engine in engines.items()},
-    )
-    yield (
-        "kv_bytes",
-        "Keys and values of the texts that run",
-        {
-            name: engines[name].model.session.kv_bytes_per_token
-            * sum(job.timings.prompt_tokens + job.timings.new_tokens for job in jobs)
-            for name, jobs in begun.items()
-        },
-    )
-    yield (
-        "prefix_cache_bytes",
-        "Keys and values of prompts that are kept for those that begin alike",
-        {name: engine.model.prefix_cache.num_bytes for name, engine in engines.items()},
-    )

@@ -28,7 +28,7 @@ PAIRS = [
 
 @pytest.fixture(scope="module")
 def server(tiny_folder: ModelFolder) -> Iterator[Served]:
-    opened = {"tiny": lambda: pocketlm.load(tiny_folder.path, threads=1)}
+    opened = {"tiny": tiny_folder}
     with served(opened, api_key="sesame") as running:
         yield running
 

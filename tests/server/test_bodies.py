@@ -12,7 +12,6 @@ import pytest
 from raw_http import Answer, exchange, is_error, post
 from served import Served, served
 
-import pocketlm
 from pocketlm.export.folder import ModelFolder
 from pocketlm.runtime.server.app import ENDPOINTS
 
@@ -25,7 +24,7 @@ WRONG |= {name: (body, "unknown_parameter") for name, body in bad_json.unknown()
 
 @pytest.fixture(scope="module")
 def server(tiny_folder: ModelFolder) -> Iterator[Served]:
-    models = {"tiny": lambda: pocketlm.load(tiny_folder.path, threads=1)}
+    models = {"tiny": tiny_folder}
     with served(models, most_body_bytes=CAP) as running:
         yield running
 

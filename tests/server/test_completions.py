@@ -6,7 +6,6 @@ Each is compared with what ``Model`` says of the same prompt and options.
 from __future__ import annotations
 
 import inspect
-import json
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -15,7 +14,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from served import JSON, Served, served
+from served import Served, served
 
 import pocketlm
 from pocketlm.export.folder import ModelFolder
@@ -47,15 +46,6 @@ def answer(server: Served, body: dict[str, Any]) -> dict[str, Any]:
 
 def texts(server: Served, body: dict[str, Any]) -> list[str]:
     return [choice["text"] for choice in answer(server, body)["choices"]]
-
-
-def events(server: Served, body: dict[str, Any]) -> list[dict[str, Any]]:
-    """Those of a streamed answer, without the end mark, which is checked."""
-    found, data = server.send("POST", PATH, json.dumps({**body, "stream": True}).encode(), **JSON)
-    assert found.status == 200, data
-    *lines, last = [line for line in data.decode().split("\n\n") if line]
-    assert last == "data: [DONE]"
-    return [json.loads(line.removeprefix("data: ")) for line in lines]
 
 
 @pytest.mark.parametrize("prompt", ["the house", "", [5, 6, 7], [], None])
@@ -139,7 +129,7 @@ def test_a_token_within_a_character_begins_where_that_does(server: Served) -> No
         if "\ufffd" not in token:
             assert text[offset : offset + len(token)] == token
     assert told["tokens"].count("\ufffd") > 1
-    parts = [chunk["choices"][0]["logprobs"] for chunk in events(server, asked)]
+    parts = [chunk["choices"][0]["logprobs"] for chunk in server.stream(PATH, asked)]
     streamed = [offset for part in parts if part for offset in part["text_offset"]]
     assert streamed == told["text_offset"]
 
@@ -165,7 +155,7 @@ def test_a_form_that_is_complete_has_the_logprob_of_its_last_token(server: Serve
     found = answer(server, body)["choices"][0]
     assert (found["text"], found["finish_reason"]) == ("the house", "stop")
     assert "".join(found["logprobs"]["tokens"]) == "the house"
-    streamed = [event["choices"][0] for event in events(server, body)]
+    streamed = [event["choices"][0] for event in server.stream(PATH, body)]
     told = [one["logprobs"]["tokens"] for one in streamed if one["logprobs"]]
     assert "".join(token for tokens in told for token in tokens) == "the house"
 
@@ -185,7 +175,7 @@ def test_a_form_that_is_complete_has_the_logprob_of_its_last_token(server: Serve
 )
 def test_what_is_streamed_is_the_whole(server: Served, body: dict[str, Any]) -> None:
     whole = answer(server, body)
-    chunks = events(server, body)
+    chunks = server.stream(PATH, body)
     for index, choice in enumerate(whole["choices"]):
         parts = [c for chunk in chunks for c in chunk["choices"] if c["index"] == index]
         assert "".join(part["text"] for part in parts) == choice["text"]
@@ -201,9 +191,9 @@ def test_what_is_streamed_is_the_whole(server: Served, body: dict[str, Any]) -> 
 
 def test_usage_is_told_last_where_it_is_asked_for(server: Served) -> None:
     body = {"prompt": "a", **SAMPLED}
-    plain = events(server, body)
+    plain = server.stream(PATH, body)
     assert not any("usage" in event for event in plain)
-    *chunks, last = events(server, {**body, "stream_options": {"include_usage": True}})
+    *chunks, last = server.stream(PATH, {**body, "stream_options": {"include_usage": True}})
     assert [chunk["usage"] for chunk in chunks] == [None] * len(plain)
     assert last["choices"] == []
     assert last["usage"]["completion_tokens"] == 8
@@ -233,7 +223,7 @@ def test_details_tell_tokens_ends_and_the_model(server: Served, tiny_model: pock
     assert (told["finish_reason"], told["timings"]["new_tokens"]) == ("length", 8)
     assert details["model"]["context_length"] == 160
     assert details["model"]["end_ids"] == sorted(tiny_model.end_ids)
-    last = events(server, body)[-1]
+    last = server.stream(PATH, body)[-1]
     assert (last["choices"], last["details"]["model"]["precision"]) == ([], "fp32")
     without = answer(server, {"prompt": "a", "details": True, "max_tokens": 1})
     assert without["choices"][0]["tokens"][0]["logprob"] is None
@@ -330,7 +320,11 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"seed": 2**60}, "seed", "expected an integer, at most 9007199254740991"),
     ({"context": "x"}, "context", 'found context "x", expected one of error, stop, slide'),
     ({"draft": "x"}, "draft", "found no model 'x', expected one of: tiny, twin, demo"),
-    ({"draft": "demo"}, "draft", "draft has other tokens than the model, expected the same"),
+    (
+        {"draft": "demo"},
+        "draft",
+        "draft is demo: found other tokens than those of tiny, expected the same",
+    ),
     ({"beams": 2, "n": 3}, "beams", "beams is 2, expected at least n, which is 3"),
     ({"beams": 2, "top_k": 3}, "top_k", "found top_k with beams, expected none"),
     ({"beams": 2, "stream": True}, "stream", "found stream with beams, expected none"),

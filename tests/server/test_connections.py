@@ -14,7 +14,6 @@ import pytest
 from raw_http import exchange, is_error, parse, post, request
 from served import Served, served
 
-import pocketlm
 from pocketlm.export.folder import ModelFolder
 from pocketlm.runtime.server.connections.open_files import OTHERS, most_connections
 from pocketlm.runtime.server.connections.strict_http import MOST_CHUNKS, MOST_HEADERS
@@ -26,14 +25,14 @@ QUICK: dict[str, Any] = {"header_seconds": 0.4, "body_seconds": 0.4}
 
 @pytest.fixture(scope="module")
 def server(tiny_folder: ModelFolder) -> Iterator[Served]:
-    with served({"tiny": lambda: pocketlm.load(tiny_folder.path, threads=1)}) as running:
+    with served({"tiny": tiny_folder}) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def hasty(tiny_folder: ModelFolder) -> Iterator[Served]:
     """With short deadlines, and room for few."""
-    models = {"tiny": lambda: pocketlm.load(tiny_folder.path, threads=1)}
+    models = {"tiny": tiny_folder}
     with served(models, **QUICK, most_connections=4, most_body_bytes=100_000) as running:
         yield running
 
@@ -225,7 +224,7 @@ def test_requests_in_a_row_are_answered_in_order(server: Served) -> None:
 
 
 def test_a_server_ends_while_clients_are_slow(tiny_folder: ModelFolder) -> None:
-    models = {"tiny": lambda: pocketlm.load(tiny_folder.path, threads=1)}
+    models = {"tiny": tiny_folder}
     with ExitStack() as stack:
         with served(models, grace_seconds=1) as server:
             place = ("127.0.0.1", server.port)

@@ -12,10 +12,10 @@ import pytest
 from raw_http import Answer, exchange, is_error, post, request
 from served import Served, served
 
-import pocketlm
 from pocketlm.export.errors import RequestError
 from pocketlm.export.folder import ModelFolder
-from pocketlm.runtime.server.connections.exposure import check_exposure, is_loopback
+from pocketlm.runtime.server.connections.exposure import check_exposure
+from pocketlm.runtime.server.connections.hosts import is_loopback
 from pocketlm.runtime.server.connections.listening import bound
 from pocketlm.runtime.server.settings import Settings
 
@@ -28,7 +28,7 @@ KEY = "sk-open-sesame"
 @pytest.fixture(scope="module")
 def server(tiny_folder: ModelFolder) -> Iterator[Served]:
     """With a key, a name of its own, and a page of elsewhere that may ask."""
-    models = {"tiny": lambda: pocketlm.load(tiny_folder.path, threads=1)}
+    models = {"tiny": tiny_folder}
     with served(models, api_key=KEY, hosts=("lab.example",), origins=(APP,)) as running:
         yield running
 
@@ -68,7 +68,7 @@ def test_what_stands_for_all_addresses_is_no_host_even_of_a_server_that_listens_
     tiny_folder: ModelFolder,
 ) -> None:
     """A browser takes 0.0.0.0 for loopback, from any page."""
-    models = {"tiny": lambda: pocketlm.load(tiny_folder.path, threads=1)}
+    models = {"tiny": tiny_folder}
     with served(models, host="0.0.0.0", api_key=KEY) as everywhere:
         assert ask(everywhere, host=f"127.0.0.1:{everywhere.port}").status == 200
         assert ask(everywhere, host=f"0.0.0.0:{everywhere.port}").status == 403

@@ -14,12 +14,10 @@ import pytest
 from raw_http import exchange, post, request
 from served import Served, served
 
-import pocketlm
-from pocketlm.export.errors import ModelFolderError, RequestError, ResourceError
+from pocketlm.export.errors import ModelFolderError
 from pocketlm.export.folder import ModelFolder
 from pocketlm.runtime.model import Model
 from pocketlm.runtime.server.call import Call
-from pocketlm.runtime.server.errors import ApiError, told, unopened, without_paths
 from pocketlm.runtime.server.log import Log, places, quiet_others
 
 pytestmark = pytest.mark.serve
@@ -37,7 +35,7 @@ def broken() -> Model:
 
 @pytest.fixture(scope="module")
 def server(tiny_folder: ModelFolder) -> Iterator[Served]:
-    opened = {"tiny": lambda: pocketlm.load(tiny_folder.path, threads=1)}
+    opened = {"tiny": tiny_folder}
     with served({**opened, "refused": refused, "broken": broken}) as running:
         yield running
 
@@ -164,49 +162,3 @@ def test_places_are_those_of_the_innermost_calls() -> None:
         deep(20)
     found = places(caught.value)
     assert len(found) == 8 and all(place.startswith("test_log.py:") for place in found)
-
-
-@pytest.mark.parametrize(
-    ("error", "status", "is_tried_again"),
-    [
-        (RequestError("top_k is 0, expected more"), 400, False),
-        (ResourceError("memory ran out"), 503, True),
-        (ModelFolderError("x"), 503, False),
-        (ValueError("x"), 500, False),
-    ],
-)
-def test_only_what_may_go_better_is_tried_again(
-    error: Exception, status: int, is_tried_again: bool
-) -> None:
-    """OpenAI's clients try all of 500 and more again, unless a header says otherwise."""
-    answer = told(error)
-    assert answer.status == status
-    assert (answer.headers.get("Retry-After") == "2") == is_tried_again
-    if status >= 500:
-        assert (answer.headers.get("x-should-retry") == "false") != is_tried_again
-
-
-@pytest.mark.parametrize(
-    "path", ["/srv-models/my-out", "/model", "~/out/fp32", "C:" + r"\models\out"]
-)
-def test_no_error_of_a_server_tells_a_path(path: str) -> None:
-    message = told(ModelFolderError(f"{path}: the files were changed; load {path}, or 1/2")).message
-    assert message == "a file: the files were changed; load a file, or 1/2"
-
-
-def test_the_name_of_a_model_stands_for_its_folder() -> None:
-    error = RequestError("out: found no chat template, without one; see (out) or /x/out, output")
-    answer = without_paths(error, {"out": "tiny", "/x/out": r"other\1"})
-    assert answer.message == (
-        r"tiny: found no chat template, without one; see (tiny) or other\1, output"
-    )
-
-
-def test_too_little_memory_for_a_model_may_go_better() -> None:
-    answer = unopened("tiny", ResourceError("/x: opening it needs 9 GB"))
-    assert answer.status == 503 and answer.headers["Retry-After"] == "2"
-    assert "/x" not in answer.message
-
-
-def test_a_field_is_named_up_to_a_length() -> None:
-    assert len(ApiError(400, "x", param="a" * 5000).body["error"]["param"]) == 100

@@ -34,7 +34,7 @@ SHAPED: list[dict[str, Any]] = [
 
 @pytest.fixture(scope="module")
 def server(tiny_folder: ModelFolder) -> Iterator[Served]:
-    with served({"tiny": lambda: pocketlm.load(tiny_folder.path, threads=1)}) as running:
+    with served({"tiny": tiny_folder}) as running:
         yield running
 
 

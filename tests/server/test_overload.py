@@ -94,6 +94,10 @@ def test_no_text_takes_longer_than_it_may(tiny_folder: ModelFolder) -> None:
             assert events[-1]["choices"][0]["finish_reason"] == "length"
             assert len(text_of(events)) < 120
             client.leave()
+        body = {"input": "a", "transcript": True, "max_output_tokens": LONG["max_tokens"]}
+        status, found = server.post("/v1/responses", body)
+        assert (status, found["status"]) == (200, "incomplete")
+        assert found["usage"]["output_tokens"] < 120
 
 
 @pytest.mark.parametrize(

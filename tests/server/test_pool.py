@@ -15,7 +15,7 @@ import pytest
 from served import Served, served
 
 import pocketlm
-from pocketlm.export.errors import ResourceError
+from pocketlm.export.errors import RequestError, ResourceError
 from pocketlm.export.folder import ModelFolder
 from pocketlm.runtime.model import Model
 from pocketlm.runtime.server.errors import ApiError
@@ -158,6 +158,26 @@ def test_no_memory_for_opening_is_worth_another_try() -> None:
             async with pool.use("a"):
                 pass
         assert (refused.value.status, refused.value.headers["Retry-After"]) == (503, "2")
+
+    run(work)
+
+
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_an_error_tells_the_name_that_was_asked_for(
+    opens: Callable[[], Model], tiny_folder: ModelFolder, name: str
+) -> None:
+    """Of two that are served from one folder, whose path no message keeps."""
+    path = tiny_folder.path
+
+    async def work() -> None:
+        pool = pool_of(StringIO(), Source("a", opens), Source("b", opens))
+        async with pool.use("a"), pool.use("b"):
+            for error in (RequestError(f"{path}: found x"), ApiError(400, f"{path}: found x")):
+                with pytest.raises(ApiError) as raised:
+                    async with pool.use(name):
+                        raise error
+                assert raised.value.message == f"{name}: found x"
+        pool.close()
 
     run(work)
 

@@ -24,7 +24,7 @@ from command_line import Run, assert_refused
 from pocketlm.commands.addresses import AddressError, binding
 from pocketlm.commands.options import MODEL_OPTIONS
 from pocketlm.commands.serve import command
-from pocketlm.commands.served_models import DEMOS, asked_models, found_sources
+from pocketlm.commands.served_models import DEMOS, named_models, sources_of
 from pocketlm.commands.served_recipes import served_recipes
 from pocketlm.doctor import packages
 from pocketlm.export.errors import RequestError
@@ -190,7 +190,7 @@ def test_a_key_that_others_may_read_is_told(
 
 
 def names(*words: str | Path) -> list[str]:
-    return [each.name for each in asked_models([str(word) for word in words])]
+    return [each.name for each in named_models([str(word) for word in words])]
 
 
 def test_a_model_is_called_by_its_folder_its_place_on_the_hub_or_what_one_says(
@@ -274,16 +274,16 @@ def model_options(**given: Any) -> dict[str, Any]:
 
 
 def test_without_a_model_there_are_three_of_the_demo_to_compare() -> None:
-    sources = found_sources([], model_options())
+    sources = sources_of([], model_options())
     precisions = {source.name: source.facts and source.facts.precision for source in sources}
     assert precisions == DEMOS == {"demo": "int8", "demo-fp32": "fp32", "demo-int4": "int4"}
-    (one,) = found_sources([], model_options(precision="fp32"))
+    (one,) = sources_of([], model_options(precision="fp32"))
     assert (one.name, one.facts and one.facts.precision) == ("demo", "fp32")
 
 
 def test_a_source_opens_its_folder_with_the_options_of_a_model(tiny_folder: ModelFolder) -> None:
-    asked = asked_models([str(tiny_folder.path)])
-    (source,) = found_sources(asked, model_options(threads=1, prefill="none"))
+    asked = named_models([str(tiny_folder.path)])
+    (source,) = sources_of(asked, model_options(threads=1, prefill="none"))
     with source.open() as model:
         assert (model.session.threads, model.folder.path) == (1, tiny_folder.path.absolute())
 

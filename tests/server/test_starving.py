@@ -16,15 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from served import JSON, Served, served
 
-import pocketlm
 from pocketlm.export.folder import ModelFolder
 from pocketlm.runtime.logprobs import TopLogprobs
 from pocketlm.runtime.model import Model
 from pocketlm.runtime.openai_form import logprobs_of, token_logprobs
 from pocketlm.runtime.sequence import Step
 from pocketlm.runtime.server import call
-from pocketlm.runtime.server.api import responding, response_input
-from pocketlm.runtime.server.api.details import tokens_told
+from pocketlm.runtime.server.api import response_input, responses
+from pocketlm.runtime.server.api.details import token_entries
 from pocketlm.runtime.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.serve
@@ -34,7 +33,7 @@ ASKED = {"prompt": "a", "max_tokens": 1}
 
 @pytest.fixture(scope="module")
 def server(tiny_folder: ModelFolder) -> Iterator[Served]:
-    with served({"tiny": lambda: pocketlm.load(tiny_folder.path, threads=1)}) as running:
+    with served({"tiny": tiny_folder}) as running:
         assert running.post("/v1/completions", ASKED)[0] == 200
         yield running
 
@@ -96,7 +95,7 @@ def test_a_large_answer_takes_little_more_than_its_bytes(tiny_model: Model, chat
 
     def told() -> dict[str, object]:
         tokens = token_logprobs(steps, tiny_model.tokenizer)
-        details = tokens_told(steps, tiny_model.tokenizer)
+        details = token_entries(steps, tiny_model.tokenizer)
         return {"choices": [{"logprobs": logprobs_of(tokens, chat=chat), "tokens": details}]}
 
     whole = json.loads(json.dumps(told(), default=list))
@@ -181,7 +180,7 @@ def test_bodies_of_all_together_are_bounded(
 def test_alternatives_of_an_answer_are_bounded(
     server: Served, monkeypatch: pytest.MonkeyPatch, path: str, asked: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr("pocketlm.runtime.server.api.asking.MOST_ALTERNATIVES", 20_000)
+    monkeypatch.setattr("pocketlm.runtime.server.api.generation.MOST_ALTERNATIVES", 20_000)
     status, found = server.post(path, asked)
     assert (status, found["error"]["param"]) == (400, "logprobs")
     assert "alternatives in all" in found["error"]["message"]
@@ -191,7 +190,7 @@ def test_alternatives_of_an_answer_are_bounded(
 def test_a_stream_that_is_told_as_it_comes_has_no_such_bound(
     server: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pocketlm.runtime.server.api.asking.MOST_ALTERNATIVES", 200)
+    monkeypatch.setattr("pocketlm.runtime.server.api.generation.MOST_ALTERNATIVES", 200)
     asked = {"prompt": "a", "max_tokens": 3, "logprobs": 100, "stream": True}
     data = json.dumps(asked).encode()
     assert server.send("POST", "/v1/completions", data, **JSON)[0].status == 200
@@ -208,7 +207,7 @@ def test_a_long_conversation_is_read_beside_the_event_loop(
         readers.append(threading.current_thread().name)
         return chat_of(body)
 
-    monkeypatch.setattr(responding, "chat_of", noted)
+    monkeypatch.setattr(responses, "chat_of", noted)
     asked = {"input": "a", "transcript": True, "max_output_tokens": 1}
     assert server.post("/v1/responses", asked)[0] == 200
     (name,) = readers

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from ....export.errors import ContextLengthError, ModelFolderError, RequestError
+from ....export.errors import RequestError
 from ....export.tokenizers.beside import NAMES
 from ... import openai_form
 from ...chat import ToolsUnknownError
@@ -26,14 +25,6 @@ from .bodies import Chat
 SAYS_NOTHING = frozenset({"refusal", "annotations"})
 DEVELOPER, SYSTEM = "developer", "system"
 FORMS = ("regex", "choices", "grammar")
-# What a message names first: "tools[0].function.name is 5, expected ...", "found tools with ...".
-FIELD = r"([a-z_]+(?:\[\d+\]|\.[a-z_]+)*)"
-PLACES = (
-    rf"{FIELD}(?: (?:is|are|has|have|was) |: )",
-    rf"found .+ for {FIELD} in the body",
-    rf"found no {FIELD} in the body",
-    rf"found {FIELD} (?:and |with |without |.+ in the body)",
-)
 
 
 @dataclass(frozen=True)
@@ -71,31 +62,23 @@ class Conversation:
         def compiles(schema: Mapping[str, Any]) -> None:
             model.request(self.prompt, json_schema=schema)
 
-        try:
-            check_schemas(self.tools.callable, compiles)
-        except RequestError as error:
-            raise _refused(error) from error
+        check_schemas(self.tools.callable, compiles)
 
 
 def read_conversation(model: Model, body: Chat, given: Mapping[str, Any]) -> Conversation:
     """Of ``body``; ``given`` are its fields that ``openai_form`` reads.
 
-    Raises ApiError (400) that names the field, and ModelFolderError for a template that fails.
+    Raises ApiError and RequestError, and ModelFolderError for a template that fails.
     """
+    tools = read_tools(body.tools, body.tool_choice, body.parallel_tool_calls)
+    template = None if body.transcript else model.chat_template
+    source = None if template is None else template.for_tools
+    _check_template(body, source, tools)
+    form = form_of(source)
     try:
-        tools = read_tools(body.tools, body.tool_choice, body.parallel_tool_calls)
-        template = None if body.transcript else model.chat_template
-        source = None if template is None else template.for_tools
-        _check_template(body, source, tools)
-        form = form_of(source)
-        try:
-            return _read(model, body, given, source, tools, form)
-        except ToolsUnknownError:  # it has the word, but tells the model nothing
-            return _read(model, body, given, source, tools, OURS)
-    except RequestError as error:
-        raise _refused(error, model) from error
-    except ModelFolderError as error:
-        raise ModelFolderError(_without_paths(str(error), model)) from error
+        return _read(model, body, given, source, tools, form)
+    except ToolsUnknownError:  # it has the word, but tells the model nothing
+        return _read(model, body, given, source, tools, OURS)
 
 
 def _read(
@@ -161,11 +144,11 @@ def _prompt_with_tools(
 ) -> ChatPrompt:
     if form.is_told:
         return rendered(messages, [function.tool for function in tools.functions])
-    told = with_system(messages, described(tools, form))
+    with_tools = with_system(messages, described(tools, form))
     try:
-        return rendered(told)
+        return rendered(with_tools)
     except RequestError:  # some templates take no system's message
-        return rendered(without_system(told))
+        return rendered(without_system(with_tools))
 
 
 def _with_grammar(
@@ -186,7 +169,7 @@ def _with_grammar(
 
 def _messages(messages: Sequence[Any], source: str | None) -> list[dict[str, Any]]:
     """As the engine takes them; what is neither text nor a message is named."""
-    told = []
+    checked = []
     for index, message in enumerate(messages):
         where = f"messages[{index}]"
         content = message.get("content")
@@ -216,8 +199,8 @@ def _messages(messages: Sequence[Any], source: str | None) -> list[dict[str, Any
         # Where a template knows of no developer, it is who a system's message is from.
         if kept.get("role") == DEVELOPER and DEVELOPER not in (source or ""):
             kept["role"] = SYSTEM
-        told.append(kept)
-    return told
+        checked.append(kept)
+    return checked
 
 
 def _check_part(where: str, part: Any) -> None:
@@ -232,19 +215,3 @@ def _check_part(where: str, part: Any) -> None:
         param=where,
         code="unsupported_content",
     )
-
-
-def _refused(error: RequestError, model: Model | None = None) -> Exception:
-    """``error`` as an answer that names the field; as it is where its message names none."""
-    message = str(error) if model is None else _without_paths(str(error), model)
-    message = message.replace("template_args", "chat_template_kwargs")
-    found = (re.match(pattern, message) for pattern in PLACES)
-    place = next((match[1] for match in found if match is not None), None)
-    if place is None or isinstance(error, ContextLengthError):
-        return type(error)(message)
-    return ApiError(400, message, param=place)
-
-
-def _without_paths(message: str, model: Model) -> str:
-    """Where a model lies is no client's business."""
-    return message.replace(f"{model.folder.path}/", "").replace(str(model.folder.path), "the model")

@@ -17,12 +17,12 @@ from ...text import Timings
 from ...tokenizer import Tokenizer
 
 
-def tokens_told(steps: Sequence[Step], tokenizer: Tokenizer) -> Each:
+def token_entries(steps: Sequence[Step], tokenizer: Tokenizer) -> Each:
     """Each token by id and text, end tokens included; ``logprob`` is null unless asked for."""
 
     def named(token: int, logprob: float | None) -> dict[str, Any]:
-        told = None if logprob is None else told_logprob(logprob)
-        return {"id": token, "text": tokenizer.token_text(token), "logprob": told}
+        finite = None if logprob is None else told_logprob(logprob)
+        return {"id": token, "text": tokenizer.token_text(token), "logprob": finite}
 
     def entry(step: Step) -> dict[str, Any]:
         return named(step.token, step.logprob) | {"top": [named(*other) for other in step.top]}

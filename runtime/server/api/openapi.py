@@ -15,7 +15,7 @@ import msgspec
 
 from ...model import Model
 from ..endpoint import Endpoint
-from .answers import Error
+from .answer_schemas import Error
 from .bodies import OF_MESSAGES, OF_PROMPTS, Body, StreamOptions
 
 REFERENCE = "#/components/schemas/{name}"
@@ -121,7 +121,7 @@ def document(
 
 
 def _operation(endpoint: Endpoint, names: Sequence[str], with_key: bool) -> dict[str, Any]:
-    told: dict[str, Any] = {
+    operation: dict[str, Any] = {
         "operationId": _name(endpoint),
         "summary": endpoint.summary,
         "responses": {"200": _answer(endpoint)},
@@ -137,17 +137,17 @@ def _operation(endpoint: Endpoint, names: Sequence[str], with_key: bool) -> dict
     ]
     codes = [*ANY, *(OF_BODIES if endpoint.body else ()), *((404,) if parameters else ())]
     if endpoint.is_open:
-        told["security"] = []
+        operation["security"] = []
     elif with_key:
         codes.append(401)
     if parameters:
-        told["parameters"] = parameters
+        operation["parameters"] = parameters
     if endpoint.body is not None:
         schema = {"$ref": REFERENCE.format(name=endpoint.body.__name__)}
-        told["requestBody"] = {"required": True, "content": {JSON: {"schema": schema}}}
+        operation["requestBody"] = {"required": True, "content": {JSON: {"schema": schema}}}
     for code in sorted(codes):
-        told["responses"][str(code)] = _error(code)
-    return told
+        operation["responses"][str(code)] = _error(code)
+    return operation
 
 
 def _answer(endpoint: Endpoint) -> dict[str, Any]:
@@ -188,7 +188,7 @@ def _bodies(kinds: Sequence[type]) -> Iterator[type[msgspec.Struct]]:
 
 def _explain(schema: dict[str, Any], kind: type[msgspec.Struct], names: Sequence[str]) -> None:
     """Says of each field what it means, and what msgspec cannot say of its values."""
-    told = meanings(kind)
+    descriptions = meanings(kind)
     schema |= TOGETHER.get(kind.__name__, {})
     for name, field in schema["properties"].items():
         if name in ("model", "draft"):
@@ -197,8 +197,8 @@ def _explain(schema: dict[str, Any], kind: type[msgspec.Struct], names: Sequence
             field.pop("type", None)
             field.pop("items", None)
             field |= truer
-        if name in told:
-            field["description"] = told[name]
+        if name in descriptions:
+            field["description"] = descriptions[name]
 
 
 def meanings(kind: type[msgspec.Struct]) -> dict[str, str]:

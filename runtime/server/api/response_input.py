@@ -95,25 +95,25 @@ def _messages(given: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
         raise ApiError(
             400, "input is empty, expected a text or messages; add the user's", param="input"
         )
-    told: list[dict[str, Any]] = []
+    messages: list[dict[str, Any]] = []
     for index, item in enumerate(given):
         where = f"input[{index}]"
         match item.get("type", "message"):
             case "message":
-                told.append(_message(where, item))
+                messages.append(_message(where, item))
             case "function_call":
-                if not told or told[-1].get("role") != "assistant":
-                    told.append({"role": "assistant", "content": None})
-                told[-1].setdefault("tool_calls", []).append(_call(where, item))
+                if not messages or messages[-1].get("role") != "assistant":
+                    messages.append({"role": "assistant", "content": None})
+                messages[-1].setdefault("tool_calls", []).append(_call(where, item))
             case "function_call_output":
-                told.append(_returned(where, item))
+                messages.append(_returned(where, item))
             case kind:
                 raise _wrong(
                     f"{where}.type",
                     kind,
                     "message, function_call or function_call_output: nothing else is known here",
                 )
-    return told
+    return messages
 
 
 def _message(where: str, item: Mapping[str, Any]) -> dict[str, Any]:
@@ -163,15 +163,15 @@ def _returned(where: str, item: Mapping[str, Any]) -> dict[str, Any]:
 def _tools(tools: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
     if tools is None:
         return None
-    told = []
+    functions = []
     for index, tool in enumerate(tools):
         if tool.get("type") != "function":
             raise _wrong(
                 f"tools[{index}].type", tool.get("type"), '"function": nothing is built in here'
             )
         function = {name: value for name, value in tool.items() if name != "type"}
-        told.append({"type": "function", "function": function})
-    return told
+        functions.append({"type": "function", "function": function})
+    return functions
 
 
 def _choice(choice: Any) -> Any:

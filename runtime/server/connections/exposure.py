@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 
 from ....export.errors import RequestError
 from ..settings import Settings
+from .hosts import is_loopback
 
 # A name or an address, and a port or none: no scheme, no user, no path, and no wildcard.
 _NAME = r"(?:[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?"
@@ -40,14 +40,3 @@ def check_exposure(settings: Settings) -> None:
                 f"origins: found {origin!r:.100}, expected the origin of a page as its browser "
                 "sends it, such as https://lab.example; write each out"
             )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can connect to ``host``; of names that is said of localhost alone.
-
-    What another name means may be different tomorrow.
-    """
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"

@@ -13,7 +13,6 @@ Sources: the Fetch standard, "CORS protocol"; Fetch Metadata Request Headers; CV
 from __future__ import annotations
 
 import hmac
-import ipaddress
 import re
 import time
 import uuid
@@ -23,10 +22,11 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..call import Call
-from ..errors import ApiError, ending, told
+from ..errors import ApiError, as_api_error, ending
 from ..log import path_of
 from ..service import Service
 from .answer_headers import with_safe
+from .hosts import in_url, is_unspecified
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 # Clients of OpenAI's send some of their own; * is not taken for Authorization.
@@ -99,7 +99,7 @@ class Guard:
         except Exception as error:
             if not status:
                 self._service.log.failed(request_id, error)
-                await refuse(told(error))
+                await refuse(as_api_error(error))
             elif not is_whole:  # it cannot be taken back: whoever reads it sees a cut
                 scope["state"]["abort"]()
         finally:
@@ -117,8 +117,8 @@ class Guard:
         address, port = scope["server"]
         found = _values(scope, b"host")
         host = found[0].decode("latin-1").lower() if len(found) == 1 else ""
-        names = {*LOOPBACK, _in_url(address), _in_url(self._settings.host)}
-        ours = {f"{name}:{port}" for name in names if not _is_unspecified(name)}
+        hosts = [host for host in (address, self._settings.host) if not is_unspecified(host)]
+        ours = {f"{name}:{port}" for name in (*LOOPBACK, *map(in_url, hosts))}
         if port == 80:
             ours |= {name.removesuffix(":80") for name in ours}
         # An operator's name without a port is good with any: ports are mapped on the way.
@@ -181,7 +181,7 @@ class Guard:
         What no route takes is told so by whoever routes.
         """
         if scope["method"] not in ("GET", "HEAD", "OPTIONS") and self._routed(scope) is not None:
-            check_type(scope)
+            _check_is_json(scope)
 
     def _routed(self, scope: Scope) -> bool | None:
         """Whether the route of a request is open; None where there is none."""
@@ -214,20 +214,7 @@ def _request_id(scope: Scope) -> str:
     return uuid.uuid4().hex
 
 
-def _in_url(host: str) -> str:
-    """An address as a URL has it."""
-    return f"[{host}]" if ":" in host else host.lower()
-
-
-def _is_unspecified(name: str) -> bool:
-    """Whether it stands for all addresses; a browser takes it for loopback, from any page."""
-    try:
-        return not name or ipaddress.ip_address(name.strip("[]")).is_unspecified
-    except ValueError:
-        return False
-
-
-def check_type(scope: Scope) -> None:
+def _check_is_json(scope: Scope) -> None:
     """Raises ApiError (415) for a body that is no JSON by its headers."""
     found = _values(scope, b"content-type")
     kind = found[0].partition(b";")[0].strip().lower() if len(found) == 1 else b""

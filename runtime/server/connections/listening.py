@@ -19,6 +19,7 @@ from ..service import Service
 from ..settings import Settings
 from .connection import Connection
 from .exposure import check_exposure
+from .hosts import family_of, in_url
 
 KEEP_ALIVE_SECONDS = 75
 MOST_PENDING = 2048  # connections that wait to be accepted
@@ -27,6 +28,7 @@ SEND_BUFFER_BYTES = 131_072  # of a connection, in the system, whose own choice 
 DATE_SECONDS = 1.0
 LAST_WORDS_SECONDS = 0.5  # that answers have to say that they end early
 POLLING_SECONDS = 0.02
+ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # and where this machine reaches it
 
 
 class Server(uvicorn.Server):
@@ -45,7 +47,7 @@ class Server(uvicorn.Server):
         self._listener = listener
         self._guard = make_app(service)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._told = asyncio.Event()
+        self._stopped = asyncio.Event()
         self.address: tuple[str, int] = listener.getsockname()[:2]
         config = uvicorn.Config(
             self._guard,
@@ -79,7 +81,7 @@ class Server(uvicorn.Server):
         self.should_exit = self._guard.draining = True
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # it has ended
-                self._loop.call_soon_threadsafe(self._told.set)
+                self._loop.call_soon_threadsafe(self._stopped.set)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal is ``stop``, the second ends at once."""
@@ -90,8 +92,7 @@ class Server(uvicorn.Server):
     def url(self) -> str:
         """What a browser on this machine opens."""
         host, port = self.address
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        return f"http://{in_url(ANY_ADDRESS.get(host, host))}:{port}"
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """uvicorn's, without signals, and with the models closed at its end."""
@@ -116,7 +117,7 @@ class Server(uvicorn.Server):
         """uvicorn's, which is told of the end: all it has to do is the Date of answers."""
         while not await self.on_tick(0):
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._told.wait(), DATE_SECONDS)
+                await asyncio.wait_for(self._stopped.wait(), DATE_SECONDS)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """uvicorn's, where what outlives the grace time says so to its client."""
@@ -153,9 +154,8 @@ def bound(settings: Settings) -> socket.socket:
     Raises RequestError where that would let in more than was meant.
     """
     check_exposure(settings)
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     # With its protocol: only then does asyncio send what is small at once (TCP_NODELAY).
-    found = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    found = socket.socket(family_of(settings.host), socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import partial
 
 from ...openai_form import CHAT
-from ..api.answers import Answered
+from ..api.answer_schemas import Answered
 from ..api.bodies import Chat
-from ..api.generating import generate
+from ..api.completions import generate
 from ..endpoint import Endpoint
 
 ENDPOINT = Endpoint(

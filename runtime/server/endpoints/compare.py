@@ -11,7 +11,7 @@ from ...comparing import Comparison, compare
 from ...model import Model
 from ...openai_form import told_logprob
 from ...scoring import Scorer
-from ..api.answers import Compared
+from ..api.answer_schemas import Compared
 from ..api.bodies import Compare
 from ..call import JSON, Call, encoded_in_turns
 from ..endpoint import Endpoint
@@ -31,9 +31,9 @@ async def _compare(call: Call) -> None:
             engines[name] = await stack.enter_async_context(call.service.pool.use(name))
             stack.enter_context(engines[name].room(1))
         models = {name: engines[name].model for name in names}
-        found = await engines[names[0]].alone.call(partial(_found, models, call.body))
-    told = {"object": "comparison", "models": names, **found}
-    await call.answer_bytes(await in_thread(partial(encoded_in_turns, told)), JSON)
+        answer = await engines[names[0]].alone.call(partial(_answer, models, call.body))
+    answer = {"object": "comparison", "models": names, **answer}
+    await call.answer_bytes(await in_thread(partial(encoded_in_turns, answer)), JSON)
 
 
 def _check_served(pool: Pool, name: str) -> None:
@@ -45,10 +45,10 @@ def _check_served(pool: Pool, name: str) -> None:
         raise
 
 
-def _found(models: dict[str, Model], body: Compare, cancellation: Cancellation) -> dict[str, Any]:
+def _answer(models: dict[str, Model], body: Compare, cancellation: Cancellation) -> dict[str, Any]:
     """The answer; raises ApiError and RequestError for a body that cannot be."""
     _check_alike(models)
-    asked = [models[name] for name in body.models]
+    compared = [models[name] for name in body.models]
     text = body.token_ids if body.text is None else body.text
     if text is None or None not in (body.text, body.token_ids):
         raise ApiError(
@@ -56,8 +56,8 @@ def _found(models: dict[str, Model], body: Compare, cancellation: Cancellation) 
             "found text and token_ids, or neither, expected one of them; give one",
             param="text",
         )
-    most = min(model.session.shape.context_length for model in asked)
-    ids = list(asked[0].request(text, max_tokens=1).prompt_ids)
+    most = min(model.session.shape.context_length for model in compared)
+    ids = list(compared[0].request(text, max_tokens=1).prompt_ids)
     if not 2 <= len(ids) <= most:
         raise ApiError(
             400,
@@ -65,9 +65,9 @@ def _found(models: dict[str, Model], body: Compare, cancellation: Cancellation) 
             "another text",
             param="token_ids" if body.text is None else "text",
         )
-    found = compare([Scorer(model.session) for model in asked], ids, cancellation)
+    found = compare([Scorer(model.session) for model in compared], ids, cancellation)
     kl = None if found.kl is None else float(found.kl.mean())
-    return {"tokens": _told(asked[0], ids, found), "mean_kl": kl}
+    return {"tokens": _entries(compared[0], ids, found), "mean_kl": kl}
 
 
 def _check_alike(models: dict[str, Model]) -> None:
@@ -93,7 +93,7 @@ def _differ(a: Model, b: Model) -> bool:
     return one != other and a.tokenizer.all_bytes(count) != b.tokenizer.all_bytes(count)
 
 
-def _told(model: Model, ids: list[int], found: Comparison) -> list[dict[str, Any]]:
+def _entries(model: Model, ids: list[int], found: Comparison) -> list[dict[str, Any]]:
     """Of each token; the first comes after nothing, so that there is no saying how likely it is.
 
     Joined, the texts are the text: half a character is told with its other half.
@@ -102,12 +102,12 @@ def _told(model: Model, ids: list[int], found: Comparison) -> list[dict[str, Any
     texts = [detokenizer.add(token) for token in ids]
     texts[-1] += detokenizer.finish()
     none = [None] * len(found.logprobs)
-    told: list[dict[str, Any]] = [
+    entries: list[dict[str, Any]] = [
         {"id": ids[0], "text": texts[0], "logprobs": none, "best": none, "kl": None}
     ]
     for place, token in enumerate(ids[1:]):
         best = found.best[:, place].tolist()
-        told.append(
+        entries.append(
             {
                 "id": token,
                 "text": texts[place + 1],
@@ -118,7 +118,7 @@ def _told(model: Model, ids: list[int], found: Comparison) -> list[dict[str, Any
                 "kl": None if found.kl is None else float(found.kl[place]),
             }
         )
-    return told
+    return entries
 
 
 ENDPOINT = Endpoint(

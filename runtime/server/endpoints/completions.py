@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import partial
 
 from ...openai_form import COMPLETION
-from ..api.answers import Completed
+from ..api.answer_schemas import Completed
 from ..api.bodies import Completion
-from ..api.generating import generate
+from ..api.completions import generate
 from ..endpoint import Endpoint
 
 ENDPOINT = Endpoint(

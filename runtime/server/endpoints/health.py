@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..api.answers import Health
+from ..api.answer_schemas import Health
 from ..call import Call
 from ..endpoint import Endpoint
 
 
 async def _health(call: Call) -> None:
-    told: dict[str, Any] = {"status": "ok"}
+    answer: dict[str, Any] = {"status": "ok"}
     if call.service.settings.api_key is None:  # or names of models would be there without the key
-        told["models"] = {name: model.state for name, model in call.service.pool.served.items()}
-    await call.answer(told)
+        answer["models"] = {name: model.state for name, model in call.service.pool.served.items()}
+    await call.answer(answer)
 
 
 ENDPOINT = Endpoint(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..api.answers import ServedModel, ServedModels
+from ..api.answer_schemas import ServedModel, ServedModels
 from ..call import Call
 from ..endpoint import Endpoint
 from ..models.pool import OPEN, Served
@@ -12,16 +12,16 @@ from ..models.pool import OPEN, Served
 
 async def _list(call: Call) -> None:
     served = call.service.pool.served.values()
-    await call.answer({"object": "list", "data": [_told(call, model) for model in served]})
+    await call.answer({"object": "list", "data": [_entry(call, model) for model in served]})
 
 
 async def _one(call: Call) -> None:
     name = call.scope["path_params"]["name"]
-    await call.answer(_told(call, call.service.pool.find(name)))
+    await call.answer(_entry(call, call.service.pool.find(name)))
 
 
-def _told(call: Call, served: Served) -> dict[str, Any]:
-    found: dict[str, Any] = {
+def _entry(call: Call, served: Served) -> dict[str, Any]:
+    entry: dict[str, Any] = {
         "id": served.source.name,
         "object": "model",
         "created": call.service.pool.created,
@@ -30,12 +30,12 @@ def _told(call: Call, served: Served) -> dict[str, Any]:
         "open": served.state == OPEN,
     }
     if (facts := served.facts) is not None:
-        found |= {
+        entry |= {
             "context_length": facts.context_length,
             "precision": facts.precision,
             "chat": facts.chat,
         }
-    return found
+    return entry
 
 
 LIST = Endpoint(

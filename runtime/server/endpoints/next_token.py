@@ -11,7 +11,7 @@ from ...model import Model
 from ...next_token import NextTokens, next_logits, next_tokens
 from ...openai_form import biases
 from ...sampling import SamplingOptions
-from ..api.answers import NextTokens as Answer
+from ..api.answer_schemas import NextTokens as Answer
 from ..api.bodies import Next, fields_of
 from ..call import Call
 from ..endpoint import Endpoint
@@ -27,12 +27,12 @@ async def _next(call: Call) -> None:
     body: Next = call.body
     async with call.service.pool.use(body.model) as engine:
         with engine.room(1):
-            found = await engine.alone.call(partial(_found, engine.model, body))
+            found = await engine.alone.call(partial(_answer, engine.model, body))
     name = call.service.pool.name_of(body.model)
     await call.answer({"object": "next", "model": name, **found})
 
 
-def _found(model: Model, body: Next, cancellation: Cancellation) -> dict[str, Any]:
+def _answer(model: Model, body: Next, cancellation: Cancellation) -> dict[str, Any]:
     """The answer; raises ApiError and RequestError for a body that cannot be."""
     count = SHOWN if body.top is None else body.top
     given = {name: value for name, value in fields_of(body).items() if name not in OURS}
@@ -50,10 +50,14 @@ def _found(model: Model, body: Next, cancellation: Cancellation) -> dict[str, An
     logits = next_logits(model.session, request, model.prefix_cache, cancellation)
     found = next_tokens(logits, request, count, length - generated)
     chosen = {name: getattr(request.sampling, name) for name in OPTIONS}
-    return {"prompt_token_ids": list(request.prompt_ids), "options": chosen, **_told(model, found)}
+    return {
+        "prompt_token_ids": list(request.prompt_ids),
+        "options": chosen,
+        **_distribution(model, found),
+    }
 
 
-def _told(model: Model, found: NextTokens) -> dict[str, Any]:
+def _distribution(model: Model, found: NextTokens) -> dict[str, Any]:
     ids = found.token_ids.tolist()
     tokens = [
         {

@@ -52,8 +52,8 @@ async def _send(data: bytes, content_type: str, etag: str, call: Call) -> None:
     known = [value for name, value in call.scope["headers"] if name == b"if-none-match"]
     headers = {**HEADERS, "ETag": etag}
     if etag in b",".join(known).decode("latin-1"):
-        told = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-        await call.send({"type": "http.response.start", "status": 304, "headers": told})
+        pairs = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+        await call.send({"type": "http.response.start", "status": 304, "headers": pairs})
         await call.send({"type": "http.response.body", "body": b""})
         return
     await call.answer_bytes(data, content_type.encode(), headers=headers)

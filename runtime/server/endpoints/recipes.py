@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..api.answers import Recipes
+from ..api.answer_schemas import Recipes
 from ..call import Call
 from ..endpoint import Endpoint
 

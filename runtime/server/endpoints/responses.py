@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..api.answers import Responded
+from ..api.answer_schemas import Responded
 from ..api.bodies import Response
-from ..api.responding import respond
+from ..api.responses import respond
 from ..endpoint import Endpoint
 
 ENDPOINT = Endpoint(

@@ -10,10 +10,10 @@ from ...cancellation import Cancellation, Cancelled
 from ...model import Model
 from ...openai_form import LEAST_LOGPROB, told_logprob
 from ...scoring import Score as Found
-from ..api.answers import Scored
-from ..api.asking import check_alternatives, steps_scored
+from ..api.answer_schemas import Scored
 from ..api.bodies import Score
-from ..api.details import tokens_told
+from ..api.details import token_entries
+from ..api.generation import check_alternatives, scored_steps
 from ..call import JSON, Call, encoded_in_turns
 from ..endpoint import Endpoint
 from ..errors import ApiError
@@ -27,9 +27,9 @@ async def _score(call: Call) -> None:
     pool = call.service.pool
     async with pool.use(body.model) as engine:
         with engine.room(1):
-            told = await engine.alone.call(partial(score, engine.model, body))
-    told = {"model": pool.name_of(body.model), **told}
-    await call.answer_bytes(await in_thread(partial(encoded_in_turns, told)), JSON)
+            answer = await engine.alone.call(partial(score, engine.model, body))
+    answer = {"model": pool.name_of(body.model), **answer}
+    await call.answer_bytes(await in_thread(partial(encoded_in_turns, answer)), JSON)
 
 
 def _check(body: Score) -> None:
@@ -61,10 +61,10 @@ def _continuations(model: Model, body: Score, cancellation: Cancellation) -> dic
         if cancellation.cancelled:
             raise Cancelled
         scores += scorer.score_pairs([pair])
-    return {"scores": [_told(score) for score in scores]}
+    return {"scores": [_entry(score) for score in scores]}
 
 
-def _told(score: Found) -> dict[str, Any]:
+def _entry(score: Found) -> dict[str, Any]:
     return {
         "loglikelihood": _sum(score.loglikelihood, len(score.token_ids)),
         "mean": told_logprob(score.mean),
@@ -88,7 +88,7 @@ def _text(model: Model, body: Score, cancellation: Cancellation) -> dict[str, An
     found = model.logprobs(body.text or "", top=body.top or 0)
     return {
         "loglikelihood": _sum(float(found.logprobs.sum()), len(found.token_ids)),
-        "tokens": tokens_told(steps_scored(found), model.tokenizer),
+        "tokens": token_entries(scored_steps(found), model.tokenizer),
     }
 
 

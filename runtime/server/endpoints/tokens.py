@@ -11,10 +11,9 @@ from functools import partial
 from typing import Any
 
 from ...model import Model
-from ..api.answers import Text, TokenizerInfo, Tokens
+from ..api.answer_schemas import Text, TokenizerInfo, Tokens
 from ..api.bodies import OF_MESSAGES, OF_PROMPTS, Chat, Detokenize, Tokenize
 from ..api.conversation import read_conversation
-from ..api.generating import prepared
 from ..call import JSON, Call, encoded_in_turns
 from ..endpoint import Endpoint
 from ..errors import ApiError
@@ -29,10 +28,10 @@ async def _tokenize(call: Call) -> None:
     for asked, others, with_those in forms:
         for name in others:
             if getattr(body, asked) is not None and getattr(body, name) is not None:
-                told = f"found {name} with {asked}, expected it with {with_those}; leave it out"
-                raise ApiError(400, told, param=name)
+                message = f"found {name} with {asked}, expected it with {with_those}; leave it out"
+                raise ApiError(400, message, param=name)
     async with call.service.pool.use(body.model) as engine:
-        data = await prepared(call, partial(_tokens, engine.model, body))
+        data = await call.prepare(partial(_tokens, engine.model, body))
     await call.answer_bytes(data, JSON)
 
 
@@ -48,10 +47,10 @@ def _tokens(model: Model, body: Tokenize) -> bytearray:
     else:
         special = body.add_special_tokens is not False
         ids = model.tokenizer.encode(body.prompt or "", add_special_tokens=special)
-    told: dict[str, Any] = {"tokens": ids, "count": len(ids)}
+    answer: dict[str, Any] = {"tokens": ids, "count": len(ids)}
     if body.texts:
-        told["texts"] = [model.tokenizer.token_text(token) for token in ids]
-    return encoded_in_turns(told)
+        answer["texts"] = [model.tokenizer.token_text(token) for token in ids]
+    return encoded_in_turns(answer)
 
 
 async def _detokenize(call: Call) -> None:
@@ -63,7 +62,7 @@ async def _detokenize(call: Call) -> None:
             body.tokens,
             skip_special_tokens=bool(body.skip_special_tokens),
         )
-        text = await prepared(call, decode)
+        text = await call.prepare(decode)
     await call.answer({"text": text, "prompt": text})  # the latter is vLLM's name
 
 
@@ -81,10 +80,10 @@ def _check_ids(ids: Sequence[int], count: int) -> None:
 
 async def _info(call: Call) -> None:
     async with call.service.pool.use(None) as engine:
-        await call.answer(await prepared(call, partial(_told, engine.model)))
+        await call.answer(await call.prepare(partial(_tokenizer_info, engine.model)))
 
 
-def _told(model: Model) -> dict[str, Any]:
+def _tokenizer_info(model: Model) -> dict[str, Any]:
     def spelled(token: int | None) -> str | None:
         return None if token is None else model.tokenizer.spelling(token)
 

@@ -20,7 +20,7 @@ from ....export.folder import MANIFEST, ModelFolder
 from ....export.memory import is_exhaustion
 from ....export.strict_json import quoted
 from ...model import Model
-from ..errors import ApiError, busy, ending, unopened, without_paths
+from ..errors import ApiError, as_api_error, busy, ending, unopened
 from ..log import Log, places
 from ..metrics import Metrics
 from ..settings import Settings
@@ -132,19 +132,16 @@ class Pool:
             engine = await self._engine(served)
             try:
                 yield engine
-            except PocketLMError as error:
-                raise without_paths(error, self._names_of_folders()) from error
+            except (ApiError, PocketLMError) as error:
+                # Of one folder there may be several names: the one that was asked for is told.
+                names = {str(engine.model.folder.path): served.source.name}
+                answer = as_api_error(error, names)
+                if answer is error:
+                    raise
+                raise answer from error
         finally:
             served.num_users -= 1
             self._rest(served)
-
-    def _names_of_folders(self) -> dict[str, str]:
-        """By path, what clients call those models that are open."""
-        return {
-            str(served.engine.model.folder.path): name
-            for name, served in self.served.items()
-            if served.engine is not None
-        }
 
     def name_of(self, name: str | None) -> str:
         """The one that is meant: the first, where none is named."""

@@ -199,7 +199,7 @@ def command(
     """
     _check_versions()
     with importing("a server", EXTRA):
-        from pocketlm.commands.served_models import asked_models, check_room, found_sources
+        from pocketlm.commands.served_models import check_room, named_models, sources_of
         from pocketlm.commands.served_recipes import served_recipes
         from pocketlm.runtime.providers import FallbackWarning
         from pocketlm.runtime.server.connections.listening import Server, bound
@@ -208,23 +208,23 @@ def command(
         from pocketlm.runtime.server.settings import Settings
     if most_body_bytes < LEAST_BODY:
         raise click.UsageError(f"found --max-body {most_body_bytes}, expected {LEAST_BODY} or more")
-    asked_memory = options.pop("memory_bytes")
+    given_memory = options.pop("memory_bytes")
     settings = Settings(
         api_key=find_key(api_key_file),
         idle_seconds=idle_seconds or None,
         most_body_bytes=most_body_bytes,
         reproducible=not fastest,
-        memory_bytes=_default_memory() if asked_memory is None else asked_memory,
+        memory_bytes=_default_memory() if given_memory is None else given_memory,
         open_first=True,
         **{name: options.pop(name) for name in AS_THEY_ARE},
     )
-    asked = asked_models(models)
+    named = named_models(models)
     with binding(settings.host, settings.port):
         listener = bound(settings)
     with listener:
-        sources = found_sources(asked, options)
-        if asked_memory is not None:
-            check_room(sources, asked_memory)
+        sources = sources_of(named, options)
+        if given_memory is not None:
+            check_room(sources, given_memory)
         service = make_service(sources, settings, Log(quiet=quiet), served_recipes())
         with binding(settings.host, settings.port):
             server = Server(service, listener)
@@ -261,16 +261,15 @@ def _check_versions() -> None:
     from pocketlm.doctor.packages import installed, requirements
 
     try:
-        asked = [found for found in requirements() if found.extra == EXTRA]
+        needed = [package for package in requirements() if package.extra == EXTRA]
     except PackageNotFoundError:  # an application without the metadata of packages
         return
-    for package in asked:
+    for package in needed:
         version = installed(package.name)
         if version and package.floor and release(version) < release(package.floor):
-            needed = f'"{package.name}>={package.floor}"'
             raise MissingExtraError(
                 f"a server: found {package.name} {version}, expected {package.floor} or newer; "
-                + to_install(f"pip install {needed}", "update it")
+                + to_install(f'pip install "{package.name}>={package.floor}"', "update it")
             )
 
 

@@ -33,22 +33,22 @@ LONGEST_NAME = 200
 
 
 @dataclass(frozen=True)
-class Asked:
+class NamedModel:
     """A model of the command line, and what clients call it."""
 
     name: str
     model: str
 
 
-def asked_models(words: Sequence[str]) -> list[Asked]:
+def named_models(words: Sequence[str]) -> list[NamedModel]:
     """Of MODEL or NAME=MODEL, each; nothing is fetched or made.
 
     Raises click's UsageError for names that are none, or twice, and what ``find_reference`` raises
     for what is no model.
     """
-    asked = [_asked(word) for word in words]
+    named = [_named(word) for word in words]
     by_name: dict[str, list[str]] = {}
-    for each in asked:
+    for each in named:
         by_name.setdefault(each.name, []).append(each.model)
     for name, models in by_name.items():
         if len(models) > 1:
@@ -56,15 +56,15 @@ def asked_models(words: Sequence[str]) -> list[Asked]:
                 f"found two models of the name {name} ({', '.join(models)}), expected a name for "
                 f"each; give one another: {name}-2={models[1]}"
             )
-    return asked
+    return named
 
 
-def _asked(word: str) -> Asked:
+def _named(word: str) -> NamedModel:
     name, equals, model = word.partition("=")
     if not equals or os.path.exists(word):
-        return Asked(_checked(_own_name(word), word), word)
+        return NamedModel(_checked(_own_name(word), word), word)
     find_reference(model)
-    return Asked(_checked(name, model), model)
+    return NamedModel(_checked(name, model), model)
 
 
 def _own_name(model: str) -> str:
@@ -87,16 +87,16 @@ def _checked(name: str, model: str) -> str:
     return name
 
 
-def found_sources(asked: Sequence[Asked], options: Mapping[str, Any]) -> list[Source]:
-    """Of ``asked``, or of the demo where nothing is; downloaded and made if need be.
+def sources_of(models: Sequence[NamedModel], options: Mapping[str, Any]) -> list[Source]:
+    """Of ``models``, or of the demo where nothing is; downloaded and made if need be.
 
     ``options`` are the values of ``model_options``. Raises what ``load`` raises.
     """
     opening = {name: options[name] for name in OPENING}
     finding = {name: value for name, value in options.items() if name not in OPENING}
-    if asked:
-        folders = open_folders([each.model for each in asked], [finding] * len(asked))
-        named = {each.name: folder for each, folder in zip(asked, folders, strict=True)}
+    if models:
+        folders = open_folders([each.model for each in models], [finding] * len(models))
+        named = {each.name: folder for each, folder in zip(models, folders, strict=True)}
     elif finding["precision"] is not None:
         named = {DEMO: open_folder(DEMO, **finding)}
     else:

@@ -54,8 +54,8 @@ def wrong(
     path = place.rpartition("$")[2].strip("`.").replace("[...]", "")
     if name := _after("unknown field ", problem):
         param = f"{path}.{name}" if path else name
-        told = f"found the field {param!r:.80}, expected one that is known here; leave it out"
-        return ApiError(400, told, param=param, code="unknown_parameter")
+        message = f"found the field {param!r:.80}, expected one that is known here; leave it out"
+        return ApiError(400, message, param=param, code="unknown_parameter")
     if name := _after("missing required field ", problem):
         param = f"{path}.{name}" if path else name
         return ApiError(400, f"found no {param}, expected it in the body; add it", param=param)
@@ -80,15 +80,15 @@ def _expected(problem: str, kind: type[msgspec.Struct], path: str) -> str:
     if match is None:
         return _choices(kind, path) or f"another value: {problem[:1].lower()}{problem[1:]}"
     kinds, of, rest = match.groups()
-    told = " or ".join(filter(None, (WORDS.get(kind, kind) for kind in kinds.split(" | "))))
+    expected = " or ".join(filter(None, (WORDS.get(kind, kind) for kind in kinds.split(" | "))))
     bound = rest.partition(", got ")[0].strip()
     if of == " matching regex":
-        return f"{told} that matches {bound}"
+        return f"{expected} that matches {bound}"
     if not bound:
-        return _choices(kind, path) or told
+        return _choices(kind, path) or expected
     sign, _, number = bound.partition(" ")
     bound = f"{SIGNS.get(sign, sign)} {number.removesuffix('.0')}"
-    return f"{told} of {bound} {UNITS[kinds]}" if of else f"{told}, {bound}"
+    return f"{expected} of {bound} {UNITS[kinds]}" if of else f"{expected}, {bound}"
 
 
 def _choices(kind: type[msgspec.Struct], path: str) -> str:

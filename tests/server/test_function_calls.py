@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from chat_models import CAT, NOW, WEATHER
-from chat_requests import ASKED, PATH, SETTINGS, answered, events
+from chat_requests import ASKED, PATH, SETTINGS, answered
 from served import Served
 
 pytestmark = pytest.mark.serve
@@ -51,8 +51,8 @@ def test_a_model_that_calls_nothing_says_what_it_says(model: str, chats: Served)
     (choice,) = answered(chats, model=model, **{**ENOUGH, "max_tokens": 8})["choices"]
     assert choice["message"]["content"] and "tool_calls" not in choice["message"]
     assert choice["finish_reason"] == "length"
-    told = events(
-        chats, PATH, {"model": model, "messages": ASKED, **SETTINGS, **ENOUGH, "max_tokens": 8}
+    told = chats.stream(
+        PATH, {"model": model, "messages": ASKED, **SETTINGS, **ENOUGH, "max_tokens": 8}
     )
     deltas = [chunk["choices"][0]["delta"] for chunk in told]
     assert "".join(delta.get("content") or "" for delta in deltas) == choice["message"]["content"]
@@ -62,7 +62,7 @@ def test_a_model_that_calls_nothing_says_what_it_says(model: str, chats: Served)
 def test_a_stream_makes_the_calls_that_the_whole_does(model: str, chats: Served) -> None:
     body = {"model": model, "tool_choice": "required", **ENOUGH}
     (choice,) = answered(chats, **body)["choices"]
-    told = events(chats, PATH, {"messages": ASKED, **SETTINGS, **body})
+    told = chats.stream(PATH, {"messages": ASKED, **SETTINGS, **body})
     calls: list[Any] = []
     for chunk in told:
         for part in chunk["choices"][0]["delta"].get("tool_calls", ()):

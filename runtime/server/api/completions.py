@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -23,12 +22,13 @@ from ..errors import ApiError
 from ..models.engine import Engine, Texts
 from ..models.pool import Pool
 from ..models.threads import in_thread
-from . import calling
-from .asking import Asked, BeamResult, Terms, beams_found, make_asked, scored
+from . import function_calls
 from .bodies import Chat, Completion
-from .details import details_of, tokens_told
+from .details import details_of, token_entries
+from .generation import BeamResult, Generation, make_generation, scored_echoes, search_beams
+from .terms import Terms
 
-Told = TypeVar("Told")
+Value = TypeVar("Value")
 
 
 async def generate(call: Call, *, chat: bool) -> None:
@@ -41,32 +41,28 @@ async def generate(call: Call, *, chat: bool) -> None:
 async def _generated(call: Call, *, chat: bool) -> bytes | bytearray | None:
     """The answer, unless it was a stream."""
     body: Completion | Chat = call.body
-    terms = Terms.of(body)
+    terms = Terms.of(body, call.service.settings.max_seconds)
     pool = call.service.pool
     async with pool.use(body.model) as engine, _drafting(pool, body.draft) as draft:
         with engine.room(terms.num_texts, terms.most_by) as room:
-            make = partial(make_asked, engine.model, body, terms, draft)
-            asked: Asked = await prepared(call, make)
-            reply = Reply(call, engine, asked, terms, chat=chat)
+            generation = await call.prepare(
+                partial(make_generation, engine.model, body, terms, draft)
+            )
+            reply = Reply(call, engine, generation, terms, chat=chat)
             if terms.beams is not None:
-                search = partial(beams_found, engine.model, asked, terms)
-                return await reply.told(await engine.alone.call(search))
-            texts = room.start_jobs(asked.makers)
-            if terms.echo and asked.logprobs is not None:
-                score: Callable[[Cancellation], list[Echo]] = partial(scored, engine.model, asked)
+                search = partial(search_beams, engine.model, generation, terms)
+                return await reply.to_json(await engine.alone.call(search))
+            texts = room.start_jobs(generation.makers)
+            if terms.echo and generation.logprobs is not None:
+                score: Callable[[Cancellation], list[Echo]] = partial(
+                    scored_echoes, engine.model, generation
+                )
                 reply.echoes = await engine.alone.call(score)
             if body.stream:
                 await call.stream(reply.events(texts))
                 return None
             jobs = await texts.finished()
-            return await reply.told([job.so_far() for job in jobs])
-
-
-async def prepared(call: Call, make: Callable[[], Any]) -> Any:
-    """What ``make`` returns, by a thread that may take its time."""
-    service = call.service
-    threads = service.laborious if call.is_laborious else service.preparing
-    return await asyncio.get_running_loop().run_in_executor(threads, make)
+            return await reply.to_json([job.so_far() for job in jobs])
 
 
 @asynccontextmanager
@@ -90,15 +86,15 @@ class Reply:
     """
 
     def __init__(
-        self, call: Call, engine: Engine, asked: Asked, terms: Terms, *, chat: bool
+        self, call: Call, engine: Engine, generation: Generation, terms: Terms, *, chat: bool
     ) -> None:
-        self.echoes: Sequence[Echo] = asked.echoes
+        self.echoes: Sequence[Echo] = generation.echoes
         self._model = engine.model
         self._tokenizer = engine.model.tokenizer
-        self._asked = asked
+        self._generation = generation
         self._terms = terms
         self._chat = chat
-        self._logprobs = asked.logprobs is not None
+        self._logprobs = generation.logprobs is not None
         self._details = bool(call.body.details)
         options = call.body.stream_options
         self._with_usage = bool(options and options.include_usage)
@@ -109,7 +105,7 @@ class Reply:
             "model": call.service.pool.name_of(call.body.model),
         }
 
-    async def told(self, results: Sequence[Result]) -> bytes | bytearray:
+    async def to_json(self, results: Sequence[Result]) -> bytes | bytearray:
         """The ``whole`` as JSON; what may be megabytes by a thread, so that others go on."""
         if not (self._logprobs or self._details):
             return encoded(self.whole(results))
@@ -123,7 +119,7 @@ class Reply:
             for place, group in enumerate(groups)
             for result in best(group, self._terms.kept)
         ]
-        told = {
+        answer = {
             **self._head,
             "object": "chat.completion" if self._chat else "text_completion",
             "choices": [self._choice(i, result, place) for i, (place, result) in enumerate(kept)],
@@ -134,8 +130,8 @@ class Reply:
             for end, (_, result) in zip(details["choices"], kept, strict=True):
                 if isinstance(result, BeamResult):
                     end |= {"logprob": result.logprob, "score": result.score}
-            told["details"] = details
-        return told
+            answer["details"] = details
+        return answer
 
     async def events(self, texts: Texts) -> AsyncIterator[bytes]:
         """Each piece as it comes."""
@@ -176,40 +172,42 @@ class Reply:
             yield self._chunk(index, delta)
         if piece is None:
             num_calls = reader.num_calls if reader else 0
-            reason = calling.finish_reason(job.finish_reason, num_calls)
+            reason = function_calls.finish_reason(job.finish_reason, num_calls)
             yield self._chunk(index, {} if self._chat else "", reason=reason)
 
     def _reader(self) -> CallReader | None:
         """Of a text that may call functions."""
-        form, (request, *_) = self._asked.calls, self._asked.requests
-        return None if form is None else calling.reader_of(form, request, self._tokenizer)
+        form, (request, *_) = self._generation.calls, self._generation.requests
+        return None if form is None else function_calls.reader_of(form, request, self._tokenizer)
 
     def _deltas(self, reader: CallReader | None, piece: Piece | None) -> list[Any]:
         """What is told of a piece, in one chunk each, at least one; None is the end of a text."""
         if reader is not None:
-            told = [calling.delta(change) for change in calling.read(reader, piece)]
-            return told or ([] if piece is None else [{}])
+            deltas = [function_calls.delta(change) for change in function_calls.read(reader, piece)]
+            return deltas or ([] if piece is None else [{}])
         if piece is None:
             return []
         return [{"content": piece.text} if self._chat else piece.text]
 
     def _choice(self, index: int, result: Result, place: int) -> dict[str, Any]:
-        echo, end_ids = self.echoes[place], self._asked.requests[place].end_ids
+        echo, end_ids = self.echoes[place], self._generation.requests[place].end_ids
         if not self._logprobs:  # they may have been needed to choose the best
             result = replace(result, logprobs=None, tops=None)
-        told = choice(
+        entry = choice(
             result, self._tokenizer, chat=self._chat, index=index, echo=echo, end_ids=end_ids
         )
-        if self._asked.calls is not None:
-            request = self._asked.requests[place]
-            changes = calling.changes_of(self._asked.calls, request, result, self._tokenizer)
-            told["message"] = calling.message_of(changes)
-            num_calls = len(told["message"].get(calling.TOOL_CALLS, ()))
-            told["finish_reason"] = calling.finish_reason(result.finish_reason, num_calls)
+        if self._generation.calls is not None:
+            request = self._generation.requests[place]
+            changes = function_calls.changes_of(
+                self._generation.calls, request, result, self._tokenizer
+            )
+            entry["message"] = function_calls.message_of(changes)
+            num_calls = len(entry["message"].get(function_calls.TOOL_CALLS, ()))
+            entry["finish_reason"] = function_calls.finish_reason(result.finish_reason, num_calls)
         if self._details:
             steps = [*echo.steps, *steps_of(result)]
-            told["tokens"] = tokens_told(steps, self._tokenizer)
-        return told
+            entry["tokens"] = token_entries(steps, self._tokenizer)
+        return entry
 
     def _chunk(
         self,
@@ -221,20 +219,20 @@ class Reply:
         encode: Callable[[Any], bytes | bytearray] = encoded,
     ) -> bytes:
         """``spelled`` are those of the ``steps`` that are text."""
-        told = {"index": index, "delta" if self._chat else "text": delta, "logprobs": None}
+        entry = {"index": index, "delta" if self._chat else "text": delta, "logprobs": None}
         if self._logprobs and spelled:
             tokens = token_logprobs(spelled, self._tokenizer)
             offsets = self._offsets[index]
-            told["logprobs"] = logprobs_of(tokens, chat=self._chat, offsets=offsets)
-        told["finish_reason"] = reason
+            entry["logprobs"] = logprobs_of(tokens, chat=self._chat, offsets=offsets)
+        entry["finish_reason"] = reason
         if self._details:
-            told["tokens"] = tokens_told(steps, self._tokenizer)
+            entry["tokens"] = token_entries(steps, self._tokenizer)
         unknown = {"usage": None} if self._with_usage else {}
-        return event_of({**self._named(), "choices": [told], **unknown}, encode=encode)
+        return event_of({**self._named(), "choices": [entry], **unknown}, encode=encode)
 
     def _spelled(self, index: int, piece: Piece) -> list[Step]:
         """The tokens of a piece that are text."""
-        end_ids = self._asked.requests[index // self._terms.computed].end_ids
+        end_ids = self._generation.requests[index // self._terms.computed].end_ids
         return [step for step in piece.steps if step.token not in end_ids]
 
     def _echoed(self, index: int) -> bytes:
@@ -242,13 +240,13 @@ class Reply:
         echo = self.echoes[index // self._terms.computed]
         return self._chunk(index, echo.text, echo.steps, echo.steps, encode=encoded_in_turns)
 
-    def _by_prompt(self, told: Sequence[Told]) -> list[Sequence[Told]]:
-        """What is told of each text, those of one prompt together."""
+    def _by_prompt(self, values: Sequence[Value]) -> list[Sequence[Value]]:
+        """Those of the texts after one prompt together."""
         count = self._terms.computed
-        return [told[start : start + count] for start in range(0, len(told), count)]
+        return [values[start : start + count] for start in range(0, len(values), count)]
 
     def _detailed(self, ends: Sequence[tuple[str | None, Timings]]) -> dict[str, Any]:
-        prompts = [request.prompt_ids for request in self._asked.requests]
+        prompts = [request.prompt_ids for request in self._generation.requests]
         return details_of(self._model, prompts, ends)
 
     def _named(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A body becomes what is to be computed: prompts, and a job for every text that follows one."""
+"""A body becomes what is to be generated: prompts, and a job for every text that follows one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from ....export.errors import RequestError
 from ... import openai_form
 from ...cancellation import Cancellation, Cancelled
 from ...logprobs import TopLogprobs
@@ -17,13 +16,14 @@ from ...request import Request, checked_logprobs
 from ...scheduler import Job, Listener
 from ...scoring import Scorer, TextLogprobs
 from ...sequence import Step
-from ...text import Result, TextStream, Timings
+from ...text import Result, Timings
 from ...tool_forms import Form as CallForm
 from ..errors import ApiError
 from ..models.alone import AloneJob
 from ..models.engine import MakeJob
 from .bodies import Chat, Completion, Sampling, fields_of
 from .conversation import read_conversation
+from .terms import Terms
 
 MOST_ALTERNATIVES = 500_000  # of the tokens of one answer: about 30 MB of JSON
 # With which a text runs alone.
@@ -32,72 +32,11 @@ ALONE = ("lookup", "draft", "reproducible")
 OURS = {"stream", "stream_options", "n", "best_of", "echo", "suffix", "details", *ALONE}
 OURS |= {"beams", "length_penalty"}
 OF_CHATS = {"tools", "tool_choice", "parallel_tool_calls", "transcript", "chat_template_kwargs"}
-# What a search for the likeliest texts takes.
-OF_BEAMS = {"beams", "length_penalty", "n", "max_tokens", "max_completion_tokens", "ignore_eos"}
-OF_BEAMS |= {"prompt", "messages", "echo", "details", *openai_form.WITHOUT_EFFECT}
 
 
 @dataclass(frozen=True)
-class Terms:
-    """What a body says of the answer as a whole.
-
-    prompts     of a completion; None is a conversation
-    kept        texts that are told of each prompt
-    computed    texts that are generated after each
-    """
-
-    prompts: Sequence[Any]
-    kept: int
-    computed: int
-    beams: int | None = None
-    length_penalty: float = 1.0
-    echo: bool = False
-    scores_only: bool = False
-
-    @property
-    def num_texts(self) -> int:
-        """That there must be room for."""
-        return len(self.prompts) * self.computed
-
-    @property
-    def most_by(self) -> str:
-        """The field that asks for most of them."""
-        if len(self.prompts) > self.computed:
-            return "prompt"
-        if self.beams is not None:
-            return "beams"
-        return "best_of" if self.computed > self.kept else "n"
-
-    @staticmethod
-    def of(body: Completion | Chat) -> Terms:
-        """Raises ApiError (400) for fields that contradict each other."""
-        given = fields_of(body)
-        _check_stream(body)
-        kept = body.n or 1
-        if isinstance(body, Chat):
-            prompts, computed = [None], kept
-        else:
-            _check_suffix(body.suffix)
-            prompts, computed = prompts_in(body.prompt), _best_of(body, kept)
-        if body.beams is not None:
-            _check_beams(body.beams, kept, given)
-            computed = body.beams
-        elif body.length_penalty is not None:
-            raise _apart("length_penalty", "without beams, expected both; add beams")
-        return Terms(
-            prompts,
-            kept,
-            computed,
-            body.beams,
-            1.0 if body.length_penalty is None else body.length_penalty,
-            echo=bool(given.get("echo")),
-            scores_only=body.max_tokens == 0,
-        )
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What is to be computed.
+class Generation:
+    """What is to be generated.
 
     form        the body, as ``openai_form`` reads it
     prompts     as ``Model.request`` takes them
@@ -121,30 +60,36 @@ class Asked:
         return checked_logprobs(found)
 
 
-def make_asked(model: Model, body: Completion | Chat, terms: Terms, draft: Model | None) -> Asked:
+def make_generation(
+    model: Model, body: Completion | Chat, terms: Terms, draft: Model | None
+) -> Generation:
     """May take its time: it tokenizes, renders and compiles. Raises RequestError and ApiError."""
-    asked = _asked(model, body, terms, draft)
-    check_told(model, asked, terms, told_as_they_come=bool(body.stream))
-    return asked
+    generation = _generation(model, body, terms, draft)
+    check_size(model, generation, terms, streams=bool(body.stream))
+    return generation
 
 
-def check_told(
-    model: Model, asked: Asked, terms: Terms, *, told_as_they_come: bool = False
+def check_size(
+    model: Model, generation: Generation, terms: Terms, *, streams: bool = False
 ) -> None:
     """Raises ApiError (400) for more alternatives than an answer may have to hold at once."""
     context = model.session.shape.context_length
-    prompts = [len(request.prompt_ids) for request in asked.requests]
+    prompts = [len(request.prompt_ids) for request in generation.requests]
     count = sum(prompts) * terms.kept if terms.echo else 0
-    if not told_as_they_come:
-        for request, length in zip(asked.requests, prompts, strict=True):
+    if not streams:
+        for request, length in zip(generation.requests, prompts, strict=True):
             slides = request.context == "slide"
             new = request.max_tokens if slides else min(request.max_tokens, context - length)
             count += max(0, new) * terms.computed
-    check_alternatives(count, asked.logprobs or 0)
+    check_alternatives(count, generation.logprobs or 0)
 
 
-def _asked(model: Model, body: Completion | Chat, terms: Terms, draft: Model | None) -> Asked:
+def _generation(
+    model: Model, body: Completion | Chat, terms: Terms, draft: Model | None
+) -> Generation:
     given = {name: value for name, value in fields_of(body).items() if name not in OURS}
+    if terms.max_seconds is not None:
+        given["max_seconds"] = terms.max_seconds
     if isinstance(body, Chat):
         return _of_chat(model, body, terms, given, draft)
     if terms.scores_only:
@@ -157,32 +102,17 @@ def _asked(model: Model, body: Completion | Chat, terms: Terms, draft: Model | N
         requests = [replace(request, logprobs=0) for request in requests]
     echoes = [Echo(_text(model, prompt)) if terms.echo else Echo() for prompt in prompts]
     makers = _makers(model, body, terms, form, prompts, requests, draft)
-    return Asked(form, prompts, requests, makers, echoes)
+    return Generation(form, prompts, requests, makers, echoes)
 
 
 def _of_chat(
     model: Model, body: Chat, terms: Terms, given: Mapping[str, Any], draft: Model | None
-) -> Asked:
+) -> Generation:
     given = {name: value for name, value in given.items() if name not in OF_CHATS}
     found = read_conversation(model, body, given)
     prompts, requests = [found.prompt], [found.request(model)]
     makers = _makers(model, body, terms, found.form, prompts, requests, draft)
-    return Asked(found.form, prompts, requests, makers, [Echo()], found.calls)
-
-
-def prompts_in(prompt: Any) -> list[Any]:
-    """One or several; a list of token ids is one. Raises ApiError for ids among prompts."""
-    if not isinstance(prompt, list):
-        return [prompt or ""]
-    of_ids = {isinstance(part, int) for part in prompt}
-    if len(of_ids) > 1:
-        raise ApiError(
-            400,
-            "prompt has token ids beside prompts, expected a text, token ids, or a list of several "
-            "of either; put the ids into a list of their own",
-            param="prompt",
-        )
-    return prompt if of_ids == {False} else [prompt]
+    return Generation(found.form, prompts, requests, makers, [Echo()], found.calls)
 
 
 def _makers(
@@ -209,27 +139,11 @@ def _makers(
             elif alone:
                 options = {**form.options, "seed": seeded.sampling.seed}
                 options |= {"logprobs": request.logprobs}
-                stream = _streamed(model, prompt, options, alone)
+                stream = model.stream(prompt, **options, **alone)
                 found.append(partial(AloneJob, seeded, stream, model.tokenizer))
             else:
                 found.append(partial(_together, model, seeded))
     return found
-
-
-def _streamed(
-    model: Model, prompt: Any, options: dict[str, Any], alone: dict[str, Any]
-) -> TextStream:
-    try:
-        return model.stream(prompt, **options, **alone)
-    except RequestError as error:
-        if not str(error).startswith("draft is"):
-            raise
-        raise ApiError(  # without the folders of the models
-            400,
-            "draft has other tokens than the model, expected the same; name a model with its "
-            "tokenizer",
-            param="draft",
-        ) from error
 
 
 def _together(model: Model, request: Request, listener: Listener) -> Job:
@@ -250,21 +164,21 @@ def _text(model: Model, prompt: Any) -> str:
     return model.tokenizer.decode(prompt, skip_special_tokens=False)
 
 
-def scored(model: Model, asked: Asked, cancellation: Cancellation) -> list[Echo]:
+def scored_echoes(model: Model, generation: Generation, cancellation: Cancellation) -> list[Echo]:
     """The echoes with the logprobs of their tokens.
 
     Raises RequestError for a prompt longer than the context, and Cancelled between two.
     """
     scorer = Scorer(model.session)
-    top = asked.logprobs or 0
+    top = generation.logprobs or 0
     found = []
-    for echo, request in zip(asked.echoes, asked.requests, strict=True):
+    for echo, request in zip(generation.echoes, generation.requests, strict=True):
         if cancellation.cancelled:
             raise Cancelled
         first, *others = request.prompt_ids
         steps = [Step(first, None, 0.0)]
         if others:
-            steps += steps_scored(scorer.logprobs([first], others, top))
+            steps += scored_steps(scorer.logprobs([first], others, top))
         found.append(replace(echo, steps=steps))
     return found
 
@@ -280,7 +194,7 @@ def check_alternatives(num_tokens: int, top: int) -> None:
         )
 
 
-def steps_scored(scores: TextLogprobs) -> list[Step]:
+def scored_steps(scores: TextLogprobs) -> list[Step]:
     """Tokens that were scored, as those of a text are told."""
     tops = map(TopLogprobs, scores.top_ids, scores.top_logprobs)
     return [
@@ -297,18 +211,18 @@ class BeamResult(Result):
     score: float = 0.0
 
 
-def beams_found(
-    model: Model, asked: Asked, terms: Terms, cancellation: Cancellation
+def search_beams(
+    model: Model, generation: Generation, terms: Terms, cancellation: Cancellation
 ) -> list[BeamResult]:
     """The likeliest texts after each prompt, the best first, all that were asked to be followed."""
     found = []
-    for prompt, request in zip(asked.prompts, asked.requests, strict=True):
+    for prompt, request in zip(generation.prompts, generation.requests, strict=True):
         beams = model.beams(
             prompt,
             terms.computed,
             length_penalty=terms.length_penalty,
             max_tokens=request.max_tokens,
-            ignore_eos=bool(asked.form.options.get("ignore_eos")),
+            ignore_eos=bool(generation.form.options.get("ignore_eos")),
             cancellation=cancellation,
         )
         for beam in beams:
@@ -322,55 +236,3 @@ def beams_found(
                 )
             )
     return found
-
-
-def _best_of(body: Completion, kept: int) -> int:
-    asked = body.best_of or kept
-    if asked < kept:
-        raise ApiError(
-            400,
-            f"best_of is {asked}, expected at least n, which is {kept}; raise it, or lower n",
-            param="best_of",
-        )
-    if asked > kept and body.stream:
-        raise _apart(
-            "best_of",
-            "with stream, expected one of them: which texts are the best is "
-            "known when all have ended; leave one out",
-        )
-    return asked
-
-
-def _check_stream(body: Sampling) -> None:
-    if body.stream_options is not None and not body.stream:
-        raise _apart("stream_options", "without stream, expected both; add stream, or leave it out")
-
-
-def _check_suffix(suffix: str | None) -> None:
-    if suffix:
-        raise _apart(
-            "suffix",
-            "in the body, expected none: these models go on with a text and fill no gap; leave it "
-            "out",
-        )
-
-
-def _check_beams(beams: int, kept: int, given: dict[str, Any]) -> None:
-    others = [name for name, value in given.items() if name not in OF_BEAMS and value is not False]
-    if others:
-        raise _apart(
-            others[0],
-            "with beams, expected none: the likeliest texts are not sampled, and are known when "
-            "all have ended; leave one out",
-        )
-    if kept > beams:
-        raise ApiError(
-            400,
-            f"beams is {beams}, expected at least n, which is {kept}; raise it, or lower n",
-            param="beams",
-        )
-
-
-def _apart(name: str, rest: str) -> ApiError:
-    """For a field that cannot be beside another one, or not be without it."""
-    return ApiError(400, f"found {name} {rest}", param=name)

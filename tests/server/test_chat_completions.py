@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from chat_models import CAT
-from chat_requests import ASKED, PATH, SETTINGS, answered, events
+from chat_requests import ASKED, PATH, SETTINGS, answered
 from served import Served
 
 import pocketlm
@@ -34,7 +34,7 @@ def test_an_answer_is_the_engines(chats: Served, plain_model: pocketlm.Model) ->
 def test_a_stream_says_what_the_whole_does(chats: Served) -> None:
     body = {"messages": ASKED, **SETTINGS, "n": 2, "logprobs": True, "top_logprobs": 2}
     whole = answered(chats, n=2, logprobs=True, top_logprobs=2)
-    told = events(chats, PATH, {**body, "stream_options": {"include_usage": True}})
+    told = chats.stream(PATH, {**body, "stream_options": {"include_usage": True}})
     *chunks, last = told
     assert last["choices"] == [] and last["usage"]["total_tokens"] == whole["usage"]["total_tokens"]
     assert all(chunk["usage"] is None for chunk in chunks)

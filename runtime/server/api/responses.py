@@ -19,14 +19,14 @@ from ...sequence import Step
 from ...text import Piece, Timings
 from ...tool_calls import Arguments, Begun, CallReader, Change, Words
 from ..call import JSON, Call, encoded_in_turns, event_of
-from ..errors import told
+from ..errors import as_api_error
 from ..models.engine import Engine, Texts
 from ..models.threads import in_thread
-from . import calling
-from .asking import Asked, Terms, check_told, make_asked
+from . import function_calls
 from .bodies import Response
-from .generating import prepared
+from .generation import Generation, check_size, make_generation
 from .response_input import as_responses, chat_of
+from .terms import Terms
 
 Event = dict[str, Any]
 
@@ -34,11 +34,12 @@ Event = dict[str, Any]
 async def respond(call: Call) -> None:
     """Answers with the output that ``call.body`` asks for, at once or as it comes."""
     body: Response = call.body
+    most_seconds = call.service.settings.max_seconds
     async with call.service.pool.use(body.model) as engine:
         with engine.room(1) as room:
-            asked: Asked = await prepared(call, partial(_asked, engine.model, body))
-            texts = room.start_jobs(asked.makers)
-            answer = Answer(call, engine, asked)
+            generation = await call.prepare(partial(_generation, engine.model, body, most_seconds))
+            texts = room.start_jobs(generation.makers)
+            answer = Answer(call, engine, generation)
             events = answer.events(texts)
             if body.stream:
                 await call.stream(answer.streamed(events))
@@ -49,29 +50,29 @@ async def respond(call: Call) -> None:
         await call.answer_bytes(data, JSON)
 
 
-def _asked(model: Model, body: Response) -> Asked:
-    """As ``make_asked``."""
+def _generation(model: Model, body: Response, most_seconds: float | None) -> Generation:
+    """As ``make_generation``."""
     chat = chat_of(body)
     try:
-        asked = make_asked(model, chat, terms := Terms.of(chat), None)
-        check_told(model, asked, terms)  # all of which its last events tell again
-        return asked
+        generation = make_generation(model, chat, terms := Terms.of(chat, most_seconds), None)
+        check_size(model, generation, terms)  # all of which its last events tell again
+        return generation
     except Exception as error:
-        raise as_responses(told(error)) from error
+        raise as_responses(as_api_error(error)) from error
 
 
 class Answer:
     """One response, which grows; ``whole`` is what there is of it."""
 
-    def __init__(self, call: Call, engine: Engine, asked: Asked) -> None:
+    def __init__(self, call: Call, engine: Engine, generation: Generation) -> None:
         self._call = call
         self._tokenizer = engine.model.tokenizer
-        self._request = asked.requests[0]
-        form = asked.calls
+        self._request = generation.requests[0]
+        form = generation.calls
         self._reader = (
-            None if form is None else calling.reader_of(form, self._request, self._tokenizer)
+            None if form is None else function_calls.reader_of(form, self._request, self._tokenizer)
         )
-        self._with_logprobs = asked.logprobs is not None
+        self._with_logprobs = generation.logprobs is not None
         self._tokens: list[Token] = []  # whose logprobs are still to be told
         self._open: Event | None = None  # the item that grows
         body: Response = call.body
@@ -110,15 +111,15 @@ class Answer:
                 number += 1
         except Exception as error:
             self._call.service.log.failed(self._call.id, error)
-            found = told(error)
+            found = as_api_error(error)
             last: Event = {"type": "error", "code": found.code, "message": found.message}
             last |= {"param": found.param, "sequence_number": number}
             yield event_of(last, "error")
 
     async def events(self, texts: Texts) -> AsyncIterator[Event]:
         """What happens, until the response is whole."""
-        yield self._told("response.created")
-        yield self._told("response.in_progress")
+        yield self._response_event("response.created")
+        yield self._response_event("response.in_progress")
         async for batch in texts.batches():
             for _, piece in batch:
                 if piece is not None:
@@ -138,9 +139,9 @@ class Answer:
         if not is_whole:
             self.whole["incomplete_details"] = {"reason": "max_output_tokens"}
         self.whole["usage"] = _usage(job.timings)
-        yield self._told(f"response.{status}")
+        yield self._response_event(f"response.{status}")
 
-    def _told(self, kind: str) -> Event:
+    def _response_event(self, kind: str) -> Event:
         return {"type": kind, "response": {**self.whole, "output": [*self.whole["output"]]}}
 
     def _note(self, piece: Piece) -> None:
@@ -239,7 +240,7 @@ def _call(begun: Begun) -> dict[str, Any]:
 
 def _changes(reader: CallReader | None, piece: Piece | None) -> Iterator[Change]:
     if reader is not None:
-        yield from calling.read(reader, piece)
+        yield from function_calls.read(reader, piece)
     elif piece is not None and piece.text:
         yield Words(piece.text)
 

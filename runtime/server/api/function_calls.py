@@ -51,11 +51,11 @@ def message_of(changes: Iterable[Change]) -> dict[str, Any]:
                 calls.append(_call(change, ""))
             case Arguments():
                 calls[change.index]["function"]["arguments"] += change.text
-    told: dict[str, Any] = {"role": "assistant", "content": words or None, "refusal": None}
+    message: dict[str, Any] = {"role": "assistant", "content": words or None, "refusal": None}
     if not calls:
-        told["content"] = words
-        return told
-    return {**told, TOOL_CALLS: calls}
+        message["content"] = words
+        return message
+    return {**message, TOOL_CALLS: calls}
 
 
 def finish_reason(reason: str | None, num_calls: int) -> str:
