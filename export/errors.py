@@ -28,7 +28,16 @@ class RequestError(PocketLMError, ValueError):
 
 
 class ContextLengthError(RequestError):
-    """A text has more tokens than the model can attend to."""
+    """A text has more tokens than the model can attend to.
+
+    plain    the message without what only some callers may ask for
+    slides   whether the text would be taken where the context may slide
+    """
+
+    def __init__(self, plain: str, *, slides: bool = False) -> None:
+        super().__init__(f"{plain}, or let the context slide" if slides else plain)
+        self.plain = plain
+        self.slides = slides
 
 
 class ProviderError(PocketLMError):

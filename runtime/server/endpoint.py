@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
+from .api.bodies import Sampling
 from .call import LARGE_BYTES, Call, parsed, read_body, until_gone
 from .errors import TOO_LONG, ending, told
 from .held_bodies import HeldBody
@@ -82,6 +83,8 @@ class Application:
             answer = told(error)
             if answer.code == TOO_LONG:
                 answer.param = _read_of(call.body)
+                if answer.slides and _may_slide(call.body):
+                    answer.message += ', or set context to "slide"'
             await call.answer(answer.body, answer.status, answer.headers)
 
     async def _with_body(self, call: Call, held: HeldBody) -> Call:
@@ -105,6 +108,11 @@ class Application:
 def _read_of(body: Any) -> str | None:
     """The field of ``body`` that is too long, if anything is."""
     return next((name for name in READ if getattr(body, name, None)), None)
+
+
+def _may_slide(body: Any) -> bool:
+    """Whether ``body`` may ask for that: beams cannot, and what is scored has to fit."""
+    return isinstance(body, Sampling) and body.beams is None and not getattr(body, "echo", None)
 
 
 def _bound(body: Any, most_seconds: float | None) -> None:

@@ -43,6 +43,7 @@ class ApiError(Exception):
 
     param   the field of the body that it is about
     note    what the log has of it beside; nothing of a request
+    slides  whether the text would be taken where the context may slide, if that is a field
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class ApiError(Exception):
         code: str | None = None,
         headers: Mapping[str, str] | None = None,
         note: str | None = None,
+        slides: bool = False,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -64,6 +66,7 @@ class ApiError(Exception):
         self.code = code
         self.headers = dict(headers or {})
         self.note = note
+        self.slides = slides
 
     @property
     def body(self) -> dict[str, Any]:
@@ -122,10 +125,11 @@ def told(error: Exception) -> ApiError:
         error = exhausted("memory ran out")
     message = str(error)
     match error:
+        case ContextLengthError():
+            param = _param(error.plain)
+            return ApiError(400, error.plain, param=param, code=TOO_LONG, slides=error.slides)
         case RequestError():
-            too_long = isinstance(error, ContextLengthError)
-            code = TOO_LONG if too_long else None
-            return ApiError(400, message, param=_param(message), code=code)
+            return ApiError(400, message, param=_param(message))
         case MissingExtraError():
             return _hopeless(501, message, "not_installed")
         case ResourceError() | ClosedError():
