@@ -3,6 +3,7 @@
 import { post } from "./api.js";
 import { find } from "./dom.js";
 import { count, nats } from "./format.js";
+import { keepField } from "./kept.js";
 import { drawKnobs } from "./knobs.js";
 import { fill, opening, pairToCompare } from "./models.js";
 import { parting } from "./parting.js";
@@ -86,6 +87,7 @@ export function startCompare() {
   running = new Running(find("#compare-go"), find("#compare-stop"));
   find("#compare-go").addEventListener("click", compare);
   find("#compare-note").textContent = EXPLAINED;
+  keepField("compare-prompt", find("#compare-prompt"));
   find("#compare-prompt").addEventListener("keydown", (event) => {
     if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
     event.preventDefault();

@@ -15,6 +15,23 @@ export function shown(text) {
   return seen === "" ? "∅" : seen;
 }
 
+// Signs that are read aloud as nothing, or by names that nobody knows.
+const SIGNS = {
+  "\n": "new line", "\t": "tab", " ": "space", ".": "full stop", ",": "comma", ";": "semicolon", ":": "colon",
+  "!": "exclamation mark", "?": "question mark", '"': "quotation mark", "'": "apostrophe", "“": "opening quotation mark",
+  "”": "closing quotation mark", "‘": "opening quotation mark", "’": "apostrophe", "-": "hyphen", "–": "dash",
+  "—": "long dash", "_": "underscore", "*": "asterisk", "(": "opening bracket", ")": "closing bracket",
+  "[": "opening square bracket", "]": "closing square bracket", "\ufffd": "part of a character",
+};
+
+/** A token as it is read aloud: signs alone by their names; a word, and whether it joins the one before. */
+export function spoken(text) {
+  const word = text.trim();
+  if (/[\p{L}\p{N}]/u.test(word)) return word === text ? `${word}, joined` : word;
+  const signs = [...(word || text)].map((sign) => SIGNS[sign] ?? (/\p{C}/u.test(sign) ? "control character" : sign));
+  return signs.join(", ") || "nothing";
+}
+
 /** A number of nats: small ones matter. */
 export const nats = (number) => (number >= 0.0005 || number === 0 ? number.toFixed(3) : "< 0.001");
 

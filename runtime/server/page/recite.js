@@ -6,6 +6,7 @@ import { drawCurve, reachOf } from "./curve.js";
 import { find, tell } from "./dom.js";
 import { count } from "./format.js";
 import { onceAFrame } from "./frame.js";
+import { keepField } from "./kept.js";
 import { chosenModel } from "./models.js";
 import { sharedRuns } from "./parting.js";
 import { Running } from "./running.js";
@@ -28,6 +29,7 @@ let running;
 export function startRecite() {
   running = new Running(find("#recite-go"), find("#recite-stop"));
   find("#passage").value = PASSAGE;
+  keepField("passage", find("#passage"));
   find("#passage").addEventListener("input", () => {
     find("#curve").replaceChildren(); // of another passage it tells nothing
     measurePassage();

@@ -50,6 +50,11 @@ export class Text {
     return new Text([...kept.slice(0, -1), { text: last.text + rest, token: null }]);
   }
 
+  /** As it is now: what is added to it later is not in that. */
+  copy() {
+    return new Text([...this.parts], this.tail);
+  }
+
   /** Ready for what is generated after it, whose ids are these: `extended` adds to it. */
   continued(ids) {
     return new Text([...this.parts], { ids: [...ids] });

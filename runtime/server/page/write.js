@@ -6,6 +6,7 @@ import { find, tell } from "./dom.js";
 import { Editor } from "./editor.js";
 import { count } from "./format.js";
 import { onceAFrame } from "./frame.js";
+import { kept } from "./kept.js";
 import { drawKnobs } from "./knobs.js";
 import { chosenModel, opened, opening } from "./models.js";
 import { NextWord } from "./next.js";
@@ -39,6 +40,7 @@ export async function startWriting() {
   find("#knobs-of-write").open = matchMedia("(min-width: 64rem)").matches;
   find("#go").addEventListener("click", goOn);
   find("#undo").addEventListener("click", undo);
+  find("#redo").addEventListener("click", redo);
   find("#clear").addEventListener("click", () => startAnew(""));
   find("#document").addEventListener("keydown", keys);
   find("#model").addEventListener("change", modelChanged);
@@ -46,7 +48,7 @@ export async function startWriting() {
     [promptTokens, contextLength] = [tokens, most];
     showContext();
   });
-  startAnew(firstText());
+  startAnew(kept("text", firstText(), () => editor.text.string));
   await trying(() => drawRecipes(find("#recipes"), startWith));
 }
 
@@ -142,6 +144,7 @@ function changed() {
   alternatives.closeUnless((part) => editor.text.parts.includes(part));
   find("#figures").textContent = figures;
   find("#undo").disabled = !editor.canUndo;
+  find("#redo").disabled = !editor.canRedo;
   if (editor.text.tail) promptTokens = editor.text.tail.ids.length;
   showContext();
   if (!running.isOn) nextWord.soon();
@@ -170,13 +173,30 @@ function undo() {
   running.abort();
   figures = "";
   editor.undo();
+  passFocus(find("#undo"), find("#redo"));
+}
+
+function redo() {
+  running.abort();
+  figures = "";
+  editor.redo();
+  passFocus(find("#redo"), find("#undo"));
+}
+
+/** A button that is off now does not keep the focus: no key would do anything there. */
+function passFocus(from, to) {
+  if (from.disabled && document.activeElement === from) to.focus();
 }
 
 function keys(event) {
   const command = event.ctrlKey || event.metaKey;
   if (command && event.key === "Enter" && !running.isOn) goOn();
-  else if (command && !event.shiftKey && event.key.toLowerCase() === "z") undo();
+  else if (command && isRedo(event)) redo();
+  else if (command && event.key.toLowerCase() === "z") undo();
   else if (event.key === "Escape" && running.isOn) running.abort();
   else return;
   event.preventDefault();
 }
+
+/** Of Ctrl: that of Windows, and that of everywhere else. */
+const isRedo = ({ key, shiftKey }) => key.toLowerCase() === (shiftKey ? "z" : "y");
