@@ -68,6 +68,15 @@ def test_two_models_part_and_differ_word_by_word(open_page: Open, site: Served) 
     assert f"{compared['mean_kl']:.3f} on the left text" in note
 
 
+def test_texts_that_fill_the_context_are_measured_too(open_page: Open) -> None:
+    page = open_page("compare")
+    page.fill("#compare-tokens", "4000")
+    page.click("#compare-go")
+    ended(page, "#compare-go")
+    assert page.locator("[role=slider]").count() == 2
+    assert not page.is_visible("#trouble")
+
+
 def test_the_strip_is_walked_with_the_keyboard(open_page: Open) -> None:
     page = open_page("compare")
     page.fill("#compare-tokens", "20")

@@ -237,3 +237,49 @@ def test_a_page_that_is_loaded_again_has_what_was_in_it(open_page: Open) -> None
     other.goto(page.url)
     other.wait_for_selector("body[data-ready]")
     assert text_of(other) == "It was a dark and stormy night"
+
+
+def test_words_come_back_with_what_was_undone_after_them(open_page: Open) -> None:
+    page = open_page()
+    write(page, "a bc", tokens=6)
+    page.focus("#text")
+    page.keyboard.press("Control+Home")
+    page.keyboard.type("X")
+    page.keyboard.press("Backspace")  # the same text, but none of the model's any more
+    assert words(page) == []
+    page.keyboard.press("Control+z")
+    assert len(words(page)) == 6
+
+
+def test_no_token_of_another_model_is_gone_back_to(open_page: Open) -> None:
+    page = open_page()
+    write(page, "a bc", tokens=4)
+    written = write(page, tokens=4)
+    page.select_option("#model", "tiny-int4")
+    assert text_of(page) == written and words(page) == []
+    page.click("#undo")
+    assert text_of(page) != written and words(page) == []
+    with page.expect_request("**/next") as asked:
+        page.click("#go")
+    ended(page, "#go")
+    assert isinstance(body_of(asked.value)["prompt"], str)
+
+
+def test_a_phone_shows_no_keyboard_for_a_word_that_is_tapped(open_page: Open) -> None:
+    page = open_page(width=390, height=700, has_touch=True, is_mobile=True)
+    write(page, "a bc", tokens=6)
+    focused = "document.activeElement.tagName"
+    box = page.locator("#document .token .ink").nth(2).bounding_box()
+    assert box is not None
+    page.touchscreen.tap(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.get_by_role("dialog", name="Instead of").wait_for()
+    assert page.evaluate(focused) != "TEXTAREA"
+    page.locator(".alternatives li button:not([aria-current])").first.tap()
+    ended(page, "#go")
+    assert page.evaluate(focused) != "TEXTAREA"
+
+
+def test_one_token_is_told_as_one(open_page: Open) -> None:
+    page = open_page()
+    write(page, "a bc", tokens=1)
+    assert page.inner_text("#figures").startswith("1 token ·")

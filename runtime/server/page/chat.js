@@ -1,7 +1,6 @@
 // A conversation: by the model's chat template, or, with a base model, as a script to go on with.
 
 import { find, make, tell } from "./dom.js";
-import { count } from "./format.js";
 import { onceAFrame } from "./frame.js";
 import { kept } from "./kept.js";
 import { drawKnobs } from "./knobs.js";
@@ -98,7 +97,7 @@ function answer(asked, said = null) {
       if (signal.aborted) return;
       // Beginning with a space is the model's way to begin a word.
       following(() => (find("#talk .message:last-child .content").textContent = reply.content.trimStart()));
-      find("#chat-figures").textContent = `${count(pace.tokens)} tokens · ${count(Math.round(pace.rate))} tokens/s`;
+      find("#chat-figures").textContent = pace.figures;
     });
     try {
       const { chat } = await opened(name, signal);

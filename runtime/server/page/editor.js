@@ -29,6 +29,7 @@ export class Editor {
     this.area.addEventListener("click", (event) => {
       const token = this.area.selectionStart === this.area.selectionEnd ? this.#at(event) : null;
       if (token) this.#hint(null);
+      if (token && event.pointerType === "touch") this.area.blur(); // else a keyboard covers what opens
       onToken(token && this.#partOf.get(token), token, false);
     });
     this.area.addEventListener("pointermove", (event) => this.#hint(this.#at(event)));
@@ -59,12 +60,18 @@ export class Editor {
     this.#take(text);
   }
 
+  /** Another model has other tokens: to it all texts, also those to go back to, are as if typed. */
+  forgetTokens() {
+    const typed = ({ string }) => Text.typed(string);
+    this.#past = this.#past.map(typed);
+    this.#future = this.#future.map(typed);
+    this.#take(typed(this.text));
+  }
+
   /** From here on is another thing to undo. */
   remember() {
     this.#future = [];
-    const last = this.#past.at(-1), now = this.text.copy();
-    if (last && last.parts.length === now.parts.length && last.parts.every((part, i) => part === now.parts[i])) return;
-    this.#past.push(now);
+    if (!this.#past.at(-1)?.equals(this.text)) this.#past.push(this.text.copy());
   }
 
   get canUndo() {
@@ -86,7 +93,7 @@ export class Editor {
   /** To the next text of `from` that is another than this, which is kept in `to`. */
   #go(from, to, told) {
     let next = from.pop();
-    while (next && next.string === this.text.string) next = from.pop();
+    while (next?.equals(this.text)) next = from.pop();
     if (next === undefined) return this.onChange();
     to.push(this.text.copy());
     this.#take(next);

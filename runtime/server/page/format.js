@@ -4,6 +4,8 @@ const PLAIN = new Intl.NumberFormat("en");
 
 export const count = (number) => PLAIN.format(number);
 
+export const countTokens = (number) => `${count(number)} ${number === 1 ? "token" : "tokens"}`;
+
 export function percent(probability) {
   if (probability >= 0.9995) return "100 %";
   return probability >= 0.001 ? `${(100 * probability).toFixed(1)} %` : "< 0.1 %";

@@ -71,7 +71,7 @@ function recite() {
     const either = AbortSignal.any([signal, enough.signal]);
     const redraw = onceAFrame(() => {
       if (either.aborted) return;
-      find("#recite-figures").textContent = `${count(Math.round(pace.rate))} tokens/s`;
+      find("#recite-figures").textContent = pace.figures;
       show(beginning, rest, said);
     });
     try {

@@ -55,6 +55,12 @@ export class Text {
     return new Text([...this.parts], this.tail);
   }
 
+  /** Whether there is no difference to see. */
+  equals({ parts }) {
+    const isSame = (part, other) => part === other || (part.text === other.text && !part.token && !other.token);
+    return parts.length === this.parts.length && parts.every((part, i) => isSame(part, this.parts[i]));
+  }
+
   /** Ready for what is generated after it, whose ids are these: `extended` adds to it. */
   continued(ids) {
     return new Text([...this.parts], { ids: [...ids] });

@@ -4,7 +4,7 @@ import { Alternatives } from "./alternatives.js";
 import { post } from "./api.js";
 import { find, tell } from "./dom.js";
 import { Editor } from "./editor.js";
-import { count } from "./format.js";
+import { count, countTokens } from "./format.js";
 import { onceAFrame } from "./frame.js";
 import { kept } from "./kept.js";
 import { drawKnobs } from "./knobs.js";
@@ -75,12 +75,13 @@ function goOn() {
   });
 }
 
-/** The focus goes to the word that was chosen, or back to where it was clicked at. */
+/** The focus goes to the word that was chosen, or back to where it was clicked at; but a phone would
+ *  show its keyboard for that. */
 function takeInstead(part, other, byKeyboard) {
   const place = editor.text.parts.indexOf(part);
   write(async () => editor.text.chosen(part, other), (text) => {
     if (byKeyboard) editor.elementOf(text.parts[place])?.focus();
-    else editor.area.focus({ preventScroll: true });
+    else if (matchMedia("(hover: hover)").matches) editor.area.focus({ preventScroll: true });
     return text.parts.length > place; // else it is a part of a character, and the rest is to come
   });
 }
@@ -102,7 +103,7 @@ async function write(begin, shown = () => true) {
     let hasEnded = false;
     const redraw = onceAFrame(() => {
       if (editor.text !== text || hasEnded || signal.aborted) return;
-      figures = figuresOf(pace, "");
+      figures = pace.figures;
       editor.refresh();
       isShown ||= shown(text);
     });
@@ -120,7 +121,7 @@ async function write(begin, shown = () => true) {
     } finally {
       if (editor.text === text) {
         // Else another text has taken its place, and is not to be disturbed.
-        if (signal.aborted) figures = figuresOf(pace, "stopped");
+        if (signal.aborted) figures = `${pace.figures} · stopped`;
         editor.refresh();
       }
     }
@@ -132,12 +133,10 @@ async function write(begin, shown = () => true) {
 function finish(text, { finish_reason: reason, timings }) {
   if (reason === "stop") text.cut();
   const rate = timings.decode_rate ? `${count(Math.round(timings.decode_rate))} tokens/s · ` : "";
-  figures = `${count(timings.new_tokens)} tokens · ${rate}${ENDS[reason] ?? reason}`;
-  tell(`${count(timings.new_tokens)} tokens, ${ENDS[reason] ?? reason}`);
+  const tokens = countTokens(timings.new_tokens), end = ENDS[reason] ?? reason;
+  figures = `${tokens} · ${rate}${end}`;
+  tell(`${tokens}, ${end}`);
 }
-
-const figuresOf = (pace, end) =>
-  `${count(pace.tokens)} tokens · ${count(Math.round(pace.rate))} tokens/s${end ? ` · ${end}` : ""}`;
 
 /** The text is another, or more of it is there. */
 function changed() {
@@ -161,8 +160,7 @@ function modelChanged() {
   settings.forgetOwn();
   contextLength = 0;
   running.abort();
-  // Another model's tokens are not these: what is there is a text to go on with.
-  editor.show(Text.typed(editor.text.string));
+  editor.forgetTokens();
 }
 
 function openAlternatives(part, element, byKeyboard) {
