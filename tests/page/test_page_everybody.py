@@ -203,6 +203,17 @@ def test_everything_is_done_by_keyboard(open_page: Open) -> None:
     assert page.evaluate("document.activeElement.id") == "tab-compare"
 
 
+def test_tab_passes_the_views_with_one_stop(open_page: Open) -> None:
+    page = open_page("")
+    page.focus(".skip")
+    stops = []
+    for _ in range(3):
+        page.keyboard.press("Tab")
+        stops.append(page.evaluate("document.activeElement.id"))
+    assert stops[:2] == ["tab-write", "model"]
+    assert page.is_visible("#view-write")
+
+
 def test_focus_is_seen(open_page: Open) -> None:
     page = open_page()
     write(page, "a bc", tokens=4)

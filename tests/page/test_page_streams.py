@@ -130,7 +130,7 @@ def test_a_message_that_is_refused_is_given_back(open_page: Open, watched: Watch
     page = open_page("chat")
     page.fill("#said", "a b " * 300)
     page.click("#send")
-    page.locator("#trouble").get_by_text("shorten").wait_for()
+    page.locator("#trouble").get_by_text("write less, or begin a new one").wait_for()
     ended(page, "#send")
     assert page.locator(".message").count() == 0
     assert page.input_value("#said") == ("a b " * 300).strip()

@@ -170,6 +170,16 @@ def test_a_passage_is_recited(open_page: Open, site: Served) -> None:
     assert page.locator("#recited-text .wrong").count() > 0
 
 
+@pytest.mark.parametrize("given", [1, 300])
+def test_too_long_a_passage_says_what_to_do(open_page: Open, watched: Watched, given: int) -> None:
+    watched.refusals = True
+    page = open_page("recite")
+    page.fill("#passage", "a b " * 200)
+    page.evaluate("(given) => { document.querySelector('#given').value = given; }", given)
+    page.click("#recite-go")
+    page.locator("#trouble").get_by_text("take a part of it").wait_for()
+
+
 def test_reach_is_how_many_follow_word_for_word(open_page: Open) -> None:
     page = open_page()
     script = """async (isRight) => {

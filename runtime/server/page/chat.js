@@ -1,5 +1,6 @@
 // A conversation: by the model's chat template, or, with a base model, as a script to go on with.
 
+import { retold } from "./api.js";
 import { find, make, tell } from "./dom.js";
 import { onceAFrame } from "./frame.js";
 import { kept } from "./kept.js";
@@ -107,6 +108,8 @@ function answer(asked, said = null) {
         redraw();
       }
       tell(reply.content);
+    } catch (error) {
+      throw retold(error, "the conversation is longer than what the model attends to; write less, or begin a new one");
     } finally {
       reply.content = reply.content.trim();
       if (reply.content === "" && messages.at(-1) === reply) {

@@ -40,6 +40,10 @@ export const nats = (number) => (number >= 0.0005 || number === 0 ? number.toFix
 /** The end of the axis of bars of which this is the longest: round, so that it can be told. */
 export const axisEnd = (longest) => [0.05, 0.1, 0.25, 0.5].find((end) => longest <= end) ?? 1;
 
+/** The words of a text, with where each begins and ends. */
+export const wordsIn = (text) =>
+  [...text.matchAll(/\S+/g)].map(({ 0: word, index }) => ({ word, start: index, end: index + word.length }));
+
 /** Words and what is between them, with where each begins. */
 export function* pieces(text) {
   for (const match of text.matchAll(/\S+|\s+/g)) {

@@ -54,7 +54,8 @@ export class Pace {
 
   /** That and how many there are, to be told. */
   get figures() {
-    return `${countTokens(this.tokens)} · ${count(Math.round(this.rate))} tokens/s`;
+    const rate = Math.round(this.rate);
+    return `${countTokens(this.tokens)}${rate ? ` · ${count(rate)} tokens/s` : ""}`;
   }
 
   get rate() {
