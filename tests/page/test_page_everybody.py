@@ -186,7 +186,20 @@ def test_everything_is_done_by_keyboard(open_page: Open) -> None:
     assert dialog.count() == 0
     assert page.evaluate("document.activeElement.className").startswith("token")
     page.keyboard.press("Enter")
+    row = (
+        "[...document.querySelectorAll('.alternatives li button')].indexOf(document.activeElement)"
+    )
+    rows = page.locator(".alternatives li button").count()
+    for key, at in {"Home": 0, "End": rows - 1, "ArrowUp": rows - 2}.items():
+        page.keyboard.press(key)
+        assert page.evaluate(row) == at
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowUp")  # goes around
+    assert page.evaluate(row) == rows - 1
+    current = "document.activeElement.hasAttribute('aria-current')"
     page.keyboard.press("ArrowDown")
+    if page.evaluate(current):
+        page.keyboard.press("ArrowDown")
     page.keyboard.press("Enter")
     ended(page, "#go")
     assert text_of(page) != before

@@ -86,9 +86,9 @@ export class Alternatives {
   #key(event) {
     const buttons = [...this.#element.querySelectorAll("li button")];
     const place = buttons.indexOf(document.activeElement);
-    const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+    const to = { ArrowDown: (place + 1) % buttons.length, ArrowUp: place - 1, Home: 0, End: -1 }[event.key];
     if (event.key === "Escape") this.close(true);
-    else if (step) buttons.at((place + step) % buttons.length).focus();
+    else if (to !== undefined) buttons.at(to).focus();
     else if (event.key === "Tab") return this.#keepInside(event);
     else return;
     event.preventDefault();
