@@ -27,8 +27,20 @@ class RequestError(PocketLMError, ValueError):
     """An argument of a call is outside its range; nothing was run."""
 
 
+SLIDE = ', or set context to "slide"'
+
+
 class ContextLengthError(RequestError):
-    """A text has more tokens than the model can attend to."""
+    """A text has more tokens than the model can attend to.
+
+    plain    the message without what only some callers may ask for
+    slides   whether the text would be taken where the context may slide
+    """
+
+    def __init__(self, plain: str, *, slides: bool = False) -> None:
+        super().__init__(plain + SLIDE if slides else plain)
+        self.plain = plain
+        self.slides = slides
 
 
 class ProviderError(PocketLMError):

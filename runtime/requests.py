@@ -181,8 +181,8 @@ def encoded(
         elif len(prompt) > most:
             raise ContextLengthError(
                 f"text has {len(prompt)} characters, expected at most {most}: no more fit into "
-                f"{context_length} tokens (the context length); shorten it, or let the context "
-                "slide"
+                f"{context_length} tokens (the context length); shorten it",
+                slides=True,
             )
         ids = tokenizer.encode(prompt, max_characters=most)
         check_spelled(ids, tokenizer, vocab_size)
@@ -198,7 +198,8 @@ def encoded(
     if len(ids) > context_length and context == ERROR:
         raise ContextLengthError(
             f"the prompt has {len(ids)} tokens, expected at most {context_length} "
-            "(the context length); shorten it, or let the context slide"
+            "(the context length); shorten it",
+            slides=True,
         )
     return ids
 

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
+from ...export.errors import SLIDE
 from .call import LARGE_BYTES, Call, parsed, read_body, until_gone
 from .errors import TOO_LONG, as_api_error, ending
 from .held_bodies import HeldBody
@@ -82,6 +83,8 @@ class Application:
             answer = as_api_error(error)
             if answer.code == TOO_LONG:
                 answer.param = _read_of(call.body)
+                if answer.slides and getattr(call.body, "may_slide", False):
+                    answer.message += SLIDE
             await call.answer(answer.body, answer.status, answer.headers)
 
     async def _with_body(self, call: Call, held: HeldBody) -> Call:

@@ -48,6 +48,7 @@ class ApiError(Exception):
 
     param   the field of the body that it is about
     note    what the log has of it beside; nothing of a request
+    slides  whether the text would be taken where the context may slide, if that is a field
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class ApiError(Exception):
         code: str | None = None,
         headers: Mapping[str, str] | None = None,
         note: str | None = None,
+        slides: bool = False,
     ) -> None:
         super().__init__()
         self.status = status
@@ -69,6 +71,7 @@ class ApiError(Exception):
         self.code = code
         self.headers = dict(headers or {})
         self.note = note
+        self.slides = slides
 
     def __str__(self) -> str:
         return self.message  # which may be reworded on its way
@@ -125,12 +128,14 @@ def as_api_error(error: Exception, names: Mapping[str, str] | None = None) -> Ap
         error = exhausted("memory ran out")
     message, param = str(error), None
     if isinstance(error, RequestError):
-        message, param = _as_in_body(message)
+        plain = error.plain if isinstance(error, ContextLengthError) else message
+        message, param = _as_in_body(plain)
     message = _with_names(message, names or {})
     match error:
+        case ContextLengthError():
+            return ApiError(400, message, param=param, code=TOO_LONG, slides=error.slides)
         case RequestError():
-            code = TOO_LONG if isinstance(error, ContextLengthError) else None
-            return ApiError(400, message, param=param, code=code)
+            return ApiError(400, message, param=param)
         case MissingExtraError():
             return _hopeless(501, message, "not_installed")
         case ResourceError() | ClosedError():

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from driving import ended, text_of, write
+from driving import arrive, ended, held, text_of, write
 
 if TYPE_CHECKING:
     from conftest import Watched
@@ -70,11 +70,56 @@ def test_a_narrow_window_has_nothing_to_scroll_sideways(open_page: Open, view: s
         assert beyond == []
 
 
+def test_names_that_are_read_aloud_are_words(open_page: Open) -> None:
+    page = open_page()
+    held(page)
+    page.click("#go")
+    for text in (" word", "ed", ".", "\n", '."', "\ufffd", " ", "\x01"):
+        arrive(page, text, others=[" a", "\n", "…"])
+    page.click("#stop")
+    ended(page, "#go")
+    names = "(all) => all.map((one) => one.getAttribute('aria-label'))"
+    told = page.locator("#document .token").evaluate_all(names)
+    assert [name.rpartition(",")[0] for name in told] == [
+        *("word", "ed, joined", "full stop", "new line"),
+        *("full stop, quotation mark", "part of a character", "space"),
+        "control character",
+    ]
+    page.locator("#document .token").nth(3).focus()
+    page.keyboard.press("Enter")
+    page.get_by_role("dialog", name="Instead of new line").wait_for()
+    page.wait_for_selector("#next tbody tr")
+    assert page.locator("#next tbody th[aria-label]").count() > 5
+    every = page.evaluate(
+        """() => [...document.querySelectorAll('[aria-label]')]
+            .map((one) => one.getAttribute('aria-label')).join('')"""
+    )
+    assert not set(every) & set("␣⏎⇥∅×\ufffd")
+
+
+@pytest.mark.parametrize("text", ["שלום עולם", "مرحبا بالعالم"])
+def test_what_runs_from_right_to_left_does(open_page: Open, text: str) -> None:
+    page = open_page()
+    held(page)
+    page.fill("#text", f"{text}\none")
+    page.click("#go")
+    arrive(page, f"\n{text}")
+    lefts = """() => [...document.querySelector('.tokens').children].map((part) => {
+        const range = document.createRange();
+        range.selectNodeContents(part);
+        return [...range.getClientRects()].map((one) => one.left);
+    })"""
+    typed, own = page.evaluate(lefts)
+    assert max(typed) > min(typed) + 200  # "one" is at the left
+    assert max(own) > min(typed) + 200
+
+
 PROSE = "It was a dark and stormy night; the rain fell in torrents, except at intervals.\n\n" * 4
 
 
 @pytest.mark.parametrize("width", [1280, 700, 390, 320])
-def test_the_tints_lie_beneath_their_words(open_page: Open, width: int) -> None:
+def test_the_tints_lie_beneath_their_words(open_page: Open, watched: Watched, width: int) -> None:
+    watched.refusals = True  # the text is longer than the context
     page = open_page(width=width)
     write(page, "a bc", tokens=40)
     page.focus("#text")
@@ -141,7 +186,20 @@ def test_everything_is_done_by_keyboard(open_page: Open) -> None:
     assert dialog.count() == 0
     assert page.evaluate("document.activeElement.className").startswith("token")
     page.keyboard.press("Enter")
+    row = (
+        "[...document.querySelectorAll('.alternatives li button')].indexOf(document.activeElement)"
+    )
+    rows = page.locator(".alternatives li button").count()
+    for key, at in {"Home": 0, "End": rows - 1, "ArrowUp": rows - 2}.items():
+        page.keyboard.press(key)
+        assert page.evaluate(row) == at
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowUp")  # goes around
+    assert page.evaluate(row) == rows - 1
+    current = "document.activeElement.hasAttribute('aria-current')"
     page.keyboard.press("ArrowDown")
+    if page.evaluate(current):
+        page.keyboard.press("ArrowDown")
     page.keyboard.press("Enter")
     ended(page, "#go")
     assert text_of(page) != before
@@ -150,10 +208,23 @@ def test_everything_is_done_by_keyboard(open_page: Open) -> None:
     assert page.evaluate("document.activeElement.id") == "text"
     page.keyboard.press("Control+z")
     assert text_of(page) == before
+    page.keyboard.press("Control+Shift+z")
+    assert text_of(page) != before
     page.focus("#tab-write")
     page.keyboard.press("ArrowRight")
     page.wait_for_selector("#view-compare:visible")
     assert page.evaluate("document.activeElement.id") == "tab-compare"
+
+
+def test_tab_passes_the_views_with_one_stop(open_page: Open) -> None:
+    page = open_page("")
+    page.focus(".skip")
+    stops = []
+    for _ in range(3):
+        page.keyboard.press("Tab")
+        stops.append(page.evaluate("document.activeElement.id"))
+    assert stops[:2] == ["tab-write", "model"]
+    assert page.is_visible("#view-write")
 
 
 def test_focus_is_seen(open_page: Open) -> None:

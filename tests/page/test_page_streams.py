@@ -125,6 +125,48 @@ def test_another_answer_takes_the_place_of_one_that_has_not_begun(open_page: Ope
     assert page.locator(".message .content").all_inner_texts() == ["Hello", "Good day"]
 
 
+def test_a_message_that_is_refused_is_given_back(open_page: Open, watched: Watched) -> None:
+    watched.refusals = True
+    page = open_page("chat")
+    page.fill("#said", "a b " * 300)
+    page.click("#send")
+    page.locator("#trouble").get_by_text("write less, or begin a new one").wait_for()
+    ended(page, "#send")
+    assert page.locator(".message").count() == 0
+    assert page.input_value("#said") == ("a b " * 300).strip()
+    page.fill("#said", "a")
+    held(page)
+    page.click("#send")
+    happens(page, "window.streams.length === 1")
+    page.click("#chat-stop")  # on purpose: what was said stays
+    ended(page, "#send")
+    assert page.locator(".message .content").all_inner_texts() == ["a"]
+
+
+@pytest.mark.parametrize("how", ["stop", "error"])
+def test_an_answer_stays_where_none_takes_its_place(
+    open_page: Open, watched: Watched, how: str
+) -> None:
+    page = open_page("chat")
+    held(page)
+    page.fill("#said", "Hello")
+    page.click("#send")
+    arrive(page, "Good day")
+    page.click("#chat-stop")
+    ended(page, "#send")
+    page.click("#chat-again")
+    happens(page, "window.streams.length === 2")
+    if how == "stop":
+        page.click("#chat-stop")
+    else:
+        page.evaluate("window.streams.at(-1).error(new TypeError('network error'))")
+    ended(page, "#send")
+    assert page.locator(".message .content").all_inner_texts() == ["Hello", "Good day"]
+    page.reload()
+    page.wait_for_selector("body[data-ready]")
+    assert page.locator(".message .content").all_inner_texts() == ["Hello", "Good day"]
+
+
 @pytest.mark.parametrize("how", ["error(new TypeError('network error'))", "close()"])
 def test_an_answer_that_breaks_off_is_told_and_kept(
     open_page: Open, watched: Watched, how: str

@@ -68,6 +68,15 @@ def test_two_models_part_and_differ_word_by_word(open_page: Open, site: Served) 
     assert f"{compared['mean_kl']:.3f} on the left text" in note
 
 
+def test_texts_that_fill_the_context_are_measured_too(open_page: Open) -> None:
+    page = open_page("compare")
+    page.fill("#compare-tokens", "4000")
+    page.click("#compare-go")
+    ended(page, "#compare-go")
+    assert page.locator("[role=slider]").count() == 2
+    assert not page.is_visible("#trouble")
+
+
 def test_the_strip_is_walked_with_the_keyboard(open_page: Open) -> None:
     page = open_page("compare")
     page.fill("#compare-tokens", "20")
@@ -159,6 +168,16 @@ def test_a_passage_is_recited(open_page: Open, site: Served) -> None:
     ended(page, "#recite-go")
     assert "words before the first other one" in page.inner_text("#verdict")
     assert page.locator("#recited-text .wrong").count() > 0
+
+
+@pytest.mark.parametrize("given", [1, 300])
+def test_too_long_a_passage_says_what_to_do(open_page: Open, watched: Watched, given: int) -> None:
+    watched.refusals = True
+    page = open_page("recite")
+    page.fill("#passage", "a b " * 200)
+    page.evaluate("(given) => { document.querySelector('#given').value = given; }", given)
+    page.click("#recite-go")
+    page.locator("#trouble").get_by_text("take a part of it").wait_for()
 
 
 def test_reach_is_how_many_follow_word_for_word(open_page: Open) -> None:

@@ -158,13 +158,11 @@ def test_knobs_change_the_distribution_that_is_drawn(open_page: Open) -> None:
 def test_what_comes_next_is_drawn_anew_after_a_text(open_page: Open, site: Served) -> None:
     page = open_page()
     page.wait_for_selector("#next tbody tr")
-    with page.expect_response("**/next") as first:
+    with page.expect_response(
+        lambda answer: body_of(answer.request).get("generated") == 5
+    ) as drawn:
         write(page, "a bc", tokens=5)
-    assert first.value.ok
-    with page.expect_response("**/next") as drawn:
-        pass
     asked = body_of(drawn.value.request)
-    assert asked["generated"] == 5
     expected = site.post("/next", asked)[1]["tokens"][0]["probability"]
     page.wait_for_selector(f"#next tbody tr:first-of-type:has-text('{100 * expected:.1f} %')")
 
@@ -194,3 +192,94 @@ def test_the_servers_refusal_is_told_in_a_line(open_page: Open, watched: Watched
     page.fill("#text", "a")
     write(page, tokens=3)
     assert not line.is_visible()
+
+
+def test_what_was_undone_is_done_again_until_something_else_is(open_page: Open) -> None:
+    page = open_page()
+    texts = [text_of(page)]
+    assert page.is_disabled("#undo") and page.is_disabled("#redo")
+    texts.append(write(page, "a bc", tokens=4))
+    told = words(page)
+    texts.insert(1, "a bc")
+    for text in reversed(texts[:-1]):
+        page.click("#undo")
+        assert text_of(page) == text
+    assert page.is_disabled("#undo")
+    assert page.evaluate("document.activeElement.id") == "redo"  # where a key does something
+    for text in texts[1:]:
+        page.click("#redo")
+        assert text_of(page) == text
+    assert words(page) == told
+    assert page.is_disabled("#redo")
+    page.focus("#text")
+    for keys in ("Control+z", "Control+y", "Control+z", "Control+Shift+z"):
+        page.keyboard.press(keys)
+        assert text_of(page) == texts[-2 if keys == "Control+z" else -1]
+    page.keyboard.press("Control+z")
+    page.keyboard.press("Control+End")
+    page.keyboard.type("d")
+    assert page.is_disabled("#redo")
+    page.keyboard.press("Control+Shift+z")
+    assert text_of(page) == "a bcd"
+
+
+def test_a_page_that_is_loaded_again_has_what_was_in_it(open_page: Open) -> None:
+    page = open_page()
+    page.select_option("#model", "tiny-int4")
+    turn(page, "Top-k", 3)
+    written = write(page, "a bc", tokens=4)
+    page.reload()
+    page.wait_for_selector("body[data-ready]")
+    assert text_of(page) == written
+    assert page.input_value("#model") == "tiny-int4"
+    assert page.locator("#view-write").get_by_label("Top-k", exact=True).input_value() == "3"
+    other = page.context.new_page()  # a tab of its own
+    other.goto(page.url)
+    other.wait_for_selector("body[data-ready]")
+    assert text_of(other) == "It was a dark and stormy night"
+
+
+def test_words_come_back_with_what_was_undone_after_them(open_page: Open) -> None:
+    page = open_page()
+    write(page, "a bc", tokens=6)
+    page.focus("#text")
+    page.keyboard.press("Control+Home")
+    page.keyboard.type("X")
+    page.keyboard.press("Backspace")  # the same text, but none of the model's any more
+    assert words(page) == []
+    page.keyboard.press("Control+z")
+    assert len(words(page)) == 6
+
+
+def test_no_token_of_another_model_is_gone_back_to(open_page: Open) -> None:
+    page = open_page()
+    write(page, "a bc", tokens=4)
+    written = write(page, tokens=4)
+    page.select_option("#model", "tiny-int4")
+    assert text_of(page) == written and words(page) == []
+    page.click("#undo")
+    assert text_of(page) != written and words(page) == []
+    with page.expect_request("**/next") as asked:
+        page.click("#go")
+    ended(page, "#go")
+    assert isinstance(body_of(asked.value)["prompt"], str)
+
+
+def test_a_phone_shows_no_keyboard_for_a_word_that_is_tapped(open_page: Open) -> None:
+    page = open_page(width=390, height=700, has_touch=True, is_mobile=True)
+    write(page, "a bc", tokens=6)
+    focused = "document.activeElement.tagName"
+    box = page.locator("#document .token .ink").nth(2).bounding_box()
+    assert box is not None
+    page.touchscreen.tap(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.get_by_role("dialog", name="Instead of").wait_for()
+    assert page.evaluate(focused) != "TEXTAREA"
+    page.locator(".alternatives li button:not([aria-current])").first.tap()
+    ended(page, "#go")
+    assert page.evaluate(focused) != "TEXTAREA"
+
+
+def test_one_token_is_told_as_one(open_page: Open) -> None:
+    page = open_page()
+    write(page, "a bc", tokens=1)
+    assert page.inner_text("#figures").startswith("1 token ·")

@@ -114,6 +114,11 @@ class Sampling(Body, kw_only=True):
     beams: Annotated[int, Meta(ge=1, le=64)] | None = None
     length_penalty: Annotated[float, Meta(ge=-10, le=10)] | None = None
 
+    @property
+    def may_slide(self) -> bool:
+        """Whether it may ask for a context that slides; beams cannot."""
+        return self.beams is None
+
 
 class StreamOptions(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """What a stream has beside its text.
@@ -145,6 +150,11 @@ class Completion(Sampling, kw_only=True):
     echo: bool | None = None
     logprobs: Alternatives | None = None
     suffix: str | None = None
+
+    @property
+    def may_slide(self) -> bool:
+        """As for all; and what is scored has to fit."""
+        return super().may_slide and not self.echo
 
 
 class Chat(Sampling, kw_only=True):

@@ -3,7 +3,7 @@
 import { bar, track } from "./bars.js";
 import { find, make } from "./dom.js";
 import { boxOf } from "./editor.js";
-import { axisEnd, percent, shown } from "./format.js";
+import { axisEnd, percent, shown, spoken } from "./format.js";
 
 const GAP = 8; // pixels between a word and what opens at it
 
@@ -31,11 +31,11 @@ export class Alternatives {
     const list = make("ol", {}, ...rows.map((row) => this.#row(row, part.token, end, onChoose)));
     this.#element = make(
       "div",
-      { class: "alternatives card", role: "dialog", "aria-label": `Instead of ${shown(part.text)}` },
+      { class: "alternatives card", role: "dialog", "aria-label": `Instead of ${spoken(part.text)}` },
       make(
         "div",
         { class: "head" },
-        make("strong", {}, shown(part.text)),
+        make("strong", { "aria-hidden": "true" }, shown(part.text)),
         make("span", { class: "figures" }, percent(part.token.probability)),
         make("button", { class: "close", "aria-label": "Close", onclick: () => this.close(true) }, "×"),
       ),
@@ -70,7 +70,7 @@ export class Alternatives {
       "button",
       {
         "aria-current": taken ? "true" : null,
-        "aria-label": `${shown(row.text)}, ${percent(row.probability)}${taken ? ", as it is" : ""}`,
+        "aria-label": `${spoken(row.text)}, ${percent(row.probability)}${taken ? ", as it is" : ""}`,
         onclick: () => {
           this.close(true);
           if (!taken) onChoose(row);
@@ -86,9 +86,9 @@ export class Alternatives {
   #key(event) {
     const buttons = [...this.#element.querySelectorAll("li button")];
     const place = buttons.indexOf(document.activeElement);
-    const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+    const to = { ArrowDown: (place + 1) % buttons.length, ArrowUp: place - 1, Home: 0, End: -1 }[event.key];
     if (event.key === "Escape") this.close(true);
-    else if (step) buttons.at((place + step) % buttons.length).focus();
+    else if (to !== undefined) buttons.at(to).focus();
     else if (event.key === "Tab") return this.#keepInside(event);
     else return;
     event.preventDefault();

@@ -11,6 +11,10 @@ export class ApiError extends Error {
   }
 }
 
+/** `error`, but that a text is too long is told by `message`: what can be done about it in this view. */
+export const retold = (error, message) =>
+  error.code === "context_length_exceeded" ? new ApiError(message, error.status, error.code) : error;
+
 let askForKey = async () => null;
 let asking = null;
 

@@ -1,8 +1,9 @@
 // A conversation: by the model's chat template, or, with a base model, as a script to go on with.
 
+import { retold } from "./api.js";
 import { find, make, tell } from "./dom.js";
-import { count } from "./format.js";
 import { onceAFrame } from "./frame.js";
+import { kept } from "./kept.js";
 import { drawKnobs } from "./knobs.js";
 import { chosenModel, opened } from "./models.js";
 import { filled, recipeCalled } from "./recipes.js";
@@ -36,7 +37,7 @@ export function startChat() {
   });
   find("#chat-again").addEventListener("click", again);
   find("#model").addEventListener("change", () => find("#view-chat").hidden || showChat());
-  begin([]);
+  begin(kept("conversation", [], () => messages));
 }
 
 /** The view is shown: says so if the model was not made to chat. */
@@ -74,21 +75,21 @@ function say() {
   const field = find("#said"), content = field.value.trim();
   if (content === "" || running.isOn) return;
   field.value = "";
-  messages.push({ role: "user", content });
-  answer();
+  answer([...messages, { role: "user", content }], content);
 }
 
 function again() {
-  if (messages.at(-1)?.role === "assistant") messages.pop();
-  answer();
+  answer(messages.at(-1)?.role === "assistant" ? messages.slice(0, -1) : messages);
 }
 
-function answer() {
+/** Answers what is `asked`. Where nothing comes of it all is as before, and what was `said` can be
+ *  changed; only who stopped it is taken to have meant what was said. */
+function answer(asked, said = null) {
   running.run(async (signal) => {
     const name = chosenModel();
     const reply = { role: "assistant", content: "" };
-    const asked = [...messages];
-    messages.push(reply);
+    const before = messages.filter(({ content }) => content !== "");
+    messages = [...asked, reply];
     draw();
     const log = find("#talk");
     log.scrollTop = log.scrollHeight;
@@ -97,7 +98,7 @@ function answer() {
       if (signal.aborted) return;
       // Beginning with a space is the model's way to begin a word.
       following(() => (find("#talk .message:last-child .content").textContent = reply.content.trimStart()));
-      find("#chat-figures").textContent = `${count(pace.tokens)} tokens · ${count(Math.round(pace.rate))} tokens/s`;
+      find("#chat-figures").textContent = pace.figures;
     });
     try {
       const { chat } = await opened(name, signal);
@@ -107,9 +108,14 @@ function answer() {
         redraw();
       }
       tell(reply.content);
+    } catch (error) {
+      throw retold(error, "the conversation is longer than what the model attends to; write less, or begin a new one");
     } finally {
       reply.content = reply.content.trim();
-      if (reply.content === "") messages = messages.filter((message) => message !== reply); // nothing to go on from
+      if (reply.content === "" && messages.at(-1) === reply) {
+        messages = said !== null && signal.aborted ? asked : before;
+        if (messages === before) find("#said").value ||= said ?? "";
+      }
       following(draw);
     }
   });

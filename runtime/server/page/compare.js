@@ -2,9 +2,10 @@
 
 import { post } from "./api.js";
 import { find } from "./dom.js";
-import { count, nats } from "./format.js";
+import { nats } from "./format.js";
+import { keepField } from "./kept.js";
 import { drawKnobs } from "./knobs.js";
-import { fill, opening, pairToCompare } from "./models.js";
+import { fill, opened, opening, pairToCompare } from "./models.js";
 import { parting } from "./parting.js";
 import { Running } from "./running.js";
 import { drawSaid } from "./said.js";
@@ -63,7 +64,7 @@ class Pane {
       this.generated += piece.text;
       this.ids.push(...piece.tokens.map((token) => token.id));
       pace.add(piece.tokens.length);
-      this.tell(`${count(pace.tokens)} tokens · ${count(Math.round(pace.rate))} tokens/s`);
+      this.tell(pace.figures);
       this.onWrite();
     }
   }
@@ -86,6 +87,7 @@ export function startCompare() {
   running = new Running(find("#compare-go"), find("#compare-stop"));
   find("#compare-go").addEventListener("click", compare);
   find("#compare-note").textContent = EXPLAINED;
+  keepField("compare-prompt", find("#compare-prompt"));
   find("#compare-prompt").addEventListener("keydown", (event) => {
     if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
     event.preventDefault();
@@ -137,9 +139,12 @@ function marking() {
 /** How far the second is from the first at every word of either text. */
 async function measure(signal) {
   const names = panes.map((pane) => pane.name);
+  const lengths = await Promise.all(names.map(async (name) => (await opened(name, signal)).context_length));
   const found = [];
   for (const pane of panes) {
-    found.push(await post("compare", { models: names, token_ids: pane.ids }, signal));
+    // The last token of a text that filled the context is no longer in it.
+    const ids = pane.ids.slice(0, Math.min(...lengths));
+    found.push(await post("compare", { models: names, token_ids: ids }, signal));
   }
   const words = found.map((answer, i) => wordsOf(answer.tokens, panes[i].prompt.length));
   const most = Math.max(LEAST_AXIS, ...words.flat().map((word) => word.kl));

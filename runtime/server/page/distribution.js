@@ -3,13 +3,15 @@
 
 import { bar, track } from "./bars.js";
 import { make } from "./dom.js";
-import { axisEnd, count, percent, shown } from "./format.js";
+import { axisEnd, count, percent, shown, spoken } from "./format.js";
 
 /** Draws an answer of /next into `root`. */
 export function drawDistribution(root, { tokens, others, num_left: left }) {
   const all = tokens.length + others.count;
   const end = axisEnd(Math.max(...tokens.flatMap((token) => [token.probability, token.left])));
-  const rows = tokens.map((token) => row(token, token.ends ? "end of text" : shown(token.text), end));
+  const rows = tokens.map((token) =>
+    token.ends ? row(token, "end of text", end) : row(token, shown(token.text), end, { label: spoken(token.text) }),
+  );
   root.replaceChildren(
     make(
       "table",
@@ -20,7 +22,7 @@ export function drawDistribution(root, { tokens, others, num_left: left }) {
         {},
         make("tr", {}, head("Word"), make("td", {}), head("Model", "own"), head("Drawn", "left")),
       ),
-      make("tbody", {}, ...rows, row({ probability: others.probability, left: others.left }, `${count(others.count)} others`, end, "others")),
+      make("tbody", {}, ...rows, row(others, `${count(others.count)} others`, end, { kind: "others" })),
     ),
   );
 }
@@ -38,13 +40,13 @@ function summary(left, all) {
   return `${count(left)} of ${count(all)} tokens can be drawn`;
 }
 
-function row({ probability, left }, name, end, kind = "") {
+function row({ probability, left }, name, end, { kind = "", label = null } = {}) {
   const isCut = left === 0;
   const bars = track(bar(probability / end, isCut ? "cut" : "own"), bar(left / end, "left"));
   return make(
     "tr",
     { class: `${kind} ${isCut ? "is-cut" : ""}` },
-    make("th", { scope: "row" }, isCut ? make("s", {}, name) : name),
+    make("th", { scope: "row", "aria-label": label }, isCut ? make("s", {}, name) : name),
     make("td", { class: "bars" }, bars),
     make("td", { class: "number" }, percent(probability)),
     make("td", { class: "number" }, isCut ? "cut" : percent(left)),

@@ -3,7 +3,7 @@
 // model are stops for the keyboard; with the pointer they are found beneath the text area.
 
 import { find, make, tell } from "./dom.js";
-import { percent, shown } from "./format.js";
+import { percent, spoken } from "./format.js";
 import { rove } from "./roving.js";
 import { Text } from "./text.js";
 import { tintOf } from "./tint.js";
@@ -12,7 +12,8 @@ const STILL = 800; // ms without a key after which an edit is one to go back to
 
 export class Editor {
   #shown = []; // the parts that are drawn
-  #past = [];
+  #past = []; // texts to go back to, and those that were gone back from
+  #future = [];
   #lastTyped = -Infinity;
   #partOf = new WeakMap();
 
@@ -28,6 +29,7 @@ export class Editor {
     this.area.addEventListener("click", (event) => {
       const token = this.area.selectionStart === this.area.selectionEnd ? this.#at(event) : null;
       if (token) this.#hint(null);
+      if (token && event.pointerType === "touch") this.area.blur(); // else a keyboard covers what opens
       onToken(token && this.#partOf.get(token), token, false);
     });
     this.area.addEventListener("pointermove", (event) => this.#hint(this.#at(event)));
@@ -54,29 +56,48 @@ export class Editor {
 
   /** Shows another text; what was there, if anything was, is kept to go back to. */
   show(text) {
-    if (this.text.parts.length || this.canUndo) this.remember();
+    if (this.text.parts.length || this.canUndo || this.canRedo) this.remember();
     this.#take(text);
+  }
+
+  /** Another model has other tokens: to it all texts, also those to go back to, are as if typed. */
+  forgetTokens() {
+    const typed = ({ string }) => Text.typed(string);
+    this.#past = this.#past.map(typed);
+    this.#future = this.#future.map(typed);
+    this.#take(typed(this.text));
   }
 
   /** From here on is another thing to undo. */
   remember() {
-    const last = this.#past.at(-1);
-    const now = { parts: [...this.text.parts], tail: this.text.tail };
-    if (last && last.parts.length === now.parts.length && last.parts.every((part, i) => part === now.parts[i])) return;
-    this.#past.push(now);
+    this.#future = [];
+    if (!this.#past.at(-1)?.equals(this.text)) this.#past.push(this.text.copy());
   }
 
   get canUndo() {
     return this.#past.length > 0;
   }
 
+  get canRedo() {
+    return this.#future.length > 0;
+  }
+
   undo() {
-    const last = this.#past.pop();
-    if (last === undefined) return;
-    const was = last.parts.map((part) => part.text).join("");
-    if (was === this.text.string && this.#past.length) return this.undo();
-    this.#take(new Text(last.parts, last.tail));
-    tell("Undone");
+    this.#go(this.#past, this.#future, "Undone");
+  }
+
+  redo() {
+    this.#go(this.#future, this.#past, "Redone");
+  }
+
+  /** To the next text of `from` that is another than this, which is kept in `to`. */
+  #go(from, to, told) {
+    let next = from.pop();
+    while (next?.equals(this.text)) next = from.pop();
+    if (next === undefined) return this.onChange();
+    to.push(this.text.copy());
+    this.#take(next);
+    tell(told);
   }
 
   /** Draws what was added to the text since; where its end was seen, it still is. */
@@ -142,7 +163,7 @@ export class Editor {
         role: "button",
         tabindex: -1,
         "aria-haspopup": "dialog",
-        "aria-label": `${shown(part.text)}, ${percent(probability)}`,
+        "aria-label": `${spoken(part.text)}, ${percent(probability)}`,
       },
       ...inked(part.text, tintOf(probability)),
     );

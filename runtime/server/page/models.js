@@ -2,6 +2,7 @@
 
 import { get, post } from "./api.js";
 import { find, make } from "./dom.js";
+import { kept } from "./kept.js";
 
 let names = [];
 const known = new Map(); // name -> what /v1/models says of it, once it is open
@@ -9,7 +10,8 @@ const known = new Map(); // name -> what /v1/models says of it, once it is open
 /** Fills the list of models. */
 export async function loadModels() {
   names = (await get("v1/models")).data.map((model) => model.id);
-  fill(find("#model"), names[0]);
+  const last = kept("model", names[0], chosenModel);
+  fill(find("#model"), names.includes(last) ? last : names[0]);
 }
 
 export const chosenModel = () => find("#model").value;

@@ -1,7 +1,7 @@
 // Where two texts part: the words that only one of them has. Two lists of words are compared as
 // Python's difflib does: the longest run they share, then what is left and right of it.
 
-const words = (text) => [...text.matchAll(/\S+/g)].map((match) => ({ word: match[0], start: match.index, end: match.index + match[0].length }));
+import { wordsIn } from "./format.js";
 
 /** Runs that both have, in order: [begin in a, begin in b, length]. */
 export function sharedRuns(a, b) {
@@ -40,7 +40,7 @@ function longestRun(a, places, a0, a1, b0, b1) {
  *  Unless `complete`, one of the two is still being written: what the longer one has beyond the
  *  other's last word may yet come, and so may the rest of that word. */
 export function parting(left, right, complete = true) {
-  let ours = words(left), theirs = words(right);
+  let ours = wordsIn(left), theirs = wordsIn(right);
   if (!complete) {
     const shorter = Math.max(0, Math.min(ours.length, theirs.length) - 1);
     ours = ours.slice(0, shorter);

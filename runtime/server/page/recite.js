@@ -1,11 +1,12 @@
 // Recite: a passage is begun, and the model goes on, always with its likeliest word. How far is it the
 // passage, word for word?
 
-import { post } from "./api.js";
+import { post, retold } from "./api.js";
 import { drawCurve, reachOf } from "./curve.js";
 import { find, tell } from "./dom.js";
-import { count } from "./format.js";
+import { count, wordsIn } from "./format.js";
 import { onceAFrame } from "./frame.js";
+import { keepField } from "./kept.js";
 import { chosenModel } from "./models.js";
 import { sharedRuns } from "./parting.js";
 import { Running } from "./running.js";
@@ -22,12 +23,15 @@ const LIKELIEST = {
 };
 const TOKENS_PER_WORD = 3; // at most, of what there is to recite; more are not asked for
 
+const TOO_LONG = "the passage is longer than what the model attends to; take a part of it";
+
 let running;
 
 /** Makes the view work. */
 export function startRecite() {
   running = new Running(find("#recite-go"), find("#recite-stop"));
   find("#passage").value = PASSAGE;
+  keepField("passage", find("#passage"));
   find("#passage").addEventListener("input", () => {
     find("#curve").replaceChildren(); // of another passage it tells nothing
     measurePassage();
@@ -40,20 +44,18 @@ export function showRecite() {
   measurePassage();
 }
 
-const wordsOf = (text) => [...text.matchAll(/\S+/g)];
-
 /** The slider has as many places as the passage has words to begin with. */
 function measurePassage() {
-  const words = wordsOf(find("#passage").value.trim()), given = find("#given");
+  const words = wordsIn(find("#passage").value.trim()), given = find("#given");
   given.max = Math.max(1, words.length - 1);
-  find("#given-told").textContent = `${count(Number(given.value))} of ${count(words.length)}`;
+  find("#given-told").textContent = `${count(Math.min(given.value, words.length))} of ${count(words.length)}`;
   find("#recite-go").disabled = words.length < 2;
 }
 
 function recite() {
   const passage = find("#passage").value.trim();
   const given = Number(find("#given").value);
-  const cut = wordsOf(passage)[given]?.index;
+  const cut = wordsIn(passage)[given]?.start;
   if (cut === undefined) return; // nothing is left to recite
   const beginning = passage.slice(0, cut).trimEnd(), rest = passage.slice(beginning.length);
   running.run(async (signal) => {
@@ -63,13 +65,13 @@ function recite() {
     let said = "";
     const body = {
       ...LIKELIEST, model: chosenModel(), prompt: beginning, logprobs: 0,
-      max_tokens: Math.max(1, wordsOf(rest).length * TOKENS_PER_WORD),
+      max_tokens: Math.max(1, wordsIn(rest).length * TOKENS_PER_WORD),
     };
     const enough = new AbortController(); // as many words as there are in the passage
     const either = AbortSignal.any([signal, enough.signal]);
     const redraw = onceAFrame(() => {
       if (either.aborted) return;
-      find("#recite-figures").textContent = `${count(Math.round(pace.rate))} tokens/s`;
+      find("#recite-figures").textContent = pace.figures;
       show(beginning, rest, said);
     });
     try {
@@ -77,36 +79,38 @@ function recite() {
         said += piece.text;
         pace.add(piece.tokens.length);
         redraw();
-        if (wordsOf(said).length > wordsOf(rest).length) {
+        if (wordsIn(said).length > wordsIn(rest).length) {
           enough.abort();
           break;
         }
       }
     } catch (error) {
-      if (!enough.signal.aborted) throw error;
+      if (!enough.signal.aborted) throw retold(error, TOO_LONG);
     }
     tell(show(beginning, rest, said));
-    await showCurve(passage, given, signal);
+    await showCurve(passage, given, signal).catch((error) => {
+      throw retold(error, TOO_LONG);
+    });
   });
 }
 
 /** The words, right and wrong, and in a sentence how far it went. */
 function show(beginning, rest, said) {
-  const expected = wordsOf(rest).map(String), found = wordsOf(said);
+  const expected = wordsIn(rest).map(({ word }) => word), found = wordsIn(said);
   const all = found.slice(0, expected.length);
   const right = new Set();
-  for (const [i, , length] of sharedRuns(all.map(String), expected)) {
-    all.slice(i, i + length).forEach((match) => right.add(match.index));
+  for (const [i, , length] of sharedRuns(all.map(({ word }) => word), expected)) {
+    all.slice(i, i + length).forEach(({ start }) => right.add(start));
   }
-  const end = found.length > all.length ? found[all.length].index : said.length;
+  const end = found.length > all.length ? found[all.length].start : said.length;
   const shown = said.slice(0, end).trimEnd();
-  const starts = new Set(all.map((match) => match.index));
+  const starts = new Set(all.map(({ start }) => start));
   drawSaid(find("#recited-text"), beginning, shown, (start) => {
     if (!starts.has(start)) return "";
     return right.has(start) ? "right" : "wrong";
   });
   let exact = 0;
-  while (exact < all.length && String(all[exact]) === expected[exact]) exact += 1;
+  while (exact < all.length && all[exact].word === expected[exact]) exact += 1;
   const sentence = exact === expected.length
     ? `Word for word to the end: all ${count(exact)} words.`
     : `${count(exact)} of ${count(expected.length)} words before the first other one.`;
@@ -118,7 +122,7 @@ function show(beginning, rest, said) {
  *  likeliest token goes on as far as the passage's tokens are the likeliest in their places. */
 async function showCurve(passage, given, signal) {
   const { tokens } = await post("compare", { models: [chosenModel()], text: passage }, signal);
-  const words = wordsOf(passage).map((match) => ({ start: match.index, right: true }));
+  const words = wordsIn(passage).map(({ start }) => ({ start, right: true }));
   let place = -1, end = 0;
   for (const token of tokens) {
     end += token.text.length;

@@ -1,6 +1,8 @@
 // How tokens are chosen, for all views: what somebody changed, over what is the model's own.
 
-const changed = new Map();
+import { kept } from "./kept.js";
+
+const changed = new Map(kept("settings", [], () => [...changed]));
 let own = {}; // the model's, as /next tells it
 const listeners = new Set();
 

@@ -1,6 +1,7 @@
 // Answers that come piece by piece: server-sent events become pieces of text with their tokens.
 
 import { ApiError, request } from "./api.js";
+import { count, countTokens } from "./format.js";
 
 const ENDED = "the server ended its answer too early; see whether it still runs, and go on from what is here";
 
@@ -49,6 +50,12 @@ export class Pace {
   add(number) {
     if (this.tokens === 0) this.#started = performance.now();
     this.tokens += number;
+  }
+
+  /** That and how many there are, to be told. */
+  get figures() {
+    const rate = Math.round(this.rate);
+    return `${countTokens(this.tokens)}${rate ? ` · ${count(rate)} tokens/s` : ""}`;
   }
 
   get rate() {

@@ -2,7 +2,7 @@
 // the arrow keys go from word to word; the word is pointed at in the text above, and told.
 
 import { draw, make } from "./dom.js";
-import { nats, percent } from "./format.js";
+import { nats, percent, wordsIn } from "./format.js";
 
 const HEIGHT = 44;
 
@@ -10,8 +10,7 @@ const HEIGHT = 44;
  *  Words that end within the first `from` characters are left out. */
 export function wordsOf(tokens, from) {
   const text = tokens.map((token) => token.text).join("");
-  const words = [...text.matchAll(/\S+/g)]
-    .map((match) => ({ word: match[0], start: match.index, end: match.index + match[0].length, kl: 0, logprobs: [0, 0] }));
+  const words = wordsIn(text).map((word) => ({ ...word, kl: 0, logprobs: [0, 0] }));
   let place = -1, end = 0;
   for (const token of tokens) {
     end += token.text.length;

@@ -50,6 +50,17 @@ export class Text {
     return new Text([...kept.slice(0, -1), { text: last.text + rest, token: null }]);
   }
 
+  /** As it is now: what is added to it later is not in that. */
+  copy() {
+    return new Text([...this.parts], this.tail);
+  }
+
+  /** Whether there is no difference to see. */
+  equals({ parts }) {
+    const isSame = (part, other) => part === other || (part.text === other.text && !part.token && !other.token);
+    return parts.length === this.parts.length && parts.every((part, i) => isSame(part, this.parts[i]));
+  }
+
   /** Ready for what is generated after it, whose ids are these: `extended` adds to it. */
   continued(ids) {
     return new Text([...this.parts], { ids: [...ids] });

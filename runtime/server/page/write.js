@@ -4,8 +4,9 @@ import { Alternatives } from "./alternatives.js";
 import { post } from "./api.js";
 import { find, tell } from "./dom.js";
 import { Editor } from "./editor.js";
-import { count } from "./format.js";
+import { count, countTokens } from "./format.js";
 import { onceAFrame } from "./frame.js";
+import { kept } from "./kept.js";
 import { drawKnobs } from "./knobs.js";
 import { chosenModel, opened, opening } from "./models.js";
 import { NextWord } from "./next.js";
@@ -39,6 +40,7 @@ export async function startWriting() {
   find("#knobs-of-write").open = matchMedia("(min-width: 64rem)").matches;
   find("#go").addEventListener("click", goOn);
   find("#undo").addEventListener("click", undo);
+  find("#redo").addEventListener("click", redo);
   find("#clear").addEventListener("click", () => startAnew(""));
   find("#document").addEventListener("keydown", keys);
   find("#model").addEventListener("change", modelChanged);
@@ -46,7 +48,7 @@ export async function startWriting() {
     [promptTokens, contextLength] = [tokens, most];
     showContext();
   });
-  startAnew(firstText());
+  startAnew(kept("text", firstText(), () => editor.text.string));
   await trying(() => drawRecipes(find("#recipes"), startWith));
 }
 
@@ -73,12 +75,13 @@ function goOn() {
   });
 }
 
-/** The focus goes to the word that was chosen, or back to where it was clicked at. */
+/** The focus goes to the word that was chosen, or back to where it was clicked at; but a phone would
+ *  show its keyboard for that. */
 function takeInstead(part, other, byKeyboard) {
   const place = editor.text.parts.indexOf(part);
   write(async () => editor.text.chosen(part, other), (text) => {
     if (byKeyboard) editor.elementOf(text.parts[place])?.focus();
-    else editor.area.focus({ preventScroll: true });
+    else if (matchMedia("(hover: hover)").matches) editor.area.focus({ preventScroll: true });
     return text.parts.length > place; // else it is a part of a character, and the rest is to come
   });
 }
@@ -100,7 +103,7 @@ async function write(begin, shown = () => true) {
     let hasEnded = false;
     const redraw = onceAFrame(() => {
       if (editor.text !== text || hasEnded || signal.aborted) return;
-      figures = figuresOf(pace, "");
+      figures = pace.figures;
       editor.refresh();
       isShown ||= shown(text);
     });
@@ -118,7 +121,7 @@ async function write(begin, shown = () => true) {
     } finally {
       if (editor.text === text) {
         // Else another text has taken its place, and is not to be disturbed.
-        if (signal.aborted) figures = figuresOf(pace, "stopped");
+        if (signal.aborted) figures = `${pace.figures} · stopped`;
         editor.refresh();
       }
     }
@@ -130,18 +133,17 @@ async function write(begin, shown = () => true) {
 function finish(text, { finish_reason: reason, timings }) {
   if (reason === "stop") text.cut();
   const rate = timings.decode_rate ? `${count(Math.round(timings.decode_rate))} tokens/s · ` : "";
-  figures = `${count(timings.new_tokens)} tokens · ${rate}${ENDS[reason] ?? reason}`;
-  tell(`${count(timings.new_tokens)} tokens, ${ENDS[reason] ?? reason}`);
+  const tokens = countTokens(timings.new_tokens), end = ENDS[reason] ?? reason;
+  figures = `${tokens} · ${rate}${end}`;
+  tell(`${tokens}, ${end}`);
 }
-
-const figuresOf = (pace, end) =>
-  `${count(pace.tokens)} tokens · ${count(Math.round(pace.rate))} tokens/s${end ? ` · ${end}` : ""}`;
 
 /** The text is another, or more of it is there. */
 function changed() {
   alternatives.closeUnless((part) => editor.text.parts.includes(part));
   find("#figures").textContent = figures;
   find("#undo").disabled = !editor.canUndo;
+  find("#redo").disabled = !editor.canRedo;
   if (editor.text.tail) promptTokens = editor.text.tail.ids.length;
   showContext();
   if (!running.isOn) nextWord.soon();
@@ -158,8 +160,7 @@ function modelChanged() {
   settings.forgetOwn();
   contextLength = 0;
   running.abort();
-  // Another model's tokens are not these: what is there is a text to go on with.
-  editor.show(Text.typed(editor.text.string));
+  editor.forgetTokens();
 }
 
 function openAlternatives(part, element, byKeyboard) {
@@ -170,13 +171,30 @@ function undo() {
   running.abort();
   figures = "";
   editor.undo();
+  passFocus(find("#undo"), find("#redo"));
+}
+
+function redo() {
+  running.abort();
+  figures = "";
+  editor.redo();
+  passFocus(find("#redo"), find("#undo"));
+}
+
+/** A button that is off now does not keep the focus: no key would do anything there. */
+function passFocus(from, to) {
+  if (from.disabled && document.activeElement === from) to.focus();
 }
 
 function keys(event) {
   const command = event.ctrlKey || event.metaKey;
   if (command && event.key === "Enter" && !running.isOn) goOn();
-  else if (command && !event.shiftKey && event.key.toLowerCase() === "z") undo();
+  else if (command && isRedo(event)) redo();
+  else if (command && event.key.toLowerCase() === "z") undo();
   else if (event.key === "Escape" && running.isOn) running.abort();
   else return;
   event.preventDefault();
 }
+
+/** Of Ctrl: that of Windows, and that of everywhere else. */
+const isRedo = ({ key, shiftKey }) => key.toLowerCase() === (shiftKey ? "z" : "y");
