@@ -125,7 +125,7 @@ def test_together_each_gets_what_it_gets_alone(tiny_model: Model, context: str) 
 def test_a_prompt_that_is_too_long_is_an_error_unless_something_else_is_asked_for(
     tiny_model: Model,
 ) -> None:
-    with pytest.raises(RequestError, match="161 tokens, expected at most 160 .* let the context s"):
+    with pytest.raises(RequestError, match="161 tokens, expected at most 160 .* set context to"):
         tiny_model.generate(IDS[:161])
     text = "word " * 5000  # more characters than any prompt that fits
     with pytest.raises(RequestError, match="text has 25000 characters, expected at most 2560"):
