@@ -81,14 +81,15 @@ def parse_json_object(
     error: type[PocketLMError],
     max_values: int = MAX_VALUES,
     advice: str = _ADVICE,
+    max_nested: int = MAX_VALUES,
 ) -> dict[str, Any]:
     """Returns the JSON object in ``data``; raises ``error``, its message beginning with ``where``.
 
-    Its message ends with ``advice``.
+    Its message ends with ``advice``. ``max_nested`` arrays and objects may be in it.
     ``-0`` becomes the float -0.0, as in parsers that have no signed integer zero.
     """
     try:
-        _judge(data, max_values)
+        _judge(data, max_values, max_nested)
         value = json.loads(
             data.decode("utf-8"),
             object_pairs_hook=_unique,
@@ -120,12 +121,15 @@ class _Refused(ValueError):
     """Valid for Python's parser, refused by us; the message has found and expected."""
 
 
-def _judge(data: bytes, max_values: int) -> None:
-    """Raises _Refused for more than ``max_values`` keys and values, or ``MAX_DEPTH`` levels."""
+def _judge(data: bytes, max_values: int, max_nested: int) -> None:
+    """Raises _Refused for more than ``max_values`` keys and values, or ``MAX_DEPTH`` levels.
+
+    And for more than ``max_nested`` arrays and objects.
+    """
     # Without escapes every quote begins or ends a string; an empty string hides nothing.
     text = data.replace(rb"\\", b"").replace(rb"\"", b"")
     text = text.translate(None, _NOT_STRUCTURE).replace(b'""', b"")
-    inside = level = values = 0
+    inside = level = values = nested = 0
     for start in range(0, len(text), _PIECE_BYTES):
         parts = text[start : start + _PIECE_BYTES].split(b'"')
         outside = b"".join(parts[inside::2])
@@ -138,6 +142,9 @@ def _judge(data: bytes, max_values: int) -> None:
         values += len(outside) - outside.count(b"]") - outside.count(b"}")
         if values > max_values:
             raise _Refused(f"has too many values, expected at most {max_values:,}")
+        nested += outside.count(b"[") + outside.count(b"{")
+        if nested > max_nested:
+            raise _Refused(f"has too many arrays and objects, expected at most {max_nested:,}")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from os.path import commonprefix
 from typing import Protocol
 
+UNFINISHED_BYTES = 3  # at most, of a character
+
 
 class Detokenizer(Protocol):
     """What becomes of tokens as they come."""
@@ -64,6 +66,23 @@ class ByteDetokenizer:
         if self._strip and added:
             added, self._strip = strip_start(added, self._strip)
         return self._decoder.decode(added)
+
+    def follow(self, token_ids: Sequence[int]) -> None:
+        """Goes on after these as if each had been added, however many there are.
+
+        The first of them may lose a space; what the others leave behind is an unfinished character,
+        which is in the last bytes.
+        """
+        place = 0
+        while place < len(token_ids) and (self._first or self._strip):
+            self.add(token_ids[place])
+            place += 1
+        start, num_bytes = len(token_ids), 0
+        while start > place and num_bytes < UNFINISHED_BYTES:
+            start -= 1
+            num_bytes += len(self._bytes_of(token_ids[start], False) or b"")
+        for token_id in token_ids[start:]:
+            self.add(token_id)
 
     def finish(self) -> str:
         """As ``Detokenizer.finish``."""
