@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from array import array
 from itertools import accumulate
 from pathlib import Path
@@ -35,6 +36,9 @@ _NOT_STRUCTURE = bytes(set(range(256)) - set(_STRUCTURE))
 # A step down for each bracket that opens, back up for each that closes, as signed bytes.
 _STEPS = bytes({0x5B: 1, 0x7B: 1, 0x5D: 255, 0x7D: 255}.get(byte, 0) for byte in range(256))
 _PIECE_BYTES = 1 << 14
+_HIGH, _LOW = rb"\\u[dD][89abAB]..", rb"\\u[dD][c-fC-F].."
+# In JSON that was parsed, without escaped backslashes.
+_HALF_PAIR = re.compile(rb"%s(?!%s)|(?<!%s)%s" % (_HIGH, _LOW, _HIGH, _LOW))
 
 _ADVICE = "the file is damaged or not what its name says: get it again from its source"
 
@@ -98,14 +102,11 @@ def parse_json_object(
             parse_int=_integer,
         )
         # Only an escape can spell half a surrogate pair: UTF-8 itself cannot.
-        if b"\\ud" in data or b"\\uD" in data:
-            json.dumps(value, ensure_ascii=False).encode("utf-8")
+        if _HALF_PAIR.search(data.replace(rb"\\", b"--")):
+            raise _Refused("has a string with half a surrogate pair, expected Unicode text")
     except UnicodeDecodeError as cause:
         problem = f"is not UTF-8 (byte {cause.start} is 0x{data[cause.start]:02x})"
         raise error(f"{where} {problem}, expected a JSON object; {advice}") from cause
-    except UnicodeEncodeError as cause:
-        problem = "has a string with half a surrogate pair"
-        raise error(f"{where} {problem}, expected Unicode text; {advice}") from cause
     except json.JSONDecodeError as cause:
         problem = f"is not valid JSON ({cause.msg.removesuffix(' at')} at character {cause.pos})"
         raise error(f"{where} {problem}, expected a JSON object; {advice}") from cause

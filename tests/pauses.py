@@ -17,7 +17,7 @@ def longest_pause(port: int, sent: bytes, pid: int) -> tuple[float, bytes]:
     """(seconds that /health was not answered while a request was, the first bytes of its answer).
 
     ``sent`` is the request, to ``port`` of 127.0.0.1, after whose answer the connection ends.
-    ``pid`` is the server's process: where it had no processor, it is not to blame.
+    ``pid`` is the server's process, which is not to blame where it waits for a processor.
     """
     head = bytearray()
 
@@ -34,9 +34,11 @@ def longest_pause(port: int, sent: bytes, pid: int) -> tuple[float, bytes]:
         _look(looking)  # the first connects
         asking.start()
         while asking.is_alive():
-            before, started = _worked(pid), time.perf_counter()
+            started, before = time.perf_counter(), _clocks(pid)
             _look(looking)
-            longest = max(longest, min(time.perf_counter() - started, _worked(pid) - before))
+            took, after = time.perf_counter() - started, _clocks(pid)
+            cpu, queued = after[0] - before[0], after[1] - before[1]
+            longest = max(longest, min(took - queued, cpu))
             time.sleep(BETWEEN_SECONDS)
     finally:
         if asking.ident is not None:
@@ -50,13 +52,13 @@ def _look(connection: HTTPConnection) -> None:
     connection.getresponse().read()
 
 
-def _worked(pid: int) -> float:
-    """Seconds that the process has computed so far, less those that its loop waited for others to.
+def _clocks(pid: int) -> tuple[float, float]:
+    """(seconds that the process has computed, those that its first thread had no processor).
 
-    Its loop runs in its first thread. On Linux; the clock on the wall elsewhere.
+    In its first thread its loop runs. On Linux; (the clock on the wall, 0) elsewhere.
     """
     if sys.platform != "linux":
-        return time.perf_counter()
+        return time.perf_counter(), 0.0
     cpu = time.clock_gettime(~pid << 3 | 2)  # as clock_getcpuclockid(3) has it
     queued = Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[1]
-    return cpu - int(queued) / 1e9
+    return cpu, int(queued) / 1e9
