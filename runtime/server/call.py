@@ -26,16 +26,16 @@ JSON = b"application/json"
 EVENTS = b"text/event-stream; charset=utf-8"
 DONE = b"data: [DONE]\n\n"
 PART_BYTES = 65_536  # of an answer that are written at once
-# Of an answer that is encoded in turns: levels that are taken apart, down to a token with its
-# alternatives. And numbers or words that are encoded, or entries of a field that are checked, at
-# once: in one go, during which Python lets no other thread run.
-PARTED, AT_ONCE = 5, 10_000
+# Of an answer that is encoded in turns: levels that are taken apart, down to the part of a message,
+# in its content, in an output, in a response, in an event. And how many numbers or words are
+# encoded, or entries of a field checked, in one go, during which Python lets no other thread run.
+PARTED, AT_ONCE = 6, 10_000
 
 LARGE_BYTES = 100_000  # of a body
-# Arrays and objects in one: Python's collector of garbage looks at all of them in one go, for which
-# all others wait, and so does what writes them for a chat template. 10,000 messages with calls of
-# functions have less.
-MOST_NESTED = 50_000
+# Keys and values in one, and arrays and objects among them. Python's parser makes strings, and its
+# collector of garbage looks at arrays and objects, in one go, which all others wait for. The tokens
+# of 40 long prompts are less, and so are 10,000 messages with calls of functions.
+MOST_VALUES, MOST_NESTED = 400_000, 50_000
 # Fields that have a form compiled, of any kind of body.
 FORMS = ("json_schema", "regex", "choices", "grammar", "response_format", "tools", "text")
 
@@ -135,10 +135,11 @@ def encoded_in_turns(value: Any) -> bytearray:
 def _parts(value: Any, levels: int) -> Iterator[str]:
     """Python's encoder lets no other thread run before it is done with what it is given."""
     if isinstance(value, Each) or levels and _is_nested(value):
+        inner = 0 if isinstance(value, Each) else levels - 1  # a token with its alternatives
         yield "["
         for mark, part in zip(_marks(), value, strict=False):
             yield mark
-            yield from _parts(part, max(levels - 1, 0))
+            yield from _parts(part, inner)
         yield "]"
     elif not levels or not isinstance(value, dict | list):
         yield _encoder.encode(value)
@@ -208,7 +209,7 @@ def parsed(data: bytes, kind: type[Found]) -> Found:
     """The body ``data`` as ``kind``. Raises ApiError (400) that names the field."""
     try:
         found = parse_json_object(
-            data, "the body", RequestError, advice="correct it", max_nested=MOST_NESTED
+            *(data, "the body", RequestError, MOST_VALUES, "correct it"), max_nested=MOST_NESTED
         )
     except RequestError as error:
         raise ApiError(400, str(error), code="invalid_json") from error
