@@ -77,11 +77,18 @@ class ByteDetokenizer:
         while place < len(token_ids) and (self._first or self._strip):
             self.add(token_ids[place])
             place += 1
+        ending: list[int] = []
+        lengths: dict[int, int] = {}  # a prompt may end with thousands that are no text
         start, num_bytes = len(token_ids), 0
         while start > place and num_bytes < UNFINISHED_BYTES:
             start -= 1
-            num_bytes += len(self._bytes_of(token_ids[start], False) or b"")
-        for token_id in token_ids[start:]:
+            token_id = token_ids[start]
+            if token_id not in lengths:
+                lengths[token_id] = len(self._bytes_of(token_id, False) or b"")
+            if lengths[token_id]:
+                ending.append(token_id)
+                num_bytes += lengths[token_id]
+        for token_id in reversed(ending):
             self.add(token_id)
 
     def finish(self) -> str:
