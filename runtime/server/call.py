@@ -34,8 +34,8 @@ PARTED, AT_ONCE = 6, 10_000
 LARGE_BYTES = 100_000  # of a body
 # Keys and values in one, and arrays and objects among them. Python's parser makes strings, and its
 # collector of garbage looks at arrays and objects, in one go, which all others wait for. The tokens
-# of 40 long prompts are less, and so are 10,000 messages with calls of functions.
-MOST_VALUES, MOST_NESTED = 400_000, 50_000
+# of 40 prompts of 7,000 are less, and so are 10,000 messages with calls of functions.
+MOST_VALUES, MOST_NESTED = 300_000, 50_000
 # Fields that have a form compiled, of any kind of body.
 FORMS = ("json_schema", "regex", "choices", "grammar", "response_format", "tools", "text")
 

@@ -94,7 +94,7 @@ def measure(conditions: Conditions) -> Figure:
 def _among_large_bodies(figure: Figure, conditions: Conditions) -> float:
     """The longest time, in ms, that others waited while one body was answered, or refused."""
     bodies, worst = large_bodies(), 0.0
-    chosen = conditions.random.sample(sorted(bodies), conditions.count(len(bodies), 4))
+    chosen = conditions.random.sample(sorted(bodies), conditions.count(len(bodies), 3))
     with serve_process(tiny_folder().path) as server:
         _all_at_once(server.port, ["first"])
         for name in chosen:
