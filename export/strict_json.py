@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from array import array
 from itertools import accumulate
 from pathlib import Path
@@ -35,6 +36,9 @@ _NOT_STRUCTURE = bytes(set(range(256)) - set(_STRUCTURE))
 # A step down for each bracket that opens, back up for each that closes, as signed bytes.
 _STEPS = bytes({0x5B: 1, 0x7B: 1, 0x5D: 255, 0x7D: 255}.get(byte, 0) for byte in range(256))
 _PIECE_BYTES = 1 << 14
+_HIGH, _LOW = rb"\\u[dD][89abAB]..", rb"\\u[dD][c-fC-F].."
+# In JSON that was parsed, without escaped backslashes.
+_HALF_PAIR = re.compile(rb"%s(?!%s)|(?<!%s)%s" % (_HIGH, _LOW, _HIGH, _LOW))
 
 _ADVICE = "the file is damaged or not what its name says: get it again from its source"
 
@@ -81,14 +85,15 @@ def parse_json_object(
     error: type[PocketLMError],
     max_values: int = MAX_VALUES,
     advice: str = _ADVICE,
+    max_nested: int = MAX_VALUES,
 ) -> dict[str, Any]:
     """Returns the JSON object in ``data``; raises ``error``, its message beginning with ``where``.
 
-    Its message ends with ``advice``.
+    Its message ends with ``advice``. ``max_nested`` arrays and objects may be in it.
     ``-0`` becomes the float -0.0, as in parsers that have no signed integer zero.
     """
     try:
-        _judge(data, max_values)
+        _judge(data, max_values, max_nested)
         value = json.loads(
             data.decode("utf-8"),
             object_pairs_hook=_unique,
@@ -97,14 +102,11 @@ def parse_json_object(
             parse_int=_integer,
         )
         # Only an escape can spell half a surrogate pair: UTF-8 itself cannot.
-        if b"\\ud" in data or b"\\uD" in data:
-            json.dumps(value, ensure_ascii=False).encode("utf-8")
+        if _HALF_PAIR.search(data.replace(rb"\\", b"--")):
+            raise _Refused("has a string with half a surrogate pair, expected Unicode text")
     except UnicodeDecodeError as cause:
         problem = f"is not UTF-8 (byte {cause.start} is 0x{data[cause.start]:02x})"
         raise error(f"{where} {problem}, expected a JSON object; {advice}") from cause
-    except UnicodeEncodeError as cause:
-        problem = "has a string with half a surrogate pair"
-        raise error(f"{where} {problem}, expected Unicode text; {advice}") from cause
     except json.JSONDecodeError as cause:
         problem = f"is not valid JSON ({cause.msg.removesuffix(' at')} at character {cause.pos})"
         raise error(f"{where} {problem}, expected a JSON object; {advice}") from cause
@@ -120,12 +122,15 @@ class _Refused(ValueError):
     """Valid for Python's parser, refused by us; the message has found and expected."""
 
 
-def _judge(data: bytes, max_values: int) -> None:
-    """Raises _Refused for more than ``max_values`` keys and values, or ``MAX_DEPTH`` levels."""
+def _judge(data: bytes, max_values: int, max_nested: int) -> None:
+    """Raises _Refused for more than ``max_values`` keys and values, or ``MAX_DEPTH`` levels.
+
+    And for more than ``max_nested`` arrays and objects.
+    """
     # Without escapes every quote begins or ends a string; an empty string hides nothing.
     text = data.replace(rb"\\", b"").replace(rb"\"", b"")
     text = text.translate(None, _NOT_STRUCTURE).replace(b'""', b"")
-    inside = level = values = 0
+    inside = level = values = nested = 0
     for start in range(0, len(text), _PIECE_BYTES):
         parts = text[start : start + _PIECE_BYTES].split(b'"')
         outside = b"".join(parts[inside::2])
@@ -138,6 +143,9 @@ def _judge(data: bytes, max_values: int) -> None:
         values += len(outside) - outside.count(b"]") - outside.count(b"}")
         if values > max_values:
             raise _Refused(f"has too many values, expected at most {max_values:,}")
+        nested += outside.count(b"[") + outside.count(b"{")
+        if nested > max_nested:
+            raise _Refused(f"has too many arrays and objects, expected at most {max_nested:,}")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

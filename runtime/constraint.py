@@ -48,6 +48,7 @@ Allowed: TypeAlias = NDArray[np.bool_]
 # Each is several items of a row, of which llguidance follows 2,000.
 MOST_OPTIONAL = 400
 MOST_PROPERTIES = 5_000  # of all objects in a schema: as OpenAI's
+MOST_VALUES = 100_000  # keys and values: JSON is read and written in one go, which others wait for
 JSON_FORM = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
 # Otherwise it asks the tokenizer how forced text is cut, which sentencepiece cannot say of a part.
 _HEAD = '%llguidance {"no_forcing": true}\n'
@@ -302,8 +303,10 @@ def _of_schema(schema: object) -> str:
 def json_rule(schema: object) -> str:
     """What stands in a grammar for JSON that satisfies ``schema``. Raises RequestError for none."""
     if isinstance(schema, Mapping):
+        schema = dict(schema)
+        _check_size(schema)
         try:
-            schema = json.dumps(dict(schema))
+            schema = json.dumps(schema)
         except (TypeError, ValueError, RecursionError) as error:
             raise RequestError(
                 f"json_schema holds what JSON does not ({_one_line(str(error))}), expected a JSON "
@@ -315,7 +318,9 @@ def json_rule(schema: object) -> str:
         data = schema.encode("utf-8")
     except UnicodeEncodeError as error:
         raise _no_text("json_schema", error) from error
-    found = parse_json_object(data, "json_schema", RequestError, advice="correct it")
+    found = parse_json_object(
+        data, "json_schema", RequestError, max_values=MOST_VALUES, advice="correct it"
+    )
     _check_size(found)
     chosen = found.get("x-guidance", {})
     form = {**JSON_FORM, **chosen} if isinstance(chosen, dict) else chosen
@@ -324,9 +329,15 @@ def json_rule(schema: object) -> str:
 
 def _check_size(schema: Any) -> None:
     """Refuses what llguidance takes seconds to compile, or gives up in the middle of a text."""
-    waiting, num_properties = [schema], 0
+    waiting, num_values, num_properties = [schema], 0, 0
     while waiting:
         found = waiting.pop()
+        num_values += 1 + (len(found) if isinstance(found, dict) else 0)
+        if num_values > MOST_VALUES:
+            raise RequestError(
+                f"json_schema has more than {MOST_VALUES:,} keys and values, expected no more: "
+                "they are read in one go, which all others wait for; leave some out"
+            )
         if isinstance(found, list):
             waiting += found
         if not isinstance(found, dict):

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from os.path import commonprefix
 from typing import Protocol
 
+UNFINISHED_BYTES = 3  # at most, of a character
+
 
 class Detokenizer(Protocol):
     """What becomes of tokens as they come."""
@@ -64,6 +66,30 @@ class ByteDetokenizer:
         if self._strip and added:
             added, self._strip = strip_start(added, self._strip)
         return self._decoder.decode(added)
+
+    def follow(self, token_ids: Sequence[int]) -> None:
+        """Goes on after these as if each had been added, however many there are.
+
+        The first of them may lose a space; what the others leave behind is an unfinished character,
+        which is in the last bytes.
+        """
+        place = 0
+        while place < len(token_ids) and (self._first or self._strip):
+            self.add(token_ids[place])
+            place += 1
+        ending: list[int] = []
+        lengths: dict[int, int] = {}  # a prompt may end with thousands that are no text
+        start, num_bytes = len(token_ids), 0
+        while start > place and num_bytes < UNFINISHED_BYTES:
+            start -= 1
+            token_id = token_ids[start]
+            if token_id not in lengths:
+                lengths[token_id] = len(self._bytes_of(token_id, False) or b"")
+            if lengths[token_id]:
+                ending.append(token_id)
+                num_bytes += lengths[token_id]
+        for token_id in reversed(ending):
+            self.add(token_id)
 
     def finish(self) -> str:
         """As ``Detokenizer.finish``."""

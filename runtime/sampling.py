@@ -91,6 +91,18 @@ class SamplingOptions:
             or self.min_tokens > 0
         )
 
+    @cached_property
+    def bias_arrays(self) -> tuple[TokenIds, Logits] | None:
+        """The tokens of ``logit_bias`` and its numbers; made once, and not at each step."""
+        bias = self.logit_bias
+        return _bias_arrays(bias) if bias else None
+
+    @cached_property
+    def banned_ids(self) -> TokenIds | None:
+        """``banned_tokens``, each once."""
+        banned = self.banned_tokens
+        return np.array(list(dict.fromkeys(banned)), np.intp) if banned else None
+
     @property
     def filters(self) -> bool:
         """Whether any step after the temperature removes anything."""
@@ -113,11 +125,19 @@ def apply_logit_bias(logits: Logits, bias: Mapping[int, float] | None) -> Logits
 
     Raises RequestError for an id outside 0..V-1.
     """
-    if not bias:
+    return _biased(logits, _bias_arrays(bias) if bias else None)
+
+
+def _bias_arrays(bias: Mapping[int, float]) -> tuple[TokenIds, Logits]:
+    return np.array(list(bias), np.intp), np.array(list(bias.values()), np.float32)
+
+
+def _biased(logits: Logits, bias: tuple[TokenIds, Logits] | None) -> Logits:
+    if bias is None:
         return logits
-    ids = _checked_ids(list(bias), logits.size, "in logit_bias")
+    ids, values = bias
     result = logits.copy()
-    result[ids] += np.array(list(bias.values()), np.float32)
+    result[_checked_ids(ids, logits.size, "in logit_bias")] += values
     return result
 
 
@@ -263,12 +283,12 @@ def reshape_logits(
     recent = token_ids[max(0, len(token_ids) - window) :]
     generated = token_ids[max(num_prompt, len(token_ids) - window) :]
     logits = keep_allowed(logits, allowed)
-    logits = apply_logit_bias(logits, options.logit_bias)
+    logits = _biased(logits, options.bias_arrays)
     logits = apply_repetition_penalty(logits, recent, options.repetition_penalty)
     frequency, presence = options.frequency_penalty, options.presence_penalty
     logits = apply_frequency_and_presence(logits, generated, frequency, presence)
     logits = remove_repeated_ngrams(logits, token_ids, options.no_repeat_ngram_size)
-    logits = remove_banned(logits, options.banned_tokens)
+    logits = remove_banned(logits, options.banned_ids)
     if banned is not None:
         logits = remove_banned(logits, banned.completed_by(token_ids[num_prompt:]))
     if len(token_ids) - num_prompt < options.min_tokens and end_ids:

@@ -180,8 +180,7 @@ class Tokenizer:
             return None if spelled is None else rule.first(spelled)
 
         detokenizer = ByteDetokenizer(bytes_of, rule.strip, rule.drops_first_space)
-        for token_id in after:
-            detokenizer.add(token_id)
+        detokenizer.follow(after)
         return detokenizer
 
     def _decoded(self, ids: Sequence[int], skip_special_tokens: bool) -> str:

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 from checkpoint_files import count_bytes_read
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from pocketlm.export import strict_json
 from pocketlm.export.errors import CheckpointError, ModelFolderError
@@ -238,3 +240,24 @@ def test_quoted_is_one_short_line() -> None:
     assert quoted("a\nb") == r"'a\nb'"
     assert quoted("x" * 1000) == repr("x" * 100) + "..."
     assert quoted("\ud800\x1b[31m").isascii()
+
+
+@given(st.lists(st.sampled_from(["\\ud83e", "\\uDD86", "\\ud8", "\\\\", "\\n", "u", "a", "ud83e"])))
+def test_half_a_surrogate_pair_is_found_wherever_it_is(parts: list[str]) -> None:
+    data = f'{{"a": "{"".join(parts)}"}}'.encode()
+    try:
+        json.dumps(json.loads(data), ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        with pytest.raises(ModelFolderError, match="half a surrogate pair"):
+            parse_json_object(data, "x", ModelFolderError)
+    except json.JSONDecodeError:
+        assume(False)
+    else:
+        assert parse_json_object(data, "x", ModelFolderError) == json.loads(data)
+
+
+def test_arrays_and_objects_are_counted_outside_of_strings() -> None:
+    data = b'{"a": [[], {"[{": "[["}]}'
+    assert parse_json_object(data, "x", ModelFolderError, max_nested=4)
+    with pytest.raises(ModelFolderError, match="too many arrays and objects, expected at most 3"):
+        parse_json_object(data, "x", ModelFolderError, max_nested=3)

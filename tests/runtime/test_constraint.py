@@ -25,7 +25,13 @@ from tokenizers import decoders, models, normalizers, trainers
 import pocketlm
 from pocketlm.export.errors import RequestError
 from pocketlm.export.tokenizers import open_tokenizer
-from pocketlm.runtime.constraint import Constraint, Grammar, Vocabulary, make_grammar
+from pocketlm.runtime.constraint import (
+    Constraint,
+    Grammar,
+    Vocabulary,
+    json_rule,
+    make_grammar,
+)
 from pocketlm.runtime.sampling import SamplingOptions, make_sampler, process_logits
 from pocketlm.runtime.tokenizer import Tokenizer
 
@@ -563,3 +569,11 @@ def test_examples_of_the_page_do_what_it_says(
     assert outs[2] in (" yes", " no")
     assert re.fullmatch(r"\d+( \+ \d+)* = \d+", outs[3])
     exec(blocks["python"], {})
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+def test_a_schema_of_too_many_values_is_refused(as_text: bool) -> None:
+    schema: Any = {"$defs": {f"p{place}": {"type": "null"} for place in range(40_000)}}
+    assert json_rule({"$defs": dict(list(schema["$defs"].items())[:20_000])})
+    with pytest.raises(RequestError, match=r"json_schema has .*values, expected"):
+        json_rule(json.dumps(schema) if as_text else schema)

@@ -555,3 +555,13 @@ def test_logprob_of_four_and_far_apart() -> None:
 def test_logprob_names_a_token_outside_the_vocabulary(token: int) -> None:
     with pytest.raises(RequestError, match=f"token id {token}, expected 0 to 3"):
         logprob(f32(*FOUR), token)
+
+
+def test_the_arrays_of_many_biases_and_banned_tokens_are_made_once() -> None:
+    options = SamplingOptions(logit_bias={3: 1.5, 1: -2.0}, banned_tokens=[4, 2, 4])
+    assert options.bias_arrays is options.bias_arrays
+    assert options.banned_ids is options.banned_ids
+    logits = np.zeros(5, np.float32)
+    expected = remove_banned(apply_logit_bias(logits, options.logit_bias), options.banned_tokens)
+    assert np.array_equal(reshape_logits(logits, [], options), expected)
+    assert not logits.any()

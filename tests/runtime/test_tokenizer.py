@@ -17,6 +17,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from pocketlm.export.errors import ModelFolderError, RequestError
 from pocketlm.export.tokenizers.opening import library_errors
+from pocketlm.runtime.detokenizer import ByteDetokenizer
 from pocketlm.runtime.tokenizer import Tokenizer
 
 FAMILY = "\N{MAN}\N{ZERO WIDTH JOINER}\N{WOMAN}\N{ZERO WIDTH JOINER}\N{GIRL}"
@@ -260,6 +261,33 @@ def test_text_after_a_prompt_keeps_its_space(llama_like: Tokenizer) -> None:
     assert [detokenizer.add(token_id) for token_id in (space, letter)] == [" ", "b"]
     detokenizer = llama_like.detokenizer(after=llama_like.encode(""))
     assert [detokenizer.add(token_id) for token_id in (space, letter)] == ["", "b"]
+
+
+IDS = st.lists(st.integers(0, 258) | st.sampled_from([3 + byte for byte in b" a\xf0\x9f\xa6\x86"]))
+
+
+@settings(deadline=None)
+@given(after=IDS, then=IDS)
+def test_what_follows_a_prompt_is_as_if_each_token_had_been_added(
+    llama_like: Tokenizer, after: list[int], then: list[int]
+) -> None:
+    one, other = llama_like.detokenizer(after=after), llama_like.detokenizer()
+    for token_id in after:
+        other.add(token_id)
+    assert [*map(one.add, then), one.finish()] == [*map(other.add, then), other.finish()]
+
+
+def test_of_a_long_prompt_few_tokens_are_looked_at() -> None:
+    looked: list[int] = []
+
+    def bytes_of(token_id: int, first: bool) -> bytes:
+        looked.append(token_id)
+        return b" a"
+
+    for strip, first in ((0, False), (1, False), (0, True)):
+        looked.clear()
+        ByteDetokenizer(bytes_of, strip, first).follow(range(1_000_000))
+        assert 1 <= len(looked) < 10
 
 
 # ---- what is refused ----

@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import socket
 import threading
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from types import ModuleType
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pauses import longest_pause
+from raw_http import post
 from served import JSON, Served, served
 
 from pocketlm.export.folder import ModelFolder
 from pocketlm.runtime.logprobs import TopLogprobs
 from pocketlm.runtime.model import Model
-from pocketlm.runtime.openai_form import logprobs_of, token_logprobs
+from pocketlm.runtime.openai_form import Each, logprobs_of, token_logprobs
 from pocketlm.runtime.sequence import Step
 from pocketlm.runtime.server import call
-from pocketlm.runtime.server.api import response_input, responses
+from pocketlm.runtime.server.api import completions, response_input, responses
+from pocketlm.runtime.server.api.bodies import Completion
 from pocketlm.runtime.server.api.details import token_entries
+from pocketlm.runtime.server.api.terms import Terms
+from pocketlm.runtime.server.endpoints import next_token, tokens
+from pocketlm.runtime.server.errors import ApiError
+from pocketlm.runtime.server.models.engine import Texts
 from pocketlm.runtime.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.serve
@@ -86,6 +97,16 @@ def test_no_part_of_a_large_answer_is_large() -> None:
     parts = list(call._parts(told, call.PARTED))
     assert "".join(parts).encode() == call.encoded(told)
     assert max(map(len, parts)) < 100_000
+
+
+def test_no_part_of_the_last_event_of_a_response_is_large() -> None:
+    entry = {"token": "a", "top_logprobs": [{"token": "a", "bytes": [97] * 3}] * 100}
+    part = {"type": "output_text", "logprobs": Each(lambda _: entry, range(100))}
+    whole = {"metadata": {str(i): i for i in range(10_000)}, "output": [{"content": [part]}]}
+    event = {"type": "response.completed", "response": whole}
+    parts = list(call._parts(event, call.PARTED))
+    assert "".join(parts).encode() == call.encoded(event)
+    assert max(map(len, parts)) < 10_000
 
 
 @pytest.mark.parametrize("chat", [False, True])
@@ -212,3 +233,172 @@ def test_a_long_conversation_is_read_beside_the_event_loop(
     assert server.post("/v1/responses", asked)[0] == 200
     (name,) = readers
     assert name.startswith(("preparing", "laborious"))
+
+
+@pytest.fixture
+def checked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What is checked in one go; at most so many entries at once are few."""
+    found: list[Any] = []
+    convert = msgspec.convert
+
+    def noted(value: Any, kind: Any) -> Any:
+        found.append(value)
+        return convert(value, kind)
+
+    monkeypatch.setattr(msgspec, "convert", noted)
+    monkeypatch.setattr(call, "AT_ONCE", 100)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("banned_tokens", list(range(1001))),
+        ("logit_bias", {str(i): i / 100 for i in range(1001)}),
+        ("prompt", [[i] for i in range(1000)]),
+        ("stop", ["a"] * 64),
+    ],
+)
+def test_a_large_body_is_checked_in_pieces_and_the_same(
+    checked: list[Any], field: str, value: Any
+) -> None:
+    body = call.parsed(json.dumps({field: value, "n": 3}).encode(), Completion)
+    assert (getattr(body, field), body.n) == (value, 3)
+    assert len(checked) == -(-len(value) // 100)
+    assert max(len(piece[field]) for piece in checked) <= 100
+
+
+def test_what_is_wrong_in_a_piece_is_named_by_its_place_in_the_whole(checked: list[Any]) -> None:
+    data = json.dumps({"banned_tokens": [7] * 512 + ["x"] + [7] * 99}).encode()
+    with pytest.raises(ApiError, match=r'^found banned_tokens\[512\] "x", expected an integer'):
+        call.parsed(data, Completion)
+    data = json.dumps({"logit_bias": {str(i): 1 for i in range(500)} | {"x": 1}}).encode()
+    with pytest.raises(ApiError, match="expected keys: a string") as raised:
+        call.parsed(data, Completion)
+    assert raised.value.param == "logit_bias"
+    with pytest.raises(ApiError, match="at most 64 entries"):
+        call.parsed(json.dumps({"stop": ["a"] * 1000}).encode(), Completion)
+
+
+@pytest.mark.parametrize(
+    ("nested", "values"), [(call.MOST_NESTED, 0), (0, call.MOST_VALUES)], ids=["nested", "values"]
+)
+def test_keys_values_lists_and_objects_of_a_body_are_bounded(nested: int, values: int) -> None:
+    some: dict[str, Any] = {"metadata": {"a": [[]] * (nested - 9) + [1] * (values - 9)}}
+    assert call.parsed(json.dumps(some).encode(), Completion)
+    some["metadata"]["a"] *= 2
+    with pytest.raises(ApiError, match="too many"):
+        call.parsed(json.dumps(some).encode(), Completion)
+
+
+WITH_LOGPROBS = {"include": ["message.output_text.logprobs"], "top_logprobs": 3}
+RESPONSE = {"input": "a", "transcript": True, "max_output_tokens": 3}
+
+
+@pytest.mark.parametrize(
+    ("path", "asked", "module", "name"),
+    [
+        ("/v1/responses", RESPONSE | WITH_LOGPROBS, responses, "encoded_in_turns"),
+        (
+            "/v1/responses",
+            RESPONSE | WITH_LOGPROBS | {"stream": True},
+            responses,
+            "encoded_in_turns",
+        ),
+        (
+            "/v1/responses",
+            RESPONSE | {"metadata": {"a": "a" * call.LARGE_BYTES}, "stream": True},
+            responses,
+            "encoded_in_turns",
+        ),
+        ("/v1/completions", ASKED | {"details": True}, completions, "encoded_in_turns"),
+        (
+            "/v1/completions",
+            ASKED | {"details": True, "stream": True},
+            completions,
+            "encoded_in_turns",
+        ),
+        (
+            "/v1/completions",
+            {"prompt": "a" * 60, "echo": True, "n": 40, "max_tokens": 120, "ignore_eos": True},
+            completions,
+            "encoded_in_turns",
+        ),
+        ("/detokenize", {"tokens": [5]}, tokens, "_check_ids"),
+        ("/detokenize", {"tokens": [5]}, tokens, "encoded_in_turns"),
+        ("/next", {"prompt": "a", "logit_bias": {"5": 1}}, next_token, "encoded_in_turns"),
+    ],
+)
+def test_what_may_be_large_is_written_beside_the_event_loop(
+    server: Served,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    asked: dict[str, Any],
+    module: ModuleType,
+    name: str,
+) -> None:
+    loops, threads = [], []
+    real = getattr(module, name)
+
+    async def this_thread() -> int:
+        return threading.get_ident()
+
+    def noted(*arguments: Any) -> Any:
+        threads.append(threading.get_ident())
+        return real(*arguments)
+
+    monkeypatch.setattr(completions, "LARGE_BYTES", 1000)
+    monkeypatch.setattr(module, name, noted)
+    answer, _ = server.send("POST", path, json.dumps(asked).encode(), **JSON)
+    assert answer.status == 200
+    loop = server.server._loop
+    assert loop is not None
+    loops.append(asyncio.run_coroutine_threadsafe(this_thread(), loop).result(10))
+    assert threads and not set(loops) & set(threads)
+
+
+def test_what_a_slow_reader_has_not_taken_is_encoded_in_parts(
+    server: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    batches = Texts.batches
+
+    async def joined(self: Texts) -> AsyncIterator[Any]:
+        """All at once, at the end."""
+        everything = [one async for batch in batches(self) for one in batch]
+        yield everything
+
+    async def stream(self: call.Call, events: AsyncIterator[bytes]) -> None:
+        async def noted() -> AsyncIterator[bytes]:
+            async for event in events:
+                sizes.append(len(event))
+                yield event
+
+        await streamed(self, noted())
+
+    streamed = call.Call.stream
+    monkeypatch.setattr(Texts, "batches", joined)
+    monkeypatch.setattr(call.Call, "stream", stream)
+    monkeypatch.setattr(completions, "PART_BYTES", 3_000)
+    asked = {"prompt": "a", "max_tokens": 30, "logprobs": 20, "ignore_eos": True, "stream": True}
+    answer, data = server.send("POST", "/v1/completions", json.dumps(asked).encode(), **JSON)
+    assert answer.status == 200 and data.count(b"data: ") >= 20
+    assert sum(sizes) == len(data) > 10_000
+    assert len(sizes) >= 4 and max(sizes) < 3_000 + 2_000
+
+
+def test_a_pause_is_seen(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the probe that D3 looks with."""
+
+    def busy(*arguments: Any) -> None:
+        until = time.thread_time() + 0.3
+        while time.thread_time() < until:
+            pass
+        raise ApiError(400, "busy")
+
+    asked = post("/v1/completions", ASKED, f"127.0.0.1:{server.port}", ["Connection: close"])
+    _, head = longest_pause(server.port, asked, os.getpid())
+    assert head.startswith(b"HTTP/1.1 200")
+    monkeypatch.setattr(Terms, "of", busy)
+    seconds, head = longest_pause(server.port, asked, os.getpid())
+    assert head.startswith(b"HTTP/1.1 400") and seconds > 0.1

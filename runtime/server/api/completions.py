@@ -17,7 +17,16 @@ from ...scheduler import Job
 from ...sequence import Step
 from ...text import Piece, Result, Timings
 from ...tool_calls import CallReader
-from ..call import DONE, JSON, Call, encoded, encoded_in_turns, event_of
+from ..call import (
+    DONE,
+    JSON,
+    LARGE_BYTES,
+    PART_BYTES,
+    Call,
+    encoded,
+    encoded_in_turns,
+    event_of,
+)
 from ..errors import ApiError
 from ..models.engine import Engine, Texts
 from ..models.pool import Pool
@@ -107,7 +116,9 @@ class Reply:
 
     async def to_json(self, results: Sequence[Result]) -> bytes | bytearray:
         """The ``whole`` as JSON; what may be megabytes by a thread, so that others go on."""
-        if not (self._logprobs or self._details):
+        texts = [result.text for result in results] + [echo.text for echo in self.echoes]
+        is_small = sum(map(len, texts)) < LARGE_BYTES
+        if is_small and not (self._logprobs or self._details or self._generation.calls):
             return encoded(self.whole(results))
         return await in_thread(lambda: encoded_in_turns(self.whole(results)))
 
@@ -144,18 +155,24 @@ class Reply:
             elif self._terms.echo:
                 yield await in_thread(partial(self._echoed, index))
         async for batch in texts.batches():
-            yield b"".join(
-                chunk
-                for index, piece in batch
-                for chunk in self._chunks(index, piece, jobs[index], readers[index])
-            )
+            data = bytearray()
+            for index, piece in batch:
+                for chunk in self._chunks(index, piece, jobs[index], readers[index]):
+                    data += chunk
+                if len(data) >= PART_BYTES:  # a slow reader's: others come in between
+                    yield bytes(data)
+                    data.clear()
+            if data:
+                yield bytes(data)
         last: dict[str, Any] = {}
         if self._with_usage:
             last["usage"] = _usage(self._by_prompt([job.timings for job in jobs]))
         if self._details:
             last["details"] = self._detailed([(job.finish_reason, job.timings) for job in jobs])
         if last:
-            yield event_of({**self._named(), "choices": [], **last})
+            told = {**self._named(), "choices": [], **last}
+            # With details it repeats the prompts, which may have a million tokens.
+            yield await in_thread(partial(event_of, told, encode=encoded_in_turns))
         yield DONE
 
     def _chunks(

@@ -107,7 +107,7 @@ class Answer:
         number = 0
         try:
             async for event in events:
-                yield event_of({**event, "sequence_number": number}, event["type"])
+                yield await self._written({**event, "sequence_number": number})
                 number += 1
         except Exception as error:
             self._call.service.log.failed(self._call.id, error)
@@ -115,6 +115,13 @@ class Answer:
             last: Event = {"type": "error", "code": found.code, "message": found.message}
             last |= {"param": found.param, "sequence_number": number}
             yield event_of(last, "error")
+
+    async def _written(self, event: Event) -> bytes:
+        """All but deltas repeat what was asked for, or all that was told: megabytes, maybe."""
+        repeats = not event["type"].endswith(".delta")
+        if repeats and (self._call.is_large or self._with_logprobs):
+            return await in_thread(partial(event_of, event, event["type"], encoded_in_turns))
+        return event_of(event, event["type"])
 
     async def events(self, texts: Texts) -> AsyncIterator[Event]:
         """What happens, until the response is whole."""

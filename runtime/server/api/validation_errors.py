@@ -44,9 +44,15 @@ ELSEWHERE = {
 
 
 def wrong(
-    error: msgspec.ValidationError, body: Mapping[str, Any], kind: type[msgspec.Struct]
+    error: msgspec.ValidationError,
+    body: Mapping[str, Any],
+    kind: type[msgspec.Struct],
+    start: int = 0,
 ) -> ApiError:
-    """The error (400) of a ``body`` that is no ``kind``, with the field that it is about."""
+    """The error (400) of a ``body`` that is no ``kind``, with the field that it is about.
+
+    Of that, ``body`` may have a piece that begins with its entry ``start``.
+    """
     for name, said in ELSEWHERE.get(kind.__name__, {}).items():
         if name in body:
             return ApiError(400, f"found {name} in the body, {said}", param=name)
@@ -62,9 +68,11 @@ def wrong(
     if not path:
         return ApiError(400, f"found the body, expected {_expected(problem, kind, '')}; correct it")
     keys = "keys: " if place.startswith("`key`") else ""
+    where = re.sub(r"\[(\d+)\]", lambda index: f"[{start + int(index[1])}]", path, count=1)
     return ApiError(
         400,
-        f"found {path} {_shown(_at(body, path))}, expected {keys}{_expected(problem, kind, path)}; "
+        f"found {where} {_shown(_at(body, path))}, expected {keys}"
+        f"{_expected(problem, kind, path)}; "
         "correct it, or leave it out",
         param=path.partition("[")[0],
     )

@@ -13,9 +13,10 @@ from ...openai_form import biases
 from ...sampling import SamplingOptions
 from ..api.answer_schemas import NextTokens as Answer
 from ..api.bodies import Next, fields_of
-from ..call import Call
+from ..call import JSON, Call, encoded_in_turns
 from ..endpoint import Endpoint
 from ..errors import ApiError
+from ..models.threads import in_thread
 
 SHOWN = 20  # tokens told apart unless asked otherwise
 OURS = ("model", "prompt", "top", "generated")
@@ -29,7 +30,9 @@ async def _next(call: Call) -> None:
         with engine.room(1):
             found = await engine.alone.call(partial(_answer, engine.model, body))
     name = call.service.pool.name_of(body.model)
-    await call.answer({"object": "next", "model": name, **found})
+    # It repeats options, of which a token's bias may be one of many thousands.
+    told = {"object": "next", "model": name, **found}
+    await call.answer_bytes(await in_thread(partial(encoded_in_turns, told)), JSON)
 
 
 def _answer(model: Model, body: Next, cancellation: Cancellation) -> dict[str, Any]:
@@ -50,6 +53,8 @@ def _answer(model: Model, body: Next, cancellation: Cancellation) -> dict[str, A
     logits = next_logits(model.session, request, model.prefix_cache, cancellation)
     found = next_tokens(logits, request, count, length - generated)
     chosen = {name: getattr(request.sampling, name) for name in OPTIONS}
+    if (bias := chosen["logit_bias"]) is not None:
+        chosen["logit_bias"] = {str(token): value for token, value in bias.items()}
     return {
         "prompt_token_ids": list(request.prompt_ids),
         "options": chosen,

@@ -56,14 +56,15 @@ def _tokens(model: Model, body: Tokenize) -> bytearray:
 async def _detokenize(call: Call) -> None:
     body: Detokenize = call.body
     async with call.service.pool.use(body.model) as engine:
-        _check_ids(body.tokens, engine.model.session.shape.vocab_size)
-        decode = partial(
-            engine.model.tokenizer.decode,
-            body.tokens,
-            skip_special_tokens=bool(body.skip_special_tokens),
-        )
-        text = await call.prepare(decode)
-    await call.answer({"text": text, "prompt": text})  # the latter is vLLM's name
+        data = await call.prepare(partial(_decoded, engine.model, body))
+    await call.answer_bytes(data, JSON)
+
+
+def _decoded(model: Model, body: Detokenize) -> bytearray:
+    _check_ids(body.tokens, model.session.shape.vocab_size)
+    skipped = bool(body.skip_special_tokens)
+    text = model.tokenizer.decode(body.tokens, skip_special_tokens=skipped)
+    return encoded_in_turns({"text": text, "prompt": text})  # the latter is vLLM's name
 
 
 def _check_ids(ids: Sequence[int], count: int) -> None:
