@@ -12,7 +12,7 @@ import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
 from .call import LARGE_BYTES, Call, parsed, read_body, until_gone
-from .errors import TOO_LONG, ending, told
+from .errors import TOO_LONG, ending, let_go, told
 from .held_bodies import HeldBody
 from .service import Service
 
@@ -70,8 +70,8 @@ class Application:
             with self._service.bodies.one() as held:
                 call = await self._with_body(call, held)
                 await until_gone(partial(self._endpoint.handle, call), receive)
-        except ConnectionError:
-            return
+        except ConnectionError as error:
+            let_go(error)
         except asyncio.CancelledError:  # the server ends; a stream has told it itself
             if not begun:
                 await call.answer(ending().body, ending().status, ending().headers)
@@ -80,6 +80,7 @@ class Application:
                 raise
             self._service.log.failed(call.id, error)
             answer = told(error)
+            let_go(error)
             if answer.code == TOO_LONG:
                 answer.param = _read_of(call.body)
             await call.answer(answer.body, answer.status, answer.headers)

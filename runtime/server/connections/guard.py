@@ -23,7 +23,7 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..call import Call
-from ..errors import ApiError, ending, told
+from ..errors import ApiError, ending, let_go, told
 from ..log import path_of
 from ..service import Service
 from .answer_headers import with_safe
@@ -102,6 +102,7 @@ class Guard:
                 await refuse(told(error))
             elif not is_whole:  # it cannot be taken back: whoever reads it sees a cut
                 scope["state"]["abort"]()
+            let_go(error)
         finally:
             self._service.metrics.request(scope["state"].get("endpoint", "none"), status)
             self._service.log.request(
