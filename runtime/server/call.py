@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from array import array
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, repeat
@@ -17,13 +18,15 @@ from ...export.strict_json import parse_json_object
 from ..openai_form import Each
 from .api.wrong_body import wrong
 from .errors import ApiError, ending, told
-from .held_bodies import HeldBody
+from .held_bytes import Held
+from .models.threads import in_thread
 
 if TYPE_CHECKING:
     from .service import Service
 
 JSON = b"application/json"
 EVENTS = b"text/event-stream; charset=utf-8"
+EVENT_END = b"\n\n"  # nothing else has it
 DONE = b"data: [DONE]\n\n"
 PART_BYTES = 65_536  # of an answer that are written at once
 # Of an answer that is encoded in turns: levels that are taken apart, down to a token with its
@@ -45,6 +48,7 @@ class Call:
 
     body        of its endpoint
     is_large    whether it is so large that all that is done with it takes its time
+    held        what it takes of memory, which ends with it
     """
 
     scope: Scope
@@ -53,6 +57,7 @@ class Call:
     service: Service
     body: Any = None
     is_large: bool = False
+    held: Held | None = None
 
     @property
     def is_laborious(self) -> bool:
@@ -64,6 +69,11 @@ class Call:
         """What the log and the answer name it by."""
         return cast(str, self.scope["state"]["request_id"])
 
+    def hold(self, num_bytes: int) -> None:
+        """Has it take so much more of memory. Raises ApiError (503) where others leave no room."""
+        assert self.held is not None
+        self.held.grow(num_bytes)
+
     async def answer(
         self, value: Any, status: int = 200, headers: Mapping[str, str] | None = None
     ) -> None:
@@ -72,7 +82,7 @@ class Call:
 
     async def answer_bytes(
         self,
-        data: bytes | bytearray,
+        data: bytes,
         content_type: bytes,
         status: int = 200,
         headers: Mapping[str, str] | None = None,
@@ -83,22 +93,44 @@ class Call:
         await self.send({"type": "http.response.start", "status": status, "headers": given})
         await self._write(data, more=False)
 
+    async def answer_in_turns(self, value: Any) -> None:
+        """Answers with ``value`` as JSON, which may be megabytes, made as the client takes it.
+
+        Of what has more than one part the length is not told before: the parts are chunks.
+        """
+        parts = parts_of(value)
+        first = next(parts)
+        if len(first) < PART_BYTES:
+            return await self.answer_bytes(first, JSON)
+        headers = [(b"content-type", JSON)]
+        await self.send({"type": "http.response.start", "status": 200, "headers": headers})
+        await self._write(first)
+        async for part in in_turns(parts):
+            await self._write(part)
+        await self._write(b"", more=False)
+
     async def stream(self, events: AsyncIterator[bytes]) -> None:
         """Answers with server-sent ``events`` as they come, an error among them if one is raised.
 
+        A large one comes in parts; what goes wrong in the midst of it cuts the answer off.
         The first is awaited before the answer begins: until then an error is an answer of its own.
         """
         first = await anext(events)
         headers = [(b"content-type", EVENTS), (b"cache-control", b"no-store")]
         await self.send({"type": "http.response.start", "status": 200, "headers": headers})
+        part = first  # or all of an event
         try:
             await self._write(first)
-            async for event in events:
-                await self._write(event)
+            async for part in events:
+                await self._write(part)
         except asyncio.CancelledError:
+            if not part.endswith(EVENT_END):
+                raise
             # Where it is the client who left, nothing of it goes anywhere.
             await self._write(event_of(ending().body))
         except Exception as error:
+            if not part.endswith(EVENT_END):
+                raise
             self.service.log.failed(self.id, error)
             await self._write(event_of(told(error).body))
         await self._write(b"", more=False)
@@ -106,7 +138,7 @@ class Call:
     async def _write(self, data: bytes | bytearray, more: bool = True) -> None:
         """Waits until the client has taken what was written before; its connection cuts it off."""
         for at in range(0, len(data) or 1, PART_BYTES):
-            part, comes = bytes(data[at : at + PART_BYTES]), more or at + PART_BYTES < len(data)
+            part, comes = data[at : at + PART_BYTES], more or at + PART_BYTES < len(data)
             await self.send({"type": "http.response.body", "body": part, "more_body": comes})
 
 
@@ -115,15 +147,25 @@ def encoded(value: Any) -> bytes:
     return _encoder.encode(value).encode("ascii")
 
 
-def encoded_in_turns(value: Any) -> bytearray:
-    """The same of what may be megabytes, for a thread beside others: none waits for all of it.
+def parts_of(value: Any) -> Iterator[bytes]:
+    """The same of what may be megabytes, in parts of ``PART_BYTES`` or little more; then the rest.
 
-    What ``Each`` makes is written as it comes, so that it is never there as a whole.
+    Nothing of it is made before it is asked for, what ``Each`` makes neither: it is never there as
+    a whole.
     """
-    data = bytearray()
-    for part in _parts(value, PARTED):
-        data += part.encode("ascii")
-    return data
+    part = bytearray()
+    for piece in _parts(value, PARTED):
+        part += piece.encode("ascii")
+        if len(part) >= PART_BYTES:
+            yield bytes(part)
+            part.clear()
+    yield bytes(part)
+
+
+async def in_turns(parts: Iterator[bytes]) -> AsyncIterator[bytes]:
+    """Each made by a thread, so that others have their turn, and once it is asked for."""
+    while part := await in_thread(lambda: next(parts, b"")):
+        yield part
 
 
 def _parts(value: Any, levels: int) -> Iterator[str]:
@@ -134,7 +176,7 @@ def _parts(value: Any, levels: int) -> Iterator[str]:
             yield mark
             yield from _parts(part, max(levels - 1, 0))
         yield "]"
-    elif not levels or not isinstance(value, dict | list):
+    elif not isinstance(value, array) and (not levels or not isinstance(value, dict | list)):
         yield _encoder.encode(value)
     elif isinstance(value, dict):
         yield "{"
@@ -145,7 +187,7 @@ def _parts(value: Any, levels: int) -> Iterator[str]:
     else:
         yield "["
         for mark, start in zip(_marks(), range(0, len(value), AT_ONCE), strict=False):
-            yield mark + _encoder.encode(value[start : start + AT_ONCE])[1:-1]
+            yield mark + _encoder.encode(list(value[start : start + AT_ONCE]))[1:-1]
         yield "]"
 
 
@@ -158,16 +200,27 @@ def _marks() -> Iterator[str]:
     return chain([""], repeat(","))
 
 
-def event_of(
-    value: Any, name: str | None = None, encode: Callable[[Any], bytes | bytearray] = encoded
-) -> bytes:
+def event_of(value: Any, name: str | None = None) -> bytes:
     """A server-sent event."""
-    head = b"" if name is None else b"event: " + name.encode() + b"\n"
-    return head + b"data: " + encode(value) + b"\n\n"
+    return _head_of(name) + encoded(value) + EVENT_END
 
 
-async def read_body(receive: Receive, most_bytes: int, seconds: float, held: HeldBody) -> bytes:
-    """The body of a request, for which ``held`` has room.
+async def event_in_turns(value: Any, name: str | None = None) -> AsyncIterator[bytes]:
+    """The same of what may be megabytes, in parts."""
+    yield _head_of(name)
+    async for part in in_turns(parts_of(value)):
+        yield part
+    yield EVENT_END
+
+
+def _head_of(name: str | None) -> bytes:
+    return b"data: " if name is None else b"event: " + name.encode() + b"\ndata: "
+
+
+async def read_body(
+    receive: Receive, most_bytes: int, seconds: float, hold: Callable[[int], None]
+) -> bytes:
+    """The body of a request, for which ``hold`` finds room.
 
     Raises ApiError (413, 408, 503), and ConnectionError if it breaks off.
     """
@@ -179,7 +232,7 @@ async def read_body(receive: Receive, most_bytes: int, seconds: float, held: Hel
                 if message["type"] == "http.disconnect":
                     raise ConnectionError("the client left")
                 part = message.get("body", b"")
-                held.grow(len(part))
+                hold(len(part))
                 data += part
                 if len(data) > most_bytes:
                     raise ApiError(

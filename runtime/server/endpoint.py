@@ -13,7 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from .call import LARGE_BYTES, Call, parsed, read_body, until_gone
 from .errors import TOO_LONG, ending, let_go, told
-from .held_bodies import HeldBody
+from .held_bytes import bytes_parsed
 from .service import Service
 
 # The fields that hold what a model reads, of which a body has one.
@@ -67,8 +67,8 @@ class Application:
 
         call = Call(scope, receive, noticing, self._service)
         try:
-            with self._service.bodies.one() as held:
-                call = await self._with_body(call, held)
+            with self._service.held.one() as held:
+                call = await self._with_body(replace(call, held=held))
                 await until_gone(partial(self._endpoint.handle, call), receive)
         except ConnectionError as error:
             let_go(error)
@@ -85,15 +85,17 @@ class Application:
                 answer.param = _read_of(call.body)
             await call.answer(answer.body, answer.status, answer.headers)
 
-    async def _with_body(self, call: Call, held: HeldBody) -> Call:
+    async def _with_body(self, call: Call) -> Call:
         kind = self._endpoint.body
         if kind is None:
             return call
         settings = self._service.settings
         most, seconds = settings.most_body_bytes, settings.body_seconds
-        data = await read_body(call.receive, most, seconds, held)
+        data = await read_body(call.receive, most, seconds, call.hold)
         loop = asyncio.get_running_loop()
         is_large = len(data) >= LARGE_BYTES
+        if is_large:
+            call.hold(bytes_parsed(data))
         body = (
             await loop.run_in_executor(self._service.laborious, parsed, data, kind)
             if is_large

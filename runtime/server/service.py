@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from .held_bodies import Bodies
+from .held_bytes import HeldBytes
 from .log import Log
 from .metrics import Gauge, Metrics
 from .models.pool import OPEN, Pool, Source
@@ -24,7 +24,7 @@ class Service:
                 "prompt" with a place {text}, "example" for that place, and "stop"
     preparing   threads that make requests: tokenizing and rendering take time
     laborious   those for what may take seconds, so that nobody else waits for it
-    bodies      of requests under way
+    held        what requests under way take of memory
     """
 
     pool: Pool
@@ -38,7 +38,7 @@ class Service:
     laborious: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(2, "laborious")
     )
-    bodies: Bodies = field(default_factory=Bodies)
+    held: HeldBytes = field(default_factory=HeldBytes)
 
     def close(self) -> None:
         """Ends its threads, and closes its models."""

@@ -67,7 +67,7 @@ def traced() -> Iterator[None]:
 
 def held_after(server: Served) -> int:
     """Bytes that Python holds, once every request has ended."""
-    while server.service.bodies.num_bytes:
+    while server.service.held.num_bytes:
         time.sleep(1e-3)
     server.send("GET", "/health")  # what the last request left in passing goes
     return tracemalloc.get_traced_memory()[0]

@@ -29,7 +29,6 @@ from pocketlm.runtime.server import call, endpoint
 from pocketlm.runtime.server.connections import connection, guard
 from pocketlm.runtime.server.connections.connection import Connection
 from pocketlm.runtime.server.connections.guard import Guard
-from pocketlm.runtime.server.held_bodies import HeldBody
 
 pytestmark = pytest.mark.serve
 
@@ -165,8 +164,8 @@ def boundless(patch: Patch) -> None:
     """Bodies have as many bytes as they like. Only what ends by itself is tried."""
     strict = call.read_body
 
-    async def read_body(receive: Receive, most_bytes: int, seconds: float, held: HeldBody) -> bytes:
-        return await strict(receive, 10**9, seconds, held)
+    async def read_body(receive: Receive, most: int, *arguments: Any) -> bytes:
+        return await strict(receive, 10**9, *arguments)
 
     patch.setattr(Guard, "_check_length", lambda self, scope: None)
     patch.setattr(endpoint, "read_body", read_body)

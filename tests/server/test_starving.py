@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from http_clients import Client
 from hypothesis import given
 from hypothesis import strategies as st
 from served import JSON, Served, served
@@ -78,19 +79,41 @@ def test_others_have_their_turn_while_a_long_text_is_tokenized(tiny_model: Model
     ).filter(lambda value: "inf" not in repr(value))
 )
 def test_json_in_turns_is_the_same(value: object) -> None:
-    assert call.encoded_in_turns(value) == call.encoded(value)
+    assert b"".join(call.parts_of(value)) == call.encoded(value)
 
 
 def test_no_part_of_a_large_answer_is_large() -> None:
     top = {f"t{i}": -1.0 for i in range(100)}
     told = {"choices": [{"logprobs": {"tokens": ["a"] * 30_000, "top_logprobs": [top] * 50}}] * 3}
-    parts = list(call._parts(told, call.PARTED))
-    assert "".join(parts).encode() == call.encoded(told)
-    assert max(map(len, parts)) < 100_000
+    parts = list(call.parts_of(told))
+    assert b"".join(parts) == call.encoded(told)
+    assert max(map(len, parts)) < 2 * call.PART_BYTES
+    assert min(map(len, parts[:-1])) >= call.PART_BYTES
+
+
+def test_no_more_of_an_answer_is_made_than_its_client_takes(
+    server: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, parts_of = [], call.parts_of
+
+    def noted(value: Any) -> Iterator[bytes]:
+        for part in parts_of(value):
+            made.append(len(part))
+            yield part
+
+    monkeypatch.setattr(call, "parts_of", noted)
+    asked = ASKED | {"max_tokens": 120, "n": 8, "logprobs": 100, "ignore_eos": True}
+    with Client(server.port, receive_bytes=4096).ask(**asked) as client:
+        assert client.status == 200
+        time.sleep(0.5)  # what the system takes for it is there then
+        unread = sum(made)
+        choices = client.whole()["choices"]
+    assert [len(choice["logprobs"]["tokens"]) for choice in choices] == [120] * 8
+    assert unread < sum(made) / 2
 
 
 @pytest.mark.parametrize("chat", [False, True])
-def test_a_large_answer_takes_little_more_than_its_bytes(tiny_model: Model, chat: bool) -> None:
+def test_a_large_answer_is_never_there_as_a_whole(tiny_model: Model, chat: bool) -> None:
     rows = np.random.default_rng(0).random((100, 100))
     steps = [Step(i, -1.0, 0.0, top=TopLogprobs(np.arange(100), row)) for i, row in enumerate(rows)]
 
@@ -101,11 +124,12 @@ def test_a_large_answer_takes_little_more_than_its_bytes(tiny_model: Model, chat
 
     whole = json.loads(json.dumps(told(), default=list))
     tracemalloc.start()
-    data = call.encoded_in_turns(told())
+    length = sum(map(len, call.parts_of(told())))
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert json.loads(data) == whole and data == call.encoded(told())
-    assert len(data) > 500_000 and most < 1.5 * len(data)
+    assert json.loads(b"".join(call.parts_of(told()))) == whole
+    assert length == len(call.encoded(told())) > 500_000
+    assert most < 4 * call.PART_BYTES
 
 
 def test_plain_texts_do_not_wait_for_forms(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,8 +163,8 @@ def test_plain_texts_do_not_wait_for_forms(server: Served, monkeypatch: pytest.M
 def test_bodies_of_all_together_are_bounded(
     server: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bodies = server.service.bodies
-    monkeypatch.setattr(bodies, "most_bytes", 300_000)
+    held = server.service.held
+    monkeypatch.setattr(held, "most_bytes", 300_000)
     large = json.dumps(ASKED | {"user": "u" * 200_000}).encode()
     head = "".join(f"{name}: {value}\r\n" for name, value in JSON.items())
     with socket.create_connection(("127.0.0.1", server.port)) as other:
@@ -149,7 +173,7 @@ def test_bodies_of_all_together_are_bounded(
             f"Content-Length: {len(large)}\r\n\r\n".encode()
             + large[:-1]
         )
-        while bodies.num_bytes < len(large) - 1:
+        while held.num_bytes < len(large) - 1:
             time.sleep(1e-3)
         answer, data = server.send("POST", "/v1/completions", large, **JSON)
         assert (answer.status, json.loads(data)["error"]["code"]) == (503, "overloaded")
@@ -158,8 +182,42 @@ def test_bodies_of_all_together_are_bounded(
         other.sendall(large[-1:])
         assert other.recv(100).startswith(b"HTTP/1.1 200")
     assert server.post("/v1/completions", large)[0] == 200
-    while bodies.num_bytes:
+    while held.num_bytes:
         time.sleep(1e-3)
+
+
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("/v1/completions", {"prompt": "a", "max_tokens": 100, "logprobs": 100}),
+        ("/v1/completions", {"prompt": "a" * 120, "max_tokens": 0, "echo": True, "logprobs": 100}),
+        (
+            "/v1/responses",
+            {
+                **{"input": "a", "transcript": True, "max_output_tokens": 100},
+                **{"include": ["message.output_text.logprobs"], "top_logprobs": 100},
+            },
+        ),
+        ("/score", {"text": "a" * 120, "top": 100}),
+        ("/v1/completions", {"prompt": [65] * 40_000}),
+    ],
+    ids=["texts", "echo", "responses", "score", "objects"],
+)
+def test_what_answers_and_objects_take_together_is_bounded(
+    server: Served, path: str, asked: dict[str, Any]
+) -> None:
+    held = server.service.held
+    while held.num_bytes:  # of the last request
+        time.sleep(1e-3)
+    with held.one() as other:
+        other.grow(held.most_bytes - 10_000)
+        answer, data = server.send("POST", path, json.dumps(asked).encode(), **JSON)
+        error = json.loads(data)["error"]
+        assert (answer.status, error["code"]) == (503, "overloaded")
+        assert "expected at most" in error["message"] and "try again" in error["message"]
+        assert answer.headers["Retry-After"] == "2"
+        assert server.post("/v1/completions", ASKED)[0] == 200
+    assert server.post(path, asked)[0] != 503
 
 
 @pytest.mark.parametrize(

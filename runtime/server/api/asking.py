@@ -26,6 +26,7 @@ from .bodies import Chat, Completion, Sampling, fields_of
 from .conversation import read_conversation
 
 MOST_ALTERNATIVES = 500_000  # of the tokens of one answer: about 30 MB of JSON
+ALTERNATIVE_BYTES = 12  # that each takes until it has been written, see ``TopLogprobs``
 # With which a text runs alone.
 ALONE = ("lookup", "draft", "reproducible")
 # Decided here, and not by the model.
@@ -105,6 +106,7 @@ class Asked:
     makers      of the jobs of all texts, those of one prompt after the other
     echoes      of each prompt, its text if it is to be told
     calls       how calls of functions are written, where there may be any
+    bytes_told  that the alternatives to its tokens may take until they have been written
     """
 
     form: OpenAIRequest
@@ -113,6 +115,7 @@ class Asked:
     makers: Sequence[MakeJob]
     echoes: Sequence[Echo]
     calls: CallForm | None = None
+    bytes_told: int = 0
 
     @property
     def logprobs(self) -> int | None:
@@ -124,14 +127,16 @@ class Asked:
 def make_asked(model: Model, body: Completion | Chat, terms: Terms, draft: Model | None) -> Asked:
     """May take its time: it tokenizes, renders and compiles. Raises RequestError and ApiError."""
     asked = _asked(model, body, terms, draft)
-    check_told(model, asked, terms, told_as_they_come=bool(body.stream))
-    return asked
+    return with_told(model, asked, terms, told_as_they_come=bool(body.stream))
 
 
-def check_told(
+def with_told(
     model: Model, asked: Asked, terms: Terms, *, told_as_they_come: bool = False
-) -> None:
-    """Raises ApiError (400) for more alternatives than an answer may have to hold at once."""
+) -> Asked:
+    """``asked`` with its ``bytes_told``.
+
+    Raises ApiError (400) for more alternatives than an answer may have to hold at once.
+    """
     context = model.session.shape.context_length
     prompts = [len(request.prompt_ids) for request in asked.requests]
     count = sum(prompts) * terms.kept if terms.echo else 0
@@ -140,7 +145,7 @@ def check_told(
             slides = request.context == "slide"
             new = request.max_tokens if slides else min(request.max_tokens, context - length)
             count += max(0, new) * terms.computed
-    check_alternatives(count, asked.logprobs or 0)
+    return replace(asked, bytes_told=bytes_of_alternatives(count, asked.logprobs or 0))
 
 
 def _asked(model: Model, body: Completion | Chat, terms: Terms, draft: Model | None) -> Asked:
@@ -269,8 +274,11 @@ def scored(model: Model, asked: Asked, cancellation: Cancellation) -> list[Echo]
     return found
 
 
-def check_alternatives(num_tokens: int, top: int) -> None:
-    """Raises ApiError (400) for more scores than one answer is to hold."""
+def bytes_of_alternatives(num_tokens: int, top: int) -> int:
+    """That the ``top`` alternatives to each of so many take until they have been written.
+
+    Raises ApiError (400) for more than one answer is to hold.
+    """
     if num_tokens * top > MOST_ALTERNATIVES:
         raise ApiError(
             400,
@@ -278,6 +286,7 @@ def check_alternatives(num_tokens: int, top: int) -> None:
             f"{MOST_ALTERNATIVES:,} alternatives in all; ask for fewer, or for fewer tokens",
             param="logprobs",
         )
+    return num_tokens * top * ALTERNATIVE_BYTES
 
 
 def steps_scored(scores: TextLogprobs) -> list[Step]:

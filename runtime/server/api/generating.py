@@ -18,7 +18,7 @@ from ...scheduler import Job
 from ...sequence import Step
 from ...text import Piece, Result, Timings
 from ...tool_calls import CallReader
-from ..call import DONE, JSON, Call, encoded, encoded_in_turns, event_of
+from ..call import DONE, Call, event_in_turns, event_of
 from ..errors import ApiError
 from ..models.engine import Engine, Texts
 from ..models.pool import Pool
@@ -35,10 +35,10 @@ async def generate(call: Call, *, chat: bool) -> None:
     """Answers with the texts that ``call.body`` asks for, at once or as they come."""
     # A slow reader of what is whole keeps neither a place nor the model.
     if (whole := await _generated(call, chat=chat)) is not None:
-        await call.answer_bytes(whole, JSON)
+        await call.answer_in_turns(whole)
 
 
-async def _generated(call: Call, *, chat: bool) -> bytes | bytearray | None:
+async def _generated(call: Call, *, chat: bool) -> dict[str, Any] | None:
     """The answer, unless it was a stream."""
     body: Completion | Chat = call.body
     terms = Terms.of(body)
@@ -47,6 +47,7 @@ async def _generated(call: Call, *, chat: bool) -> bytes | bytearray | None:
         with engine.room(terms.num_texts, terms.most_by) as room:
             make = partial(make_asked, engine.model, body, terms, draft)
             asked: Asked = await prepared(call, make)
+            call.hold(asked.bytes_told)
             reply = Reply(call, engine, asked, terms, chat=chat)
             if terms.beams is not None:
                 search = partial(beams_found, engine.model, asked, terms)
@@ -109,11 +110,11 @@ class Reply:
             "model": call.service.pool.name_of(call.body.model),
         }
 
-    async def told(self, results: Sequence[Result]) -> bytes | bytearray:
-        """The ``whole`` as JSON; what may be megabytes by a thread, so that others go on."""
+    async def told(self, results: Sequence[Result]) -> dict[str, Any]:
+        """The ``whole``, by a thread where it has something of each token, so that others go on."""
         if not (self._logprobs or self._details):
-            return encoded(self.whole(results))
-        return await in_thread(lambda: encoded_in_turns(self.whole(results)))
+            return self.whole(results)
+        return await in_thread(partial(self.whole, results))
 
     def whole(self, results: Sequence[Result]) -> dict[str, Any]:
         """All texts, once they have ended; those of one prompt after the other."""
@@ -146,7 +147,11 @@ class Reply:
                 content = "" if readers[index] is None else None
                 yield self._chunk(index, {"role": "assistant", "content": content})
             elif self._terms.echo:
-                yield await in_thread(partial(self._echoed, index))
+                echo = self.echoes[index // self._terms.computed]
+                async for part in event_in_turns(
+                    self._told(index, echo.text, echo.steps, echo.steps)
+                ):
+                    yield part
         async for batch in texts.batches():
             yield b"".join(
                 chunk
@@ -218,9 +223,18 @@ class Reply:
         steps: Sequence[Step] = (),
         spelled: Sequence[Step] = (),
         reason: str | None = None,
-        encode: Callable[[Any], bytes | bytearray] = encoded,
     ) -> bytes:
-        """``spelled`` are those of the ``steps`` that are text."""
+        return event_of(self._told(index, delta, steps, spelled, reason))
+
+    def _told(
+        self,
+        index: int,
+        delta: Any,
+        steps: Sequence[Step],
+        spelled: Sequence[Step],
+        reason: str | None = None,
+    ) -> dict[str, Any]:
+        """A chunk; ``spelled`` are those of the ``steps`` that are text."""
         told = {"index": index, "delta" if self._chat else "text": delta, "logprobs": None}
         if self._logprobs and spelled:
             tokens = token_logprobs(spelled, self._tokenizer)
@@ -230,17 +244,12 @@ class Reply:
         if self._details:
             told["tokens"] = tokens_told(steps, self._tokenizer)
         unknown = {"usage": None} if self._with_usage else {}
-        return event_of({**self._named(), "choices": [told], **unknown}, encode=encode)
+        return {**self._named(), "choices": [told], **unknown}
 
     def _spelled(self, index: int, piece: Piece) -> list[Step]:
         """The tokens of a piece that are text."""
         end_ids = self._asked.requests[index // self._terms.computed].end_ids
         return [step for step in piece.steps if step.token not in end_ids]
-
-    def _echoed(self, index: int) -> bytes:
-        """The prompt before a text, which may have thousands of tokens."""
-        echo = self.echoes[index // self._terms.computed]
-        return self._chunk(index, echo.text, echo.steps, echo.steps, encode=encoded_in_turns)
 
     def _by_prompt(self, told: Sequence[Told]) -> list[Sequence[Told]]:
         """What is told of each text, those of one prompt together."""

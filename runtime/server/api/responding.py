@@ -18,12 +18,11 @@ from ...openai_form import Token, chat_logprobs, finish_reason, token_logprobs
 from ...sequence import Step
 from ...text import Piece, Timings
 from ...tool_calls import Arguments, Begun, CallReader, Change, Words
-from ..call import JSON, Call, encoded_in_turns, event_of
+from ..call import Call, event_in_turns, event_of
 from ..errors import told
 from ..models.engine import Engine, Texts
-from ..models.threads import in_thread
 from . import calling
-from .asking import Asked, Terms, check_told, make_asked
+from .asking import Asked, Terms, make_asked, with_told
 from .bodies import Response
 from .generating import prepared
 from .response_input import as_responses, chat_of
@@ -37,6 +36,7 @@ async def respond(call: Call) -> None:
     async with call.service.pool.use(body.model) as engine:
         with engine.room(1) as room:
             asked: Asked = await prepared(call, partial(_asked, engine.model, body))
+            call.hold(asked.bytes_told)
             texts = room.start_jobs(asked.makers)
             answer = Answer(call, engine, asked)
             events = answer.events(texts)
@@ -45,8 +45,7 @@ async def respond(call: Call) -> None:
                 return
             async for _ in events:
                 pass
-            data = await in_thread(partial(encoded_in_turns, answer.whole))
-        await call.answer_bytes(data, JSON)
+        await call.answer_in_turns(answer.whole)
 
 
 def _asked(model: Model, body: Response) -> Asked:
@@ -54,8 +53,7 @@ def _asked(model: Model, body: Response) -> Asked:
     chat = chat_of(body)
     try:
         asked = make_asked(model, chat, terms := Terms.of(chat), None)
-        check_told(model, asked, terms)  # all of which its last events tell again
-        return asked
+        return with_told(model, asked, terms)  # all of which its last events tell again
     except Exception as error:
         raise as_responses(told(error)) from error
 
@@ -106,7 +104,12 @@ class Answer:
         number = 0
         try:
             async for event in events:
-                yield event_of({**event, "sequence_number": number}, event["type"])
+                numbered = {**event, "sequence_number": number}
+                if self._with_logprobs and not event["type"].endswith(".delta"):
+                    async for part in event_in_turns(numbered, event["type"]):
+                        yield part
+                else:
+                    yield event_of(numbered, event["type"])
                 number += 1
         except Exception as error:
             self._call.service.log.failed(self._call.id, error)

@@ -13,11 +13,10 @@ from ...openai_form import told_logprob
 from ...scoring import Scorer
 from ..api.answers import Compared
 from ..api.bodies import Compare
-from ..call import JSON, Call, encoded_in_turns
+from ..call import Call
 from ..endpoint import Endpoint
 from ..errors import ApiError
 from ..models.pool import Pool
-from ..models.threads import in_thread
 
 
 async def _compare(call: Call) -> None:
@@ -33,7 +32,7 @@ async def _compare(call: Call) -> None:
         models = {name: engines[name].model for name in names}
         found = await engines[names[0]].alone.call(partial(_found, models, call.body))
     told = {"object": "comparison", "models": names, **found}
-    await call.answer_bytes(await in_thread(partial(encoded_in_turns, told)), JSON)
+    await call.answer_in_turns(told)
 
 
 def _check_served(pool: Pool, name: str) -> None:

@@ -11,13 +11,12 @@ from ...model import Model
 from ...openai_form import LEAST_LOGPROB, told_logprob
 from ...scoring import Score as Found
 from ..api.answers import Scored
-from ..api.asking import check_alternatives, steps_scored
+from ..api.asking import bytes_of_alternatives, steps_scored
 from ..api.bodies import Score
 from ..api.details import tokens_told
-from ..call import JSON, Call, encoded_in_turns
+from ..call import Call
 from ..endpoint import Endpoint
 from ..errors import ApiError
-from ..models.threads import in_thread
 
 
 async def _score(call: Call) -> None:
@@ -26,10 +25,11 @@ async def _score(call: Call) -> None:
     score = _text if body.text is not None else _continuations
     pool = call.service.pool
     async with pool.use(body.model) as engine:
+        most = engine.model.session.shape.context_length
+        call.hold(bytes_of_alternatives(min(len(body.text or ""), most), body.top or 0))
         with engine.room(1):
             told = await engine.alone.call(partial(score, engine.model, body))
-    told = {"model": pool.name_of(body.model), **told}
-    await call.answer_bytes(await in_thread(partial(encoded_in_turns, told)), JSON)
+    await call.answer_in_turns({"model": pool.name_of(body.model), **told})
 
 
 def _check(body: Score) -> None:
@@ -83,8 +83,6 @@ def _text(model: Model, body: Score, cancellation: Cancellation) -> dict[str, An
     """Of each token."""
     if cancellation.cancelled:
         raise Cancelled
-    count = min(len(body.text or ""), model.session.shape.context_length)
-    check_alternatives(count, body.top or 0)
     found = model.logprobs(body.text or "", top=body.top or 0)
     return {
         "loglikelihood": _sum(float(found.logprobs.sum()), len(found.token_ids)),
