@@ -124,12 +124,12 @@ class Call:
             async for part in events:
                 await self._write(part)
         except asyncio.CancelledError:
-            if not part.endswith(EVENT_END):
+            if part and not part.endswith(EVENT_END):
                 raise
             # Where it is the client who left, nothing of it goes anywhere.
             await self._write(event_of(ending().body))
         except Exception as error:
-            if not part.endswith(EVENT_END):
+            if part and not part.endswith(EVENT_END):
                 raise
             self.service.log.failed(self.id, error)
             await self._write(event_of(told(error).body))

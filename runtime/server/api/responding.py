@@ -122,7 +122,7 @@ class Answer:
         """What happens, until the response is whole."""
         yield self._told("response.created")
         yield self._told("response.in_progress")
-        async for batch in texts.batches():
+        async for batch in texts.batches(streams=bool(self._call.body.stream)):
             for _, piece in batch:
                 if piece is not None:
                     self._note(piece)
