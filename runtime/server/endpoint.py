@@ -84,6 +84,8 @@ class Application:
             if answer.code == TOO_LONG:
                 answer.param = _read_of(call.body)
             await call.answer(answer.body, answer.status, answer.headers)
+        finally:
+            self._service.held.rest(held)
 
     async def _with_body(self, call: Call) -> Call:
         kind = self._endpoint.body

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ..returned_memory import give_back
 from .errors import busy
 
 MOST_HELD_BYTES = 128_000_000  # beside one request, which always has room
 SMALL_BYTES = 100_000  # a request that takes less always has room, too: connections are bounded
+QUIET_SECONDS = 1.0  # without a large request, after which the system gets back what they left
 # Of a body as objects, for each of its marks: `[],` takes 64 bytes, an entry of a large object 200.
 MARKS, MARK_BYTES = b",:[{", 64
 
@@ -23,6 +27,24 @@ class HeldBytes:
     def __init__(self, most_bytes: int = MOST_HELD_BYTES) -> None:
         self.num_bytes = 0
         self.most_bytes = most_bytes
+        self._quiet: asyncio.TimerHandle | None = None
+
+    def rest(self, held: Held) -> None:
+        """In the event loop, when a request has ended.
+
+        After a large one what it left is given back, by a thread: that takes milliseconds, and
+        not Python's lock. No timer runs otherwise.
+        """
+        if held.num_bytes < SMALL_BYTES:
+            return
+        if self._quiet is not None:
+            self._quiet.cancel()
+        loop = asyncio.get_running_loop()
+        self._quiet = loop.call_later(QUIET_SECONDS, self._give_back)
+
+    def _give_back(self) -> None:
+        if self.num_bytes < SMALL_BYTES:  # or what is large now does so at its end
+            threading.Thread(target=give_back, daemon=True).start()
 
     @contextmanager
     def one(self) -> Iterator[Held]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import threading
 import time
 import tracemalloc
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from served import JSON, Served, served
 
 import pocketlm
 from pocketlm.export.folder import ModelFolder
+from pocketlm.runtime.server import held_bytes
 
 pytestmark = pytest.mark.serve
 
@@ -131,6 +133,25 @@ def test_nothing_of_ours_holds_itself(
     gc.set_debug(0)
     found, gc.garbage[:] = [type(one) for one in gc.garbage], []
     assert [kind for kind in found if kind.__module__.startswith("pocketlm")] == []
+
+
+def test_once_it_is_quiet_after_something_large_memory_is_given_back(
+    server: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[threading.Thread] = []
+    monkeypatch.setattr(held_bytes, "QUIET_SECONDS", 0.1)
+    monkeypatch.setattr(held_bytes, "give_back", lambda: threads.append(threading.current_thread()))
+    assert server.post("/v1/completions", ASKED)[0] == 200
+    time.sleep(0.3)
+    assert threads == []
+    for _ in range(3):
+        assert server.post("/v1/completions", FILLED)[0] == 200
+    deadline = time.monotonic() + 5
+    while not threads and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.3)
+    assert 1 <= len(threads) <= 3
+    assert all(thread.name != "MainThread" for thread in threads)
 
 
 def test_nor_after_a_client_who_left(server: Served, traced: None) -> None:
