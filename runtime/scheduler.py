@@ -35,6 +35,10 @@ BIRTH_SECONDS = 5.0  # that a new thread may take to begin, on a machine that is
 Listener = Callable[[Piece | None], None]
 
 
+def _nobody(piece: Piece | None) -> None:
+    """Listens to what has ended."""
+
+
 class Job(Output):
     """A request that runs in the background: its pieces are there to be waited for.
 
@@ -151,7 +155,9 @@ class Job(Output):
 
     def _close(self) -> None:
         self._done.set()
-        self._listener(None)
+        # Who listens may well hold the job, and would be held by it.
+        listener, self._listener = self._listener, _nobody
+        listener(None)
 
 
 class Scheduler:

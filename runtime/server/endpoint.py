@@ -12,9 +12,10 @@ import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
 from ...export.errors import SLIDE
-from .call import LARGE_BYTES, Call, parsed, read_body, until_gone
-from .errors import TOO_LONG, as_api_error, ending
-from .held_bodies import HeldBody
+from .call import Call
+from .errors import TOO_LONG, as_api_error, ending, let_go
+from .held_bytes import bytes_parsed
+from .request_body import LARGE_BYTES, parsed, read_body
 from .service import Service
 
 # The fields that hold what a model reads, of which a body has one.
@@ -68,11 +69,11 @@ class Application:
 
         call = Call(scope, receive, noticing, self._service)
         try:
-            with self._service.bodies.one() as held:
-                call = await self._with_body(call, held)
-                await until_gone(partial(self._endpoint.handle, call), receive)
-        except ConnectionError:
-            return
+            with self._service.held.one() as held:
+                call = await self._with_body(replace(call, held=held))
+                await _until_gone(partial(self._endpoint.handle, call), receive)
+        except ConnectionError as error:
+            let_go(error)
         except asyncio.CancelledError:  # the server ends; a stream has told it itself
             if not begun:
                 await call.answer(ending().body, ending().status, ending().headers)
@@ -81,20 +82,25 @@ class Application:
                 raise
             self._service.log.failed(call.id, error)
             answer = as_api_error(error)
+            let_go(error)
             if answer.code == TOO_LONG:
                 answer.param = _read_of(call.body)
                 if answer.slides and getattr(call.body, "may_slide", False):
                     answer.message += SLIDE
             await call.answer(answer.body, answer.status, answer.headers)
+        finally:
+            self._service.held.rest(held)
 
-    async def _with_body(self, call: Call, held: HeldBody) -> Call:
+    async def _with_body(self, call: Call) -> Call:
         kind = self._endpoint.body
         if kind is None:
             return call
         settings = self._service.settings
         most, seconds = settings.most_body_bytes, settings.body_seconds
-        data = await read_body(call.receive, most, seconds, held)
+        data = await read_body(call.receive, most, seconds, call.hold)
         is_large = len(data) >= LARGE_BYTES
+        if is_large:
+            call.hold(bytes_parsed(data))
         parse = partial(parsed, data, kind)
         body = await self._service.prepare(parse, laborious=True) if is_large else parse()
         return replace(call, body=body, is_large=is_large)
@@ -103,3 +109,36 @@ class Application:
 def _read_of(body: Any) -> str | None:
     """The field of ``body`` that is too long, if anything is."""
     return next((name for name in READ if getattr(body, name, None)), None)
+
+
+async def _until_gone(work: Callable[[], Coroutine[Any, Any, None]], receive: Receive) -> None:
+    """Runs ``work``, and cancels it when the client leaves: that is ConnectionError.
+
+    Cancelled itself, it waits for what ``work`` does about it.
+    """
+    task = asyncio.create_task(work())
+    gone = asyncio.create_task(_gone(receive))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            await _cancelled(task)
+            raise ConnectionError("the client left")
+        task.result()
+    except asyncio.CancelledError:
+        await _cancelled(task)
+        raise
+    finally:
+        gone.cancel()
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    """Once it has ended, however it does."""
+    task.cancel()
+    await asyncio.wait({task})
+    if not task.cancelled():
+        task.exception()  # or asyncio complains that nobody asked for it

@@ -8,6 +8,7 @@ them from it. No path of this machine is ever told.
 from __future__ import annotations
 
 import re
+import traceback
 from collections.abc import Mapping
 from typing import Any
 
@@ -147,6 +148,19 @@ def as_api_error(error: Exception, names: Mapping[str, str] | None = None) -> Ap
         case PocketLMError():
             return _hopeless(500, message)
     return _hopeless(500, "this is a bug in pocketlm; the server's log says more")
+
+
+def let_go(error: BaseException | None) -> None:
+    """Has the functions that ``error``, and what it came from, went through hold nothing any more.
+
+    One of them mostly holds the error, and so itself: what it holds beside, a body perhaps, would
+    stay until Python looks for such circles, which is seldom.
+    """
+    if error is not None and error.__traceback__ is not None:
+        traceback.clear_frames(error.__traceback__)
+        error.__traceback__ = None
+        let_go(error.__context__)
+        let_go(error.__cause__)
 
 
 def _hopeless(status: int, message: str, code: str | None = None) -> ApiError:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from .held_bodies import Bodies
+from .held_bytes import HeldBytes
 from .log import Log
 from .metrics import Metrics
 from .models.gauges import gauges_of
@@ -16,7 +16,7 @@ from .models.pool import Pool, Source
 from .settings import Settings
 
 Recipe = Mapping[str, Any]
-Prepared = TypeVar("Prepared")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class Service:
                 "prompt" with a place {text}, "example" for that place, and "stop"
     preparing   threads that make requests: tokenizing and rendering take time
     laborious   those for what may take seconds, so that nobody else waits for it
-    bodies      of requests under way
+    encoding    the one that writes large answers, a part of each in turn
+    held        what requests under way take of memory
     """
 
     pool: Pool
@@ -41,16 +42,21 @@ class Service:
     laborious: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(2, "laborious")
     )
-    bodies: Bodies = field(default_factory=Bodies)
+    encoding: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "encoding"))
+    held: HeldBytes = field(default_factory=HeldBytes)
 
-    async def prepare(self, work: Callable[[], Prepared], *, laborious: bool) -> Prepared:
+    async def prepare(self, work: Callable[[], Made], *, laborious: bool) -> Made:
         """What ``work`` returns, by a thread of one of the two kinds."""
         threads = self.laborious if laborious else self.preparing
         return await asyncio.get_running_loop().run_in_executor(threads, work)
 
+    async def encode(self, work: Callable[[], Made]) -> Made:
+        """A part of an answer."""
+        return await asyncio.get_running_loop().run_in_executor(self.encoding, work)
+
     def close(self) -> None:
         """Ends its threads, and closes its models."""
-        for threads in (self.preparing, self.laborious):
+        for threads in (self.preparing, self.laborious, self.encoding):
             threads.shutdown(wait=False, cancel_futures=True)
         self.pool.close()
 

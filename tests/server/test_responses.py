@@ -227,7 +227,7 @@ def test_store_is_taken_and_nothing_kept(chats: Served) -> None:
 def test_a_stream_that_fails_ends_with_an_event_of_its_error(
     chats: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def batches(texts: Texts) -> AsyncIterator[Any]:
+    async def batches(texts: Texts, streams: bool = True) -> AsyncIterator[Any]:
         raise NumericsError("the logits are not finite")
         yield
 

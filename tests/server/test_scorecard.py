@@ -25,11 +25,10 @@ from figure import Conditions, Figure
 from raw_http import exchange
 from starlette.types import Receive, Scope
 
-from pocketlm.runtime.server import call, endpoint
+from pocketlm.runtime.server import endpoint, request_body
 from pocketlm.runtime.server.connections import connection, guard
 from pocketlm.runtime.server.connections.connection import Connection
 from pocketlm.runtime.server.connections.guard import Guard
-from pocketlm.runtime.server.held_bodies import HeldBody
 
 pytestmark = pytest.mark.serve
 
@@ -102,7 +101,7 @@ def lenient_json(patch: Patch) -> None:
 
 def any_number_of_texts(patch: Patch) -> None:
     """As many as there can be, in place of an error."""
-    strict = call.parsed
+    strict = request_body.parsed
 
     def parsed(data: bytes, kind: type[Any]) -> Any:
         try:
@@ -121,6 +120,7 @@ class Plain(h11.Connection):
     """h11 as it is."""
 
     refusal = None
+    is_sending = False
 
     def __init__(self) -> None:
         super().__init__(h11.SERVER, 1 << 20)
@@ -142,7 +142,7 @@ def logged_queries(patch: Patch) -> None:
 
 
 def printed_bodies(patch: Patch) -> None:
-    strict = call.parsed
+    strict = request_body.parsed
 
     def parsed(data: bytes, kind: type[Any]) -> Any:
         print(data, file=sys.stderr)
@@ -157,16 +157,16 @@ def deaf(patch: Patch) -> None:
     async def until_gone(work: Callable[[], Coroutine[Any, Any, None]], receive: Receive) -> None:
         await work()
 
-    patch.setattr(endpoint, "until_gone", until_gone)
+    patch.setattr(endpoint, "_until_gone", until_gone)
     patch.setattr(Conditions, "count", lambda self, full, least=1: 2)  # each costs a second
 
 
 def boundless(patch: Patch) -> None:
     """Bodies have as many bytes as they like. Only what ends by itself is tried."""
-    strict = call.read_body
+    strict = request_body.read_body
 
-    async def read_body(receive: Receive, most_bytes: int, seconds: float, held: HeldBody) -> bytes:
-        return await strict(receive, 10**9, seconds, held)
+    async def read_body(receive: Receive, most: int, *arguments: Any) -> bytes:
+        return await strict(receive, 10**9, *arguments)
 
     patch.setattr(Guard, "_check_length", lambda self, scope: None)
     patch.setattr(endpoint, "read_body", read_body)

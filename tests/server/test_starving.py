@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from http_clients import Client
 from hypothesis import given
 from hypothesis import strategies as st
 from pauses import longest_pause
@@ -27,12 +28,12 @@ from pocketlm.runtime.logprobs import TopLogprobs
 from pocketlm.runtime.model import Model
 from pocketlm.runtime.openai_form import Each, logprobs_of, token_logprobs
 from pocketlm.runtime.sequence import Step
-from pocketlm.runtime.server import call
+from pocketlm.runtime.server import call, json_encoding, request_body
 from pocketlm.runtime.server.api import completions, response_input, responses
 from pocketlm.runtime.server.api.bodies import Completion
 from pocketlm.runtime.server.api.details import token_entries
 from pocketlm.runtime.server.api.terms import Terms
-from pocketlm.runtime.server.endpoints import next_token, tokens
+from pocketlm.runtime.server.endpoints import tokens
 from pocketlm.runtime.server.errors import ApiError
 from pocketlm.runtime.server.models.engine import Texts
 from pocketlm.runtime.tokenizer import Tokenizer
@@ -88,15 +89,37 @@ def test_others_have_their_turn_while_a_long_text_is_tokenized(tiny_model: Model
     ).filter(lambda value: "inf" not in repr(value))
 )
 def test_json_in_turns_is_the_same(value: object) -> None:
-    assert call.encoded_in_turns(value) == call.encoded(value)
+    assert b"".join(json_encoding.parts_of(value)) == json_encoding.encoded(value)
 
 
 def test_no_part_of_a_large_answer_is_large() -> None:
     top = {f"t{i}": -1.0 for i in range(100)}
     told = {"choices": [{"logprobs": {"tokens": ["a"] * 30_000, "top_logprobs": [top] * 50}}] * 3}
-    parts = list(call._parts(told, call.PARTED))
-    assert "".join(parts).encode() == call.encoded(told)
-    assert max(map(len, parts)) < 100_000
+    parts = list(json_encoding.parts_of(told))
+    assert b"".join(parts) == json_encoding.encoded(told)
+    assert max(map(len, parts)) < 2 * json_encoding.PART_BYTES
+    assert min(map(len, parts[:-1])) >= json_encoding.PART_BYTES
+
+
+def test_no_more_of_an_answer_is_made_than_its_client_takes(
+    server: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, parts_of = [], json_encoding.parts_of
+
+    def noted(value: Any) -> Iterator[bytes]:
+        for part in parts_of(value):
+            made.append(len(part))
+            yield part
+
+    monkeypatch.setattr(call, "parts_of", noted)
+    asked = ASKED | {"max_tokens": 120, "n": 8, "logprobs": 100, "ignore_eos": True}
+    with Client(server.port, receive_bytes=4096).ask(**asked) as client:
+        assert client.status == 200
+        time.sleep(0.5)  # what the system takes for it is there then
+        unread = sum(made)
+        choices = client.whole()["choices"]
+    assert [len(choice["logprobs"]["tokens"]) for choice in choices] == [120] * 8
+    assert unread < sum(made) / 2
 
 
 def test_no_part_of_the_last_event_of_a_response_is_large() -> None:
@@ -104,13 +127,13 @@ def test_no_part_of_the_last_event_of_a_response_is_large() -> None:
     part = {"type": "output_text", "logprobs": Each(lambda _: entry, range(100))}
     whole = {"metadata": {str(i): i for i in range(10_000)}, "output": [{"content": [part]}]}
     event = {"type": "response.completed", "response": whole}
-    parts = list(call._parts(event, call.PARTED))
-    assert "".join(parts).encode() == call.encoded(event)
+    parts = list(json_encoding._parts(event, json_encoding.PARTED))
+    assert "".join(parts).encode() == json_encoding.encoded(event)
     assert max(map(len, parts)) < 10_000
 
 
 @pytest.mark.parametrize("chat", [False, True])
-def test_a_large_answer_takes_little_more_than_its_bytes(tiny_model: Model, chat: bool) -> None:
+def test_a_large_answer_is_never_there_as_a_whole(tiny_model: Model, chat: bool) -> None:
     rows = np.random.default_rng(0).random((100, 100))
     steps = [Step(i, -1.0, 0.0, top=TopLogprobs(np.arange(100), row)) for i, row in enumerate(rows)]
 
@@ -121,11 +144,12 @@ def test_a_large_answer_takes_little_more_than_its_bytes(tiny_model: Model, chat
 
     whole = json.loads(json.dumps(told(), default=list))
     tracemalloc.start()
-    data = call.encoded_in_turns(told())
+    length = sum(map(len, json_encoding.parts_of(told())))
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert json.loads(data) == whole and data == call.encoded(told())
-    assert len(data) > 500_000 and most < 1.5 * len(data)
+    assert json.loads(b"".join(json_encoding.parts_of(told()))) == whole
+    assert length == len(json_encoding.encoded(told())) > 500_000
+    assert most < 4 * json_encoding.PART_BYTES
 
 
 def test_plain_texts_do_not_wait_for_forms(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,8 +183,8 @@ def test_plain_texts_do_not_wait_for_forms(server: Served, monkeypatch: pytest.M
 def test_bodies_of_all_together_are_bounded(
     server: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bodies = server.service.bodies
-    monkeypatch.setattr(bodies, "most_bytes", 300_000)
+    held = server.service.held
+    monkeypatch.setattr(held, "most_bytes", 300_000)
     large = json.dumps(ASKED | {"user": "u" * 200_000}).encode()
     head = "".join(f"{name}: {value}\r\n" for name, value in JSON.items())
     with socket.create_connection(("127.0.0.1", server.port)) as other:
@@ -169,7 +193,7 @@ def test_bodies_of_all_together_are_bounded(
             f"Content-Length: {len(large)}\r\n\r\n".encode()
             + large[:-1]
         )
-        while bodies.num_bytes < len(large) - 1:
+        while held.num_bytes < len(large) - 1:
             time.sleep(1e-3)
         answer, data = server.send("POST", "/v1/completions", large, **JSON)
         assert (answer.status, json.loads(data)["error"]["code"]) == (503, "overloaded")
@@ -178,8 +202,43 @@ def test_bodies_of_all_together_are_bounded(
         other.sendall(large[-1:])
         assert other.recv(100).startswith(b"HTTP/1.1 200")
     assert server.post("/v1/completions", large)[0] == 200
-    while bodies.num_bytes:
+    while held.num_bytes:
         time.sleep(1e-3)
+
+
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("/v1/completions", {"prompt": "a", "max_tokens": 100, "logprobs": 100}),
+        ("/v1/completions", {"prompt": "a" * 120, "max_tokens": 0, "echo": True, "logprobs": 100}),
+        (
+            "/v1/responses",
+            {
+                **{"input": "a", "transcript": True, "max_output_tokens": 100},
+                **{"include": ["message.output_text.logprobs"], "top_logprobs": 100},
+            },
+        ),
+        ("/score", {"text": "a" * 120, "top": 100}),
+        ("/v1/completions", {"prompt": [65] * 40_000}),
+    ],
+    ids=["texts", "echo", "responses", "score", "objects"],
+)
+def test_what_answers_and_objects_take_together_is_bounded(
+    server: Served, path: str, asked: dict[str, Any]
+) -> None:
+    held = server.service.held
+    while held.num_bytes:  # of the last request
+        time.sleep(1e-3)
+    with held.one() as other:
+        other.grow(held.most_bytes - 10_000)
+        answer, data = server.send("POST", path, json.dumps(asked).encode(), **JSON)
+        error = json.loads(data)["error"]
+        assert (answer.status, error["code"]) == (503, "overloaded")
+        assert "expected at most" in error["message"] and "try again" in error["message"]
+        assert answer.headers["Retry-After"] == "2"
+        assert server.post("/v1/completions", ASKED)[0] == 200
+    status, found = server.post(path, asked)
+    assert status != 503, found
 
 
 @pytest.mark.parametrize(
@@ -246,7 +305,7 @@ def checked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         return convert(value, kind)
 
     monkeypatch.setattr(msgspec, "convert", noted)
-    monkeypatch.setattr(call, "AT_ONCE", 100)
+    monkeypatch.setattr(request_body, "AT_ONCE", 100)
     return found
 
 
@@ -262,7 +321,7 @@ def checked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def test_a_large_body_is_checked_in_pieces_and_the_same(
     checked: list[Any], field: str, value: Any
 ) -> None:
-    body = call.parsed(json.dumps({field: value, "n": 3}).encode(), Completion)
+    body = request_body.parsed(json.dumps({field: value, "n": 3}).encode(), Completion)
     assert (getattr(body, field), body.n) == (value, 3)
     assert len(checked) == -(-len(value) // 100)
     assert max(len(piece[field]) for piece in checked) <= 100
@@ -271,72 +330,72 @@ def test_a_large_body_is_checked_in_pieces_and_the_same(
 def test_what_is_wrong_in_a_piece_is_named_by_its_place_in_the_whole(checked: list[Any]) -> None:
     data = json.dumps({"banned_tokens": [7] * 512 + ["x"] + [7] * 99}).encode()
     with pytest.raises(ApiError, match=r'^found banned_tokens\[512\] "x", expected an integer'):
-        call.parsed(data, Completion)
+        request_body.parsed(data, Completion)
     data = json.dumps({"logit_bias": {str(i): 1 for i in range(500)} | {"x": 1}}).encode()
     with pytest.raises(ApiError, match="expected keys: a string") as raised:
-        call.parsed(data, Completion)
+        request_body.parsed(data, Completion)
     assert raised.value.param == "logit_bias"
     with pytest.raises(ApiError, match="at most 64 entries"):
-        call.parsed(json.dumps({"stop": ["a"] * 1000}).encode(), Completion)
+        request_body.parsed(json.dumps({"stop": ["a"] * 1000}).encode(), Completion)
 
 
 @pytest.mark.parametrize(
-    ("nested", "values"), [(call.MOST_NESTED, 0), (0, call.MOST_VALUES)], ids=["nested", "values"]
+    ("nested", "values"),
+    [(request_body.MOST_NESTED, 0), (0, request_body.MOST_VALUES)],
+    ids=["nested", "values"],
 )
 def test_keys_values_lists_and_objects_of_a_body_are_bounded(nested: int, values: int) -> None:
     some: dict[str, Any] = {"metadata": {"a": [[]] * (nested - 9) + [1] * (values - 9)}}
-    assert call.parsed(json.dumps(some).encode(), Completion)
+    assert request_body.parsed(json.dumps(some).encode(), Completion)
     some["metadata"]["a"] *= 2
     with pytest.raises(ApiError, match="too many"):
-        call.parsed(json.dumps(some).encode(), Completion)
+        request_body.parsed(json.dumps(some).encode(), Completion)
 
 
 WITH_LOGPROBS = {"include": ["message.output_text.logprobs"], "top_logprobs": 3}
+METADATA = {"a": "a" * request_body.LARGE_BYTES}
 RESPONSE = {"input": "a", "transcript": True, "max_output_tokens": 3}
 
 
 @pytest.mark.parametrize(
-    ("path", "asked", "module", "name"),
+    ("path", "asked"),
     [
-        ("/v1/responses", RESPONSE | WITH_LOGPROBS, responses, "encoded_in_turns"),
-        (
-            "/v1/responses",
-            RESPONSE | WITH_LOGPROBS | {"stream": True},
-            responses,
-            "encoded_in_turns",
-        ),
-        (
-            "/v1/responses",
-            RESPONSE | {"metadata": {"a": "a" * call.LARGE_BYTES}, "stream": True},
-            responses,
-            "encoded_in_turns",
-        ),
-        ("/v1/completions", ASKED | {"details": True}, completions, "encoded_in_turns"),
-        (
-            "/v1/completions",
-            ASKED | {"details": True, "stream": True},
-            completions,
-            "encoded_in_turns",
-        ),
-        (
-            "/v1/completions",
-            {"prompt": "a" * 60, "echo": True, "n": 40, "max_tokens": 120, "ignore_eos": True},
-            completions,
-            "encoded_in_turns",
-        ),
-        ("/detokenize", {"tokens": [5]}, tokens, "_check_ids"),
-        ("/detokenize", {"tokens": [5]}, tokens, "encoded_in_turns"),
-        ("/next", {"prompt": "a", "logit_bias": {"5": 1}}, next_token, "encoded_in_turns"),
+        ("/v1/responses", RESPONSE | WITH_LOGPROBS),
+        ("/v1/responses", RESPONSE | WITH_LOGPROBS | {"stream": True}),
+        ("/v1/responses", RESPONSE | {"metadata": METADATA, "stream": True}),
+        ("/v1/completions", ASKED | {"details": True}),
+        ("/v1/completions", ASKED | {"details": True, "stream": True}),
+        ("/v1/completions", ASKED | {"prompt": "a" * 60, "echo": True, "stream": True}),
+        ("/v1/completions", {"prompt": "a" * 60, "echo": True, "n": 40, "max_tokens": 120}),
+        ("/tokenize", {"prompt": "a"}),
+        ("/detokenize", {"tokens": [5]}),
+        ("/score", {"text": "a b"}),
+        ("/next", {"prompt": "a", "logit_bias": {"5": 1}}),
     ],
 )
 def test_what_may_be_large_is_written_beside_the_event_loop(
+    server: Served, monkeypatch: pytest.MonkeyPatch, path: str, asked: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(completions, "LARGE_BYTES", 1000)
+    check_is_beside_the_event_loop(server, monkeypatch, json_encoding, "_parts", path, asked)
+
+
+def test_ids_are_checked_beside_the_event_loop(
+    server: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {"tokens": [5]}
+    check_is_beside_the_event_loop(server, monkeypatch, tokens, "_check_ids", "/detokenize", asked)
+
+
+def check_is_beside_the_event_loop(
     server: Served,
     monkeypatch: pytest.MonkeyPatch,
-    path: str,
-    asked: dict[str, Any],
     module: ModuleType,
     name: str,
+    path: str,
+    asked: dict[str, Any],
 ) -> None:
+    """That an answer calls it, in threads of its own."""
     loops, threads = [], []
     real = getattr(module, name)
 
@@ -347,7 +406,6 @@ def test_what_may_be_large_is_written_beside_the_event_loop(
         threads.append(threading.get_ident())
         return real(*arguments)
 
-    monkeypatch.setattr(completions, "LARGE_BYTES", 1000)
     monkeypatch.setattr(module, name, noted)
     answer, _ = server.send("POST", path, json.dumps(asked).encode(), **JSON)
     assert answer.status == 200

@@ -17,20 +17,12 @@ from ...scheduler import Job
 from ...sequence import Step
 from ...text import Piece, Result, Timings
 from ...tool_calls import CallReader
-from ..call import (
-    DONE,
-    JSON,
-    LARGE_BYTES,
-    PART_BYTES,
-    Call,
-    encoded,
-    encoded_in_turns,
-    event_of,
-)
+from ..call import DONE, Call, event_of
 from ..errors import ApiError
+from ..json_encoding import PART_BYTES
 from ..models.engine import Engine, Texts
 from ..models.pool import Pool
-from ..models.threads import in_thread
+from ..request_body import LARGE_BYTES
 from . import function_calls
 from .bodies import Chat, Completion
 from .details import details_of, token_entries
@@ -44,10 +36,10 @@ async def generate(call: Call, *, chat: bool) -> None:
     """Answers with the texts that ``call.body`` asks for, at once or as they come."""
     # A slow reader of what is whole keeps neither a place nor the model.
     if (whole := await _generated(call, chat=chat)) is not None:
-        await call.answer_bytes(whole, JSON)
+        await call.answer_in_turns(whole)
 
 
-async def _generated(call: Call, *, chat: bool) -> bytes | bytearray | None:
+async def _generated(call: Call, *, chat: bool) -> dict[str, Any] | None:
     """The answer, unless it was a stream."""
     body: Completion | Chat = call.body
     terms = Terms.of(body, call.service.settings.max_seconds)
@@ -57,10 +49,11 @@ async def _generated(call: Call, *, chat: bool) -> bytes | bytearray | None:
             generation = await call.prepare(
                 partial(make_generation, engine.model, body, terms, draft)
             )
+            call.hold(generation.answer_bytes)
             reply = Reply(call, engine, generation, terms, chat=chat)
             if terms.beams is not None:
                 search = partial(search_beams, engine.model, generation, terms)
-                return await reply.to_json(await engine.alone.call(search))
+                return await reply.answer(await engine.alone.call(search))
             texts = room.start_jobs(generation.makers)
             if terms.echo and generation.logprobs is not None:
                 score: Callable[[Cancellation], list[Echo]] = partial(
@@ -71,7 +64,7 @@ async def _generated(call: Call, *, chat: bool) -> bytes | bytearray | None:
                 await call.stream(reply.events(texts))
                 return None
             jobs = await texts.finished()
-            return await reply.to_json([job.so_far() for job in jobs])
+            return await reply.answer([job.so_far() for job in jobs])
 
 
 @asynccontextmanager
@@ -97,6 +90,7 @@ class Reply:
     def __init__(
         self, call: Call, engine: Engine, generation: Generation, terms: Terms, *, chat: bool
     ) -> None:
+        self._call = call
         self.echoes: Sequence[Echo] = generation.echoes
         self._model = engine.model
         self._tokenizer = engine.model.tokenizer
@@ -114,13 +108,13 @@ class Reply:
             "model": call.service.pool.name_of(call.body.model),
         }
 
-    async def to_json(self, results: Sequence[Result]) -> bytes | bytearray:
-        """The ``whole`` as JSON; what may be megabytes by a thread, so that others go on."""
+    async def answer(self, results: Sequence[Result]) -> dict[str, Any]:
+        """The ``whole``; what may take its time by a thread, so that others go on."""
         texts = [result.text for result in results] + [echo.text for echo in self.echoes]
         is_small = sum(map(len, texts)) < LARGE_BYTES
         if is_small and not (self._logprobs or self._details or self._generation.calls):
-            return encoded(self.whole(results))
-        return await in_thread(lambda: encoded_in_turns(self.whole(results)))
+            return self.whole(results)
+        return await self._call.service.encode(partial(self.whole, results))
 
     def whole(self, results: Sequence[Result]) -> dict[str, Any]:
         """All texts, once they have ended; those of one prompt after the other."""
@@ -153,7 +147,10 @@ class Reply:
                 content = "" if readers[index] is None else None
                 yield self._chunk(index, {"role": "assistant", "content": content})
             elif self._terms.echo:
-                yield await in_thread(partial(self._echoed, index))
+                echo = self.echoes[index // self._terms.computed]
+                event = self._entry(index, echo.text, echo.steps, echo.steps)
+                async for part in self._call.event_in_turns(event):
+                    yield part
         async for batch in texts.batches():
             data = bytearray()
             for index, piece in batch:
@@ -170,9 +167,9 @@ class Reply:
         if self._details:
             last["details"] = self._detailed([(job.finish_reason, job.timings) for job in jobs])
         if last:
-            told = {**self._named(), "choices": [], **last}
             # With details it repeats the prompts, which may have a million tokens.
-            yield await in_thread(partial(event_of, told, encode=encoded_in_turns))
+            async for part in self._call.event_in_turns({**self._named(), "choices": [], **last}):
+                yield part
         yield DONE
 
     def _chunks(
@@ -233,9 +230,18 @@ class Reply:
         steps: Sequence[Step] = (),
         spelled: Sequence[Step] = (),
         reason: str | None = None,
-        encode: Callable[[Any], bytes | bytearray] = encoded,
     ) -> bytes:
-        """``spelled`` are those of the ``steps`` that are text."""
+        return event_of(self._entry(index, delta, steps, spelled, reason))
+
+    def _entry(
+        self,
+        index: int,
+        delta: Any,
+        steps: Sequence[Step],
+        spelled: Sequence[Step],
+        reason: str | None = None,
+    ) -> dict[str, Any]:
+        """A chunk; ``spelled`` are those of the ``steps`` that are text."""
         entry = {"index": index, "delta" if self._chat else "text": delta, "logprobs": None}
         if self._logprobs and spelled:
             tokens = token_logprobs(spelled, self._tokenizer)
@@ -245,17 +251,12 @@ class Reply:
         if self._details:
             entry["tokens"] = token_entries(steps, self._tokenizer)
         unknown = {"usage": None} if self._with_usage else {}
-        return event_of({**self._named(), "choices": [entry], **unknown}, encode=encode)
+        return {**self._named(), "choices": [entry], **unknown}
 
     def _spelled(self, index: int, piece: Piece) -> list[Step]:
         """The tokens of a piece that are text."""
         end_ids = self._generation.requests[index // self._terms.computed].end_ids
         return [step for step in piece.steps if step.token not in end_ids]
-
-    def _echoed(self, index: int) -> bytes:
-        """The prompt before a text, which may have thousands of tokens."""
-        echo = self.echoes[index // self._terms.computed]
-        return self._chunk(index, echo.text, echo.steps, echo.steps, encode=encoded_in_turns)
 
     def _by_prompt(self, values: Sequence[Value]) -> list[Sequence[Value]]:
         """Those of the texts after one prompt together."""

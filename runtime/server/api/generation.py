@@ -26,6 +26,7 @@ from .conversation import read_conversation
 from .terms import Terms
 
 MOST_ALTERNATIVES = 500_000  # of the tokens of one answer: about 30 MB of JSON
+ALTERNATIVE_BYTES = 12  # that each takes until it has been written, see ``TopLogprobs``
 # With which a text runs alone.
 ALONE = ("lookup", "draft", "reproducible")
 # Decided here, and not by the model.
@@ -44,6 +45,7 @@ class Generation:
     makers      of the jobs of all texts, those of one prompt after the other
     echoes      of each prompt, its text if it is to be told
     calls       how calls of functions are written, where there may be any
+    answer_bytes  that the alternatives to its tokens may take until they have been written
     """
 
     form: OpenAIRequest
@@ -52,6 +54,7 @@ class Generation:
     makers: Sequence[MakeJob]
     echoes: Sequence[Echo]
     calls: CallForm | None = None
+    answer_bytes: int = 0
 
     @property
     def logprobs(self) -> int | None:
@@ -65,14 +68,16 @@ def make_generation(
 ) -> Generation:
     """May take its time: it tokenizes, renders and compiles. Raises RequestError and ApiError."""
     generation = _generation(model, body, terms, draft)
-    check_size(model, generation, terms, streams=bool(body.stream))
-    return generation
+    return with_size(model, generation, terms, streams=bool(body.stream))
 
 
-def check_size(
+def with_size(
     model: Model, generation: Generation, terms: Terms, *, streams: bool = False
-) -> None:
-    """Raises ApiError (400) for more alternatives than an answer may have to hold at once."""
+) -> Generation:
+    """``generation`` with its ``answer_bytes``.
+
+    Raises ApiError (400) for more alternatives than an answer may have to hold at once.
+    """
     context = model.session.shape.context_length
     prompts = [len(request.prompt_ids) for request in generation.requests]
     count = sum(prompts) * terms.kept if terms.echo else 0
@@ -81,7 +86,8 @@ def check_size(
             slides = request.context == "slide"
             new = request.max_tokens if slides else min(request.max_tokens, context - length)
             count += max(0, new) * terms.computed
-    check_alternatives(count, generation.logprobs or 0)
+    num_bytes = bytes_of_alternatives(count, generation.logprobs or 0)
+    return replace(generation, answer_bytes=num_bytes)
 
 
 def _generation(
@@ -183,8 +189,11 @@ def scored_echoes(model: Model, generation: Generation, cancellation: Cancellati
     return found
 
 
-def check_alternatives(num_tokens: int, top: int) -> None:
-    """Raises ApiError (400) for more scores than one answer is to hold."""
+def bytes_of_alternatives(num_tokens: int, top: int) -> int:
+    """That the ``top`` alternatives to each of so many take until they have been written.
+
+    Raises ApiError (400) for more than one answer is to hold.
+    """
     if num_tokens * top > MOST_ALTERNATIVES:
         raise ApiError(
             400,
@@ -192,6 +201,7 @@ def check_alternatives(num_tokens: int, top: int) -> None:
             f"{MOST_ALTERNATIVES:,} alternatives in all; ask for fewer, or for fewer tokens",
             param="logprobs",
         )
+    return num_tokens * top * ALTERNATIVE_BYTES
 
 
 def scored_steps(scores: TextLogprobs) -> list[Step]:

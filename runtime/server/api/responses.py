@@ -18,13 +18,12 @@ from ...openai_form import Token, chat_logprobs, finish_reason, token_logprobs
 from ...sequence import Step
 from ...text import Piece, Timings
 from ...tool_calls import Arguments, Begun, CallReader, Change, Words
-from ..call import JSON, Call, encoded_in_turns, event_of
+from ..call import Call, event_of
 from ..errors import as_api_error
 from ..models.engine import Engine, Texts
-from ..models.threads import in_thread
 from . import function_calls
 from .bodies import Response
-from .generation import Generation, check_size, make_generation
+from .generation import Generation, make_generation, with_size
 from .response_input import as_responses, chat_of
 from .terms import Terms
 
@@ -38,6 +37,7 @@ async def respond(call: Call) -> None:
     async with call.service.pool.use(body.model) as engine:
         with engine.room(1) as room:
             generation = await call.prepare(partial(_generation, engine.model, body, most_seconds))
+            call.hold(generation.answer_bytes)
             texts = room.start_jobs(generation.makers)
             answer = Answer(call, engine, generation)
             events = answer.events(texts)
@@ -46,8 +46,7 @@ async def respond(call: Call) -> None:
                 return
             async for _ in events:
                 pass
-            data = await in_thread(partial(encoded_in_turns, answer.whole))
-        await call.answer_bytes(data, JSON)
+        await call.answer_in_turns(answer.whole)
 
 
 def _generation(model: Model, body: Response, most_seconds: float | None) -> Generation:
@@ -55,8 +54,7 @@ def _generation(model: Model, body: Response, most_seconds: float | None) -> Gen
     chat = chat_of(body)
     try:
         generation = make_generation(model, chat, terms := Terms.of(chat, most_seconds), None)
-        check_size(model, generation, terms)  # all of which its last events tell again
-        return generation
+        return with_size(model, generation, terms)  # all of which its last events tell again
     except Exception as error:
         raise as_responses(as_api_error(error)) from error
 
@@ -107,7 +105,12 @@ class Answer:
         number = 0
         try:
             async for event in events:
-                yield await self._written({**event, "sequence_number": number})
+                numbered = {**event, "sequence_number": number}
+                if self._repeats(event["type"]):
+                    async for part in self._call.event_in_turns(numbered, event["type"]):
+                        yield part
+                else:
+                    yield event_of(numbered, event["type"])
                 number += 1
         except Exception as error:
             self._call.service.log.failed(self._call.id, error)
@@ -116,18 +119,15 @@ class Answer:
             last |= {"param": found.param, "sequence_number": number}
             yield event_of(last, "error")
 
-    async def _written(self, event: Event) -> bytes:
-        """All but deltas repeat what was asked for, or all that was told: megabytes, maybe."""
-        repeats = not event["type"].endswith(".delta")
-        if repeats and (self._call.is_large or self._with_logprobs):
-            return await in_thread(partial(event_of, event, event["type"], encoded_in_turns))
-        return event_of(event, event["type"])
+    def _repeats(self, kind: str) -> bool:
+        """Whether an event tells again what was asked for, or all that was told: megabytes."""
+        return not kind.endswith(".delta") and (self._call.is_large or self._with_logprobs)
 
     async def events(self, texts: Texts) -> AsyncIterator[Event]:
         """What happens, until the response is whole."""
         yield self._response_event("response.created")
         yield self._response_event("response.in_progress")
-        async for batch in texts.batches():
+        async for batch in texts.batches(streams=bool(self._call.body.stream)):
             for _, piece in batch:
                 if piece is not None:
                     self._note(piece)

@@ -12,8 +12,9 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 
-from ..call import JSON, encoded
+from ..call import JSON
 from ..errors import ApiError, busy
+from ..json_encoding import encoded
 from ..service import Service
 from .answer_headers import SAFE
 from .open_files import most_connections
@@ -43,7 +44,7 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: Any) -> None:
         """uvicorn's; one connection too many ends the one that is idle for longest."""
-        lingering: Any = Lingering(transport, self.loop, self._is_sending)
+        lingering: Any = Lingering(transport, self.loop, self._strict)
         super().connection_made(lingering)
         transport.set_write_buffer_limits(high=0)  # what the system does not take is not kept here
         self.app_state = {**self.app_state, "abort": transport.abort}
@@ -63,7 +64,7 @@ class Connection(H11Protocol):
     def on_response_complete(self) -> None:
         """uvicorn's; the rest of a body that nobody read is awaited for a moment only."""
         self.since = self.loop.time()
-        if self._is_sending():
+        if self._strict.is_sending:
             self._stop("rest")
             self._start("rest", LINGER_SECONDS, self._drop_sending)
         super().on_response_complete()
@@ -144,14 +145,8 @@ class Connection(H11Protocol):
         if name in self._timers:
             self._timers.pop(name).cancel()
 
-    def _is_sending(self) -> bool:
-        """Whether more comes of a request that is answered, or of what is none."""
-        return self.conn.their_state in (h11.SEND_BODY, h11.ERROR) or (
-            self._strict.refusal is not None
-        )
-
     def _drop_sending(self) -> None:
-        if self.is_idle and self._is_sending():
+        if self.is_idle and self._strict.is_sending:
             self.transport.abort()
 
 
@@ -159,18 +154,18 @@ class Lingering:
     """A transport that lets a client which still sends read its answer before it is closed.
 
     What it sends in the meantime would have the system take the answer back otherwise (RFC 9112,
-    section 9.6). ``is_sending`` says whether it does.
+    section 9.6). ``conn`` says whether it does.
     """
 
     def __init__(
         self,
         transport: asyncio.Transport,
         loop: asyncio.AbstractEventLoop,
-        is_sending: Callable[[], bool],
+        conn: StrictConnection,
     ) -> None:
         self._transport = transport
         self._loop = loop
-        self._is_sending = is_sending
+        self._conn = conn
         self._ending = False
 
     def __getattr__(self, name: str) -> Any:
@@ -189,7 +184,7 @@ class Lingering:
         """Ends what is written now, and what is read a little later."""
         if self.is_closing():
             return
-        if not self._is_sending():
+        if not self._conn.is_sending:
             self._transport.close()
             return
         self._ending = True

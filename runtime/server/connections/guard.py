@@ -22,7 +22,7 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..call import Call
-from ..errors import ApiError, as_api_error, ending
+from ..errors import ApiError, as_api_error, ending, let_go
 from ..log import path_of
 from ..service import Service
 from .answer_headers import with_safe
@@ -102,6 +102,7 @@ class Guard:
                 await refuse(as_api_error(error))
             elif not is_whole:  # it cannot be taken back: whoever reads it sees a cut
                 scope["state"]["abort"]()
+            let_go(error)
         finally:
             self._service.metrics.request(scope["state"].get("endpoint", "none"), status)
             self._service.log.request(

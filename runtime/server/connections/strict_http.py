@@ -39,6 +39,11 @@ class StrictConnection(h11.Connection):
         self.refusal: ApiError | None = None
         self._num_chunks = 0
 
+    @property
+    def is_sending(self) -> bool:
+        """Whether more comes of a request that is answered, or of what is none."""
+        return self.their_state in (h11.SEND_BODY, h11.ERROR) or self.refusal is not None
+
     def next_event(self) -> Any:
         """h11's; raises RemoteProtocolError, now and from now on, for what is refused."""
         if self.refusal is None:

@@ -13,11 +13,10 @@ from ...openai_form import told_logprob
 from ...scoring import Scorer
 from ..api.answer_schemas import Compared
 from ..api.bodies import Compare
-from ..call import JSON, Call, encoded_in_turns
+from ..call import Call
 from ..endpoint import Endpoint
 from ..errors import ApiError
 from ..models.pool import Pool
-from ..models.threads import in_thread
 
 
 async def _compare(call: Call) -> None:
@@ -32,8 +31,7 @@ async def _compare(call: Call) -> None:
             stack.enter_context(engines[name].room(1))
         models = {name: engines[name].model for name in names}
         answer = await engines[names[0]].alone.call(partial(_answer, models, call.body))
-    answer = {"object": "comparison", "models": names, **answer}
-    await call.answer_bytes(await in_thread(partial(encoded_in_turns, answer)), JSON)
+    await call.answer_in_turns({"object": "comparison", "models": names, **answer})
 
 
 def _check_served(pool: Pool, name: str) -> None:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from ..api.openapi import document
-from ..call import JSON, Call, encoded
+from ..call import JSON, Call
 from ..endpoint import Endpoint
+from ..json_encoding import encoded
 
 
 def endpoint_for(endpoints: Sequence[Endpoint]) -> Endpoint:

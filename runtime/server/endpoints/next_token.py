@@ -13,10 +13,9 @@ from ...openai_form import biases
 from ...sampling import SamplingOptions
 from ..api.answer_schemas import NextTokens as Answer
 from ..api.bodies import Next, fields_of
-from ..call import JSON, Call, encoded_in_turns
+from ..call import Call
 from ..endpoint import Endpoint
 from ..errors import ApiError
-from ..models.threads import in_thread
 
 SHOWN = 20  # tokens told apart unless asked otherwise
 OURS = ("model", "prompt", "top", "generated")
@@ -31,8 +30,7 @@ async def _next(call: Call) -> None:
             found = await engine.alone.call(partial(_answer, engine.model, body))
     name = call.service.pool.name_of(body.model)
     # It repeats options, of which a token's bias may be one of many thousands.
-    told = {"object": "next", "model": name, **found}
-    await call.answer_bytes(await in_thread(partial(encoded_in_turns, told)), JSON)
+    await call.answer_in_turns({"object": "next", "model": name, **found})
 
 
 def _answer(model: Model, body: Next, cancellation: Cancellation) -> dict[str, Any]:

@@ -13,11 +13,10 @@ from ...scoring import Score as Found
 from ..api.answer_schemas import Scored
 from ..api.bodies import Score
 from ..api.details import token_entries
-from ..api.generation import check_alternatives, scored_steps
-from ..call import JSON, Call, encoded_in_turns
+from ..api.generation import bytes_of_alternatives, scored_steps
+from ..call import Call
 from ..endpoint import Endpoint
 from ..errors import ApiError
-from ..models.threads import in_thread
 
 
 async def _score(call: Call) -> None:
@@ -26,10 +25,11 @@ async def _score(call: Call) -> None:
     score = _text if body.text is not None else _continuations
     pool = call.service.pool
     async with pool.use(body.model) as engine:
+        most = engine.model.session.shape.context_length
+        call.hold(bytes_of_alternatives(min(len(body.text or ""), most), body.top or 0))
         with engine.room(1):
             answer = await engine.alone.call(partial(score, engine.model, body))
-    answer = {"model": pool.name_of(body.model), **answer}
-    await call.answer_bytes(await in_thread(partial(encoded_in_turns, answer)), JSON)
+    await call.answer_in_turns({"model": pool.name_of(body.model), **answer})
 
 
 def _check(body: Score) -> None:
@@ -83,8 +83,6 @@ def _text(model: Model, body: Score, cancellation: Cancellation) -> dict[str, An
     """Of each token."""
     if cancellation.cancelled:
         raise Cancelled
-    count = min(len(body.text or ""), model.session.shape.context_length)
-    check_alternatives(count, body.top or 0)
     found = model.logprobs(body.text or "", top=body.top or 0)
     return {
         "loglikelihood": _sum(float(found.logprobs.sum()), len(found.token_ids)),

@@ -23,7 +23,7 @@ from .alone import Alone, AloneJob
 # Who reads sees no difference, and to write a token costs as much as a small model takes for it.
 PACE_SECONDS = 0.01
 MOST_BEHIND_BYTES = 300_000  # of pieces that a client has not yet taken
-# What Python takes for a piece, and for each of the likeliest tokens that come with it.
+# What a piece takes while it is written, and each of the likeliest tokens that come with it.
 PIECE_BYTES, TOP_BYTES = 400, 120
 
 MakeJob = Callable[[Listener], Job]
@@ -230,14 +230,14 @@ class Texts:
                 self._news.clear()
                 await self._news.wait()
 
-    async def batches(self) -> AsyncIterator[list[tuple[int, Piece | None]]]:
-        """Of a stream all pieces that are there, whenever there are any; None ends each text.
+    async def batches(self, streams: bool = True) -> AsyncIterator[list[tuple[int, Piece | None]]]:
+        """All pieces that are there, whenever there are any; None ends each text.
 
         Whoever is slow gets several at once, and who falls too far behind the beginning only. No
         job keeps its pieces. Raises what one of them failed with, and ApiError (503) at the end for
-        who was too slow.
+        who was too slow, unless what is told is no stream: then nobody waits for it.
         """
-        self._streams = True
+        self._streams = streams
         left = len(self.jobs)
         while left:
             if not self._arrived:
