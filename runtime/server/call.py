@@ -107,12 +107,15 @@ class Call:
         first = await anext(events)
         headers = [(b"content-type", EVENTS), (b"cache-control", b"no-store")]
         await self.send({"type": "http.response.start", "status": 200, "headers": headers})
-        part = first  # or all of an event
+        part, since_others = first, 0  # a part may be all of an event
         try:
             await self._write(first)
             async for part in events:
                 await self._write(part)
-                await asyncio.sleep(0)  # where many are there at once, others come in between
+                since_others += len(part)
+                if since_others >= PART_BYTES:  # many were there at once: others come in between
+                    since_others = 0
+                    await asyncio.sleep(0)
         except asyncio.CancelledError:
             if part and not part.endswith(EVENT_END):
                 raise
