@@ -41,6 +41,10 @@ from pocketlm.runtime.tokenizer import Tokenizer
 pytestmark = pytest.mark.serve
 
 ASKED = {"prompt": "a", "max_tokens": 1}
+CHAT = {"messages": [{"role": "user", "content": "a"}], "transcript": True, "max_tokens": 30}
+RESPONSE = {"input": "a", "transcript": True, "max_output_tokens": 3}
+WITH_LOGPROBS = {"include": ["message.output_text.logprobs"], "top_logprobs": 3}
+METADATA = {"a": "a" * request_body.LARGE_BYTES}
 
 
 @pytest.fixture(scope="module")
@@ -242,29 +246,40 @@ def test_what_answers_and_objects_take_together_is_bounded(
 
 
 @pytest.mark.parametrize(
-    ("path", "asked"),
+    ("path", "asked", "field"),
     [
-        ("/v1/completions", {"prompt": "a", "n": 40, "max_tokens": 126, "logprobs": 100}),
-        ("/v1/completions", {"prompt": "a", "best_of": 40, "max_tokens": 126, "logprobs": 100}),
+        ("/v1/completions", {"prompt": "a", "n": 20, "max_tokens": 126}, "logprobs"),
+        ("/v1/completions", {"prompt": "a", "best_of": 20, "max_tokens": 126}, "logprobs"),
         (
             "/v1/completions",
-            {"prompt": "a" * 120, "n": 2, "echo": True, "max_tokens": 0, "logprobs": 100},
+            {"prompt": "a" * 120, "n": 2, "echo": True, "max_tokens": 0},
+            "logprobs",
         ),
         (
             "/v1/completions",
-            {"prompt": "a" * 120, "n": 2, "echo": True, "stream": True, "logprobs": 100},
+            {"prompt": "a" * 120, "n": 2, "echo": True, "stream": True},
+            "logprobs",
         ),
+        ("/v1/chat/completions", CHAT | {"logprobs": True, "n": 20}, "top_logprobs"),
+        ("/v1/responses", RESPONSE | WITH_LOGPROBS | {"max_output_tokens": 120}, "top_logprobs"),
+        (
+            "/v1/responses",
+            RESPONSE | WITH_LOGPROBS | {"max_output_tokens": 120, "stream": True},
+            "top_logprobs",
+        ),
+        ("/score", {"text": "\N{PILE OF POO}" * 30}, "top"),
     ],
-    ids=["n", "best_of", "echo", "stream"],
+    ids=["n", "best_of", "echo", "stream", "chat", "response", "streamed-response", "score"],
 )
 def test_alternatives_of_an_answer_are_bounded(
-    server: Served, monkeypatch: pytest.MonkeyPatch, path: str, asked: dict[str, Any]
+    server: Served, monkeypatch: pytest.MonkeyPatch, path: str, asked: dict[str, Any], field: str
 ) -> None:
-    monkeypatch.setattr("pocketlm.runtime.server.api.generation.MOST_ALTERNATIVES", 20_000)
-    status, found = server.post(path, asked)
-    assert (status, found["error"]["param"]) == (400, "logprobs")
+    monkeypatch.setattr("pocketlm.runtime.server.api.generation.MOST_ALTERNATIVES", 10_000)
+    status, found = server.post(path, asked | {field: 100})
+    assert (status, found["error"]["param"]) == (400, field)
     assert "alternatives in all" in found["error"]["message"]
-    assert server.post(path, asked | {"logprobs": 3, "n": 1, "stream": False})[0] == 200
+    few = json.dumps(asked | {field: 3}).encode()
+    assert server.send("POST", path, few, **JSON)[0].status == 200
 
 
 def test_a_stream_that_is_told_as_it_comes_has_no_such_bound(
@@ -350,11 +365,6 @@ def test_keys_values_lists_and_objects_of_a_body_are_bounded(nested: int, values
     some["metadata"]["a"] *= 2
     with pytest.raises(ApiError, match="too many"):
         request_body.parsed(json.dumps(some).encode(), Completion)
-
-
-WITH_LOGPROBS = {"include": ["message.output_text.logprobs"], "top_logprobs": 3}
-METADATA = {"a": "a" * request_body.LARGE_BYTES}
-RESPONSE = {"input": "a", "transcript": True, "max_output_tokens": 3}
 
 
 @pytest.mark.parametrize(

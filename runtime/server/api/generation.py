@@ -68,16 +68,13 @@ def make_generation(
 ) -> Generation:
     """May take its time: it tokenizes, renders and compiles. Raises RequestError and ApiError."""
     generation = _generation(model, body, terms, draft)
-    return with_size(model, generation, terms, streams=bool(body.stream))
+    top, field = generation.logprobs or 0, "top_logprobs" if isinstance(body, Chat) else "logprobs"
+    num_tokens = _num_held(model, generation, terms, streams=bool(body.stream))
+    return replace(generation, answer_bytes=bytes_of_alternatives(num_tokens, top, field))
 
 
-def with_size(
-    model: Model, generation: Generation, terms: Terms, *, streams: bool = False
-) -> Generation:
-    """``generation`` with its ``answer_bytes``.
-
-    Raises ApiError (400) for more alternatives than an answer may have to hold at once.
-    """
+def _num_held(model: Model, generation: Generation, terms: Terms, *, streams: bool) -> int:
+    """The tokens that the answer may have to hold at once: of a stream those of its echoes."""
     context = model.session.shape.context_length
     prompts = [len(request.prompt_ids) for request in generation.requests]
     count = sum(prompts) * terms.kept if terms.echo else 0
@@ -86,8 +83,7 @@ def with_size(
             slides = request.context == "slide"
             new = request.max_tokens if slides else min(request.max_tokens, context - length)
             count += max(0, new) * terms.computed
-    num_bytes = bytes_of_alternatives(count, generation.logprobs or 0)
-    return replace(generation, answer_bytes=num_bytes)
+    return count
 
 
 def _generation(
@@ -189,17 +185,18 @@ def scored_echoes(model: Model, generation: Generation, cancellation: Cancellati
     return found
 
 
-def bytes_of_alternatives(num_tokens: int, top: int) -> int:
+def bytes_of_alternatives(num_tokens: int, top: int, field: str) -> int:
     """That the ``top`` alternatives to each of so many take until they have been written.
 
-    Raises ApiError (400) for more than one answer is to hold.
+    Raises ApiError (400), about the ``field`` that asks for them, for more than one answer is to
+    hold.
     """
     if num_tokens * top > MOST_ALTERNATIVES:
         raise ApiError(
             400,
             f"found {num_tokens} tokens to be told, with {top} alternatives each, expected at most "
             f"{MOST_ALTERNATIVES:,} alternatives in all; ask for fewer, or for fewer tokens",
-            param="logprobs",
+            param=field,
         )
     return num_tokens * top * ALTERNATIVE_BYTES
 

@@ -11,8 +11,8 @@ from .bodies import Chat, Response
 
 # Which field of a chat each is; what is missing here has the same name, or no effect.
 SAME = [
-    *("model", "temperature", "top_p", "parallel_tool_calls", "stream", "seed", "stop", "top_k"),
-    *("min_p", "repetition_penalty", "max_seconds", "transcript", "chat_template_kwargs"),
+    *("model", "temperature", "top_p", "parallel_tool_calls", "seed", "stop", "top_k", "min_p"),
+    *("repetition_penalty", "max_seconds", "transcript", "chat_template_kwargs"),
 ]
 LOGPROBS = "message.output_text.logprobs"
 INCLUDED = (LOGPROBS, "reasoning.encrypted_content")  # of a model without such reasoning: none
@@ -29,7 +29,10 @@ REFUSED = {
 
 
 def chat_of(body: Response) -> Chat:
-    """Raises ApiError (400) that names the field for what is not to be had."""
+    """As one answer, since the last events of a stream tell all of it again.
+
+    Raises ApiError (400) that names the field for what is not to be had.
+    """
     _check(body)
     given: dict[str, Any] = {name: getattr(body, name) for name in SAME}
     messages = _messages(body.input)

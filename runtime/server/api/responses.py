@@ -23,7 +23,7 @@ from ..errors import as_api_error
 from ..models.engine import Engine, Texts
 from . import function_calls
 from .bodies import Response
-from .generation import Generation, make_generation, with_size
+from .generation import Generation, make_generation
 from .response_input import as_responses, chat_of
 from .terms import Terms
 
@@ -53,8 +53,7 @@ def _generation(model: Model, body: Response, most_seconds: float | None) -> Gen
     """As ``make_generation``."""
     chat = chat_of(body)
     try:
-        generation = make_generation(model, chat, terms := Terms.of(chat, most_seconds), None)
-        return with_size(model, generation, terms)  # all of which its last events tell again
+        return make_generation(model, chat, Terms.of(chat, most_seconds), None)
     except Exception as error:
         raise as_responses(as_api_error(error)) from error
 
