@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from http.client import IncompleteRead
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from chat_requests import ASKED, answered
 from served import Served
 
 from pocketlm.export.errors import NumericsError
+from pocketlm.runtime.server import call, json_encoding
 from pocketlm.runtime.server.models.engine import Texts
 
 pytestmark = pytest.mark.serve
@@ -236,3 +238,25 @@ def test_a_stream_that_fails_ends_with_an_event_of_its_error(
     assert [event["type"] for event in begun] == ["response.created", "response.in_progress"]
     assert last["type"] == "error" and last["code"] == "numerics"
     assert "not finite" in last["message"]
+
+
+def test_an_event_that_cannot_be_written_to_its_end_cuts_the_stream_off(
+    chats: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What came after it would be read as the rest of it."""
+    parts_of = json_encoding.parts_of
+
+    def broken(value: Any) -> Iterator[bytes]:
+        (whole,) = parts_of(value)
+        if b"response.completed" in whole or b"response.incomplete" in whole:
+            yield whole[:100]
+            raise MemoryError
+        yield whole
+
+    monkeypatch.setattr(call, "parts_of", broken)
+    asked = {"include": ["message.output_text.logprobs"], "top_logprobs": 1, "stream": True}
+    sent = json.dumps({"input": INPUT, **OPTIONS, **asked}).encode()
+    with pytest.raises(IncompleteRead) as cut:
+        chats.send("POST", PATH, sent, **{"Content-Type": "application/json"})
+    *_, last = cut.value.partial.decode().split("\n\n")
+    assert last.startswith("event: response.") and last.count("\n") == 1

@@ -102,21 +102,25 @@ class Answer:
     async def streamed(self, events: AsyncIterator[Event]) -> AsyncIterator[bytes]:
         """``events`` as they are sent, numbered; an error is the last of them."""
         number = 0
+        async for event in self._with_error(events):
+            numbered = {**event, "sequence_number": number}
+            if self._repeats(event["type"]):
+                async for part in self._call.event_in_turns(numbered, event["type"]):
+                    yield part
+            else:
+                yield event_of(numbered, event["type"])
+            number += 1
+
+    async def _with_error(self, events: AsyncIterator[Event]) -> AsyncIterator[Event]:
+        """``events``, and one of what goes wrong before the next; in none that is being sent."""
         try:
             async for event in events:
-                numbered = {**event, "sequence_number": number}
-                if self._repeats(event["type"]):
-                    async for part in self._call.event_in_turns(numbered, event["type"]):
-                        yield part
-                else:
-                    yield event_of(numbered, event["type"])
-                number += 1
+                yield event
         except Exception as error:
             self._call.service.log.failed(self._call.id, error)
             found = as_api_error(error)
-            last: Event = {"type": "error", "code": found.code, "message": found.message}
-            last |= {"param": found.param, "sequence_number": number}
-            yield event_of(last, "error")
+            told = {"code": found.code, "message": found.message, "param": found.param}
+            yield {"type": "error", **told}
 
     def _repeats(self, kind: str) -> bool:
         """Whether an event tells again what was asked for, or all that was told: megabytes."""
