@@ -35,15 +35,19 @@ class HeldBytes:
         After a large one what it left is given back, by a thread: that takes milliseconds, and
         not Python's lock. No timer runs otherwise.
         """
-        if held.num_bytes < SMALL_BYTES:
-            return
+        if held.num_bytes >= SMALL_BYTES:
+            self._await_quiet()
+
+    def _await_quiet(self) -> None:
         if self._quiet is not None:
             self._quiet.cancel()
         loop = asyncio.get_running_loop()
         self._quiet = loop.call_later(QUIET_SECONDS, self._give_back)
 
     def _give_back(self) -> None:
-        if self.num_bytes < SMALL_BYTES:  # or what is large now does so at its end
+        if self.num_bytes >= SMALL_BYTES:
+            self._await_quiet()
+        else:
             threading.Thread(target=give_back, daemon=True).start()
 
     @contextmanager

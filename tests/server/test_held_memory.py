@@ -154,6 +154,22 @@ def test_once_it_is_quiet_after_something_large_memory_is_given_back(
     assert all(thread.name != "MainThread" for thread in threads)
 
 
+def test_memory_is_given_back_once_small_requests_leave_it_quiet(
+    server: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those end without a word: together they may take as much as a large one."""
+    given_back = threading.Event()
+    monkeypatch.setattr(held_bytes, "QUIET_SECONDS", 0.1)
+    monkeypatch.setattr(held_bytes, "give_back", given_back.set)
+    held = server.service.held
+    with held.one() as one, held.one() as other:
+        for small in (one, other):
+            small.grow(held_bytes.SMALL_BYTES - 1)
+        assert server.post("/v1/completions", FILLED)[0] == 200
+        assert not given_back.wait(0.3)
+    assert given_back.wait(5)
+
+
 def test_nor_after_a_client_who_left(server: Served, traced: None) -> None:
     def leave() -> None:
         client = Client(server.port).ask(**(FILLED | {"max_tokens": 100, "stream": True}))
