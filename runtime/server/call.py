@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -87,15 +87,15 @@ class Call:
 
         Of what has more than one part the length is not told before: the parts are chunks.
         """
-        parts = self._parts_of(value)
-        first = await anext(parts)
-        if len(first) < PART_BYTES:
-            return await self.answer_bytes(first, JSON)
+        parts = parts_of(value)
+        part = await self._next_of(parts)
+        if len(part) < PART_BYTES:
+            return await self.answer_bytes(part, JSON)
         headers = [(b"content-type", JSON)]
         await self.send({"type": "http.response.start", "status": 200, "headers": headers})
-        await self._write(first)
-        async for part in parts:
+        while part:
             await self._write(part)
+            part = await self._next_of(parts)
         await self._write(b"", more=False)
 
     async def stream(self, events: AsyncIterator[bytes]) -> None:
@@ -130,16 +130,15 @@ class Call:
 
     async def event_in_turns(self, value: Any, name: str | None = None) -> AsyncIterator[bytes]:
         """A server-sent event that may be megabytes, in parts."""
+        parts = parts_of(value)
         yield _head_of(name)
-        async for part in self._parts_of(value):
+        while part := await self._next_of(parts):
             yield part
         yield EVENT_END
 
-    async def _parts_of(self, value: Any) -> AsyncIterator[bytes]:
-        """``value`` as JSON; each part is made by a thread once it is asked for."""
-        parts = parts_of(value)
-        while part := await self.service.encode(partial(next, parts, b"")):
-            yield part
+    async def _next_of(self, parts: Iterator[bytes]) -> bytes:
+        """Made by a thread; b"" after the last."""
+        return await self.service.encode(partial(next, parts, b""))
 
     async def _write(self, data: bytes | bytearray, more: bool = True) -> None:
         """Waits until the client has taken what was written before; its connection cuts it off."""
