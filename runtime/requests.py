@@ -72,10 +72,8 @@ class Requests:
             keep=keep,
             **options,
         )
-        grammar_of = self._grammar(
-            json_schema=json_schema, regex=regex, choices=choices, grammar=grammar
-        )
-        request = replace(request, grammar=grammar_of, banned=self._banned(banned_strings))
+        form = self._grammar(json_schema=json_schema, regex=regex, choices=choices, grammar=grammar)
+        request = replace(request, grammar=form, banned=self._banned(banned_strings))
         self.check(request)
         return request
 
