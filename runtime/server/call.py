@@ -104,25 +104,29 @@ class Call:
         A large one comes in parts; what goes wrong in the midst of it cuts the answer off.
         The first is awaited before the answer begins: until then an error is an answer of its own.
         """
-        first = await anext(events)
+        part = await anext(events)  # which may be all of an event
         headers = [(b"content-type", EVENTS), (b"cache-control", b"no-store")]
         await self.send({"type": "http.response.start", "status": 200, "headers": headers})
-        part, since_others = first, 0  # a part may be all of an event
+        since_others = 0
+        is_whole = True  # the last event of what was sent
         try:
-            await self._write(first)
-            async for part in events:
-                await self._write(part)
+            while part:
+                for at in range(0, len(part), PART_BYTES):
+                    await self._write(part[at : at + PART_BYTES])
+                    is_whole = False
+                is_whole = part.endswith(EVENT_END)
                 since_others += len(part)
                 if since_others >= PART_BYTES:  # many were there at once: others come in between
                     since_others = 0
                     await asyncio.sleep(0)
+                part = await anext(events, b"")
         except asyncio.CancelledError:
-            if part and not part.endswith(EVENT_END):
+            if not is_whole:
                 raise
             # Where it is the client who left, nothing of it goes anywhere.
             await self._write(event_of(ending().body))
         except Exception as error:
-            if part and not part.endswith(EVENT_END):
+            if not is_whole:
                 raise
             self.service.log.failed(self.id, error)
             await self._write(event_of(as_api_error(error).body))

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import socket
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from functools import partial
+from typing import Any
 
 import pytest
 from http_clients import Client
 from serve_process import Process, is_free, serve_process
 from served import served
+from starlette.types import Message
 
 import pocketlm
 from pocketlm.export.folder import ModelFolder
+from pocketlm.runtime.server.call import EVENT_END, Call, event_of
+from pocketlm.runtime.server.json_encoding import PART_BYTES
 
 pytestmark = pytest.mark.serve
 
@@ -87,3 +94,46 @@ def test_a_kept_connection_is_told_that_it_ends(tiny_folder: ModelFolder) -> Non
         assert answer.startswith("http/1.1 503 ")
         assert "connection: close" in answer
         assert "retry-after: " in answer
+
+
+def test_what_is_said_at_the_end_is_never_a_part_of_another_event() -> None:
+    """Wherever a stream waits for its client when it is cancelled."""
+    large = {"text": "a" * 2 * PART_BYTES}
+    begun = event_of({"text": "b"})
+
+    async def events() -> AsyncIterator[bytes]:
+        yield begun
+        yield event_of(large)
+        yield b"data: "
+        yield b'{"text": "c"}'
+        yield EVENT_END
+
+    async def streamed(cancelled_at: int) -> tuple[bytes, bool]:
+        """(what was sent, whether to its end) if the body's part of that number has to wait."""
+        sent, num_parts, is_whole = b"", 0, False
+
+        async def send(message: Message) -> None:
+            nonlocal sent, num_parts, is_whole
+            if message["type"] != "http.response.body":
+                return
+            num_parts += 1
+            if num_parts == cancelled_at:
+                raise asyncio.CancelledError
+            sent += message["body"]
+            is_whole = not message["more_body"]
+
+        with suppress(asyncio.CancelledError):
+            await Call({}, receive, send, service).stream(events())
+        return sent, is_whole
+
+    receive: Any = None
+    service: Any = None
+    num_said = 0
+    for place in range(1, 8):
+        sent, is_whole = asyncio.run(streamed(place))
+        *whole, rest = sent.split(EVENT_END)
+        for event in whole:
+            said = json.loads(event.removeprefix(b"data: "))
+            num_said += "error" in said
+        assert b"error" not in rest and is_whole == (rest == b"")
+    assert num_said == 3  # before, between and after whole events
