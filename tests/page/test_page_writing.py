@@ -223,7 +223,7 @@ def test_what_was_undone_is_done_again_until_something_else_is(open_page: Open) 
     assert text_of(page) == "a bcd"
 
 
-def test_the_text_is_undone_wherever_the_focus_is_but_in_a_field_to_type_in(open_page: Open) -> None:
+def test_the_text_is_undone_wherever_the_focus_is_but_in_a_field(open_page: Open) -> None:
     page = open_page()
     written = write(page, "a bc", tokens=4)
     for focused in ("#go", "#undo", "#clear", "#knobs-of-write input[type=range]"):
