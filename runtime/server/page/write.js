@@ -199,8 +199,8 @@ function keys(event) {
 /** Wherever the focus is: the browser would undo what it knows of the text, and garble the rest. Only
  *  a field to type in has a history of its own. */
 function historyKeys(event) {
-  const isOurs = !find("#view-write").hidden && !event.target.matches?.("input:not([type=range])");
-  if (!isOurs || !(event.ctrlKey || event.metaKey) || event.altKey) return;
+  const isElsewhere = event.target.matches?.("input:not([type=range]), textarea:not(#text)");
+  if (isElsewhere || find("#view-write").hidden || !(event.ctrlKey || event.metaKey) || event.altKey) return;
   if (isRedo(event)) redo();
   else if (event.key.toLowerCase() === "z") undo();
   else return;
