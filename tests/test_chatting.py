@@ -439,10 +439,17 @@ def test_a_message_in_a_pipe_that_cannot_be_answered_ends_it(
     assert (code, out) == (2, "") and "tokens, expected at most 256" in err
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])  # this of the locale C
 def test_input_that_is_not_text_is_refused(
-    folder: ModelFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    folder: ModelFolder,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    encoding: str,
+    errors: str,
 ) -> None:
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"sea \xff\n"), "utf-8"))
+    stdin = io.TextIOWrapper(io.BytesIO(b"sea \xff\n"), encoding, errors)
+    monkeypatch.setattr(sys, "stdin", stdin)
     with pytest.raises(SystemExit) as ended:
         cli.main(["chat", str(folder.path)])
     assert ended.value.code == 2

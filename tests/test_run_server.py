@@ -375,6 +375,20 @@ def test_no_server_is_told(run: Run) -> None:
     )
 
 
+def test_an_address_that_has_no_models_is_told_by_what_was_asked(run: Run) -> None:
+    missing = {"error": {"message": "found nothing at this path", "type": "invalid_request_error"}}
+    for reply in (Reply(missing, 404), Reply(b"Not here", 404), Reply(b"No GET", 405)):
+        ended, server = ask(run, {"/v1/models": reply}, "x")
+        expected = f"--server: found no list of models at {server.url}/v1/models .*correct the "
+        assert_refused(ended, expected + "address$")
+
+
+def test_a_server_that_speaks_no_tls_is_told(run: Run) -> None:
+    with scripted({"/v1/models": MODELS}) as server:
+        ended = run("run", "--server", server.url.replace("http", "https"), "x")
+    assert_refused(ended, f"found no TLS, expected it behind https; try {server.url}$", 3)
+
+
 def test_a_wrong_address_is_an_option_that_is_wrong(run: Run) -> None:
     assert_refused(
         run("run", "--server", "localhost:1", "x"), "pocketlm: --server: found 'localhost:1'"

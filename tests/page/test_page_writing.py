@@ -223,6 +223,30 @@ def test_what_was_undone_is_done_again_until_something_else_is(open_page: Open) 
     assert text_of(page) == "a bcd"
 
 
+def test_the_text_is_undone_wherever_the_focus_is_but_in_a_field(open_page: Open) -> None:
+    page = open_page()
+    written = write(page, "a bc", tokens=4)
+    for focused in ("#go", "#undo", "#clear", "#knobs-of-write input[type=range]"):
+        page.locator(focused).first.focus()
+        page.keyboard.press("Control+z")
+        assert text_of(page) == "a bc"
+        page.keyboard.press("Control+Shift+z")
+        assert text_of(page) == written
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("Control+z")
+    assert text_of(page) == "a bc"
+    browser = page.context.new_cdp_session(page)
+    page.focus("#text")
+    browser.send("Input.dispatchKeyEvent", {"type": "keyDown", "commands": ["undo"]})  # its menu's
+    assert text_of(page) == "It was a dark and stormy night"
+    page.keyboard.press("Control+y")
+    for field in ("input[type=number]", "textarea"):
+        page.locator(f"#knobs-of-write {field}").first.focus()
+        page.keyboard.type("12")
+        page.keyboard.press("Control+z")
+        assert text_of(page) == "a bc"
+
+
 def test_a_page_that_is_loaded_again_has_what_was_in_it(open_page: Open) -> None:
     page = open_page()
     page.select_option("#model", "tiny-int4")

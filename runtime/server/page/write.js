@@ -43,6 +43,8 @@ export async function startWriting() {
   find("#redo").addEventListener("click", redo);
   find("#clear").addEventListener("click", () => startAnew(""));
   find("#document").addEventListener("keydown", keys);
+  addEventListener("keydown", historyKeys);
+  editor.area.addEventListener("beforeinput", browsersHistory);
   find("#model").addEventListener("change", modelChanged);
   nextWord = new NextWord(find("#next"), () => (running.isOn ? null : editor.text), (tokens, most) => {
     [promptTokens, contextLength] = [tokens, most];
@@ -189,9 +191,26 @@ function passFocus(from, to) {
 function keys(event) {
   const command = event.ctrlKey || event.metaKey;
   if (command && event.key === "Enter" && !running.isOn) goOn();
-  else if (command && isRedo(event)) redo();
-  else if (command && event.key.toLowerCase() === "z") undo();
   else if (event.key === "Escape" && running.isOn) running.abort();
+  else return;
+  event.preventDefault();
+}
+
+/** Wherever the focus is: the browser would undo what it knows of the text, and garble the rest. Only
+ *  a field to type in has a history of its own. */
+function historyKeys(event) {
+  const isElsewhere = event.target.matches?.("input:not([type=range]), textarea:not(#text)");
+  if (isElsewhere || find("#view-write").hidden || !(event.ctrlKey || event.metaKey) || event.altKey) return;
+  if (isRedo(event)) redo();
+  else if (event.key.toLowerCase() === "z") undo();
+  else return;
+  event.preventDefault();
+}
+
+/** By its menu. */
+function browsersHistory(event) {
+  if (event.inputType === "historyUndo") undo();
+  else if (event.inputType === "historyRedo") redo();
   else return;
   event.preventDefault();
 }

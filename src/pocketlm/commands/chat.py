@@ -76,8 +76,10 @@ def command(
       pocketlm chat Qwen/Qwen3-0.6B --template-arg enable_thinking=false
       pocketlm chat --server http://127.0.0.1:8080
     """
-    if sys.stdin.encoding == "ascii" and hasattr(sys.stdin, "reconfigure"):
-        sys.stdin.reconfigure(encoding="utf-8", errors="strict")  # the locale "C" has no accents
+    # The locale "C" has no accents, and lets bytes through that are no text.
+    is_c = sys.stdin.encoding == "ascii" or sys.stdin.errors == "surrogateescape"
+    if is_c and hasattr(sys.stdin, "reconfigure"):
+        sys.stdin.reconfigure(encoding="utf-8", errors="strict")
     remote = find_server(server, api_key_file)
     writer: Writer
     if remote is not None:

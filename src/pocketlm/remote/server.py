@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import ssl
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from http.client import HTTPConnection, HTTPException, HTTPResponse, IncompleteRead
 from typing import Any, TypeVar
@@ -22,7 +24,10 @@ CONNECT_SECONDS = 10.0
 LIST_SECONDS = 30.0  # for what takes no computing; that may take as long as it takes
 MOST_BYTES = 256_000_000  # of an answer that comes whole
 CHUNK_BYTES = 1 << 16
+LIST = "/v1/models"
 DONE = "[DONE]"
+# What OpenSSL finds where the other side does not speak TLS; the second from 3.2 on.
+NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")
 CUT = "the answer ended before its end"
 OURS = "pocketlm"  # who owns a model, as a server of ours says
 
@@ -47,7 +52,7 @@ class Server:
 
     @cached_property
     def _models(self) -> list[Mapping[str, Any]]:
-        answer = self.ask("GET", "/v1/models", seconds=LIST_SECONDS)
+        answer = self.ask("GET", LIST, seconds=LIST_SECONDS)
         data = answer.whole().get("data")
         if not isinstance(data, list) or not all(isinstance(one, Mapping) for one in data):
             raise answer.unknown("a list of models")
@@ -77,6 +82,11 @@ class Server:
             self._reached(connection.connect)
             sock = connection.sock  # which the connection may give up before the answer is read
             response = self._reached(lambda: self._sent(connection, method, path, body, seconds))
+            if path == LIST and response.status in (404, 405):
+                raise RequestError(
+                    f"server: found no list of models at {self}{path} (status {response.status}), "
+                    "expected one wherever OpenAI's API is; correct the address"
+                )
             answer = Answer(self, connection, sock, response)
             if response.status != 200:
                 raise answer.refused()
@@ -109,6 +119,11 @@ class Server:
         try:
             return send()
         except (OSError, HTTPException) as error:
+            if isinstance(error, ssl.SSLError) and error.reason in NO_TLS:
+                plain = replace(self.address, scheme="http")
+                raise ServerError(
+                    f"{self}: found no TLS, expected it behind https; try {plain}"
+                ) from error
             raise ServerError(
                 f"{self}: found no server that answers ({_shown(error)}), expected one that "
                 "listens there; correct the address, or start one with: pocketlm serve"
