@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from pocketlm.commands.chat import command as CHAT
 from pocketlm.commands.option_names import with_options
 from pocketlm.commands.run import command as RUN
+from pocketlm.export.errors import ContextLengthError
 
 
 @pytest.mark.parametrize(
@@ -50,3 +52,10 @@ def test_an_argument_is_told_by_its_option(message: str, told: str) -> None:
 )
 def test_other_words_stay_as_they_are(message: str) -> None:
     assert with_options(message, RUN) == message
+
+
+def test_the_context_may_slide_where_there_is_an_option_for_it() -> None:
+    message = str(ContextLengthError("the prompt is too long; shorten it", slides=True))
+    assert with_options(message, RUN).endswith("; shorten it, or add --context slide")
+    assert "context" not in {param.name for param in CHAT.params}
+    assert with_options(message, CHAT).endswith("; shorten it")

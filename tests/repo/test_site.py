@@ -97,7 +97,7 @@ def test_python_for_an_app_works(number: int, tmp_path: Path) -> None:
         text=True,
     )
     assert done.returncode == 0 and done.stderr == "", done.stderr
-    assert len(done.stdout.split()) > 10
+    assert len(done.stdout.split()) > 4  # of 20 tokens, whichever they are
 
 
 @pytest.mark.plugins

@@ -1,6 +1,7 @@
 // What is still there after this page is loaded again: kept by the browser with its tab, and gone with it.
 
-const PREFIX = "pocketlm-kept-";
+// The number goes up whenever something is kept in another form: what another version kept is left alone.
+const PREFIX = "pocketlm-kept-1-";
 const tellers = new Map();
 
 /** What was kept under that name, else `otherwise`; from now on `tell()` says what is to be kept. */

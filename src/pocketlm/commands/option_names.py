@@ -10,6 +10,8 @@ import re
 
 import click
 
+from pocketlm.export.errors import SLIDE
+
 # The names that a message begins with: "top_k is", "stop[0] has", "logit_bias of token 7 is", …
 VALUE = r"[\"\[{\d-]|true|false|null"  # in JSON
 SUBJECT = re.compile(
@@ -20,10 +22,16 @@ SUBJECT = re.compile(
 
 
 def with_options(message: str, command: click.Command) -> str:
-    """``message`` with the options that ``command`` has for the arguments that are named first."""
+    """``message`` with the options that ``command`` has for the arguments that are named first.
+
+    And for the context, if it may slide; a command that has no option for it does not tell of that.
+    """
     options = {
         param.name: max(param.opts, key=len) for param in command.params if param.opts[0][0] == "-"
     }
+    if message.endswith(SLIDE):
+        message = message.removesuffix(SLIDE)
+        message += ", or add --context slide" if "context" in options else ""
     subject = SUBJECT.match(message)
     if subject is None:
         return message
