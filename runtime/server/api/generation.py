@@ -86,7 +86,8 @@ def with_size(
             slides = request.context == "slide"
             new = request.max_tokens if slides else min(request.max_tokens, context - length)
             count += max(0, new) * terms.computed
-    num_bytes = bytes_of_alternatives(count, generation.logprobs or 0)
+    field = "logprobs" if generation.form.messages is None else "top_logprobs"
+    num_bytes = bytes_of_alternatives(count, generation.logprobs or 0, field)
     return replace(generation, answer_bytes=num_bytes)
 
 
@@ -189,17 +190,17 @@ def scored_echoes(model: Model, generation: Generation, cancellation: Cancellati
     return found
 
 
-def bytes_of_alternatives(num_tokens: int, top: int) -> int:
+def bytes_of_alternatives(num_tokens: int, top: int, field: str) -> int:
     """That the ``top`` alternatives to each of so many take until they have been written.
 
-    Raises ApiError (400) for more than one answer is to hold.
+    ``field`` says how many they are. Raises ApiError (400) for more than one answer is to hold.
     """
     if num_tokens * top > MOST_ALTERNATIVES:
         raise ApiError(
             400,
             f"found {num_tokens} tokens to be told, with {top} alternatives each, expected at most "
             f"{MOST_ALTERNATIVES:,} alternatives in all; ask for fewer, or for fewer tokens",
-            param="logprobs",
+            param=field,
         )
     return num_tokens * top * ALTERNATIVE_BYTES
 

@@ -26,7 +26,8 @@ async def _score(call: Call) -> None:
     pool = call.service.pool
     async with pool.use(body.model) as engine:
         most = engine.model.session.shape.context_length
-        call.hold(bytes_of_alternatives(min(len(body.text or ""), most), body.top or 0))
+        num_tokens = min(len(body.text or ""), most)
+        call.hold(bytes_of_alternatives(num_tokens, body.top or 0, "top"))
         with engine.room(1):
             answer = await engine.alone.call(partial(score, engine.model, body))
     await call.answer_in_turns({"model": pool.name_of(body.model), **answer})
