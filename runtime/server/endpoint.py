@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,13 +14,15 @@ from starlette.types import Message, Receive, Scope, Send
 
 from ...export.errors import SLIDE
 from .call import Call
-from .errors import TOO_LONG, as_api_error, ending, let_go
+from .errors import TOO_LONG, ApiError, as_api_error, ending, let_go
 from .held_bytes import bytes_parsed
 from .request_body import LARGE_BYTES, parsed, read_body
 from .service import Service
 
 # The fields that hold what a model reads, of which a body has one.
-READ = ("input", "messages", "prompt", "text", "token_ids", "context")
+READ = ("input", "messages", "prompt", "text", "token_ids", "context", "continuations")
+# What the engine calls that.
+CALLED = ("prompt", "text")
 
 Handle = Callable[[Call], Coroutine[Any, Any, None]]
 
@@ -83,6 +86,7 @@ class Application:
             self._service.log.failed(call.id, error)
             answer = as_api_error(error)
             let_go(error)
+            _name_as_in(call.body, answer)
             if answer.code == TOO_LONG:
                 answer.param = _read_of(call.body)
                 if answer.slides and getattr(call.body, "may_slide", False):
@@ -109,6 +113,14 @@ class Application:
 def _read_of(body: Any) -> str | None:
     """The field of ``body`` that is too long, if anything is."""
     return next((name for name in READ if getattr(body, name, None)), None)
+
+
+def _name_as_in(body: Any, error: ApiError) -> None:
+    """Has ``error`` name what a model reads as ``body`` does."""
+    name, read = error.param, _read_of(body)
+    if name in CALLED and read is not None and getattr(body, name, None) is None:
+        error.message = re.sub(rf"^{name}\b", read, error.message)
+        error.param = read
 
 
 async def _until_gone(work: Callable[[], Coroutine[Any, Any, None]], receive: Receive) -> None:

@@ -127,6 +127,7 @@ def test_one_model_tells_what_it_would_have_said(
         ({"models": ["fp32"], "text": TEXT, "token_ids": [1]}, "expected one of them"),
         ({"models": ["fp32"], "token_ids": [1]}, "the text has 1 tokens, expected 2 to"),
         ({"models": ["fp32"], "token_ids": [1, 1 << 40]}, "token_ids"),
+        ({"models": ["fp32"], "token_ids": [1, 300]}, "token_ids has the token id 300"),
         ({"models": ["fp32"], "text": "a b " * 500}, "expected at most"),
         ({"text": TEXT}, "found no models"),
     ],

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from http_clients import Client
+from raw_http import post
 from serve_process import Process, is_free, serve_process
 from served import served
 from starlette.types import Message
@@ -53,6 +54,23 @@ def test_what_is_under_way_ends_in_time_or_says_that_it_cannot(
         assert long.events()[-1]["error"]["message"].startswith("the server is ending")
         assert kept.socket.recv(1) == b""  # who asks nothing keeps nobody waiting
         ended_well(server)
+
+
+def test_a_cut_answer_does_not_look_whole_in_http_1_0(tiny_folder: ModelFolder) -> None:
+    """There the end of the connection is the end of an answer without a length (RFC 9112, 8)."""
+    asked = TEXT | {"stream": False, "n": 4, "max_tokens": 120, "logprobs": 100}  # megabytes
+    with (
+        serve_process(tiny_folder.path, settings=GRACE) as server,
+        Client(server.port, receive_bytes=4096) as client,
+    ):
+        sent = post("/v1/completions", asked, f"127.0.0.1:{server.port}")
+        client.socket.sendall(sent.replace(b"HTTP/1.1", b"HTTP/1.0"))
+        assert client.socket.recv(4096).startswith(b"HTTP/1.1 200")
+        server.signal()
+        ended_well(server)
+        with pytest.raises(ConnectionResetError):
+            while client.socket.recv(1 << 16):
+                pass
 
 
 def test_a_second_signal_ends_it_at_once(tiny_folder: ModelFolder) -> None:

@@ -189,3 +189,24 @@ def test_a_stream_keeps_none_of_its_pieces(tiny_model: pocketlm.Model) -> None:
             return texts.jobs[0].so_far().text
 
     assert asyncio.run(ask()) == ""
+
+
+def test_alternatives_wait_for_a_client_as_long_as_they_are_packed(
+    tiny_model: pocketlm.Model,
+) -> None:
+    """A client in Python reads four texts with a hundred each slower than they are made."""
+
+    async def ask() -> int:
+        engine = Engine(tiny_model, Settings(), Metrics().of_model("tiny"))
+        request = tiny_model.request("a", max_tokens=100, logprobs=100, ignore_eos=True)
+        with engine.room(4) as room:
+            texts = room.start_jobs(makers(engine, [request] * 4))
+            batches = texts.batches()
+            found = await anext(batches)
+            while engine.num_held:
+                await asyncio.sleep(0.001)
+            async for batch in batches:
+                found += batch
+        return sum(len(step.top) for _, piece in found if piece for step in piece.steps)
+
+    assert asyncio.run(ask()) == 4 * 100 * 100

@@ -282,6 +282,29 @@ def test_alternatives_of_an_answer_are_bounded(
     assert server.send("POST", path, few, **JSON)[0].status == 200
 
 
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        (
+            "/v1/chat/completions",
+            {"messages": [{"role": "user", "content": "a"}], "transcript": True, "logprobs": True},
+        ),
+        (
+            "/v1/responses",
+            {"input": "a", "transcript": True, "include": ["message.output_text.logprobs"]},
+        ),
+        ("/score", {"text": "a" * 120}),
+    ],
+)
+def test_too_many_alternatives_are_told_by_the_field_that_says_how_many(
+    server: Served, monkeypatch: pytest.MonkeyPatch, path: str, asked: dict[str, Any]
+) -> None:
+    monkeypatch.setattr("pocketlm.runtime.server.api.generation.MOST_ALTERNATIVES", 200)
+    field = "top" if path == "/score" else "top_logprobs"
+    status, found = server.post(path, asked | {field: 100})
+    assert (status, found["error"]["param"]) == (400, field), found
+
+
 def test_a_stream_that_is_told_as_it_comes_has_no_such_bound(
     server: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:

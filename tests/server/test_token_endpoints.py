@@ -11,10 +11,12 @@ from served import Served
 
 import pocketlm
 from pocketlm.runtime.cancellation import Cancelled
+from pocketlm.runtime.tokenizer import MAX_CHARACTERS
 
 pytestmark = pytest.mark.serve
 
 MESSAGES = [{"role": "user", "content": "the house"}]
+LONGER = "e" * (MAX_CHARACTERS + 1)  # than a tokenizer takes
 
 
 def answer(server: Served, path: str, body: dict[str, Any]) -> Any:
@@ -133,6 +135,7 @@ def test_scoring_counts_as_a_text(chats: Served) -> None:
     [
         ("/tokenize", {}, "prompt", "found neither prompt nor messages"),
         ("/tokenize", {"prompt": "a", "messages": MESSAGES}, "prompt", "found prompt and messages"),
+        ("/tokenize", {"prompt": LONGER}, "prompt", "prompt has 2097153 characters, expected"),
         ("/tokenize", {"prompt": 1}, "prompt", "found prompt 1, expected a string"),
         (
             "/tokenize",
@@ -149,6 +152,7 @@ def test_scoring_counts_as_a_text(chats: Served) -> None:
         ("/score", {}, "continuations", "found no continuations, expected them after a context"),
         ("/score", {"context": "a", "continuations": []}, "continuations", "at least 1 entries"),
         ("/score", {"context": "a", "continuations": [""]}, None, "adds no token to its context"),
+        ("/score", {"continuations": [LONGER]}, "continuations", "continuations has"),
         ("/score", {"text": "a", "context": "b"}, "context", "found context with text"),
         ("/score", {"continuations": ["a"], "top": 1}, "top", "found top without text"),
         ("/score", {"text": "e" * 20_000}, "text", "(the context length)"),

@@ -26,7 +26,8 @@ from .conversation import read_conversation
 from .terms import Terms
 
 MOST_ALTERNATIVES = 500_000  # of the tokens of one answer: about 30 MB of JSON
-ALTERNATIVE_BYTES = 12  # that each takes until it has been written, see ``TopLogprobs``
+# What a token that has alternatives takes until it has been written, and each: ``TopLogprobs``.
+TOKEN_BYTES, ALTERNATIVE_BYTES = 500, 12
 # With which a text runs alone.
 ALONE = ("lookup", "draft", "reproducible")
 # Decided here, and not by the model.
@@ -198,7 +199,7 @@ def bytes_of_alternatives(num_tokens: int, top: int, field: str) -> int:
             f"{MOST_ALTERNATIVES:,} alternatives in all; ask for fewer, or for fewer tokens",
             param=field,
         )
-    return num_tokens * top * ALTERNATIVE_BYTES
+    return num_tokens * (TOKEN_BYTES + top * ALTERNATIVE_BYTES) if top else 0
 
 
 def scored_steps(scores: TextLogprobs) -> list[Step]:

@@ -6,6 +6,9 @@ Source: uvicorn#157, which leaves slow clients to a proxy before it; nothing is 
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +24,7 @@ from .open_files import most_connections
 from .strict_http import NOT_HTTP, StrictConnection
 
 LINGER_SECONDS = 1.0  # that a client has to read its answer and stop sending
+RESET = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)  # SO_LINGER, of no seconds
 
 
 class Connection(H11Protocol):
@@ -47,7 +51,7 @@ class Connection(H11Protocol):
         lingering: Any = Lingering(transport, self.loop, self._strict)
         super().connection_made(lingering)
         transport.set_write_buffer_limits(high=0)  # what the system does not take is not kept here
-        self.app_state = {**self.app_state, "abort": transport.abort}
+        self.app_state = {**self.app_state, "cut": self.cut}
         self.since = self.loop.time()
         self._watch_head(True)
         most = most_connections(self._settings.most_connections)
@@ -100,6 +104,18 @@ class Connection(H11Protocol):
             if self.is_idle:  # else the log has a line of it
                 self._service.log.request("", error.status)
         self.transport.close()
+
+    def cut(self) -> None:
+        """Ends an answer in its midst, so that its client sees that it is not whole.
+
+        In HTTP/1.0 the end of the connection is that of an answer without a length; so it is reset.
+        """
+        if self.transport.is_closing():
+            return
+        if self.conn.their_http_version == b"1.0":
+            sock = self.transport.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        self.transport.abort()
 
     def _write(self, error: ApiError) -> None:
         data = encoded(error.body)

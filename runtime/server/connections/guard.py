@@ -100,10 +100,10 @@ class Guard:
             if not status:
                 self._service.log.failed(request_id, error)
                 await refuse(as_api_error(error))
-            elif not is_whole:  # it cannot be taken back: whoever reads it sees a cut
-                scope["state"]["abort"]()
             let_go(error)
         finally:
+            if status and not is_whole:  # it cannot be taken back: whoever reads it sees a cut
+                scope["state"]["cut"]()
             self._service.metrics.request(scope["state"].get("endpoint", "none"), status)
             self._service.log.request(
                 request_id,
