@@ -51,7 +51,7 @@ class Connection(H11Protocol):
         lingering: Any = Lingering(transport, self.loop, self._strict)
         super().connection_made(lingering)
         transport.set_write_buffer_limits(high=0)  # what the system does not take is not kept here
-        self.app_state = {**self.app_state, "cut": self.cut}
+        self.app_state = {**self.app_state, "cut": lingering.cut}
         self.since = self.loop.time()
         self._watch_head(True)
         most = most_connections(self._settings.most_connections)
@@ -104,18 +104,6 @@ class Connection(H11Protocol):
             if self.is_idle:  # else the log has a line of it
                 self._service.log.request("", error.status)
         self.transport.close()
-
-    def cut(self) -> None:
-        """Ends an answer in its midst, so that its client sees that it is not whole.
-
-        In HTTP/1.0 the end of the connection is that of an answer without a length; so it is reset.
-        """
-        if self.transport.is_closing():
-            return
-        if self.conn.their_http_version == b"1.0":
-            sock = self.transport.get_extra_info("socket")
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-        self.transport.abort()
 
     def _write(self, error: ApiError) -> None:
         data = encoded(error.body)
@@ -207,3 +195,15 @@ class Lingering:
         self._transport.write_eof()
         self._transport.resume_reading()
         self._loop.call_later(LINGER_SECONDS, self._transport.abort)
+
+    def cut(self) -> None:
+        """Ends an answer in its midst, so that its client sees that it is not whole.
+
+        In HTTP/1.0 the end of the connection is that of an answer without a length; so it is reset.
+        """
+        if self.is_closing():
+            return
+        if self._conn.their_http_version == b"1.0":
+            sock: socket.socket = self._transport.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        self._transport.abort()
