@@ -22,9 +22,9 @@ from .alone import Alone, AloneJob
 
 # Who reads sees no difference, and to write a token costs as much as a small model takes for it.
 PACE_SECONDS = 0.01
-MOST_BEHIND_BYTES = 500_000  # of pieces that a client has not yet taken
+MOST_BEHIND_BYTES = 1_000_000  # of pieces that a client has not yet taken
 # What a piece takes while it waits, and each of the likeliest tokens in it: see ``TopLogprobs``.
-PIECE_BYTES, TOP_BYTES = 400, 12
+PIECE_BYTES, TOP_BYTES = 700, 12
 
 MakeJob = Callable[[Listener], Job]
 
