@@ -136,7 +136,14 @@ OPTIONAL = {
 }
 
 
-@pytest.mark.parametrize("model_type", [*CLASSES, "gpt2"])
+# All; those that are much like llama, and take seconds, in the run of slow tests.
+FAMILIES = [
+    *("llama", "gpt2"),
+    *(pytest.param(name, marks=pytest.mark.slow) for name in CLASSES if name != "llama"),
+]
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
 def test_no_value_of_a_field_ends_in_anything_but_a_checkpoint_error(
     model_type: str, checkpoints: dict[str, Checkpoint]
 ) -> None:
