@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 from .errors import CheckpointError, HubError, StorageError
 from .hub import RESUME, Hub, RemoteFile, Snapshot, TransientError
 from .hub_selection import CONFIG, index_file, small_files, weight_files
+from .leftovers import remove
 from .observer import SILENT, Observer
 from .placing import sync
 from .publishing import free_space, storage_errors, write_json
@@ -61,6 +62,8 @@ def download(
                 # Another process moved what it should not have seen, perhaps while it was made.
                 if tries == TRIES:
                     raise
+        if tries:
+            remove(_staging(folder))  # begun after another had published it
 
 
 def _make(

@@ -575,6 +575,22 @@ def test_two_in_one_folder_without_a_lock_harm_nothing(
     assert list(tmp_path.iterdir()) == [tmp_path / "out"]
 
 
+def test_what_was_begun_after_another_published_goes(
+    hub_server: HubServer, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub_server.add(NAME, FILES)
+    make = downloading._make
+
+    def late(hub: Hub, snapshot: Any, folder: Path, *others: Any) -> None:
+        make(hub, snapshot, folder, *others)  # another's, all of it
+        downloading._staging(folder).mkdir()
+        raise FileNotFoundError
+
+    monkeypatch.setattr(downloading, "_make", late)
+    assert contents(get(hub_server, tmp_path / "out", clock)) == FILES
+    assert list(tmp_path.iterdir()) == [tmp_path / "out"]
+
+
 KILLED = """
 import os, sys
 from pathlib import Path
