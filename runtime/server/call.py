@@ -144,7 +144,7 @@ class Call:
         """Made by a thread; b"" after the last."""
         return await self.service.encode(partial(next, parts, b""))
 
-    async def _write(self, data: bytes | bytearray, more: bool = True) -> None:
+    async def _write(self, data: bytes, more: bool = True) -> None:
         """Waits until the client has taken what was written before; its connection cuts it off."""
         for at in range(0, len(data) or 1, PART_BYTES):
             part, comes = data[at : at + PART_BYTES], more or at + PART_BYTES < len(data)
